@@ -1,0 +1,100 @@
+"""Per-GPU cache directories: found through NVML, provisioned safely, resolved in nanoseconds.
+
+The public names are imported when they are first used, so that ``import gpucache`` costs next to nothing.
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from gpucache.device import Device, Snapshot, Status, Unavailable
+    from gpucache.discovery import discover
+    from gpucache.dropin import cache_dir, default_cache_dir, temporary_cache_dir, triton_cache_dir
+    from gpucache.errors import (
+        ConfigurationError,
+        DeviceIndexError,
+        DiscoveryError,
+        GpuCacheError,
+        LockTimeoutError,
+        NoDeviceError,
+        ProvisionError,
+        RecordError,
+        UnsafeDirectoryError,
+    )
+    from gpucache.launch import LaunchReport, Setting, launch_environ
+    from gpucache.provision import Provision
+    from gpucache.registry import DeviceCacheRegistry
+    from gpucache.visible import Visible, visible_devices
+
+__version__ = "0.1.0"
+
+_HOME = {
+    "Device": "device",
+    "Snapshot": "device",
+    "Status": "device",
+    "Unavailable": "device",
+    "discover": "discovery",
+    "cache_dir": "dropin",
+    "default_cache_dir": "dropin",
+    "temporary_cache_dir": "dropin",
+    "triton_cache_dir": "dropin",
+    "ConfigurationError": "errors",
+    "DeviceIndexError": "errors",
+    "DiscoveryError": "errors",
+    "GpuCacheError": "errors",
+    "LockTimeoutError": "errors",
+    "NoDeviceError": "errors",
+    "ProvisionError": "errors",
+    "RecordError": "errors",
+    "UnsafeDirectoryError": "errors",
+    "LaunchReport": "launch",
+    "Setting": "launch",
+    "launch_environ": "launch",
+    "Provision": "provision",
+    "DeviceCacheRegistry": "registry",
+    "Visible": "visible",
+    "visible_devices": "visible",
+}
+
+__all__ = [
+    "ConfigurationError",
+    "Device",
+    "DeviceCacheRegistry",
+    "DeviceIndexError",
+    "DiscoveryError",
+    "GpuCacheError",
+    "LaunchReport",
+    "LockTimeoutError",
+    "NoDeviceError",
+    "Provision",
+    "ProvisionError",
+    "RecordError",
+    "Setting",
+    "Snapshot",
+    "Status",
+    "Unavailable",
+    "UnsafeDirectoryError",
+    "Visible",
+    "__version__",
+    "cache_dir",
+    "default_cache_dir",
+    "discover",
+    "launch_environ",
+    "temporary_cache_dir",
+    "triton_cache_dir",
+    "visible_devices",
+]
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOME:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    value = getattr(import_module(f"{__name__}.{_HOME[name]}"), name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted(__all__)

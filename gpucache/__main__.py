@@ -1,0 +1,5 @@
+"""``python -m gpucache``."""
+
+from gpucache.cli import entry
+
+entry()

@@ -1,0 +1,147 @@
+"""Every exception that gpucache raises.
+
+GpuCacheError
+├── ConfigurationError      a setting (argument or environment variable) that makes no sense
+├── DiscoveryError          the node is sick: NVML answers, but not as a healthy machine would
+├── NoDeviceError           real GPUs were required and this process has none
+├── DeviceIndexError        an ordinal this process does not have
+├── RecordError             the record of this host's devices is missing, torn, foreign or fake
+├── UnsafeDirectoryError    somebody else could plant code in the cache
+├── ProvisionError          a directory or file could not be made
+└── LockTimeoutError        another process held a lock for too long
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable
+
+
+class GpuCacheError(Exception):
+    """All exceptions raised from this package's code.
+
+    ``problem`` names the path or value that is wrong, ``hint`` says what to do about it.
+    Every error can be pickled, so that it survives the way back from a worker process.
+    """
+
+    def __init__(self, problem: str, hint: str, *args: object) -> None:
+        # Not super().__init__: an OSError among the bases would read these as errno and strerror.
+        Exception.__init__(self, *(args or (problem, hint)))
+        self.problem = problem
+        self.hint = hint
+
+    def __str__(self) -> str:
+        return f"{self.problem}; {self.hint}"
+
+
+class ConfigurationError(GpuCacheError, ValueError):
+    """A setting has a value that makes no sense."""
+
+    def __init__(self, name: str, value: str, expected: str) -> None:
+        super().__init__(f"{name}={value!r} is not {expected}", f"correct or unset {name}", name, value, expected)
+        self.name = name
+        self.value = value
+        self.expected = expected
+
+
+class DiscoveryError(GpuCacheError, RuntimeError):
+    """This node has, or should have, GPUs, but they cannot be enumerated."""
+
+    def __init__(self, status: str, detail: str, advice: str, code: int | None = None) -> None:
+        super().__init__(f"GPUs cannot be enumerated ({status}): {detail}", advice, status, detail, advice, code)
+        self.status = status
+        """The value of a `gpucache.Status`."""
+        self.detail = detail
+        self.advice = advice
+        self.code = code
+        """NVML's return code, where NVML gave one."""
+
+
+class NoDeviceError(GpuCacheError, LookupError):
+    """Real devices were required, and this process has none."""
+
+    def __init__(self, status: str, detail: str, advice: str) -> None:
+        super().__init__(f"no GPU here ({status}): {detail}", advice, status, detail, advice)
+        self.status = status
+        self.detail = detail
+        self.advice = advice
+
+
+class DeviceIndexError(GpuCacheError, IndexError):
+    """This process has no device with that CUDA ordinal."""
+
+    def __init__(self, ordinal: object, count: int, why: str | None = None) -> None:
+        problem = f"no device with ordinal {ordinal!r}: this process has {_ordinals(count)}"
+        super().__init__(
+            f"{problem} ({why})" if why else problem,
+            "CUDA_VISIBLE_DEVICES and GPUCACHE_DEVICE decide which devices a process has",
+            ordinal,
+            count,
+            why,
+        )
+        self.ordinal = ordinal
+        self.count = count
+        self.why = why
+
+
+def _ordinals(count: int) -> str:
+    if count == 0:
+        return "no device"
+    return "only ordinal 0" if count == 1 else f"ordinals 0 to {count - 1}"
+
+
+class RecordError(GpuCacheError, LookupError):
+    """The devices of this host cannot be read from the record."""
+
+    def __init__(self, path: str, fact: str, hint: str = "run `gpucache provision` on this host") -> None:
+        super().__init__(f"{path}: {fact}", hint, path, fact, hint)
+        self.path = path
+        self.fact = fact
+
+
+class UnsafeDirectoryError(GpuCacheError, PermissionError):
+    """Triton and torch execute what they find in a cache; here, somebody else could plant it."""
+
+    def __init__(self, path: str, fact: str, hint: str) -> None:
+        super().__init__(f"{path}: {fact}", hint, path, fact, hint)
+        self.path = path
+        self.fact = fact
+
+
+class ProvisionError(GpuCacheError, OSError):
+    """The operating system refused to make something (``errno`` says why)."""
+
+    def __init__(self, path: str, number: int, hint: str | None = None) -> None:
+        super().__init__(
+            f"could not make {path}: {os.strerror(number)}",
+            hint or "point GPUCACHE_DIR to a place this user can write, with space left",
+            path,
+            number,
+            hint,
+        )
+        self.path = path
+        self.errno = number
+
+
+class LockTimeoutError(GpuCacheError, TimeoutError):
+    """A lock was still held by another process after the timeout."""
+
+    def __init__(self, path: str, timeout_s: float, holder: str) -> None:
+        super().__init__(
+            f"could not lock {path} within {timeout_s:g} s: held by {holder}",
+            "wait for that process, or stop it: its death frees the lock",
+            path,
+            timeout_s,
+            holder,
+        )
+        self.path = path
+        self.timeout_s = timeout_s
+        self.holder = holder
+        """Process, host and time, as far as the holder said."""
+
+
+def listed(items: Iterable[object], most: int = 8) -> str:
+    """The items, comma-separated, for a message; the first ``most`` of them when they are many."""
+    texts = [str(item) for item in items]
+    more = f", and {len(texts) - most} more" if len(texts) > most else ""
+    return ", ".join(texts[:most]) + more

@@ -1,0 +1,149 @@
+"""Make directories, publish files, hold locks. The only module that imports filelock."""
+
+from __future__ import annotations
+
+import errno
+import json
+import os
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from gpucache.errors import LockTimeoutError, ProvisionError
+from gpucache.mounts import is_local
+from gpucache.paths import host_name
+
+_STALE_S = 3600.0
+_POLL_S = 0.01
+
+
+def make_directory(path: str) -> bool:
+    """Make a directory and its missing parents, each with mode 0700; whether this call made the last one.
+
+    Any number of processes may do this at once: exactly one of them is told True.
+
+    Raises:
+        ProvisionError: the operating system refused.
+    """
+    try:
+        os.mkdir(path, 0o700)
+        return True
+    except FileExistsError:
+        if not os.path.isdir(path):
+            raise ProvisionError(path, errno.ENOTDIR, "move away what is there") from None
+        return False
+    except FileNotFoundError:
+        parent = os.path.dirname(path)
+        if parent == path:
+            raise
+    except OSError as error:
+        raise ProvisionError(path, error.errno or errno.EIO) from error
+    make_directory(parent)
+    return make_directory(path)
+
+
+def publish(path: str, data: bytes, staging: str) -> None:
+    """Write a file so that readers find the old one or the whole new one.
+
+    Atomic for readers, also when this process is killed; not durable across a power cut (the file is synced, its
+    directory is not). Of several writers at once the last wins. ``staging`` is a directory on the same file system;
+    what killed writers left there is removed after an hour.
+
+    Raises:
+        ProvisionError: the operating system refused; the old file is untouched.
+    """
+    import tempfile
+
+    try:
+        _sweep(staging)
+        fd, temporary = tempfile.mkstemp(prefix="publish-", dir=staging)
+        try:
+            with os.fdopen(fd, "wb") as file:
+                file.write(data)
+                file.flush()
+                os.fsync(fd)
+            os.rename(temporary, path)
+        except BaseException:
+            os.unlink(temporary)
+            raise
+    except OSError as error:
+        raise ProvisionError(path, error.errno or errno.EIO) from error
+
+
+def _sweep(staging: str) -> None:
+    """Remove what writers left that were killed more than an hour ago."""
+    with os.scandir(staging) as found:
+        for item in found:
+            try:
+                if item.name.startswith("publish-") and time.time() - item.stat().st_mtime > _STALE_S:
+                    os.unlink(item.path)
+            except FileNotFoundError:
+                continue  # another process swept it
+
+
+@contextmanager
+def locked(path: str, *, timeout_s: float) -> Iterator[None]:
+    """Hold the lock file at ``path``; other processes and other threads wait, up to ``timeout_s``.
+
+    The kernel frees the lock when the holder dies. The file is never deleted. Beside it, ``<path>.holder`` names the
+    process that took the lock last, for whoever waits in vain.
+
+    Raises:
+        LockTimeoutError: somebody else held it all the time.
+        ProvisionError: the lock file cannot be made.
+    """
+    import filelock  # costs five times a bare interpreter's start
+
+    lock = filelock.FileLock(path, timeout=timeout_s, mode=0o600, poll_interval=_POLL_S)
+    try:
+        lock.acquire()
+    except filelock.Timeout:
+        raise LockTimeoutError(path, timeout_s, _holder(path)) from None
+    except OSError as error:
+        raise ProvisionError(path, error.errno or errno.EIO) from error
+    try:
+        _sign(path)
+        yield
+    finally:
+        lock.release()
+
+
+def _sign(path: str) -> None:
+    since = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())
+    text = json.dumps({"pid": os.getpid(), "host": host_name(), "since": since})
+    try:
+        with open(path + ".holder", "w", encoding="utf-8", opener=_private) as file:
+            file.write(text)
+    except OSError:
+        return  # on a full disk the lock still holds; only its holder stays unnamed
+
+
+def _private(path: str, flags: int) -> int:
+    return os.open(path, flags | getattr(os, "O_NOFOLLOW", 0), 0o600)
+
+
+def _holder(path: str) -> str:
+    try:
+        with open(path + ".holder", encoding="utf-8") as file:
+            said = json.load(file)
+        return f"process {said['pid']} on {said['host']} since {said['since']}"
+    except (OSError, ValueError, KeyError, TypeError):
+        return "a process that did not say who it is"
+
+
+def lock_directory(root: str, inside: str) -> str:
+    """The directory for the locks of a root: ``inside`` it when its file system is local to this node.
+
+    Otherwise (flock on a network file system may hold on one node only, or not at all) a directory of this user in
+    ``/dev/shm`` or ``/tmp``, named by uid and real path, so that all processes of the node agree on it whatever their
+    ``TMPDIR``. Containers that share the root but not ``/dev/shm`` do not meet there.
+    """
+    if is_local(inside):
+        return inside
+    import hashlib
+
+    digest = hashlib.sha256(os.fsencode(os.path.realpath(root))).hexdigest()[:16]
+    parent = "/dev/shm" if os.path.isdir("/dev/shm") else "/tmp"
+    path = os.path.join(parent, f"gpucache-{os.geteuid()}-{digest}")
+    make_directory(path)
+    return path

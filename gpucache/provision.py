@@ -1,0 +1,156 @@
+"""Make the tree on disk: look, lock, look again, build aside, publish by rename."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from gpucache import fs, paths
+from gpucache.device import Device, Snapshot
+from gpucache.errors import RecordError
+from gpucache.mounts import file_system, is_local
+from gpucache.record import Record, directories, merge, read
+from gpucache.vetting import Trust, vet, vet_child
+from gpucache.visible import visible_devices
+
+_TAG = b"""Signature: 8a477f597d28d172789f06886806bc55
+# This directory is a cache made by gpucache.
+# For information about cache directory tags see https://bford.info/cachedir/
+"""
+_LITTLE_SPACE_BYTES = 256 * 2**20
+_FEW_INODES = 1000
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Provision:
+    """What `DeviceCacheRegistry.provision` found and made."""
+
+    root: str
+    devices: tuple[Device, ...]
+    """Every device of the machine, whatever this process sees of them."""
+    directories: tuple[str, ...] = ()
+    """The name of each device's directory, in the order of ``devices``."""
+    created: tuple[str, ...] = ()
+    """Names of the directories that this call made."""
+    existing: tuple[str, ...] = ()
+    """Names of the directories that were there, or that another process made meanwhile."""
+    warnings: tuple[str, ...] = ()
+    """What will hurt later: fake devices, lost GPUs, a read-only, full, ``noexec`` or network file system."""
+
+
+def provision(
+    root: str, snapshot: Snapshot, trust: Trust, environ: Mapping[str, str], timeout_s: float
+) -> tuple[Record, Provision]:
+    """Make what is missing for the snapshot's devices; the host's record as it is now, and what was done.
+
+    Beside any number of processes and threads: see `DeviceCacheRegistry.provision`.
+    """
+    known = _look(root, snapshot, trust)
+    created: list[str] = []
+    if known is None:
+        known = _make(root, _with_order(root, snapshot, environ), trust, timeout_s, created)
+    names = directories(known, snapshot)
+    return known, Provision(
+        root=root,
+        devices=snapshot.devices,
+        directories=tuple(names.values()),
+        created=tuple(created),
+        existing=tuple(name for name in names.values() if name not in created),
+        warnings=_warnings(root, snapshot),
+    )
+
+
+def recorded(root: str) -> Record | None:
+    """This host's record, or None where there is none that can be used; writes nothing."""
+    host = paths.host_name()
+    try:
+        return read(paths.record_path(root, host), host)
+    except RecordError:
+        return None
+
+
+def _look(root: str, snapshot: Snapshot, trust: Trust) -> Record | None:
+    """The record when everything is there, without a lock; else None."""
+    if not vet(root, trust) or not all(vet_child(path, trust) for path in _own_directories(root)):
+        return None
+    known = recorded(root)
+    if known is None or merge(known, snapshot, known.host) != known or _order_missing(snapshot, known):
+        return None
+    wanted = directories(known, snapshot).values()
+    there = all(vet_child(paths.device_directory(root, name), trust) for name in wanted)
+    return known if there and os.path.exists(paths.tag_path(root)) else None
+
+
+def _own_directories(root: str) -> tuple[str, ...]:
+    own = tuple(paths.own(root, name) for name in ("devices", "locks", "tmp"))
+    return (os.path.join(root, "triton"), os.path.join(root, "gpucache"), paths.own(root), *own)
+
+
+def _make(root: str, snapshot: Snapshot, trust: Trust, timeout_s: float, created: list[str]) -> Record:
+    for path in (root, *_own_directories(root)):
+        fs.make_directory(path)
+        vet_child(path, trust)  # another user may have made it first
+    locks = fs.lock_directory(root, paths.own(root, "locks"))
+    vet(locks, trust)
+    with fs.locked(os.path.join(locks, "provision.lock"), timeout_s=timeout_s):
+        known = recorded(root)  # another process may have been here while we waited
+        record = merge(known, snapshot, paths.host_name())
+        if not os.path.exists(paths.tag_path(root)):
+            fs.publish(paths.tag_path(root), _TAG, paths.own(root, "tmp"))
+        for name in directories(record, snapshot).values():
+            if fs.make_directory(paths.device_directory(root, name)):
+                created.append(name)
+            vet_child(paths.device_directory(root, name), trust)
+        if record != known:  # last: who can read the record finds the directories
+            fs.publish(paths.record_path(root, record.host), record.dumps(), paths.own(root, "tmp"))
+    return record
+
+
+# ---- the order that only libcuda knows
+
+
+def _order_missing(snapshot: Snapshot, known: Record | None) -> bool:
+    """Whether libcuda should be asked: not by a worker, and not when the answer is on record."""
+    if snapshot.source == "record" or snapshot.fake:
+        return False
+    order = snapshot.cuda_order or (known.cuda_order if known else None)
+    return visible_devices(snapshot.with_order(order), {}).how == "guess"
+
+
+def _with_order(root: str, snapshot: Snapshot, environ: Mapping[str, str]) -> Snapshot:
+    if not _order_missing(snapshot, recorded(root)):
+        return snapshot
+    from gpucache.libcuda import ask_order
+
+    return snapshot.with_order(ask_order(snapshot, environ))
+
+
+# ---- what will hurt later
+
+
+def _warnings(root: str, snapshot: Snapshot) -> tuple[str, ...]:
+    found = [f"the devices are fake ({snapshot.status.value}): {snapshot.detail}"] if snapshot.fake else []
+    found += [f"GPU {gpu.index} is lost: {gpu.text}" for gpu in snapshot.lost]
+    if hasattr(os, "statvfs"):
+        found += _disk_warnings(root)
+    if not is_local(root):
+        found.append(
+            f"{root} is on a network file system ({file_system(root)}), where Triton is known to fail "
+            "with stale handles: prefer a local disk"
+        )
+    return tuple(found)
+
+
+def _disk_warnings(root: str) -> list[str]:
+    disk = os.statvfs(root)
+    found = []
+    if disk.f_flag & os.ST_RDONLY:
+        found.append(f"{root} is on a read-only file system: what is cached is used, nothing new is kept")
+    if disk.f_flag & getattr(os, "ST_NOEXEC", 0):
+        found.append(f"{root} is mounted noexec: Triton cannot load its launcher from there")
+    if disk.f_bavail * disk.f_frsize < _LITTLE_SPACE_BYTES:
+        found.append(f"{root} has {disk.f_bavail * disk.f_frsize // 2**20} MiB left")
+    if disk.f_files and disk.f_favail < _FEW_INODES:
+        found.append(f"{root} has {disk.f_favail} inodes left, and a kernel takes nine")
+    return found

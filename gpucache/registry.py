@@ -1,0 +1,203 @@
+"""`DeviceCacheRegistry`: every device of this process, and its Triton cache directory."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator, Mapping
+
+from gpucache import nodes, paths
+from gpucache.device import Device, Snapshot, requested_fakes
+from gpucache.errors import DeviceIndexError, RecordError
+from gpucache.provision import Provision, provision, recorded
+from gpucache.record import Record, directories, merge, read
+from gpucache.vetting import TRUST_UIDS, TRUST_WORLD_WRITABLE, Trust, is_on, vet, vet_child
+from gpucache.visible import DEVICE_ORDER, VISIBLE_DEVICES, Visible, visible_devices
+
+_SETTINGS = (paths.DISABLE, TRUST_UIDS, TRUST_WORLD_WRITABLE, VISIBLE_DEVICES, DEVICE_ORDER)
+
+
+class DeviceCacheRegistry:
+    """The devices this process sees, in CUDA's order, each with its own Triton cache directory.
+
+    Constructing it makes nothing on disk; `provision` does. `path`, ``len``, ``in`` and iteration make no system call
+    and read no environment. A registry can be pickled, used after ``fork`` and in spawned processes, and shared by
+    threads.
+    """
+
+    __slots__ = ("_paths", "_settings", "devices", "directories", "root", "snapshot", "visible")
+
+    root: str
+    """Absolute path of the cache root."""
+    devices: tuple[Device, ...]
+    """The devices of this process; position = CUDA ordinal."""
+    directories: dict[str, str]
+    """UUID of every device of the machine, seen by this process or not, to the path of its directory."""
+    snapshot: Snapshot
+    """Every device of the machine, as discovered or as recorded."""
+    visible: Visible
+    """How `CUDA_VISIBLE_DEVICES` made ``devices`` out of the snapshot."""
+
+    def __init__(
+        self,
+        root: str | os.PathLike[str] | None = None,
+        snapshot: Snapshot | None = None,
+        environ: Mapping[str, str] = os.environ,
+    ) -> None:
+        """Take the devices of ``snapshot``, or discover them, and apply ``environ``'s `CUDA_VISIBLE_DEVICES`.
+
+        Args:
+            root: the cache root; by default `GPUCACHE_DIR`, `TORCHINDUCTOR_CACHE_DIR` or torch's default.
+            snapshot: what `gpucache.discover` returned; None discovers now.
+            environ: the environment of the process that will use the devices.
+
+        Raises:
+            DiscoveryError: the node is sick.
+        """
+        if snapshot is None:
+            from gpucache.discovery import discover
+
+            snapshot = discover(environ)
+        root = paths.resolve_root(root, environ)
+        known = recorded(root)
+        if snapshot.cuda_order is None and known is not None:
+            snapshot = snapshot.with_order(known.cuda_order)
+        record = merge(known, snapshot, paths.host_name())
+        self._set(root, snapshot, environ, record, visible_devices(snapshot, environ))
+
+    @classmethod
+    def load(
+        cls, root: str | os.PathLike[str] | None = None, environ: Mapping[str, str] = os.environ
+    ) -> DeviceCacheRegistry:
+        """The registry from this host's record, without NVML: what a worker calls.
+
+        `GPUCACHE_DEVICE` (a UUID) makes that device the only one; otherwise `CUDA_VISIBLE_DEVICES` decides.
+
+        Raises:
+            RecordError: the record is missing, torn, another host's, fake on a machine with the NVIDIA driver, or does
+                not tell which of its devices this process sees.
+            UnsafeDirectoryError: somebody else could plant code in the root.
+        """
+        host = paths.host_name()
+        root = paths.resolve_root(root, environ)
+        trust = Trust.parse(environ)
+        vet(root, trust)
+        path = paths.record_path(root, host)
+        record = read(path, host)
+        requested = requested_fakes(environ)
+        if record.fake and requested is None and nodes.driver_loaded():
+            raise RecordError(path, "the record has fake devices, but this machine has the NVIDIA driver")
+        for name in record.names.values():
+            vet_child(paths.device_directory(root, name), trust)
+        snapshot = requested or record.snapshot()
+        registry = cls.__new__(cls)
+        registry._set(root, snapshot, environ, record, _recorded_visible(path, record, snapshot, environ))
+        return registry
+
+    def path(self, ordinal: int) -> str:
+        """The Triton cache directory of the device with this CUDA ordinal; a pure lookup.
+
+        Raises:
+            DeviceIndexError: this process has no such device (``-1`` included).
+        """
+        try:
+            return self._paths[ordinal]
+        except KeyError:
+            raise DeviceIndexError(ordinal, len(self._paths), self.visible.cut) from None
+
+    def __len__(self) -> int:
+        return len(self._paths)
+
+    def __iter__(self) -> Iterator[int]:
+        return iter(self._paths)
+
+    def __contains__(self, ordinal: object) -> bool:
+        return ordinal in self._paths
+
+    def __repr__(self) -> str:
+        return f"DeviceCacheRegistry(root={self.root!r}, devices={len(self)})"
+
+    def environ(self, ordinal: int) -> dict[str, str]:
+        """The variables that give a child process this device's directory.
+
+        Empty when `GPUCACHE_DISABLE=1`. The device is pinned by its UUID, so that the child finds it whatever mask,
+        cgroup or container it runs in.
+
+        Raises:
+            DeviceIndexError: this process has no such device.
+        """
+        path = self.path(ordinal)
+        if is_on(self._settings, paths.DISABLE):
+            return {}
+        return {
+            paths.ROOT: self.root,
+            paths.PINNED_DEVICE: self.devices[ordinal].uuid,
+            paths.INDUCTOR_ROOT: self.root,
+            paths.TRITON_DIRECTORY: path,
+        }
+
+    def provision(self, timeout_s: float = 60.0) -> Provision:
+        """Make the root, its tag, a directory for every device of the snapshot, and the record, where missing.
+
+        Any number of processes and threads may call it at once: each directory is made once, under one lock. Where
+        everything is there it takes no lock. A process killed at any instant leaves nothing that the next call does
+        not complete. Atomic for readers, not durable across a power cut. The record merges what other processes have
+        seen of this host; if that gave a device another name meanwhile, this registry takes it over.
+
+        Args:
+            timeout_s: how long to wait for another process that provisions.
+
+        Raises:
+            UnsafeDirectoryError: somebody else could plant code in the root. Nothing was made.
+            ProvisionError: the operating system refused (read-only, full, no permission).
+            LockTimeoutError: another process held the lock all the time; the message names it.
+        """
+        if is_on(self._settings, paths.DISABLE):
+            return Provision(
+                root=self.root, devices=self.snapshot.devices, warnings=(f"{paths.DISABLE}=1: nothing was made",)
+            )
+        record, done = provision(self.root, self.snapshot, Trust.parse(self._settings), os.environ, timeout_s)
+        if self.visible.how == "guess":  # libcuda may have been asked now
+            self.snapshot = self.snapshot.with_order(record.cuda_order)
+            self._show(record, visible_devices(self.snapshot, self._settings))
+        else:
+            self._show(record, self.visible)
+        return done
+
+    def _set(self, root: str, snapshot: Snapshot, environ: Mapping[str, str], record: Record, visible: Visible) -> None:
+        self.root = root
+        self.snapshot = snapshot
+        self._settings = {name: environ[name] for name in _SETTINGS if name in environ}
+        self._show(record, visible)
+
+    def _show(self, record: Record, visible: Visible) -> None:
+        names = record.names | directories(record, self.snapshot)
+        self.visible = visible
+        self.devices = visible.devices
+        self.directories = {uuid: paths.device_directory(self.root, name) for uuid, name in names.items()}
+        self._paths = {ordinal: self.directories[device.uuid] for ordinal, device in enumerate(visible.devices)}
+
+
+def _recorded_visible(path: str, record: Record, snapshot: Snapshot, environ: Mapping[str, str]) -> Visible:
+    """What this process sees of the recorded devices; an error where the record cannot tell."""
+    pinned = environ.get(paths.PINNED_DEVICE)
+    if pinned:
+        known = (*snapshot.devices, *(entry.device for entry in record.entries))
+        device = next((device for device in known if device.uuid == pinned), None)
+        if device is None:
+            raise RecordError(path, f"{paths.PINNED_DEVICE}={pinned} is not on record")
+        return Visible((device,), "uuid")
+    visible = visible_devices(snapshot, environ)
+    if visible.how in ("uuid", "none", "fake") or _sees_all(record):
+        return visible
+    raise RecordError(
+        path,
+        f"this process does not see all {record.gpu_count} GPUs on record (a container or cgroup), "
+        "so a number does not say which GPU is meant",
+        f"start it under `gpucache run`, or set {paths.PINNED_DEVICE} or {VISIBLE_DEVICES} to a UUID; "
+        "if the host's GPUs have changed, delete the record and run `gpucache provision`",
+    )
+
+
+def _sees_all(record: Record) -> bool:
+    openable = nodes.openable_gpus()
+    return not record.renumbered if openable is None else openable == record.gpu_count

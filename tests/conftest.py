@@ -1,0 +1,146 @@
+"""What every test stands on: no way to the real home or the real caches, and a machine with GPUs to put in front."""
+
+from __future__ import annotations
+
+import ctypes
+import importlib.util
+import os
+import shutil
+import subprocess
+import sys
+import tempfile
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
+
+import pytest
+
+TESTS = Path(__file__).parent
+FAKENVML = TESTS / "fakenvml"
+_OURS = ("GPUCACHE_", "TRITON_", "TORCHINDUCTOR_", "CUDA_", "FAKENVML_", "FAKECUDA_", "SLURM_", "OMPI_", "MPI_", "PMI_")
+_RANKS = ("LOCAL_RANK", "RANK", "WORLD_SIZE")
+
+
+@pytest.fixture(scope="session", autouse=True)
+def guard(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    """The home cannot be written at all, and the default cache lies in the session's temporary directory."""
+    base = tmp_path_factory.mktemp("guard")
+    (base / "home-is-out-of-reach").write_text("a test must choose its own directory")
+    temporary = base / "tmp"
+    temporary.mkdir()
+    with pytest.MonkeyPatch.context() as patch:
+        for name in [name for name in os.environ if name.startswith(_OURS) or name in _RANKS]:
+            patch.delenv(name)
+        patch.setenv("HOME", str(base / "home-is-out-of-reach" / "home"))
+        patch.setenv("TMPDIR", str(temporary))
+        patch.setattr(tempfile, "tempdir", None)
+        yield base
+
+
+@pytest.fixture(scope="session")
+def fakenvml(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The directory of the freshly built fake libnvidia-ml.so.1 and libcuda.so.1."""
+    directory = tmp_path_factory.mktemp("fakenvml")
+    compiler = shutil.which("cc") or shutil.which("gcc")
+    if compiler is None:
+        pytest.skip("needs a C compiler to build the fake libnvidia-ml.so.1")
+    for source, library in (("fakenvml.c", "libnvidia-ml.so.1"), ("fakecuda.c", "libcuda.so.1")):
+        command = [compiler, "-std=c11", "-O2", "-Wall", "-Wextra", "-Werror", "-fPIC", "-shared", "-pthread"]
+        subprocess.run(
+            [*command, f"-Wl,-soname,{library}", "-o", directory / library, FAKENVML / source],
+            check=True,
+        )
+    return directory
+
+
+@pytest.fixture
+def conf(tmp_path: Path) -> Callable[[str], Path]:
+    """Write a machine's description; a bare name is one of those in ``tests/fakenvml/conf``."""
+
+    def write(text: str) -> Path:
+        if "\n" not in text:
+            return FAKENVML / "conf" / f"{text}.conf"
+        path = tmp_path / f"machine-{abs(hash(text))}.conf"
+        path.write_text(text)
+        return path
+
+    return write
+
+
+@pytest.fixture
+def machine(fakenvml: Path, conf: Callable[[str], Path]) -> Callable[[str], dict[str, str]]:
+    """The environment of a process that runs on the described machine (for subprocesses)."""
+
+    def environment(text: str) -> dict[str, str]:
+        return {**os.environ, "LD_LIBRARY_PATH": str(fakenvml), "FAKENVML_CONFIG": str(conf(text))}
+
+    return environment
+
+
+@pytest.fixture
+def on_machine(fakenvml: Path, conf: Callable[[str], Path], monkeypatch: pytest.MonkeyPatch) -> Callable[[str], None]:
+    """Put the described machine under this very process: glibc finds the loaded library by its SONAME."""
+    ctypes.CDLL(str(fakenvml / "libnvidia-ml.so.1"))
+
+    def put(text: str) -> None:
+        monkeypatch.setenv("FAKENVML_CONFIG", str(conf(text)))
+
+    return put
+
+
+Run = Callable[..., "subprocess.CompletedProcess[str]"]
+
+
+@pytest.fixture
+def python() -> Run:
+    """Run Python code in a fresh process."""
+
+    def run(code: str, *args: object, env: Mapping[str, str] | None = None, **options: object) -> object:
+        command = [sys.executable, "-c", code, *map(str, args)]
+        return subprocess.run(command, env=env, text=True, capture_output=True, timeout=120, **options)
+
+    return run
+
+
+@pytest.fixture
+def gpucache() -> Run:
+    """Run the command line in a fresh process."""
+
+    def run(*args: object, env: Mapping[str, str] | None = None, **options: object) -> object:
+        command = [sys.executable, "-m", "gpucache", *map(str, args)]
+        return subprocess.run(command, env=env, text=True, capture_output=True, timeout=120, **options)
+
+    return run
+
+
+@pytest.fixture
+def as_root() -> None:
+    """The test mounts a file system or becomes another user."""
+    if not hasattr(os, "geteuid") or os.geteuid() != 0:
+        pytest.skip("needs root, to mount a file system or to become another user")
+
+
+# Markers whose tests may skip; a skip for anything else is then a failure. Unset: everything may.
+_MAY_SKIP = os.environ.get("GPUCACHE_TEST_MAY_SKIP")
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    missing = {}
+    if not Path("/dev/nvidiactl").exists():
+        missing["gpu"] = "needs an NVIDIA GPU: there is no /dev/nvidiactl"
+    if importlib.util.find_spec("torch") is None:
+        missing["torch"] = "needs torch: pip install torch==2.13.0"
+    for item in items:
+        for marker, reason in missing.items():
+            if item.get_closest_marker(marker):
+                item.add_marker(pytest.mark.skip(reason=reason))
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport(item: pytest.Item) -> Iterator[None]:
+    """Under `GPUCACHE_TEST_MAY_SKIP` (continuous integration) no other skip hides a gap."""
+    report = yield
+    allowed = _MAY_SKIP is None or any(item.get_closest_marker(name) for name in _MAY_SKIP.split(",") if name)
+    if report.skipped and not allowed and not hasattr(report, "wasxfail"):
+        report.outcome = "failed"
+        report.longrepr = f"skipped, where nothing may be: {report.longrepr}"
+    return report
