@@ -5,10 +5,10 @@ The public names are imported when they are first used, so that ``import gpucach
 
 from __future__ import annotations
 
-from importlib import import_module
-from typing import TYPE_CHECKING, Any
-
+TYPE_CHECKING = False  # importing typing for it would double the cost of this module
 if TYPE_CHECKING:
+    from typing import Any
+
     from gpucache.device import Device, Snapshot, Status, Unavailable
     from gpucache.discovery import discover
     from gpucache.dropin import cache_dir, default_cache_dir, temporary_cache_dir, triton_cache_dir
@@ -91,6 +91,8 @@ __all__ = [
 def __getattr__(name: str) -> Any:
     if name not in _HOME:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    from importlib import import_module
+
     value = getattr(import_module(f"{__name__}.{_HOME[name]}"), name)
     globals()[name] = value
     return value

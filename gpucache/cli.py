@@ -69,11 +69,13 @@ def _say(text: str) -> None:
     click.echo(text, err=True)
 
 
-def _log_to_stderr() -> None:
+def _log_to_stderr(level: str) -> None:
+    """Show the library's log; what a command tells itself it need not say twice."""
     import logging
 
     handler = logging.StreamHandler()
     handler.setFormatter(logging.Formatter("warning: %(message)s"))
+    handler.setLevel(level)
     logging.getLogger("gpucache").addHandler(handler)
 
 
@@ -131,7 +133,7 @@ def provision(root: str | None, as_json: bool, require_gpu: bool) -> None:
     gpucache provision
     gpucache provision --root /scratch/kernels --json
     """
-    registry = _discovered(root, require_gpu)
+    registry = _discovered(root, require_gpu, log="ERROR")
     done = registry.provision()
     for warning in done.warnings:
         _say(f"warning: {warning}")
@@ -250,7 +252,7 @@ def run(device: int | None, root: str | None, strict: bool, force: bool, command
 def _launched(device: int | None, root: str | None, force: bool) -> dict[str, str]:
     from gpucache.launch import launch_environ
 
-    _log_to_stderr()
+    _log_to_stderr("ERROR")
     base = dict(os.environ)
     if root:
         base["GPUCACHE_DIR"] = os.path.abspath(root)
@@ -280,11 +282,11 @@ def _execute(command: Sequence[str], environ: dict[str, str]) -> int:
 # ---- what several commands share
 
 
-def _discovered(root: str | None, require_gpu: bool) -> DeviceCacheRegistry:
+def _discovered(root: str | None, require_gpu: bool, log: str = "WARNING") -> DeviceCacheRegistry:
     from gpucache.discovery import discover
     from gpucache.registry import DeviceCacheRegistry
 
-    _log_to_stderr()
+    _log_to_stderr(log)
     return DeviceCacheRegistry(root, discover(require_gpu=require_gpu))
 
 

@@ -56,12 +56,12 @@ def _user_name(environ: Mapping[str, str]) -> str:
 
 def device_directory(root: str, name: str) -> str:
     """A device's Triton cache directory."""
-    return os.path.join(root, "triton", name)
+    return f"{root}/triton/{name}"
 
 
 def own(root: str, *parts: str) -> str:
     """Something of ours, below ``gpucache/v1``."""
-    return os.path.join(root, "gpucache", "v1", *parts)
+    return "/".join((root, "gpucache", "v1", *parts))
 
 
 def record_path(root: str, host: str) -> str:

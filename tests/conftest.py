@@ -119,6 +119,15 @@ def as_root() -> None:
         pytest.skip("needs root, to mount a file system or to become another user")
 
 
+@pytest.fixture
+def everyones() -> Iterator[Path]:
+    """A directory that any user can reach (pytest's own belong to the user alone)."""
+    directory = Path(tempfile.mkdtemp(prefix="gpucache-test-", dir="/tmp"))
+    directory.chmod(0o755)
+    yield directory
+    shutil.rmtree(directory, ignore_errors=True)
+
+
 # Markers whose tests may skip; a skip for anything else is then a failure. Unset: everything may.
 _MAY_SKIP = os.environ.get("GPUCACHE_TEST_MAY_SKIP")
 

@@ -1,0 +1,371 @@
+"""The command line as its users meet it: whole outputs of real processes."""
+
+from __future__ import annotations
+
+import json
+import os
+import pty
+import shutil
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from gpucache import cli
+
+FAKE = "GPUCACHE_FAKE_DEVICES"
+
+
+@pytest.fixture
+def root(tmp_path):
+    return tmp_path / "root"
+
+
+@pytest.fixture
+def two(root):
+    """An environment with two fake devices, provisioned nowhere yet."""
+    return {**os.environ, FAKE: "2xH100:9.0", "GPUCACHE_DIR": str(root)}
+
+
+def facts(done):
+    return done.returncode, done.stdout, done.stderr
+
+
+# ---- what there is to read
+
+
+def test_provision_makes_the_directories_and_says_so(gpucache, two, root):
+    done = gpucache("provision", env=two)
+    warning = f"warning: the devices are fake (requested): {FAKE} is set to 2xH100:9.0\n"
+    assert facts(done) == (
+        0,
+        f"{root}/triton/0\tcreated\tFAKE-0\n{root}/triton/1\tcreated\tFAKE-1\n",
+        warning,
+    )
+    again = gpucache("provision", env=two)
+    assert again.stdout == f"{root}/triton/0\texisting\tFAKE-0\n{root}/triton/1\texisting\tFAKE-1\n"
+
+
+def test_provision_json_says_that_the_device_is_fake_and_why(gpucache, root):
+    done = gpucache("provision", "--json", "--root", root, env={**os.environ, "LD_LIBRARY_PATH": ""})
+    said = json.loads(done.stdout)
+    if not said["fake"]:
+        pytest.skip("this machine has a GPU")
+    assert said["status"] == "no-library"
+    assert "libnvidia-ml.so.1" in said["detail"]
+    assert "install the NVIDIA driver" in said["advice"]
+    assert said["created"] == ["0"]
+    assert said["devices"] == [
+        {
+            "ordinal": 0,
+            "directory": "0",
+            "path": f"{root}/triton/0",
+            "fake": True,
+            "uuid": "FAKE-0",
+            "index": 0,
+            "name": "fake",
+        }
+    ]
+
+
+def test_devices_lists_them_and_makes_nothing(gpucache, machine, root):
+    done = gpucache("devices", "--root", root, env={**machine("mig"), "CUDA_VISIBLE_DEVICES": "1,0"})
+    assert facts(done) == (
+        0,
+        "2\t0\tNVIDIA A100-SXM4-80GB\t8.0\t80.0 GiB\tGPU-aaaaaaaa-0000-4000-8000-000000000000\n"
+        "0\t1.0\tNVIDIA A100-SXM4-80GB MIG\t8.0\t10.0 GiB\tMIG-11111111-df4c-5451-979d-3231ccb0822e\n"
+        "1\t1.2\tNVIDIA A100-SXM4-80GB MIG\t8.0\t10.0 GiB\tMIG-22222222-c95f-5ef2-a935-195bd0094fbd\n",
+        "",
+    )
+    assert not root.exists()
+
+
+def test_devices_json_tells_the_lost_and_the_hidden(gpucache, machine, root):
+    done = gpucache("devices", "--json", "--root", root, env=machine("odd"))
+    said = json.loads(done.stdout)
+    assert said["status"] == "ok"
+    assert said["lost"] == [{"index": 1, "code": 15, "text": "GPU is lost"}]
+    assert said["hidden"] == [{"index": 2, "code": 4, "text": "Insufficient Permissions"}]
+    assert [device["directory"] for device in said["devices"]] == ["0", "3", "4"]
+    assert done.stderr == "warning: GPU 1 is lost: GPU is lost (code 15)\n"
+
+
+def test_devices_says_where_cuda_cuts_the_mask(gpucache, two):
+    done = gpucache("devices", env={**two, "CUDA_VISIBLE_DEVICES": "1,7,0"})
+    assert done.stdout == "-\t0\tH100\t9.0\t-\tFAKE-0\n0\t1\tH100\t9.0\t-\tFAKE-1\n"
+    assert done.stderr == "note: '7' names none of the 2 GPUs: the list ends before it\n"
+
+
+def test_path_prints_the_path_and_nothing_else(gpucache, two, root):
+    gpucache("provision", env=two)
+    assert facts(gpucache("path", 1, env=two)) == (0, f"{root}/triton/1\n", "")
+    assert json.loads(gpucache("path", 1, "--json", env=two).stdout)["uuid"] == "FAKE-1"
+
+
+def test_path_and_env_ask_the_record_only(gpucache, machine, root, tmp_path):
+    log = tmp_path / "nvml-calls"
+    environ = {**machine("h100x4"), "GPUCACHE_DIR": str(root), "FAKENVML_LOG": str(log)}
+    gpucache("provision", env=environ)
+    log.unlink()
+    assert gpucache("path", 3, env=environ).stdout == f"{root}/triton/3\n"
+    assert gpucache("env", 3, env=environ).returncode == 0
+    assert not log.exists()
+
+
+@pytest.mark.parametrize("form", ["sh", "fish", "dotenv", "json"])
+def test_env_gives_the_same_variables_in_every_format(form, gpucache, two, tmp_path):
+    root = tmp_path / "with blank, 'quote', \"double\", $dollar, `tick` and \\ backslash"
+    two["GPUCACHE_DIR"] = str(root)
+    gpucache("provision", env=two)
+    done = gpucache("env", 1, "--format", form, env=two)
+    expected = {
+        "GPUCACHE_DIR": str(root),
+        "GPUCACHE_DEVICE": "FAKE-1",
+        "TORCHINDUCTOR_CACHE_DIR": str(root),
+        "TRITON_CACHE_DIR": f"{root}/triton/1",
+    }
+    assert _evaluated(form, done.stdout) == expected
+
+
+def _evaluated(form: str, text: str) -> dict[str, str]:
+    """What a reader of that format makes of the text."""
+    names = ("GPUCACHE_DIR", "GPUCACHE_DEVICE", "TORCHINDUCTOR_CACHE_DIR", "TRITON_CACHE_DIR")
+    if form == "json":
+        return json.loads(text)
+    if form == "dotenv":  # the grammar that shells and dotenv readers share
+        text = "set -a\n" + text
+    if form == "fish":  # single quotes in fish know \\ and \'; a shell sees the same text through $'…'
+        lines = [line.removeprefix("set -gx ").split(" ", 1) for line in text.splitlines()]
+        text = "".join(f"export {name}=$'{value[1:-1]}'\n" for name, value in lines)
+    script = text + "\n".join(f'printf "%s\\0" "${name}"' for name in names)
+    values = subprocess.run(["bash", "-c", script], capture_output=True, text=True, check=True, env={}).stdout
+    return dict(zip(names, values.split("\0"), strict=False))
+
+
+# ---- how it ends
+
+
+def test_an_expected_failure_ends_with_1_an_error_and_a_hint(gpucache, two, root):
+    done = gpucache("path", 0, env=two)
+    record = root / "gpucache/v1/devices" / f"{os.uname().nodename}.json"
+    assert facts(done) == (
+        1,
+        "",
+        f"error: {record}: there is no record of host {os.uname().nodename}\n"
+        "hint: run `gpucache provision` on this host\n",
+    )
+    gpucache("provision", env=two)
+    done = gpucache("path", 2, env=two)
+    assert done.returncode == 1
+    assert done.stderr.startswith("error: no device with ordinal 2: this process has ordinals 0 to 1\nhint: ")
+
+
+@pytest.mark.parametrize("command", ["devices", "provision"])
+def test_a_sick_node_is_an_error_and_never_a_fake(command, gpucache, machine, root):
+    done = gpucache(command, "--root", root, env=machine("init_error = LIB_RM_VERSION_MISMATCH\n"))
+    assert done.returncode == 1
+    assert "version-mismatch" in done.stderr
+    assert "hint: the driver was updated" in done.stderr
+    assert not root.exists()
+
+
+@pytest.mark.parametrize("command", ["devices", "provision"])
+def test_require_gpu_fails_without_one(command, gpucache, machine, root):
+    done = gpucache(command, "--require-gpu", "--root", root, env=machine("init_error = DRIVER_NOT_LOADED\n"))
+    assert done.returncode == 1
+    assert done.stderr.startswith("error: no GPU here (no-driver)")
+
+
+@pytest.mark.parametrize(
+    "words", [["path"], ["path", "x"], ["nonsense"], ["run"], ["env", "0", "--format", "csh"], ["devices", "--nope"]]
+)
+def test_wrong_usage_ends_with_2(words, gpucache):
+    done = gpucache(*words)
+    assert (done.returncode, done.stdout) == (2, "")
+    assert "Usage: gpucache" in done.stderr
+
+
+def test_an_unexpected_failure_ends_with_3_and_a_traceback(monkeypatch, capsys):
+    monkeypatch.setattr(cli, "_recorded", lambda root: 1 / 0)
+    assert cli.main(["path", "0"]) == 3
+    assert "ZeroDivisionError" in capsys.readouterr().err
+
+
+def test_an_interrupt_ends_with_130(monkeypatch):
+    def interrupted(root):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(cli, "_recorded", interrupted)
+    assert cli.main(["path", "0"]) == 130
+
+
+def test_a_reader_that_goes_away_is_no_defect(two):
+    process = subprocess.Popen(
+        [sys.executable, "-m", "gpucache", "devices"],
+        env={**two, FAKE: "1024"},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+    )
+    process.stdout.close()
+    _, err = process.communicate(timeout=60)
+    assert (process.returncode, err) == (1, b"")
+
+
+@pytest.mark.parametrize("command", [[], ["devices"], ["provision"], ["path"], ["env"], ["run"]])
+def test_every_command_has_help_with_an_example(command, gpucache):
+    done = gpucache(*command, "--help")
+    assert done.returncode == 0
+    assert "\n  gpucache " in done.stdout
+
+
+# ---- on a terminal
+
+
+def _on_a_terminal(*words: str, env: dict[str, str]) -> str:
+    main, secondary = pty.openpty()
+    with subprocess.Popen([sys.executable, "-m", "gpucache", *words], stdout=secondary, env=env) as process:
+        os.close(secondary)
+        text = b""
+        while True:
+            try:
+                piece = os.read(main, 4096)
+            except OSError:  # the other side is closed
+                break
+            text += piece
+    os.close(main)
+    assert process.returncode == 0
+    return text.decode()
+
+
+def test_a_terminal_gets_a_table_with_a_head(two):
+    shown = _on_a_terminal("devices", env={**two, "TERM": "xterm-256color", "COLUMNS": "120"})
+    assert "ordinal" in shown
+    assert "\x1b[" in shown
+
+
+def test_no_color_is_respected(two):
+    shown = _on_a_terminal("devices", env={**two, "TERM": "xterm-256color", "COLUMNS": "120", "NO_COLOR": "1"})
+    assert "ordinal" in shown
+    assert "\x1b[3" not in shown
+
+
+def test_the_shell_can_complete_commands(gpucache):
+    environ = {**os.environ, "_GPUCACHE_COMPLETE": "bash_complete", "COMP_WORDS": "gpucache pro", "COMP_CWORD": "1"}
+    assert gpucache(env=environ).stdout == "plain,provision\n"
+
+
+# ---- run
+
+
+SHOW = "import os, json; print(json.dumps({k: v for k, v in os.environ.items()}))"
+
+
+def show(done):
+    return json.loads(done.stdout)
+
+
+def test_run_executes_the_command_in_its_devices_directories(gpucache, two, root):
+    seen = show(gpucache("run", "--device", "1", "--", sys.executable, "-c", SHOW, env=two))
+    assert seen["TRITON_CACHE_DIR"] == f"{root}/triton/1"
+    assert seen["GPUCACHE_DEVICE"] == "FAKE-1"
+    assert (root / "triton" / "1").is_dir()
+
+
+def test_run_passes_the_commands_own_options_on(gpucache, two):
+    done = gpucache("run", sys.executable, "-c", "import sys; print(sys.argv)", "--device", "--", "-x", env=two)
+    assert done.stdout == "['-c', '--device', '--', '-x']\n"
+
+
+def test_run_takes_a_root(gpucache, two, tmp_path):
+    seen = show(gpucache("run", "--root", tmp_path / "r", "--device", 0, "--", sys.executable, "-c", SHOW, env=two))
+    assert seen["GPUCACHE_DIR"] == seen["TORCHINDUCTOR_CACHE_DIR"] == str(tmp_path / "r")
+
+
+@pytest.mark.parametrize("code", [0, 1, 7, 255])
+def test_the_exit_code_is_the_commands_own(code, gpucache, two):
+    assert gpucache("run", "--", sys.executable, "-c", f"raise SystemExit({code})", env=two).returncode == code
+
+
+def test_a_signal_reaches_the_command_itself(two):
+    """The process that was started becomes the command: same pid."""
+    with subprocess.Popen(
+        [sys.executable, "-m", "gpucache", "run", "--", "/bin/sh", "-c", "echo $$; exec sleep 600"],
+        env=two,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.DEVNULL,
+        text=True,
+    ) as process:
+        assert int(process.stdout.readline()) == process.pid
+        process.send_signal(signal.SIGTERM)
+        assert process.wait(60) == -signal.SIGTERM
+
+
+def test_the_command_dies_of_a_broken_pipe_like_any_other(two):
+    """Python ignores SIGPIPE, and an ignored signal would stay so across exec."""
+    script = f"{sys.executable} -m gpucache run -- yes 2>/dev/null | head -n 1; echo ${{PIPESTATUS[0]}}"
+    done = subprocess.run(["bash", "-c", script], env=two, capture_output=True, text=True, timeout=60)
+    assert done.stdout == f"y\n{128 + signal.SIGPIPE}\n"
+
+
+@pytest.mark.parametrize(("command", "code"), [("no-such-command", 127), ("/etc/passwd", 126)])
+def test_a_command_that_cannot_be_executed_ends_as_in_a_shell(command, code, gpucache, two):
+    done = gpucache("run", "--", command, env=two)
+    assert done.returncode == code
+    assert f"error: {command}: " in done.stderr
+
+
+def test_when_provisioning_fails_the_command_runs_unchanged(gpucache, two, root):
+    root.mkdir()
+    root.chmod(0o777)
+    done = gpucache("run", "--device", 0, "--", sys.executable, "-c", SHOW, env=two)
+    assert "TRITON_CACHE_DIR" not in show(done)
+    assert done.stderr.startswith(f"error: {root}: everybody may write it")
+    assert "environment unchanged" in done.stderr
+
+
+def test_strict_fails_instead(gpucache, two, root):
+    root.mkdir()
+    root.chmod(0o777)
+    done = gpucache("run", "--strict", "--", "echo", "ran", env=two)
+    assert (done.returncode, done.stdout) == (1, "")
+
+
+def test_even_our_defect_does_not_stop_the_command(monkeypatch, capsys):
+    monkeypatch.setattr("gpucache.launch.launch_environ", lambda *_, **__: 1 / 0)
+    executed = []
+    monkeypatch.setattr(os, "execvpe", lambda *words: executed.append(words))
+    cli.main(["run", "--", "true"])
+    assert executed[0][:2] == ("true", ["true"])
+    assert "ZeroDivisionError" in capsys.readouterr().err
+    assert cli.main(["run", "--strict", "--", "true"]) == 3
+
+
+def test_what_the_user_set_is_kept_and_told(gpucache, two):
+    done = gpucache("run", "--device", 0, "--", sys.executable, "-c", SHOW, env={**two, "TRITON_CACHE_DIR": "/mine"})
+    assert show(done)["TRITON_CACHE_DIR"] == "/mine"
+    assert "note: kept TRITON_CACHE_DIR=/mine: you set it" in done.stderr
+
+
+def test_disabled_the_command_runs_as_if_we_were_not_there(gpucache, two, root):
+    environ = {**two, "GPUCACHE_DISABLE": "1"}
+    assert show(gpucache("run", "--", sys.executable, "-c", SHOW, env=environ)) == show(
+        subprocess.run([sys.executable, "-c", SHOW], env=environ, capture_output=True, text=True, check=True)
+    )
+    assert not root.exists()
+
+
+def test_run_loads_no_table_printer(two, python):
+    code = """if True:
+        import os, sys
+        os.execvpe = lambda *words: print([name for name in ("rich", "pynvml") if name in sys.modules])
+        from gpucache.cli import main
+        main(["run", "--device", "0", "--", "true"])
+    """
+    assert python(code, env=two).stdout == "[]\n"
+
+
+def test_the_console_script_is_installed(tmp_path):
+    script = Path(sys.executable).with_name("gpucache")
+    assert script.exists() or shutil.which("gpucache"), "install the package: pip install -e '.[test]'"

@@ -1,0 +1,224 @@
+from __future__ import annotations
+
+import pytest
+from test_registry import LIKE, bare_dev, gpus  # noqa: F401  (a fixture)
+
+from gpucache import DeviceCacheRegistry, DeviceIndexError, RecordError, UnsafeDirectoryError, launch_environ
+from gpucache.launch import local_rank
+
+EIGHT = {"GPUCACHE_FAKE_DEVICES": "8"}
+OURS = ["GPUCACHE_DIR", "GPUCACHE_DEVICE", "TORCHINDUCTOR_CACHE_DIR", "TRITON_CACHE_DIR"]
+
+
+@pytest.fixture
+def base(tmp_path):
+    return {**EIGHT, "GPUCACHE_DIR": str(tmp_path / "root"), "PATH": "/bin"}
+
+
+def actions(report):
+    return {setting.name: setting.action for setting in report.settings}
+
+
+# ---- which device
+
+
+@pytest.mark.parametrize(
+    ("environ", "expected"),
+    [
+        # torchrun's word is enough
+        ({"LOCAL_RANK": "3"}, (3, "LOCAL_RANK")),
+        ({"LOCAL_RANK": "0"}, (0, "LOCAL_RANK")),
+        ({"LOCAL_RANK": "3", "SLURM_LOCALID": "1", "SLURM_STEP_TASKS_PER_NODE": "8"}, (3, "LOCAL_RANK")),
+        # mpirun
+        (
+            {"OMPI_COMM_WORLD_LOCAL_RANK": "2", "OMPI_COMM_WORLD_LOCAL_SIZE": "4"},
+            (2, "OMPI_COMM_WORLD_LOCAL_RANK"),
+        ),
+        ({"OMPI_COMM_WORLD_LOCAL_RANK": "0", "OMPI_COMM_WORLD_LOCAL_SIZE": "1"}, (None, None)),
+        ({"OMPI_COMM_WORLD_LOCAL_RANK": "0"}, (None, None)),
+        ({"MPI_LOCALRANKID": "5", "MPI_LOCALNRANKS": "8"}, (5, "MPI_LOCALRANKID")),
+        ({"MPI_LOCALRANKID": "0", "MPI_LOCALNRANKS": "1"}, (None, None)),
+        ({"PMI_LOCAL_RANK": "1", "MPI_LOCALNRANKS": "2"}, (1, "PMI_LOCAL_RANK")),
+        ({"PMI_LOCAL_RANK": "1", "PMI_LOCAL_SIZE": "2"}, (1, "PMI_LOCAL_RANK")),
+        ({"PMI_LOCAL_RANK": "0", "PMI_LOCAL_SIZE": "1"}, (None, None)),
+        # srun: one task a node may be a launcher itself
+        ({"SLURM_LOCALID": "3", "SLURM_STEP_TASKS_PER_NODE": "8"}, (3, "SLURM_LOCALID")),
+        ({"SLURM_LOCALID": "0", "SLURM_STEP_TASKS_PER_NODE": "1"}, (None, None)),
+        ({"SLURM_LOCALID": "0", "SLURM_STEP_TASKS_PER_NODE": "1(x4)"}, (None, None)),
+        ({"SLURM_LOCALID": "3", "SLURM_STEP_TASKS_PER_NODE": "4(x2)", "SLURM_NODEID": "1"}, (3, "SLURM_LOCALID")),
+        ({"SLURM_LOCALID": "0", "SLURM_STEP_TASKS_PER_NODE": "4(x2),1", "SLURM_NODEID": "2"}, (None, None)),
+        ({"SLURM_LOCALID": "1", "SLURM_STEP_TASKS_PER_NODE": "4(x2),1", "SLURM_NODEID": "0"}, (1, "SLURM_LOCALID")),
+        ({"SLURM_LOCALID": "1", "SLURM_STEP_TASKS_PER_NODE": "1,2", "SLURM_NODEID": "1"}, (1, "SLURM_LOCALID")),
+        ({"SLURM_LOCALID": "1", "SLURM_STEP_TASKS_PER_NODE": "1,2", "SLURM_NODEID": "7"}, (None, None)),
+        ({"SLURM_LOCALID": "1", "SLURM_STEP_TASKS_PER_NODE": "2", "SLURM_NODEID": "7"}, (1, "SLURM_LOCALID")),
+        ({"SLURM_LOCALID": "0"}, (None, None)),
+        ({"SLURM_LOCALID": "0", "SLURM_STEP_TASKS_PER_NODE": "many"}, (None, None)),
+        ({"SLURM_LOCALID": "1", "SLURM_STEP_TASKS_PER_NODE": "999999(x999999)"}, (1, "SLURM_LOCALID")),
+        # not numbers
+        ({}, (None, None)),
+        ({"LOCAL_RANK": ""}, (None, None)),
+        ({"LOCAL_RANK": "-1"}, (None, None)),
+        ({"LOCAL_RANK": "x", "SLURM_LOCALID": "2", "SLURM_STEP_TASKS_PER_NODE": "4"}, (2, "SLURM_LOCALID")),
+    ],
+)
+def test_the_local_rank_of_each_launcher(environ, expected):
+    assert local_rank(environ) == expected
+
+
+def test_the_rank_chooses_the_device(base, tmp_path):
+    environ, report = launch_environ({**base, "LOCAL_RANK": "5"})
+    assert environ["TRITON_CACHE_DIR"] == str(tmp_path / "root" / "triton" / "5")
+    assert environ["GPUCACHE_DEVICE"] == "FAKE-5"
+    assert "LOCAL_RANK" in report.choice
+    assert (tmp_path / "root" / "triton" / "5").is_dir()
+
+
+def test_the_one_visible_device_is_chosen_without_a_rank(base, tmp_path):
+    environ, _ = launch_environ({**base, "CUDA_VISIBLE_DEVICES": "6", "LOCAL_RANK": "3"})
+    assert environ["TRITON_CACHE_DIR"] == str(tmp_path / "root" / "triton" / "6")
+
+
+@pytest.mark.parametrize("more", [{}, {"LOCAL_RANK": "8"}, {"CUDA_VISIBLE_DEVICES": ""}])
+def test_without_a_device_only_the_root_is_set(base, tmp_path, more):
+    environ, report = launch_environ({**base, **more})
+    assert actions(report) == {"GPUCACHE_DIR": "kept", "TORCHINDUCTOR_CACHE_DIR": "set"}
+    assert environ["TORCHINDUCTOR_CACHE_DIR"] == str(tmp_path / "root")
+    assert "TRITON_CACHE_DIR" not in environ
+    assert "root only" in report.choice
+
+
+def test_a_device_that_is_asked_for_must_exist(base):
+    assert launch_environ(base, device=7)[0]["GPUCACHE_DEVICE"] == "FAKE-7"
+    with pytest.raises(DeviceIndexError):
+        launch_environ(base, device=8)
+
+
+def test_one_srun_task_a_node_leaves_the_choice_to_the_launcher_inside(base):
+    outer = {**base, "SLURM_LOCALID": "0", "SLURM_STEP_TASKS_PER_NODE": "1"}
+    environ, _ = launch_environ(outer)
+    seen = {launch_environ({**environ, "LOCAL_RANK": str(rank)})[0]["TRITON_CACHE_DIR"] for rank in range(8)}
+    assert len(seen) == 8
+
+
+# ---- whose value wins
+
+
+def test_what_the_user_set_is_kept_and_said(base):
+    environ, report = launch_environ({**base, "TRITON_CACHE_DIR": "/mine", "LOCAL_RANK": "1"})
+    assert environ["TRITON_CACHE_DIR"] == "/mine"
+    (kept,) = (setting for setting in report.settings if setting.name == "TRITON_CACHE_DIR")
+    assert (kept.action, kept.value) == ("kept", "/mine")
+    assert "you set it" in kept.reason
+    assert "TRITON_CACHE_DIR" not in environ["GPUCACHE_SET"]
+
+
+def test_force_replaces_what_the_user_set(base, tmp_path):
+    environ, report = launch_environ({**base, "TRITON_CACHE_DIR": "/mine", "LOCAL_RANK": "1"}, force=True)
+    assert environ["TRITON_CACHE_DIR"] == str(tmp_path / "root" / "triton" / "1")
+    assert actions(report)["TRITON_CACHE_DIR"] == "replaced"
+
+
+def test_an_empty_variable_counts_as_unset(base, tmp_path):
+    environ, report = launch_environ({**base, "TRITON_CACHE_DIR": "", "LOCAL_RANK": "1"})
+    assert environ["TRITON_CACHE_DIR"] == str(tmp_path / "root" / "triton" / "1")
+    assert actions(report)["TRITON_CACHE_DIR"] == "set"
+
+
+def test_an_inner_launch_replaces_exactly_what_the_outer_one_set(base, tmp_path):
+    outer, _ = launch_environ({**base, "TORCHINDUCTOR_CACHE_DIR": "/mine"}, device=2)
+    assert outer["GPUCACHE_SET"] == "GPUCACHE_DEVICE,TRITON_CACHE_DIR"
+    inner, report = launch_environ({**outer, "LOCAL_RANK": "5"})
+    assert inner["TRITON_CACHE_DIR"] == str(tmp_path / "root" / "triton" / "5")
+    assert inner["GPUCACHE_DEVICE"] == "FAKE-5"
+    assert inner["TORCHINDUCTOR_CACHE_DIR"] == "/mine"
+    assert actions(report)["TRITON_CACHE_DIR"] == "replaced"
+
+
+def test_an_inner_launch_without_a_device_removes_the_outer_ones(base):
+    outer, _ = launch_environ(base, device=2)
+    inner, report = launch_environ(outer)
+    assert "TRITON_CACHE_DIR" not in inner
+    assert "GPUCACHE_DEVICE" not in inner
+    assert actions(report)["TRITON_CACHE_DIR"] == "removed"
+
+
+def test_a_third_launch_still_knows_what_the_first_one_set(base, tmp_path):
+    """The second finds every value right and sets nothing; the mark must survive it."""
+    first, _ = launch_environ(base, device=2)
+    second, report = launch_environ(first, device=2)
+    assert set(actions(report).values()) == {"kept"}
+    third, _ = launch_environ(second, device=4)
+    assert third["TRITON_CACHE_DIR"] == str(tmp_path / "root" / "triton" / "4")
+
+
+def test_a_device_pinned_by_the_user_is_the_device(base, tmp_path):
+    environ, _ = launch_environ({**base, "GPUCACHE_DEVICE": "FAKE-3", "LOCAL_RANK": "1"})
+    assert environ["GPUCACHE_DEVICE"] == "FAKE-3"
+    assert environ["TRITON_CACHE_DIR"] == str(tmp_path / "root" / "triton" / "3")
+    with pytest.raises(RecordError, match="FAKE-99"):
+        launch_environ({**base, "GPUCACHE_DEVICE": "FAKE-99"})
+
+
+def test_disabled_nothing_changes(base, tmp_path):
+    environ, report = launch_environ({**base, "GPUCACHE_DISABLE": "1", "LOCAL_RANK": "1"})
+    assert environ == {**base, "GPUCACHE_DISABLE": "1", "LOCAL_RANK": "1"}
+    assert "GPUCACHE_DISABLE" in report.choice
+    assert not (tmp_path / "root").exists()
+
+
+def test_the_base_is_not_changed(base):
+    before = dict(base)
+    launch_environ(base, device=1)
+    assert base == before
+
+
+def test_an_unsafe_root_is_an_error(base, tmp_path):
+    (tmp_path / "root").mkdir()
+    (tmp_path / "root").chmod(0o777)
+    with pytest.raises(UnsafeDirectoryError):
+        launch_environ(base)
+
+
+# ---- the record, when it is current
+
+
+@pytest.fixture
+def no_nvml(monkeypatch):
+    monkeypatch.setattr("gpucache.discovery.discover", lambda *_, **__: pytest.fail("NVML was asked"))
+
+
+def test_a_current_record_is_used_without_asking_nvml(tmp_path, no_nvml, bare_dev):  # noqa: F811
+    root = str(tmp_path / "root")
+    DeviceCacheRegistry(root, gpus(*LIKE), {}).provision()
+    environ, _ = launch_environ({"GPUCACHE_DIR": root, "LOCAL_RANK": "4"})
+    assert environ["GPUCACHE_DEVICE"] == LIKE[4].uuid
+
+
+def test_a_missing_directory_is_made_again_from_the_record(tmp_path, no_nvml, bare_dev):  # noqa: F811
+    root = tmp_path / "root"
+    DeviceCacheRegistry(str(root), gpus(*LIKE), {}).provision()
+    (root / "triton" / "4").rmdir()
+    launch_environ({"GPUCACHE_DIR": str(root), "LOCAL_RANK": "4"})
+    assert (root / "triton" / "4").is_dir()
+
+
+@pytest.mark.parametrize("stale", ["partial view", "torn", "unasked fakes", "lost"])
+def test_a_record_that_is_not_current_is_renewed_through_nvml(stale, tmp_path, on_machine, bare_dev):  # noqa: F811
+    root = tmp_path / "root"
+    on_machine("h100x4")
+    seen = gpus(*LIKE)
+    if stale == "unasked fakes":
+        on_machine("init_error = DRIVER_NOT_LOADED\n")
+        seen = None
+    DeviceCacheRegistry(str(root), seen, {}).provision()
+    if stale == "partial view":
+        (bare_dev / "nvidia0").touch()
+    elif stale == "torn":
+        record = next((root / "gpucache/v1/devices").iterdir())
+        record.write_bytes(record.read_bytes()[:40])
+    elif stale == "lost":
+        on_machine("odd")
+        DeviceCacheRegistry(str(root), None, {}).provision()
+    on_machine("h100x4")
+    environ, _ = launch_environ({"GPUCACHE_DIR": str(root), "LOCAL_RANK": "0"})
+    assert environ["GPUCACHE_DEVICE"] == "GPU-9942190a-aa31-4ff1-4aa9-c388d80f85f1"

@@ -1,0 +1,118 @@
+"""Every example of the README does what it says."""
+
+from __future__ import annotations
+
+import doctest
+import os
+import re
+import shutil
+import stat
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from gpucache import __all__ as public
+from gpucache import cli
+
+README = Path(__file__).parent.parent / "README.md"
+TEXT = README.read_text(encoding="utf-8")
+SHELL = [block.strip() for block in re.findall(r"```sh\n(.*?)```", TEXT, re.DOTALL)]
+INSTALLS = [block for block in SHELL if "pip install" in block]
+LINES = [line.split("  #")[0].strip() for block in SHELL if block not in INSTALLS for line in block.splitlines()]
+
+# What a launcher does for each of its four tasks, as far as a command can see.
+SRUN = 'for n in 0 1 2 3; do SLURM_LOCALID=$n SLURM_STEP_TASKS_PER_NODE=4 "$@" & done; wait'
+MPIRUN = 'for n in 0 1 2 3; do OMPI_COMM_WORLD_LOCAL_RANK=$n OMPI_COMM_WORLD_LOCAL_SIZE=4 "$@" & done; wait'
+
+
+@pytest.fixture
+def shell(tmp_path):
+    """A directory with a train.py and a tune.py, eight fake devices, and stand-ins for the cluster's launchers."""
+    for name in ("train.py", "tune.py"):
+        # One write: the ranks share the pipe.
+        (tmp_path / name).write_text(
+            "import os; os.write(1, str(os.environ.get('TRITON_CACHE_DIR')).encode() + b'\\n')\n"
+        )
+    commands = tmp_path / "bin"
+    commands.mkdir()
+    for name, words, script in (("srun", 2, SRUN), ("mpirun", 2, MPIRUN)):
+        stand_in = commands / name
+        stand_in.write_text(f"#!/bin/bash\nshift {words}\n{script}\n")
+        stand_in.chmod(stand_in.stat().st_mode | stat.S_IXUSR)
+    (commands / "python").symlink_to(sys.executable)
+    environ = {
+        **os.environ,
+        "PATH": f"{commands}:{Path(sys.executable).parent}:{os.environ['PATH']}",
+        "GPUCACHE_DIR": str(tmp_path / "root"),
+        "GPUCACHE_FAKE_DEVICES": "8",
+    }
+
+    def run(line):
+        line = line.replace("/scratch", str(tmp_path / "scratch"))
+        return subprocess.run(
+            ["bash", "-c", line], cwd=tmp_path, env=environ, capture_output=True, text=True, timeout=120
+        )
+
+    run("gpucache provision")
+    return run
+
+
+@pytest.mark.parametrize("line", [line for line in LINES if not line.startswith("torchrun")])
+def test_every_command_line_works(line, shell, tmp_path):
+    done = shell(line)
+    assert done.returncode == 0, done.stderr
+    if line.startswith(("srun", "mpirun")):
+        assert sorted(done.stdout.split()) == [f"{tmp_path}/root/triton/{n}" for n in range(4)]
+    elif "--device 2" in line:
+        assert done.stdout == f"{tmp_path}/root/triton/2\n"
+
+
+@pytest.mark.torch
+def test_the_torchrun_line_works(shell, tmp_path):
+    (line,) = (line for line in LINES if line.startswith("torchrun"))
+    done = shell(line.replace("torchrun", f"{sys.executable} -m torch.distributed.run"))
+    assert done.returncode == 0, done.stderr
+    assert sorted(done.stdout.split()) == [f"{tmp_path}/root/triton/{n}" for n in range(4)]
+
+
+def test_the_python_examples_are_true(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    result = doctest.testfile(
+        str(README), module_relative=False, optionflags=doctest.ELLIPSIS | doctest.IGNORE_EXCEPTION_DETAIL
+    )
+    assert result.attempted >= 8
+    assert result.failed == 0
+
+
+def test_the_two_install_commands_are_the_ones_that_ci_runs():
+    assert [" ".join(block.split()) for block in INSTALLS] == [
+        "pip install . && gpucache provision",
+        "pip install -e '.[test]' && pytest",
+    ]
+    ci = (README.parent / ".ci" / "run").read_text()
+    for block in INSTALLS:
+        for command in block.split(" && "):
+            assert command in ci
+
+
+def test_completion_can_be_turned_on(shell):
+    if shutil.which("bash") is None:
+        pytest.skip("needs bash")
+    (line,) = re.findall(r"`(eval \"\$\(_GPUCACHE.*?)`", TEXT)
+    assert shell(f"{line}; complete -p gpucache").returncode == 0
+
+
+def test_every_public_name_but_values_and_errors_is_in_the_readme():
+    from gpucache import errors
+
+    values = {"Device", "Snapshot", "Status", "Unavailable", "Visible", "Provision", "Setting", "LaunchReport"}
+    unsaid = set(public) - values - set(vars(errors)) - {"__version__"}
+    assert [name for name in sorted(unsaid) if f"`{name}" not in TEXT and f"`.{name}" not in TEXT] == []
+
+
+def test_every_variable_and_command_is_in_the_readme():
+    sources = "".join(path.read_text() for path in (README.parent / "gpucache").glob("*.py"))
+    assert [name for name in sorted(set(re.findall(r'"(GPUCACHE_\w+)"', sources))) if f"`{name}`" not in TEXT] == []
+    assert [name for name in cli.cli.commands if f"gpucache {name}" not in TEXT] == []

@@ -1,0 +1,307 @@
+from __future__ import annotations
+
+import multiprocessing
+import os
+import pickle
+import shutil
+import sys
+from pathlib import Path
+
+import pytest
+
+import gpucache
+from gpucache import (
+    Device,
+    DeviceCacheRegistry,
+    DeviceIndexError,
+    RecordError,
+    Snapshot,
+    Status,
+    UnsafeDirectoryError,
+    nodes,
+    paths,
+)
+
+LIKE = [
+    Device(
+        uuid=f"GPU-{index:08x}-0000-4000-8000-000000000000",
+        index=index,
+        pci_bus_id=f"00000000:{index + 16:02x}:00.0",
+        name="NVIDIA H100 80GB HBM3",
+        compute_capability=(9, 0),
+        memory_bytes=80 * 2**30,
+    )
+    for index in range(8)
+]
+
+
+def gpus(*devices: Device) -> Snapshot:
+    return Snapshot(status=Status.OK, source="nvml", devices=devices, driver="580.95.05")
+
+
+@pytest.fixture
+def root(tmp_path: Path) -> str:
+    return str(tmp_path / "root")
+
+
+@pytest.fixture(autouse=True)
+def bare_dev(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A /dev of this test's own, so that a real GPU beside it changes nothing."""
+    dev = tmp_path / "dev"
+    dev.mkdir()
+    monkeypatch.setattr(nodes, "DEV", str(dev))
+    return dev
+
+
+def names(registry: DeviceCacheRegistry) -> list[str]:
+    return [os.path.basename(registry.path(ordinal)) for ordinal in registry]
+
+
+# ---- looking up
+
+
+def test_constructing_makes_nothing(root):
+    registry = DeviceCacheRegistry(root, gpus(*LIKE), {})
+    assert registry.path(7) == f"{root}/triton/7"
+    assert not Path(root).exists()
+
+
+@pytest.mark.parametrize("ordinal", [8, -1, 10**30, None, "0", 0.5])
+def test_an_ordinal_that_does_not_exist_is_an_error_that_says_what_does(root, ordinal):
+    registry = DeviceCacheRegistry(root, gpus(*LIKE), {})
+    with pytest.raises(DeviceIndexError, match="ordinals 0 to 7") as caught:
+        registry.path(ordinal)
+    assert isinstance(caught.value, IndexError)
+    assert ordinal not in registry
+
+
+def test_it_is_a_collection_of_ordinals(root):
+    registry = DeviceCacheRegistry(root, gpus(*LIKE), {})
+    assert len(registry) == 8
+    assert list(registry) == list(range(8))
+    assert 7 in registry
+    assert 8 not in registry
+
+
+def test_a_masked_process_resolves_to_the_same_directories_as_an_unmasked_one(root):
+    launcher = DeviceCacheRegistry(root, gpus(*LIKE), {})
+    worker = DeviceCacheRegistry(root, gpus(*LIKE), {"CUDA_VISIBLE_DEVICES": "3,5"})
+    assert [worker.path(0), worker.path(1)] == [launcher.path(3), launcher.path(5)]
+    assert worker.devices == (LIKE[3], LIKE[5])
+
+
+def test_an_empty_mask_has_no_ordinals_and_says_why(root):
+    registry = DeviceCacheRegistry(root, gpus(*LIKE), {"CUDA_VISIBLE_DEVICES": ""})
+    with pytest.raises(DeviceIndexError, match=r"no device.*CUDA_VISIBLE_DEVICES is empty"):
+        registry.path(0)
+
+
+def test_the_root_is_the_argument_or_the_environments(tmp_path, root):
+    at = {"GPUCACHE_DIR": str(tmp_path / "a"), "TORCHINDUCTOR_CACHE_DIR": str(tmp_path / "b")}
+    assert DeviceCacheRegistry(root, gpus(), at).root == root
+    assert DeviceCacheRegistry(None, gpus(), at).root == str(tmp_path / "a")
+    assert DeviceCacheRegistry(None, gpus(), {**at, "GPUCACHE_DIR": ""}).root == str(tmp_path / "b")
+    assert DeviceCacheRegistry(None, gpus(), {"USER": "u"}).root == f"{os.environ['TMPDIR']}/torchinductor_u"
+
+
+def test_it_can_be_pickled(root):
+    registry = DeviceCacheRegistry(root, gpus(*LIKE), {"CUDA_VISIBLE_DEVICES": "3,5"})
+    again = pickle.loads(pickle.dumps(registry))
+    assert (again.root, again.devices, names(again)) == (registry.root, registry.devices, ["3", "5"])
+    assert again.environ(1) == registry.environ(1)
+
+
+def _spawned(registry: DeviceCacheRegistry, queue: object) -> None:
+    queue.put((names(registry), registry.environ(0)))
+
+
+@pytest.mark.parametrize("method", ["spawn", "fork"])
+def test_it_works_in_child_processes(method, root):
+    registry = DeviceCacheRegistry(root, gpus(*LIKE), {"CUDA_VISIBLE_DEVICES": "6"})
+    context = multiprocessing.get_context(method)
+    queue = context.SimpleQueue()
+    child = context.Process(target=_spawned, args=(registry, queue))
+    child.start()
+    assert queue.get() == (["6"], registry.environ(0))
+    child.join(60)
+    assert child.exitcode == 0
+
+
+def test_path_makes_no_system_call(python, tmp_path):
+    """Between two marked calls a thousand lookups leave no trace."""
+    strace = shutil.which("strace")
+    if strace is None:
+        pytest.skip("needs strace")
+    code = """if True:
+        import os
+        from gpucache import DeviceCacheRegistry
+        registry = DeviceCacheRegistry("/r", environ={"GPUCACHE_FAKE_DEVICES": "8"})
+        os.access("/before", 0)
+        for _ in range(1000):
+            registry.path(7); len(registry); 3 in registry
+        os.access("/after", 0)
+    """
+    trace = tmp_path / "trace"
+    os.spawnv(os.P_WAIT, strace, ["strace", "-o", str(trace), sys.executable, "-c", code])
+    calls = trace.read_text().splitlines()
+    (start,) = (n for n, call in enumerate(calls) if '"/before"' in call)
+    (end,) = (n for n, call in enumerate(calls) if '"/after"' in call)
+    assert calls[start + 1 : end] == []
+
+
+# ---- the environment for a child
+
+
+def test_environ_names_the_root_the_device_and_its_directory(root):
+    registry = DeviceCacheRegistry(root, gpus(*LIKE), {"CUDA_VISIBLE_DEVICES": "5"})
+    assert registry.environ(0) == {
+        "GPUCACHE_DIR": root,
+        "GPUCACHE_DEVICE": LIKE[5].uuid,
+        "TORCHINDUCTOR_CACHE_DIR": root,
+        "TRITON_CACHE_DIR": f"{root}/triton/5",
+    }
+    with pytest.raises(DeviceIndexError):
+        registry.environ(1)
+
+
+def test_disabled_it_steps_aside(root):
+    registry = DeviceCacheRegistry(root, gpus(*LIKE), {"GPUCACHE_DISABLE": "1"})
+    assert registry.environ(0) == {}
+    assert "GPUCACHE_DISABLE" in registry.provision().warnings[0]
+    assert not Path(root).exists()
+
+
+def test_nothing_but_the_drop_ins_writes_the_environment(root):
+    before = dict(os.environ)
+    registry = DeviceCacheRegistry(root, gpus(*LIKE), {})
+    registry.provision()
+    DeviceCacheRegistry.load(root, registry.environ(2))
+    gpucache.launch_environ({"GPUCACHE_DIR": root})
+    assert dict(os.environ) == before
+
+
+# ---- from the record
+
+
+def test_load_gives_what_was_provisioned(root):
+    DeviceCacheRegistry(root, gpus(*LIKE), {}).provision()
+    loaded = DeviceCacheRegistry.load(root, {})
+    assert loaded.devices == tuple(LIKE)
+    assert names(loaded) == list("01234567")
+    assert loaded.snapshot.source == "record"
+
+
+def test_load_applies_the_mask_of_this_process(root):
+    DeviceCacheRegistry(root, gpus(*LIKE), {}).provision()
+    assert names(DeviceCacheRegistry.load(root, {"CUDA_VISIBLE_DEVICES": "6,1"})) == ["6", "1"]
+    assert names(DeviceCacheRegistry.load(root, {"CUDA_VISIBLE_DEVICES": LIKE[4].uuid[:12]})) == ["4"]
+
+
+def test_a_pinned_device_is_the_only_one_whatever_the_mask(root):
+    launcher = DeviceCacheRegistry(root, gpus(*LIKE), {})
+    launcher.provision()
+    worker = DeviceCacheRegistry.load(environ={**launcher.environ(6), "CUDA_VISIBLE_DEVICES": "1,2"})
+    assert worker.devices == (LIKE[6],)
+    assert worker.path(0) == launcher.path(6)
+
+
+def test_a_pin_that_is_not_on_record_is_an_error(root):
+    DeviceCacheRegistry(root, gpus(*LIKE), {}).provision()
+    with pytest.raises(RecordError, match="GPU-unknown.*gpucache provision"):
+        DeviceCacheRegistry.load(root, {"GPUCACHE_DEVICE": "GPU-unknown"})
+
+
+def test_load_without_a_record_says_to_provision(root):
+    with pytest.raises(RecordError, match="no record.*gpucache provision"):
+        DeviceCacheRegistry.load(root, {})
+
+
+def test_a_fake_record_is_refused_where_the_driver_is(root, bare_dev):
+    DeviceCacheRegistry(root, environ={"GPUCACHE_FAKE_DEVICES": "2"}).provision()
+    assert len(DeviceCacheRegistry.load(root, {})) == 2
+    (bare_dev / "nvidiactl").touch()
+    with pytest.raises(RecordError, match=r"fake.*gpucache provision"):
+        DeviceCacheRegistry.load(root, {})
+    assert len(DeviceCacheRegistry.load(root, {"GPUCACHE_FAKE_DEVICES": "2"})) == 2
+
+
+def test_fakes_asked_for_beside_a_real_record_are_the_ones_loaded(root):
+    DeviceCacheRegistry(root, gpus(*LIKE), {}).provision()
+    fakes = {"GPUCACHE_FAKE_DEVICES": "3"}
+    launcher = DeviceCacheRegistry(root, environ=fakes)
+    launcher.provision()
+    worker = DeviceCacheRegistry.load(root, fakes)
+    assert names(worker) == names(launcher) == ["0", "1", "2"]
+    assert DeviceCacheRegistry.load(root, {}).devices == tuple(LIKE)
+
+
+def test_a_number_means_nothing_to_a_process_that_sees_only_part_of_the_host(root, bare_dev):
+    """A cgroup renumbers from 0: the record cannot tell which GPU that is, a UUID can."""
+    DeviceCacheRegistry(root, gpus(*LIKE), {}).provision()
+    (bare_dev / "nvidia5").touch()
+    for environ in ({}, {"CUDA_VISIBLE_DEVICES": "0"}):
+        with pytest.raises(RecordError, match=r"does not see all 8 GPUs.*gpucache run"):
+            DeviceCacheRegistry.load(root, environ)
+    assert names(DeviceCacheRegistry.load(root, {"CUDA_VISIBLE_DEVICES": LIKE[5].uuid})) == ["5"]
+    assert names(DeviceCacheRegistry.load(root, {"GPUCACHE_DEVICE": LIKE[5].uuid})) == ["5"]
+    for index in range(8):
+        (bare_dev / f"nvidia{index}").touch()
+    assert len(DeviceCacheRegistry.load(root, {})) == 8
+
+
+def test_two_gpus_seen_under_one_number_are_told_apart_by_uuid_only(root):
+    for device in LIKE[:2]:
+        seen = Device.parse({**device.as_json(), "index": 0})
+        DeviceCacheRegistry(root, gpus(seen), {}).provision()
+    with pytest.raises(RecordError, match="does not see all"):
+        DeviceCacheRegistry.load(root, {})
+    assert names(DeviceCacheRegistry.load(root, {"GPUCACHE_DEVICE": LIKE[1].uuid})) == ["1"]
+
+
+def test_load_vets_the_root_and_the_device_directories(root, as_root):
+    DeviceCacheRegistry(root, gpus(*LIKE), {}).provision()
+    os.chown(f"{root}/triton/3", 65534, 65534)
+    with pytest.raises(UnsafeDirectoryError, match="triton/3.*65534"):
+        DeviceCacheRegistry.load(root, {})
+    os.chown(root, 65534, 65534)
+    with pytest.raises(UnsafeDirectoryError, match="GPUCACHE_TRUST_UIDS=65534"):
+        DeviceCacheRegistry.load(root, {})
+
+
+def test_path_neither_vets_nor_looks(root):
+    registry = DeviceCacheRegistry(root, gpus(*LIKE), {})
+    registry.provision()
+    shutil.rmtree(root)
+    assert registry.path(3) == f"{root}/triton/3"
+
+
+def test_a_registry_takes_over_the_name_that_another_process_gave_meanwhile(root):
+    """Two containers see different GPUs as index 0; both constructed before either provisioned."""
+    first, second = (
+        DeviceCacheRegistry(root, gpus(Device.parse({**device.as_json(), "index": 0})), {}) for device in LIKE[:2]
+    )
+    assert first.path(0) == second.path(0)
+    first.provision()
+    done = second.provision()
+    assert (names(first), names(second)) == (["0"], ["1"])
+    assert done.created == ("1",)
+
+
+def test_loading_imports_no_nvml_no_lock_and_no_command_line(root, python):
+    DeviceCacheRegistry(root, gpus(*LIKE), {}).provision()
+    code = """if True:
+        import sys
+        from gpucache import DeviceCacheRegistry
+        DeviceCacheRegistry.load(sys.argv[1], {}).path(0)
+        heavy = ("pynvml", "filelock", "click", "rich", "torch", "triton", "logging", "subprocess", "ctypes")
+        print([name for name in heavy if name in sys.modules])
+    """
+    done = python(code, root)
+    assert (done.stdout, done.stderr) == ("[]\n", "")
+
+
+def test_the_record_of_another_host_is_not_ours(root, monkeypatch):
+    DeviceCacheRegistry(root, gpus(*LIKE), {}).provision()
+    monkeypatch.setattr(paths, "host_name", lambda: "another-node")
+    with pytest.raises(RecordError, match=f"no record of host another-node .only of {os.uname().nodename}"):
+        DeviceCacheRegistry.load(root, {})
