@@ -178,8 +178,8 @@ def path(ordinal: int, root: str | None, as_json: bool) -> None:
 @click.argument("ordinal", type=int)
 @_root
 @click.option("--format", "form", type=click.Choice(["sh", "fish", "json", "dotenv"]), default="sh", show_default=True)
-@click.option("--json", "form", flag_value="json", help="The same as --format json.")
-def env(ordinal: int, root: str | None, form: str) -> None:
+@_json
+def env(ordinal: int, root: str | None, form: str, as_json: bool) -> None:
     """Print the variables that give a process this device's directory, from the record.
 
     \b
@@ -187,7 +187,7 @@ def env(ordinal: int, root: str | None, form: str) -> None:
     gpucache env 0 --format fish | source
     """
     variables = _recorded(root).environ(ordinal)
-    if form == "json":
+    if as_json or form == "json":
         _print_json(variables)
         return
     for name, value in variables.items():

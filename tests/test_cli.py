@@ -127,6 +127,7 @@ def test_env_gives_the_same_variables_in_every_format(form, gpucache, two, tmp_p
         "TRITON_CACHE_DIR": f"{root}/triton/1",
     }
     assert _evaluated(form, done.stdout) == expected
+    assert json.loads(gpucache("env", 1, "--json", env=two).stdout) == expected
 
 
 def _evaluated(form: str, text: str) -> dict[str, str]:
