@@ -12,6 +12,7 @@ import os
 import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
+from functools import lru_cache
 from typing import Any
 
 from gpucache.device import Device, Snapshot, Status, Unavailable
@@ -104,49 +105,59 @@ class Record:
         return (json.dumps(value, indent=1, sort_keys=True) + "\n").encode("ascii")
 
 
+@lru_cache(maxsize=8)
 def parse(text: bytes) -> Record:
     """Read what `Record.dumps` wrote.
 
     Raises:
         ValueError: the text is torn, or not a record.
     """
-    value = json.loads(text)
-    if not isinstance(value, dict) or value.get("version") != _VERSION:
-        raise ValueError("not a record of this version")
     try:
+        value = json.loads(text)
+        if not isinstance(value, dict) or value.get("version") != _VERSION:
+            raise ValueError("not a record of this version")
+        order = value["cuda_order"]
+        entries = tuple(_entry(item) for item in _typed(value["devices"], list))
+        if min(len({entry.directory for entry in entries}), len({entry.device.uuid for entry in entries})) < len(
+            entries
+        ):
+            raise ValueError("a directory or a UUID is there twice")
         return Record(
-            host=_text(value["host"]),
-            source=_text(value["source"]),
+            host=_typed(value["host"], str),
+            source=_typed(value["source"], str),
             status=Status(value["status"]),
-            entries=tuple(_entry(item) for item in value["devices"]),
-            mig_parents=tuple(Device.parse(parent) for parent in value["mig_parents"]),
-            lost=tuple(Unavailable(*gpu) for gpu in value["lost"]),
+            entries=entries,
+            mig_parents=tuple(Device.parse(parent) for parent in _typed(value["mig_parents"], list)),
+            lost=tuple(_unavailable(gpu) for gpu in _typed(value["lost"], list)),
             driver=_optional(value["driver"], str),
             nvml=_optional(value["nvml"], str),
             cuda=_optional(value["cuda"], int),
-            cuda_order=None if value["cuda_order"] is None else tuple(map(_text, value["cuda_order"])),
+            cuda_order=None if order is None else tuple(_typed(uuid, str) for uuid in _typed(order, list)),
         )
-    except (KeyError, TypeError) as error:
+    except (KeyError, TypeError, RecursionError) as error:
         raise ValueError(f"not a whole record: {error!r}") from error
 
 
 def _entry(value: Mapping[str, Any]) -> Entry:
-    directory = _text(value["directory"])
+    directory = _typed(value["directory"], str)
     if not _NAME.fullmatch(directory):  # it becomes part of a path
         raise ValueError(f"not a directory name: {directory!r}")
-    return Entry(directory, Device.parse(value["device"]), bool(value["present"]))
+    return Entry(directory, Device.parse(value["device"]), _typed(value["present"], bool))
 
 
-def _text(value: object) -> str:
-    if not isinstance(value, str):
-        raise ValueError(f"not text: {value!r}")
+def _unavailable(value: object) -> Unavailable:
+    index, code, text = _typed(value, list)
+    return Unavailable(_typed(index, int), _optional(code, int), _typed(text, str))
+
+
+def _typed(value: Any, expected: type) -> Any:
+    if type(value) is not expected:
+        raise ValueError(f"not {expected.__name__}: {value!r}")
     return value
 
 
 def _optional(value: Any, expected: type) -> Any:
-    if value is not None and type(value) is not expected:
-        raise ValueError(f"not {expected.__name__} or null: {value!r}")
-    return value
+    return None if value is None else _typed(value, expected)
 
 
 def read(path: str, host: str) -> Record:
@@ -184,9 +195,9 @@ def _others(path: str) -> str:
 def merge(known: Record | None, snapshot: Snapshot, host: str) -> Record:
     """What is known of the host after this snapshot, which may show a part of it only.
 
-    A snapshot shows the host whole when nothing is hidden and it counts no fewer devices than are known: then what it
-    lacks is absent and its indices are news. Otherwise it adds to what is known. A real record is never replaced by a
-    fake one, and a fake one is replaced whole.
+    A snapshot shows the host whole when nothing is hidden and no more GPUs are missing than it counts as lost: then
+    what it lacks is absent and its indices are news. Otherwise it adds to what is known. A real record is never
+    replaced by a fake one, and a fake one is replaced whole.
     """
     if known is not None and snapshot.source == "record" and snapshot.fake == known.fake:
         return known  # it was read from here, and may be older than what is here now
@@ -196,22 +207,22 @@ def merge(known: Record | None, snapshot: Snapshot, host: str) -> Record:
         known = Record(host=host, source="")
     seen = {device.uuid: device for device in snapshot.devices}
     there = {entry.device.uuid for entry in known.entries if entry.present and not _displaced(entry.device, snapshot)}
-    whole = not snapshot.hidden and len(seen) + len(snapshot.lost) >= len(there | seen.keys())
+    missing = {entry.device.gpu_uuid for entry in known.entries if entry.device.uuid in there - seen.keys()}
+    whole = not snapshot.hidden and len(missing) <= len(snapshot.lost)
     entries = [
         _renewed(entry, seen.get(entry.device.uuid), entry.device.uuid in there, whole) for entry in known.entries
     ]
-    parents = {parent.uuid: parent for parent in (*(() if whole else known.mig_parents), *snapshot.mig_parents)}
     return replace(
         known,
         source="fake" if snapshot.fake else "nvml",
         status=snapshot.status,
         entries=tuple(sorted(entries + _named(_unknown(known, snapshot), entries), key=_order)),
-        mig_parents=tuple(parent for parent in parents.values() if parent.uuid not in seen),
+        mig_parents=snapshot.mig_parents if whole else _merged_parents(known, snapshot),
         lost=snapshot.lost if whole else known.lost,
-        driver=snapshot.driver,
-        nvml=snapshot.nvml,
-        cuda=snapshot.cuda,
-        cuda_order=_merged_order(known.cuda_order, snapshot.cuda_order),
+        driver=snapshot.driver if whole else known.driver,  # a container may bring another CUDA than the host's
+        nvml=snapshot.nvml if whole else known.nvml,
+        cuda=snapshot.cuda if whole else known.cuda,
+        cuda_order=_merged_order(known.cuda_order, snapshot.cuda_order, whole),
     )
 
 
@@ -219,12 +230,15 @@ def directories(record: Record, snapshot: Snapshot) -> dict[str, str]:
     """The directory of each of the snapshot's devices; fakes beside a real record keep their own numbers."""
     if snapshot.fake and not record.fake:
         return {device.uuid: device.directory_name or "0" for device in snapshot.devices}
-    new = {entry.device.uuid: entry.directory for entry in _named(_unknown(record, snapshot), list(record.entries))}
-    return {device.uuid: (record.names | new)[device.uuid] for device in snapshot.devices}
+    names = record.names
+    for entry in _named(_unknown(record, snapshot), list(record.entries)):
+        names[entry.device.uuid] = entry.directory
+    return {device.uuid: names[device.uuid] for device in snapshot.devices}
 
 
 def _unknown(record: Record, snapshot: Snapshot) -> list[Device]:
-    return [device for device in snapshot.devices if device.uuid not in record.names]
+    known = {entry.device.uuid for entry in record.entries}
+    return [device for device in snapshot.devices if device.uuid not in known]
 
 
 def _order(entry: Entry) -> tuple[int, ...]:
@@ -244,11 +258,13 @@ def _displaced(device: Device, snapshot: Snapshot) -> bool:
     """Whether the snapshot shows something else where the device was."""
     if device.parent_uuid is None:
         others = (*snapshot.devices, *snapshot.mig_parents)
-        return device.pci_bus_id is not None and any(other.pci_bus_id == device.pci_bus_id for other in others)
+        return any(parent.uuid == device.uuid for parent in snapshot.mig_parents) or (
+            device.pci_bus_id is not None and any(other.pci_bus_id == device.pci_bus_id for other in others)
+        )
     place = (device.parent_uuid, device.gpu_instance, device.compute_instance)
-    return any(
-        other.uuid == device.parent_uuid or (other.parent_uuid, other.gpu_instance, other.compute_instance) == place
-        for other in snapshot.devices
+    return any(other.uuid == device.parent_uuid for other in snapshot.devices) or (
+        None not in place
+        and any((other.parent_uuid, other.gpu_instance, other.compute_instance) == place for other in snapshot.devices)
     )
 
 
@@ -275,8 +291,18 @@ def _next_free(device: Device, taken: Iterable[str]) -> str:
     return f"{prefix}{number}"
 
 
-def _merged_order(known: tuple[str, ...] | None, now: tuple[str, ...] | None) -> tuple[str, ...] | None:
-    """The newer answer, unless it is about a part of the devices of the older one."""
-    if now is None or (known is not None and set(now) < set(known)):
+def _merged_parents(known: Record, snapshot: Snapshot) -> tuple[Device, ...]:
+    """The GPUs in MIG mode after a partial view, which may have renumbered them."""
+    plain = {device.uuid for device in snapshot.devices}
+    parents = {parent.uuid: parent for parent in known.mig_parents if parent.uuid not in plain}
+    for parent in snapshot.mig_parents:
+        old = parents.get(parent.uuid)
+        parents[parent.uuid] = replace(parent, index=old.index) if old else parent
+    return tuple(parents.values())
+
+
+def _merged_order(known: tuple[str, ...] | None, now: tuple[str, ...] | None, whole: bool) -> tuple[str, ...] | None:
+    """The newer answer, unless a partial view answered for a part of the devices of the older one."""
+    if now is None or (not whole and known is not None and set(now) < set(known)):
         return known
     return now

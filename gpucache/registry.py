@@ -187,6 +187,10 @@ def _recorded_visible(path: str, record: Record, snapshot: Snapshot, environ: Ma
             raise RecordError(path, f"{paths.PINNED_DEVICE}={pinned} is not on record")
         return Visible((device,), "uuid")
     visible = visible_devices(snapshot, environ)
+    if visible.how == "guess":
+        import logging
+
+        logging.getLogger("gpucache").warning("%s: the order of its GPUs is a guess; set CUDA_DEVICE_ORDER", path)
     if visible.how in ("uuid", "none", "fake") or _sees_all(record):
         return visible
     raise RecordError(

@@ -116,9 +116,9 @@ def _cuda_order(
     position: dict[str, int] = {}
     for device in answer or ():
         position.setdefault(device.gpu_uuid, len(position))
-    if not position.keys() >= {gpu.uuid for gpu in gpus if gpu.devices}:
+    if not position.keys() >= {gpu.uuid for gpu in gpus}:  # integers count a GPU in MIG mode without an instance too
         return by_bus, "guess"
-    return sorted(by_bus, key=lambda gpu: position.get(gpu.uuid, len(position))), "driver"
+    return sorted(by_bus, key=lambda gpu: position[gpu.uuid]), "driver"
 
 
 def _answered(gpus: list[_Gpu], snapshot: Snapshot, environ: Mapping[str, str]) -> tuple[Device, ...] | None:
@@ -136,8 +136,9 @@ def _answered(gpus: list[_Gpu], snapshot: Snapshot, environ: Mapping[str, str]) 
     return answer
 
 
-def _place(device: Device) -> tuple[str, int | None]:
-    return device.gpu_uuid, device.gpu_instance
+def _place(device: Device) -> tuple[str, str | int]:
+    """A GPU or a GPU instance; what NVML does not number stands for itself."""
+    return device.gpu_uuid, device.uuid if device.gpu_instance is None else device.gpu_instance
 
 
 def _enumerated(chosen: Iterable[tuple[Device, ...]], snapshot: Snapshot) -> tuple[Device, ...]:
@@ -148,8 +149,19 @@ def _enumerated(chosen: Iterable[tuple[Device, ...]], snapshot: Snapshot) -> tup
         return tuple(devices)
     if _driver_branch(snapshot.driver) < _MIG_ERA:
         return (instances[0],)
-    first_of = {_place(device): device for device in reversed(devices)}
-    return tuple(device for device in devices if first_of[_place(device)] is device)[:_MIG_LIMIT]
+    first_of: dict[tuple[str, str | int], Device] = {}
+    for device in devices:
+        first_of.setdefault(_place(device), device)
+    return tuple(first_of.values())[:_MIG_LIMIT]
+
+
+def _shown(chosen: list[tuple[Device, ...]], how: str, cut: str | None, snapshot: Snapshot) -> Visible:
+    """What CUDA makes of the tokens' devices; a token of which nothing is left is told."""
+    devices = _enumerated(chosen, snapshot)
+    shown = {device.uuid for device in devices}
+    if cut is None and any(shown.isdisjoint(device.uuid for device in group) for group in chosen):
+        cut = "a GPU in MIG mode shows its instances only: one of each GPU instance, before driver 570 one in all"
+    return Visible(devices, how, cut)
 
 
 def _driver_branch(driver: str | None) -> int:
@@ -171,7 +183,7 @@ def _by_integer(tokens: list[str], gpus: list[_Gpu], how: str, snapshot: Snapsho
         if cut:
             break
         chosen.append(number or 0)
-    return Visible(_enumerated((gpus[number].devices for number in chosen), snapshot), how, cut)
+    return _shown([gpus[number].devices for number in chosen], how, cut, snapshot)
 
 
 def _integer(token: str) -> int | None:
@@ -200,7 +212,7 @@ def _by_uuid(tokens: list[str], gpus: list[_Gpu], snapshot: Snapshot) -> Visible
         chosen.update(matches)
         # Nobody has shown what the driver does with a parent's UUID, nor which UUID a lost GPU had.
         sure = sure and not _is_parent(token, gpus) and (token in names or not snapshot.lost)
-    return Visible(_enumerated(chosen.values(), snapshot), "uuid" if sure else "guess", cut)
+    return _shown(list(chosen.values()), "uuid" if sure else "guess", cut, snapshot)
 
 
 _Choice = tuple[str, tuple[Device, ...]]
