@@ -6,6 +6,7 @@ thread; no handle outlives the call, so that nothing dangles after ``fork`` or a
 
 from __future__ import annotations
 
+import errno
 import logging
 import os
 import threading
@@ -146,8 +147,9 @@ def _within(timeout_s: float) -> Snapshot:
     with _lock:
         attempt = _running
         if attempt is None or attempt.outcome is not None:
-            attempt = _running = _Attempt()
+            attempt = _Attempt()
             attempt.start()
+            _running = attempt  # only now: one that could not start would be waited for by everyone after
     attempt.join(timeout_s)
     if attempt.outcome is None:
         raise _Failure(
@@ -209,11 +211,17 @@ def _init_failure(error: Any) -> _Failure:
     cause = error.__context__
     if code == _NO_LIBRARY and cause is not None:
         detail = f"{detail}: {cause}"  # pynvml says "not found" of a corrupt library too
-        if "No such file" not in str(cause):
+        if not _absent(cause):
             status, advice = Status.ERROR, "reinstall the driver's libnvidia-ml.so.1: it is there but cannot be loaded"
     elif library := _loaded_library():
         detail = f"{detail}, from {library}"
     return _Failure(status, detail, advice, code)
+
+
+def _absent(cause: BaseException) -> bool:
+    """Whether the loader found no file: in the words of glibc (which it may translate), musl, macOS or Windows."""
+    text = str(cause)
+    return os.strerror(errno.ENOENT) in text or "no such file" in text.lower() or isinstance(cause, FileNotFoundError)
 
 
 def _loaded_library() -> str | None:

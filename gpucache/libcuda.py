@@ -29,19 +29,24 @@ def ask_order(snapshot: Snapshot, environ: Mapping[str, str], timeout_s: float =
 
     if not sys.executable:
         return None
-    child = subprocess.Popen(
-        [sys.executable, "-I", __file__],
-        env={k: v for k, v in environ.items() if k not in _MASKS},
-        stdin=subprocess.DEVNULL,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.DEVNULL,
-        start_new_session=True,
-        text=True,
-    )
+    try:
+        child = subprocess.Popen(
+            [sys.executable, "-I", __file__],
+            env={k: v for k, v in environ.items() if k not in _MASKS},
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.DEVNULL,
+            start_new_session=True,
+            text=True,
+        )
+    except OSError:  # the interpreter was removed by an upgrade, or there is no process to be had
+        return None
     try:
         answer, _ = child.communicate(timeout=timeout_s)
     except subprocess.TimeoutExpired:
         child.kill()
+        if child.stdout is not None:
+            child.stdout.close()
         threading.Thread(target=child.wait, name="gpucache-reap", daemon=True).start()
         return None
     by_digits = {_digits(device.uuid): device.uuid for device in snapshot.devices}
