@@ -25,6 +25,18 @@ def make_directory(path: str) -> bool:
     Raises:
         ProvisionError: the operating system refused.
     """
+    made = _mkdir(path)
+    parent = os.path.dirname(path)
+    if made is None and parent != path:
+        make_directory(parent)
+        made = _mkdir(path)
+    if made is None:  # the parent is there, and still nothing can be made in it: /proc and autofs answer so
+        raise ProvisionError(path, errno.ENOENT)
+    return made
+
+
+def _mkdir(path: str) -> bool | None:
+    """Whether this call made the directory; None where its parent is missing."""
     try:
         os.mkdir(path, 0o700)
         return True
@@ -33,13 +45,9 @@ def make_directory(path: str) -> bool:
             raise ProvisionError(path, errno.ENOTDIR, "move away what is there") from None
         return False
     except FileNotFoundError:
-        parent = os.path.dirname(path)
-        if parent == path:
-            raise
+        return None
     except OSError as error:
         raise ProvisionError(path, error.errno or errno.EIO) from error
-    make_directory(parent)
-    return make_directory(path)
 
 
 def publish(path: str, data: bytes, staging: str) -> None:
@@ -77,8 +85,8 @@ def _sweep(staging: str) -> None:
             try:
                 if item.name.startswith("publish-") and time.time() - item.stat().st_mtime > _STALE_S:
                     os.unlink(item.path)
-            except FileNotFoundError:
-                continue  # another process swept it
+            except (FileNotFoundError, PermissionError, IsADirectoryError):
+                continue  # another process swept it, or it is not ours to sweep
 
 
 @contextmanager
@@ -94,9 +102,9 @@ def locked(path: str, *, timeout_s: float) -> Iterator[None]:
     """
     import filelock  # costs five times a bare interpreter's start
 
-    lock = filelock.FileLock(path, timeout=timeout_s, mode=0o600, poll_interval=_POLL_S)
+    lock = filelock.FileLock(path, mode=0o600)
     try:
-        lock.acquire()
+        lock.acquire(timeout_s, _POLL_S)
     except filelock.Timeout:
         raise LockTimeoutError(path, timeout_s, _holder(path)) from None
     except OSError as error:

@@ -43,17 +43,29 @@ def file_system(path: str) -> str | None:
     except OSError:
         return None
     real = os.path.realpath(path)
-    holding = [mount for mount in mounts if real == mount[0] or real.startswith(mount[0].rstrip("/") + "/")]
+    holding = [mount for mount in mounts if (real + "/").startswith(mount[0].rstrip("/") + "/")]
+    # A later mount may cover a deeper one; btrfs numbers its subvolumes apart from the mount.
+    device = _device(real)
+    holding = [mount for mount in holding if mount[1] == device] or holding
     # The last mount on the deepest point is the one on top.
-    return max(enumerate(holding), key=lambda item: (len(item[1][0]), item[0]))[1][1] if holding else None
+    return max(enumerate(holding), key=lambda item: (len(item[1][0]), item[0]))[1][2] if holding else None
 
 
-def _mount(line: str) -> tuple[str, str]:
+def _mount(line: str) -> tuple[str, str, str]:
+    """The mount point, the device and the type."""
     before, _, after = line.partition(" - ")
-    point = before.split(" ")[4]
+    _, _, device, _, point = before.split(" ")[:5]
     for code, character in (("\\040", " "), ("\\011", "\t"), ("\\012", "\n"), ("\\134", "\\")):
         point = point.replace(code, character)
-    return point, after.split(" ")[0]
+    return point, device, after.split(" ")[0]
+
+
+def _device(path: str) -> str | None:
+    try:
+        device = os.stat(path).st_dev
+    except OSError:
+        return None
+    return f"{os.major(device)}:{os.minor(device)}"
 
 
 def is_local(path: str) -> bool:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import lru_cache
 
 from gpucache import fs, paths
 from gpucache.device import Device, Snapshot
@@ -71,15 +72,15 @@ def recorded(root: str) -> Record | None:
 
 
 def _look(root: str, snapshot: Snapshot, trust: Trust) -> Record | None:
-    """The record when everything is there, without a lock; else None."""
-    if not vet(root, trust) or not all(vet_child(path, trust) for path in _own_directories(root)):
-        return None
+    """The record when everything is there, without a lock; else None. All that is there has then been vetted."""
+    there = [vet(root, trust), *(vet_child(path, trust) for path in _own_directories(root))]
     known = recorded(root)
-    if known is None or merge(known, snapshot, known.host) != known or _order_missing(snapshot, known):
+    record = merge(known, snapshot, paths.host_name())
+    names = directories(record, snapshot).values()
+    there += [vet_child(paths.device_directory(root, name), trust) for name in names]
+    if record != known or _order_missing(snapshot, known):
         return None
-    wanted = directories(known, snapshot).values()
-    there = all(vet_child(paths.device_directory(root, name), trust) for name in wanted)
-    return known if there and os.path.exists(paths.tag_path(root)) else None
+    return record if all(there) and os.path.exists(paths.tag_path(root)) else None
 
 
 def _own_directories(root: str) -> tuple[str, ...]:
@@ -88,9 +89,11 @@ def _own_directories(root: str) -> tuple[str, ...]:
 
 
 def _make(root: str, snapshot: Snapshot, trust: Trust, timeout_s: float, created: list[str]) -> Record:
-    for path in (root, *_own_directories(root)):
+    fs.make_directory(root)
+    vet(root, trust)  # another user may have made it first, or something above it
+    for path in _own_directories(root):
         fs.make_directory(path)
-        vet_child(path, trust)  # another user may have made it first
+        vet_child(path, trust)
     locks = fs.lock_directory(root, paths.own(root, "locks"))
     vet(locks, trust)
     with fs.locked(os.path.join(locks, "provision.lock"), timeout_s=timeout_s):
@@ -134,12 +137,18 @@ def _warnings(root: str, snapshot: Snapshot) -> tuple[str, ...]:
     found += [f"GPU {gpu.index} is lost: {gpu.text}" for gpu in snapshot.lost]
     if hasattr(os, "statvfs"):
         found += _disk_warnings(root)
-    if not is_local(root):
+    if (kind := _network(root, os.stat(root).st_dev)) is not None:
         found.append(
-            f"{root} is on a network file system ({file_system(root)}), where Triton is known to fail "
-            "with stale handles: prefer a local disk"
+            f"{root} is on a network file system ({kind}), where Triton is known to fail with stale handles: "
+            "prefer a local disk"
         )
     return tuple(found)
+
+
+@lru_cache(maxsize=64)
+def _network(root: str, device: int) -> str | None:
+    """The type of a network file system, None for a local one; remembered until another device is mounted there."""
+    return None if is_local(root) else file_system(root)
 
 
 def _disk_warnings(root: str) -> list[str]:

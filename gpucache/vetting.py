@@ -101,11 +101,14 @@ def vet_child(path: str, trust: Trust) -> bool:
 
     Raises:
         UnsafeDirectoryError: as `vet`.
+        ProvisionError: as `vet`.
     """
     try:
         found = os.lstat(path)
     except FileNotFoundError:
         return False
+    except OSError as error:
+        raise ProvisionError(path, error.errno or errno.EIO) from error
     if stat.S_ISLNK(found.st_mode):
         return vet(path, trust)
     if hasattr(os, "geteuid"):

@@ -1,0 +1,762 @@
+from __future__ import annotations
+
+import errno
+import json
+import os
+import re
+import shutil
+import signal
+import stat
+import subprocess
+import sys
+import threading
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import pytest
+from test_fs import PATIENCE_S, holder
+from test_vetting import ADA, BOB, acting_as, directory, tree
+
+import gpucache
+from gpucache import DeviceCacheRegistry, Provision, fs, mounts, paths
+from gpucache import provision as provision_module
+from gpucache.device import Device, Snapshot, Status, Unavailable, fake_devices
+from gpucache.errors import LockTimeoutError, ProvisionError, RecordError, UnsafeDirectoryError
+from gpucache.record import Record, merge, read
+
+TAG = b"Signature: 8a477f597d28d172789f06886806bc55"
+
+
+def machine_of(count: int) -> Snapshot:
+    """A machine with equal GPUs, whose order needs no libcuda."""
+    devices = (
+        Device(uuid=f"GPU-{number}", index=number, name="NVIDIA H100", compute_capability=(9, 0))
+        for number in range(count)
+    )
+    return Snapshot(status=Status.OK, source="nvml", devices=tuple(devices))
+
+
+FOUR = machine_of(4)
+NAMES = ("0", "1", "2", "3")
+
+
+def provision(root: Path | str, snapshot: Snapshot = FOUR, timeout_s: float = PATIENCE_S, **environ: str) -> Provision:
+    return DeviceCacheRegistry(root, snapshot, environ).provision(timeout_s)
+
+
+def record_file(root: Path | str) -> Path:
+    return Path(paths.record_path(str(root), paths.host_name()))
+
+
+def record_of(root: Path | str) -> Record:
+    return read(str(record_file(root)), paths.host_name())
+
+
+def whole(root: Path, count: int = 4) -> bool:
+    """Whether all is there as it should be, and nothing else."""
+    names = {str(number) for number in range(count)}
+    assert {path.name for path in (root / "triton").iterdir()} == names
+    assert (root / "CACHEDIR.TAG").read_bytes().startswith(TAG)
+    assert record_of(root) == merge(None, machine_of(count), paths.host_name())
+    return True
+
+
+@pytest.fixture
+def root(tmp_path: Path) -> Path:
+    return tmp_path / "parent" / "root"
+
+
+class TestWhatItMakes:
+    def test_the_first_call_makes_everything(self, root):
+        done = provision(root)
+        assert done == Provision(
+            root=str(root),
+            devices=FOUR.devices,
+            directories=NAMES,
+            created=NAMES,
+            warnings=done.warnings,
+        )
+        assert whole(root)
+
+    def test_every_directory_it_makes_is_private(self, root):
+        old = os.umask(0)
+        try:
+            provision(root)
+        finally:
+            os.umask(old)
+        made = [root.parent, root, *(path for path in root.rglob("*") if path.is_dir())]
+        assert len(made) == 2 + 6 + 4
+        assert {stat.S_IMODE(path.stat().st_mode) for path in made} == {0o700}
+
+    def test_nothing_of_it_can_be_read_by_others(self, root):
+        provision(root)
+        files = [path for path in root.rglob("*") if path.is_file()]
+        assert {stat.S_IMODE(path.stat().st_mode) for path in files} == {0o600}
+
+    def test_the_second_call_changes_nothing_and_takes_no_lock(self, root, monkeypatch):
+        provision(root)
+        before, text = tree(root), record_file(root).read_bytes()
+        monkeypatch.setattr(fs, "locked", pytest.fail)
+        monkeypatch.setattr(fs, "make_directory", pytest.fail)
+        again = provision(root)
+        assert (again.created, again.existing) == ((), NAMES)
+        assert tree(root) == before
+        assert record_file(root).read_bytes() == text
+
+    def test_constructing_makes_nothing(self, root):
+        DeviceCacheRegistry(root, FOUR, {})
+        assert not root.parent.exists()
+
+    def test_disabled_it_makes_nothing(self, root):
+        done = provision(root, GPUCACHE_DISABLE="1")
+        assert done == Provision(
+            root=str(root), devices=FOUR.devices, warnings=("GPUCACHE_DISABLE=1: nothing was made",)
+        )
+        assert not root.parent.exists()
+
+    def test_fake_devices_are_told(self, root):
+        fakes = Snapshot(status=Status.NO_DRIVER, source="fake", detail="there is no driver", devices=fake_devices(2))
+        assert "the devices are fake (no-driver): there is no driver" in provision(root, fakes).warnings
+
+    def test_lost_gpus_are_told(self, root):
+        lost = Snapshot(
+            status=Status.OK,
+            source="nvml",
+            devices=FOUR.devices[:2],
+            lost=(Unavailable(2, 15, "GPU is lost"),),
+        )
+        registry = DeviceCacheRegistry(root, lost, {"CUDA_DEVICE_ORDER": "PCI_BUS_ID"})
+        assert "GPU 2 is lost: GPU is lost" in registry.provision().warnings
+
+    def test_what_others_put_into_the_root_stays(self, root):
+        (root / "triton" / "0" / "KEY").mkdir(parents=True)
+        (root / "triton" / "0" / "KEY" / "kernel.cubin").write_text("compiled")
+        (root / "fxgraph").mkdir()
+        assert provision(root).created == ("1", "2", "3")
+        assert (root / "triton" / "0" / "KEY" / "kernel.cubin").read_text() == "compiled"
+        assert (root / "fxgraph").is_dir()
+
+
+class TestRepair:
+    @pytest.fixture(autouse=True)
+    def provisioned(self, root: Path) -> None:
+        provision(root)
+
+    def test_a_missing_device_directory_is_made_again(self, root):
+        (root / "triton" / "2").rmdir()
+        done = provision(root)
+        assert (done.created, done.existing) == (("2",), ("0", "1", "3"))
+        assert whole(root)
+
+    def test_a_missing_tag_is_written_again(self, root):
+        (root / "CACHEDIR.TAG").unlink()
+        assert provision(root).created == ()
+        assert whole(root)
+
+    def test_a_tag_that_leads_nowhere_is_replaced(self, root, tmp_path):
+        (root / "CACHEDIR.TAG").unlink()
+        (root / "CACHEDIR.TAG").symlink_to(tmp_path / "nowhere")
+        provision(root)
+        assert whole(root)
+        assert not (tmp_path / "nowhere").exists()
+
+    def test_a_missing_record_is_written_again(self, root):
+        text = record_file(root).read_bytes()
+        record_file(root).unlink()
+        assert provision(root).created == ()
+        assert record_file(root).read_bytes() == text
+
+    @pytest.mark.parametrize("length", [0, 1, 200, -2])
+    def test_a_torn_record_is_written_again_under_the_same_names(self, root, length):
+        text = record_file(root).read_bytes()
+        record_file(root).write_bytes(text[:length])
+        with pytest.raises(RecordError):
+            record_of(root)
+        assert provision(root).directories == NAMES
+        assert record_file(root).read_bytes() == text
+
+    @pytest.mark.parametrize("part", ["gpucache", "gpucache/v1/locks", "gpucache/v1/tmp", "gpucache/v1/devices"])
+    def test_every_part_of_ours_may_be_missing(self, root, part):
+        shutil.rmtree(root / part)
+        assert provision(root).created == ()
+        assert whole(root)
+
+    def test_a_worker_can_repair_from_the_record_alone(self, root):
+        (root / "triton" / "2").rmdir()
+        text = record_file(root).read_bytes()
+        assert DeviceCacheRegistry.load(root, {}).provision().created == ("2",)
+        assert record_file(root).read_bytes() == text
+
+    def test_a_host_that_has_grown_keeps_its_names(self, root):
+        done = provision(root, machine_of(6))
+        assert (done.created, done.existing) == (("4", "5"), NAMES)
+        assert whole(root, 6)
+
+    def test_a_file_where_a_device_directory_should_be_is_told(self, root):
+        (root / "triton" / "2").rmdir()
+        (root / "triton" / "2").write_text("mine")
+        with pytest.raises(ProvisionError, match="triton/2: Not a directory; move away what is there"):
+            provision(root)
+        assert (root / "triton" / "2").read_text() == "mine"
+
+    def test_a_file_where_triton_should_be_is_told(self, root):
+        shutil.rmtree(root / "triton")
+        (root / "triton").write_text("mine")
+        with pytest.raises(ProvisionError, match="triton: Not a directory"):
+            provision(root)
+        with pytest.raises(ProvisionError, match="triton.*: Not a directory"):
+            DeviceCacheRegistry.load(root, {})
+
+
+class TestRaces:
+    def test_the_loser_does_no_work_and_says_so(self, root, monkeypatch):
+        """Another process provisions while this one waits for the lock."""
+        locked = fs.locked
+
+        @contextmanager
+        def after_the_winner(path: str, *, timeout_s: float) -> Iterator[None]:
+            monkeypatch.setattr(fs, "locked", locked)
+            assert provision(root).created == NAMES
+            monkeypatch.setattr(fs, "publish", pytest.fail)
+            with locked(path, timeout_s=timeout_s):
+                yield
+
+        monkeypatch.setattr(fs, "locked", after_the_winner)
+        done = provision(root)
+        assert (done.created, done.existing) == ((), NAMES)
+        assert whole(root)
+
+    def test_the_record_takes_in_what_another_process_saw_meanwhile(self, root, monkeypatch):
+        """Two containers with two GPUs each, both numbered from 0, provision at once."""
+        here, there = two_containers()
+        locked = fs.locked
+
+        @contextmanager
+        def after_the_other(path: str, *, timeout_s: float) -> Iterator[None]:
+            monkeypatch.setattr(fs, "locked", locked)
+            assert provision(root, there).created == ("0", "1")
+            with locked(path, timeout_s=timeout_s):
+                yield
+
+        registry = DeviceCacheRegistry(root, here, {})
+        before = registry.directories[here.devices[0].uuid]
+        monkeypatch.setattr(fs, "locked", after_the_other)
+        assert registry.provision().created == ("2", "3")
+        assert [registry.path(ordinal) for ordinal in registry] == [f"{root}/triton/2", f"{root}/triton/3"]
+        assert before == f"{root}/triton/0"
+        names = record_of(root).names
+        assert sorted(names.values()) == list(NAMES)
+
+    def test_a_directory_that_vanishes_under_the_lock_is_told_or_made(self, root, monkeypatch):
+        """Somebody removes the whole cache while it is provisioned."""
+        publish = fs.publish
+
+        def after_the_removal(path: str, data: bytes, staging: str) -> None:
+            monkeypatch.setattr(fs, "publish", publish)
+            shutil.rmtree(root)
+            publish(path, data, staging)
+
+        monkeypatch.setattr(fs, "publish", after_the_removal)
+        with pytest.raises(ProvisionError) as caught:
+            provision(root)
+        assert caught.value.errno == errno.ENOENT
+        assert provision(root).created == NAMES
+        assert whole(root)
+
+    @pytest.mark.parametrize("shared", [False, True], ids=["own registry", "one registry"])
+    def test_sixteen_threads_at_once_make_each_directory_once(self, tmp_path, shared):
+        for number in range(5):
+            root = tmp_path / str(number)
+            start = threading.Barrier(16)
+            registries = [DeviceCacheRegistry(root, FOUR, {}) for _ in range(1 if shared else 16)] * (
+                16 if shared else 1
+            )
+
+            def run(registry: DeviceCacheRegistry, start: threading.Barrier = start) -> Provision:
+                start.wait(PATIENCE_S)
+                return registry.provision()
+
+            with ThreadPoolExecutor(16) as pool:
+                done = list(pool.map(run, registries))
+            assert sorted(name for each in done for name in each.created) == list(NAMES)
+            assert all(sorted(each.created + each.existing) == list(NAMES) for each in done)
+            assert whole(root)
+
+    def test_sixty_four_processes_at_once_make_each_directory_once(self, tmp_path):
+        """Twenty rounds, a fresh root each; no error, and every process finds all eight."""
+        eight = sorted(map(str, range(8)))
+        with workers(64) as everybody:
+            for number in range(20):
+                answers = everybody.provision(tmp_path / f"round-{number}" / "root", *[(0, 8)] * 64)
+                assert sorted(name for created, _ in answers for name in created) == eight
+                assert all(sorted(created + existing) == eight for created, existing in answers)
+                assert whole(tmp_path / f"round-{number}" / "root", 8)
+
+    def test_containers_that_provision_at_once_lose_nothing_of_each_others(self, tmp_path):
+        """Each sees one GPU, numbered 0; without the lock the last writer would forget the others."""
+        with workers(8) as containers:
+            for number in range(20):
+                root = tmp_path / f"round-{number}"
+                answers = containers.provision(root, *((gpu, gpu + 1) for gpu in range(8)))
+                assert sorted(name for created, _ in answers for name in created) == sorted(map(str, range(8)))
+                names = record_of(root).names
+                assert sorted(names) == [f"GPU-{gpu}" for gpu in range(8)]
+                assert sorted(names.values()) == sorted(map(str, range(8)))
+
+
+def two_containers() -> tuple[Snapshot, Snapshot]:
+    """What two containers of one host see: other GPUs, the same numbers."""
+    four = machine_of(4).devices
+    hidden = (Unavailable(2, 4, "no permission"), Unavailable(3, 4, "no permission"))
+
+    def container(devices: Sequence[Device]) -> Snapshot:
+        renumbered = tuple(
+            Device(uuid=device.uuid, index=index, name=device.name, compute_capability=(9, 0))
+            for index, device in enumerate(devices)
+        )
+        return Snapshot(status=Status.OK, source="nvml", devices=renumbered, hidden=hidden)
+
+    return container(four[2:]), container(four[:2])
+
+
+# ---- many processes
+
+INTERPRETER = os.path.realpath(sys.executable)  # no shim, so that strace counts our calls only
+BARE = {
+    "PYTHONPATH": os.pathsep.join([str(Path(gpucache.__file__).parents[1]), *filter(None, sys.path)]),
+    "PYTHONDONTWRITEBYTECODE": "1",
+    "PYTHONHASHSEED": "0",
+    "HOME": "/nowhere",
+}
+
+MACHINE = """
+import json, os, sys
+from gpucache.device import Device, Snapshot, Status, Unavailable
+from gpucache.registry import DeviceCacheRegistry
+import filelock, tempfile, hashlib
+def registry(root, first, last, count):
+    devices = tuple(
+        Device(uuid=f"GPU-{number}", index=number - first, name="NVIDIA H100", compute_capability=(9, 0))
+        for number in range(first, last)
+    )
+    hidden = tuple(Unavailable(index, 4, "no permission") for index in range(len(devices), count))
+    return DeviceCacheRegistry(root, Snapshot(status=Status.OK, source="nvml", devices=devices, hidden=hidden), {})
+"""
+
+WORKER = (
+    MACHINE
+    + """
+gate = int(sys.argv[1])
+for line in sys.stdin:
+    ours = registry(*json.loads(line))
+    print("ready", flush=True)
+    os.read(gate, 1)
+    done = ours.provision()
+    print(json.dumps([done.created, done.existing]), flush=True)
+"""
+)
+
+
+class Workers:
+    """Processes that provision when the gate opens for all of them at once."""
+
+    def __init__(self, processes: Sequence[subprocess.Popen[str]], gate: int) -> None:
+        self._processes = processes
+        self._gate = gate
+
+    def provision(self, root: Path, *views: tuple[int, int]) -> list[tuple[list[str], list[str]]]:
+        """What each made and found of eight GPUs, of which the nth process sees the range ``views[n]``."""
+        for process, (first, last) in zip(self._processes, views, strict=True):
+            process.stdin.write(json.dumps([str(root), first, last, 8]) + "\n")
+            process.stdin.flush()
+        assert [process.stdout.readline() for process in self._processes] == ["ready\n"] * len(self._processes)
+        os.write(self._gate, b"!" * len(self._processes))
+        return [json.loads(process.stdout.readline()) for process in self._processes]
+
+
+@contextmanager
+def workers(count: int) -> Iterator[Workers]:
+    gate, opener = os.pipe()
+    command = [INTERPRETER, "-S", "-c", WORKER, str(gate)]
+    pipes: dict[str, Any] = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "text": True}
+    processes = [subprocess.Popen(command, env=BARE, pass_fds=[gate], **pipes) for _ in range(count)]
+    try:
+        yield Workers(processes, opener)
+        for process in processes:
+            process.stdin.close()
+        assert {process.wait(PATIENCE_S) for process in processes} == {0}
+    finally:
+        for process in processes:
+            process.kill()
+            process.stdout.close()
+            process.wait()
+        os.close(gate)
+        os.close(opener)
+
+
+# ---- every system call
+
+PROVISION = (
+    MACHINE
+    + """
+def mark(name):
+    try:
+        os.rmdir("/gpucache-marker-" + name)
+    except FileNotFoundError:
+        pass
+ours = registry(sys.argv[1], 0, 4, 4)
+mark("begin")
+ours.provision()
+mark("end")
+"""
+)
+# What changes the disk, or a lock ("?": not on every architecture).
+CHANGING = (
+    "?mkdir,?mkdirat,?open,openat,?creat,write,?pwrite64,?writev,fsync,?fdatasync,?rename,?renameat,?renameat2,flock,"
+    "?link,?linkat,?symlink,?symlinkat,?unlink,?unlinkat,?rmdir,?chmod,fchmod,?fchmodat,?chown,fchown,?fchownat,"
+    "?truncate,ftruncate,?utimensat"
+)
+
+
+@pytest.fixture(scope="module")
+def strace() -> str:
+    found = shutil.which("strace")
+    if found is None or subprocess.run([found, "-o", "/dev/null", "true"], check=False).returncode:
+        pytest.skip("needs strace, and the permission to trace")
+    return found
+
+
+def traced(strace: str, log: Path, root: Path, *options: str) -> subprocess.CompletedProcess[bytes]:
+    command = [strace, "-f", "-o", log, *options, INTERPRETER, "-S", "-c", PROVISION, root]
+    return subprocess.run(command, env=BARE, capture_output=True, check=False, timeout=PATIENCE_S)
+
+
+def calls(strace: str, log: Path, root: Path) -> list[tuple[str, int, str]]:
+    """Each call between the marks: its name, its number among the process's calls of that name, its line."""
+    done = traced(strace, log, root, "-e", f"trace={CHANGING}")
+    assert done.returncode == 0, done.stderr
+    seen: Counter[str] = Counter()
+    found, between = [], False
+    for line in log.read_text().splitlines():
+        match = re.match(r"\d+ +(\w+)\(", line)
+        if match is None:
+            continue
+        seen[match[1]] += 1
+        if "gpucache-marker" in line:
+            between = "gpucache-marker-begin" in line
+        elif between:
+            found.append((match[1], seen[match[1]], line))
+    return found
+
+
+def alike(line: str, root: Path) -> str:
+    """A line of the trace without its result and what differs from run to run."""
+    line = line.rpartition(" = ")[0].replace(str(root.parent), "PARENT")
+    return re.sub(r"publish-\w+|\d+", "?", line).strip()
+
+
+def changes(name: str, line: str) -> bool:
+    """Whether it changes the disk or a lock; to open for reading does not."""
+    return name not in ("open", "openat") or any(flag in line for flag in ("O_CREAT", "O_TRUNC", "O_WRONLY", "O_RDWR"))
+
+
+class TestEverySystemCall:
+    def test_where_all_is_there_it_neither_locks_nor_writes(self, strace, tmp_path):
+        provision(tmp_path / "root")
+        found = calls(strace, tmp_path / "log", tmp_path / "root")
+        assert found, "the trace saw nothing of provision()"
+        assert [line for name, _, line in found if changes(name, line)] == []
+
+    @pytest.mark.parametrize("before", [0, 2], ids=["from nothing", "from two devices"])
+    def test_killed_at_any_of_them_it_leaves_nothing_that_the_next_call_does_not_complete(
+        self, strace, tmp_path, before
+    ):
+        """SIGKILL before each call that changes the disk or a lock; afterwards the record is whole, the lock free."""
+
+        def start(name: str) -> Path:
+            root = tmp_path / name / "root"
+            if before:
+                provision(root, machine_of(before))
+            return root
+
+        once = start("once")
+        points = [call for call in calls(strace, tmp_path / "log", once) if changes(call[0], call[2])]
+        assert len(points) >= 20
+        assert {"write", "fsync", "flock"} <= {name for name, _, _ in points}
+
+        def kill(point: tuple[str, int, str]) -> Path:
+            name, number, line = point
+            root, log = start(f"{name}-{number}"), tmp_path / f"{name}-{number}.log"
+            done = traced(strace, log, root, "-e", f"trace={name}", "-e", f"inject={name}:signal=KILL:when={number}")
+            assert done.returncode in (-signal.SIGKILL, 128 + signal.SIGKILL), (point, done)
+            assert alike(log.read_text().splitlines()[-2], root) == alike(line, once), "another call was hit"
+            return root
+
+        with ThreadPoolExecutor(os.cpu_count()) as pool:
+            for root in pool.map(kill, points):
+                check_after_kill(root, before)
+
+
+def check_after_kill(root: Path, before: int) -> None:
+    if before or record_file(root).exists():
+        states = [merge(None, machine_of(count), paths.host_name()) for count in (before, 4)]
+        record = record_of(root)  # it is not torn
+        assert record in states
+        assert all((root / "triton" / name).is_dir() for name in record.names.values())
+    locks, staging = (root / "gpucache" / "v1" / name for name in ("locks", "tmp"))
+    if locks.is_dir():
+        with fs.locked(str(locks / "provision.lock"), timeout_s=0):
+            pass
+    left = set(staging.glob("*"))
+    assert len(left) <= 1
+    done = provision(root, timeout_s=0)
+    assert sorted(done.created + done.existing) == list(NAMES)
+    assert whole(root)
+    assert provision(root).created == ()
+    assert set(staging.glob("*")) == left, "the young leftover is not yet swept, and there is no other"
+
+
+# ---- what the disk refuses
+
+Mount = Callable[..., Path]
+
+
+@pytest.fixture
+def mount(as_root: None) -> Iterator[Mount]:
+    """Mount something for the length of a test."""
+    points: list[Path] = []
+
+    def put(point: Path, *arguments: str) -> Path:
+        point.mkdir(parents=True, exist_ok=True)
+        subprocess.run(["mount", *arguments, point], check=True)
+        points.append(point)
+        return point
+
+    yield put
+    for point in reversed(points):
+        subprocess.run(["umount", "-l", point], check=True)
+
+
+def remount(point: Path, options: str) -> None:
+    subprocess.run(["mount", "-o", f"remount,{options}", point], check=True)
+
+
+def tmpfs(mount: Mount, point: Path, options: str = "size=1m") -> Path:
+    return mount(point, "-t", "tmpfs", "-o", f"mode=0700,{options}", "none")
+
+
+@pytest.mark.root
+class TestDisk:
+    @pytest.fixture(params=["read-only file system", "read-only bind mount"])
+    def read_only(self, request: pytest.FixtureRequest, tmp_path: Path, mount: Mount) -> Callable[[], None]:
+        """The root is on a mount that can be made read-only."""
+        point = tmp_path / "root"
+        if request.param == "read-only file system":
+            tmpfs(mount, point)
+            return lambda: remount(point, "ro")
+        directory(tmp_path / "shown", 0o700)
+        mount(point, "--bind", str(tmp_path / "shown"))
+        return lambda: remount(point, "bind,ro")
+
+    def test_on_a_read_only_disk_a_whole_cache_is_used(self, tmp_path, read_only):
+        root = tmp_path / "root"
+        provision(root)
+        read_only()
+        done = provision(root)
+        assert (done.created, done.existing) == ((), NAMES)
+        told = f"{root} is on a read-only file system: what is cached is used, nothing new is kept"
+        assert told in done.warnings
+
+    @pytest.mark.parametrize("missing", [".", "triton", "triton/2", "CACHEDIR.TAG", "gpucache", "gpucache/v1/locks"])
+    def test_on_a_read_only_disk_what_is_missing_is_told(self, tmp_path, read_only, missing):
+        root = tmp_path / "root"
+        if missing != ".":
+            provision(root)
+            shutil.rmtree(root / missing) if (root / missing).is_dir() else (root / missing).unlink()
+        read_only()
+        with pytest.raises(ProvisionError, match="Read-only file system; point GPUCACHE_DIR to a place") as caught:
+            provision(root)
+        assert caught.value.errno == errno.EROFS
+        assert caught.value.path.startswith(f"{root}/")
+        assert caught.value.path in str(caught.value)
+
+    def test_on_a_read_only_disk_a_missing_record_is_told(self, tmp_path, read_only):
+        root = tmp_path / "root"
+        provision(root)
+        record_file(root).unlink()
+        read_only()
+        with pytest.raises(ProvisionError) as caught:
+            provision(root)
+        assert caught.value.errno == errno.EROFS
+
+    @pytest.mark.parametrize("pages", [0, 1, 2])
+    def test_a_full_disk_is_told_and_leaves_nothing_half_made(self, tmp_path, mount, pages):
+        """With no page left the tag does not fit, with two the record does not."""
+        page = os.sysconf("SC_PAGE_SIZE")
+        root = tmpfs(mount, tmp_path / "root", f"size={16 * page}")
+        (root / "ballast").write_bytes(bytes((16 - pages) * page))
+        with pytest.raises(ProvisionError, match="No space left on device; .*with space left") as caught:
+            provision(root)
+        assert caught.value.errno == errno.ENOSPC
+        nothing_half_made(root)
+        (root / "ballast").unlink()
+        provision(root)
+        assert whole(root)
+
+    @pytest.mark.parametrize("inodes", range(2, 15))
+    def test_a_disk_without_inodes_is_told_and_leaves_nothing_half_made(self, tmp_path, mount, inodes):
+        """Whichever of the fourteen files and directories it is that cannot be made."""
+        root = tmpfs(mount, tmp_path / "root", f"nr_inodes={inodes}")
+        with pytest.raises(ProvisionError) as caught:
+            provision(root)
+        assert caught.value.errno == errno.ENOSPC
+        nothing_half_made(root)
+        remount(root, "nr_inodes=100")
+        provision(root)
+        assert whole(root)
+
+    def test_little_space_is_told(self, tmp_path, mount):
+        root = tmpfs(mount, tmp_path / "root", "size=1m,nr_inodes=100")
+        told = provision(root).warnings
+        assert f"{root} has 0 MiB left" in told
+        assert f"{root} has 85 inodes left, and a kernel takes nine" in told
+
+    def test_a_mount_without_execution_is_told(self, tmp_path, mount):
+        root = tmpfs(mount, tmp_path / "root", "noexec")
+        assert f"{root} is mounted noexec: Triton cannot load its launcher from there" in provision(root).warnings
+
+    def test_a_roomy_disk_gives_no_warning(self, tmp_path, mount):
+        assert provision(tmpfs(mount, tmp_path / "root", "size=1g,nr_inodes=100k")).warnings == ()
+
+    @pytest.mark.parametrize("mode", [0o500, 0o000])
+    def test_a_root_that_may_not_be_written_is_told(self, everyones, mode):
+        root = directory(everyones / "root", mode, ADA)
+        with acting_as(ADA), pytest.raises(ProvisionError, match="Permission denied; point GPUCACHE_DIR") as caught:
+            provision(root)
+        assert caught.value.errno == errno.EACCES
+        assert caught.value.path.startswith(str(root))
+
+    def test_a_whole_cache_of_roots_is_used_by_users_who_may_only_read(self, everyones):
+        root = everyones / "root"
+        provision(root)
+        for path in (root, *root.rglob("*")):
+            path.chmod(0o755 if path.is_dir() else 0o644)
+        with acting_as(ADA):
+            done = provision(root)
+        assert (done.created, done.existing) == ((), NAMES)
+
+
+def nothing_half_made(root: Path) -> None:
+    assert not list((root / "gpucache" / "v1" / "tmp").glob("*"))
+    assert not record_file(root).exists()
+    tag = root / "CACHEDIR.TAG"
+    assert not tag.exists() or tag.read_bytes().startswith(TAG)
+
+
+class TestLock:
+    def test_a_lock_that_another_process_keeps_is_told(self, root):
+        (root / "gpucache" / "v1" / "locks").mkdir(parents=True)
+        lock = str(root / "gpucache" / "v1" / "locks" / "provision.lock")
+        with holder(lock) as process, pytest.raises(LockTimeoutError) as caught:
+            provision(root, timeout_s=0.05)
+        assert (caught.value.path, caught.value.timeout_s) == (lock, 0.05)
+        assert f"held by process {process.pid} on {paths.host_name()} since 20" in str(caught.value)
+        assert not (root / "triton" / "0").exists()
+
+    def test_a_lock_that_another_process_keeps_does_not_matter_where_all_is_there(self, root):
+        provision(root)
+        with holder(str(root / "gpucache" / "v1" / "locks" / "provision.lock")):
+            assert provision(root, timeout_s=0).existing == NAMES
+
+
+class TestNetwork:
+    @pytest.fixture
+    def locks(self, root: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+        """The root is on NFS, as far as we are told; where its locks then are."""
+        for module in (mounts, provision_module):
+            monkeypatch.setattr(module, "file_system", lambda _: "nfs4")
+        path = Path(fs.lock_directory(str(root), str(root)))
+        path.rmdir()
+        yield path
+        shutil.rmtree(path, ignore_errors=True)
+
+    def test_it_is_told(self, root, locks):
+        told = f"{root} is on a network file system (nfs4), where Triton is known to fail with stale handles"
+        assert any(warning.startswith(told) for warning in provision(root).warnings)
+
+    def test_the_lock_is_taken_on_this_node(self, root, locks):
+        provision(root)
+        assert (locks / "provision.lock").exists()
+        assert not list((root / "gpucache" / "v1" / "locks").iterdir())
+        assert whole(root)
+
+    @pytest.mark.root
+    @pytest.mark.usefixtures("as_root")
+    def test_a_lock_directory_that_another_user_planted_is_refused(self, root, locks):
+        directory(locks, 0o777, BOB)
+        with pytest.raises(UnsafeDirectoryError) as caught:
+            provision(root)
+        assert caught.value.path == str(locks)
+        assert not list(locks.iterdir())
+
+
+# ---- the order that only libcuda knows
+
+MIXED = """
+import json, sys
+from gpucache import DeviceCacheRegistry
+registry = DeviceCacheRegistry(sys.argv[1])
+before = registry.visible.how
+done = registry.provision()
+loaded = open("/proc/self/maps").read()
+assert "libnvidia-ml" in loaded and "libcuda" not in loaded, "CUDA belongs into a child"
+print(json.dumps([before, registry.visible.how, [device.index for device in registry.devices], done.directories]))
+"""
+
+
+class TestOrder:
+    """Two different GPUs, which CUDA may enumerate in either order."""
+
+    FIRST, SECOND = "aaaaaaaa000040008000000000000000", "bbbbbbbb000040008000000000000001"
+
+    @pytest.fixture
+    def run(
+        self, python: Callable[..., Any], machine: Callable[[str], dict[str, str]], root: Path
+    ) -> Callable[..., Any]:
+        def run(*order: str, **environ: str) -> list[Any]:
+            env = {**machine("mixed"), "FAKECUDA_UUIDS": ",".join(order), **environ}
+            done = python(MIXED, root, env=env)
+            assert done.returncode == 0, done.stderr
+            return json.loads(done.stdout)
+
+        return run
+
+    def test_it_is_asked_once_and_recorded(self, run, root):
+        """The answer to a second question would be another one."""
+        assert run(self.SECOND, self.FIRST) == ["guess", "driver", [1, 0], ["0", "1"]]
+        text = record_file(root).read_bytes()
+        assert run(self.FIRST, self.SECOND) == ["driver", "driver", [1, 0], ["0", "1"]]
+        assert record_file(root).read_bytes() == text
+        assert record_of(root).cuda_order == tuple(
+            f"GPU-{digits[:8]}-0000-4000-8000-{digits[20:]}" for digits in (self.SECOND, self.FIRST)
+        )
+
+    def test_numbers_in_a_mask_count_in_that_order(self, run):
+        assert run(self.SECOND, self.FIRST, CUDA_VISIBLE_DEVICES="0") == ["guess", "driver", [1], ["0", "1"]]
+
+    @pytest.mark.parametrize("environ", [{"FAKECUDA_INIT": "100"}, {"FAKECUDA_UUIDS": "ff" * 16}])
+    def test_without_an_answer_it_stays_a_guess_until_there_is_one(self, run, root, environ):
+        assert run(**environ) == ["guess", "guess", [0, 1], ["0", "1"]]
+        assert record_of(root).cuda_order is None
+        assert run(self.SECOND, self.FIRST) == ["guess", "driver", [1, 0], ["0", "1"]]
+        assert len(record_of(root).cuda_order or ()) == 2
+
+    def test_equal_gpus_need_no_question(self, root, monkeypatch):
+        from gpucache import libcuda
+
+        monkeypatch.setattr(libcuda, "ask_order", pytest.fail)
+        provision(root)
