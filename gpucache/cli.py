@@ -6,24 +6,26 @@ command does, or with 127 (not found) or 126 (not executable) as a shell would.
 
 from __future__ import annotations
 
+import errno
 import json
 import os
-import re
-import shlex
+import shutil
 import sys
-from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING, Any, NoReturn
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, NoReturn
 
 import click
 
-from gpucache import __version__
+from gpucache import __version__, formats
 from gpucache.errors import GpuCacheError
 
 if TYPE_CHECKING:
-    from gpucache.device import Device
     from gpucache.registry import DeviceCacheRegistry
 
-_root = click.option("--root", type=click.Path(), help="Cache root, instead of $GPUCACHE_DIR and torch's default.")
+# Not readable: whether a directory may be used is for vetting to say, with its reasons.
+_root = click.option(
+    "--root", type=click.Path(readable=False), help="Cache root, instead of $GPUCACHE_DIR and torch's default."
+)
 _json = click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 _require_gpu = click.option("--require-gpu", is_flag=True, help="Fail instead of making up a device.")
 
@@ -45,8 +47,10 @@ def main(argv: Sequence[str] | None = None) -> int:
         return 1
     except (click.Abort, KeyboardInterrupt):
         return 130
-    except BrokenPipeError:
-        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)  # whoever read has gone; so must what is still buffered
+    except _OutputError as error:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)  # what is still buffered must not fail again at exit
+        if error.cause.errno != errno.EPIPE:  # whoever read has gone, and knows why
+            _say(f"error: could not write to stdout: {error.cause.strerror}")
         return 1
     except Exception:
         return _unexpected()
@@ -65,8 +69,29 @@ def _unexpected() -> int:
     return 3
 
 
+class _OutputError(Exception):
+    def __init__(self, cause: OSError) -> None:
+        super().__init__(cause)
+        self.cause = cause
+
+
+def _print(text: str) -> None:
+    """Data: the very bytes of a path, whatever the locale."""
+    try:
+        data = os.fsencode(text)
+    except UnicodeEncodeError:  # a product's name, in a locale that lacks its letters
+        data = text.encode("utf-8", "surrogateescape")
+    try:
+        click.echo(data)
+    except OSError as error:
+        raise _OutputError(error) from error
+
+
 def _say(text: str) -> None:
-    click.echo(text, err=True)
+    try:
+        click.echo(text, err=True)
+    except (OSError, ValueError):
+        return  # nobody can be told
 
 
 def _log_to_stderr(level: str) -> None:
@@ -103,21 +128,19 @@ def devices(root: str | None, as_json: bool, require_gpu: bool) -> None:
     gpucache devices --json --require-gpu
     """
     registry = _discovered(root, require_gpu)
+    rows = formats.device_rows(registry)
+    visible = registry.visible
     if as_json:
-        _print_json(
-            {
-                "root": registry.root,
-                **registry.snapshot.as_json(),
-                "how": registry.visible.how,
-                "cut": registry.visible.cut,
-                "devices": _rows(registry),
-            }
-        )
+        about = {"root": registry.root, **registry.snapshot.as_json(), "how": visible.how, "cut": visible.cut}
+        _print_json({**about, "devices": rows})
         return
-    columns = ("ordinal", "directory", "name", "capability", "memory", "uuid")
-    _print_table(columns, [_cells(row) for row in _rows(registry)])
-    if registry.visible.cut:
-        _say(f"note: {registry.visible.cut}")
+    _print_table(formats.COLUMNS, [formats.device_cells(row) for row in rows])
+    if visible.cut:
+        _say(f"note: {visible.cut}")
+    if visible.how == "guess":
+        from gpucache.visible import guess_advice
+
+        _say(f"note: {guess_advice(registry.snapshot)}")
 
 
 @cli.command()
@@ -137,6 +160,7 @@ def provision(root: str | None, as_json: bool, require_gpu: bool) -> None:
     done = registry.provision()
     for warning in done.warnings:
         _say(f"warning: {warning}")
+    rows = formats.device_rows(registry)
     if as_json:
         about = registry.snapshot.as_json()
         _print_json(
@@ -146,13 +170,15 @@ def provision(root: str | None, as_json: bool, require_gpu: bool) -> None:
                 "created": list(done.created),
                 "existing": list(done.existing),
                 "warnings": list(done.warnings),
-                "devices": _rows(registry),
+                "devices": rows,
             }
         )
         return
-    made = dict.fromkeys(done.created, "created")
-    rows = [(row["path"], made.get(row["directory"], "existing"), row["uuid"]) for row in _rows(registry)]
-    _print_table(("path", "state", "uuid"), rows)
+    states = dict.fromkeys(done.created, "created") | dict.fromkeys(done.existing, "existing")
+    _print_table(
+        ("path", "state", "uuid"),
+        [(row["path"], states.get(row["directory"], "not made"), row["uuid"]) for row in rows],
+    )
 
 
 @cli.command()
@@ -169,9 +195,9 @@ def path(ordinal: int, root: str | None, as_json: bool) -> None:
     registry = _recorded(root)
     found = registry.path(ordinal)
     if as_json:
-        _print_json(_row(registry.devices[ordinal], found, ordinal))
+        _print_json(formats.device_row(registry.devices[ordinal], found, ordinal))
     else:
-        click.echo(found)
+        _print(found)
 
 
 @cli.command()
@@ -186,36 +212,20 @@ def env(ordinal: int, root: str | None, form: str, as_json: bool) -> None:
     eval "$(gpucache env 0)"
     gpucache env 0 --format fish | source
     """
-    variables = _recorded(root).environ(ordinal)
+    from gpucache.paths import DISABLE
+    from gpucache.vetting import is_on
+
+    variables = {} if is_on(os.environ, DISABLE) else _recorded(root).environ(ordinal)
     if as_json or form == "json":
         _print_json(variables)
         return
     for name, value in variables.items():
-        click.echo(_FORMATS[form](name, value))
+        _print(formats.VARIABLE_FORMATS[form](name, value))
 
 
-def _fish(name: str, value: str) -> str:
-    quoted = value.replace("\\", "\\\\").replace("'", "\\'")
-    return f"set -gx {name} '{quoted}'"
-
-
-def _dotenv(name: str, value: str) -> str:
-    if re.fullmatch(r"[\w@%+=:,./-]*", value, re.ASCII):
-        return f"{name}={value}"
-    escaped = re.sub(r'([\\"$`])', r"\\\1", value).replace("\n", "\\n")
-    return f'{name}="{escaped}"'
-
-
-_FORMATS: dict[str, Callable[[str, str], str]] = {
-    "sh": lambda name, value: f"export {name}={shlex.quote(value)}",
-    "fish": _fish,
-    "dotenv": _dotenv,
-}
-
-
-@cli.command(context_settings={"ignore_unknown_options": True, "allow_interspersed_args": False})
+@cli.command(context_settings={"allow_interspersed_args": False})
 @click.option("--device", type=int, metavar="ORDINAL", help="CUDA ordinal, instead of the local rank's.")
-@click.option("--root", type=click.Path(), help="Cache root, instead of $GPUCACHE_DIR and torch's default.")
+@_root
 @click.option("--strict", is_flag=True, help="Fail when the directories cannot be had, instead of going on without.")
 @click.option("--force", is_flag=True, help="Replace what you have set, too.")
 @click.argument("command", nargs=-1, required=True, type=click.UNPROCESSED)
@@ -231,32 +241,28 @@ def run(device: int | None, root: str | None, strict: bool, force: bool, command
     srun gpucache run -- python train.py
     gpucache run --device 2 -- python tune.py
     """
+    if not command[0]:
+        raise click.UsageError("COMMAND is empty")
+    environ, failure = dict(os.environ), 0
     try:
         environ = _launched(device, root, force)
     except GpuCacheError as error:
         _complain(error)
-        if strict:
-            return 1
-        environ = None
+        failure = 1
     except Exception:
-        # Our failure is never the command's.
-        code = _unexpected()
-        if strict:
-            return code
-        environ = None
-    if environ is None:
+        failure = _unexpected()  # a defect of ours is no reason for the command not to run
+    if failure and strict:
+        return failure
+    if failure:
         _say(f"warning: executing {command[0]} with its environment unchanged")
-    return _execute(command, dict(os.environ) if environ is None else environ)
+    return _execute(command, environ)
 
 
 def _launched(device: int | None, root: str | None, force: bool) -> dict[str, str]:
     from gpucache.launch import launch_environ
 
     _log_to_stderr("ERROR")
-    base = dict(os.environ)
-    if root:
-        base["GPUCACHE_DIR"] = os.path.abspath(root)
-    environ, report = launch_environ(base, device=device, force=force)
+    environ, report = launch_environ(os.environ, device=device, force=force, root=root)
     for warning in report.warnings:
         _say(f"warning: {warning}")
     for setting in report.settings:
@@ -268,15 +274,20 @@ def _launched(device: int | None, root: str | None, force: bool) -> dict[str, st
 def _execute(command: Sequence[str], environ: dict[str, str]) -> int:
     import signal
 
-    for name in ("SIGPIPE", "SIGXFSZ"):  # Python ignores these two, and an ignored signal stays so across exec
+    # Python ignores these two, and an ignored signal stays so across exec. Whether our parent had them ignored as well
+    # cannot be told any more.
+    for name in ("SIGPIPE", "SIGXFSZ"):
         if hasattr(signal, name):
             signal.signal(getattr(signal, name), signal.SIG_DFL)
-    sys.stdout.flush()
     try:
         os.execvpe(command[0], list(command), environ)
     except OSError as error:
+        if error.errno == errno.ENOEXEC:  # a script without a shebang
+            return _execute(
+                ["/bin/sh", shutil.which(command[0], path=environ.get("PATH")) or command[0], *command[1:]], environ
+            )
         _say(f"error: {command[0]}: {error.strerror}")
-        return 127 if isinstance(error, FileNotFoundError) else 126
+        return 127 if error.errno in (errno.ENOENT, errno.ENOTDIR) else 126
 
 
 # ---- what several commands share
@@ -296,47 +307,23 @@ def _recorded(root: str | None) -> DeviceCacheRegistry:
     return DeviceCacheRegistry.load(root)
 
 
-def _rows(registry: DeviceCacheRegistry) -> list[dict[str, Any]]:
-    """Every device of the machine: its fields, its directory, and its ordinal in this process if it has one."""
-    ordinals = {device.uuid: ordinal for ordinal, device in enumerate(registry.devices)}
-    return [
-        _row(device, registry.directories[device.uuid], ordinals.get(device.uuid))
-        for device in registry.snapshot.devices
-    ]
-
-
-def _row(device: Device, path: str, ordinal: int | None) -> dict[str, Any]:
-    known = {"fake": device.fake, **device.as_json()}
-    return {"ordinal": ordinal, "directory": os.path.basename(path), "path": path, **known}
-
-
-def _cells(row: dict[str, Any]) -> tuple[str, ...]:
-    capability = row.get("compute_capability")
-    memory = row.get("memory_bytes")
-    return (
-        "-" if row["ordinal"] is None else str(row["ordinal"]),
-        row["directory"],
-        row.get("name") or "-",
-        f"{capability[0]}.{capability[1]}" if capability else "-",
-        f"{memory / 2**30:.1f} GiB" if memory else "-",
-        row["uuid"],
-    )
-
-
 def _print_json(value: object) -> None:
-    click.echo(json.dumps(value, indent=2))
+    _print(json.dumps(value, indent=2))
 
 
 def _print_table(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
     """A table on a terminal; tab-separated lines, without a head, when piped."""
-    if not sys.stdout.isatty():
+    if sys.stdout is None or not sys.stdout.isatty():
         for row in rows:
-            click.echo("\t".join(row))
+            _print("\t".join(row))
         return
     from rich.console import Console
     from rich.table import Table
 
-    table = Table(*columns, box=None, pad_edge=False, header_style="bold")
+    table = Table(box=None, pad_edge=False, header_style="bold")
+    for column in columns:
+        # What one copies is folded where it does not fit, never cut.
+        table.add_column(column, overflow="fold" if column in ("path", "uuid") else "ellipsis")
     for row in rows:
         table.add_row(*row)
     Console().print(table)

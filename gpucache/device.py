@@ -41,6 +41,8 @@ class Device:
     """``GPU-…`` or ``MIG-…`` as NVML spells it; ``FAKE-…`` for a fake. The one identity of a device."""
     index: int | None = None
     """NVML's number of the GPU (of the parent, for a MIG instance). Not an identity: containers renumber."""
+    minor: int | None = None
+    """The number of its node, ``/dev/nvidia<minor>`` (the parent's, for a MIG instance). Containers keep it."""
     pci_bus_id: str | None = None
     """``00000000:1b:00.0``: eight-digit domain, lower case. A MIG instance has its parent's."""
     name: str | None = None
@@ -104,6 +106,7 @@ class Device:
 _FIELD_TYPES: dict[str, type] = {
     "uuid": str,
     "index": int,
+    "minor": int,
     "pci_bus_id": str,
     "name": str,
     "compute_capability": tuple,
@@ -159,7 +162,7 @@ class Snapshot:
     cuda: int | None = None
     """CUDA version of the driver: 13000 is 13.0."""
     cuda_order: tuple[str, ...] | None = None
-    """UUIDs in the order in which libcuda enumerates them unmasked, when it has been asked."""
+    """UUIDs in libcuda's order, unmasked; empty when it gave no answer, None when it was not asked."""
 
     @property
     def fake(self) -> bool:

@@ -313,6 +313,7 @@ def _gpu(nvml: Any, handle: Any, uuid: str, index: int) -> Device:
     return Device(
         uuid=uuid,
         index=index,
+        minor=_field(nvml, nvml.nvmlDeviceGetMinorNumber, handle),
         pci_bus_id=_field(nvml, lambda: _bus_id(nvml.nvmlDeviceGetPciInfo(handle).busId)),
         name=_field(nvml, nvml.nvmlDeviceGetName, handle),
         compute_capability=_capability(nvml, handle),
@@ -340,6 +341,7 @@ def _instance(nvml: Any, handle: Any, uuid: str, slot: int, parent: Device) -> D
     return Device(
         uuid=uuid,
         index=parent.index,
+        minor=parent.minor,
         pci_bus_id=parent.pci_bus_id,
         parent_uuid=parent.uuid,
         slot=slot,

@@ -25,11 +25,11 @@ def make_directory(path: str) -> bool:
     Raises:
         ProvisionError: the operating system refused.
     """
-    made = _mkdir(path)
-    parent = os.path.dirname(path)
-    if made is None and parent != path:
-        make_directory(parent)
-        made = _mkdir(path)
+    missing = [path]
+    while (made := _mkdir(missing[-1])) is None and os.path.dirname(missing[-1]) != missing[-1]:
+        missing.append(os.path.dirname(missing[-1]))
+    for step in reversed(missing[:-1]):
+        made = _mkdir(step)
     if made is None:  # the parent is there, and still nothing can be made in it: /proc and autofs answer so
         raise ProvisionError(path, errno.ENOENT)
     return made

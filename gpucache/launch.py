@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import os
 import re
+import zlib
 from collections.abc import Mapping
 from dataclasses import dataclass
 
 from gpucache import paths
-from gpucache.device import Status
 from gpucache.errors import RecordError
 from gpucache.registry import DeviceCacheRegistry
 from gpucache.vetting import is_on
@@ -47,27 +48,30 @@ class LaunchReport:
 
 
 def launch_environ(
-    base: Mapping[str, str], *, device: int | None = None, force: bool = False
+    base: Mapping[str, str], *, device: int | None = None, force: bool = False, root: str | None = None
 ) -> tuple[dict[str, str], LaunchReport]:
     """The environment that gives a command its device's directories, provisioned; and a report of every change.
 
     ``device`` is a CUDA ordinal under ``base``'s mask. Without it: the one visible device; else the one that the
-    local rank of torchrun, mpirun or srun says; else none, and only the root is set. What the user set is kept unless
-    ``force``; what an outer call set (`GPUCACHE_SET` names it) is replaced. The record is used when it is current,
-    and NVML asked only otherwise.
+    local rank of torchrun, mpirun or srun says; else none, and only the root is set. ``root`` wins over `GPUCACHE_DIR`.
+    What the user set is kept unless ``force``; what an outer call set, and nobody changed since (`GPUCACHE_SET` tells),
+    is replaced. The record is used where the kernel shows exactly its GPUs, and NVML asked otherwise.
 
     Raises:
         GpuCacheError: discovery, vetting or provisioning failed, or the device does not exist.
     """
     if is_on(base, paths.DISABLE):
         return dict(base), LaunchReport(f"{paths.DISABLE}=1: nothing is set")
-    ours = {name for name in base.get(SET_BY_US, "").split(",") if name}
+    ours = _set_by_outer(base)
     # The outer call's pin was for the outer command; its root still holds.
     environ = {name: value for name, value in base.items() if name != paths.PINNED_DEVICE or name not in ours}
+    if root is not None:
+        environ[paths.ROOT] = root
     registry, warnings = _provisioned(environ)
     ordinal, choice = _ordinal(registry, base, device)
     wanted = _root_only(registry) if ordinal is None else registry.environ(ordinal)
-    considered = (_setting(name, base, wanted.get(name), ours, force, choice) for name in _VARIABLES)
+    force_of = {name: force or (name == paths.ROOT and root is not None) for name in _VARIABLES}
+    considered = (_setting(name, base, wanted.get(name), ours, force_of[name], choice) for name in _VARIABLES)
     settings = [setting for setting in considered if setting is not None]
     return _applied(base, settings, ours), LaunchReport(choice, tuple(settings), warnings)
 
@@ -76,7 +80,9 @@ _VARIABLES = (paths.ROOT, paths.PINNED_DEVICE, paths.INDUCTOR_ROOT, paths.TRITON
 
 
 def _provisioned(environ: Mapping[str, str]) -> tuple[DeviceCacheRegistry, tuple[str, ...]]:
-    registry = _current(environ) or DeviceCacheRegistry(environ=environ)
+    registry = _current(environ)
+    if registry is None:  # not `or`: a registry without devices is false
+        registry = DeviceCacheRegistry(environ=environ)
     warnings = registry.provision().warnings
     if environ.get(paths.PINNED_DEVICE):  # the user's
         registry = DeviceCacheRegistry.load(environ=environ)
@@ -86,17 +92,17 @@ def _provisioned(environ: Mapping[str, str]) -> tuple[DeviceCacheRegistry, tuple
 def _current(environ: Mapping[str, str]) -> DeviceCacheRegistry | None:
     """The registry from the record, or None where NVML must be asked.
 
-    A MIG layout changes under a running machine and nothing cheap tells, so those are always looked up; so are fakes
-    that nobody asked for, since a driver may have come.
+    The kernel must show exactly the recorded GPUs. A MIG layout changes under a running machine and nothing cheap
+    tells, so those are always looked up; so is a UUID that is not on record.
     """
     try:
         registry = DeviceCacheRegistry.load(environ=environ)
     except RecordError:
         return None
-    snapshot = registry.snapshot
-    unasked = snapshot.fake and snapshot.status is not Status.REQUESTED
-    changeable = unasked or snapshot.mig_parents or snapshot.lost or registry.visible.how == "guess"
-    return None if changeable else registry
+    snapshot, visible = registry.snapshot, registry.visible
+    unsure = snapshot.mig_parents or snapshot.lost or visible.how == "guess"
+    unknown = visible.how == "uuid" and visible.cut is not None
+    return registry if registry.checked and not unsure and not unknown else None
 
 
 def _root_only(registry: DeviceCacheRegistry) -> dict[str, str]:
@@ -168,10 +174,12 @@ def _setting(
         return Setting(name, "set", wanted, choice)
     if had == wanted:
         return Setting(name, "kept", had, "it has the right value")
+    if name != paths.PINNED_DEVICE and os.path.abspath(had) == wanted:
+        return Setting(name, "replaced", wanted, f"the same as {had}, for a process that is elsewhere")
     if name in ours:
         return Setting(name, "replaced", wanted, f"an outer gpucache run set it; {choice}")
     if force:
-        return Setting(name, "replaced", wanted, f"--force, over {had}")
+        return Setting(name, "replaced", wanted, f"as asked, over {had}")
     return Setting(name, "kept", had, f"you set it; with --force it would be {wanted}")
 
 
@@ -184,5 +192,16 @@ def _applied(base: Mapping[str, str], settings: list[Setting], ours: set[str]) -
             environ[setting.name] = setting.value
     made = {setting.name for setting in settings if setting.action in ("set", "replaced")}
     made |= {setting.name for setting in settings if setting.action == "kept" and setting.name in ours}
-    environ[SET_BY_US] = ",".join(name for name in _VARIABLES if name in made)
+    environ[SET_BY_US] = ",".join(_mark(name, environ[name]) for name in _VARIABLES if name in made)
     return environ
+
+
+def _mark(name: str, value: str) -> str:
+    """A name and a checksum of the value we gave it, by which an inner call knows whether the user changed it since."""
+    return f"{name}:{zlib.crc32(os.fsencode(value)):08x}"
+
+
+def _set_by_outer(environ: Mapping[str, str]) -> set[str]:
+    """The variables that an outer call set and that still have its value."""
+    marks = set(environ.get(SET_BY_US, "").split(","))
+    return {name for name in _VARIABLES if name in environ and _mark(name, environ[name]) in marks}

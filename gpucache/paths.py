@@ -14,6 +14,8 @@ import os
 import re
 from collections.abc import Mapping
 
+from gpucache.errors import ConfigurationError
+
 ROOT = "GPUCACHE_DIR"
 INDUCTOR_ROOT = "TORCHINDUCTOR_CACHE_DIR"
 TRITON_DIRECTORY = "TRITON_CACHE_DIR"
@@ -22,9 +24,25 @@ DISABLE = "GPUCACHE_DISABLE"
 
 
 def resolve_root(root: str | os.PathLike[str] | None, environ: Mapping[str, str]) -> str:
-    """The absolute root: the argument, else the environment's, else torch's default. ``""`` counts as unset."""
-    chosen = os.fspath(root) if root is not None else ""
-    return os.path.abspath(chosen or environ.get(ROOT) or environ.get(INDUCTOR_ROOT) or default_root(environ))
+    """The absolute root: the argument, else the environment's, else torch's default. ``""`` counts as unset.
+
+    Raises:
+        ConfigurationError: it is relative to a directory that is gone, or there is no temporary directory.
+    """
+    chosen = (os.fspath(root) if root is not None else "") or environ.get(ROOT) or environ.get(INDUCTOR_ROOT)
+    return absolute(chosen) if chosen else absolute(default_root(environ))
+
+
+def absolute(path: str) -> str:
+    """The path as an absolute one.
+
+    Raises:
+        ConfigurationError: it is relative, and the current directory is gone.
+    """
+    try:
+        return os.path.abspath(path)
+    except FileNotFoundError:
+        raise ConfigurationError(ROOT, path, "an absolute path, and the current directory is gone") from None
 
 
 def default_root(environ: Mapping[str, str]) -> str:
@@ -33,10 +51,17 @@ def default_root(environ: Mapping[str, str]) -> str:
     After torch 2.13.0 `_inductor/runtime/cache_dir_utils.py` `default_cache_dir`: nine characters of a user name
     become ``_``, and a user id without a passwd entry is named ``uid_<id>``. The temporary directory is
     `tempfile.gettempdir()`, so it is the process's own whatever ``environ`` holds.
+
+    Raises:
+        ConfigurationError: there is no temporary directory.
     """
     import tempfile  # costs more to import than all of this module
 
-    return os.path.join(tempfile.gettempdir(), "torchinductor_" + re.sub(r'[\\/:*?"<>|]', "_", _user_name(environ)))
+    try:
+        directory = tempfile.gettempdir()
+    except FileNotFoundError as error:
+        raise ConfigurationError("TMPDIR", environ.get("TMPDIR", ""), f"usable ({error.strerror})") from None
+    return os.path.join(directory, "torchinductor_" + re.sub(r'[\\/:*?"<>|]', "_", _user_name(environ)))
 
 
 def _user_name(environ: Mapping[str, str]) -> str:
@@ -62,6 +87,12 @@ def device_directory(root: str, name: str) -> str:
 def own(root: str, *parts: str) -> str:
     """Something of ours, below ``gpucache/v1``."""
     return "/".join((root, "gpucache", "v1", *parts))
+
+
+def own_directories(root: str) -> tuple[str, ...]:
+    """The directories between the root and what is read or made in it, outermost first."""
+    inner = tuple(own(root, name) for name in ("devices", "locks", "tmp"))
+    return (f"{root}/triton", f"{root}/gpucache", own(root), *inner)
 
 
 def record_path(root: str, host: str) -> str:

@@ -13,7 +13,7 @@ from gpucache.errors import RecordError
 from gpucache.mounts import file_system, is_local
 from gpucache.record import Record, directories, merge, read
 from gpucache.vetting import Trust, vet, vet_child
-from gpucache.visible import visible_devices
+from gpucache.visible import guess_advice, visible_devices
 
 _TAG = b"""Signature: 8a477f597d28d172789f06886806bc55
 # This directory is a cache made by gpucache.
@@ -58,7 +58,7 @@ def provision(
         directories=tuple(names.values()),
         created=tuple(created),
         existing=tuple(name for name in names.values() if name not in created),
-        warnings=_warnings(root, snapshot),
+        warnings=_warnings(root, snapshot, known),
     )
 
 
@@ -73,25 +73,20 @@ def recorded(root: str) -> Record | None:
 
 def _look(root: str, snapshot: Snapshot, trust: Trust) -> Record | None:
     """The record when everything is there, without a lock; else None. All that is there has then been vetted."""
-    there = [vet(root, trust), *(vet_child(path, trust) for path in _own_directories(root))]
+    there = [vet(root, trust), *(vet_child(path, trust) for path in paths.own_directories(root))]
     known = recorded(root)
     record = merge(known, snapshot, paths.host_name())
     names = directories(record, snapshot).values()
     there += [vet_child(paths.device_directory(root, name), trust) for name in names]
-    if record != known or _order_missing(snapshot, known):
+    if record != known or _order_missing(snapshot, known, record):
         return None
     return record if all(there) and os.path.exists(paths.tag_path(root)) else None
-
-
-def _own_directories(root: str) -> tuple[str, ...]:
-    own = tuple(paths.own(root, name) for name in ("devices", "locks", "tmp"))
-    return (os.path.join(root, "triton"), os.path.join(root, "gpucache"), paths.own(root), *own)
 
 
 def _make(root: str, snapshot: Snapshot, trust: Trust, timeout_s: float, created: list[str]) -> Record:
     fs.make_directory(root)
     vet(root, trust)  # another user may have made it first, or something above it
-    for path in _own_directories(root):
+    for path in paths.own_directories(root):
         fs.make_directory(path)
         vet_child(path, trust)
     locks = fs.lock_directory(root, paths.own(root, "locks"))
@@ -113,27 +108,36 @@ def _make(root: str, snapshot: Snapshot, trust: Trust, timeout_s: float, created
 # ---- the order that only libcuda knows
 
 
-def _order_missing(snapshot: Snapshot, known: Record | None) -> bool:
-    """Whether libcuda should be asked: not by a worker, and not when the answer is on record."""
-    if snapshot.source == "record" or snapshot.fake:
+def _order_missing(snapshot: Snapshot, known: Record | None, record: Record) -> bool:
+    """Whether libcuda should be asked: not by a worker, and not again (or for want of an answer) while nothing changed.
+
+    A question costs the start of CUDA, half a second or, on a sick node, the whole time limit.
+    """
+    if snapshot.source == "record" or not _guessed(snapshot, record):
         return False
-    order = snapshot.cuda_order or (known.cuda_order if known else None)
-    return visible_devices(snapshot.with_order(order), {}).how == "guess"
+    return record != known or record.cuda_order is None
+
+
+def _guessed(snapshot: Snapshot, record: Record) -> bool:
+    return visible_devices(snapshot.with_order(record.cuda_order), {}).how == "guess"
 
 
 def _with_order(root: str, snapshot: Snapshot, environ: Mapping[str, str]) -> Snapshot:
-    if not _order_missing(snapshot, recorded(root)):
+    known = recorded(root)
+    if not _order_missing(snapshot, known, merge(known, snapshot, paths.host_name())):
         return snapshot
     from gpucache.libcuda import ask_order
 
-    return snapshot.with_order(ask_order(snapshot, environ))
+    return snapshot.with_order(ask_order(snapshot, environ) or ())
 
 
 # ---- what will hurt later
 
 
-def _warnings(root: str, snapshot: Snapshot) -> tuple[str, ...]:
+def _warnings(root: str, snapshot: Snapshot, record: Record) -> tuple[str, ...]:
     found = [f"the devices are fake ({snapshot.status.value}): {snapshot.detail}"] if snapshot.fake else []
+    if _guessed(snapshot, record):
+        found.append(guess_advice(snapshot))
     found += [f"GPU {gpu.index} is lost: {gpu.text}" for gpu in snapshot.lost]
     if hasattr(os, "statvfs"):
         found += _disk_warnings(root)

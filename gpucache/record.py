@@ -58,10 +58,10 @@ class Record:
         return {entry.device.uuid: entry.directory for entry in self.entries}
 
     @property
-    def gpu_count(self) -> int:
-        """How many physical GPUs the host has, the lost ones included."""
-        gpus = {entry.device.gpu_uuid for entry in self.entries if entry.present}
-        return len(gpus | {parent.uuid for parent in self.mig_parents}) + len(self.lost)
+    def gpus(self) -> dict[str, int | None]:
+        """The physical GPUs of the host, lost ones excepted: UUID to the minor number of its node."""
+        found = {entry.device.gpu_uuid: entry.device.minor for entry in self.entries if entry.present}
+        return found | {parent.uuid: parent.minor for parent in self.mig_parents}
 
     @property
     def renumbered(self) -> bool:

@@ -10,8 +10,8 @@ from gpucache.device import Device, Snapshot, requested_fakes
 from gpucache.errors import DeviceIndexError, RecordError
 from gpucache.provision import Provision, provision, recorded
 from gpucache.record import Record, directories, merge, read
-from gpucache.vetting import TRUST_UIDS, TRUST_WORLD_WRITABLE, Trust, is_on, vet, vet_child
-from gpucache.visible import DEVICE_ORDER, VISIBLE_DEVICES, Visible, visible_devices
+from gpucache.vetting import TRUST_UIDS, TRUST_WORLD_WRITABLE, Trust, is_on, vet, vet_child, vet_file
+from gpucache.visible import DEVICE_ORDER, VISIBLE_DEVICES, Visible, guess_advice, visible_devices
 
 _SETTINGS = (paths.DISABLE, TRUST_UIDS, TRUST_WORLD_WRITABLE, VISIBLE_DEVICES, DEVICE_ORDER)
 
@@ -24,7 +24,7 @@ class DeviceCacheRegistry:
     threads.
     """
 
-    __slots__ = ("_paths", "_settings", "devices", "directories", "root", "snapshot", "visible")
+    __slots__ = ("_paths", "_settings", "checked", "devices", "directories", "root", "snapshot", "visible")
 
     root: str
     """Absolute path of the cache root."""
@@ -34,6 +34,8 @@ class DeviceCacheRegistry:
     """UUID of every device of the machine, seen by this process or not, to the path of its directory."""
     snapshot: Snapshot
     """Every device of the machine, as discovered or as recorded."""
+    checked: bool
+    """Whether the devices are surely this process's: discovered now, or the very ones that the kernel shows it."""
     visible: Visible
     """How `CUDA_VISIBLE_DEVICES` made ``devices`` out of the snapshot."""
 
@@ -62,6 +64,7 @@ class DeviceCacheRegistry:
         if snapshot.cuda_order is None and known is not None:
             snapshot = snapshot.with_order(known.cuda_order)
         record = merge(known, snapshot, paths.host_name())
+        self.checked = True
         self._set(root, snapshot, environ, record, visible_devices(snapshot, environ))
 
     @classmethod
@@ -81,7 +84,10 @@ class DeviceCacheRegistry:
         root = paths.resolve_root(root, environ)
         trust = Trust.parse(environ)
         vet(root, trust)
+        for directory in paths.own_directories(root):
+            vet_child(directory, trust)
         path = paths.record_path(root, host)
+        vet_file(path, trust)
         record = read(path, host)
         requested = requested_fakes(environ)
         if record.fake and requested is None and nodes.driver_loaded():
@@ -89,8 +95,10 @@ class DeviceCacheRegistry:
         for name in record.names.values():
             vet_child(paths.device_directory(root, name), trust)
         snapshot = requested or record.snapshot()
+        whole = sees_all(record)
         registry = cls.__new__(cls)
-        registry._set(root, snapshot, environ, record, _recorded_visible(path, record, snapshot, environ))
+        registry.checked = bool(whole) or requested is not None
+        registry._set(root, snapshot, environ, record, _recorded_visible(path, record, snapshot, environ, whole))
         return registry
 
     def path(self, ordinal: int) -> str:
@@ -138,6 +146,10 @@ class DeviceCacheRegistry:
     def provision(self, timeout_s: float = 60.0) -> Provision:
         """Make the root, its tag, a directory for every device of the snapshot, and the record, where missing.
 
+        Where only libcuda knows the order of the GPUs (unlike ones, MIG, a lost one) it is asked once, in a child with
+        this process's environment less the mask; the answer, or that there was none, is recorded until something
+        changes.
+
         Any number of processes and threads may call it at once: each directory is made once, under one lock. Where
         everything is there it takes no lock. A process killed at any instant leaves nothing that the next call does
         not complete. Atomic for readers, not durable across a power cut. The record merges what other processes have
@@ -148,7 +160,8 @@ class DeviceCacheRegistry:
 
         Raises:
             UnsafeDirectoryError: somebody else could plant code in the root. Nothing was made.
-            ProvisionError: the operating system refused (read-only, full, no permission).
+            ProvisionError: the operating system refused (read-only, full, no permission). What was made until then stays,
+                each directory and file of it whole, and the next call goes on from there.
             LockTimeoutError: another process held the lock all the time; the message names it.
         """
         if is_on(self._settings, paths.DISABLE):
@@ -177,31 +190,50 @@ class DeviceCacheRegistry:
         self._paths = {ordinal: self.directories[device.uuid] for ordinal, device in enumerate(visible.devices)}
 
 
-def _recorded_visible(path: str, record: Record, snapshot: Snapshot, environ: Mapping[str, str]) -> Visible:
+def _recorded_visible(
+    path: str, record: Record, snapshot: Snapshot, environ: Mapping[str, str], whole: bool | None
+) -> Visible:
     """What this process sees of the recorded devices; an error where the record cannot tell."""
     pinned = environ.get(paths.PINNED_DEVICE)
     if pinned:
         known = (*snapshot.devices, *(entry.device for entry in record.entries))
         device = next((device for device in known if device.uuid == pinned), None)
         if device is None:
-            raise RecordError(path, f"{paths.PINNED_DEVICE}={pinned} is not on record")
+            raise RecordError(
+                path,
+                f"{paths.PINNED_DEVICE}={pinned} is not on record",
+                f"run `gpucache provision` on this host, or unset {paths.PINNED_DEVICE}",
+            )
         return Visible((device,), "uuid")
     visible = visible_devices(snapshot, environ)
     if visible.how == "guess":
         import logging
 
-        logging.getLogger("gpucache").warning("%s: the order of its GPUs is a guess; set CUDA_DEVICE_ORDER", path)
-    if visible.how in ("uuid", "none", "fake") or _sees_all(record):
+        logging.getLogger("gpucache").warning("%s: %s", path, guess_advice(snapshot))
+    if visible.how in ("uuid", "none", "fake") or whole or (whole is None and not record.renumbered):
         return visible
     raise RecordError(
         path,
-        f"this process does not see all {record.gpu_count} GPUs on record (a container or cgroup), "
+        f"this process does not see just the {len(record.gpus)} GPUs on record (a container, a cgroup, or new GPUs), "
         "so a number does not say which GPU is meant",
         f"start it under `gpucache run`, or set {paths.PINNED_DEVICE} or {VISIBLE_DEVICES} to a UUID; "
-        "if the host's GPUs have changed, delete the record and run `gpucache provision`",
+        "if the host's GPUs have changed, run `gpucache provision` (delete the record first if some are gone)",
     )
 
 
-def _sees_all(record: Record) -> bool:
+def sees_all(record: Record) -> bool | None:
+    """Whether this process may open exactly the GPUs on record, by the kernel's word; None where that cannot be told.
+
+    A lost GPU has no UUID on record, but its node is still there.
+    """
     openable = nodes.openable_gpus()
-    return not record.renumbered if openable is None else openable == record.gpu_count
+    if openable is None or record.fake:
+        return None
+    if all(node.uuid for node in openable):
+        seen: set[object] = {node.uuid for node in openable}
+        known: set[object] = set(record.gpus)
+    elif None not in record.gpus.values():
+        seen, known = {node.minor for node in openable}, set(record.gpus.values())
+    else:
+        return None if len(openable) == len(record.gpus) + len(record.lost) else False
+    return known <= seen and len(seen - known) <= len(record.lost)

@@ -116,6 +116,28 @@ def vet_child(path: str, trust: Trust) -> bool:
     return True
 
 
+def vet_file(path: str, trust: Trust) -> None:
+    """Check a file that is about to be believed, in a directory that has been vetted. A missing one is fine.
+
+    Raises:
+        UnsafeDirectoryError: it is another user's, or everybody may write it, or it is no plain file.
+    """
+    try:
+        found = os.lstat(path)
+    except OSError:
+        return
+    if not hasattr(os, "geteuid"):
+        return
+    if not stat.S_ISREG(found.st_mode):
+        raise UnsafeDirectoryError(path, "is not a plain file", "remove it and run `gpucache provision`")
+    if found.st_uid not in (os.geteuid(), 0) and found.st_uid not in trust.uids:
+        raise UnsafeDirectoryError(
+            path, f"belongs to uid {found.st_uid}, not to uid {os.geteuid()}", "remove it and run `gpucache provision`"
+        )
+    if found.st_mode & stat.S_IWOTH and not trust.world_writable:
+        raise UnsafeDirectoryError(path, "everybody may write it", "remove it and run `gpucache provision`")
+
+
 def _vet_directory(path: str, found: os.stat_result, trust: Trust) -> None:
     if not stat.S_ISDIR(found.st_mode):
         raise ProvisionError(path, errno.ENOTDIR, "move away what is there")
@@ -134,6 +156,8 @@ def _vet_directory(path: str, found: os.stat_result, trust: Trust) -> None:
 
 
 def _vet_ancestor(path: str, found: os.stat_result, trust: Trust) -> None:
+    if not stat.S_ISDIR(found.st_mode):
+        raise ProvisionError(path, errno.ENOTDIR, "move away what is there")
     if found.st_mode & stat.S_IWOTH and not found.st_mode & stat.S_ISVTX and not trust.world_writable:
         raise UnsafeDirectoryError(
             path,

@@ -72,6 +72,16 @@ def visible_devices(snapshot: Snapshot, environ: Mapping[str, str]) -> Visible:
     return _by_integer(mask.split(","), ordered, how, snapshot)
 
 
+def guess_advice(snapshot: Snapshot) -> str:
+    """What to do where nobody knows the order of the snapshot's GPUs."""
+    unlike = not _any_mig(_physical(snapshot)) and not snapshot.lost
+    way = f"set {DEVICE_ORDER}=PCI_BUS_ID, or name" if unlike else "name"
+    return (
+        "libcuda did not say in which order it counts these GPUs, so that a number may mean another GPU: "
+        f"{way} devices by UUID in {VISIBLE_DEVICES}"
+    )
+
+
 def _physical(snapshot: Snapshot) -> list[_Gpu]:
     """The GPUs in NVML's order, each with what CUDA could enumerate of it."""
     found: dict[str, list[Device]] = {parent.uuid: [] for parent in snapshot.mig_parents}

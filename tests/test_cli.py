@@ -77,7 +77,8 @@ def test_devices_lists_them_and_makes_nothing(gpucache, machine, root):
         "2\t0\tNVIDIA A100-SXM4-80GB\t8.0\t80.0 GiB\tGPU-aaaaaaaa-0000-4000-8000-000000000000\n"
         "0\t1.0\tNVIDIA A100-SXM4-80GB MIG\t8.0\t10.0 GiB\tMIG-11111111-df4c-5451-979d-3231ccb0822e\n"
         "1\t1.2\tNVIDIA A100-SXM4-80GB MIG\t8.0\t10.0 GiB\tMIG-22222222-c95f-5ef2-a935-195bd0094fbd\n",
-        "",
+        "note: libcuda did not say in which order it counts these GPUs, so that a number may mean another GPU: "
+        "name devices by UUID in CUDA_VISIBLE_DEVICES\n",
     )
     assert not root.exists()
 
@@ -221,6 +222,52 @@ def test_every_command_has_help_with_an_example(command, gpucache):
     assert "\n  gpucache " in done.stdout
 
 
+def test_a_full_disk_behind_stdout_is_an_error_and_no_defect(two):
+    with open("/dev/full", "w") as full:
+        done = subprocess.run(
+            [sys.executable, "-m", "gpucache", "devices"], env=two, stdout=full, stderr=subprocess.PIPE, text=True
+        )
+    assert (done.returncode, done.stderr) == (1, "error: could not write to stdout: No space left on device\n")
+
+
+def test_a_path_keeps_its_bytes_in_any_locale(two, tmp_path):
+    root = os.fsencode(tmp_path) + b"/n\xc3\xbc-\xff"
+    environ = {**two, "LC_ALL": "POSIX", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0"}
+    for words in (["provision"], ["path", "1"]):
+        done = subprocess.run(
+            [sys.executable, "-m", "gpucache", *words, "--root", root], env=environ, capture_output=True
+        )
+    assert done.stdout == root + b"/triton/1\n"
+
+
+def test_a_current_directory_that_is_gone_is_an_expected_failure(two, tmp_path):
+    gone = tmp_path / "gone"
+    gone.mkdir()
+    script = f"cd {gone} && rmdir {gone} && exec {sys.executable} -P -m gpucache provision --root here"
+    if sys.version_info < (3, 11):
+        script = script.replace(" -P", "")
+    done = subprocess.run(["bash", "-c", script], env=two, capture_output=True, text=True)
+    assert done.returncode == 1
+    assert "the current directory is gone" in done.stderr
+
+
+def test_another_users_private_directory_is_refused_with_the_way_out(as_root, two, everyones, python):
+    theirs = everyones / "theirs"
+    theirs.mkdir(mode=0o700)
+    os.chown(theirs, 54321, 54321)
+    code = """if True:
+        import os, sys, signal, traceback, click, gpucache.launch, gpucache.formats
+        from gpucache import cli
+        os.setgroups([]), os.setgid(54322), os.setuid(54322)
+        sys.exit(cli.main(sys.argv[1:]))
+    """
+    done = python(code, "path", 0, "--root", theirs, env=two)
+    assert done.returncode == 1
+    assert f"error: {theirs}: belongs to uid 54321" in done.stderr
+    done = python(code, "run", "--root", theirs, "--", "echo", "ran", env=two)
+    assert (done.returncode, done.stdout) == (0, "ran\n")
+
+
 # ---- on a terminal
 
 
@@ -244,6 +291,13 @@ def test_a_terminal_gets_a_table_with_a_head(two):
     shown = _on_a_terminal("devices", env={**two, "TERM": "xterm-256color", "COLUMNS": "120"})
     assert "ordinal" in shown
     assert "\x1b[" in shown
+
+
+def test_a_narrow_terminal_folds_what_one_copies(machine, tmp_path):
+    shown = _on_a_terminal("devices", env={**machine("h100x4"), "TERM": "dumb", "COLUMNS": "60"})
+    assert "…" not in shown.split("GPU-")[1].split("\n")[0]
+    compact = "".join(line[-16:].strip() for line in shown.splitlines())
+    assert "9942190a" in compact
 
 
 def test_no_color_is_respected(two):
@@ -277,6 +331,31 @@ def test_run_executes_the_command_in_its_devices_directories(gpucache, two, root
 def test_run_passes_the_commands_own_options_on(gpucache, two):
     done = gpucache("run", sys.executable, "-c", "import sys; print(sys.argv)", "--device", "--", "-x", env=two)
     assert done.stdout == "['-c', '--device', '--', '-x']\n"
+
+
+def test_run_does_not_take_a_mistyped_option_for_the_command(gpucache, two):
+    done = gpucache("run", "--strict", "--foce", "--", "echo", "y", env=two)
+    assert (done.returncode, done.stdout) == (2, "")
+    assert gpucache("run", "--", "", env=two).returncode == 2
+
+
+@pytest.mark.parametrize("where", [">&-", "2>/dev/full", "2>&-", "2>&1 >/dev/null | true", "<&-"])
+def test_run_executes_the_command_whatever_became_of_the_standard_streams(where, two, tmp_path):
+    done = subprocess.run(
+        ["bash", "-c", f"{sys.executable} -m gpucache run -- touch {tmp_path}/ran {where}; sleep 0; wait"],
+        env={**two, "TRITON_CACHE_DIR": "/mine"},
+        capture_output=True,
+        timeout=60,
+    )
+    assert (tmp_path / "ran").exists(), done
+
+
+def test_run_gives_a_script_without_a_shebang_to_the_shell(gpucache, two, tmp_path):
+    script = tmp_path / "plain"
+    script.write_text("echo $1 $TRITON_CACHE_DIR\n")
+    script.chmod(0o755)
+    done = gpucache("run", "--device", 1, "--", script, "a", env=two)
+    assert done.stdout == f"a {two['GPUCACHE_DIR']}/triton/1\n"
 
 
 def test_run_takes_a_root(gpucache, two, tmp_path):
@@ -351,6 +430,8 @@ def test_what_the_user_set_is_kept_and_told(gpucache, two):
 
 def test_disabled_the_command_runs_as_if_we_were_not_there(gpucache, two, root):
     environ = {**two, "GPUCACHE_DISABLE": "1"}
+    assert facts(gpucache("env", 0, env=environ)) == (0, "", "")
+    assert "not made" in gpucache("provision", env=environ).stdout
     assert show(gpucache("run", "--", sys.executable, "-c", SHOW, env=environ)) == show(
         subprocess.run([sys.executable, "-c", SHOW], env=environ, capture_output=True, text=True, check=True)
     )

@@ -23,6 +23,7 @@ from gpucache.errors import ConfigurationError
 INSTANCE = Device(
     uuid="MIG-22222222-c95f-5ef2-a935-195bd0094fbd",
     index=1,
+    minor=1,
     pci_bus_id="00000000:0b:00.0",
     name="NVIDIA A100-SXM4-80GB MIG 3g.40gb",
     compute_capability=(8, 0),
@@ -50,6 +51,7 @@ _devices = st.builds(
     Device,
     uuid=st.text(min_size=1),
     index=_number,
+    minor=_number,
     pci_bus_id=_text,
     name=_text,
     compute_capability=st.none() | st.tuples(st.integers(), st.integers()),

@@ -95,6 +95,7 @@ def test_four_gpus_are_found_with_every_field(on_machine):
     assert snapshot.devices[0] == Device(
         uuid="GPU-9942190a-aa31-4ff1-4aa9-c388d80f85f1",
         index=0,
+        minor=0,
         pci_bus_id="00000000:1b:00.0",
         name="NVIDIA H100 80GB HBM3",
         compute_capability=(9, 0),
@@ -129,6 +130,7 @@ def test_a_gpu_in_mig_mode_gives_its_instances_also_behind_a_hole(on_machine):
     assert snapshot.devices[2] == Device(
         uuid="MIG-22222222-c95f-5ef2-a935-195bd0094fbd",
         index=1,
+        minor=1,
         pci_bus_id="00000000:0b:00.0",
         name="NVIDIA A100-SXM4-80GB MIG",
         compute_capability=(8, 0),
@@ -222,6 +224,7 @@ def test_a_gpu_with_an_undecodable_uuid_is_lost(on_machine):
 
 def test_only_the_uuid_is_required(on_machine):
     symbols = ("Name", "PciInfo_v3", "CudaComputeCapability", "MemoryInfo", "MemoryInfo_v2", "NumGpuCores", "MigMode")
+    symbols += ("MinorNumber",)
     on_machine(
         "error.nvmlSystemGetDriverVersion = UNKNOWN\nerror.nvmlSystemGetNVMLVersion = UNKNOWN\n"
         "error.nvmlSystemGetCudaDriverVersion_v2 = LIBRARY_NOT_FOUND\n[gpu]\nuuid = GPU-1\n"

@@ -1,7 +1,7 @@
 from __future__ import annotations
 
 import pytest
-from test_registry import LIKE, bare_dev, gpus  # noqa: F401  (a fixture)
+from test_registry import LIKE, bare_dev, gpus, show  # noqa: F401  (a fixture)
 
 from gpucache import DeviceCacheRegistry, DeviceIndexError, RecordError, UnsafeDirectoryError, launch_environ
 from gpucache.launch import local_rank
@@ -126,7 +126,7 @@ def test_an_empty_variable_counts_as_unset(base, tmp_path):
 
 def test_an_inner_launch_replaces_exactly_what_the_outer_one_set(base, tmp_path):
     outer, _ = launch_environ({**base, "TORCHINDUCTOR_CACHE_DIR": "/mine"}, device=2)
-    assert outer["GPUCACHE_SET"] == "GPUCACHE_DEVICE,TRITON_CACHE_DIR"
+    assert [mark.split(":")[0] for mark in outer["GPUCACHE_SET"].split(",")] == ["GPUCACHE_DEVICE", "TRITON_CACHE_DIR"]
     inner, report = launch_environ({**outer, "LOCAL_RANK": "5"})
     assert inner["TRITON_CACHE_DIR"] == str(tmp_path / "root" / "triton" / "5")
     assert inner["GPUCACHE_DEVICE"] == "FAKE-5"
@@ -190,6 +190,7 @@ def no_nvml(monkeypatch):
 def test_a_current_record_is_used_without_asking_nvml(tmp_path, no_nvml, bare_dev):  # noqa: F811
     root = str(tmp_path / "root")
     DeviceCacheRegistry(root, gpus(*LIKE), {}).provision()
+    show(bare_dev, *LIKE)
     environ, _ = launch_environ({"GPUCACHE_DIR": root, "LOCAL_RANK": "4"})
     assert environ["GPUCACHE_DEVICE"] == LIKE[4].uuid
 
@@ -197,12 +198,58 @@ def test_a_current_record_is_used_without_asking_nvml(tmp_path, no_nvml, bare_de
 def test_a_missing_directory_is_made_again_from_the_record(tmp_path, no_nvml, bare_dev):  # noqa: F811
     root = tmp_path / "root"
     DeviceCacheRegistry(str(root), gpus(*LIKE), {}).provision()
+    show(bare_dev, *LIKE)
     (root / "triton" / "4").rmdir()
     launch_environ({"GPUCACHE_DIR": str(root), "LOCAL_RANK": "4"})
     assert (root / "triton" / "4").is_dir()
 
 
-@pytest.mark.parametrize("stale", ["partial view", "torn", "unasked fakes", "lost"])
+def test_a_mask_that_hides_all_is_answered_from_the_record_too(tmp_path, no_nvml, bare_dev):  # noqa: F811
+    root = str(tmp_path / "root")
+    DeviceCacheRegistry(root, gpus(*LIKE), {}).provision()
+    show(bare_dev, *LIKE)
+    environ, _ = launch_environ({"GPUCACHE_DIR": root, "CUDA_VISIBLE_DEVICES": ""})
+    assert "GPUCACHE_DEVICE" not in environ
+
+
+def test_each_task_of_a_cgroup_gets_its_own_gpu_starting_from_nothing(tmp_path, on_machine, conf):
+    """One after another, each sees another GPU as index 0; there are no nodes here to tell them apart by."""
+    root = tmp_path / "root"
+    seen = []
+    for number in range(4):
+        on_machine(f"[gpu]\nuuid = {LIKE[number].uuid}\nbus_id = {LIKE[number].pci_bus_id}\nminor = {number}\n")
+        environ, _ = launch_environ({"GPUCACHE_DIR": str(root)})
+        seen.append((environ["TRITON_CACHE_DIR"], environ["GPUCACHE_DEVICE"]))
+    assert seen == [(str(root / "triton" / str(number)), LIKE[number].uuid) for number in range(4)]
+
+
+def test_a_guessed_order_is_told(tmp_path, on_machine):
+    on_machine("mixed")
+    _, report = launch_environ({"GPUCACHE_DIR": str(tmp_path / "root"), "LOCAL_RANK": "0"})
+    assert "libcuda did not say in which order" in report.warnings[0]
+
+
+def test_what_the_user_set_between_two_launches_is_kept(base):
+    outer, _ = launch_environ(base, device=2)
+    inner, report = launch_environ({**outer, "TRITON_CACHE_DIR": "/user"}, device=1)
+    assert inner["TRITON_CACHE_DIR"] == "/user"
+    assert actions(report)["TRITON_CACHE_DIR"] == "kept"
+
+
+def test_a_root_that_is_given_wins(base, tmp_path):
+    environ, report = launch_environ(base, device=1, root=str(tmp_path / "other"))
+    assert environ["GPUCACHE_DIR"] == environ["TORCHINDUCTOR_CACHE_DIR"] == str(tmp_path / "other")
+    assert actions(report)["GPUCACHE_DIR"] == "replaced"
+    assert "GPUCACHE_DIR:" in environ["GPUCACHE_SET"]
+
+
+def test_a_relative_root_is_made_absolute_for_the_command(base, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    environ, _ = launch_environ({**base, "GPUCACHE_DIR": "./root/"})
+    assert environ["GPUCACHE_DIR"] == str(tmp_path / "root")
+
+
+@pytest.mark.parametrize("stale", ["partial view", "torn", "unasked fakes", "lost", "unknown uuid"])
 def test_a_record_that_is_not_current_is_renewed_through_nvml(stale, tmp_path, on_machine, bare_dev):  # noqa: F811
     root = tmp_path / "root"
     on_machine("h100x4")
@@ -211,14 +258,14 @@ def test_a_record_that_is_not_current_is_renewed_through_nvml(stale, tmp_path, o
         on_machine("init_error = DRIVER_NOT_LOADED\n")
         seen = None
     DeviceCacheRegistry(str(root), seen, {}).provision()
-    if stale == "partial view":
-        (bare_dev / "nvidia0").touch()
-    elif stale == "torn":
+    show(bare_dev, *(LIKE[:1] if stale == "partial view" else LIKE))
+    mask = {"CUDA_VISIBLE_DEVICES": "GPU-9942190a"} if stale == "unknown uuid" else {}
+    if stale == "torn":
         record = next((root / "gpucache/v1/devices").iterdir())
         record.write_bytes(record.read_bytes()[:40])
     elif stale == "lost":
         on_machine("odd")
         DeviceCacheRegistry(str(root), None, {}).provision()
     on_machine("h100x4")
-    environ, _ = launch_environ({"GPUCACHE_DIR": str(root), "LOCAL_RANK": "0"})
+    environ, _ = launch_environ({"GPUCACHE_DIR": str(root), "LOCAL_RANK": "0", **mask})
     assert environ["GPUCACHE_DEVICE"] == "GPU-9942190a-aa31-4ff1-4aa9-c388d80f85f1"

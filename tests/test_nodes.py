@@ -5,12 +5,14 @@ import os
 import pytest
 
 from gpucache import nodes
+from gpucache.nodes import Node
 
 
 @pytest.fixture
 def dev(tmp_path, monkeypatch):
     """Make the nodes that the kernel shows."""
     monkeypatch.setattr(nodes, "DEV", str(tmp_path))
+    monkeypatch.setattr(nodes, "PROC", str(tmp_path / "proc"))
 
     def make(*names, mode=0o666):
         for name in names:
@@ -23,7 +25,7 @@ def dev(tmp_path, monkeypatch):
 
 def test_each_node_that_can_be_opened_is_a_gpu(dev):
     dev("nvidia0", "nvidia1", "nvidia7", "nvidia12")
-    assert nodes.openable_gpus() == 4
+    assert [node.minor for node in nodes.openable_gpus()] == [0, 1, 7, 12]
 
 
 def test_other_nodes_are_no_gpus(dev):
@@ -31,7 +33,7 @@ def test_other_nodes_are_no_gpus(dev):
         "nvidia3", "nvidiactl", "nvidia-uvm", "nvidia-uvm-tools", "nvidia-modeset", "nvidiax", "xnvidia0", "null"
     )
     (path / "nvidia-caps").mkdir()
-    assert nodes.openable_gpus() == 1
+    assert nodes.openable_gpus() == (Node(3, None),)
 
 
 def test_without_nodes_nothing_can_be_counted(dev):
@@ -52,16 +54,36 @@ def test_the_driver_is_there_when_its_control_node_is(dev):
     assert nodes.driver_loaded()
 
 
-def test_counting_opens_nothing(dev, monkeypatch):
+def test_looking_opens_no_node(dev, monkeypatch):
     """Opening a node can wake a GPU for seconds."""
-
-    def refuse(*args, **options):
-        raise AssertionError("a node was opened")
-
+    opened = []
     dev("nvidia0", "nvidia1")
-    monkeypatch.setattr(os, "open", refuse)
-    monkeypatch.setattr("builtins.open", refuse)
-    assert nodes.openable_gpus() == 2
+    monkeypatch.setattr("builtins.open", lambda path, *_, **__: opened.append(path))
+    monkeypatch.setattr(os, "open", lambda path, *_, **__: opened.append(path))
+    assert len(nodes.openable_gpus()) == 2
+    assert opened == []
+
+
+INFORMATION = """Model: \t\t NVIDIA H100 80GB HBM3
+IRQ:   \t\t 16
+GPU UUID: \t {uuid}
+Video BIOS: \t 96.00.74.00.01
+Bus Type: \t PCIe
+Bus Location: \t 0000:{minor:02x}:00.0
+Device Minor: \t {minor}
+GPU Excluded:\t No
+"""
+
+
+def test_the_kernel_module_tells_the_uuid_of_a_minor(dev):
+    path = dev("nvidia0", "nvidia1", "nvidia2")
+    uuid = "GPU-9942190a-aa31-4ff1-4aa9-c388d80f85f1"
+    for minor, text in ((1, uuid), (2, "GPU-????????-????-????-????-????????????"), (5, uuid)):
+        place = path / "proc" / f"0000:{minor:02x}:00.0"
+        place.mkdir(parents=True)
+        (place / "information").write_text(INFORMATION.format(uuid=text, minor=minor))
+    (path / "proc" / "empty").mkdir()
+    assert nodes.openable_gpus() == (Node(0, None), Node(1, uuid), Node(2, None))
 
 
 @pytest.mark.root
@@ -79,7 +101,7 @@ os.setgroups([])
 os.setgid(65534)
 os.setuid(65534)
 nodes.DEV = "."
-print(nodes.openable_gpus())
+print(len(nodes.openable_gpus()))
 """
     done = python(code, cwd=path)
     assert done.stdout == f"{count}\n", done.stderr
@@ -95,7 +117,7 @@ import os
 from gpucache import nodes
 os.setuid(65534)
 nodes.DEV = "."
-print(nodes.openable_gpus())
+print(len(nodes.openable_gpus()))
 """
     done = python(code, cwd=path)
     assert done.stdout == "0\n", done.stderr

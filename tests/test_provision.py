@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import dataclasses
 import errno
 import json
 import os
@@ -22,7 +23,7 @@ from test_fs import PATIENCE_S, holder
 from test_vetting import ADA, BOB, acting_as, directory, tree
 
 import gpucache
-from gpucache import DeviceCacheRegistry, Provision, fs, mounts, paths
+from gpucache import DeviceCacheRegistry, Provision, fs, libcuda, mounts, paths
 from gpucache import provision as provision_module
 from gpucache.device import Device, Snapshot, Status, Unavailable, fake_devices
 from gpucache.errors import LockTimeoutError, ProvisionError, RecordError, UnsafeDirectoryError
@@ -251,7 +252,7 @@ class TestRaces:
         names = record_of(root).names
         assert sorted(names.values()) == list(NAMES)
 
-    def test_a_directory_that_vanishes_under_the_lock_is_told_or_made(self, root, monkeypatch):
+    def test_a_cache_that_vanishes_under_the_lock_is_told_and_made_by_the_next_call(self, root, monkeypatch):
         """Somebody removes the whole cache while it is provisioned."""
         publish = fs.publish
 
@@ -272,9 +273,8 @@ class TestRaces:
         for number in range(5):
             root = tmp_path / str(number)
             start = threading.Barrier(16)
-            registries = [DeviceCacheRegistry(root, FOUR, {}) for _ in range(1 if shared else 16)] * (
-                16 if shared else 1
-            )
+            one = DeviceCacheRegistry(root, FOUR, {})
+            registries = [one if shared else DeviceCacheRegistry(root, FOUR, {}) for _ in range(16)]
 
             def run(registry: DeviceCacheRegistry, start: threading.Barrier = start) -> Provision:
                 start.wait(PATIENCE_S)
@@ -550,6 +550,7 @@ def tmpfs(mount: Mount, point: Path, options: str = "size=1m") -> Path:
 
 
 @pytest.mark.root
+@pytest.mark.usefixtures("as_root")
 class TestDisk:
     @pytest.fixture(params=["read-only file system", "read-only bind mount"])
     def read_only(self, request: pytest.FixtureRequest, tmp_path: Path, mount: Mount) -> Callable[[], None]:
@@ -749,14 +750,40 @@ class TestOrder:
         assert run(self.SECOND, self.FIRST, CUDA_VISIBLE_DEVICES="0") == ["guess", "driver", [1], ["0", "1"]]
 
     @pytest.mark.parametrize("environ", [{"FAKECUDA_INIT": "100"}, {"FAKECUDA_UUIDS": "ff" * 16}])
-    def test_without_an_answer_it_stays_a_guess_until_there_is_one(self, run, root, environ):
+    def test_without_an_answer_it_stays_a_guess_and_is_not_asked_again(self, run, root, environ):
+        """A question costs up to the time limit; it is repeated when something has changed."""
         assert run(**environ) == ["guess", "guess", [0, 1], ["0", "1"]]
-        assert record_of(root).cuda_order is None
-        assert run(self.SECOND, self.FIRST) == ["guess", "driver", [1, 0], ["0", "1"]]
-        assert len(record_of(root).cuda_order or ()) == 2
+        assert record_of(root).cuda_order == ()
+        assert run(self.SECOND, self.FIRST) == ["guess", "guess", [0, 1], ["0", "1"]]
+
+    def test_after_a_driver_update_it_is_asked_again(self, root, monkeypatch):
+        two = Snapshot(
+            status=Status.OK,
+            source="nvml",
+            devices=(Device(uuid="GPU-a", index=0, name="A100"), Device(uuid="GPU-b", index=1, name="H200")),
+        )
+        monkeypatch.setattr(libcuda, "ask_order", lambda *_: None)
+        done = DeviceCacheRegistry(root, two, {}).provision()
+        assert "libcuda did not say in which order" in done.warnings[0]
+        monkeypatch.setattr(libcuda, "ask_order", lambda *_: ("GPU-b", "GPU-a"))
+        assert DeviceCacheRegistry(root, two, {}).provision().warnings == done.warnings
+        registry = DeviceCacheRegistry(root, dataclasses.replace(two, driver="999.1"), {})
+        assert registry.provision().warnings == ()
+        assert [device.index for device in registry.devices] == [1, 0]
+
+    def test_what_another_process_was_answered_meanwhile_needs_no_second_question(self, root, monkeypatch):
+        two = Snapshot(
+            status=Status.OK,
+            source="nvml",
+            devices=(Device(uuid="GPU-a", index=0, name="A100"), Device(uuid="GPU-b", index=1, name="H200")),
+        )
+        winner, loser = (DeviceCacheRegistry(root, two, {}) for _ in range(2))
+        monkeypatch.setattr(libcuda, "ask_order", lambda *_: ("GPU-b", "GPU-a"))
+        winner.provision()
+        monkeypatch.setattr(libcuda, "ask_order", pytest.fail)
+        loser.provision()
+        assert [device.index for device in loser.devices] == [device.index for device in winner.devices] == [1, 0]
 
     def test_equal_gpus_need_no_question(self, root, monkeypatch):
-        from gpucache import libcuda
-
         monkeypatch.setattr(libcuda, "ask_order", pytest.fail)
         provision(root)

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import dataclasses
 import multiprocessing
 import os
 import pickle
@@ -17,6 +18,7 @@ from gpucache import (
     RecordError,
     Snapshot,
     Status,
+    Unavailable,
     UnsafeDirectoryError,
     nodes,
     paths,
@@ -26,6 +28,7 @@ LIKE = [
     Device(
         uuid=f"GPU-{index:08x}-0000-4000-8000-000000000000",
         index=index,
+        minor=index,
         pci_bus_id=f"00000000:{index + 16:02x}:00.0",
         name="NVIDIA H100 80GB HBM3",
         compute_capability=(9, 0),
@@ -50,7 +53,21 @@ def bare_dev(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     dev = tmp_path / "dev"
     dev.mkdir()
     monkeypatch.setattr(nodes, "DEV", str(dev))
+    monkeypatch.setattr(nodes, "PROC", str(dev / "proc"))
     return dev
+
+
+def show(dev: Path, *devices: Device, uuids: bool = False) -> None:
+    """Let the kernel show just these GPUs."""
+    for node in dev.glob("nvidia[0-9]*"):
+        node.unlink()
+    shutil.rmtree(dev / "proc", ignore_errors=True)
+    for device in devices:
+        (dev / f"nvidia{device.minor}").touch()
+        if uuids:
+            place = dev / "proc" / str(device.pci_bus_id)
+            place.mkdir(parents=True)
+            (place / "information").write_text(f"GPU UUID: \t {device.uuid}\nDevice Minor: \t {device.minor}\n")
 
 
 def names(registry: DeviceCacheRegistry) -> list[str]:
@@ -238,22 +255,54 @@ def test_fakes_asked_for_beside_a_real_record_are_the_ones_loaded(root):
 def test_a_number_means_nothing_to_a_process_that_sees_only_part_of_the_host(root, bare_dev):
     """A cgroup renumbers from 0: the record cannot tell which GPU that is, a UUID can."""
     DeviceCacheRegistry(root, gpus(*LIKE), {}).provision()
-    (bare_dev / "nvidia5").touch()
+    show(bare_dev, LIKE[5])
     for environ in ({}, {"CUDA_VISIBLE_DEVICES": "0"}):
-        with pytest.raises(RecordError, match=r"does not see all 8 GPUs.*gpucache run"):
+        with pytest.raises(RecordError, match=r"does not see just the 8 GPUs.*gpucache run"):
             DeviceCacheRegistry.load(root, environ)
     assert names(DeviceCacheRegistry.load(root, {"CUDA_VISIBLE_DEVICES": LIKE[5].uuid})) == ["5"]
     assert names(DeviceCacheRegistry.load(root, {"GPUCACHE_DEVICE": LIKE[5].uuid})) == ["5"]
-    for index in range(8):
-        (bare_dev / f"nvidia{index}").touch()
+    show(bare_dev, *LIKE)
     assert len(DeviceCacheRegistry.load(root, {})) == 8
+
+
+@pytest.mark.parametrize("uuids", [False, True], ids=["by minor", "by uuid"])
+def test_as_many_gpus_as_on_record_are_not_yet_the_same_ones(root, bare_dev, uuids):
+    """Two tasks of two GPUs each: the record of the first means nothing to the second."""
+    DeviceCacheRegistry(root, gpus(*LIKE[:2]), {}).provision()
+    show(bare_dev, *LIKE[2:4], uuids=uuids)
+    with pytest.raises(RecordError, match="does not see just the 2 GPUs"):
+        DeviceCacheRegistry.load(root, {})
+    show(bare_dev, *LIKE[:2], uuids=uuids)
+    loaded = DeviceCacheRegistry.load(root, {})
+    assert loaded.checked
+    assert loaded.devices == tuple(LIKE[:2])
+
+
+def test_a_gpu_exchanged_for_another_in_its_place_is_noticed(root, bare_dev):
+    DeviceCacheRegistry(root, gpus(*LIKE[:2]), {}).provision()
+    new = dataclasses.replace(LIKE[1], uuid="GPU-ffffffff-0000-4000-8000-000000000000")
+    show(bare_dev, LIKE[0], new, uuids=True)
+    with pytest.raises(RecordError, match="new GPUs"):
+        DeviceCacheRegistry.load(root, {})
+
+
+def test_the_node_of_a_lost_gpu_is_expected(root, bare_dev):
+    sick = dataclasses.replace(gpus(*LIKE[:3]), lost=(Unavailable(3, 15, "GPU is lost"),))
+    DeviceCacheRegistry(root, sick, {}).provision()
+    show(bare_dev, *LIKE[:4])
+    assert DeviceCacheRegistry.load(root, {}).checked
+
+
+def test_without_nodes_to_look_at_the_record_is_believed_but_not_checked(root):
+    DeviceCacheRegistry(root, gpus(*LIKE), {}).provision()
+    assert not DeviceCacheRegistry.load(root, {}).checked
 
 
 def test_two_gpus_seen_under_one_number_are_told_apart_by_uuid_only(root):
     for device in LIKE[:2]:
         seen = Device.parse({**device.as_json(), "index": 0})
         DeviceCacheRegistry(root, gpus(seen), {}).provision()
-    with pytest.raises(RecordError, match="does not see all"):
+    with pytest.raises(RecordError, match="does not see just"):
         DeviceCacheRegistry.load(root, {})
     assert names(DeviceCacheRegistry.load(root, {"GPUCACHE_DEVICE": LIKE[1].uuid})) == ["1"]
 
@@ -265,6 +314,24 @@ def test_load_vets_the_root_and_the_device_directories(root, as_root):
         DeviceCacheRegistry.load(root, {})
     os.chown(root, 65534, 65534)
     with pytest.raises(UnsafeDirectoryError, match="GPUCACHE_TRUST_UIDS=65534"):
+        DeviceCacheRegistry.load(root, {})
+
+
+@pytest.mark.parametrize("inner", ["triton", "gpucache", "gpucache/v1", "gpucache/v1/devices", "record"])
+def test_what_everybody_may_write_is_not_believed(root, inner):
+    DeviceCacheRegistry(root, gpus(*LIKE), {}).provision()
+    path = paths.record_path(root, paths.host_name()) if inner == "record" else f"{root}/{inner}"
+    os.chmod(path, 0o777)
+    with pytest.raises(UnsafeDirectoryError, match="everybody may write"):
+        DeviceCacheRegistry.load(root, {})
+
+
+def test_a_fifo_in_the_records_place_blocks_nobody(root):
+    DeviceCacheRegistry(root, gpus(*LIKE), {}).provision()
+    path = paths.record_path(root, paths.host_name())
+    os.unlink(path)
+    os.mkfifo(path)
+    with pytest.raises(UnsafeDirectoryError, match="not a plain file"):
         DeviceCacheRegistry.load(root, {})
 
 

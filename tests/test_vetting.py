@@ -428,6 +428,7 @@ class TestProvisioning:
         with pytest.raises(UnsafeDirectoryError) as caught:
             provision(shared / "above" / "root", ADA)
         assert caught.value.path == str(shared / "above")
+        assert not (shared / "above" / "root" / "triton").exists()
 
     def test_a_link_planted_between_look_and_make_is_refused(self, everyones, monkeypatch):
         shared = directory(everyones / "tmp", 0o1777)
