@@ -160,8 +160,8 @@ class DeviceCacheRegistry:
 
         Raises:
             UnsafeDirectoryError: somebody else could plant code in the root. Nothing was made.
-            ProvisionError: the operating system refused (read-only, full, no permission). What was made until then stays,
-                each directory and file of it whole, and the next call goes on from there.
+            ProvisionError: the operating system refused (read-only, full, no permission). What was made until then
+                stays, each directory and file of it whole, and the next call goes on from there.
             LockTimeoutError: another process held the lock all the time; the message names it.
         """
         if is_on(self._settings, paths.DISABLE):
