@@ -354,6 +354,11 @@ def test_a_jetson_with_nvml_is_an_ordinary_machine(on_machine, tmp_path, monkeyp
     monkeypatch.setattr(discovery, "_TEGRA_MARKS", (tmp_path,))
     on_machine("h100x4")
     assert discover().status is Status.OK
+    on_machine("init_error = 9\n[gpu]\n")
+    assert discover().status is Status.NO_DRIVER
+    on_machine("init_error = 18\n[gpu]\n")
+    with pytest.raises(DiscoveryError):
+        discover()
 
 
 # ---- a sick node: an error, never a fake device

@@ -150,6 +150,14 @@ def test_the_child_reads_nothing_of_the_users_python(cuda, tmp_path):
     assert ask_order(SNAPSHOT, cuda(H100, RTX, PYTHONPATH=str(tmp_path))) == (H100, RTX)
 
 
+def test_a_child_that_crashes_after_its_answer_has_none(cuda, tmp_path, monkeypatch):
+    crashing = tmp_path / "python"
+    crashing.write_text(f'#!/bin/sh\n"{sys.executable}" "$@"\nkill -SEGV $$\n')
+    crashing.chmod(0o755)
+    monkeypatch.setattr(sys, "executable", str(crashing))
+    assert ask_order(SNAPSHOT, cuda(H100, RTX)) is None
+
+
 def test_a_child_that_hangs_is_killed(cuda, children):
     assert ask_order(SNAPSHOT, cuda(H100, RTX, FAKECUDA_SLEEP_MS="600000"), timeout_s=0.2) is None
     [child] = children

@@ -30,7 +30,7 @@ def test_each_node_that_can_be_opened_is_a_gpu(dev):
 
 def test_other_nodes_are_no_gpus(dev):
     path = dev(
-        "nvidia3", "nvidiactl", "nvidia-uvm", "nvidia-uvm-tools", "nvidia-modeset", "nvidiax", "xnvidia0", "null"
+        "nvidia3", "nvidiactl", "nvidia-uvm", "nvidia-uvm-tools", "nvidia-modeset", "nvidia3x", "xnvidia0", "null"
     )
     (path / "nvidia-caps").mkdir()
     assert nodes.openable_gpus() == (Node(3, None),)
