@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from gpucache.discovery import discover
     from gpucache.dropin import cache_dir, default_cache_dir, temporary_cache_dir, triton_cache_dir
     from gpucache.errors import (
+        CacheMissError,
         ConfigurationError,
         DeviceIndexError,
         DiscoveryError,
@@ -40,6 +41,7 @@ _HOME = {
     "default_cache_dir": "dropin",
     "temporary_cache_dir": "dropin",
     "triton_cache_dir": "dropin",
+    "CacheMissError": "errors",
     "ConfigurationError": "errors",
     "DeviceIndexError": "errors",
     "DiscoveryError": "errors",
@@ -59,6 +61,7 @@ _HOME = {
 }
 
 __all__ = [
+    "CacheMissError",
     "ConfigurationError",
     "Device",
     "DeviceCacheRegistry",

@@ -12,9 +12,11 @@ import os
 import shutil
 import sys
 from collections.abc import Sequence
+from contextlib import suppress
 from typing import TYPE_CHECKING, NoReturn
 
 import click
+from click.shell_completion import CompletionItem
 
 from gpucache import __version__, formats
 from gpucache.errors import GpuCacheError
@@ -190,7 +192,7 @@ def path(ordinal: int, root: str | None, as_json: bool) -> None:
 
     \b
     gpucache path 0
-    TRITON_CACHE_DIR=$(gpucache path 3) python tune.py
+    CUDA_VISIBLE_DEVICES=3 TRITON_CACHE_DIR=$(gpucache path 3) python tune.py
     """
     registry = _recorded(root)
     found = registry.path(ordinal)
@@ -215,7 +217,7 @@ def env(ordinal: int, root: str | None, form: str, as_json: bool) -> None:
     from gpucache.paths import DISABLE
     from gpucache.vetting import is_on
 
-    variables = {} if is_on(os.environ, DISABLE) else _recorded(root).environ(ordinal)
+    variables = {} if is_on(os.environ, DISABLE) else _marked(_recorded(root).environ(ordinal))
     if as_json or form == "json":
         _print_json(variables)
         return
@@ -223,29 +225,48 @@ def env(ordinal: int, root: str | None, form: str, as_json: bool) -> None:
         _print(formats.VARIABLE_FORMATS[form](name, value))
 
 
+def _marked(variables: dict[str, str]) -> dict[str, str]:
+    """With the mark by which a later `gpucache run` may choose another device."""
+    from gpucache.launch import SET_BY_US, marks
+
+    return {**variables, SET_BY_US: marks(variables)}
+
+
+def _complete_file(context: click.Context, parameter: click.Parameter, incomplete: str) -> list[CompletionItem]:
+    return [CompletionItem(incomplete, type="file")]
+
+
 @cli.command(context_settings={"allow_interspersed_args": False})
 @click.option("--device", type=int, metavar="ORDINAL", help="CUDA ordinal, instead of the local rank's.")
 @_root
 @click.option("--strict", is_flag=True, help="Fail when the directories cannot be had, instead of going on without.")
 @click.option("--force", is_flag=True, help="Replace what you have set, too.")
-@click.argument("command", nargs=-1, required=True, type=click.UNPROCESSED)
-def run(device: int | None, root: str | None, strict: bool, force: bool, command: tuple[str, ...]) -> int:
+@click.option(
+    "--plugin/--no-plugin",
+    default=None,
+    help="Compile each kernel once per node (default: where COMMAND is this environment's Python).",
+)
+@click.argument("command", nargs=-1, required=True, type=click.UNPROCESSED, shell_complete=_complete_file)
+def run(
+    device: int | None, root: str | None, strict: bool, force: bool, plugin: bool | None, command: tuple[str, ...]
+) -> int:
     """Execute COMMAND with its device's cache directories; provisions them when needed.
 
-    The device is the one visible one, or the one of the local rank (torchrun, mpirun, srun); with several devices and
-    no rank only the root is set. The command replaces this process: signals and exit code are its own.
+    This chooses directories, not the GPU: the command must use the same device itself, or be masked. The device is the
+    one visible one, or the one of the local rank (torchrun, mpirun, srun with several tasks a node); with several
+    devices and no rank only the root is set. The command replaces this process: signals and exit code are its own.
 
     \b
     gpucache run -- python train.py
     torchrun --no-python --nproc-per-node 8 gpucache run -- python train.py
-    srun gpucache run -- python train.py
-    gpucache run --device 2 -- python tune.py
+    srun --ntasks-per-node 8 gpucache run -- python train.py
+    CUDA_VISIBLE_DEVICES=2 gpucache run -- python tune.py
     """
     if not command[0]:
         raise click.UsageError("COMMAND is empty")
     environ, failure = dict(os.environ), 0
     try:
-        environ = _launched(device, root, force)
+        environ = _launched(command, device, root, force, plugin)
     except GpuCacheError as error:
         _complain(error)
         failure = 1
@@ -258,13 +279,23 @@ def run(device: int | None, root: str | None, strict: bool, force: bool, command
     return _execute(command, environ)
 
 
-def _launched(device: int | None, root: str | None, force: bool) -> dict[str, str]:
-    from gpucache.launch import launch_environ
+def _launched(
+    command: Sequence[str], device: int | None, root: str | None, force: bool, plugin: bool | None
+) -> dict[str, str]:
+    from gpucache.launch import launch_environ, runs_our_python
 
     _log_to_stderr("ERROR")
-    environ, report = launch_environ(os.environ, device=device, force=force, root=root)
+    ours = runs_our_python(command, os.environ) if plugin is None else plugin
+    environ, report = launch_environ(os.environ, device=device, force=force, root=root, plugin=ours)
+    if plugin is None and not ours:
+        _say(
+            f"note: {command[0]} is not this environment's Python, so only directories are set; "
+            "--plugin compiles each kernel once per node where it can import gpucache"
+        )
     for warning in report.warnings:
         _say(f"warning: {warning}")
+    if report.choice.endswith("the root only"):
+        _say(f"note: {report.choice}, and TRITON_CACHE_DIR is not set")
     for setting in report.settings:
         if setting.action == "kept" and "you set it" in setting.reason:
             _say(f"note: kept {setting.name}={setting.value}: {setting.reason}")
@@ -288,6 +319,33 @@ def _execute(command: Sequence[str], environ: dict[str, str]) -> int:
             )
         _say(f"error: {command[0]}: {error.strerror}")
         return 127 if error.errno in (errno.ENOENT, errno.ENOTDIR) else 126
+
+
+@cli.command()
+@_root
+@_json
+def stats(root: str | None, as_json: bool) -> None:
+    """Show hits, misses and seconds saved, per device directory and in all.
+
+    \b
+    gpucache stats
+    gpucache stats --json
+    """
+    from gpucache.paths import resolve_root
+    from gpucache.stats import COUNTERS, SECONDS, fold, totals
+    from gpucache.vetting import Trust, vet
+
+    where = resolve_root(root, os.environ)
+    vet(where, Trust.parse(os.environ))
+    with suppress(OSError):  # read-only: they are summed without being folded
+        fold(where)
+    sums = totals(where)
+    everything = {name: sum(values.get(name, 0) for values in sums.values()) for name in COUNTERS + SECONDS}
+    if as_json:
+        _print_json({"root": where, "devices": sums, "all": everything})
+        return
+    rows = [(name, *formats.counter_cells(values)) for name, values in sorted(sums.items())]
+    _print_table(("directory", *COUNTERS, *SECONDS), [*rows, ("all", *formats.counter_cells(everything))])
 
 
 # ---- what several commands share

@@ -54,7 +54,7 @@ class _Failure(Exception):
 
 
 def discover(
-    environ: Mapping[str, str] = os.environ, *, timeout_s: float | None = None, require_gpu: bool = False
+    environ: Mapping[str, str] | None = None, *, timeout_s: float | None = None, require_gpu: bool = False
 ) -> Snapshot:
     """Enumerate every GPU and MIG instance of this machine, whatever `CUDA_VISIBLE_DEVICES` says.
 
@@ -63,7 +63,7 @@ def discover(
     is left out and told in the snapshot; every field but the UUID may be unknown.
 
     Args:
-        environ: where `GPUCACHE_FAKE_DEVICES` and `GPUCACHE_NVML_TIMEOUT_S` are read.
+        environ: where `GPUCACHE_FAKE_DEVICES` and `GPUCACHE_NVML_TIMEOUT_S` are read; by default ``os.environ``.
         timeout_s: limit for NVML, which can hang with a sick GPU; by default 10 s. A call that times out leaves its
             thread behind; later calls wait for that thread instead of starting another.
         require_gpu: raise instead of making up devices.
@@ -73,6 +73,7 @@ def discover(
         DiscoveryError: the node is sick (driver mismatch, permission, time-out, all GPUs lost, unknown error).
         ConfigurationError: a variable makes no sense.
     """
+    environ = os.environ if environ is None else environ
     if not require_gpu and (requested := requested_fakes(environ)) is not None:
         return requested
     try:

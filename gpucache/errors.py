@@ -8,13 +8,13 @@ GpuCacheError
 ├── RecordError             the record of this host's devices is missing, torn, foreign or fake
 ├── UnsafeDirectoryError    somebody else could plant code in the cache
 ├── ProvisionError          a directory or file could not be made
-└── LockTimeoutError        another process held a lock for too long
+├── LockTimeoutError        another process held a lock for too long
+└── CacheMissError          a kernel is not cached, and compiling is forbidden
 """
 
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable
 
 
 class GpuCacheError(Exception):
@@ -74,7 +74,7 @@ class DeviceIndexError(GpuCacheError, IndexError):
         problem = f"no device with ordinal {ordinal!r}: this process has {_ordinals(count)}"
         super().__init__(
             f"{problem} ({why})" if why else problem,
-            "CUDA_VISIBLE_DEVICES and GPUCACHE_DEVICE decide which devices a process has",
+            "CUDA_VISIBLE_DEVICES, GPUCACHE_DEVICE and what was provisioned decide which devices a process has",
             ordinal,
             count,
             why,
@@ -93,7 +93,9 @@ def _ordinals(count: int) -> str:
 class RecordError(GpuCacheError, LookupError):
     """The devices of this host cannot be read from the record."""
 
-    def __init__(self, path: str, fact: str, hint: str = "run `gpucache provision` on this host") -> None:
+    def __init__(
+        self, path: str, fact: str, hint: str = "run `gpucache provision` on this host, for this root"
+    ) -> None:
         super().__init__(f"{path}: {fact}", hint, path, fact, hint)
         self.path = path
         self.fact = fact
@@ -114,7 +116,7 @@ class ProvisionError(GpuCacheError, OSError):
     def __init__(self, path: str, number: int, hint: str | None = None) -> None:
         super().__init__(
             f"could not make {path}: {os.strerror(number)}",
-            hint or "point GPUCACHE_DIR to a place this user can write, with space left",
+            hint or "choose a root (--root, GPUCACHE_DIR) that this user can write, with space left",
             path,
             number,
             hint,
@@ -140,8 +142,17 @@ class LockTimeoutError(GpuCacheError, TimeoutError):
         """Process, host and time, as far as the holder said."""
 
 
-def listed(items: Iterable[object], most: int = 8) -> str:
-    """The items, comma-separated, for a message; the first ``most`` of them when they are many."""
-    texts = [str(item) for item in items]
-    more = f", and {len(texts) - most} more" if len(texts) > most else ""
-    return ", ".join(texts[:most]) + more
+class CacheMissError(GpuCacheError, LookupError):
+    """A kernel is not in the cache, and `GPUCACHE_REQUIRE_HIT=1` forbids to compile it."""
+
+    def __init__(self, kernel: str, key: str, looked: tuple[str, ...]) -> None:
+        super().__init__(
+            f"kernel {kernel} with key {key} is not in {' nor in '.join(looked)}",
+            "warm the cache with the same Triton, options and architecture, or unset GPUCACHE_REQUIRE_HIT",
+            kernel,
+            key,
+            looked,
+        )
+        self.kernel = kernel
+        self.key = key
+        self.looked = looked

@@ -8,6 +8,8 @@ import shlex
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
+from gpucache.stats import COUNTERS, SECONDS
+
 if TYPE_CHECKING:
     from gpucache.device import Device
     from gpucache.registry import DeviceCacheRegistry
@@ -42,6 +44,12 @@ def device_cells(row: Mapping[str, Any]) -> tuple[str, ...]:
         f"{memory / 2**30:.1f} GiB" if memory else "-",
         row["uuid"],
     )
+
+
+def counter_cells(values: Mapping[str, float]) -> tuple[str, ...]:
+    """The counters as whole numbers, the seconds with one decimal."""
+    counts = tuple(f"{values.get(name, 0):.0f}" for name in COUNTERS)
+    return counts + tuple(f"{values.get(name, 0):.1f}" for name in SECONDS)
 
 
 def sh(name: str, value: str) -> str:

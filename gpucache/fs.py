@@ -42,7 +42,7 @@ def _mkdir(path: str) -> bool | None:
         return True
     except FileExistsError:
         if not os.path.isdir(path):
-            raise ProvisionError(path, errno.ENOTDIR, "move away what is there") from None
+            raise ProvisionError(path, errno.ENOTDIR, "choose another root, or move that away") from None
         return False
     except FileNotFoundError:
         return None

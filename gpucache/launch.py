@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import os
 import re
+import shutil
+import sys
 import zlib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from gpucache import paths
@@ -48,12 +50,18 @@ class LaunchReport:
 
 
 def launch_environ(
-    base: Mapping[str, str], *, device: int | None = None, force: bool = False, root: str | None = None
+    base: Mapping[str, str],
+    *,
+    device: int | None = None,
+    force: bool = False,
+    root: str | None = None,
+    plugin: bool = False,
 ) -> tuple[dict[str, str], LaunchReport]:
     """The environment that gives a command its device's directories, provisioned; and a report of every change.
 
     ``device`` is a CUDA ordinal under ``base``'s mask. Without it: the one visible device; else the one that the
     local rank of torchrun, mpirun or srun says; else none, and only the root is set. ``root`` wins over `GPUCACHE_DIR`.
+    ``plugin`` adds the Triton plug-in, for a command whose Python can import gpucache (see `runs_our_python`).
     What the user set is kept unless ``force``; what an outer call set, and nobody changed since (`GPUCACHE_SET` tells),
     is replaced. The record is used where the kernel shows exactly its GPUs, and NVML asked otherwise.
 
@@ -70,13 +78,42 @@ def launch_environ(
     registry, warnings = _provisioned(environ)
     ordinal, choice = _ordinal(registry, base, device)
     wanted = _root_only(registry) if ordinal is None else registry.environ(ordinal)
+    if plugin:
+        wanted[paths.MANAGER] = paths.OUR_MANAGER
     force_of = {name: force or (name == paths.ROOT and root is not None) for name in _VARIABLES}
     considered = (_setting(name, base, wanted.get(name), ours, force_of[name], choice) for name in _VARIABLES)
     settings = [setting for setting in considered if setting is not None]
     return _applied(base, settings, ours), LaunchReport(choice, tuple(settings), warnings)
 
 
-_VARIABLES = (paths.ROOT, paths.PINNED_DEVICE, paths.INDUCTOR_ROOT, paths.TRITON_DIRECTORY)
+_VARIABLES = (paths.ROOT, paths.PINNED_DEVICE, paths.INDUCTOR_ROOT, paths.TRITON_DIRECTORY, paths.MANAGER)
+
+
+def runs_our_python(command: Sequence[str], environ: Mapping[str, str]) -> bool:
+    """Whether a command is this very interpreter, or a script whose first line names it (as torchrun's does)."""
+    found = shutil.which(command[0], path=environ.get("PATH"))
+    return found is not None and (_is_ours(found) or _is_ours(_interpreter(found, environ)))
+
+
+def _is_ours(executable: str | None) -> bool:
+    """The same file and the same directory: the latter is what makes a virtual environment."""
+    if not executable or not sys.executable:
+        return False
+    ours = os.path.dirname(os.path.abspath(sys.executable)) == os.path.dirname(os.path.abspath(executable))
+    return ours and os.path.realpath(executable) == os.path.realpath(sys.executable)
+
+
+def _interpreter(script: str, environ: Mapping[str, str]) -> str | None:
+    """What the ``#!`` line of a script names, through ``env`` if need be."""
+    try:
+        with open(script, "rb") as file:
+            line = file.readline(256)
+    except OSError:
+        return None
+    words = os.fsdecode(line[2:]).split() if line.startswith(b"#!") else []
+    if len(words) > 1 and os.path.basename(words[0]) == "env":
+        return shutil.which(words[1], path=environ.get("PATH"))
+    return words[0] if words else None
 
 
 def _provisioned(environ: Mapping[str, str]) -> tuple[DeviceCacheRegistry, tuple[str, ...]]:
@@ -113,7 +150,7 @@ def _ordinal(registry: DeviceCacheRegistry, environ: Mapping[str, str], device: 
     """The ordinal to pin, or None for the root only; and the reason."""
     count = len(registry)
     if device is not None:
-        registry.path(device)  # raises for one that does not exist
+        registry.path(device)  # raises for one that does not exist, naming a pin
         return device, f"device {device}, as asked"
     if count == 1:
         return 0, "the one visible device"
@@ -174,7 +211,7 @@ def _setting(
         return Setting(name, "set", wanted, choice)
     if had == wanted:
         return Setting(name, "kept", had, "it has the right value")
-    if name != paths.PINNED_DEVICE and os.path.abspath(had) == wanted:
+    if name not in (paths.PINNED_DEVICE, paths.MANAGER) and os.path.abspath(had) == wanted:
         return Setting(name, "replaced", wanted, f"the same as {had}, for a process that is elsewhere")
     if name in ours:
         return Setting(name, "replaced", wanted, f"an outer gpucache run set it; {choice}")
@@ -192,8 +229,13 @@ def _applied(base: Mapping[str, str], settings: list[Setting], ours: set[str]) -
             environ[setting.name] = setting.value
     made = {setting.name for setting in settings if setting.action in ("set", "replaced")}
     made |= {setting.name for setting in settings if setting.action == "kept" and setting.name in ours}
-    environ[SET_BY_US] = ",".join(_mark(name, environ[name]) for name in _VARIABLES if name in made)
+    environ[SET_BY_US] = marks({name: environ[name] for name in made})
     return environ
+
+
+def marks(variables: Mapping[str, str]) -> str:
+    """The value of `GPUCACHE_SET` that tells an inner call which variables are ours to replace."""
+    return ",".join(_mark(name, variables[name]) for name in _VARIABLES if name in variables)
 
 
 def _mark(name: str, value: str) -> str:

@@ -21,6 +21,8 @@ INDUCTOR_ROOT = "TORCHINDUCTOR_CACHE_DIR"
 TRITON_DIRECTORY = "TRITON_CACHE_DIR"
 PINNED_DEVICE = "GPUCACHE_DEVICE"
 DISABLE = "GPUCACHE_DISABLE"
+MANAGER = "TRITON_CACHE_MANAGER"
+OUR_MANAGER = "gpucache.triton:DeviceCacheManager"
 
 
 def resolve_root(root: str | os.PathLike[str] | None, environ: Mapping[str, str]) -> str:

@@ -43,18 +43,19 @@ class DeviceCacheRegistry:
         self,
         root: str | os.PathLike[str] | None = None,
         snapshot: Snapshot | None = None,
-        environ: Mapping[str, str] = os.environ,
+        environ: Mapping[str, str] | None = None,
     ) -> None:
         """Take the devices of ``snapshot``, or discover them, and apply ``environ``'s `CUDA_VISIBLE_DEVICES`.
 
         Args:
             root: the cache root; by default `GPUCACHE_DIR`, `TORCHINDUCTOR_CACHE_DIR` or torch's default.
             snapshot: what `gpucache.discover` returned; None discovers now.
-            environ: the environment of the process that will use the devices.
+            environ: the environment of the process that will use the devices; by default ``os.environ``.
 
         Raises:
             DiscoveryError: the node is sick.
         """
+        environ = os.environ if environ is None else environ
         if snapshot is None:
             from gpucache.discovery import discover
 
@@ -69,17 +70,19 @@ class DeviceCacheRegistry:
 
     @classmethod
     def load(
-        cls, root: str | os.PathLike[str] | None = None, environ: Mapping[str, str] = os.environ
+        cls, root: str | os.PathLike[str] | None = None, environ: Mapping[str, str] | None = None
     ) -> DeviceCacheRegistry:
         """The registry from this host's record, without NVML: what a worker calls.
 
-        `GPUCACHE_DEVICE` (a UUID) makes that device the only one; otherwise `CUDA_VISIBLE_DEVICES` decides.
+        `GPUCACHE_DEVICE` (a UUID, as `environ` and `gpucache run` set it) makes that device the only one, ordinal 0
+        here whatever CUDA calls it; otherwise `CUDA_VISIBLE_DEVICES` decides. ``environ`` is ``os.environ`` by default.
 
         Raises:
             RecordError: the record is missing, torn, another host's, fake on a machine with the NVIDIA driver, or does
                 not tell which of its devices this process sees.
             UnsafeDirectoryError: somebody else could plant code in the root.
         """
+        environ = os.environ if environ is None else environ
         host = paths.host_name()
         root = paths.resolve_root(root, environ)
         trust = Trust.parse(environ)
@@ -124,11 +127,13 @@ class DeviceCacheRegistry:
     def __repr__(self) -> str:
         return f"DeviceCacheRegistry(root={self.root!r}, devices={len(self)})"
 
-    def environ(self, ordinal: int) -> dict[str, str]:
+    def environ(self, ordinal: int, *, plugin: bool = False) -> dict[str, str]:
         """The variables that give a child process this device's directory.
 
         Empty when `GPUCACHE_DISABLE=1`. The device is pinned by its UUID, so that the child finds it whatever mask,
-        cgroup or container it runs in.
+        cgroup or container it runs in. ``plugin`` adds the Triton plug-in, by which a node compiles each kernel once:
+        only for children that can import gpucache, such as those of this interpreter. Triton imports it inside a
+        kernel launch, which fails where that cannot be.
 
         Raises:
             DeviceIndexError: this process has no such device.
@@ -136,12 +141,13 @@ class DeviceCacheRegistry:
         path = self.path(ordinal)
         if is_on(self._settings, paths.DISABLE):
             return {}
-        return {
+        variables = {
             paths.ROOT: self.root,
             paths.PINNED_DEVICE: self.devices[ordinal].uuid,
             paths.INDUCTOR_ROOT: self.root,
             paths.TRITON_DIRECTORY: path,
         }
+        return variables | {paths.MANAGER: paths.OUR_MANAGER} if plugin else variables
 
     def provision(self, timeout_s: float = 60.0) -> Provision:
         """Make the root, its tag, a directory for every device of the snapshot, and the record, where missing.
@@ -204,7 +210,7 @@ def _recorded_visible(
                 f"{paths.PINNED_DEVICE}={pinned} is not on record",
                 f"run `gpucache provision` on this host, or unset {paths.PINNED_DEVICE}",
             )
-        return Visible((device,), "uuid")
+        return Visible((device,), "uuid", f"{paths.PINNED_DEVICE}={pinned} pins this process to it")
     visible = visible_devices(snapshot, environ)
     if visible.how == "guess":
         import logging

@@ -140,7 +140,7 @@ def vet_file(path: str, trust: Trust) -> None:
 
 def _vet_directory(path: str, found: os.stat_result, trust: Trust) -> None:
     if not stat.S_ISDIR(found.st_mode):
-        raise ProvisionError(path, errno.ENOTDIR, "move away what is there")
+        raise ProvisionError(path, errno.ENOTDIR, "choose another root, or move that away")
     if found.st_uid not in (os.geteuid(), 0) and found.st_uid not in trust.uids:
         raise UnsafeDirectoryError(
             path,
@@ -157,7 +157,7 @@ def _vet_directory(path: str, found: os.stat_result, trust: Trust) -> None:
 
 def _vet_ancestor(path: str, found: os.stat_result, trust: Trust) -> None:
     if not stat.S_ISDIR(found.st_mode):
-        raise ProvisionError(path, errno.ENOTDIR, "move away what is there")
+        raise ProvisionError(path, errno.ENOTDIR, "choose another root, or move that away")
     if found.st_mode & stat.S_IWOTH and not found.st_mode & stat.S_ISVTX and not trust.world_writable:
         raise UnsafeDirectoryError(
             path,

@@ -127,13 +127,52 @@ def test_env_gives_the_same_variables_in_every_format(form, gpucache, two, tmp_p
         "TORCHINDUCTOR_CACHE_DIR": str(root),
         "TRITON_CACHE_DIR": f"{root}/triton/1",
     }
-    assert _evaluated(form, done.stdout) == expected
-    assert json.loads(gpucache("env", 1, "--json", env=two).stdout) == expected
+    said = _evaluated(form, done.stdout)
+    assert said.pop("GPUCACHE_SET").startswith("GPUCACHE_DIR:")
+    assert said == expected
+    assert json.loads(gpucache("env", 1, "--json", env=two).stdout).items() >= expected.items()
+
+
+def test_after_env_in_a_shell_each_rank_still_gets_its_own_device(gpucache, two, root):
+    gpucache("provision", env=two)
+    shell = {**two, **json.loads(gpucache("env", 0, "--json", env=two).stdout), "LOCAL_RANK": "1"}
+    assert show(gpucache("run", "--", sys.executable, "-c", SHOW, env=shell))["TRITON_CACHE_DIR"] == f"{root}/triton/1"
+    done = gpucache("path", 1, env=shell)
+    assert "GPUCACHE_DEVICE=FAKE-0 pins this process to it" in done.stderr
+
+
+def test_run_says_when_it_sets_the_root_only(gpucache, two):
+    done = gpucache("run", "--", "true", env=two)
+    assert "note: 2 visible devices and no local rank: the root only, and TRITON_CACHE_DIR is not set\n" in done.stderr
+
+
+def test_help_shows_nobodys_environment(python):
+    code = "import gpucache; [help(getattr(gpucache, name)) for name in gpucache.__all__]"
+    assert "hunter2" not in python(code, env={**os.environ, "MY_SECRET": "hunter2"}).stdout
+
+
+def test_files_are_completed_behind_run(gpucache):
+    words = {"_GPUCACHE_COMPLETE": "bash_complete", "COMP_WORDS": "gpucache run -- python tra", "COMP_CWORD": "4"}
+    assert gpucache(env={**os.environ, **words}).stdout == "file,tra\n"
+
+
+def test_run_gives_the_plug_in_to_this_environments_python_only(gpucache, two, tmp_path):
+    script = tmp_path / "tool"
+    script.write_text(f"#!{sys.executable}\n{SHOW}\n")
+    script.chmod(0o755)
+    for command in ([sys.executable, "-c", SHOW], [script]):
+        seen = show(gpucache("run", "--", *command, env=two))
+        assert seen["TRITON_CACHE_MANAGER"] == "gpucache.triton:DeviceCacheManager"
+    other = gpucache("run", "--", "env", env=two)
+    assert "TRITON_CACHE_MANAGER" not in other.stdout
+    assert "note: env is not this environment's Python" in other.stderr
+    assert "TRITON_CACHE_MANAGER" in gpucache("run", "--plugin", "--", "env", env=two).stdout
+    assert "TRITON_CACHE_MANAGER" not in show(gpucache("run", "--no-plugin", "--", *command, env=two))
 
 
 def _evaluated(form: str, text: str) -> dict[str, str]:
     """What a reader of that format makes of the text."""
-    names = ("GPUCACHE_DIR", "GPUCACHE_DEVICE", "TORCHINDUCTOR_CACHE_DIR", "TRITON_CACHE_DIR")
+    names = ("GPUCACHE_DIR", "GPUCACHE_DEVICE", "TORCHINDUCTOR_CACHE_DIR", "TRITON_CACHE_DIR", "GPUCACHE_SET")
     if form == "json":
         return json.loads(text)
     if form == "dotenv":  # the grammar that shells and dotenv readers share
@@ -156,7 +195,7 @@ def test_an_expected_failure_ends_with_1_an_error_and_a_hint(gpucache, two, root
         1,
         "",
         f"error: {record}: there is no record of host {os.uname().nodename}\n"
-        "hint: run `gpucache provision` on this host\n",
+        "hint: run `gpucache provision` on this host, for this root\n",
     )
     gpucache("provision", env=two)
     done = gpucache("path", 2, env=two)

@@ -200,7 +200,7 @@ class TestRepair:
     def test_a_file_where_a_device_directory_should_be_is_told(self, root):
         (root / "triton" / "2").rmdir()
         (root / "triton" / "2").write_text("mine")
-        with pytest.raises(ProvisionError, match="triton/2: Not a directory; move away what is there"):
+        with pytest.raises(ProvisionError, match="triton/2: Not a directory; choose another root, or move that away"):
             provision(root)
         assert (root / "triton" / "2").read_text() == "mine"
 
@@ -579,7 +579,7 @@ class TestDisk:
             provision(root)
             shutil.rmtree(root / missing) if (root / missing).is_dir() else (root / missing).unlink()
         read_only()
-        with pytest.raises(ProvisionError, match="Read-only file system; point GPUCACHE_DIR to a place") as caught:
+        with pytest.raises(ProvisionError, match="Read-only file system; choose a root") as caught:
             provision(root)
         assert caught.value.errno == errno.EROFS
         assert caught.value.path.startswith(f"{root}/")
@@ -636,7 +636,7 @@ class TestDisk:
     @pytest.mark.parametrize("mode", [0o500, 0o000])
     def test_a_root_that_may_not_be_written_is_told(self, everyones, mode):
         root = directory(everyones / "root", mode, ADA)
-        with acting_as(ADA), pytest.raises(ProvisionError, match="Permission denied; point GPUCACHE_DIR") as caught:
+        with acting_as(ADA), pytest.raises(ProvisionError, match="Permission denied; choose a root") as caught:
             provision(root)
         assert caught.value.errno == errno.EACCES
         assert caught.value.path.startswith(str(root))

@@ -1,0 +1,67 @@
+"""What does a hit cost: through the plug-in, and through Triton's own manager, in one run?
+
+A hit is what Triton asks of a manager for a kernel that is there: construct it and call ``get_group``. Measured on one
+entry of a real kernel, warm, in turns so that a busy machine disturbs all alike; beside it the same with a digest of
+every file (`GPUCACHE_VERIFY=always`).
+
+Does not measure: what Triton does with the paths (it reads every file), or a cold page cache.
+
+Repeat: python benchmarks/bench_hit.py [--smoke]
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+from report import environment, line
+
+KERNELS = Path(__file__).parent.parent / "tests" / "kernels.py"
+
+
+def seconds(manager: object, key: str) -> float:
+    start = time.perf_counter()
+    found = manager(key).get_group("scaled.json")
+    spent = time.perf_counter() - start
+    assert len(found) >= 6
+    return spent
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--smoke", action="store_true", help="only prove that it runs")
+    rounds = 5 if parser.parse_args().smoke else 3000
+    with tempfile.TemporaryDirectory() as root:
+        os.environ |= {"GPUCACHE_DIR": root, "TRITON_CACHE_DIR": f"{root}/triton/0", "TMPDIR": root}
+        env = {**os.environ, "TRITON_CACHE_MANAGER": "gpucache.triton:DeviceCacheManager"}
+        subprocess.run(
+            [sys.executable, KERNELS, "1", "90"], env=env, input="\n", text=True, check=True, capture_output=True
+        )
+        (key,) = os.listdir(f"{root}/triton/0")
+        from triton.runtime.cache import FileCacheManager
+
+        from gpucache import triton as plugin
+
+        spent: dict[str, list[float]] = {"FileCacheManager": [], "gpucache": [], "gpucache, digests": []}
+        normal = plugin._place()
+        os.environ["GPUCACHE_VERIFY"] = "always"
+        plugin._places.clear()
+        verifying = plugin._place()
+        for _ in range(rounds):
+            spent["FileCacheManager"].append(seconds(FileCacheManager, key))
+            for name, place in (("gpucache", normal), ("gpucache, digests", verifying)):
+                plugin._places[os.environ["TRITON_CACHE_DIR"]] = place
+                spent[name].append(seconds(plugin.DeviceCacheManager, key))
+        print(environment())
+        baseline = sorted(spent["FileCacheManager"])[rounds // 2]
+        for name, samples in spent.items():
+            print(line(name, samples, baseline) + f"  p99 {sorted(samples)[rounds * 99 // 100] * 1e6:.1f} us")
+
+
+if __name__ == "__main__":
+    main()

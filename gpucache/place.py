@@ -1,0 +1,183 @@
+"""Where the plug-in's process caches: its device directory, the store it shares, and what forbids sharing."""
+
+from __future__ import annotations
+
+import logging
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from gpucache import fs, paths
+from gpucache.device import Device
+from gpucache.errors import GpuCacheError, RecordError
+from gpucache.record import Record, read
+from gpucache.staging import Staging
+from gpucache.stats import Stats
+from gpucache.store import boot_time
+from gpucache.vetting import Trust, is_on, vet, vet_child
+
+SHARE = "GPUCACHE_SHARE"
+VERIFY = "GPUCACHE_VERIFY"
+REQUIRE_HIT = "GPUCACHE_REQUIRE_HIT"
+STALL_TIMEOUT = "GPUCACHE_STALL_TIMEOUT_S"
+LOCK_TIMEOUT = "GPUCACHE_LOCK_TIMEOUT_S"
+
+_log = logging.getLogger("gpucache")
+_warned: set[str] = set()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Place:
+    """What one value of `TRITON_CACHE_DIR` means in this process."""
+
+    directory: str
+    """The device directory: Triton reads and writes ``<directory>/<KEY>/``."""
+    root: str
+    locks: str
+    staging: Staging
+    stats: Stats
+    mode: str
+    """``shared``; ``stock`` (a deliberately fresh cache: Triton's own manager); or ``private`` (no safe store)."""
+    silicon: str | None = None
+    """Compute capability and core count, which alone decide an autotuner's timings; None where unknown or mixed."""
+    verify: bool = False
+    require_hit: bool = False
+    stall_s: float = 30.0
+    timeout_s: float = 300.0
+    boot: float = 0.0
+
+
+def warn_once(what: str, cause: object, outcome: str = "compiling without the shared cache") -> None:
+    """One log line per cause and process. Never `warnings.warn`, which ``-W error`` turns into an exception."""
+    # The paths in an OSError, and what we were about to do, differ from kernel to kernel; the cause does not.
+    kind = os.strerror(cause.errno) if isinstance(cause, OSError) and cause.errno else f"{what}: {cause}"
+    if kind not in _warned:
+        _warned.add(kind)
+        _log.warning("%s: %s; %s", what, cause, outcome)
+
+
+def place_of(directory: str | None, environ: Mapping[str, str]) -> Place:
+    """Settle where to cache; ``directory`` is the value of `TRITON_CACHE_DIR`, of which ``""`` counts as unset.
+
+    Never raises for what the disk or the environment says: it warns once, and the place is private.
+    """
+    device: Device | None = None
+    known: Record | None = None
+    try:
+        directory = paths.absolute(directory) if directory else None
+        root = paths.resolve_root(None, environ)
+        mode = _mode(directory, root, environ)
+    except (GpuCacheError, OSError) as error:  # the current directory is gone, or there is no temporary one
+        warn_once("the cache cannot be found", error)
+        root, mode = os.devnull, "private"
+    else:
+        try:
+            known = read(paths.record_path(root, paths.host_name()), paths.host_name())
+            device = _device(known, environ)
+        except RecordError as error:
+            if not directory and mode != "stock":
+                warn_once("no record", error, "caching where Triton does by default")
+    chosen = directory or _default(root, known, device, environ)
+    locks = paths.own(root, "locks")
+    if mode == "shared":
+        try:
+            locks = _prepared(root, environ)
+            vet(chosen, Trust.parse(environ))  # what lies there is taken into the store
+        except (GpuCacheError, OSError) as error:
+            warn_once("the store cannot be used", error)
+            mode = "private"
+    return Place(
+        directory=chosen,
+        root=root,
+        locks=locks,
+        staging=Staging(paths.own(root, "tmp") if mode == "shared" else "/dev/shm"),
+        stats=Stats(paths.own(root, "stats") if mode == "shared" else None, os.path.basename(chosen)),
+        mode=mode,
+        silicon=_silicon(known, device),
+        verify=environ.get(VERIFY) == "always",
+        require_hit=environ.get(REQUIRE_HIT) == "1",
+        stall_s=_seconds(environ, STALL_TIMEOUT, 30.0),
+        timeout_s=_seconds(environ, LOCK_TIMEOUT, 300.0),
+        boot=boot_time(),
+    )
+
+
+def _device(known: Record, environ: Mapping[str, str]) -> Device | None:
+    pinned = environ.get(paths.PINNED_DEVICE)
+    present = [entry.device for entry in known.entries if entry.present]
+    if not pinned:
+        return present[0] if len(present) == 1 else None
+    return next((entry.device for entry in known.entries if entry.device.uuid == pinned), None)
+
+
+def _default(root: str, known: Record | None, device: Device | None, environ: Mapping[str, str]) -> str:
+    """The device's directory on record, else Triton's default."""
+    if known is not None and device is not None:
+        return paths.device_directory(root, known.names[device.uuid])
+    home = environ.get("TRITON_HOME") or os.path.expanduser("~")
+    return os.path.join(home, ".triton", "cache")
+
+
+def _mode(directory: str | None, root: str, environ: Mapping[str, str]) -> str:
+    share = environ.get(SHARE)
+    if share == "0" or disabled(environ):
+        return "stock"
+    if share == "1" or not directory:
+        return "shared"
+    import tempfile
+
+    inside = os.path.join(os.path.realpath(directory), "")
+    fresh = inside.startswith(os.path.join(os.path.realpath(tempfile.gettempdir()), ""))
+    ours = inside.startswith(os.path.join(os.path.realpath(root), ""))
+    return "stock" if fresh and not ours else "shared"
+
+
+def _prepared(root: str, environ: Mapping[str, str]) -> str:
+    """Vet the root and make what the store needs; the directory for locks."""
+    trust = Trust.parse(environ)
+    vet(root, trust)
+    fs.make_directory(root)
+    vet(root, trust)  # another user may have made it first
+    for name in ("locks", "tmp", "store"):
+        fs.make_directory(paths.own(root, name))
+    for path in (*paths.own_directories(root), paths.own(root, "store")):
+        vet_child(path, trust)
+    locks = fs.lock_directory(root, paths.own(root, "locks"))
+    vet(locks, trust)
+    return locks
+
+
+def _silicon(known: Record | None, device: Device | None) -> str | None:
+    """One kind of silicon, for the pinned device or for all that are there."""
+    present = [entry.device for entry in known.entries if entry.present] if known is not None else []
+    kinds = {_kind(one) for one in ([device] if device is not None else present)}
+    return kinds.pop() if len(kinds) == 1 else None
+
+
+def _kind(device: Device) -> str | None:
+    cores = device.multiprocessor_count if device.parent_uuid else device.core_count
+    if device.compute_capability is None or cores is None:
+        return None
+    major, minor = device.compute_capability
+    return f"sm_{major}{minor}-{cores}{'sm' if device.parent_uuid else ''}"
+
+
+def _seconds(environ: Mapping[str, str], name: str, default: float) -> float:
+    text = environ.get(name) or ""
+    try:
+        seconds = float(text or default)
+    except ValueError:
+        seconds = -1.0
+    if 0 <= seconds < float("inf"):
+        return seconds
+    warn_once(f"{name} is not a number of seconds", text, f"it is {default:g}")
+    return default
+
+
+def disabled(environ: Mapping[str, str]) -> bool:
+    """Whether `GPUCACHE_DISABLE` makes the plug-in step aside; a value that makes no sense does not."""
+    try:
+        return is_on(environ, paths.DISABLE)
+    except GpuCacheError as error:
+        warn_once("ignored", error, "caching as without it")
+        return False

@@ -1,0 +1,393 @@
+"""The Triton plug-in: `TRITON_CACHE_MANAGER=gpucache.triton:DeviceCacheManager` compiles each kernel once per node.
+
+Works with every Triton from 3.2 to 3.9 unpatched. It imports no Triton: the contract (`triton/runtime/cache.py` and
+`compiler.compile` of 3.2.0 to 3.9.0) is a class with a base *named* ``CacheManager``, one object per key and lookup:
+``get_group`` is asked first; on a miss come a ``put`` per stage and one ``put_group``, and Triton reads the paths that
+``put`` returned again after that. Triton's own manager is taken from ``sys.modules`` where it should act.
+
+Every failure of ours ends in a compile of this process's own, with one log warning.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import sys
+import sysconfig
+import time
+import weakref
+from types import FrameType
+from typing import Any
+
+from gpucache import store
+from gpucache.compile_lock import CompileLock, holder, locks_of_this_thread
+from gpucache.compiling import Compile, executable
+from gpucache.errors import CacheMissError
+from gpucache.place import Place, place_of, warn_once
+from gpucache.store import Facts, entry_path, link_view, publish, quarantine, sound
+
+_places: dict[str | None, Place] = {}
+_get = os.environ.get
+
+
+class CacheManager:
+    """Triton looks for a base of this name."""
+
+
+class DeviceCacheManager(CacheManager):
+    """The cache of one key: a view in the device directory over the store that all processes of the node share.
+
+    Beside any number of processes and threads. Reading takes no lock; a miss takes the key's lock, and whoever finds it
+    taken waits for the entry instead of compiling, but never for long without a sign of life.
+    """
+
+    def __init__(self, key: str, override: bool = False, dump: bool = False) -> None:
+        self.key = key
+        self._own = None
+        place = _place()
+        if override or dump or _triton_only() or place.mode == "stock":
+            self._own = sys.modules["triton.runtime.cache"].FileCacheManager(key, override=override, dump=dump)
+            return
+        self._place = place
+        self._view = f"{self._place.directory}/{key}"
+        self._compile: Compile | None = None
+        self._group: str | None = None
+        self._served: str | None = None
+        self._bad = False
+
+    # ---- groups: kernels
+
+    def get_group(self, filename: str) -> dict[str, str] | None:
+        """The paths of a kernel's files, or None: then this process is to compile it.
+
+        Raises:
+            CacheMissError: there is none, and `GPUCACHE_REQUIRE_HIT=1` forbids to compile.
+        """
+        if self._own is not None:
+            own: dict[str, str] | None = self._own.get_group(filename)
+            return own
+        self._group = filename
+        if self._place.mode == "private" or _overriding():
+            self._missed(filename, None)
+            return None
+        found = self._hit(filename)
+        if found is None:
+            try:
+                found = self._search(filename, sys._getframe(1))
+            except OSError as error:
+                warn_once("the cache cannot be used", error)
+                self._missed(filename, None)
+        if found is not None:
+            self._served = filename
+        return found
+
+    def put_group(self, filename: str, group: dict[str, str]) -> None:
+        """The kernel is whole: publish what this object staged, then let the others have it."""
+        if self._own is not None:
+            self._own.put_group(filename, group)
+            return
+        compiled = self._begun()
+        compiled.group = group
+        try:
+            if self._served is None and compiled.shareable:
+                self._publish_group(filename, group, compiled)
+        except OSError as error:
+            warn_once("the kernel cannot be published", error)
+        finally:
+            compiled.free()
+            compiled.rescue()
+
+    # ---- files: stages of a kernel, shared libraries, autotune results
+
+    def has_file(self, filename: str) -> bool:
+        """Whether `get_file` has it (asked by Triton 3.0 and 3.1 only)."""
+        return self.get_file(filename) is not None
+
+    def get_file(self, filename: str) -> str | None:
+        """The path of one file, staged or published; None for a miss."""
+        if self._own is not None:
+            own: str | None = self._own.get_file(filename)
+            return own
+        if self._group is not None:  # a stage of this compile
+            return self._compile.staged[filename][0] if self._compile and filename in self._compile.staged else None
+        if self._place.mode == "private" or _overriding():
+            return None
+        try:
+            found = self._single(filename)
+        except OSError as error:
+            warn_once("the cache cannot be used", error)
+            return None
+        self._served = filename if found is not None else None
+        return found
+
+    def put(self, data: object, filename: str, binary: bool = True) -> str:
+        """Stage one file; outside a compile publish it at once. The path can be opened now, and stays.
+
+        Raises:
+            OSError: it can be written nowhere; the message names every place.
+        """
+        if self._own is not None:
+            own: str = self._own.put(data, filename, binary=binary)
+            return own
+        content = data if isinstance(data, bytes) else str(data).encode()
+        compiled = self._begun()
+        path = compiled.stage(filename, content)
+        if not self._alone(filename) or self._place.mode == "private" or _overriding():
+            return path
+        try:
+            return self._publish_single(filename, compiled)
+        except OSError as error:
+            warn_once("the file cannot be published", error)
+            return path
+
+    def _alone(self, filename: str) -> bool:
+        """Whether a file stands for itself: a library or an autotune result, not a stage of a kernel."""
+        return self._group is None and filename.endswith((".so", ".autotune.json"))
+
+    # ---- looking
+
+    def _hit(self, filename: str) -> dict[str, str] | None:
+        manifest = sound(self._view, self._place.verify, self._place.boot)
+        if manifest is None or manifest["group"] != filename:
+            return None
+        self._place.stats.add("hits")
+        return {name: f"{self._view}/{name}" for name in manifest["files"]}
+
+    def _search(self, filename: str, frame: FrameType) -> dict[str, str] | None:
+        """The store, else what another manager left here, else a miss with the key's lock held."""
+        place = self._place
+        found = self._adopted(filename, repair=False)
+        if found is not None:
+            return found
+        lock = CompileLock(f"{place.locks}/{self.key}.lock")
+        found = self._wait(lock, filename, frame)
+        if found is not None:
+            return found
+        if not lock.held:
+            self._missed(filename, None)
+            return None
+        try:
+            found = self._hit(filename) or self._adopted(filename, repair=True)
+        except BaseException:
+            lock.release()
+            raise
+        if found is not None:
+            lock.release()
+            return found
+        self._missed(filename, lock)
+        return None
+
+    def _wait(self, lock: CompileLock, filename: str, frame: FrameType) -> dict[str, str] | None:
+        """Take the lock, or sleep until its holder has published; gives up without either after the time limits."""
+        place, began = self._place, time.monotonic()
+        nested = bool(locks_of_this_thread())  # waiting while others wait for us could be a circle
+        try:
+            while not lock.try_acquire(frame, filename.removesuffix(".json")):
+                if nested:
+                    return None
+                if not lock.wait(place.stall_s, began + place.timeout_s):
+                    warn_once("waited in vain for a compile", f"{holder(lock.path)} ({lock.path})")
+                    return None
+                found = self._hit(filename) or self._adopted(filename, repair=False)
+                if found is not None:
+                    return found
+            return None
+        finally:
+            waited = time.monotonic() - began
+            if waited > 0.01:
+                place.stats.add("waits")
+                place.stats.add("waited_s", waited, now=True)
+
+    def _adopted(self, filename: str, repair: bool) -> dict[str, str] | None:
+        """The entry of the store, or of Triton's own manager here, as a view; ``repair`` needs the key's lock."""
+        place, entry = self._place, entry_path(self._place.root, self.key)
+        manifest = sound(entry, True, place.boot)
+        if manifest is None and repair and os.path.lexists(entry):
+            quarantine(place.root, entry)
+        if manifest is None:
+            return self._from_stock(filename)
+        if manifest["group"] != filename:
+            return None
+        place.stats.add("shared_hits")
+        place.stats.add("saved_s", manifest["compile_s"] or 0.0, now=True)
+        at = self._viewed(entry, manifest, repair)
+        return {name: f"{at}/{name}" for name in manifest["files"]}
+
+    def _from_stock(self, filename: str) -> dict[str, str] | None:
+        """Adopt what Triton's own manager made in the device directory: a whole group becomes an entry."""
+        files = store.stock_group(self._view, filename)
+        if files is None:
+            return None
+        staged = {name: (path, store.digest_of(path)) for name, path in files.items()}
+        with open(files[filename], encoding="utf-8") as file:
+            facts = _facts(filename, file.read(), None)
+        publish(self._place.root, self.key, staged, facts, self._place.staging, repair=False)
+        store.describe(self._view, staged, facts)
+        self._place.stats.add("hits")
+        return files
+
+    def _missed(self, filename: str, lock: CompileLock | None) -> None:
+        place = self._place
+        place.stats.add("misses", now=True)
+        if place.require_hit:
+            if lock is not None:
+                lock.release()
+            raise CacheMissError(
+                filename.removesuffix(".json"), self.key, (self._view, entry_path(place.root, self.key))
+            )
+        self._begun().lock = lock
+
+    # ---- compiling
+
+    def _begun(self) -> Compile:
+        """This object's compile; what it staged goes when the object does."""
+        if self._compile is None:
+            self._compile = Compile(self._place, self._place.mode == "shared" and not _overriding())
+            weakref.finalize(self, Compile.finish, self._compile)
+        return self._compile
+
+    def _publish_group(self, filename: str, group: dict[str, str], compiled: Compile) -> None:
+        place = self._place
+        files = {name: compiled.staged[name] for name, path in group.items() if compiled.has(name, path)}
+        if filename not in files:
+            return
+        spent = time.monotonic() - compiled.began
+        facts = _facts(filename, compiled.metadata, spent)
+        place.stats.add("compiled_s", spent, now=True)
+        locked = compiled.lock is not None and compiled.lock.held
+        if not publish(place.root, self.key, files, facts, place.staging, repair=locked):
+            return
+        manifest = sound(entry_path(place.root, self.key), False, place.boot)
+        if manifest is None:
+            return
+        compiled.published = self._viewed(entry_path(place.root, self.key), manifest, locked)
+
+    # ---- single files
+
+    def _single(self, filename: str) -> str | None:
+        """A file outside a group, as published for this kind of Python, libc or silicon."""
+        place, tag = self._place, self._tag(filename)
+        if tag is None or not self._loadable(filename, place.directory):
+            return None
+        manifest = sound(self._view, place.verify, place.boot)
+        if manifest is not None and manifest["tag"] == tag and filename in manifest["files"]:
+            place.stats.add("hits")
+            return self._readable(f"{self._view}/{filename}")
+        entry = self._single_entry(filename, tag)
+        manifest = sound(entry, True, place.boot)
+        if manifest is None or filename not in manifest["files"]:
+            return None
+        place.stats.add("shared_hits", now=True)
+        return self._readable(f"{self._viewed(entry, manifest)}/{filename}")
+
+    def _publish_single(self, filename: str, compiled: Compile) -> str:
+        place, tag = self._place, self._tag(filename)
+        path, _ = compiled.staged[filename]
+        if tag is None or not self._loadable(filename, place.directory):
+            return path
+        entry = self._single_entry(filename, tag)
+        lock = CompileLock(f"{place.locks}/{os.path.basename(entry)}.lock")
+        repair = lock.try_acquire(sys._getframe(), filename)
+        try:
+            # Triton puts again what it was given: it could not be loaded.
+            if repair and (self._bad or self._served == filename):
+                quarantine(place.root, entry)
+                quarantine(place.root, self._view)
+            facts = Facts(kernel=filename, group=None, tag=tag)
+            if not publish(
+                place.root, os.path.basename(entry), {filename: compiled.staged[filename]}, facts, place.staging, repair
+            ):
+                return path
+            manifest = sound(entry, False, place.boot)
+            return f"{self._viewed(entry, manifest, repair)}/{filename}" if manifest is not None else path
+        finally:
+            lock.release()
+
+    def _viewed(self, entry: str, manifest: store.Manifest, locked: bool = False) -> str:
+        """The view of an entry, made or mended where needed; the entry itself where that cannot be."""
+        root = self._place.root
+        try:
+            if link_view(root, entry, self._view, manifest, repair=locked):
+                return self._view
+            # Something damaged is in its place. Whoever holds the lock meanwhile mends it as well.
+            lock = CompileLock(f"{self._place.locks}/{self.key}.lock")
+            if not locked and lock.try_acquire(sys._getframe(), str(manifest["kernel"])):
+                try:
+                    return self._view if link_view(root, entry, self._view, manifest, repair=True) else entry
+                finally:
+                    lock.release()
+        except OSError as error:
+            warn_once(f"{self._place.directory} cannot be written", error)
+        return entry
+
+    def _single_entry(self, filename: str, tag: str) -> str:
+        digest = hashlib.sha256(f"{filename}\0{tag}".encode()).hexdigest()[:16]
+        return entry_path(self._place.root, f"{self.key}-{digest}")
+
+    def _tag(self, filename: str) -> str | None:
+        """What must be equal beside the key for a file to be shared; None: it is not."""
+        if filename.endswith(".autotune.json"):
+            return self._place.silicon
+        if filename.endswith(".so") and sysconfig.get_config_var("EXT_SUFFIX") not in filename:
+            return f"{sysconfig.get_config_var('SOABI')}-{'-'.join(_libc())}"
+        return ""
+
+    def _loadable(self, filename: str, directory: str) -> bool:
+        return not filename.endswith(".so") or executable(directory)
+
+    def _readable(self, path: str) -> str | None:
+        """The path; None for an autotune result that Triton's unguarded `json.load` would fail on."""
+        if path.endswith(".autotune.json"):
+            try:
+                with open(path, encoding="utf-8") as file:
+                    json.load(file)["configs_timings"]
+            except (OSError, ValueError, KeyError, TypeError):
+                self._bad = True
+                return None
+        return path
+
+
+def _place() -> Place:
+    directory = _get("TRITON_CACHE_DIR") or None
+    place = _places.get(directory)
+    if place is None:
+        place = _places[directory] = place_of(directory, os.environ)
+    return place
+
+
+def _knob(name: str, variable: str) -> Any:
+    """A compilation setting, from Triton's knobs (3.4 and later) or the environment."""
+    knobs = sys.modules.get("triton.knobs")
+    if knobs is None:
+        return _get(variable, "0").lower() not in ("", "0", "false", "off", "no")
+    return getattr(knobs.compilation, name, None)
+
+
+def _overriding() -> bool:
+    """Whether `TRITON_KERNEL_OVERRIDE` is on: such a kernel has the key of the plain one, and must reach nobody."""
+    return bool(_knob("override", "TRITON_KERNEL_OVERRIDE"))
+
+
+def _triton_only() -> bool:
+    """Whether Triton's own manager is to act: `USE_IR_LOC` bakes the cache's path into the code."""
+    return bool(_get("USE_IR_LOC"))
+
+
+def _facts(filename: str, metadata: str, spent: float | None) -> Facts:
+    try:
+        said = json.loads(metadata)
+        target = said["target"]
+        arch = f"{target['backend']}:{target['arch']}"
+    except (ValueError, KeyError, TypeError):
+        said, arch = {}, None
+    version = said.get("triton_version") if isinstance(said, dict) else None
+    return Facts(
+        kernel=filename.removesuffix(".json"), group=filename, target=arch, triton_version=version, compile_s=spent
+    )
+
+
+def _libc() -> tuple[str, str]:
+    import platform
+
+    return platform.libc_ver()

@@ -1,0 +1,580 @@
+from __future__ import annotations
+
+import fcntl
+import json
+import multiprocessing
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+
+from gpucache import compile_lock
+from gpucache.compile_lock import CompileLock, holder, locks_of_this_thread
+
+SPAWN = multiprocessing.get_context("spawn")
+PATIENCE_S = 60.0
+
+
+@pytest.fixture
+def path(tmp_path: Path) -> str:
+    return str(tmp_path / "KEY.lock")
+
+
+def until(condition: Callable[[], object]) -> None:
+    """Go on once the condition holds."""
+    end = time.monotonic() + PATIENCE_S
+    while not condition():
+        assert time.monotonic() < end, "it never came true"
+        threading.Event().wait(0.01)
+
+
+def later(seconds: float = PATIENCE_S) -> float:
+    return time.monotonic() + seconds
+
+
+def acquired(path: str) -> CompileLock:
+    """A lock held until the caller's frame is left."""
+    lock = CompileLock(path)
+    assert lock.try_acquire(sys._getframe(1), "kernel")
+    return lock
+
+
+def is_free(path: str) -> bool:
+    lock = CompileLock(path)
+    try:
+        return lock.try_acquire(sys._getframe(), "probe")
+    finally:
+        lock.release()
+
+
+HOLDER = """
+import sys
+from gpucache.compile_lock import CompileLock
+lock = CompileLock(sys.argv[1])
+assert lock.try_acquire(sys._getframe(), "add_kernel")
+print("held", flush=True)
+for line in sys.stdin:
+    lock.release()
+    print("released", flush=True)
+"""
+
+
+@contextmanager
+def running(code: str, *args: str) -> Iterator[subprocess.Popen[str]]:
+    """Another process, once it said that it holds the lock; it is killed in the end."""
+    command = [sys.executable, "-c", code, *args]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as process:
+        try:
+            assert process.stdout is not None
+            assert process.stdout.readline() == "held\n"
+            yield process
+        finally:
+            process.kill()  # leaving closes its stdin, which ends its child
+
+
+def release(process: subprocess.Popen[str]) -> None:
+    assert process.stdin is not None
+    assert process.stdout is not None
+    process.stdin.write("release\n")
+    process.stdin.flush()
+    assert process.stdout.readline() == "released\n"
+
+
+class Waiter(threading.Thread):
+    """A thread in `wait`, asleep once this returns."""
+
+    def __init__(self, path: str, stall_s: float = PATIENCE_S) -> None:
+        super().__init__(daemon=True)
+        self.path, self.stall_s = path, stall_s
+        self.freed: bool | None = None
+        asleep = len(compile_lock._keeper.waiting)
+        self.start()
+        until(lambda: len(compile_lock._keeper.waiting) > asleep)
+
+    def run(self) -> None:
+        self.freed = CompileLock(self.path).wait(self.stall_s, later(2 * PATIENCE_S))
+
+    def ended(self) -> bool | None:
+        self.join(PATIENCE_S / 2)
+        return self.freed
+
+
+def _contend(path: str, count: Path, rounds: int) -> None:
+    """Count up in a file that only one at a time may write."""
+    for _ in range(rounds):
+        lock = CompileLock(path)
+        while not lock.try_acquire(sys._getframe(), "kernel"):
+            assert lock.wait(PATIENCE_S, later())
+        inside = os.open(f"{path}.inside", os.O_CREAT | os.O_EXCL)  # raises where two are
+        os.close(inside)
+        count.write_text(str(int(count.read_text()) + 1))
+        os.unlink(f"{path}.inside")
+        lock.release()
+
+
+class TestExclusion:
+    def test_one_process_at_a_time_holds_a_key(self, path, tmp_path):
+        count = tmp_path / "count"
+        count.write_text("0")
+        workers = [SPAWN.Process(target=_contend, args=(path, count, 25)) for _ in range(4)]
+        for worker in workers:
+            worker.start()
+        for worker in workers:
+            worker.join(PATIENCE_S)
+        assert [worker.exitcode for worker in workers] == [0] * 4
+        assert count.read_text() == "100"
+        assert not os.path.exists(path)
+
+    def test_one_thread_at_a_time_holds_a_key(self, path, tmp_path):
+        count = tmp_path / "count"
+        count.write_text("0")
+        threads = [threading.Thread(target=_contend, args=(path, count, 20), daemon=True) for _ in range(12)]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join(PATIENCE_S)
+        assert count.read_text() == "240"
+        assert not os.path.exists(path)
+
+    def test_another_object_of_the_same_thread_does_not_get_it(self, path):
+        lock = acquired(path)
+        assert not is_free(path)
+        lock.release()
+        assert is_free(path)
+
+    def test_keys_are_apart(self, path):
+        lock = acquired(path)
+        assert is_free(path + "2")
+        lock.release()
+
+
+class TestRelease:
+    def test_the_file_goes_with_the_lock(self, path):
+        lock = acquired(path)
+        assert os.path.exists(path)
+        lock.release()
+        assert not lock.held
+        assert not os.path.exists(path)
+
+    def test_a_second_release_does_not_touch_the_next_holder(self, path):
+        first = acquired(path)
+        first.release()
+        second = acquired(path)
+        first.release()
+        assert second.held
+        assert not is_free(path)
+        second.release()
+
+    def test_any_thread_may_release(self, path):
+        lock = acquired(path)
+        thread = threading.Thread(target=lock.release)
+        thread.start()
+        thread.join(PATIENCE_S)
+        assert is_free(path)
+
+    def test_whoever_locked_the_removed_file_opens_the_new_one(self, path, monkeypatch):
+        """Between opening a lock's file and locking it, its holder frees and removes it."""
+        first, second, real = acquired(path), CompileLock(path), fcntl.flock
+
+        def flock_after_the_release(fd: int, how: int) -> None:
+            monkeypatch.setattr(fcntl, "flock", real)
+            first.release()
+            real(fd, how)
+
+        monkeypatch.setattr(fcntl, "flock", flock_after_the_release)
+        assert second.try_acquire(sys._getframe(), "kernel")
+        assert os.path.samestat(os.fstat(second._fd), os.stat(path))
+        assert not is_free(path)
+        second.release()
+
+    def test_it_does_not_remove_the_file_of_whoever_came_after_the_directory_was_removed(self, tmp_path):
+        place = tmp_path / "locks"
+        place.mkdir()
+        first = acquired(str(place / "KEY.lock"))
+        shutil.rmtree(place)
+        place.mkdir()
+        second = acquired(str(place / "KEY.lock"))
+        first.release()
+        assert not is_free(str(place / "KEY.lock"))
+        second.release()
+
+    def test_a_file_closed_by_somebody_else_is_no_error(self, path):
+        """Daemons close every descriptor; release is called from finalizers and from the keeper."""
+        lock = acquired(path)
+        os.close(lock._fd)
+        lock.release()
+        assert not lock.held
+        assert is_free(path)
+
+    def test_a_directory_that_is_gone_is_an_os_error(self, tmp_path):
+        with pytest.raises(FileNotFoundError):
+            CompileLock(str(tmp_path / "none" / "KEY.lock")).try_acquire(sys._getframe(), "kernel")
+
+
+class TestWaiting:
+    def test_a_killed_holder_wakes_the_waiter_and_leaves_the_lock(self, path):
+        with running(HOLDER, path) as process:
+            assert not is_free(path)
+            waiter = Waiter(path)
+            process.kill()
+            assert waiter.ended() is True
+            assert is_free(path)
+
+    def test_a_stopped_holder_is_waited_for_until_the_stall_time(self, path):
+        with running(HOLDER, path) as process:
+            os.kill(process.pid, signal.SIGSTOP)
+            os.waitpid(process.pid, os.WUNTRACED)
+            assert CompileLock(path).wait(1.0, later()) is False
+            assert not is_free(path)
+            os.kill(process.pid, signal.SIGCONT)
+            waiter = Waiter(path)
+            release(process)
+            assert waiter.ended() is True
+
+    def test_a_holder_that_beats_is_waited_for_beyond_the_stall_time(self, path):
+        with running(HOLDER, path) as process:
+            waiter = Waiter(path, stall_s=2.0)
+            began, beats = time.monotonic(), set()
+
+            def long_enough() -> bool:
+                beats.add(os.stat(path).st_mtime_ns)
+                return time.monotonic() - began > 4.0 and len(beats) > 4
+
+            until(long_enough)
+            assert waiter.is_alive()
+            release(process)
+            assert waiter.ended() is True
+
+    def test_the_deadline_ends_the_wait_for_a_holder_that_beats(self, path):
+        with running(HOLDER, path):
+            began = time.monotonic()
+            assert CompileLock(path).wait(PATIENCE_S, began + 0.5) is False
+            assert time.monotonic() - began < PATIENCE_S / 2
+
+    def test_a_lock_that_can_be_shared_but_never_taken_is_given_up_at_the_deadline(self, path):
+        """A child that C code forked may keep what a waiter held for an instant."""
+        with open(path, "w") as file:
+            fcntl.flock(file, fcntl.LOCK_SH)
+            lock, deadline, turns = CompileLock(path), later(0.5), 0
+            while not lock.try_acquire(sys._getframe(), "kernel") and lock.wait(PATIENCE_S, deadline):
+                turns += 1
+                assert time.monotonic() < deadline + PATIENCE_S / 2
+            assert not lock.held
+            assert turns > 0
+
+    def test_a_lock_that_is_gone_is_free(self, path):
+        assert CompileLock(path).wait(PATIENCE_S, later()) is True
+
+    @pytest.mark.parametrize("how", ["released", "killed"])
+    def test_all_waiters_wake(self, path, how):
+        with running(HOLDER, path) as process:
+            waiters = [Waiter(path) for _ in range(10)]
+            if how == "killed":
+                process.kill()
+            else:
+                release(process)
+            assert [waiter.ended() for waiter in waiters] == [True] * 10
+        assert not compile_lock._keeper.waiting
+
+    def test_the_helper_of_a_wait_in_vain_ends_when_the_lock_is_freed(self, path):
+        with running(HOLDER, path) as process:
+            assert CompileLock(path).wait(PATIENCE_S, later(0.1)) is False
+            assert compile_lock._keeper.waiting
+            release(process)
+            until(lambda: not compile_lock._keeper.waiting)
+            until(lambda: "gpucache-wait" not in {thread.name for thread in threading.enumerate()})
+
+
+def compile_that_raises(path: str) -> None:
+    lock = CompileLock(path)
+    assert lock.try_acquire(sys._getframe(), "kernel")
+    raise RuntimeError("ptxas", lock)  # which keeps the lock alive as Triton's manager would
+
+
+def compile_that_leaves_its_lock(path: str) -> CompileLock:
+    lock = CompileLock(path)
+    assert lock.try_acquire(sys._getframe(), "kernel")
+    return lock
+
+
+class TestOver:
+    """A compile is over when its frame has left the stack, whatever is still alive."""
+
+    def test_a_compile_that_raised_frees_the_lock_although_its_exception_lives(self, path):
+        with pytest.raises(RuntimeError) as kept:
+            compile_that_raises(path)
+        lock = kept.value.args[1]
+        until(lambda: not lock.held)
+        assert is_free(path)
+        assert kept.value.__traceback__ is not None
+
+    def test_a_waiter_wakes_when_a_compile_raised(self, path):
+        entered, go, errors = threading.Event(), threading.Event(), []
+
+        def compile_slowly() -> None:
+            lock = CompileLock(path)
+            assert lock.try_acquire(sys._getframe(), "kernel")
+            entered.set()
+            go.wait(PATIENCE_S)
+            raise RuntimeError(lock)
+
+        def work() -> None:
+            try:
+                compile_slowly()
+            except RuntimeError as error:
+                errors.append(error)
+            done.wait(PATIENCE_S)
+
+        done = threading.Event()
+        thread = threading.Thread(target=work, daemon=True)
+        thread.start()
+        assert entered.wait(PATIENCE_S)
+        waiter = Waiter(path)
+        go.set()
+        assert waiter.ended() is True
+        assert errors
+        done.set()
+        thread.join(PATIENCE_S)
+
+    def test_the_lock_is_kept_while_the_frame_that_began_is_below_others(self, path):
+        lock = acquired(path)
+
+        def deeper(levels: int) -> None:
+            if levels:
+                return deeper(levels - 1)
+            seen = {os.stat(path).st_mtime_ns}
+            until(lambda: seen.add(os.stat(path).st_mtime_ns) or len(seen) > 2)
+            return None
+
+        deeper(50)
+        assert lock.held
+        lock.release()
+
+    def test_this_threads_stale_locks_are_freed_and_its_live_ones_told(self, path):
+        outer = acquired(path)
+        stale = compile_that_leaves_its_lock(path + "2")
+
+        def nested() -> None:
+            inner = acquired(path + "3")
+            assert set(locks_of_this_thread()) == {outer, inner}
+            inner.release()
+
+        nested()
+        assert locks_of_this_thread() == [outer]
+        assert not stale.held
+        assert is_free(path + "2")
+        outer.release()
+        assert locks_of_this_thread() == []
+
+    def test_a_thread_does_not_see_the_locks_of_others(self, path):
+        lock, found = acquired(path), []
+        thread = threading.Thread(target=lambda: found.append(locks_of_this_thread()))
+        thread.start()
+        thread.join(PATIENCE_S)
+        assert found == [[]]
+        assert lock.held
+        lock.release()
+
+    def test_the_lock_of_a_thread_that_ended_is_freed(self, path):
+        left = []
+        thread = threading.Thread(target=lambda: left.append(compile_that_leaves_its_lock(path)))
+        thread.start()
+        thread.join(PATIENCE_S)
+        until(lambda: not left[0].held)
+        assert is_free(path)
+
+    def test_a_frame_at_the_same_address_with_other_code_is_not_the_compile(self, path):
+        lock = compile_that_leaves_its_lock(path)
+        lock._frame = id(sys._getframe())
+        assert locks_of_this_thread() == []
+        assert not lock.held
+
+    def test_a_later_call_at_the_same_address_keeps_the_lock_only_until_it_returns(self, path):
+        def call(lock: CompileLock | None) -> CompileLock:
+            if lock is None:
+                lock = CompileLock(path)
+                assert lock.try_acquire(sys._getframe(), "kernel")
+                return lock
+            lock._frame = id(sys._getframe())
+            assert locks_of_this_thread() == [lock]
+            return lock
+
+        lock = call(call(None))
+        until(lambda: not lock.held)
+        assert is_free(path)
+
+
+def beating() -> bool:
+    return "gpucache-beat" in {thread.name for thread in threading.enumerate()}
+
+
+class TestKeeper:
+    def test_it_ends_when_nothing_is_held_and_starts_again(self, path):
+        for _ in range(2):
+            first, second = acquired(path), acquired(path + "2")
+            assert beating()
+            first.release()
+            second.release()
+            until(lambda: not beating())
+
+    def test_a_lock_taken_after_it_looked_at_the_frames_is_not_abandoned(self, path, monkeypatch):
+        looked, go, again, real = threading.Event(), threading.Event(), threading.Event(), sys._current_frames
+
+        def slowly() -> dict[int, object]:
+            if looked.is_set():
+                again.set()
+                return real()
+            frames = real()
+            looked.set()
+            go.wait(PATIENCE_S)
+            return frames
+
+        def compile_kernel() -> None:
+            late = acquired(path + "2")
+            go.set()
+            assert again.wait(PATIENCE_S)  # the round that had looked before is over
+            assert late.held
+            late.release()
+
+        monkeypatch.setattr(sys, "_current_frames", slowly)
+        early = acquired(path)
+        assert looked.wait(PATIENCE_S)
+        compile_kernel()
+        assert early.held
+        early.release()
+
+    def test_no_thread_to_be_had_is_an_os_error_and_leaves_nothing_locked(self, path, monkeypatch):
+        until(lambda: not beating())
+
+        def refuse(_: threading.Thread) -> None:
+            raise RuntimeError("can't start new thread")
+
+        with monkeypatch.context() as patch:
+            patch.setattr(threading.Thread, "start", refuse)
+            lock = CompileLock(path)
+            with pytest.raises(OSError, match="can't start new thread"):
+                lock.try_acquire(sys._getframe(), "kernel")
+            assert not lock.held
+            with pytest.raises(OSError, match="can't start new thread"):
+                lock.wait(1.0, later())
+        lock = acquired(path)
+        assert beating()
+        lock.release()
+
+
+FORKING = """
+import ctypes, os, sys, threading
+from gpucache.compile_lock import CompileLock, locks_of_this_thread
+path, how = sys.argv[1:]
+lock = CompileLock(path)
+assert lock.try_acquire(sys._getframe(), "kernel")
+child = ctypes.PyDLL(None).fork() if how == "C" else os.fork()
+if child == 0:
+    if how == "C":
+        os.read(0, 1)
+        os._exit(0)
+    assert not lock.held
+    assert locks_of_this_thread() == []
+    assert not CompileLock(path).try_acquire(sys._getframe(), "kernel")
+    lock.release()
+    if how == "exits":
+        sys.exit()
+    if how == "compiles":
+        other = CompileLock(path + "2")
+        assert other.try_acquire(sys._getframe(), "kernel")
+        seen = set()
+        while len(seen) < 3:  # there is a keeper in the child, too
+            seen.add(os.stat(path + "2").st_mtime_ns)
+            threading.Event().wait(0.01)
+        other.release()
+        sys.exit()
+    print("held", flush=True)
+    os.read(0, 1)
+    os._exit(0)
+if how in ("exits", "compiles"):
+    assert os.waitpid(child, 0)[1] == 0
+if how != "stays":
+    print("held", flush=True)
+for line in sys.stdin:
+    lock.release()
+    print("released", flush=True)
+"""
+
+FORKED_WAITER = """
+import ctypes, os, sys, threading, time
+from gpucache import compile_lock
+lock = compile_lock.CompileLock(sys.argv[1])
+waiting = threading.Thread(target=lock.wait, args=(60.0, time.monotonic() + 60))
+waiting.start()
+while not compile_lock._keeper.waiting:
+    threading.Event().wait(0.01)
+child = ctypes.PyDLL(None).fork() if sys.argv[2] == "C" else os.fork()
+if child == 0:
+    print("held", flush=True)
+    os.read(0, 1)
+    os._exit(0)
+waiting.join()
+print("woken", flush=True)
+os.read(0, 1)
+"""
+
+
+class TestFork:
+    @pytest.mark.parametrize("how", ["exits", "compiles"])
+    def test_a_child_neither_holds_nor_frees_its_parents_lock(self, path, how):
+        with running(FORKING, path, how) as process:
+            assert not is_free(path)
+            release(process)
+            assert is_free(path)
+
+    def test_a_child_that_lives_on_does_not_keep_a_killed_parents_lock(self, path):
+        with running(FORKING, path, "stays") as process:
+            waiter = Waiter(path)
+            process.kill()
+            assert waiter.ended() is True
+            assert is_free(path)
+
+    def test_a_child_that_c_code_forked_does_not_keep_what_its_parent_released(self, path):
+        with running(FORKING, path, "C") as process:
+            waiter = Waiter(path)
+            release(process)
+            assert waiter.ended() is True
+            assert is_free(path)
+
+    @pytest.mark.parametrize("how", ["Python", "C"])
+    def test_the_child_of_a_waiter_does_not_keep_what_the_waiter_shared(self, path, how):
+        with running(HOLDER, path) as process, running(FORKED_WAITER, path, how) as waiter:
+            process.kill()
+            assert waiter.stdout is not None
+            assert waiter.stdout.readline() == "woken\n"
+            until(lambda: is_free(path))
+
+
+class TestHolder:
+    def test_it_is_named_with_its_kernel(self, path):
+        with running(HOLDER, path) as process:
+            said = json.loads(Path(path).read_text())
+            host = os.uname().nodename
+            assert holder(path) == f"process {process.pid} on {host} since {said['since']} for add_kernel"
+
+    def test_the_next_holder_replaces_what_a_killed_one_with_a_longer_name_wrote(self, path):
+        Path(path).write_text(json.dumps({"pid": 1, "host": "h" * 300, "since": "s", "what": "w" * 300}))
+        lock = acquired(path)
+        assert holder(path).startswith(f"process {os.getpid()} on ")
+        lock.release()
+
+    @pytest.mark.parametrize("text", [b"", b"{", b"[]", b"5", b"null", b'"x"', b"\xff\xfe", b'{"pid": 1}'])
+    def test_garbage_is_a_process_that_did_not_say(self, path, text):
+        Path(path).write_bytes(text)
+        assert holder(path) == "a process that did not say who it is"
+
+    def test_no_file_is_a_process_that_did_not_say(self, path):
+        assert holder(path) == "a process that did not say who it is"

@@ -1,0 +1,329 @@
+from __future__ import annotations
+
+import dataclasses
+import logging
+import os
+import subprocess
+import tempfile
+import warnings
+from pathlib import Path
+
+import pytest
+
+from gpucache import DeviceCacheRegistry, paths, place
+from gpucache.device import Device, Snapshot, Status
+from gpucache.place import Place, disabled, place_of, warn_once
+from gpucache.store import boot_time
+
+H100 = Device(uuid="GPU-0", index=0, name="NVIDIA H100", compute_capability=(9, 0), core_count=16896)
+MIG = dataclasses.replace(H100, uuid="MIG-0", parent_uuid="GPU-9", slot=0, multiprocessor_count=16)
+
+
+def another(uuid: str, index: int, device: Device = H100, **changed: object) -> Device:
+    return dataclasses.replace(device, uuid=uuid, index=index, **changed)  # type: ignore[arg-type]
+
+
+@pytest.fixture(autouse=True)
+def nothing_warned(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A process warns once of each cause; each test is one."""
+    monkeypatch.setattr(place, "_warned", set())
+
+
+@pytest.fixture
+def root(tmp_path: Path) -> Path:
+    return tmp_path / "root"
+
+
+def provision(root: Path, *devices: Device) -> None:
+    snapshot = Snapshot(status=Status.OK, source="nvml", devices=devices)
+    DeviceCacheRegistry(root, snapshot, {"CUDA_DEVICE_ORDER": "PCI_BUS_ID"}).provision()
+
+
+def at(root: Path, directory: str | Path | None = None, **environ: str) -> Place:
+    text = None if directory is None else str(directory)
+    return place_of(text, {"GPUCACHE_DIR": str(root), **environ})
+
+
+def lines(caplog: pytest.LogCaptureFixture) -> list[str]:
+    return [record.getMessage() for record in caplog.records if record.name == "gpucache"]
+
+
+class TestDirectory:
+    @pytest.fixture(autouse=True)
+    def provisioned(self, root: Path) -> None:
+        provision(root, H100, another("GPU-1", 1))
+
+    def test_an_explicit_directory_comes_first(self, root, tmp_path):
+        found = at(root, tmp_path / "chosen", GPUCACHE_DEVICE="GPU-1")
+        assert (found.directory, found.mode) == (str(tmp_path / "chosen"), "shared")
+
+    def test_an_explicit_directory_is_made_absolute(self, root, tmp_path, monkeypatch):
+        monkeypatch.chdir(tmp_path)
+        assert at(root, "chosen").directory == str(tmp_path / "chosen")
+
+    @pytest.mark.parametrize("unset", [None, ""])
+    def test_else_it_is_the_pinned_devices_on_record(self, root, unset):
+        found = at(root, unset, GPUCACHE_DEVICE="GPU-1")
+        assert (found.directory, found.mode) == (f"{root}/triton/1", "shared")
+
+    def test_a_single_device_needs_no_pin(self, tmp_path):
+        provision(tmp_path / "other", H100)
+        assert at(tmp_path / "other").directory == f"{tmp_path}/other/triton/0"
+
+    @pytest.mark.parametrize("pinned", ["", "GPU-unknown"])
+    def test_of_two_without_a_pin_it_is_tritons_default(self, root, pinned):
+        found = at(root, TRITON_HOME="/home/ada", GPUCACHE_DEVICE=pinned)
+        assert (found.directory, found.mode) == ("/home/ada/.triton/cache", "shared")
+
+    def test_without_a_home_of_tritons_own_it_is_the_users(self, root, monkeypatch):
+        monkeypatch.setenv("HOME", "/home/bob")
+        assert at(root).directory == "/home/bob/.triton/cache"
+
+    def test_without_a_record_it_is_tritons_default_and_told(self, tmp_path, caplog):
+        found = at(tmp_path / "new", TRITON_HOME="/home/ada")
+        assert (found.directory, found.mode) == ("/home/ada/.triton/cache", "shared")
+        (line,) = lines(caplog)
+        assert line.startswith("no record: ")
+        assert line.endswith("caching where Triton does by default")
+
+    def test_without_a_record_an_explicit_directory_is_no_cause_to_warn(self, tmp_path, caplog):
+        assert at(tmp_path / "new", tmp_path / "chosen").mode == "shared"
+        assert not lines(caplog)
+
+    def test_a_torn_record_is_told(self, root, caplog):
+        Path(paths.record_path(str(root), paths.host_name())).write_text("{")
+        assert at(root, TRITON_HOME="/home/ada").directory == "/home/ada/.triton/cache"
+        assert len(lines(caplog)) == 1
+
+    def test_the_store_is_the_one_under_the_root(self, root, tmp_path):
+        found = at(root, tmp_path / "chosen")
+        assert found.root == str(root)
+        assert found.locks == f"{root}/gpucache/v1/locks"
+        assert found.staging.preferred == f"{root}/gpucache/v1/tmp"
+        assert found.stats.directory == f"{root}/gpucache/v1/stats"
+
+    def test_what_is_missing_below_the_root_is_made(self, tmp_path):
+        at(tmp_path / "new", tmp_path / "chosen")
+        made = {path.relative_to(tmp_path / "new").as_posix() for path in (tmp_path / "new").rglob("*")}
+        parts = {"locks", "tmp", "store"}
+        assert made == {"gpucache", "gpucache/v1", *(f"gpucache/v1/{part}" for part in parts)}
+
+    def test_the_chosen_directory_is_not_made(self, root, tmp_path):
+        at(root, tmp_path / "chosen")
+        assert not (tmp_path / "chosen").exists()
+
+
+class TestMode:
+    @pytest.fixture
+    def fresh(self) -> str:
+        """As torch's `fresh_cache` makes it."""
+        return f"{tempfile.gettempdir()}/tmpabcdef/triton"
+
+    def test_a_fresh_directory_is_left_to_triton(self, root, fresh):
+        assert at(root, fresh).mode == "stock"
+        assert not root.exists()
+
+    def test_also_through_a_link(self, root, tmp_path):
+        (tmp_path / "link").symlink_to(tempfile.gettempdir())
+        assert at(root, tmp_path / "link" / "fresh").mode == "stock"
+
+    def test_on_request_it_is_shared(self, root, fresh):
+        assert at(root, fresh, GPUCACHE_SHARE="1").mode == "shared"
+
+    def test_one_below_the_root_is_not_fresh(self):
+        """Torch's default root is in the temporary directory."""
+        with tempfile.TemporaryDirectory() as root:
+            assert at(Path(root), f"{root}/triton/0").mode == "shared"
+
+    def test_one_that_only_begins_like_the_temporary_directory_is_not_fresh(self, root):
+        assert at(root, f"{tempfile.gettempdir()}-of-mine/triton").mode == "shared"
+
+    @pytest.mark.parametrize("directory", [None, "", "/somewhere"])
+    def test_sharing_may_be_forbidden(self, root, directory):
+        assert at(root, directory, GPUCACHE_SHARE="0", TRITON_HOME="/home/ada").mode == "stock"
+        assert not root.exists()
+
+    def test_what_is_not_shared_counts_in_memory_only(self, root, fresh):
+        assert at(root, fresh).stats.directory is None
+
+
+class TestPrivate:
+    def test_an_unsafe_root_is_not_used_and_told_once(self, root, tmp_path, caplog):
+        root.mkdir()
+        root.chmod(0o777)
+        for _ in range(2):
+            found = at(root, tmp_path / "chosen")
+        assert found.mode == "private"
+        assert not list(root.iterdir())
+        (line,) = lines(caplog)
+        assert line.startswith("the store cannot be used: ")
+        assert str(root) in line
+        assert line.endswith("compiling without the shared cache")
+
+    def test_nothing_of_a_private_place_lies_below_the_root(self, root, tmp_path):
+        root.mkdir()
+        root.chmod(0o777)
+        found = at(root, tmp_path / "chosen")
+        assert not found.staging.preferred.startswith(str(root))
+        assert found.stats.directory is None
+
+    def test_an_unsafe_root_may_be_trusted(self, root, tmp_path):
+        root.mkdir()
+        root.chmod(0o777)
+        assert at(root, tmp_path / "chosen", GPUCACHE_TRUST_WORLD_WRITABLE="1").mode == "shared"
+
+    @pytest.mark.parametrize(
+        "part", ["gpucache", "gpucache/v1", *(f"gpucache/v1/{n}" for n in ("locks", "tmp", "store"))]
+    )
+    def test_an_unsafe_directory_in_a_safe_root_is_not_used(self, root, tmp_path, caplog, part):
+        """Who may write there plants what every process loads."""
+        assert at(root, tmp_path / "chosen").mode == "shared"
+        (root / part).chmod(0o777)
+        assert at(root, tmp_path / "chosen").mode == "private"
+        assert str(root / part) in lines(caplog)[0]
+
+    def test_a_file_where_the_root_should_be_is_told(self, root, tmp_path, caplog):
+        root.write_text("mine")
+        assert at(root, tmp_path / "chosen").mode == "private"
+        assert "Not a directory" in lines(caplog)[0]
+
+    def test_a_trust_that_makes_no_sense_is_told(self, root, tmp_path, caplog):
+        assert at(root, tmp_path / "chosen", GPUCACHE_TRUST_UIDS="ada").mode == "private"
+        assert "GPUCACHE_TRUST_UIDS" in lines(caplog)[0]
+        assert not root.exists()
+
+    @pytest.mark.root
+    @pytest.mark.usefixtures("as_root")
+    def test_a_read_only_root_is_told(self, root, tmp_path, caplog):
+        root.mkdir()
+        subprocess.run(["mount", "-t", "tmpfs", "-o", "mode=0700,ro", "none", root], check=True)
+        try:
+            assert at(root, tmp_path / "chosen").mode == "private"
+        finally:
+            subprocess.run(["umount", "-l", root], check=True)
+        assert "Read-only file system" in lines(caplog)[0]
+
+    @pytest.mark.parametrize(("root", "directory"), [("here", None), ("here", "/chosen"), ("/root-of-mine", "chosen")])
+    def test_a_current_directory_that_is_gone_is_told(self, tmp_path, monkeypatch, caplog, root, directory):
+        (tmp_path / "gone").mkdir()
+        monkeypatch.chdir(tmp_path / "gone")
+        (tmp_path / "gone").rmdir()
+        found = at(Path(root), directory, TRITON_HOME="/home/ada")
+        assert (found.mode, found.directory) == ("private", directory or "/home/ada/.triton/cache")
+        assert "the current directory is gone" in lines(caplog)[0]
+        assert not Path("/root-of-mine").exists()
+
+    def test_without_a_temporary_directory_it_is_told(self, root, tmp_path, monkeypatch, caplog):
+        def none() -> str:
+            raise FileNotFoundError(2, "No usable temporary directory found")
+
+        monkeypatch.setattr(tempfile, "gettempdir", none)
+        assert at(root, tmp_path / "chosen").mode == "private"
+        assert "No usable temporary directory" in lines(caplog)[0]
+
+
+class TestSilicon:
+    def test_it_is_the_compute_capability_and_the_core_count(self, root):
+        provision(root, H100)
+        assert at(root).silicon == "sm_90-16896"
+
+    def test_it_is_known_in_any_directory(self, root, tmp_path):
+        provision(root, H100)
+        assert at(root, tmp_path / "chosen").silicon == "sm_90-16896"
+
+    def test_of_a_mig_instance_it_is_its_own_multiprocessors(self, root):
+        provision(root, MIG)
+        assert at(root).silicon == "sm_90-16sm"
+
+    def test_mig_instances_of_unlike_sizes_are_unlike(self, root):
+        provision(root, MIG, another("MIG-1", 0, MIG, slot=1, multiprocessor_count=32))
+        assert at(root).silicon is None
+        assert at(root, GPUCACHE_DEVICE="MIG-1").silicon == "sm_90-32sm"
+
+    def test_like_devices_have_one(self, root):
+        provision(root, H100, another("GPU-1", 1))
+        assert at(root).silicon == "sm_90-16896"
+
+    @pytest.mark.parametrize("changed", [{"core_count": 14592}, {"compute_capability": (8, 9)}])
+    def test_unlike_devices_have_none(self, root, changed):
+        """H100 SXM and PCIe differ in their cores only."""
+        provision(root, H100, another("GPU-1", 1, **changed))
+        assert at(root).silicon is None
+
+    def test_of_unlike_devices_the_pinned_one_has_its_own(self, root):
+        provision(root, H100, another("GPU-1", 1, core_count=14592))
+        assert at(root, GPUCACHE_DEVICE="GPU-1").silicon == "sm_90-14592"
+
+    @pytest.mark.parametrize("unknown", ["core_count", "compute_capability"])
+    @pytest.mark.parametrize("count", [1, 2])
+    def test_what_is_not_known_is_shared_with_none(self, root, unknown, count):
+        devices = [another(f"GPU-{index}", index, **{unknown: None}) for index in range(count)]
+        provision(root, *devices)
+        assert at(root).silicon is None
+
+    def test_a_mig_instance_without_its_multiprocessors_is_not_known(self, root):
+        provision(root, dataclasses.replace(MIG, multiprocessor_count=None))
+        assert at(root).silicon is None
+
+    def test_without_a_record_it_is_not_known(self, root, tmp_path):
+        assert at(root, tmp_path / "chosen").silicon is None
+
+
+class TestSettings:
+    def test_the_defaults(self, root, tmp_path):
+        found = at(root, tmp_path / "chosen")
+        assert (found.stall_s, found.timeout_s, found.verify, found.require_hit) == (30.0, 300.0, False, False)
+        assert abs(found.boot - boot_time()) < 60
+
+    def test_what_the_environment_says(self, root, tmp_path, caplog):
+        environ = {
+            "GPUCACHE_STALL_TIMEOUT_S": "0.5",
+            "GPUCACHE_LOCK_TIMEOUT_S": "0",
+            "GPUCACHE_VERIFY": "always",
+            "GPUCACHE_REQUIRE_HIT": "1",
+        }
+        found = at(root, tmp_path / "chosen", **environ)
+        assert (found.stall_s, found.timeout_s, found.verify, found.require_hit) == (0.5, 0.0, True, True)
+        assert not lines(caplog)
+
+    @pytest.mark.parametrize("name", ["GPUCACHE_STALL_TIMEOUT_S", "GPUCACHE_LOCK_TIMEOUT_S"])
+    @pytest.mark.parametrize("text", ["soon", "30s", "-1", "nan", "inf", "1e999"])
+    def test_a_number_that_is_none_is_told_and_the_default_holds(self, root, tmp_path, caplog, name, text):
+        found = at(root, tmp_path / "chosen", **{name: text})
+        assert (found.stall_s, found.timeout_s) == (30.0, 300.0)
+        default = "30" if "STALL" in name else "300"
+        assert lines(caplog) == [f"{name} is not a number of seconds: {text}; it is {default}"]
+
+    @pytest.mark.parametrize("name", ["GPUCACHE_STALL_TIMEOUT_S", "GPUCACHE_LOCK_TIMEOUT_S"])
+    def test_an_empty_number_counts_as_unset(self, root, tmp_path, caplog, name):
+        found = at(root, tmp_path / "chosen", **{name: ""})
+        assert (found.stall_s, found.timeout_s) == (30.0, 300.0)
+        assert not lines(caplog)
+
+    @pytest.mark.parametrize(
+        ("environ", "off"), [({}, False), ({"GPUCACHE_DISABLE": "0"}, False), ({"GPUCACHE_DISABLE": "1"}, True)]
+    )
+    def test_it_may_be_disabled(self, environ, off):
+        assert disabled(environ) is off
+
+    def test_a_switch_that_makes_no_sense_is_told_and_disables_nothing(self, caplog):
+        assert disabled({"GPUCACHE_DISABLE": "yes"}) is False
+        (line,) = lines(caplog)
+        assert "GPUCACHE_DISABLE" in line
+
+
+class TestWarnOnce:
+    def test_it_logs_each_cause_once(self, caplog):
+        for cause in ("full", "full", "gone", "full"):
+            warn_once("the disk", cause)
+        end = "compiling without the shared cache"
+        assert lines(caplog) == [f"the disk: full; {end}", f"the disk: gone; {end}"]
+        assert {record.levelno for record in caplog.records} == {logging.WARNING}
+
+    def test_it_never_uses_warnings(self, caplog):
+        """``-W error`` would turn one into an exception out of a kernel launch."""
+        with warnings.catch_warnings(record=True) as caught:
+            warnings.simplefilter("always")
+            warn_once("the disk", OSError(os.EX_IOERR, "failed"))
+        assert not caught
+        assert lines(caplog)

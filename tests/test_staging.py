@@ -1,0 +1,332 @@
+from __future__ import annotations
+
+import errno
+import fcntl
+import multiprocessing
+import os
+import shutil
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+
+from gpucache import staging
+from gpucache.staging import Staging, sweep
+
+SPAWN = multiprocessing.get_context("spawn")
+PATIENCE_S = 60.0
+Mount = Callable[..., Path]
+
+
+def anywhere(_: str) -> bool:
+    return True
+
+
+def open_files() -> int:
+    return len(os.listdir("/proc/self/fd"))
+
+
+def owned(place: Path) -> list[Path]:
+    """The processes' directories in a place."""
+    return sorted(place.glob("gpucache-*"))
+
+
+@pytest.fixture
+def place(tmp_path: Path) -> Path:
+    return tmp_path / "tmp"
+
+
+@pytest.fixture
+def mount(as_root: None) -> Iterator[Mount]:
+    """Mount something for the length of a test."""
+    points: list[Path] = []
+
+    def put(point: Path, *arguments: str) -> Path:
+        point.mkdir(parents=True, exist_ok=True)
+        subprocess.run(["mount", *arguments, point], check=True)
+        points.append(point)
+        return point
+
+    yield put
+    for point in reversed(points):
+        subprocess.run(["umount", "-l", point], check=True)
+
+
+OWNER = """
+import sys
+from gpucache.staging import Staging
+print(Staging(sys.argv[1]).directory(), flush=True)
+sys.stdin.read()
+"""
+
+FORKING = """
+import os, sys
+from gpucache.staging import Staging, sweep
+place, how = sys.argv[1:]
+staging = Staging(place)
+mine = staging.directory()
+child = os.fork()
+if child == 0:
+    own = staging.directory()
+    assert os.path.dirname(own) != os.path.dirname(mine)
+    assert sweep(place) == 0
+    if how == "exits":
+        sys.exit()
+    print(mine, flush=True)
+    sys.stdin.read()
+    os._exit(0)
+if how == "exits":
+    assert os.waitpid(child, 0)[1] == 0
+    assert os.listdir(place) == [os.path.basename(os.path.dirname(mine))]
+    print(mine, flush=True)
+sys.stdin.read()
+"""
+
+
+@contextmanager
+def owner(place: Path, code: str = OWNER, *args: str) -> Iterator[tuple[subprocess.Popen[str], Path]]:
+    """Another process and its directory; it is killed in the end."""
+    command = [sys.executable, "-c", code, str(place), *args]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as process:
+        try:
+            assert process.stdout is not None
+            yield process, Path(process.stdout.readline().strip())
+        finally:
+            process.kill()
+
+
+def _make_and_keep(place: str, rounds: int) -> None:
+    for _ in range(rounds):
+        assert os.path.isdir(Staging(place).directory())
+    assert all(os.path.isdir(path) for each in staging._all for path, _ in each._made.values())
+
+
+class TestDirectory:
+    def test_each_is_new_empty_and_ours_alone(self, place):
+        ours = Staging(str(place))
+        found = [Path(ours.directory()) for _ in range(3)]
+        assert len(set(found)) == 3
+        assert [list(each.iterdir()) for each in found] == [[], [], []]
+        assert {each.stat().st_mode & 0o777 for each in (*found, found[0].parent)} == {0o700}
+        assert [found[0].parent] == owned(place)
+
+    def test_threads_get_their_own(self, place):
+        ours, found = Staging(str(place)), []
+        threads = [
+            threading.Thread(target=lambda: found.extend([ours.directory() for _ in range(25)])) for _ in range(8)
+        ]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join(PATIENCE_S)
+        assert len(set(found)) == 200
+        assert len(owned(place)) == 1
+
+    def test_it_is_locked_as_long_as_its_process_lives(self, place):
+        with owner(place) as (process, directory):
+            fd = os.open(directory.parent, os.O_RDONLY)
+            with pytest.raises(BlockingIOError):
+                fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            process.kill()
+            process.wait(PATIENCE_S)
+            fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            os.close(fd)
+
+    def test_one_that_was_removed_under_the_process_is_made_again(self, place):
+        ours = Staging(str(place))
+        ours.directory()
+        before = open_files()
+        for _ in range(3):
+            shutil.rmtree(place)
+            assert os.path.isdir(ours.directory())
+        assert open_files() == before
+        assert sweep(str(place)) == 0
+
+    def test_a_preferred_place_that_cannot_be_made_is_an_os_error(self, tmp_path):
+        (tmp_path / "file").write_text("")
+        with pytest.raises(OSError, match="file"):
+            Staging(str(tmp_path / "file" / "tmp")).directory()
+
+    def test_a_place_that_is_named_like_one_of_ours_will_do(self, tmp_path):
+        ours = Staging(str(tmp_path / "gpucache-new-0"))
+        assert Path(ours.directory()).parent.name.startswith("gpucache-staging-")
+
+    def test_a_place_that_may_not_be_listed_will_do(self, place, monkeypatch):
+        def refuse(_: str) -> None:
+            raise PermissionError(errno.EACCES, "Permission denied")
+
+        monkeypatch.setattr(os, "scandir", refuse)
+        assert os.path.isdir(Staging(str(place)).directory())
+
+    def test_a_process_removes_its_own_at_exit_and_nothing_else(self, place, python):
+        with owner(place) as (_, directory):
+            ended = python("import sys; from gpucache.staging import Staging; Staging(sys.argv[1]).directory()", place)
+            assert ended.returncode == 0, ended.stderr
+            assert owned(place) == [directory.parent]
+
+    def test_what_cannot_be_locked_is_left_to_no_descriptor(self, place, monkeypatch):
+        """A directory that could not get its name is an error, each time."""
+
+        def refuse(*_: str) -> None:
+            raise OSError(errno.ENOSPC, "No space left on device")
+
+        ours, before = Staging(str(place)), open_files()
+        with monkeypatch.context() as patch:
+            patch.setattr(os, "rename", refuse)
+            for _ in range(3):
+                with pytest.raises(OSError, match="No space"):
+                    ours.directory()
+        assert open_files() == before
+        assert owned(place) == []
+
+
+class TestSweep:
+    def test_those_of_the_dead_go_and_those_of_the_living_stay(self, place):
+        with owner(place) as (dying, dead), owner(place) as (_, alive):
+            (dead / "K.cubin").write_bytes(b"half")
+            assert sweep(str(place)) == 0
+            dying.kill()
+            dying.wait(PATIENCE_S)
+            assert sweep(str(place)) == 1
+            assert owned(place) == [alive.parent]
+
+    def test_the_next_process_sweeps(self, place):
+        with owner(place) as (dying, dead):
+            dying.kill()
+            dying.wait(PATIENCE_S)
+        ours = Path(Staging(str(place)).directory())
+        assert owned(place) == [ours.parent]
+        assert not dead.exists()
+
+    def test_a_new_one_is_left_until_it_is_old(self, place):
+        """Between its making and its locking it looks dead."""
+        new = place / "gpucache-new-abc"
+        new.mkdir(parents=True)
+        assert sweep(str(place)) == 0
+        long_ago = time.time() - 2 * staging._STALE_S
+        os.utime(new, (long_ago, long_ago))
+        assert sweep(str(place)) == 1
+        assert owned(place) == []
+
+    @pytest.mark.root
+    def test_another_users_stay(self, place, as_root):
+        theirs = place / "gpucache-staging-theirs"
+        theirs.mkdir(parents=True)
+        os.chown(theirs, 65534, 65534)
+        assert sweep(str(place)) == 0
+        assert theirs.exists()
+
+    def test_nothing_but_directories_of_ours_is_looked_at(self, place, tmp_path, python):
+        elsewhere = tmp_path / "elsewhere"
+        elsewhere.mkdir()
+        place.mkdir()
+        (place / "torchinductor_root").mkdir()
+        (place / "gpucache-staging-link").symlink_to(elsewhere)
+        (place / "gpucache-staging-file").write_text("")
+        os.mkfifo(place / "gpucache-staging-fifo")  # to open it would wait for a writer
+        swept = python("import sys; from gpucache.staging import sweep; print(sweep(sys.argv[1]))", place)
+        assert swept.stdout == "0\n", swept.stderr
+        assert len(list(place.iterdir())) == 4
+        assert elsewhere.exists()
+
+    def test_processes_that_make_and_sweep_at_once_keep_what_is_theirs(self, place):
+        workers = [SPAWN.Process(target=_make_and_keep, args=(str(place), 40)) for _ in range(4)]
+        for worker in workers:
+            worker.start()
+        for worker in workers:
+            worker.join(PATIENCE_S)
+        assert [worker.exitcode for worker in workers] == [0] * 4
+        assert owned(place) == []
+
+
+class TestFork:
+    def test_the_child_has_its_own_and_its_exit_leaves_its_parents(self, place):
+        with owner(place, FORKING, "exits") as (_, directory):
+            assert sweep(str(place)) == 0
+            assert owned(place) == [directory.parent]
+            assert directory.is_dir()
+
+    def test_a_child_that_lives_on_does_not_keep_a_killed_parents(self, place):
+        with owner(place, FORKING, "stays") as (process, directory):
+            assert len(owned(place)) == 2
+            process.kill()
+            process.wait(PATIENCE_S)
+            assert sweep(str(place)) == 1
+            assert not directory.exists()
+            assert len(owned(place)) == 1
+
+
+class TestWrite:
+    def test_the_preferred_place_comes_first(self, place):
+        path = Path(Staging(str(place)).write("K.json", b"{}", anywhere))
+        assert path.read_bytes() == b"{}"
+        assert path.name == "K.json"
+        assert path.parent.parent in owned(place)
+
+    def test_a_second_file_of_the_same_name_is_another_file(self, place):
+        ours = Staging(str(place))
+        first, second = ours.write("K.json", b"1", anywhere), ours.write("K.json", b"2", anywhere)
+        assert (Path(first).read_bytes(), Path(second).read_bytes()) == (b"1", b"2")
+
+    def test_a_place_that_is_refused_is_passed_over(self, place, guard):
+        path = Staging(str(place)).write("K.so", b"elf", lambda where: where != str(place))
+        assert path.startswith(f"{tempfile.gettempdir()}/gpucache-staging-")
+        assert not place.exists()
+
+    def test_nowhere_is_an_os_error_that_names_all_places(self, place):
+        with pytest.raises(OSError) as raised:
+            Staging(str(place)).write("K.so", b"elf", lambda _: False)
+        places = ", ".join(
+            f"{each} (mounted noexec)" for each in (place, tempfile.gettempdir(), "/dev/shm", "/var/tmp")
+        )
+        assert raised.value.strerror == f"K.so of 3 bytes can be written nowhere: {places}"
+
+    def test_the_message_says_why_the_preferred_place_failed(self, tmp_path):
+        (tmp_path / "file").write_text("")
+        preferred = str(tmp_path / "file" / "tmp")
+        with pytest.raises(OSError, match=f"Not a directory.*{tempfile.gettempdir()} .mounted noexec"):
+            Staging(preferred).write("K.so", b"elf", lambda where: where == preferred)
+
+    def test_no_temporary_directory_is_one_place_less(self, place, monkeypatch):
+        """`tempfile` finds none where all of its candidates are full."""
+
+        def none() -> str:
+            raise FileNotFoundError(errno.ENOENT, "No usable temporary directory found in ['/tmp']")
+
+        monkeypatch.setattr(tempfile, "gettempdir", none)
+        assert Path(Staging(str(place)).write("K.json", b"{}", anywhere)).read_bytes() == b"{}"
+
+    @pytest.mark.root
+    def test_a_full_disk_falls_through_to_the_next_place_and_keeps_no_part(self, place, mount):
+        mount(place, "-t", "tmpfs", "-o", "size=64k,mode=0700", "none")
+        ours, data = Staging(str(place)), os.urandom(1 << 20)
+        path = ours.write("K.cubin", data, anywhere)
+        assert path.startswith(f"{tempfile.gettempdir()}/")
+        assert Path(path).read_bytes() == data
+        assert [list(each.iterdir()) for each in owned(place)] == [[]]
+        assert ours.write("K.json", b"{}", anywhere).startswith(str(place)), "what fits still goes to the first"
+
+    @pytest.mark.root
+    def test_a_file_that_does_not_fit_is_not_left(self, place, mount):
+        mount(place, "-t", "tmpfs", "-o", "size=64k,mode=0700", "none")
+        with pytest.raises(OSError, match="No space left") as raised:
+            staging.write(str(place / "K.cubin"), bytes(1 << 20))
+        assert raised.value.errno == errno.ENOSPC
+        assert list(place.iterdir()) == []
+
+    @pytest.mark.root
+    def test_a_read_only_place_falls_through(self, place, mount):
+        mount(place, "-t", "tmpfs", "-o", "ro,size=64k,mode=0700", "none")
+        assert Staging(str(place)).write("K.json", b"{}", anywhere).startswith(f"{tempfile.gettempdir()}/")
+
+    def test_a_preferred_place_removed_meanwhile_is_made_again(self, place):
+        ours = Staging(str(place))
+        ours.write("K.json", b"1", anywhere)
+        shutil.rmtree(place)
+        assert ours.write("K.json", b"2", anywhere).startswith(str(place))

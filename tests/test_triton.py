@@ -1,0 +1,662 @@
+"""The plug-in under the real Triton: many processes, killed, stopped and failing ones, damaged and unusable disks.
+
+`GPUCACHE_TEST_TRITON` names another Python, with another Triton and gpucache, for the processes that compile.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+import logging
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import threading
+import time
+from pathlib import Path
+
+import pytest
+
+from gpucache import CacheMissError, place, stats, store
+from gpucache.compile_lock import holder
+
+if importlib.util.find_spec("triton") is None:
+    pytest.skip("needs triton: pip install '.[test]' on Linux", allow_module_level=True)
+
+from gpucache.triton import DeviceCacheManager
+
+PYTHON = os.environ.get("GPUCACHE_TEST_TRITON", sys.executable)
+KERNELS = Path(__file__).with_name("kernels.py")
+PLUGIN = {"TRITON_CACHE_MANAGER": "gpucache.triton:DeviceCacheManager"}
+
+
+class Rank:
+    """A process that compiles kernels once it is told to."""
+
+    def __init__(self, env, count=1, arch=(90,), start=True):
+        command = [PYTHON, str(KERNELS), str(count), *map(str, arch)]
+        self.process = subprocess.Popen(
+            command, env=env, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+        )
+        if start:
+            self.expect("ready")
+
+    def expect(self, line):
+        said = self.process.stdout.readline()
+        assert said == line + "\n", (said, self.process.stderr.read() if not said else "")
+
+    def go(self):
+        self.process.stdin.write("\n")
+        self.process.stdin.flush()
+
+    def said(self, timeout=120):
+        out, self.err = self.process.communicate("\n", timeout=timeout)
+        assert self.process.returncode == 0, self.err
+        return json.loads(out.splitlines()[-1])
+
+
+@pytest.fixture
+def root(tmp_path):
+    return tmp_path / "root"
+
+
+@pytest.fixture
+def ranks(root):
+    """Start ranks that are killed at the end of the test, whatever happens."""
+    started = []
+
+    def start(directory="triton/0", plugin=True, **options):
+        more = options.pop("env", {})
+        env = {**os.environ, "GPUCACHE_DIR": str(root), "TRITON_CACHE_DIR": str(root / directory), **more}
+        started.append(Rank({**env, **PLUGIN} if plugin else env, **options))
+        return started[-1]
+
+    yield start
+    for rank in started:
+        rank.process.kill()
+        rank.process.communicate()
+
+
+def together(ranks):
+    for rank in ranks:
+        rank.go()
+    return [rank.said() for rank in ranks]
+
+
+def physical(root):
+    found = {}
+    for path in root.rglob("*"):
+        if path.is_file() and path.suffix != ".lock":
+            found[path.stat().st_ino] = path.stat().st_size
+    return sum(found.values())
+
+
+def entries(root):
+    """Every entry of the store; each of them is whole."""
+    found = sorted((root / "gpucache/v1/store").glob("*/*"))
+    for path in found:
+        manifest, _ = store.read_manifest(str(path))
+        assert store.unchanged(str(path), manifest)
+        assert store.intact(str(path), manifest)
+    return found
+
+
+def wait_until(condition, seconds=30):
+    deadline = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < deadline, "it did not happen in time"
+        time.sleep(0.01)  # a poll of another process, not an order of events
+
+
+def waits_for_a_lock(rank):
+    """Whether a thread of the rank sleeps in flock."""
+    try:
+        wanted = {task.name for task in Path(f"/proc/{rank.process.pid}/task").iterdir()}
+        return any((Path("/proc") / task / "wchan").exists() and _in_flock(rank.process.pid, task) for task in wanted)
+    except OSError:
+        return False
+
+
+def _in_flock(pid, task):
+    return Path(f"/proc/{pid}/task/{task}/syscall").read_text().startswith("73 ")  # flock on x86-64
+
+
+# ---- once per node
+
+
+@pytest.mark.parametrize("private", [True, False], ids=["private directories", "one directory"])
+def test_eight_ranks_compile_twelve_kernels_twelve_times(private, ranks, root, tmp_path):
+    together([ranks("triton/0", count=12, env={"GPUCACHE_DIR": str(tmp_path / "alone")})])
+    alone = physical(tmp_path / "alone") + physical(root)
+    shutil.rmtree(root)
+    directories = [f"triton/{n if private else 0}" for n in range(8)]
+    said = together([ranks(directory, count=12) for directory in directories])
+    assert sum(one["compiled"] for one in said) == 12
+    assert len({json.dumps(one["digests"]) for one in said}) == 1
+    assert [one["dangling"] for one in said] == [[]] * 8
+    assert len(entries(root)) == 12
+    assert physical(root) < 1.1 * alone
+    again = together([ranks(directory, count=12) for directory in directories])
+    assert sum(one["compiled"] for one in again) == 0
+    assert not list((root / "gpucache/v1/locks").glob("*.lock"))
+    assert not list((root / "gpucache/v1/tmp").iterdir())
+
+
+def test_two_architectures_are_two_kernels(ranks, root):
+    said = together([ranks(f"triton/{n}", count=3, arch=(90 + 10 * (n % 2),)) for n in range(4)])
+    assert sum(one["compiled"] for one in said) == 6
+    assert len(entries(root)) == 6
+
+
+def test_threads_of_one_process_compile_once(root, tmp_path):
+    code = """if True:
+        import sys, threading
+        sys.path.insert(0, sys.argv[1])
+        import kernels, triton
+        from triton.backends.compiler import GPUTarget
+        compiled = kernels.count_compiles()
+        gate = threading.Barrier(4)
+        def work():
+            gate.wait()
+            triton.compile(kernels.source(0), target=GPUTarget("cuda", 90, 32))
+        threads = [threading.Thread(target=work) for _ in range(4)]
+        [thread.start() for thread in threads], [thread.join() for thread in threads]
+        print(len(compiled))
+    """
+    env = {**os.environ, **PLUGIN, "GPUCACHE_DIR": str(root), "TRITON_CACHE_DIR": str(root / "triton/0")}
+    done = subprocess.run([PYTHON, "-c", code, KERNELS.parent], env=env, capture_output=True, text=True, timeout=120)
+    assert done.stdout == "1\n", done.stderr
+
+
+# ---- a holder that dies, stops, fails or takes long
+
+STAGES = ("make_ttir", "make_ttgir", "make_llir", "make_ptx", "make_cubin")
+
+
+@pytest.mark.parametrize("stage", STAGES)
+def test_when_the_holder_is_killed_a_waiter_takes_over(stage, ranks, root):
+    victim = ranks(env={"KERNELS_AT": f"{stage}:block"})
+    victim.go()
+    victim.expect(f"at {stage}")
+    waiter = ranks("triton/1")
+    waiter.go()
+    wait_until(lambda: waits_for_a_lock(waiter))
+    assert "for scaled" in holder(next(str(path) for path in (root / "gpucache/v1/locks").glob("*.lock")))
+    victim.process.kill()
+    assert waiter.said(timeout=25)["compiled"] == 1, "well before the stall timeout of 30 s"
+    assert len(entries(root)) == 1
+
+
+def test_a_stopped_holder_is_waited_for_until_the_stall_timeout(ranks, root):
+    victim = ranks(env={"KERNELS_AT": "make_ptx:block"})
+    victim.go()
+    victim.expect("at make_ptx")
+    victim.process.send_signal(signal.SIGSTOP)
+    waiter = ranks("triton/1", env={"GPUCACHE_STALL_TIMEOUT_S": "1"})
+    waiter.go()
+    assert waiter.said()["compiled"] == 1
+    assert "waited in vain for a compile" in waiter.err
+    victim.process.send_signal(signal.SIGCONT)
+    assert victim.said()["compiled"] == 1
+    assert len(entries(root)) == 1
+    assert ranks("triton/2").said()["compiled"] == 0
+
+
+def test_a_long_compile_is_waited_for_and_not_repeated(ranks, root):
+    """Its heartbeat goes on, though no stage ends, for longer than the stall timeout."""
+    holding = ranks(env={"KERNELS_AT": "make_ptx:block"})
+    holding.go()
+    holding.expect("at make_ptx")
+    waiter = ranks("triton/1", env={"GPUCACHE_STALL_TIMEOUT_S": "1.5"})
+    waiter.go()
+    wait_until(lambda: waits_for_a_lock(waiter))
+    lock = next((root / "gpucache/v1/locks").glob("*.lock"))
+    since = time.time()
+    wait_until(lambda: lock.stat().st_mtime > since + 3)  # twice the stall timeout, by the holder's own beats
+    assert waiter.process.poll() is None
+    assert holding.said()["compiled"] == 1
+    assert waiter.said()["compiled"] == 0
+
+
+def test_a_compile_that_raised_blocks_nobody_though_its_exception_is_kept(ranks, root):
+    failing = ranks(env={"KERNELS_AT": "make_llir:raise"})
+    failing.go()
+    failing.expect("at make_llir")
+    failing.expect("failed")
+    waiter = ranks("triton/1")
+    waiter.go()
+    assert waiter.said(timeout=25)["compiled"] == 1
+    assert failing.process.poll() is None
+
+
+def test_a_forked_child_neither_holds_nor_frees_its_parents_lock(ranks, root, tmp_path):
+    code = """if True:
+        import os, sys
+        sys.path.insert(0, sys.argv[1])
+        os.environ["KERNELS_AT"] = ""
+        import kernels, triton
+        from triton.backends.compiler import GPUTarget
+        backend = triton.backends.backends["nvidia"].compiler
+        make = backend.make_ptx
+        def forked(*words):
+            backend.make_ptx = make
+            if os.fork() == 0:
+                os._exit(0) if sys.argv[2] == "exit" else (print("child", flush=True), sys.stdin.read(), os._exit(0))
+            if sys.argv[2] == "exit":
+                os.wait()
+                print("waited", flush=True)
+                sys.stdin.readline()
+            else:
+                os.kill(os.getpid(), 9)
+            return make(*words)
+        backend.make_ptx = forked
+        triton.compile(kernels.source(0), target=GPUTarget("cuda", 90, 32))
+    """
+    env = {**os.environ, **PLUGIN, "GPUCACHE_DIR": str(root), "TRITON_CACHE_DIR": str(root / "triton/0")}
+    for how, line in (("exit", "waited"), ("live", "child")):
+        shutil.rmtree(root, ignore_errors=True)
+        with subprocess.Popen(
+            [PYTHON, "-c", code, KERNELS.parent, how], env=env, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+        ) as parent:
+            assert parent.stdout.readline() == line + "\n"
+            waiter = ranks("triton/1")
+            waiter.go()
+            if how == "exit":
+                wait_until(lambda waiter=waiter: waits_for_a_lock(waiter))
+                parent.stdin.write("\n")
+                parent.stdin.flush()
+                assert waiter.said()["compiled"] == 0
+            else:
+                assert waiter.said(timeout=25)["compiled"] == 1
+            parent.stdin.close()
+
+
+# ---- damage
+
+
+def only(root, pattern):
+    (path,) = (root / "triton/0").glob(f"*/{pattern}")
+    return path
+
+
+def emptied(path):
+    path.write_bytes(b"")
+
+
+def truncated(path):
+    path.write_bytes(path.read_bytes()[:-100])
+
+
+def flipped(path):
+    data = bytearray(path.read_bytes())
+    data[len(data) // 2] ^= 0xFF
+    path.write_bytes(data)
+
+
+def removed(path):
+    path.unlink()
+
+
+DAMAGE = [
+    ("__grp__*.json", emptied),
+    ("__grp__*.json", removed),
+    ("scaled.json", emptied),
+    ("scaled.json", removed),
+    ("scaled.cubin", emptied),
+    ("scaled.cubin", truncated),
+    ("scaled.cubin", flipped),
+    ("scaled.cubin", removed),
+    ("scaled.ptx", removed),
+    ("__entry__.json", emptied),
+    ("__entry__.json", removed),
+]
+
+
+@pytest.mark.parametrize(("pattern", "damage"), DAMAGE, ids=lambda value: getattr(value, "__name__", value))
+def test_every_damage_heals_in_the_next_two_processes(pattern, damage, ranks, root):
+    first = ranks().said()
+    damage(only(root, pattern))
+    second, third = ranks().said(), ranks().said()
+    assert second["digests"] == third["digests"] == first["digests"]
+    assert third["compiled"] == 0
+    assert len(entries(root)) == 1
+
+
+def test_damage_that_keeps_size_and_time_is_found_by_verification(ranks, root):
+    first = ranks().said()
+    cubin = only(root, "scaled.cubin")
+    before = cubin.stat()
+    flipped(cubin)
+    os.utime(cubin, ns=(before.st_atime_ns, before.st_mtime_ns))
+    assert ranks().said()["digests"] != first["digests"], "the limit that is stated"
+    assert ranks(env={"GPUCACHE_VERIFY": "always"}).said()["digests"] == first["digests"]
+
+
+def test_damage_is_found_at_the_first_use_after_a_reboot(ranks, root):
+    first = ranks().said()
+    cubin, manifest = only(root, "scaled.cubin"), only(root, "__entry__.json")
+    before = cubin.stat()
+    flipped(cubin)
+    os.utime(cubin, ns=(before.st_atime_ns, before.st_mtime_ns))
+    os.utime(manifest, (1, 1))  # last used before this machine started
+    assert ranks().said()["digests"] == first["digests"]
+
+
+# ---- beside Triton's own manager
+
+
+def test_stock_triton_reads_our_directories(ranks, root):
+    first = ranks(count=3).said()
+    stock = ranks(count=3, plugin=False).said()
+    assert (stock["compiled"], stock["digests"]) == (0, first["digests"])
+
+
+def test_a_directory_of_stock_triton_is_adopted(ranks, root):
+    first = ranks(count=3, plugin=False).said()
+    ours = ranks(count=3).said()
+    assert (ours["compiled"], ours["digests"]) == (0, first["digests"])
+    assert ranks("triton/1", count=3).said()["compiled"] == 0
+    assert ranks(count=3, plugin=False).said()["compiled"] == 0
+
+
+def test_a_device_directory_that_was_moved_is_hit_and_stock_triton_follows(ranks, root):
+    ranks(count=2).said()
+    shutil.rmtree(root / "gpucache")
+    shutil.copytree(root / "triton/0", root / "triton/9", copy_function=shutil.copyfile)
+    shutil.rmtree(root / "triton/0")
+    assert ranks("triton/9", count=2).said()["compiled"] == 0
+    assert ranks("triton/9", count=2, plugin=False).said()["compiled"] == 0
+
+
+@pytest.mark.parametrize("left", ["empty", "half-made", "only a cubin"])
+def test_what_others_leave_behind_heals(left, ranks, root):
+    ranks(plugin=False).said()
+    (key,) = (root / "triton/0").iterdir()
+    for path in list(key.iterdir()):
+        if left == "empty" or (left == "only a cubin") != (path.suffix == ".cubin"):
+            path.unlink()
+    for path in key.iterdir():
+        os.utime(path, (1, 1))
+    assert ranks().said()["compiled"] == 1
+    assert ranks().said()["compiled"] == 0
+    assert ranks(plugin=False).said()["compiled"] == 0
+
+
+# ---- Triton's own modes
+
+
+def test_always_compile_compiles_and_keeps_the_result_to_itself(ranks, root):
+    ranks().said()
+    before = {path: path.stat().st_mtime_ns for path in root.rglob("scaled.*")}
+    always = ranks(env={"TRITON_ALWAYS_COMPILE": "1"}).said()
+    assert always["compiled"] == 1
+    assert {path: path.stat().st_mtime_ns for path in root.rglob("scaled.*") if path in before} == before
+    assert ranks().said()["compiled"] == 0
+
+
+def test_an_overridden_kernel_reaches_nobody(ranks, root, tmp_path):
+    env = {"TRITON_KERNEL_OVERRIDE": "1", "TRITON_OVERRIDE_DIR": str(tmp_path / "override")}
+    assert ranks(env=env).said()["compiled"] == 1
+    assert not list(root.glob("triton/0/*"))
+    assert entries(root) == []
+    assert ranks().said()["compiled"] == 1
+    assert ranks(env=env).said()["compiled"] == 1
+
+
+def test_a_dump_is_tritons_own(ranks, root, tmp_path):
+    env = {"TRITON_KERNEL_DUMP": "1", "TRITON_DUMP_DIR": str(tmp_path / "dump")}
+    assert ranks(env=env).said()["compiled"] == 1
+    assert list((tmp_path / "dump").glob("*/scaled.ptx"))
+    assert ranks().said()["compiled"] == 0
+
+
+def test_use_ir_loc_is_tritons_own(ranks, root):
+    """It bakes the path of the cache into the code."""
+    assert ranks(env={"USE_IR_LOC": "ttir"}).said()["compiled"] == 1
+    assert entries(root) == []
+
+
+def test_a_slim_entry_is_a_hit(ranks, root):
+    assert ranks(env={"TRITON_STORE_BINARY_ONLY": "1"}).said()["compiled"] == 1
+    assert ranks().said()["compiled"] == 0
+
+
+def test_disabled_it_is_stock_triton(ranks, root):
+    assert ranks(env={"GPUCACHE_DISABLE": "1"}).said()["compiled"] == 1
+    assert not (root / "gpucache").exists()
+
+
+def test_a_deliberately_fresh_directory_is_not_shared(ranks, root, guard):
+    ranks().said()
+    fresh = str(guard / "tmp" / "fresh")
+    assert ranks(env={"TRITON_CACHE_DIR": fresh}).said()["compiled"] == 1
+    shutil.rmtree(fresh)
+    assert ranks(env={"TRITON_CACHE_DIR": fresh, "GPUCACHE_SHARE": "1"}).said()["compiled"] == 0
+
+
+def test_a_required_hit_names_what_is_missing(root, monkeypatch):
+    monkeypatch.setattr("gpucache.triton._places", {})
+    monkeypatch.setenv("GPUCACHE_DIR", str(root))
+    monkeypatch.setenv("TRITON_CACHE_DIR", str(root / "triton/0"))
+    monkeypatch.setenv("GPUCACHE_REQUIRE_HIT", "1")
+    with pytest.raises(CacheMissError, match="kernel scaled with key KEY") as caught:
+        DeviceCacheManager("KEY").get_group("scaled.json")
+    assert str(root / "triton/0/KEY") in caught.value.looked
+    assert not list((root / "gpucache/v1/locks").iterdir())
+
+
+@pytest.mark.parametrize("unsafe", ["triton/0", "."])
+def test_a_directory_that_everybody_may_write_is_neither_read_nor_shared(unsafe, ranks, root):
+    ranks(env=STRICT).said()
+    (root / unsafe).chmod(0o777)
+    rank = ranks(env=STRICT)
+    assert rank.said()["compiled"] == 1
+    assert "everybody may write it" in one_warning(rank)
+
+
+# ---- disks that refuse
+
+
+@pytest.fixture
+def mounted(as_root, root):
+    """A small disk of the root's own."""
+    root.mkdir()
+    subprocess.run(["mount", "-t", "tmpfs", "-o", "size=1m,mode=0700", "none", root], check=True)
+    yield root
+    subprocess.run(["umount", "-l", root], check=True)
+
+
+def one_warning(rank):
+    lines = [line for line in rank.err.splitlines() if "compiling without the shared cache" in line]
+    assert len(lines) == 1, rank.err
+    return lines[0]
+
+
+STRICT = {"PYTHONWARNINGS": "error", "TRITON_DEFAULT_FP_FUSION": "1"}
+
+
+@pytest.mark.root
+def test_on_a_full_disk_the_kernel_is_returned_with_one_warning(ranks, mounted):
+    (mounted / "triton/0").mkdir(parents=True)
+    subprocess.run(["dd", "if=/dev/zero", f"of={mounted / 'full'}", "bs=4k"], capture_output=True, check=False)
+    rank = ranks(count=2, env=STRICT)
+    assert rank.said()["compiled"] == 2
+    assert "No space left" in one_warning(rank)
+
+
+@pytest.mark.root
+def test_on_a_read_only_disk_hits_go_on_and_misses_stay_private(ranks, mounted):
+    ranks(count=1, env=STRICT).said()
+    subprocess.run(["mount", "-o", "remount,ro", mounted], check=True)
+    rank = ranks(count=2, env=STRICT)
+    assert rank.said()["compiled"] == 1
+    assert "Read-only" in one_warning(rank)
+
+
+@pytest.mark.root
+def test_a_store_of_another_user_is_not_used(ranks, root, as_root):
+    root.mkdir(mode=0o700)
+    os.chown(root, 54321, 54321)
+    rank = ranks(env=STRICT)
+    assert rank.said()["compiled"] == 1
+    assert "belongs to uid 54321" in one_warning(rank)
+    assert list(root.iterdir()) == []
+
+
+def test_a_root_that_vanishes_under_a_running_compile_costs_nothing(ranks, root):
+    rank = ranks(count=3, env={**STRICT, "KERNELS_AT": "make_ptx:block"})
+    rank.go()
+    rank.expect("at make_ptx")
+    shutil.rmtree(root)
+    assert rank.said()["compiled"] == 3
+
+
+def test_a_python_without_gpucache_is_not_given_the_plug_in(gpucache, tmp_path):
+    """It would die of a ModuleNotFoundError inside its first kernel launch."""
+    subprocess.run([sys.executable, "-m", "venv", "--without-pip", "--symlinks", tmp_path / "venv"], check=True)
+    code = "import os; print('TRITON_CACHE_MANAGER' in os.environ)"
+    env = {**os.environ, "GPUCACHE_FAKE_DEVICES": "1", "GPUCACHE_DIR": str(tmp_path / "root")}
+    done = gpucache("run", "--", tmp_path / "venv/bin/python", "-c", code, env=env)
+    assert done.stdout == "False\n"
+
+
+# ---- single files, through the manager itself
+
+
+@pytest.fixture
+def manager(root, monkeypatch):
+    monkeypatch.setattr("gpucache.triton._places", {})
+    monkeypatch.setenv("GPUCACHE_DIR", str(root))
+    monkeypatch.setenv("TRITON_CACHE_DIR", str(root / "triton/0"))
+    monkeypatch.delenv("TRITON_CACHE_MANAGER", raising=False)
+    return lambda key="KEY": DeviceCacheManager(key)
+
+
+LIBRARY = "cuda_utils.cpython-311-x86_64-linux-gnu.so"
+
+
+def test_a_library_is_published_at_once_and_found_by_all(manager, root):
+    assert manager().get_file(LIBRARY) is None
+    path = manager().put(b"library", LIBRARY)
+    assert path == str(root / "triton/0/KEY" / LIBRARY)
+    assert manager().get_file(LIBRARY) == path
+    shutil.rmtree(root / "triton/0")
+    assert Path(manager().get_file(LIBRARY)).read_bytes() == b"library"
+
+
+def test_a_library_that_was_found_and_is_put_again_was_bad(manager, root):
+    """Triton 3.4 and later builds a library anew that does not load."""
+    manager().put(b"does not load", LIBRARY)
+    again = manager()
+    again.get_file(LIBRARY)
+    path = again.put(b"loads", LIBRARY)
+    assert Path(path).read_bytes() == b"loads"
+    assert Path(manager().get_file(LIBRARY)).read_bytes() == b"loads"
+    assert list((root / "gpucache/v1/quarantine").iterdir())
+
+
+@pytest.mark.parametrize("damage", [emptied, lambda path: path.write_bytes(bytes(8192)[:4096])])
+def test_a_damaged_library_is_never_handed_out(damage, manager, root):
+    """Stock Triton dies of SIGBUS at every start when a library was cut by a page."""
+    path = Path(manager().put(bytes(range(256)) * 32, LIBRARY))
+    damage(path)
+    again = manager()
+    assert again.get_file(LIBRARY) is None
+    assert Path(again.put(b"new", LIBRARY)).read_bytes() == b"new"
+    assert Path(manager().get_file(LIBRARY)).read_bytes() == b"new"
+
+
+def test_a_library_without_an_abi_tag_is_for_equal_pythons_only(manager, monkeypatch):
+    """Triton 3.2 and 3.3 name it so."""
+    manager().put(b"of this python", "cuda_utils.so")
+    assert manager().get_file("cuda_utils.so") is not None
+    monkeypatch.setattr("gpucache.triton._libc", lambda: ("another", "libc"))
+    assert manager().get_file("cuda_utils.so") is None
+
+
+def test_autotune_results_hold_for_the_same_silicon(manager, root, monkeypatch):
+    name, timings = "kernel.autotune.json", json.dumps({"key": [1], "configs_timings": []})
+    assert manager().put(timings, name, binary=False)
+    assert manager().get_file(name) is None, "unknown silicon is not shared"
+    record_of(root, (9, 0), 16896)
+    monkeypatch.setattr("gpucache.triton._places", {})
+    first = manager()
+    assert first.get_file(name) is None
+    first.put(timings, name, binary=False)
+    second = manager()
+    second.put(json.dumps({"key": [2], "configs_timings": []}), name, binary=False)
+    assert json.loads(Path(manager().get_file(name)).read_text())["key"] == [1], "the first complete file wins"
+    shutil.rmtree(root / "gpucache/v1/devices")
+    record_of(root, (9, 0), 14592)
+    monkeypatch.setattr("gpucache.triton._places", {})
+    assert manager().get_file(name) is None, "another core count is another silicon"
+
+
+def record_of(root, capability, cores):
+    from gpucache import Device, DeviceCacheRegistry, Snapshot, Status
+
+    device = Device(uuid=f"GPU-{cores}", index=0, compute_capability=capability, core_count=cores)
+    DeviceCacheRegistry(root, Snapshot(status=Status.OK, source="nvml", devices=(device,)), {}).provision()
+
+
+def test_a_broken_autotune_result_is_a_miss(manager, root, monkeypatch):
+    record_of(root, (9, 0), 16896)
+    name = "kernel.autotune.json"
+    manager().put('{"key": [1], "configs_ti', name, binary=False)
+    again = manager()
+    assert again.get_file(name) is None
+    again.put(json.dumps({"key": [3], "configs_timings": []}), name, binary=False)
+    assert json.loads(Path(manager().get_file(name)).read_text())["key"] == [3]
+
+
+# ---- what it costs and counts
+
+
+def test_it_imports_no_triton_no_nvml_and_no_registry(python):
+    code = """if True:
+        import sys, gpucache.triton
+        heavy = ("triton", "torch", "pynvml", "filelock", "click", "gpucache.registry", "gpucache.discovery")
+        print([name for name in heavy if name in sys.modules])
+    """
+    assert python(code).stdout == "[]\n"
+
+
+def test_a_hit_takes_no_lock_and_writes_nothing(ranks, root):
+    ranks().said()
+    os.utime(only(root, "__entry__.json"))
+    before = {path: path.stat().st_mtime_ns for path in (root / "triton").rglob("*")}
+    for path in (root / "gpucache/v1/locks", root / "gpucache/v1/store"):
+        before |= {inner: inner.stat().st_mtime_ns for inner in [path, *path.rglob("*")]}
+    ranks().said()
+    assert {path: path.stat().st_mtime_ns for path in before} == before
+
+
+def test_counters_are_summed_over_processes(ranks, root, gpucache):
+    together([ranks(f"triton/{n}", count=2) for n in range(4)])
+    ranks("triton/0", count=2).said()
+    said = json.loads(gpucache("stats", "--json", "--root", root).stdout)
+    assert said["all"]["misses"] == 2
+    assert said["all"]["hits"] + said["all"]["shared_hits"] == 8
+    assert set(said["devices"]) == {"0", "1", "2", "3"}
+    assert stats.totals(str(root))["0"]["hits"] >= 2
+
+
+def test_a_manager_in_a_thread_of_its_own_place_is_reused(manager):
+    """Places are settled once for each value of `TRITON_CACHE_DIR`."""
+    found = []
+    threads = [threading.Thread(target=lambda: found.append(manager()._place)) for _ in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert len({one.directory for one in found}) == 1
+
+
+def test_a_cause_is_logged_once(caplog, monkeypatch):
+    monkeypatch.setattr(place, "_warned", set())
+    with caplog.at_level(logging.WARNING, "gpucache"):
+        for _ in range(3):
+            place.warn_once("the disk", "is full")
+    assert len(caplog.records) == 1
