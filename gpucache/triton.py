@@ -5,7 +5,8 @@ Works with every Triton from 3.2 to 3.9 unpatched. It imports no Triton: the con
 ``get_group`` is asked first; on a miss come a ``put`` per stage and one ``put_group``, and Triton reads the paths that
 ``put`` returned again after that. Triton's own manager is taken from ``sys.modules`` where it should act.
 
-Every failure of ours ends in a compile of this process's own, with one log warning.
+Every failure of ours ends in a compile of this process's own, with one log warning: also a defect, which is no reason
+for a kernel not to launch. That is why exceptions are caught here without naming them, and nowhere else.
 """
 
 from __future__ import annotations
@@ -75,7 +76,9 @@ class DeviceCacheManager(CacheManager):
         if found is None:
             try:
                 found = self._search(filename, sys._getframe(1))
-            except OSError as error:
+            except CacheMissError:
+                raise
+            except Exception as error:
                 warn_once("the cache cannot be used", error)
                 self._missed(filename, None)
         if found is not None:
@@ -92,7 +95,7 @@ class DeviceCacheManager(CacheManager):
         try:
             if self._served is None and compiled.shareable:
                 self._publish_group(filename, group, compiled)
-        except OSError as error:
+        except Exception as error:
             warn_once("the kernel cannot be published", error)
         finally:
             compiled.free()
@@ -115,7 +118,7 @@ class DeviceCacheManager(CacheManager):
             return None
         try:
             found = self._single(filename)
-        except OSError as error:
+        except Exception as error:
             warn_once("the cache cannot be used", error)
             return None
         self._served = filename if found is not None else None
@@ -137,7 +140,7 @@ class DeviceCacheManager(CacheManager):
             return path
         try:
             return self._publish_single(filename, compiled)
-        except OSError as error:
+        except Exception as error:
             warn_once("the file cannot be published", error)
             return path
 

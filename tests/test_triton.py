@@ -710,3 +710,23 @@ def test_a_cause_is_logged_once(caplog, monkeypatch):
         for _ in range(3):
             place.warn_once("the disk", "is full")
     assert len(caplog.records) == 1
+
+
+def test_even_our_defect_ends_in_a_compile_of_ones_own(manager, monkeypatch, caplog):
+    def broken(*_, **__):
+        raise RuntimeError("a defect")
+
+    for name in ("sound", "publish", "link_view"):
+        monkeypatch.setattr(f"gpucache.triton.{name}", broken)
+    monkeypatch.setattr("gpucache.triton.DeviceCacheManager._hit", lambda *_: None)
+    monkeypatch.setattr(place, "_warned", set())
+    one = manager()
+    with caplog.at_level(logging.WARNING, "gpucache"):
+        assert one.get_group("scaled.json") is None
+        group = {name: one.put("{}", name) for name in ("scaled.cubin", "scaled.json")}
+        one.put_group("scaled.json", group)
+        assert Path(group["scaled.json"]).read_text() == "{}"
+        library = manager("OTHER")
+        assert library.get_file(LIBRARY) is None
+        assert Path(library.put(b"library", LIBRARY)).read_bytes() == b"library"
+    assert "a defect" in caplog.text
