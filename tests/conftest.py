@@ -119,6 +119,25 @@ def as_root() -> None:
         pytest.skip("needs root, to mount a file system or to become another user")
 
 
+Mount = Callable[..., Path]
+
+
+@pytest.fixture
+def mount(as_root: None) -> Iterator[Mount]:
+    """Mount something for the length of a test."""
+    points: list[Path] = []
+
+    def put(point: Path, *arguments: str) -> Path:
+        point.mkdir(parents=True, exist_ok=True)
+        subprocess.run(["mount", *arguments, point], check=True)
+        points.append(point)
+        return point
+
+    yield put
+    for point in reversed(points):
+        subprocess.run(["umount", "-l", point], check=True)
+
+
 @pytest.fixture
 def everyones() -> Iterator[Path]:
     """A directory that any user can reach (pytest's own belong to the user alone)."""

@@ -2,8 +2,7 @@ from __future__ import annotations
 
 import io
 import os
-import subprocess
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -11,22 +10,6 @@ import pytest
 from gpucache import mounts
 
 Mount = Callable[..., Path]
-
-
-@pytest.fixture
-def mount(as_root: None) -> Iterator[Mount]:
-    """Mount something for the length of a test."""
-    points: list[Path] = []
-
-    def put(point: Path, *arguments: str) -> Path:
-        point.mkdir(parents=True, exist_ok=True)
-        subprocess.run(["mount", *arguments, point], check=True)
-        points.append(point)
-        return point
-
-    yield put
-    for point in reversed(points):
-        subprocess.run(["umount", "-l", point], check=True)
 
 
 TMPFS = ("-t", "tmpfs", "-o", "size=64k", "none")

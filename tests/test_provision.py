@@ -525,22 +525,6 @@ def check_after_kill(root: Path, before: int) -> None:
 Mount = Callable[..., Path]
 
 
-@pytest.fixture
-def mount(as_root: None) -> Iterator[Mount]:
-    """Mount something for the length of a test."""
-    points: list[Path] = []
-
-    def put(point: Path, *arguments: str) -> Path:
-        point.mkdir(parents=True, exist_ok=True)
-        subprocess.run(["mount", *arguments, point], check=True)
-        points.append(point)
-        return point
-
-    yield put
-    for point in reversed(points):
-        subprocess.run(["umount", "-l", point], check=True)
-
-
 def remount(point: Path, options: str) -> None:
     subprocess.run(["mount", "-o", f"remount,{options}", point], check=True)
 

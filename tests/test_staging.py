@@ -42,22 +42,6 @@ def place(tmp_path: Path) -> Path:
     return tmp_path / "tmp"
 
 
-@pytest.fixture
-def mount(as_root: None) -> Iterator[Mount]:
-    """Mount something for the length of a test."""
-    points: list[Path] = []
-
-    def put(point: Path, *arguments: str) -> Path:
-        point.mkdir(parents=True, exist_ok=True)
-        subprocess.run(["mount", *arguments, point], check=True)
-        points.append(point)
-        return point
-
-    yield put
-    for point in reversed(points):
-        subprocess.run(["umount", "-l", point], check=True)
-
-
 OWNER = """
 import sys
 from gpucache.staging import Staging
