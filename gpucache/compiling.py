@@ -10,6 +10,8 @@ import time
 from gpucache.compile_lock import CompileLock
 from gpucache.place import Place
 
+_ALONE = (".so", ".autotune.json")
+
 
 class Compile:
     """The files a manager object has put, in a private directory. Knows nothing of the object, which it outlives."""
@@ -67,7 +69,7 @@ class Compile:
         if self.pid != os.getpid():
             return  # a forked child's copy: the files and the lock are its parent's
         self.free()
-        if self.published is None:
+        if self.published is None and (self.group is not None or any(name.endswith(_ALONE) for name in self.staged)):
             return  # the only copy: it stays until this process ends
         for name in self.group or {}:
             if self.group is not None and self.has(name, self.group[name]):
@@ -78,7 +80,7 @@ class Compile:
 
 def executable(directory: str) -> bool:
     """Whether the nearest existing directory is on a file system that libraries can be loaded from."""
-    while not os.path.isdir(directory):
+    while not os.path.isdir(directory) and os.path.dirname(directory) != directory:
         directory = os.path.dirname(directory)
     return not os.statvfs(directory).f_flag & getattr(os, "ST_NOEXEC", 0)
 

@@ -6,6 +6,7 @@ import logging
 import os
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import lru_cache
 
 from gpucache import fs, paths
 from gpucache.device import Device
@@ -78,6 +79,8 @@ def place_of(directory: str | None, environ: Mapping[str, str]) -> Place:
             if not directory and mode != "stock":
                 warn_once("no record", error, "caching where Triton does by default")
     chosen = directory or _default(root, known, device, environ)
+    if not os.path.isabs(chosen):  # a relative home, and no current directory
+        mode = "private"
     locks = paths.own(root, "locks")
     if mode == "shared":
         try:
@@ -85,17 +88,17 @@ def place_of(directory: str | None, environ: Mapping[str, str]) -> Place:
             vet(chosen, Trust.parse(environ))  # what lies there is taken into the store
         except (GpuCacheError, OSError) as error:
             warn_once("the store cannot be used", error)
-            mode = "private"
+            mode = "stock" if _usable_alone(chosen, root, environ) else "private"
     return Place(
         directory=chosen,
         root=root,
         locks=locks,
-        staging=Staging(paths.own(root, "tmp") if mode == "shared" else "/dev/shm"),
+        staging=_staging(paths.own(root, "tmp") if mode == "shared" else "/dev/shm"),
         stats=Stats(paths.own(root, "stats") if mode == "shared" else None, os.path.basename(chosen)),
         mode=mode,
         silicon=_silicon(known, device),
-        verify=environ.get(VERIFY) == "always",
-        require_hit=environ.get(REQUIRE_HIT) == "1",
+        verify=_said(environ, VERIFY, "always"),
+        require_hit=_said(environ, REQUIRE_HIT, "1"),
         stall_s=_seconds(environ, STALL_TIMEOUT, 30.0),
         timeout_s=_seconds(environ, LOCK_TIMEOUT, 300.0),
         boot=boot_time(),
@@ -115,7 +118,10 @@ def _default(root: str, known: Record | None, device: Device | None, environ: Ma
     if known is not None and device is not None:
         return paths.device_directory(root, known.names[device.uuid])
     home = environ.get("TRITON_HOME") or os.path.expanduser("~")
-    return os.path.join(home, ".triton", "cache")
+    try:
+        return os.path.abspath(os.path.join(home, ".triton", "cache"))
+    except OSError:
+        return home
 
 
 def _mode(directory: str | None, root: str, environ: Mapping[str, str]) -> str:
@@ -126,10 +132,22 @@ def _mode(directory: str | None, root: str, environ: Mapping[str, str]) -> str:
         return "shared"
     import tempfile
 
-    inside = os.path.join(os.path.realpath(directory), "")
-    fresh = inside.startswith(os.path.join(os.path.realpath(tempfile.gettempdir()), ""))
-    ours = inside.startswith(os.path.join(os.path.realpath(root), ""))
-    return "stock" if fresh and not ours else "shared"
+    fresh = _inside(directory, tempfile.gettempdir()) and not _inside(directory, root)
+    return "stock" if fresh else "shared"
+
+
+def _usable_alone(directory: str, root: str, environ: Mapping[str, str]) -> bool:
+    """Whether the device directory is safe although the store is not: then Triton's own manager may have it."""
+    if _inside(directory, root):
+        return False
+    try:
+        return vet(directory, Trust.parse(environ)) and os.access(directory, os.W_OK)
+    except (GpuCacheError, OSError):
+        return False
+
+
+def _inside(path: str, directory: str) -> bool:
+    return os.path.join(os.path.realpath(path), "").startswith(os.path.join(os.path.realpath(directory), ""))
 
 
 def _prepared(root: str, environ: Mapping[str, str]) -> str:
@@ -160,6 +178,19 @@ def _kind(device: Device) -> str | None:
         return None
     major, minor = device.compute_capability
     return f"sm_{major}{minor}-{cores}{'sm' if device.parent_uuid else ''}"
+
+
+@lru_cache(maxsize=8)
+def _staging(preferred: str) -> Staging:
+    """One for all places that write to the same directory: each holds a descriptor for life."""
+    return Staging(preferred)
+
+
+def _said(environ: Mapping[str, str], name: str, word: str) -> bool:
+    value = environ.get(name) or "0"
+    if value not in (word, "0"):
+        warn_once(f"{name}={value} is not {word!r}", "ignored", "going on without it")
+    return value == word
 
 
 def _seconds(environ: Mapping[str, str], name: str, default: float) -> float:

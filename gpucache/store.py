@@ -14,6 +14,8 @@ import hashlib
 import json
 import os
 import shutil
+import stat
+import struct
 import tempfile
 import time
 from collections.abc import Iterable, Mapping
@@ -48,7 +50,7 @@ class Facts:
 
 
 _FIELDS = Facts.__dataclass_fields__.keys()
-_READ = os.O_RDONLY | getattr(os, "O_CLOEXEC", 0)
+_READ = os.O_RDONLY | getattr(os, "O_CLOEXEC", 0) | getattr(os, "O_NONBLOCK", 0)  # a FIFO must not hang anyone
 _decode = json.JSONDecoder().raw_decode  # faster than json.loads, and on the path of every hit
 
 
@@ -66,17 +68,26 @@ def read_manifest(directory: str) -> tuple[Manifest, float] | None:
     """An entry's manifest and when it was last used (seconds since the epoch); None without a sound one."""
     try:
         fd = os.open(f"{directory}/{MANIFEST}", _READ)
-    except OSError:
+    except OSError as error:
+        _only_damage(error)
         return None
     try:
         found = os.fstat(fd)
+        if not stat.S_ISREG(found.st_mode):
+            return None
         manifest, _ = _decode(os.read(fd, found.st_size).decode())
         whole = manifest["version"] == 1 and type(manifest["files"]) is dict and manifest.keys() >= _FIELDS
         return (manifest, found.st_mtime) if whole and manifest["files"] else None
-    except (OSError, ValueError, KeyError, TypeError, RecursionError):
+    except (ValueError, KeyError, TypeError, RecursionError):
         return None
     finally:
         os.close(fd)
+
+
+def _only_damage(error: OSError) -> None:
+    """What is not there, or not a file, is damage; a disk that does not answer (EIO, ESTALE, EMFILE) is none."""
+    if error.errno not in (errno.ENOENT, errno.ENOTDIR, errno.EISDIR, errno.ELOOP, errno.ENXIO):
+        raise error
 
 
 def unchanged(directory: str, manifest: Manifest) -> bool:
@@ -86,7 +97,10 @@ def unchanged(directory: str, manifest: Manifest) -> bool:
             found = os.stat(f"{directory}/{name}")
             if found.st_size != size or found.st_mtime_ns != mtime_ns:
                 return False
-    except (OSError, ValueError, TypeError):
+    except OSError as error:
+        _only_damage(error)
+        return False
+    except (ValueError, TypeError):
         return False
     return True
 
@@ -95,7 +109,10 @@ def intact(directory: str, manifest: Manifest) -> bool:
     """Whether every file's content is what was published."""
     try:
         return all(digest_of(f"{directory}/{name}") == sha256 for name, (_, _, sha256) in manifest["files"].items())
-    except (OSError, ValueError, TypeError):
+    except OSError as error:
+        _only_damage(error)
+        return False
+    except (ValueError, TypeError):
         return False
 
 
@@ -177,6 +194,21 @@ def _put_in_place(root: str, made: str, target: str, repair: bool) -> bool:
     return False
 
 
+def elf_whole(path: str) -> bool:
+    """Whether a file is not empty and, if it is a 64-bit ELF object, as long as its header tables say.
+
+    A cubin or library that was cut would otherwise be taken for good: Triton checks that it exists, no more.
+    """
+    with open(path, "rb") as file:
+        head = file.read(64)
+        size = file.seek(0, os.SEEK_END)
+    if head[:5] != b"\x7fELF\x02" or len(head) < 64:
+        return size > 0 and head[:4] != b"\x7fELF"
+    programs, sections = struct.unpack_from("<QQ", head, 0x20)
+    program_size, program_count, section_size, section_count = struct.unpack_from("<HHHH", head, 0x36)
+    return bool(max(programs + program_size * program_count, sections + section_size * section_count) <= size)
+
+
 def stock_group(directory: str, filename: str) -> dict[str, str] | None:
     """The whole group that Triton's own manager left in a directory: names to paths here; None where it is not whole.
 
@@ -189,7 +221,7 @@ def stock_group(directory: str, filename: str) -> dict[str, str] | None:
         with open(f"{directory}/__grp__{filename}", encoding="utf-8") as file:
             names = [os.path.basename(name) for name in json.load(file)["child_paths"]]
         files = {name: f"{directory}/{name}" for name in names}
-        if filename not in files or not all(os.stat(path).st_size for path in files.values()):
+        if filename not in files or not all(elf_whole(path) for path in files.values()):
             return None
         with open(files[filename], encoding="utf-8") as file:
             known = json.load(file)

@@ -11,11 +11,10 @@ for a kernel not to launch. That is why exceptions are caught here without namin
 
 from __future__ import annotations
 
-import hashlib
 import json
 import os
 import sys
-import sysconfig
+import threading
 import time
 import weakref
 from types import FrameType
@@ -23,12 +22,16 @@ from typing import Any
 
 from gpucache import store
 from gpucache.compile_lock import CompileLock, holder, locks_of_this_thread
-from gpucache.compiling import Compile, executable
+from gpucache.compiling import Compile
 from gpucache.errors import CacheMissError
 from gpucache.place import Place, place_of, warn_once
+from gpucache.single import SingleFile
 from gpucache.store import Facts, entry_path, link_view, publish, quarantine, sound
 
 _places: dict[str | None, Place] = {}
+_settling = threading.RLock()
+_full: set[str] = set()
+"""Roots that refused a publication; cleared by the next one that succeeds."""
 _get = os.environ.get
 
 
@@ -55,7 +58,7 @@ class DeviceCacheManager(CacheManager):
         self._compile: Compile | None = None
         self._group: str | None = None
         self._served: str | None = None
-        self._bad = False
+        self._single: SingleFile | None = None
 
     # ---- groups: kernels
 
@@ -69,18 +72,19 @@ class DeviceCacheManager(CacheManager):
             own: dict[str, str] | None = self._own.get_group(filename)
             return own
         self._group = filename
-        if self._place.mode == "private" or _overriding():
+        if self._place.mode == "private" or _overriding() or _always_compiling():
             self._missed(filename, None)
             return None
-        found = self._hit(filename)
-        if found is None:
-            try:
+        try:
+            found = self._hit(filename)
+            if found is None:
                 found = self._search(filename, sys._getframe(1))
-            except CacheMissError:
-                raise
-            except Exception as error:
-                warn_once("the cache cannot be used", error)
-                self._missed(filename, None)
+        except CacheMissError:
+            raise
+        except Exception as error:
+            self._degraded("the cache cannot be used", error)
+            self._missed(filename, None)
+            return None
         if found is not None:
             self._served = filename
         return found
@@ -95,8 +99,11 @@ class DeviceCacheManager(CacheManager):
         try:
             if self._served is None and compiled.shareable:
                 self._publish_group(filename, group, compiled)
+            _full.discard(self._place.root)
         except Exception as error:
-            warn_once("the kernel cannot be published", error)
+            if isinstance(error, OSError):
+                _full.add(self._place.root)
+            self._degraded("the kernel cannot be published", error)
         finally:
             compiled.free()
             compiled.rescue()
@@ -117,12 +124,11 @@ class DeviceCacheManager(CacheManager):
         if self._place.mode == "private" or _overriding():
             return None
         try:
-            found = self._single(filename)
+            self._single = SingleFile(self._place, self.key, filename)
+            return self._single.get()
         except Exception as error:
-            warn_once("the cache cannot be used", error)
+            self._degraded("the cache cannot be used", error)
             return None
-        self._served = filename if found is not None else None
-        return found
 
     def put(self, data: object, filename: str, binary: bool = True) -> str:
         """Stage one file; outside a compile publish it at once. The path can be opened now, and stays.
@@ -136,17 +142,23 @@ class DeviceCacheManager(CacheManager):
         content = data if isinstance(data, bytes) else str(data).encode()
         compiled = self._begun()
         path = compiled.stage(filename, content)
-        if not self._alone(filename) or self._place.mode == "private" or _overriding():
+        if self._place.mode == "private" or _overriding():
             return path
         try:
-            return self._publish_single(filename, compiled)
+            single = self._alone(filename)
+            return single.put(compiled) if single is not None else path
         except Exception as error:
-            warn_once("the file cannot be published", error)
+            self._degraded("the file cannot be published", error)
             return path
 
-    def _alone(self, filename: str) -> bool:
-        """Whether a file stands for itself: a library or an autotune result, not a stage of a kernel."""
-        return self._group is None and filename.endswith((".so", ".autotune.json"))
+    def _alone(self, filename: str) -> SingleFile | None:
+        """The file as one that stands for itself: it was asked for, or its name says so; not a stage of a kernel."""
+        if self._group is not None:
+            return None
+        if self._single is not None and self._single.filename == filename:
+            return self._single
+        named = filename.endswith((".so", ".autotune.json"))
+        return SingleFile(self._place, self.key, filename) if named else None
 
     # ---- looking
 
@@ -163,6 +175,9 @@ class DeviceCacheManager(CacheManager):
         found = self._adopted(filename, repair=False)
         if found is not None:
             return found
+        if place.root in _full:  # nothing will be published, so that waiting would only make the ranks take turns
+            self._missed(filename, None)
+            return None
         lock = CompileLock(f"{place.locks}/{self.key}.lock")
         found = self._wait(lock, filename, frame)
         if found is not None:
@@ -190,7 +205,7 @@ class DeviceCacheManager(CacheManager):
                 if nested:
                     return None
                 if not lock.wait(place.stall_s, began + place.timeout_s):
-                    warn_once("waited in vain for a compile", f"{holder(lock.path)} ({lock.path})")
+                    self._degraded("waited in vain for a compile", f"{holder(lock.path)} ({lock.path})")
                     return None
                 found = self._hit(filename) or self._adopted(filename, repair=False)
                 if found is not None:
@@ -225,9 +240,12 @@ class DeviceCacheManager(CacheManager):
         staged = {name: (path, store.digest_of(path)) for name, path in files.items()}
         with open(files[filename], encoding="utf-8") as file:
             facts = _facts(filename, file.read(), None)
-        publish(self._place.root, self.key, staged, facts, self._place.staging, repair=False)
-        store.describe(self._view, staged, facts)
         self._place.stats.add("hits")
+        try:
+            publish(self._place.root, self.key, staged, facts, self._place.staging, repair=False)
+            store.describe(self._view, staged, facts)
+        except OSError as error:  # it is a hit all the same
+            self._degraded("what Triton left cannot be adopted", error)
         return files
 
     def _missed(self, filename: str, lock: CompileLock | None) -> None:
@@ -246,7 +264,8 @@ class DeviceCacheManager(CacheManager):
     def _begun(self) -> Compile:
         """This object's compile; what it staged goes when the object does."""
         if self._compile is None:
-            self._compile = Compile(self._place, self._place.mode == "shared" and not _overriding())
+            shareable = self._place.mode == "shared" and not _overriding() and not _always_compiling()
+            self._compile = Compile(self._place, shareable)
             weakref.finalize(self, Compile.finish, self._compile)
         return self._compile
 
@@ -266,47 +285,6 @@ class DeviceCacheManager(CacheManager):
             return
         compiled.published = self._viewed(entry_path(place.root, self.key), manifest, locked)
 
-    # ---- single files
-
-    def _single(self, filename: str) -> str | None:
-        """A file outside a group, as published for this kind of Python, libc or silicon."""
-        place, tag = self._place, self._tag(filename)
-        if tag is None or not self._loadable(filename, place.directory):
-            return None
-        manifest = sound(self._view, place.verify, place.boot)
-        if manifest is not None and manifest["tag"] == tag and filename in manifest["files"]:
-            place.stats.add("hits")
-            return self._readable(f"{self._view}/{filename}")
-        entry = self._single_entry(filename, tag)
-        manifest = sound(entry, True, place.boot)
-        if manifest is None or filename not in manifest["files"]:
-            return None
-        place.stats.add("shared_hits", now=True)
-        return self._readable(f"{self._viewed(entry, manifest)}/{filename}")
-
-    def _publish_single(self, filename: str, compiled: Compile) -> str:
-        place, tag = self._place, self._tag(filename)
-        path, _ = compiled.staged[filename]
-        if tag is None or not self._loadable(filename, place.directory):
-            return path
-        entry = self._single_entry(filename, tag)
-        lock = CompileLock(f"{place.locks}/{os.path.basename(entry)}.lock")
-        repair = lock.try_acquire(sys._getframe(), filename)
-        try:
-            # Triton puts again what it was given: it could not be loaded.
-            if repair and (self._bad or self._served == filename):
-                quarantine(place.root, entry)
-                quarantine(place.root, self._view)
-            facts = Facts(kernel=filename, group=None, tag=tag)
-            if not publish(
-                place.root, os.path.basename(entry), {filename: compiled.staged[filename]}, facts, place.staging, repair
-            ):
-                return path
-            manifest = sound(entry, False, place.boot)
-            return f"{self._viewed(entry, manifest, repair)}/{filename}" if manifest is not None else path
-        finally:
-            lock.release()
-
     def _viewed(self, entry: str, manifest: store.Manifest, locked: bool = False) -> str:
         """The view of an entry, made or mended where needed; the entry itself where that cannot be."""
         root = self._place.root
@@ -321,41 +299,21 @@ class DeviceCacheManager(CacheManager):
                 finally:
                     lock.release()
         except OSError as error:
-            warn_once(f"{self._place.directory} cannot be written", error)
+            self._degraded(f"{self._place.directory} cannot be written", error)
         return entry
 
-    def _single_entry(self, filename: str, tag: str) -> str:
-        digest = hashlib.sha256(f"{filename}\0{tag}".encode()).hexdigest()[:16]
-        return entry_path(self._place.root, f"{self.key}-{digest}")
-
-    def _tag(self, filename: str) -> str | None:
-        """What must be equal beside the key for a file to be shared; None: it is not."""
-        if filename.endswith(".autotune.json"):
-            return self._place.silicon
-        if filename.endswith(".so") and sysconfig.get_config_var("EXT_SUFFIX") not in filename:
-            return f"{sysconfig.get_config_var('SOABI')}-{'-'.join(_libc())}"
-        return ""
-
-    def _loadable(self, filename: str, directory: str) -> bool:
-        return not filename.endswith(".so") or executable(directory)
-
-    def _readable(self, path: str) -> str | None:
-        """The path; None for an autotune result that Triton's unguarded `json.load` would fail on."""
-        if path.endswith(".autotune.json"):
-            try:
-                with open(path, encoding="utf-8") as file:
-                    json.load(file)["configs_timings"]
-            except (OSError, ValueError, KeyError, TypeError):
-                self._bad = True
-                return None
-        return path
+    def _degraded(self, what: str, cause: object) -> None:
+        self._place.stats.add("errors_degraded", now=True)
+        warn_once(what, cause)
 
 
 def _place() -> Place:
     directory = _get("TRITON_CACHE_DIR") or None
     place = _places.get(directory)
     if place is None:
-        place = _places[directory] = place_of(directory, os.environ)
+        with _settling:
+            place = _places.get(directory) or place_of(directory, os.environ)
+            _places[directory] = place
     return place
 
 
@@ -370,6 +328,11 @@ def _knob(name: str, variable: str) -> Any:
 def _overriding() -> bool:
     """Whether `TRITON_KERNEL_OVERRIDE` is on: such a kernel has the key of the plain one, and must reach nobody."""
     return bool(_knob("override", "TRITON_KERNEL_OVERRIDE"))
+
+
+def _always_compiling() -> bool:
+    """Whether `TRITON_ALWAYS_COMPILE` is on: hits are ignored, and the result is this process's own."""
+    return bool(_knob("always_compile", "TRITON_ALWAYS_COMPILE"))
 
 
 def _triton_only() -> bool:
@@ -390,7 +353,10 @@ def _facts(filename: str, metadata: str, spent: float | None) -> Facts:
     )
 
 
-def _libc() -> tuple[str, str]:
-    import platform
+def _after_fork_in_child() -> None:
+    global _settling
+    _settling = threading.RLock()
 
-    return platform.libc_ver()
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_after_fork_in_child)

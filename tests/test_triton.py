@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import errno
 import importlib.util
 import json
 import logging
@@ -30,6 +31,9 @@ from gpucache.triton import DeviceCacheManager
 PYTHON = os.environ.get("GPUCACHE_TEST_TRITON", sys.executable)
 KERNELS = Path(__file__).with_name("kernels.py")
 PLUGIN = {"TRITON_CACHE_MANAGER": "gpucache.triton:DeviceCacheManager"}
+
+
+STRICT = {"PYTHONWARNINGS": "error", "TRITON_DEFAULT_FP_FUSION": "1"}
 
 
 class Rank:
@@ -370,6 +374,15 @@ def test_a_device_directory_that_was_moved_is_hit_and_stock_triton_follows(ranks
     assert ranks("triton/9", count=2, plugin=False).said()["compiled"] == 0
 
 
+def test_a_cubin_of_stock_triton_that_was_cut_is_not_adopted(ranks, root):
+    first = ranks(plugin=False).said()
+    truncated(only(root, "scaled.cubin"))
+    for path in only(root, "scaled.cubin").parent.iterdir():
+        os.utime(path, (1, 1))
+    assert ranks().said()["digests"] == first["digests"]
+    assert ranks("triton/1").said()["digests"] == first["digests"]
+
+
 @pytest.mark.parametrize("left", ["empty", "half-made", "only a cubin"])
 def test_what_others_leave_behind_heals(left, ranks, root):
     ranks(plugin=False).said()
@@ -416,6 +429,11 @@ def test_use_ir_loc_is_tritons_own(ranks, root):
     """It bakes the path of the cache into the code."""
     assert ranks(env={"USE_IR_LOC": "ttir"}).said()["compiled"] == 1
     assert entries(root) == []
+
+
+def test_always_compile_publishes_nothing_where_nothing_was(ranks, root):
+    assert ranks(env={"TRITON_ALWAYS_COMPILE": "1"}).said()["compiled"] == 1
+    assert not (root / "gpucache/v1/store").exists() or entries(root) == []
 
 
 def test_a_slim_entry_is_a_hit(ranks, root):
@@ -472,9 +490,6 @@ def one_warning(rank):
     lines = [line for line in rank.err.splitlines() if "compiling without the shared cache" in line]
     assert len(lines) == 1, rank.err
     return lines[0]
-
-
-STRICT = {"PYTHONWARNINGS": "error", "TRITON_DEFAULT_FP_FUSION": "1"}
 
 
 @pytest.mark.root
@@ -607,6 +622,76 @@ def test_a_real_library_heals_in_the_next_two_processes(damage, root):
     assert said() == ["42"]
 
 
+def test_a_rebuilt_library_is_not_thrown_out_by_the_next_rebuild(manager, root):
+    """Eight ranks find the same bad one; each puts its own, and all must go on loading."""
+    manager().put(b"bad", LIBRARY)
+    ranks = [manager() for _ in range(3)]
+    assert all(Path(rank.get_file(LIBRARY)).read_bytes() == b"bad" for rank in ranks)
+    paths = [Path(rank.put(b"good", LIBRARY)) for rank in ranks]
+    assert [path.read_bytes() for path in paths] == [b"good"] * 3
+    quarantined = [path.read_bytes() for path in (root / "gpucache/v1/quarantine").glob(f"*/{LIBRARY}")]
+    assert set(quarantined) == {b"bad"}
+
+
+def test_while_another_rank_replaces_a_bad_library_ones_own_is_used(manager, root):
+    from gpucache.compile_lock import CompileLock
+
+    manager().put(b"bad", LIBRARY)
+    late = manager()
+    late.get_file(LIBRARY)
+    lock = CompileLock(f"{root}/gpucache/v1/locks/{late._single.entry_key}.lock")
+    assert lock.try_acquire(sys._getframe(), "another rank")
+    assert Path(late.put(b"good", LIBRARY)).read_bytes() == b"good"
+    lock.release()
+
+
+def test_two_files_under_one_key_do_not_fight(manager, root):
+    for name in ("a.so", LIBRARY):
+        manager().put(name.encode(), name)
+    for _ in range(3):
+        for name in ("a.so", LIBRARY):
+            assert Path(manager().get_file(name)).read_bytes() == name.encode()
+    assert not (root / "gpucache/v1/quarantine").exists()
+
+
+def test_a_file_of_any_name_that_was_asked_for_is_kept(manager):
+    one = manager()
+    assert one.get_file("table.bin") is None
+    one.put(b"table", "table.bin")
+    assert Path(manager().get_file("table.bin")).read_bytes() == b"table"
+
+
+def test_a_library_that_stock_triton_left_is_used(manager, root):
+    """An image without a compiler brings it along."""
+    (root / "triton/0/KEY").mkdir(parents=True)
+    (root / "triton/0/KEY" / LIBRARY).write_bytes(b"prebuilt")
+    assert Path(manager().get_file(LIBRARY)).read_bytes() == b"prebuilt"
+
+
+def test_a_bad_store_leaves_a_good_directory_to_stock_triton(ranks, tmp_path):
+    directory = str(tmp_path / "elsewhere" / "cache")
+    Path(directory).mkdir(parents=True)
+    env = {**STRICT, "GPUCACHE_DIR": "/proc/nowhere", "TRITON_CACHE_DIR": directory, "GPUCACHE_SHARE": "1"}
+    first = ranks(env=env)
+    assert first.said()["compiled"] == 1
+    assert "the store cannot be used" in one_warning(first)
+    assert ranks(env=env).said()["compiled"] == 0
+
+
+def test_a_disk_that_does_not_answer_once_does_not_condemn_an_entry(ranks, root, monkeypatch):
+    ranks().said()
+    (entry,) = entries(root)
+
+    def fails(path):
+        raise OSError(errno.EIO, "Input/output error")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(store, "digest_of", fails)
+        with pytest.raises(OSError, match="Input"):
+            store.sound(str(entry), True, 0.0)
+    assert store.sound(str(entry), True, 0.0)
+
+
 @pytest.mark.parametrize("damage", [emptied, lambda path: path.write_bytes(bytes(8192)[:4096])])
 def test_a_damaged_library_is_never_handed_out(damage, manager, root):
     """Stock Triton dies of SIGBUS at every start when a library was cut by a page."""
@@ -622,14 +707,21 @@ def test_a_library_without_an_abi_tag_is_for_equal_pythons_only(manager, monkeyp
     """Triton 3.2 and 3.3 name it so."""
     manager().put(b"of this python", "cuda_utils.so")
     assert manager().get_file("cuda_utils.so") is not None
-    monkeypatch.setattr("gpucache.triton._libc", lambda: ("another", "libc"))
-    assert manager().get_file("cuda_utils.so") is None
+    assert Path(manager().get_file("cuda_utils.so")).read_bytes() == b"of this python"
+    monkeypatch.setattr("gpucache.single._libc", lambda: ("another", "libc"))
+    other = manager()
+    assert other.get_file("cuda_utils.so") is None
+    assert Path(other.put(b"of another", "cuda_utils.so")).read_bytes() == b"of another"
+    assert Path(manager().get_file("cuda_utils.so")).read_bytes() == b"of another"
+    monkeypatch.undo()
 
 
 def test_autotune_results_hold_for_the_same_silicon(manager, root, monkeypatch):
     name, timings = "kernel.autotune.json", json.dumps({"key": [1], "configs_timings": []})
     assert manager().put(timings, name, binary=False)
-    assert manager().get_file(name) is None, "unknown silicon is not shared"
+    assert manager().get_file(name), "unknown silicon is kept here"
+    assert not list((root / "gpucache/v1/store").iterdir()), "and not shared"
+    shutil.rmtree(root / "triton/0")
     record_of(root, (9, 0), 16896)
     monkeypatch.setattr("gpucache.triton._places", {})
     first = manager()
@@ -641,7 +733,10 @@ def test_autotune_results_hold_for_the_same_silicon(manager, root, monkeypatch):
     shutil.rmtree(root / "gpucache/v1/devices")
     record_of(root, (9, 0), 14592)
     monkeypatch.setattr("gpucache.triton._places", {})
-    assert manager().get_file(name) is None, "another core count is another silicon"
+    other = manager()
+    assert other.get_file(name) is None, "another core count is another silicon"
+    path = other.put(json.dumps({"key": [9], "configs_timings": []}), name, binary=False)
+    assert json.loads(Path(path).read_text())["key"] == [9]
 
 
 def record_of(root, capability, cores):
