@@ -30,6 +30,7 @@ MANIFEST = "__entry__.json"
 _STAMP_S = 300.0
 # A directory that another manager may be filling at this moment is left alone for so long.
 _FOREIGN_S = 120.0
+_ASIDE_S = 3600.0
 _NO_LINK = (errno.EXDEV, errno.EPERM, errno.EMLINK, errno.EOPNOTSUPP, errno.ENOSYS, errno.EACCES)
 
 Manifest = Mapping[str, Any]
@@ -297,6 +298,14 @@ def link_view(root: str, source: str, target: str, manifest: Manifest, repair: b
         return _put_in_place(root, aside, target, repair)
     finally:
         shutil.rmtree(aside, ignore_errors=True)
+
+
+def sweep(directory: str) -> None:
+    """Remove what processes left in a device directory that were killed more than an hour ago. Beside any other."""
+    with suppress(OSError), os.scandir(directory) as found:
+        for item in found:
+            if item.name.startswith("tmp.gpucache-") and time.time() - item.stat().st_mtime > _ASIDE_S:
+                shutil.rmtree(item.path, ignore_errors=True)
 
 
 def _busy(target: str) -> bool:

@@ -177,6 +177,10 @@ def test_environ_names_the_root_the_device_and_its_directory(root):
         "TORCHINDUCTOR_CACHE_DIR": root,
         "TRITON_CACHE_DIR": f"{root}/triton/5",
     }
+    assert registry.environ(0, plugin=True) == {
+        **registry.environ(0),
+        "TRITON_CACHE_MANAGER": "gpucache.triton:DeviceCacheManager",
+    }
     with pytest.raises(DeviceIndexError):
         registry.environ(1)
 

@@ -149,9 +149,9 @@ def test_eight_ranks_compile_twelve_kernels_twelve_times(private, ranks, root, t
 
 
 def test_two_architectures_are_two_kernels(ranks, root):
-    said = together([ranks(f"triton/{n}", count=3, arch=(90 - 10 * (n % 2),)) for n in range(4)])
-    assert sum(one["compiled"] for one in said) == 6
-    assert len(entries(root)) == 6
+    said = together([ranks(f"triton/{n}", count=12, arch=(90 - 10 * (n % 2),)) for n in range(8)])
+    assert sum(one["compiled"] for one in said) == 24
+    assert len(entries(root)) == 24
 
 
 def test_threads_of_one_process_compile_once(root, tmp_path):
@@ -465,6 +465,15 @@ def test_a_required_hit_names_what_is_missing(root, monkeypatch):
     assert not list((root / "gpucache/v1/locks").iterdir())
 
 
+def test_a_required_hit_stops_the_launch_and_only_that(ranks, root):
+    required = {"GPUCACHE_REQUIRE_HIT": "1"}
+    missing = ranks(env=required)
+    _, said = missing.process.communicate("\n", timeout=60)
+    assert "CacheMissError: kernel scaled with key" in said
+    ranks().said()
+    assert ranks(env=required).said()["compiled"] == 0
+
+
 @pytest.mark.parametrize("unsafe", ["triton/0", "."])
 def test_a_directory_that_everybody_may_write_is_neither_read_nor_shared(unsafe, ranks, root):
     ranks(env=STRICT).said()
@@ -508,6 +517,25 @@ def test_on_a_read_only_disk_hits_go_on_and_misses_stay_private(ranks, mounted):
     rank = ranks(count=2, env=STRICT)
     assert rank.said()["compiled"] == 1
     assert "Read-only" in one_warning(rank)
+
+
+@pytest.mark.root
+def test_a_library_is_kept_where_it_can_be_loaded(mounted, manager):
+    subprocess.run(["mount", "-o", "remount,noexec", mounted], check=True)
+    path = manager().put(b"library", LIBRARY)
+    assert not path.startswith(str(mounted))
+    assert Path(path).read_bytes() == b"library"
+    assert manager().get_file(LIBRARY) is None, "built again rather than failing to load"
+
+
+def test_what_killed_processes_left_in_a_device_directory_is_swept(ranks, root):
+    for name, age in (("tmp.gpucache-old", 1), ("tmp.gpucache-new", None), ("tmp.someone-elses", 1)):
+        (root / "triton/0" / name).mkdir(parents=True)
+        if age:
+            os.utime(root / "triton/0" / name, (age, age))
+    ranks().said()
+    left = {path.name for path in (root / "triton/0").glob("tmp.*")}
+    assert left == {"tmp.gpucache-new", "tmp.someone-elses"}
 
 
 @pytest.mark.root
