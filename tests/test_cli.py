@@ -451,7 +451,17 @@ def test_strict_fails_instead(gpucache, two, root):
     assert (done.returncode, done.stdout) == (1, "")
 
 
-def test_even_our_defect_does_not_stop_the_command(monkeypatch, capsys):
+@pytest.fixture
+def own_signals():
+    """`run` sets two signals to their defaults; in this process, Python's own must come back."""
+    names = (signal.SIGPIPE, signal.SIGXFSZ)
+    before = [signal.getsignal(name) for name in names]
+    yield
+    for name, handler in zip(names, before, strict=True):
+        signal.signal(name, handler)
+
+
+def test_even_our_defect_does_not_stop_the_command(monkeypatch, capsys, own_signals):
     monkeypatch.setattr("gpucache.launch.launch_environ", lambda *_, **__: 1 / 0)
     executed = []
     monkeypatch.setattr(os, "execvpe", lambda *words: executed.append(words))
