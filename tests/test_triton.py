@@ -174,6 +174,54 @@ def test_threads_of_one_process_compile_once(root, tmp_path):
     assert done.stdout == "1\n", done.stderr
 
 
+NESTED = """if True:
+    import sys
+    sys.path.insert(0, sys.argv[1])
+    import kernels, triton
+    from triton.backends.compiler import GPUTarget
+    outer, inner = int(sys.argv[2]), int(sys.argv[3])
+    backend = triton.backends.backends["nvidia"].compiler
+    make, static = backend.make_ptx, isinstance(vars(backend)["make_ptx"], staticmethod)
+    def compiled(number):
+        return triton.compile(kernels.source(number), target=GPUTarget("cuda", 90, 32))
+    def nesting(*words):
+        backend.make_ptx = staticmethod(make) if static else make
+        print("holding", flush=True)
+        sys.stdin.readline()
+        compiled(inner)
+        return make(*words)
+    backend.make_ptx = staticmethod(nesting) if static else nesting
+    compiled(outer)
+    print("done", flush=True)
+"""
+
+
+def test_compiles_inside_compiles_do_not_deadlock(root):
+    """Each of two processes holds the key that the other one needs in the middle of its own compile."""
+    env = {**os.environ, **PLUGIN, "GPUCACHE_DIR": str(root), "TRITON_CACHE_DIR": str(root / "triton/0")}
+    pair = [
+        subprocess.Popen(
+            [PYTHON, "-c", NESTED, KERNELS.parent, *order],
+            env=env,
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            text=True,
+        )
+        for order in ("01", "10")
+    ]
+    try:
+        assert [process.stdout.readline() for process in pair] == ["holding\n"] * 2
+        for process in pair:
+            process.stdin.write("\n")
+            process.stdin.flush()
+        assert [process.communicate(timeout=25)[0] for process in pair] == ["done\n"] * 2
+    finally:
+        for process in pair:
+            process.kill()
+            process.communicate()
+    assert len(entries(root)) == 2
+
+
 # ---- a holder that dies, stops, fails or takes long
 
 STAGES = ("make_ttir", "make_ttgir", "make_llir", "make_ptx", "make_cubin")
