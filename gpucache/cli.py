@@ -79,6 +79,8 @@ class _OutputError(Exception):
 
 def _print(text: str) -> None:
     """Data: the very bytes of a path, whatever the locale."""
+    if sys.stdout is None:
+        return
     try:
         data = os.fsencode(text)
     except UnicodeEncodeError:  # a product's name, in a locale that lacks its letters
@@ -90,6 +92,8 @@ def _print(text: str) -> None:
 
 
 def _say(text: str) -> None:
+    if sys.stderr is None:
+        return  # closed by whoever started us
     try:
         click.echo(text, err=True)
     except (OSError, ValueError):
