@@ -456,7 +456,7 @@ def calls(strace: str, log: Path, root: Path) -> list[tuple[str, int, str]]:
 def alike(line: str, root: Path) -> str:
     """A line of the trace without its result and what differs from run to run."""
     line = line.rpartition(" = ")[0].replace(str(root.parent), "PARENT")
-    return re.sub(r"publish-\w+|\d+", "?", line).strip()
+    return " ".join(re.sub(r"publish-\w+|\d+", "?", line).split())  # strace pads short pids
 
 
 def changes(name: str, line: str) -> bool:
