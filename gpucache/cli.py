@@ -344,12 +344,13 @@ def stats(root: str | None, as_json: bool) -> None:
     with suppress(OSError):  # read-only: they are summed without being folded
         fold(where)
     sums = totals(where)
-    everything = {name: sum(values.get(name, 0) for values in sums.values()) for name in COUNTERS + SECONDS}
+    columns = COUNTERS + SECONDS
+    everything = {name: sum(values.get(name, 0) for values in sums.values()) for name in columns}
     if as_json:
         _print_json({"root": where, "devices": sums, "all": everything})
         return
-    rows = [(name, *formats.counter_cells(values)) for name, values in sorted(sums.items())]
-    _print_table(("directory", *COUNTERS, *SECONDS), [*rows, ("all", *formats.counter_cells(everything))])
+    rows = [*sorted(sums.items()), ("all", everything)]
+    _print_table(("directory", *columns), [(name, *formats.counter_cells(values, columns)) for name, values in rows])
 
 
 # ---- what several commands share

@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import errno
 import fcntl
-import json
 import os
 import sys
 import threading
@@ -18,7 +17,7 @@ import time
 from contextlib import suppress
 from types import CodeType, FrameType
 
-from gpucache.paths import host_name
+from gpucache.fs import signature
 
 _BEAT_S = 0.5
 
@@ -135,22 +134,10 @@ def locks_of_this_thread() -> list[CompileLock]:
     return [lock for lock in mine if lock.held]
 
 
-def holder(path: str) -> str:
-    """Who holds the lock and for which kernel, as far as the file says."""
-    try:
-        with open(path, encoding="utf-8") as file:
-            said = json.load(file)
-        return f"process {said['pid']} on {said['host']} since {said['since']} for {said['what']}"
-    except (OSError, ValueError, KeyError, TypeError):
-        return "a process that did not say who it is"
-
-
 def _sign(fd: int, what: str) -> None:
-    since = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())
-    text = json.dumps({"pid": os.getpid(), "host": host_name(), "since": since, "what": what})
     try:
         os.ftruncate(fd, 0)
-        os.pwrite(fd, text.encode(), 0)
+        os.pwrite(fd, signature(what), 0)
     except OSError:
         return  # on a full disk the lock holds all the same
 

@@ -10,7 +10,8 @@ import time
 from gpucache.compile_lock import CompileLock
 from gpucache.place import Place
 
-_ALONE = (".so", ".autotune.json")
+STANDALONE = (".so", ".autotune.json")
+"""How the names of files end that are no stage of a kernel."""
 
 
 class Compile:
@@ -69,7 +70,9 @@ class Compile:
         if self.pid != os.getpid():
             return  # a forked child's copy: the files and the lock are its parent's
         self.free()
-        if self.published is None and (self.group is not None or any(name.endswith(_ALONE) for name in self.staged)):
+        if self.published is None and (
+            self.group is not None or any(name.endswith(STANDALONE) for name in self.staged)
+        ):
             return  # the only copy: it stays until this process ends
         for name in self.group or {}:
             if self.group is not None and self.has(name, self.group[name]):

@@ -5,10 +5,8 @@ from __future__ import annotations
 import os
 import re
 import shlex
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import TYPE_CHECKING, Any
-
-from gpucache.stats import COUNTERS, SECONDS
 
 if TYPE_CHECKING:
     from gpucache.device import Device
@@ -46,10 +44,9 @@ def device_cells(row: Mapping[str, Any]) -> tuple[str, ...]:
     )
 
 
-def counter_cells(values: Mapping[str, float]) -> tuple[str, ...]:
+def counter_cells(values: Mapping[str, float], columns: Iterable[str]) -> tuple[str, ...]:
     """The counters as whole numbers, the seconds with one decimal."""
-    counts = tuple(f"{values.get(name, 0):.0f}" for name in COUNTERS)
-    return counts + tuple(f"{values.get(name, 0):.1f}" for name in SECONDS)
+    return tuple(f"{values.get(name, 0):.{1 if name.endswith('_s') else 0}f}" for name in columns)
 
 
 def sh(name: str, value: str) -> str:

@@ -14,6 +14,7 @@ from gpucache.mounts import is_local
 from gpucache.paths import host_name
 
 _STALE_S = 3600.0
+_STAGED = "publish-"
 _POLL_S = 0.01
 
 
@@ -63,8 +64,8 @@ def publish(path: str, data: bytes, staging: str) -> None:
     import tempfile
 
     try:
-        _sweep(staging)
-        fd, temporary = tempfile.mkstemp(prefix="publish-", dir=staging)
+        sweep(staging, _STAGED)
+        fd, temporary = tempfile.mkstemp(prefix=_STAGED, dir=staging)
         try:
             with os.fdopen(fd, "wb") as file:
                 file.write(data)
@@ -78,14 +79,23 @@ def publish(path: str, data: bytes, staging: str) -> None:
         raise ProvisionError(path, error.errno or errno.EIO) from error
 
 
-def _sweep(staging: str) -> None:
-    """Remove what writers left that were killed more than an hour ago."""
-    with os.scandir(staging) as found:
+def sweep(directory: str, prefix: str) -> None:
+    """Remove what killed processes left under this prefix more than an hour ago. Beside any other sweeper.
+
+    Raises:
+        OSError: the directory cannot be listed.
+    """
+    import shutil
+
+    with os.scandir(directory) as found:
         for item in found:
             try:
-                if item.name.startswith("publish-") and time.time() - item.stat().st_mtime > _STALE_S:
+                old = item.name.startswith(prefix) and time.time() - item.stat().st_mtime > _STALE_S
+                if old and item.is_dir(follow_symlinks=False):
+                    shutil.rmtree(item.path, ignore_errors=True)
+                elif old:
                     os.unlink(item.path)
-            except (FileNotFoundError, PermissionError, IsADirectoryError):
+            except (FileNotFoundError, PermissionError):
                 continue  # another process swept it, or it is not ours to sweep
 
 
@@ -106,7 +116,7 @@ def locked(path: str, *, timeout_s: float) -> Iterator[None]:
     try:
         lock.acquire(timeout_s, _POLL_S)
     except filelock.Timeout:
-        raise LockTimeoutError(path, timeout_s, _holder(path)) from None
+        raise LockTimeoutError(path, timeout_s, holder(path + ".holder")) from None
     except OSError as error:
         raise ProvisionError(path, error.errno or errno.EIO) from error
     try:
@@ -117,24 +127,31 @@ def locked(path: str, *, timeout_s: float) -> Iterator[None]:
 
 
 def _sign(path: str) -> None:
-    since = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())
-    text = json.dumps({"pid": os.getpid(), "host": host_name(), "since": since})
     try:
-        with open(path + ".holder", "w", encoding="utf-8", opener=_private) as file:
-            file.write(text)
+        with open(path + ".holder", "wb", opener=_private) as file:
+            file.write(signature())
     except OSError:
         return  # on a full disk the lock still holds; only its holder stays unnamed
+
+
+def signature(what: str | None = None) -> bytes:
+    """What the holder of a lock writes for those who wait: which process it is, since when, and what for."""
+    since = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())
+    said = {"pid": os.getpid(), "host": host_name(), "since": since}
+    return json.dumps(said if what is None else {**said, "what": what}).encode()
 
 
 def _private(path: str, flags: int) -> int:
     return os.open(path, flags | getattr(os, "O_NOFOLLOW", 0), 0o600)
 
 
-def _holder(path: str) -> str:
+def holder(path: str) -> str:
+    """Who holds a lock, as far as the `signature` in the file says."""
     try:
-        with open(path + ".holder", encoding="utf-8") as file:
+        with open(path, encoding="utf-8") as file:
             said = json.load(file)
-        return f"process {said['pid']} on {said['host']} since {said['since']}"
+        what = f" for {said['what']}" if "what" in said else ""
+        return f"process {said['pid']} on {said['host']} since {said['since']}{what}"
     except (OSError, ValueError, KeyError, TypeError):
         return "a process that did not say who it is"
 

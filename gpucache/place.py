@@ -14,7 +14,7 @@ from gpucache.errors import GpuCacheError, RecordError
 from gpucache.record import Record, read
 from gpucache.staging import Staging
 from gpucache.stats import Stats
-from gpucache.store import boot_time, sweep
+from gpucache.store import ASIDE, boot_time
 from gpucache.vetting import Trust, is_on, vet, vet_child
 
 SHARE = "GPUCACHE_SHARE"
@@ -86,7 +86,8 @@ def place_of(directory: str | None, environ: Mapping[str, str]) -> Place:
         try:
             locks = _prepared(root, environ)
             vet(chosen, Trust.parse(environ))  # what lies there is taken into the store
-            sweep(chosen)
+            if os.path.isdir(chosen):
+                fs.sweep(chosen, ASIDE)
         except (GpuCacheError, OSError) as error:
             warn_once("the store cannot be used", error)
             mode = "stock" if _usable_alone(chosen, root, environ) else "private"

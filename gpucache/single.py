@@ -18,6 +18,7 @@ from gpucache.compile_lock import CompileLock
 from gpucache.compiling import Compile, executable
 from gpucache.place import Place
 from gpucache.store import (
+    ASIDE,
     MANIFEST,
     Facts,
     Manifest,
@@ -133,7 +134,7 @@ class SingleFile:
         os.makedirs(self.view, mode=0o700, exist_ok=True)
         with open(staged, "rb") as file:
             data = file.read()
-        fd, temporary = tempfile.mkstemp(prefix="tmp.gpucache-", dir=self.place.directory)
+        fd, temporary = tempfile.mkstemp(prefix=ASIDE, dir=self.place.directory)
         try:
             with os.fdopen(fd, "wb") as file:
                 file.write(data)

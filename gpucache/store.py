@@ -27,10 +27,11 @@ from gpucache import fs, paths
 from gpucache.staging import Staging, write
 
 MANIFEST = "__entry__.json"
+ASIDE = "tmp.gpucache-"
+"""How a name begins, in a device directory, of what is not yet or no longer an entry."""
 _STAMP_S = 300.0
 # A directory that another manager may be filling at this moment is left alone for so long.
 _FOREIGN_S = 120.0
-_ASIDE_S = 3600.0
 _NO_LINK = (errno.EXDEV, errno.EPERM, errno.EMLINK, errno.EOPNOTSUPP, errno.ENOSYS, errno.EACCES)
 
 Manifest = Mapping[str, Any]
@@ -134,10 +135,11 @@ def sound(directory: str, verify: bool, boot: float) -> Manifest | None:
     if found is None:
         return None
     manifest, used = found
-    if not unchanged(directory, manifest) or verify or used < boot:
+    same = unchanged(directory, manifest)
+    if not same or verify or used < boot:
         if not intact(directory, manifest):
             return None
-        if not unchanged(directory, manifest):
+        if not same:
             return _renewed(directory, manifest)
     if used < boot or time.time() - used > _STAMP_S:
         with suppress(OSError):  # read-only: it will look old, and is used all the same
@@ -241,7 +243,7 @@ def describe(directory: str, files: Mapping[str, tuple[str, str]], facts: Facts)
 
 
 def _describe(directory: str, files: Mapping[str, tuple[str, str]], facts: Manifest) -> None:
-    aside = tempfile.mkdtemp(prefix="tmp.gpucache-", dir=os.path.dirname(directory))
+    aside = tempfile.mkdtemp(prefix=ASIDE, dir=os.path.dirname(directory))
     try:
         found = {name: os.stat(path) for name, (path, _) in files.items()}
         known = {name: (found[name].st_size, found[name].st_mtime_ns, files[name][1]) for name in files}
@@ -270,7 +272,7 @@ def quarantine(root: str, path: str) -> None:
         if error.errno != errno.EXDEV:
             raise
         # Another file system, or an image layer of overlayfs: aside where it is, then gone.
-        beside = f"{os.path.dirname(path)}/tmp.gpucache-{time.time_ns():x}.{os.getpid()}"
+        beside = f"{os.path.dirname(path)}/{ASIDE}{time.time_ns():x}.{os.getpid()}"
         os.rename(path, beside)
         shutil.rmtree(beside, ignore_errors=True)
 
@@ -285,7 +287,7 @@ def link_view(root: str, source: str, target: str, manifest: Manifest, repair: b
     """
     directory = os.path.dirname(target)
     fs.make_directory(directory)
-    aside = tempfile.mkdtemp(prefix="tmp.gpucache-", dir=directory)
+    aside = tempfile.mkdtemp(prefix=ASIDE, dir=directory)
     try:
         placed = {
             name: _place(f"{source}/{name}", f"{aside}/{name}", sha256)
@@ -298,14 +300,6 @@ def link_view(root: str, source: str, target: str, manifest: Manifest, repair: b
         return _put_in_place(root, aside, target, repair)
     finally:
         shutil.rmtree(aside, ignore_errors=True)
-
-
-def sweep(directory: str) -> None:
-    """Remove what processes left in a device directory that were killed more than an hour ago. Beside any other."""
-    with suppress(OSError), os.scandir(directory) as found:
-        for item in found:
-            if item.name.startswith("tmp.gpucache-") and time.time() - item.stat().st_mtime > _ASIDE_S:
-                shutil.rmtree(item.path, ignore_errors=True)
 
 
 def _busy(target: str) -> bool:

@@ -21,9 +21,10 @@ from types import FrameType
 from typing import Any
 
 from gpucache import store
-from gpucache.compile_lock import CompileLock, holder, locks_of_this_thread
-from gpucache.compiling import Compile
+from gpucache.compile_lock import CompileLock, locks_of_this_thread
+from gpucache.compiling import STANDALONE, Compile
 from gpucache.errors import CacheMissError
+from gpucache.fs import holder
 from gpucache.place import Place, place_of, warn_once
 from gpucache.single import SingleFile
 from gpucache.store import Facts, entry_path, link_view, publish, quarantine, sound
@@ -157,7 +158,7 @@ class DeviceCacheManager(CacheManager):
             return None
         if self._single is not None and self._single.filename == filename:
             return self._single
-        named = filename.endswith((".so", ".autotune.json"))
+        named = filename.endswith(STANDALONE)
         return SingleFile(self._place, self.key, filename) if named else None
 
     # ---- looking

@@ -17,7 +17,8 @@ from pathlib import Path
 import pytest
 
 from gpucache import compile_lock
-from gpucache.compile_lock import CompileLock, holder, locks_of_this_thread
+from gpucache.compile_lock import CompileLock, locks_of_this_thread
+from gpucache.fs import holder
 
 SPAWN = multiprocessing.get_context("spawn")
 PATIENCE_S = 60.0

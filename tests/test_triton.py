@@ -21,7 +21,7 @@ from pathlib import Path
 import pytest
 
 from gpucache import CacheMissError, place, stats, store
-from gpucache.compile_lock import holder
+from gpucache.fs import holder
 
 if importlib.util.find_spec("triton") is None:
     pytest.skip("needs triton: pip install '.[test]' on Linux", allow_module_level=True)
@@ -581,6 +581,8 @@ def test_what_killed_processes_left_in_a_device_directory_is_swept(ranks, root):
         (root / "triton/0" / name).mkdir(parents=True)
         if age:
             os.utime(root / "triton/0" / name, (age, age))
+    (root / "triton/0/tmp.gpucache-file").write_text("of a killed put")
+    os.utime(root / "triton/0/tmp.gpucache-file", (1, 1))
     ranks().said()
     left = {path.name for path in (root / "triton/0").glob("tmp.*")}
     assert left == {"tmp.gpucache-new", "tmp.someone-elses"}
