@@ -14,7 +14,7 @@ from gpucache.errors import GpuCacheError, RecordError
 from gpucache.record import Record, read
 from gpucache.staging import Staging
 from gpucache.stats import Stats
-from gpucache.store import ASIDE, boot_time
+from gpucache.store import ASIDE, STAMP_S, Manifest, boot_time, sound
 from gpucache.vetting import Trust, is_on, vet, vet_child
 
 SHARE = "GPUCACHE_SHARE"
@@ -22,6 +22,7 @@ VERIFY = "GPUCACHE_VERIFY"
 REQUIRE_HIT = "GPUCACHE_REQUIRE_HIT"
 STALL_TIMEOUT = "GPUCACHE_STALL_TIMEOUT_S"
 LOCK_TIMEOUT = "GPUCACHE_LOCK_TIMEOUT_S"
+STAMP = "GPUCACHE_STAMP_S"
 
 _log = logging.getLogger("gpucache")
 _warned: set[str] = set()
@@ -46,6 +47,12 @@ class Place:
     stall_s: float = 30.0
     timeout_s: float = 300.0
     boot: float = 0.0
+    stamp_s: float = STAMP_S
+    """How often at most the use of an entry is stamped. What prunes must leave alone what was used in twice that."""
+
+    def sound(self, directory: str, verify: bool = False) -> Manifest | None:
+        """The manifest of an entry or view that this process may use, as `gpucache.store.sound`."""
+        return sound(directory, verify or self.verify, self.boot, self.stamp_s)
 
 
 def warn_once(what: str, cause: object, outcome: str = "compiling without the shared cache") -> None:
@@ -104,6 +111,7 @@ def place_of(directory: str | None, environ: Mapping[str, str]) -> Place:
         stall_s=_seconds(environ, STALL_TIMEOUT, 30.0),
         timeout_s=_seconds(environ, LOCK_TIMEOUT, 300.0),
         boot=boot_time(),
+        stamp_s=_seconds(environ, STAMP, STAMP_S),
     )
 
 

@@ -29,7 +29,6 @@ from gpucache.store import (
     publish,
     quarantine,
     read_manifest,
-    sound,
 )
 
 
@@ -63,12 +62,12 @@ class SingleFile:
 
     def _found(self) -> str | None:
         place, beside = self.place, f"{self.view}/{self.filename}"
-        manifest = sound(self.view, place.verify, place.boot) if self.tag == "" else None
+        manifest = place.sound(self.view) if self.tag == "" else None
         if manifest is not None and self.filename in manifest["files"]:
             place.stats.add("hits")
             return beside
         if self.tag is not None:
-            manifest = sound(self.entry, True, place.boot)
+            manifest = place.sound(self.entry, verify=True)
             if manifest is not None and self.filename in manifest["files"]:
                 place.stats.add("shared_hits", now=True)
                 return f"{self._viewed(manifest, repair=False)}/{self.filename}"
@@ -102,7 +101,7 @@ class SingleFile:
             files = {self.filename: (staged, sha256)}
             if not publish(place.root, self.entry_key, files, facts, place.staging, repair=locked):
                 return staged
-            manifest = sound(self.entry, False, place.boot)
+            manifest = place.sound(self.entry)
             if manifest is None or manifest["files"][self.filename][2] == self.bad:
                 return staged
             compiled.published = self._viewed(manifest, repair=locked)

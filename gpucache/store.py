@@ -29,7 +29,10 @@ from gpucache.staging import Staging, write
 MANIFEST = "__entry__.json"
 ASIDE = "tmp.gpucache-"
 """How a name begins, in a device directory, of what is not yet or no longer an entry."""
-_STAMP_S = 300.0
+CONDEMNED = "__entry__.json.removed"
+"""What a manifest is called from the moment on when its directory is to go: nobody takes the entry for one any more."""
+STAMP_S = 300.0
+"""The use of an entry is stamped again after so long."""
 # A directory that another manager may be filling at this moment is left alone for so long.
 _FOREIGN_S = 120.0
 _NO_LINK = (errno.EXDEV, errno.EPERM, errno.EMLINK, errno.EOPNOTSUPP, errno.ENOSYS, errno.EACCES)
@@ -124,12 +127,15 @@ def digest_of(path: str) -> str:
         return hashlib.sha256(file.read()).hexdigest()
 
 
-def sound(directory: str, verify: bool, boot: float) -> Manifest | None:
+def sound(directory: str, verify: bool, boot: float, stamp_s: float = STAMP_S) -> Manifest | None:
     """The manifest of an entry or view that can be used; None for an absent or a damaged one.
 
     Sizes and times are checked always; digests on request, and at the first use since ``boot`` (a power cut may leave
     files of the right size with nothing in them). Damage that keeps size and time within one boot is not seen. The use
-    is stamped, at most every five minutes, by the manifest's modification time, which all views share.
+    is stamped, at most every ``stamp_s``, by the manifest's modification time, which all views share.
+
+    Beside a removal (`gpucache.removal`): it renames the manifest and then looks at the stamp, we stamp by name. So
+    either it sees our stamp, and puts the manifest back, or we see that the manifest is gone.
     """
     found = read_manifest(directory)
     if found is None:
@@ -141,9 +147,13 @@ def sound(directory: str, verify: bool, boot: float) -> Manifest | None:
             return None
         if not same:
             return _renewed(directory, manifest)
-    if used < boot or time.time() - used > _STAMP_S:
-        with suppress(OSError):  # read-only: it will look old, and is used all the same
+    if used < boot or time.time() - used > stamp_s:
+        try:
             os.utime(f"{directory}/{MANIFEST}")
+        except FileNotFoundError:
+            return None  # it is being removed
+        except OSError:
+            return manifest  # read-only: it will look old, and is used all the same
     return manifest
 
 
@@ -218,8 +228,8 @@ def stock_group(directory: str, filename: str) -> dict[str, str] | None:
     The paths in a ``__grp__`` file are absolute and may point to where the directory was copied from, so that only the
     names are taken. A metadata file that does not parse would crash Triton at every start.
     """
-    if os.path.lexists(f"{directory}/{MANIFEST}"):
-        return None  # one of ours, and it was found damaged
+    if os.path.lexists(f"{directory}/{MANIFEST}") or os.path.lexists(f"{directory}/{CONDEMNED}"):
+        return None  # one of ours, and it was found damaged, or is to go
     try:
         with open(f"{directory}/__grp__{filename}", encoding="utf-8") as file:
             names = [os.path.basename(name) for name in json.load(file)["child_paths"]]

@@ -27,7 +27,7 @@ from gpucache.errors import CacheMissError
 from gpucache.fs import holder
 from gpucache.place import Place, place_of, warn_once
 from gpucache.single import SingleFile
-from gpucache.store import Facts, entry_path, link_view, publish, quarantine, sound
+from gpucache.store import Facts, entry_path, link_view, publish, quarantine
 
 _places: dict[str | None, Place] = {}
 _settling = threading.RLock()
@@ -164,7 +164,7 @@ class DeviceCacheManager(CacheManager):
     # ---- looking
 
     def _hit(self, filename: str) -> dict[str, str] | None:
-        manifest = sound(self._view, self._place.verify, self._place.boot)
+        manifest = self._place.sound(self._view)
         if manifest is None or manifest["group"] != filename:
             return None
         self._place.stats.add("hits")
@@ -221,7 +221,7 @@ class DeviceCacheManager(CacheManager):
     def _adopted(self, filename: str, repair: bool) -> dict[str, str] | None:
         """The entry of the store, or of Triton's own manager here, as a view; ``repair`` needs the key's lock."""
         place, entry = self._place, entry_path(self._place.root, self.key)
-        manifest = sound(entry, True, place.boot)
+        manifest = place.sound(entry, verify=True)
         if manifest is None and repair and os.path.lexists(entry):
             quarantine(place.root, entry)
         if manifest is None:
@@ -281,7 +281,7 @@ class DeviceCacheManager(CacheManager):
         locked = compiled.lock is not None and compiled.lock.held
         if not publish(place.root, self.key, files, facts, place.staging, repair=locked):
             return
-        manifest = sound(entry_path(place.root, self.key), False, place.boot)
+        manifest = place.sound(entry_path(place.root, self.key))
         if manifest is None:
             return
         compiled.published = self._viewed(entry_path(place.root, self.key), manifest, locked)
