@@ -19,7 +19,6 @@ import struct
 import tempfile
 import time
 from collections.abc import Iterable, Mapping
-from contextlib import suppress
 from dataclasses import asdict, dataclass
 from typing import Any
 
