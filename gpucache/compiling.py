@@ -70,6 +70,7 @@ class Compile:
         if self.pid != os.getpid():
             return  # a forked child's copy: the files and the lock are its parent's
         self.free()
+        self.place.limit.enforce()
         if self.published is None and (
             self.group is not None or any(name.endswith(STANDALONE) for name in self.staged)
         ):

@@ -77,12 +77,17 @@ def discover(
     if not require_gpu and (requested := requested_fakes(environ)) is not None:
         return requested
     try:
-        return _within(timeout_s if timeout_s is not None else _timeout(environ))
+        return _within(timeout_s if timeout_s is not None else timeout_of(environ))
     except _Failure as failure:
         return _without_gpu(failure, require_gpu)
 
 
-def _timeout(environ: Mapping[str, str]) -> float:
+def timeout_of(environ: Mapping[str, str]) -> float:
+    """How long NVML may take, in seconds.
+
+    Raises:
+        ConfigurationError: `GPUCACHE_NVML_TIMEOUT_S` makes no sense.
+    """
     text = environ.get(TIMEOUT) or str(_DEFAULT_TIMEOUT_S)
     try:
         seconds = float(text)

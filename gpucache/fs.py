@@ -14,7 +14,7 @@ from gpucache.mounts import is_local
 from gpucache.paths import host_name
 
 _STALE_S = 3600.0
-_STAGED = "publish-"
+STAGED = "publish-"
 _POLL_S = 0.01
 
 
@@ -64,8 +64,8 @@ def publish(path: str, data: bytes, staging: str) -> None:
     import tempfile
 
     try:
-        sweep(staging, _STAGED)
-        fd, temporary = tempfile.mkstemp(prefix=_STAGED, dir=staging)
+        sweep(staging, STAGED)
+        fd, temporary = tempfile.mkstemp(prefix=STAGED, dir=staging)
         try:
             with os.fdopen(fd, "wb") as file:
                 file.write(data)
@@ -156,7 +156,12 @@ def holder(path: str) -> str:
         return "a process that did not say who it is"
 
 
-def lock_directory(root: str, inside: str) -> str:
+def inside(path: str, directory: str) -> bool:
+    """Whether a path is a directory or lies below it, links followed."""
+    return os.path.join(os.path.realpath(path), "").startswith(os.path.join(os.path.realpath(directory), ""))
+
+
+def lock_directory(root: str, inside: str, make: bool = True) -> str:
     """The directory for the locks of a root: ``inside`` it when its file system is local to this node.
 
     Otherwise (flock on a network file system may hold on one node only, or not at all) a directory of this user in
@@ -170,5 +175,6 @@ def lock_directory(root: str, inside: str) -> str:
     digest = hashlib.sha256(os.fsencode(os.path.realpath(root))).hexdigest()[:16]
     parent = "/dev/shm" if os.path.isdir("/dev/shm") else "/tmp"
     path = os.path.join(parent, f"gpucache-{os.geteuid()}-{digest}")
-    make_directory(path)
+    if make:
+        make_directory(path)
     return path

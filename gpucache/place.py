@@ -11,6 +11,8 @@ from functools import lru_cache
 from gpucache import fs, paths
 from gpucache.device import Device
 from gpucache.errors import GpuCacheError, RecordError
+from gpucache.limit import MAX_SIZE, Limit, max_size_bytes
+from gpucache.log import tell
 from gpucache.record import Record, read
 from gpucache.staging import Staging
 from gpucache.stats import Stats
@@ -23,8 +25,9 @@ REQUIRE_HIT = "GPUCACHE_REQUIRE_HIT"
 STALL_TIMEOUT = "GPUCACHE_STALL_TIMEOUT_S"
 LOCK_TIMEOUT = "GPUCACHE_LOCK_TIMEOUT_S"
 STAMP = "GPUCACHE_STAMP_S"
+STALL_S = 30.0
+"""How long a compile may go without a heartbeat, unless `GPUCACHE_STALL_TIMEOUT_S` says otherwise."""
 
-_log = logging.getLogger("gpucache")
 _warned: set[str] = set()
 
 
@@ -38,13 +41,14 @@ class Place:
     locks: str
     staging: Staging
     stats: Stats
+    limit: Limit
     mode: str
     """``shared``; ``stock`` (a deliberately fresh cache: Triton's own manager); or ``private`` (no safe store)."""
     silicon: str | None = None
     """Compute capability and core count, which alone decide an autotuner's timings; None where unknown or mixed."""
     verify: bool = False
     require_hit: bool = False
-    stall_s: float = 30.0
+    stall_s: float = STALL_S
     timeout_s: float = 300.0
     boot: float = 0.0
     stamp_s: float = STAMP_S
@@ -61,7 +65,7 @@ def warn_once(what: str, cause: object, outcome: str = "compiling without the sh
     kind = os.strerror(cause.errno) if isinstance(cause, OSError) and cause.errno else f"{what}: {cause}"
     if kind not in _warned:
         _warned.add(kind)
-        _log.warning("%s: %s; %s", what, cause, outcome)
+        tell(logging.WARNING, "%s: %s; %s", what, cause, outcome)
 
 
 def place_of(directory: str | None, environ: Mapping[str, str]) -> Place:
@@ -108,11 +112,27 @@ def place_of(directory: str | None, environ: Mapping[str, str]) -> Place:
         silicon=_silicon(known, device),
         verify=_said(environ, VERIFY, "always"),
         require_hit=_said(environ, REQUIRE_HIT, "1"),
-        stall_s=_seconds(environ, STALL_TIMEOUT, 30.0),
+        stall_s=_seconds(environ, STALL_TIMEOUT, STALL_S),
         timeout_s=_seconds(environ, LOCK_TIMEOUT, 300.0),
         boot=boot_time(),
-        stamp_s=_seconds(environ, STAMP, STAMP_S),
+        limit=_limit(root, locks, mode, environ),
+        stamp_s=stamp_interval(environ),
     )
+
+
+def stamp_interval(environ: Mapping[str, str]) -> float:
+    """How often at most a use is stamped, in seconds."""
+    return _seconds(environ, STAMP, STAMP_S)
+
+
+def _limit(root: str, locks: str, mode: str, environ: Mapping[str, str]) -> Limit:
+    allowed = 0
+    if mode == "shared":
+        try:
+            allowed = max_size_bytes(root, environ)
+        except (ValueError, OSError) as error:
+            warn_once(f"{MAX_SIZE}={environ.get(MAX_SIZE)}", error, "the store has no limit")
+    return Limit(root, locks, allowed, 3 * stamp_interval(environ))
 
 
 def _device(known: Record, environ: Mapping[str, str]) -> Device | None:
@@ -140,24 +160,24 @@ def _mode(directory: str | None, root: str, environ: Mapping[str, str]) -> str:
         return "stock"
     if share == "1" or not directory:
         return "shared"
+    return "stock" if is_fresh(directory, root) else "shared"
+
+
+def is_fresh(directory: str, root: str) -> bool:
+    """Whether a device directory is fresh on purpose: in the temporary directory, and outside the root."""
     import tempfile
 
-    fresh = _inside(directory, tempfile.gettempdir()) and not _inside(directory, root)
-    return "stock" if fresh else "shared"
+    return fs.inside(directory, tempfile.gettempdir()) and not fs.inside(directory, root)
 
 
 def _usable_alone(directory: str, root: str, environ: Mapping[str, str]) -> bool:
     """Whether the device directory is safe although the store is not: then Triton's own manager may have it."""
-    if _inside(directory, root):
+    if fs.inside(directory, root):
         return False
     try:
         return vet(directory, Trust.parse(environ)) and os.access(directory, os.W_OK)
     except (GpuCacheError, OSError):
         return False
-
-
-def _inside(path: str, directory: str) -> bool:
-    return os.path.join(os.path.realpath(path), "").startswith(os.path.join(os.path.realpath(directory), ""))
 
 
 def _prepared(root: str, environ: Mapping[str, str]) -> str:

@@ -19,8 +19,8 @@ _TAG = b"""Signature: 8a477f597d28d172789f06886806bc55
 # This directory is a cache made by gpucache.
 # For information about cache directory tags see https://bford.info/cachedir/
 """
-_LITTLE_SPACE_BYTES = 256 * 2**20
-_FEW_INODES = 1000
+LITTLE_SPACE_BYTES = 256 * 2**20
+FEW_INODES = 1000
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -162,8 +162,8 @@ def _disk_warnings(root: str) -> list[str]:
         found.append(f"{root} is on a read-only file system: what is cached is used, nothing new is kept")
     if disk.f_flag & getattr(os, "ST_NOEXEC", 0):
         found.append(f"{root} is mounted noexec: Triton cannot load its launcher from there")
-    if disk.f_bavail * disk.f_frsize < _LITTLE_SPACE_BYTES:
+    if disk.f_bavail * disk.f_frsize < LITTLE_SPACE_BYTES:
         found.append(f"{root} has {disk.f_bavail * disk.f_frsize // 2**20} MiB left")
-    if disk.f_files and disk.f_favail < _FEW_INODES:
+    if disk.f_files and disk.f_favail < FEW_INODES:
         found.append(f"{root} has {disk.f_favail} inodes left, and a kernel takes nine")
     return found

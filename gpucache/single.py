@@ -7,7 +7,6 @@ the key has a view in the device directory, which is named by the key alone.
 
 from __future__ import annotations
 
-import hashlib
 import json
 import os
 import sys
@@ -29,6 +28,7 @@ from gpucache.store import (
     publish,
     quarantine,
     read_manifest,
+    single_key,
 )
 
 
@@ -39,8 +39,7 @@ class SingleFile:
         self.place = place
         self.filename = filename
         self.tag = _tag(filename, place.silicon)
-        digest = hashlib.sha256(f"{filename}\0{self.tag}".encode()).hexdigest()[:16]
-        self.entry_key = f"{key}-{digest}"
+        self.entry_key = single_key(key, filename, str(self.tag))
         self.entry = entry_path(place.root, self.entry_key)
         self.view = f"{place.directory}/{key}"
         self.bad: str | None = None
@@ -104,6 +103,7 @@ class SingleFile:
             manifest = place.sound(self.entry)
             if manifest is None or manifest["files"][self.filename][2] == self.bad:
                 return staged
+            place.limit.published(manifest)
             compiled.published = self._viewed(manifest, repair=locked)
             return f"{compiled.published}/{self.filename}"
         finally:

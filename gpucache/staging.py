@@ -21,6 +21,8 @@ from gpucache import fs
 _PREFIX = "staging-"
 _NEW = "new-"
 _STALE_S = 3600.0
+PREFIXES = (f"gpucache-{_PREFIX}", f"gpucache-{_NEW}")
+"""How the names of staging directories begin."""
 
 
 class Staging:
@@ -133,15 +135,17 @@ def sweep(place: str) -> int:
     """Remove the staging directories of dead processes; how many. Beside any other process."""
     count = 0
     with os.scandir(place) as found:
-        items = [item for item in found if item.name.startswith((f"gpucache-{_PREFIX}", f"gpucache-{_NEW}"))]
+        items = [item for item in found if item.name.startswith(PREFIXES)]
     for item in items:
-        if _dead(item.path, new=_NEW in item.name):
+        if is_dead(item.path):
             shutil.rmtree(item.path, ignore_errors=True)
             count += 1
     return count
 
 
-def _dead(path: str, new: bool) -> bool:
+def is_dead(path: str) -> bool:
+    """Whether the process is gone that held this staging directory, of this user; asks its lock."""
+    new = os.path.basename(path).startswith(PREFIXES[1])  # not locked yet
     try:
         fd = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC | os.O_NOFOLLOW)  # opening a FIFO would wait
     except OSError:

@@ -91,13 +91,16 @@ def _open(directory: str) -> int:
 
 
 def totals(root: str) -> dict[str, dict[str, float]]:
-    """The sum over all processes, living and dead, of each device directory's counters."""
+    """The sum over all processes, living and dead, of each device directory's counters. Writes nothing."""
     directory = paths.own(root, "stats")
     sums: dict[str, dict[str, float]] = {}
     try:
-        with _folding(directory):
+        with _folding(directory, os.O_RDONLY):
             for path in _files(directory):
                 _sum(sums, _read(path))
+    except FileNotFoundError:  # nobody has folded yet, or nothing is there to sum
+        for path in _files(directory) if os.path.isdir(directory) else ():
+            _sum(sums, _read(path))
     except OSError:
         return sums
     return sums
@@ -108,7 +111,7 @@ def fold(root: str) -> int:
     directory = paths.own(root, "stats")
     if not os.path.isdir(directory):
         return 0
-    with _folding(directory):
+    with _folding(directory, os.O_RDONLY | os.O_CREAT):
         dead = [path for path in _files(directory) if os.path.basename(path) != _FOLDED and _dead(path)]
         if not dead:
             return 0
@@ -126,9 +129,9 @@ def fold(root: str) -> int:
 
 
 @contextmanager
-def _folding(directory: str) -> Iterator[None]:
-    """One folds, or many read."""
-    fd = os.open(f"{directory}/lock", os.O_RDONLY | os.O_CREAT | os.O_CLOEXEC, 0o600)
+def _folding(directory: str, flags: int) -> Iterator[None]:
+    """One folds, or one reads."""
+    fd = os.open(f"{directory}/lock", flags | os.O_CLOEXEC, 0o600)
     try:
         fcntl.flock(fd, fcntl.LOCK_EX)
         yield

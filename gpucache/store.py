@@ -18,7 +18,7 @@ import stat
 import struct
 import tempfile
 import time
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -58,6 +58,11 @@ _READ = os.O_RDONLY | getattr(os, "O_CLOEXEC", 0) | getattr(os, "O_NONBLOCK", 0)
 _decode = json.JSONDecoder().raw_decode  # faster than json.loads, and on the path of every hit
 
 
+def facts_of(manifest: Manifest) -> Facts:
+    """What a manifest says of an entry beside its files."""
+    return Facts(**{name: manifest[name] for name in _FIELDS})
+
+
 def boot_time() -> float:
     """When this machine started, in seconds since the epoch."""
     return time.time() - time.clock_gettime(getattr(time, "CLOCK_BOOTTIME", time.CLOCK_MONOTONIC))
@@ -68,10 +73,16 @@ def entry_path(root: str, key: str) -> str:
     return paths.own(root, "store", key[:2], key)
 
 
-def read_manifest(directory: str) -> tuple[Manifest, float] | None:
+def single_key(key: str, filename: str, tag: str) -> str:
+    """The key in the store of a file that stands for itself: Triton's, and what else must be equal."""
+    digest = hashlib.sha256(f"{filename}\0{tag}".encode()).hexdigest()
+    return f"{key}-{digest[:16]}"
+
+
+def read_manifest(directory: str, name: str = MANIFEST) -> tuple[Manifest, float] | None:
     """An entry's manifest and when it was last used (seconds since the epoch); None without a sound one."""
     try:
-        fd = os.open(f"{directory}/{MANIFEST}", _READ)
+        fd = os.open(f"{directory}/{name}", _READ)
     except OSError as error:
         _only_damage(error)
         return None
@@ -156,22 +167,31 @@ def sound(directory: str, verify: bool, boot: float, stamp_s: float = STAMP_S) -
     return manifest
 
 
-def _renewed(directory: str, manifest: Manifest) -> Manifest:
+def _renewed(directory: str, manifest: Manifest) -> Manifest | None:
     """The manifest of a directory that was copied with other times, and a group that names this place."""
     try:
         files = {name: (f"{directory}/{name}", facts[2]) for name, facts in manifest["files"].items()}
         _describe(directory, files, manifest)
+    except FileNotFoundError:
+        return None  # it is being removed
     except OSError:
         return manifest  # read-only: the digests are checked again next time
     return manifest
 
 
 def publish(
-    root: str, key: str, files: Mapping[str, tuple[str, str]], facts: Facts, staging: Staging, repair: bool
+    root: str,
+    key: str,
+    files: Mapping[str, tuple[str, str]],
+    facts: Facts,
+    staging: Staging,
+    repair: bool,
+    used: float | None = None,
 ) -> bool:
     """Put files (name to path and SHA-256) into the store as one entry, unless a whole one is there.
 
-    ``repair`` allows to move a damaged entry aside, and needs the key's lock. Whether a whole entry is there now.
+    ``repair`` allows to move a damaged entry aside, and needs the key's lock. ``used`` is when it was last used, if not
+    now (seconds since the epoch). Whether a whole entry is there now.
 
     Raises:
         OSError: the disk refused; the store is as it was.
@@ -181,6 +201,8 @@ def publish(
     try:
         facts_of = {name: _place(path, f"{aside}/{name}", sha256) for name, (path, sha256) in files.items()}
         _write_manifest(aside, facts_of, asdict(facts))
+        if used is not None:  # now: once it is there, a reader may have stamped it
+            os.utime(f"{aside}/{MANIFEST}", (used, used))
         fs.make_directory(os.path.dirname(target))
         return _put_in_place(root, aside, target, repair)
     finally:
@@ -206,12 +228,12 @@ def _put_in_place(root: str, made: str, target: str, repair: bool) -> bool:
     return False
 
 
-def elf_whole(path: str) -> bool:
+def elf_whole(path: str, opener: Callable[[str, int], int] | None = None) -> bool:
     """Whether a file is not empty and, if it is a 64-bit ELF object, as long as its header tables say.
 
     A cubin or library that was cut would otherwise be taken for good: Triton checks that it exists, no more.
     """
-    with open(path, "rb") as file:
+    with open(path, "rb", opener=opener) as file:
         head = file.read(64)
         size = file.seek(0, os.SEEK_END)
     if head[:5] != b"\x7fELF\x02" or len(head) < 64:
@@ -221,13 +243,14 @@ def elf_whole(path: str) -> bool:
     return bool(max(programs + program_size * program_count, sections + section_size * section_count) <= size)
 
 
-def stock_group(directory: str, filename: str) -> dict[str, str] | None:
+def stock_group(directory: str, filename: str, condemned: bool = False) -> dict[str, str] | None:
     """The whole group that Triton's own manager left in a directory: names to paths here; None where it is not whole.
 
     The paths in a ``__grp__`` file are absolute and may point to where the directory was copied from, so that only the
-    names are taken. A metadata file that does not parse would crash Triton at every start.
+    names are taken. A metadata file that does not parse would crash Triton at every start. ``condemned``: also of a
+    view whose manifest the caller has renamed.
     """
-    if os.path.lexists(f"{directory}/{MANIFEST}") or os.path.lexists(f"{directory}/{CONDEMNED}"):
+    if os.path.lexists(f"{directory}/{MANIFEST}") or (not condemned and os.path.lexists(f"{directory}/{CONDEMNED}")):
         return None  # one of ours, and it was found damaged, or is to go
     try:
         with open(f"{directory}/__grp__{filename}", encoding="utf-8") as file:
@@ -257,15 +280,19 @@ def _describe(directory: str, files: Mapping[str, tuple[str, str]], facts: Manif
         found = {name: os.stat(path) for name, (path, _) in files.items()}
         known = {name: (found[name].st_size, found[name].st_mtime_ns, files[name][1]) for name in files}
         _write_manifest(aside, known, facts)
-        _write_group(aside, directory, facts["group"], known)
+        write_group(aside, directory, facts["group"], known)
         for name in sorted(os.listdir(aside), reverse=True):  # the manifest last: it says that all is in order
             os.rename(f"{aside}/{name}", f"{directory}/{name}")
+        if os.path.lexists(f"{directory}/{CONDEMNED}"):  # else the removal sees our manifest, and puts back the rest
+            raise FileNotFoundError(errno.ENOENT, "it is being removed", directory)
     finally:
         shutil.rmtree(aside, ignore_errors=True)
 
 
-def quarantine(root: str, path: str) -> None:
-    """Move something damaged out of the way, for whoever wants to look at it.
+def quarantine(root: str, path: str) -> bool:
+    """Move something damaged out of the way, for whoever wants to look at it; whether it is kept.
+
+    What lies on another file system than the quarantine is removed.
 
     Raises:
         OSError: it could not be moved.
@@ -275,15 +302,26 @@ def quarantine(root: str, path: str) -> None:
     where = f"{directory}/{os.path.basename(path)}.{time.time_ns():x}.{os.getpid()}"
     try:
         os.rename(path, where)
+        return True
     except FileNotFoundError:
-        return
+        return False
     except OSError as error:
         if error.errno != errno.EXDEV:
             raise
-        # Another file system, or an image layer of overlayfs: aside where it is, then gone.
+        # Or an image layer of overlayfs: aside where it is, then gone.
         beside = f"{os.path.dirname(path)}/{ASIDE}{time.time_ns():x}.{os.getpid()}"
         os.rename(path, beside)
         shutil.rmtree(beside, ignore_errors=True)
+        return False
+
+
+def quarantined(path: str) -> float | None:
+    """When something came to the quarantine, by its name, in seconds since the epoch."""
+    parts = path.rsplit(".", 2)
+    try:
+        return int(parts[1], 16) / 1e9
+    except (IndexError, ValueError):
+        return None
 
 
 def link_view(root: str, source: str, target: str, manifest: Manifest, repair: bool) -> bool:
@@ -303,7 +341,7 @@ def link_view(root: str, source: str, target: str, manifest: Manifest, repair: b
             for name, (_, _, sha256) in manifest["files"].items()
         }
         _give_manifest(source, aside, manifest, placed)
-        _write_group(aside, target, manifest["group"], placed)
+        write_group(aside, target, manifest["group"], placed)
         if repair and _busy(target):
             return False
         return _put_in_place(root, aside, target, repair)
@@ -350,8 +388,8 @@ def _give_manifest(source: str, target: str, manifest: Manifest, placed: Mapping
         _write_manifest(target, placed, manifest)
 
 
-def _write_group(directory: str, final: str, group: str | None, names: Iterable[str]) -> None:
-    """What Triton's own manager reads: the group's files, by the paths they are about to have."""
+def write_group(directory: str, final: str, group: str | None, names: Iterable[str]) -> None:
+    """What Triton's own manager reads: the group's files, by the paths they have once the directory is ``final``."""
     if group is not None:
         children = {name: f"{final}/{name}" for name in names}
         write(f"{directory}/__grp__{group}", json.dumps({"child_paths": children}).encode())

@@ -6,12 +6,13 @@ Works with every Triton from 3.2 to 3.9 unpatched. It imports no Triton: the con
 ``put`` returned again after that. Triton's own manager is taken from ``sys.modules`` where it should act.
 
 Every failure of ours ends in a compile of this process's own, with one log warning: also a defect, which is no reason
-for a kernel not to launch. That is why exceptions are caught here without naming them, and nowhere else.
+for a kernel not to launch. That is why exceptions are caught here, and in `gpucache.log`, without naming them, and
+nowhere else.
 """
 
 from __future__ import annotations
 
-import json
+import logging
 import os
 import sys
 import threading
@@ -25,6 +26,8 @@ from gpucache.compile_lock import CompileLock, locks_of_this_thread
 from gpucache.compiling import STANDALONE, Compile
 from gpucache.errors import CacheMissError
 from gpucache.fs import holder
+from gpucache.log import configure, tell
+from gpucache.metadata import target_and_version
 from gpucache.place import Place, place_of, warn_once
 from gpucache.single import SingleFile
 from gpucache.store import Facts, entry_path, link_view, publish, quarantine
@@ -34,6 +37,7 @@ _settling = threading.RLock()
 _full: set[str] = set()
 """Roots that refused a publication; cleared by the next one that succeeds."""
 _get = os.environ.get
+_log = logging.getLogger("gpucache")
 
 
 class CacheManager:
@@ -74,7 +78,7 @@ class DeviceCacheManager(CacheManager):
             return own
         self._group = filename
         if self._place.mode == "private" or _overriding() or _always_compiling():
-            self._missed(filename, None)
+            self._missed(filename, None, self._not_asked())
             return None
         try:
             found = self._hit(filename)
@@ -84,7 +88,7 @@ class DeviceCacheManager(CacheManager):
             raise
         except Exception as error:
             self._degraded("the cache cannot be used", error)
-            self._missed(filename, None)
+            self._missed(filename, None, "failed")
             return None
         if found is not None:
             self._served = filename
@@ -168,23 +172,26 @@ class DeviceCacheManager(CacheManager):
         if manifest is None or manifest["group"] != filename:
             return None
         self._place.stats.add("hits")
+        if _log.isEnabledFor(logging.DEBUG):
+            tell(logging.DEBUG, "hit: %s %s in %s", manifest["kernel"], self.key, self._view)
         return {name: f"{self._view}/{name}" for name in manifest["files"]}
 
     def _search(self, filename: str, frame: FrameType) -> dict[str, str] | None:
         """The store, else what another manager left here, else a miss with the key's lock held."""
         place = self._place
+        why = self._absent_or_damaged()
         found = self._adopted(filename, repair=False)
         if found is not None:
             return found
         if place.root in _full:  # nothing will be published, so that waiting would only make the ranks take turns
-            self._missed(filename, None)
+            self._missed(filename, None, why)
             return None
         lock = CompileLock(f"{place.locks}/{self.key}.lock")
         found = self._wait(lock, filename, frame)
         if found is not None:
             return found
         if not lock.held:
-            self._missed(filename, None)
+            self._missed(filename, None, "busy")
             return None
         try:
             found = self._hit(filename) or self._adopted(filename, repair=True)
@@ -194,7 +201,7 @@ class DeviceCacheManager(CacheManager):
         if found is not None:
             lock.release()
             return found
-        self._missed(filename, lock)
+        self._missed(filename, lock, why)
         return None
 
     def _wait(self, lock: CompileLock, filename: str, frame: FrameType) -> dict[str, str] | None:
@@ -231,6 +238,8 @@ class DeviceCacheManager(CacheManager):
         place.stats.add("shared_hits")
         place.stats.add("saved_s", manifest["compile_s"] or 0.0, now=True)
         at = self._viewed(entry, manifest, repair)
+        place.limit.viewed()
+        tell(logging.DEBUG, "shared hit: %s %s from %s", manifest["kernel"], self.key, entry)
         return {name: f"{at}/{name}" for name in manifest["files"]}
 
     def _from_stock(self, filename: str) -> dict[str, str] | None:
@@ -238,18 +247,26 @@ class DeviceCacheManager(CacheManager):
         files = store.stock_group(self._view, filename)
         if files is None:
             return None
-        staged = {name: (path, store.digest_of(path)) for name, path in files.items()}
-        with open(files[filename], encoding="utf-8") as file:
-            facts = _facts(filename, file.read(), None)
-        self._place.stats.add("hits")
+        try:
+            staged = {name: (path, store.digest_of(path)) for name, path in files.items()}
+            with open(files[filename], encoding="utf-8") as file:
+                facts = _facts(filename, file.read(), None)
+        except FileNotFoundError:
+            return None  # it is being removed
         try:
             publish(self._place.root, self.key, staged, facts, self._place.staging, repair=False)
             store.describe(self._view, staged, facts)
+            self._place.limit.adopted(files.values())
+        except FileNotFoundError:
+            return None  # it is being removed
         except OSError as error:  # it is a hit all the same
             self._degraded("what Triton left cannot be adopted", error)
+        self._place.stats.add("hits")
+        tell(logging.DEBUG, "hit: %s %s of Triton's own in %s", facts.kernel, self.key, self._view)
         return files
 
-    def _missed(self, filename: str, lock: CompileLock | None) -> None:
+    def _missed(self, filename: str, lock: CompileLock | None, why: str) -> None:
+        """Count the miss, and begin the compile; ``why`` is one word for the log."""
         place = self._place
         place.stats.add("misses", now=True)
         if place.require_hit:
@@ -258,7 +275,22 @@ class DeviceCacheManager(CacheManager):
             raise CacheMissError(
                 filename.removesuffix(".json"), self.key, (self._view, entry_path(place.root, self.key))
             )
+        if why in ("absent", "damaged", "busy"):
+            why += f" in {place.directory} (view and stock) and in the store of {place.root}"
+        tell(logging.INFO, "miss: %s %s: %s", filename.removesuffix(".json"), self.key, why)
         self._begun().lock = lock
+
+    def _not_asked(self) -> str:
+        """Why the cache is not asked at all, in one word."""
+        if self._place.mode == "private":
+            return "private"
+        return "override" if _overriding() else "always-compile"
+
+    def _absent_or_damaged(self) -> str:
+        """For the log only, and before a repair removes what tells."""
+        there = (f"{self._view}/{store.MANIFEST}", entry_path(self._place.root, self.key))
+        wanted = _log.isEnabledFor(logging.INFO)
+        return "damaged" if wanted and any(map(os.path.lexists, there)) else "absent"
 
     # ---- compiling
 
@@ -284,7 +316,16 @@ class DeviceCacheManager(CacheManager):
         manifest = place.sound(entry_path(place.root, self.key))
         if manifest is None:
             return
+        place.limit.published(manifest)
         compiled.published = self._viewed(entry_path(place.root, self.key), manifest, locked)
+        tell(
+            logging.INFO,
+            "published: %s %s: compiled in %.2f s, to %s",
+            facts.kernel,
+            self.key,
+            spent,
+            compiled.published,
+        )
 
     def _viewed(self, entry: str, manifest: store.Manifest, locked: bool = False) -> str:
         """The view of an entry, made or mended where needed; the entry itself where that cannot be."""
@@ -313,8 +354,15 @@ def _place() -> Place:
     place = _places.get(directory)
     if place is None:
         with _settling:
-            place = _places.get(directory) or place_of(directory, os.environ)
+            place = _places.get(directory) or _settled(directory)
             _places[directory] = place
+    return place
+
+
+def _settled(directory: str | None) -> Place:
+    configure(os.environ)
+    place = place_of(directory, os.environ)
+    tell(logging.DEBUG, "caching in %s, store in %s, mode %s", place.directory, place.root, place.mode)
     return place
 
 
@@ -342,16 +390,9 @@ def _triton_only() -> bool:
 
 
 def _facts(filename: str, metadata: str, spent: float | None) -> Facts:
-    try:
-        said = json.loads(metadata)
-        target = said["target"]
-        arch = f"{target['backend']}:{target['arch']}"
-    except (ValueError, KeyError, TypeError):
-        said, arch = {}, None
-    version = said.get("triton_version") if isinstance(said, dict) else None
-    return Facts(
-        kernel=filename.removesuffix(".json"), group=filename, target=arch, triton_version=version, compile_s=spent
-    )
+    target, version = target_and_version(metadata)
+    kernel = filename.removesuffix(".json")
+    return Facts(kernel=kernel, group=filename, target=target, triton_version=version, compile_s=spent)
 
 
 def _after_fork_in_child() -> None:

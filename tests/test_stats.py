@@ -338,3 +338,32 @@ class TestGarbage:
         assert fold(str(tmp_path)) == 1
         found = json.loads(Path(directory, "folded.json").read_text())
         assert found == [{"device": "gpu0", "values": {"hits": 1}}]
+
+
+class TestSumming:
+    """`totals` is asked by whoever only looks."""
+
+    @pytest.mark.parametrize("folded", [False, True], ids=["never-folded", "folded"])
+    def test_writes_nothing(self, tmp_path, directory, folded):
+        for _ in range(2):
+            counters = Stats(directory, "gpu0")
+            counters.add("hits", now=True)
+            dies(counters)
+            if folded:
+                fold(str(tmp_path))
+        before = {path: (path.lstat().st_ino, path.lstat().st_mtime_ns) for path in [tmp_path, *tmp_path.rglob("*")]}
+        assert totals(str(tmp_path)) == {"gpu0": {"hits": 2}}
+        assert {
+            path: (path.lstat().st_ino, path.lstat().st_mtime_ns) for path in [tmp_path, *tmp_path.rglob("*")]
+        } == before
+
+    @pytest.mark.parametrize("folded", [False, True], ids=["never-folded", "folded"])
+    def test_a_root_that_is_read_only_is_enough(self, tmp_path, mount, folded):
+        root = mount(tmp_path / "root", "-t", "tmpfs", "none")
+        counters = Stats(paths.own(str(root), "stats"), "gpu0")
+        counters.add("hits", now=True)
+        dies(counters)
+        if folded:
+            fold(str(root))
+        subprocess.run(["mount", "-o", "remount,ro", root], check=True)
+        assert totals(str(root)) == {"gpu0": {"hits": 1}}

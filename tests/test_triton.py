@@ -668,7 +668,11 @@ BUILD = '''if True:
 '''
 
 
-@pytest.mark.parametrize("damage", [emptied, truncated, "a page less", "does not load"], ids=str)
+@pytest.mark.parametrize(
+    "damage",
+    [emptied, truncated, "a page less", "does not load"],
+    ids=lambda damage: getattr(damage, "__name__", damage),
+)
 def test_a_real_library_heals_in_the_next_two_processes(damage, root):
     """Stock Triton 3.9 dies of SIGBUS at every start when a library was cut by a page."""
     env = {**os.environ, **PLUGIN, "GPUCACHE_DIR": str(root), "TRITON_CACHE_DIR": str(root / "triton/0")}
@@ -889,8 +893,8 @@ def test_even_our_defect_ends_in_a_compile_of_ones_own(manager, monkeypatch, cap
     def broken(*_, **__):
         raise RuntimeError("a defect")
 
-    for name in ("sound", "publish", "link_view"):
-        monkeypatch.setattr(f"gpucache.triton.{name}", broken)
+    for name in ("place.sound", "triton.publish", "triton.link_view"):
+        monkeypatch.setattr(f"gpucache.{name}", broken)
     monkeypatch.setattr("gpucache.triton.DeviceCacheManager._hit", lambda *_: None)
     monkeypatch.setattr(place, "_warned", set())
     one = manager()
@@ -903,3 +907,92 @@ def test_even_our_defect_ends_in_a_compile_of_ones_own(manager, monkeypatch, cap
         assert library.get_file(LIBRARY) is None
         assert Path(library.put(b"library", LIBRARY)).read_bytes() == b"library"
     assert "a defect" in caplog.text
+
+
+# ---- what is logged
+
+
+def lines(rank):
+    return [line.partition("] ")[2] for line in rank.err.splitlines() if "gpucache[" in line]
+
+
+def test_at_level_info_a_compile_says_where_it_looked_and_a_hit_says_nothing(ranks, root):
+    first = ranks(env={**STRICT, "GPUCACHE_LOG": "info"})
+    first.said()
+    key = only(root, "scaled.json").parent.name
+    missed, published = lines(first)
+    places = f"{root}/triton/0 (view and stock) and in the store of {root}"
+    assert missed == f"INFO miss: scaled {key}: absent in {places}"
+    assert published.startswith(f"INFO published: scaled {key}: compiled in ")
+    assert published.endswith(f" s, to {root}/triton/0/{key}")
+    again = ranks(env={**STRICT, "GPUCACHE_LOG": "info"})
+    assert (again.said()["compiled"], lines(again)) == (0, [])
+
+
+def test_at_level_debug_a_hit_says_where_it_was(ranks, root):
+    ranks().said()
+    key = only(root, "scaled.json").parent.name
+    own, other = ranks(env={"GPUCACHE_LOG": "DEBUG"}), ranks("triton/1", env={"GPUCACHE_LOG": "debug"})
+    own.said(), other.said()
+    assert lines(own) == [
+        f"DEBUG caching in {root}/triton/0, store in {root}, mode shared",
+        f"DEBUG hit: scaled {key} in {root}/triton/0/{key}",
+    ]
+    assert lines(other)[1] == f"DEBUG shared hit: scaled {key} from {root}/gpucache/v1/store/{key[:2]}/{key}"
+
+
+@pytest.mark.parametrize(
+    ("setting", "why"),
+    [({"TRITON_ALWAYS_COMPILE": "1"}, "always-compile"), ({"TRITON_KERNEL_OVERRIDE": "1"}, "override")],
+)
+def test_a_setting_that_makes_a_miss_is_named(setting, why, ranks, tmp_path):
+    rank = ranks(env={"GPUCACHE_LOG": "info", "TRITON_HOME": str(tmp_path), **setting})
+    assert rank.said()["compiled"] == 1
+    (line,) = lines(rank)
+    assert line.endswith(f": {why}")
+
+
+def test_a_miss_for_damage_is_named(ranks, root):
+    ranks().said()
+    emptied(only(root, "scaled.cubin"))
+    rank = ranks(env={"GPUCACHE_LOG": "info"})
+    assert rank.said()["compiled"] == 1
+    assert ": damaged in " in lines(rank)[0]
+
+
+def test_without_a_store_a_miss_is_private(ranks, root):
+    root.mkdir()
+    root.chmod(0o777)
+    rank = ranks(env={"GPUCACHE_LOG": "info"})
+    assert rank.said()["compiled"] == 1
+    assert lines(rank)[0].startswith("WARNING the store cannot be used: ")
+    assert lines(rank)[1].endswith(": private")
+
+
+def test_without_the_variable_nothing_is_configured(ranks):
+    rank = ranks(env=STRICT)
+    rank.said()
+    assert rank.err == ""
+
+
+def test_a_level_that_makes_no_sense_is_told_once(ranks):
+    rank = ranks(count=2, env={**STRICT, "GPUCACHE_LOG": "loud"})
+    rank.said()
+    assert rank.err == "GPUCACHE_LOG='loud' is none of debug, info, warning, error; ignored\n"
+
+
+def test_a_handler_of_the_program_that_raises_does_not_reach_a_kernel_launch(manager, monkeypatch):
+    class Broken(logging.Handler):
+        def emit(self, record):
+            raise RuntimeError("a broken handler")
+
+    log = logging.getLogger("gpucache")
+    monkeypatch.setattr(log, "handlers", [Broken()])
+    monkeypatch.setattr(log, "level", logging.DEBUG)
+    log.manager._clear_cache()
+    one = manager("KEY")
+    assert one.get_group("scaled.json") is None
+    group = {name: one.put("{}", name) for name in ("scaled.cubin", "scaled.json")}
+    one.put_group("scaled.json", group)
+    assert manager("KEY").get_group("scaled.json")
+    log.manager._clear_cache()

@@ -1,0 +1,43 @@
+"""What TorchInductor keeps in a root that is its cache directory too, told by name. Pure.
+
+Read in torch 2.13.0: `_inductor/codecache.py` (`get_path`, `write_atomic`, `FxGraphCache`, `CacheBase`), `_inductor/
+triton_bundler.py`, `_functorch/_aot_autograd/autograd_cache.py`, and seen in what it leaves.
+"""
+
+from __future__ import annotations
+
+import re
+
+_HASH = "[a-z2-7]{51,52}"
+_KEPT = re.compile(
+    rf"""
+      ([a-z2-7]{{2}})/[a-z2-7]\1[a-z2-7]{{40,}}(?:\.[A-Za-z0-9_.]+)?   # code: <two letters>/<hash>.py, .cpp, .so, …
+    | fxgraph/[a-z2-7]{{2}}/{_HASH}/{_HASH}
+    | aotautograd/{_HASH}/{_HASH}
+    | (?:precompiled_headers/)?locks/{_HASH}\.lock
+    | cache/[0-9a-f]{{64}}
+    | precompiled_headers/{_HASH}\.h(?:\.gch|\.pch)?
+    """,
+    re.VERBOSE,
+)
+_WRITING = re.compile(
+    rf"(?:[a-z2-7]{{2}}|fxgraph/[a-z2-7]{{2}}/{_HASH}|aotautograd/{_HASH}|cache)/\.[0-9]+\.[0-9]+\.tmp"
+)
+_CODE = re.compile(r"[a-z2-7]{2}")
+BUNDLE = re.compile(r"tmp\.[0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12}")
+"""What a directory is called, beside Triton's keys, while the files of a bundle are unpacked into it."""
+
+
+def is_cache(path: str) -> bool:
+    """Whether a file, by its path below the root, is surely one of Inductor's caches."""
+    return _KEPT.fullmatch(path) is not None or is_temporary(path)
+
+
+def is_temporary(path: str) -> bool:
+    """Whether a file, by its path below the root, is one that Inductor has not finished."""
+    return _WRITING.fullmatch(path) is not None
+
+
+def bucket(name: str) -> str:
+    """The bucket that a name directly below the root belongs to; the two-letter directories of code are one."""
+    return "code" if _CODE.fullmatch(name) else name

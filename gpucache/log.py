@@ -1,0 +1,55 @@
+"""What a kernel launch may log without harm, and where it goes: to stderr as `GPUCACHE_LOG` says, else as before."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Mapping
+
+LOG = "GPUCACHE_LOG"
+LEVELS = ("debug", "info", "warning", "error")
+_log = logging.getLogger("gpucache")
+_seen: set[str] = set()
+
+
+def level_of(text: str) -> int | None:
+    """The level of `logging` that a value of `GPUCACHE_LOG` means, in any case of letters; None for nonsense."""
+    return getattr(logging, text.upper()) if text.lower() in LEVELS else None
+
+
+def tell(level: int, message: str, *words: object) -> None:
+    """One line of the log. A handler or filter of the program that raises costs the line, not the kernel launch."""
+    try:
+        _log.log(level, message, *words)
+    except Exception:
+        return  # to log that would raise again
+
+
+def configure(environ: Mapping[str, str]) -> None:
+    """Send the log to stderr as `GPUCACHE_LOG` says, once a process; without it nothing is touched.
+
+    Python's last-resort handler then prints warnings where the program has set up no logging. What the program has set
+    up goes on, so that one that logs to stderr itself has every line twice.
+    """
+    text = environ.get(LOG)
+    if not text or text in _seen:
+        return
+    _seen.add(text)
+    level = level_of(text)
+    if level is None:
+        tell(logging.WARNING, "%s=%r is none of %s; ignored", LOG, text, ", ".join(LEVELS))
+        return
+    if any(isinstance(handler, _ToStderr) for handler in _log.handlers):
+        return
+    handler = _ToStderr()
+    handler.setFormatter(logging.Formatter("%(asctime)s gpucache[%(process)d] %(levelname)s %(message)s"))
+    handler.setLevel(level)
+    _log.addHandler(handler)
+    if level < _log.getEffectiveLevel():
+        _log.setLevel(level)
+
+
+class _ToStderr(logging.StreamHandler):  # type: ignore[type-arg]
+    """Ours, told from one that the program has attached."""
+
+    def handleError(self, record: logging.LogRecord) -> None:  # noqa: N802
+        """A stderr that is closed or full is no reason to print a traceback there, nor to raise."""

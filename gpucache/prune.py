@@ -1,0 +1,274 @@
+"""Remove what is old, over a limit, or of no more use: a policy becomes a plan, and the plan a removal."""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Callable, Iterable, Mapping
+from contextlib import suppress
+from dataclasses import dataclass
+
+from gpucache import limit, paths
+from gpucache.errors import ConfigurationError
+from gpucache.place import STAMP, stamp_interval
+from gpucache.removal import NOTHING, Freed, InUse, Place, delete, finish, remove
+from gpucache.report import CacheReport, Entry
+from gpucache.slim import kept, slim
+from gpucache.store import STAMP_S
+from gpucache.strays import Stray, free_lock, lock_directory
+from gpucache.units import age
+
+_QUARANTINE_S = 7 * 86400.0
+_SWEPT = ("staging", "aside", "half-removed", "lock", "quarantine", "empty", "triton-temporary")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PrunePolicy:
+    """What may go, and how much of it: the filters (``arch``, ``triton_version``) choose, the limits say how far.
+
+    Without a limit all that the filters choose goes; with neither, only strays do.
+    """
+
+    max_size_bytes: int | None = None
+    """Physical bytes of all entries, those of stock Triton included; least recently used go first."""
+    max_age_s: float | None = None
+    """Since the last use."""
+    max_entries: int | None = None
+    arch: str | None = None
+    """``sm_90``."""
+    triton_version: str | None = None
+    """A version specifier of PEP 440: ``<3.6``. Entries without a known version are not chosen."""
+    keep_binaries: bool = False
+    """Make the chosen entries smaller instead, without ``.ttir``, ``.ttgir``, ``.llir``, ``.ptx`` and ``.source``."""
+    grace_s: float = 3 * STAMP_S
+    """What was used in so many seconds stays, whatever else is said. At least twice the interval of stamps
+    (`GPUCACHE_STAMP_S`), or an entry in use could look older than it is."""
+
+    @property
+    def limited(self) -> bool:
+        """Whether a limit says how much is to go."""
+        return any(limit is not None for limit in (self.max_size_bytes, self.max_age_s, self.max_entries))
+
+    @property
+    def filtered(self) -> bool:
+        """Whether something says which entries may go."""
+        return self.arch is not None or self.triton_version is not None
+
+
+@dataclass(frozen=True, slots=True)
+class Skipped:
+    """An entry that was to go, and stays."""
+
+    key: str
+    why: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Removal:
+    """What was done."""
+
+    entries: int = 0
+    slimmed: int = 0
+    strays: int = 0
+    freed: Freed = NOTHING
+    skipped: tuple[Skipped, ...] = ()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PrunePlan:
+    """What is to go, as a value: nothing happens before `execute`."""
+
+    root: str
+    remove: tuple[Entry, ...]
+    slim: tuple[Entry, ...]
+    strays: tuple[Stray, ...]
+    kept: tuple[Skipped, ...]
+    """What the limits would have, and the grace keeps."""
+
+    @property
+    def physical_bytes(self) -> int:
+        """What this is going to free: files with links elsewhere are not freed."""
+        removed = sum(entry.physical_bytes - entry.held_bytes for entry in self.remove)
+        slimmed = sum(min(slimmed_bytes(entry), entry.physical_bytes - entry.held_bytes) for entry in self.slim)
+        return removed + slimmed + sum(stray.size_bytes for stray in self.strays)
+
+    @property
+    def logical_bytes(self) -> int:
+        """Hard links counted each time."""
+        return sum(entry.logical_bytes for entry in self.remove) + sum(stray.size_bytes for stray in self.strays)
+
+    def execute(self, progress: Callable[[int, int], None] | None = None) -> Removal:
+        """Do it. Beside any readers, writers and removers; killed at any instant, every entry is whole or gone.
+
+        An entry that was used since the plan was made, or whose key is locked, is skipped and told; so is what a link
+        leads to.
+        """
+        done = _Execution(self.root)
+        total = len(self.remove) + len(self.slim)
+        limit.forget(self.root)  # also if this is killed
+        try:
+            for stray in self.strays:  # first: whoever writes sweeps some of them too
+                done.stray(stray)
+            for number, entry in enumerate((*self.remove, *self.slim)):
+                if progress is not None and number % 16 == 0:
+                    progress(number, total)
+                done.entry(entry, slimming=number >= len(self.remove))
+        finally:
+            limit.forget(self.root)
+        return done.removal()
+
+
+def plan(report: CacheReport, policy: PrunePolicy, environ: Mapping[str, str], now: float | None = None) -> PrunePlan:
+    """What the policy removes from a root as it was scanned; ``now`` is in seconds since the epoch.
+
+    Raises:
+        ConfigurationError: the grace is shorter than twice the interval of stamps, or the version specifier is none.
+    """
+    now = time.time() if now is None else now
+    check_grace(policy.grace_s, environ)
+    over = _over(sorted(_matching(report.entries, policy), key=_used), report, policy, now)
+    stale = tuple(entry for entry in over if now - entry.used > policy.grace_s)
+    return PrunePlan(
+        root=report.root,
+        remove=() if policy.keep_binaries else stale,
+        slim=stale if policy.keep_binaries else (),
+        strays=tuple(stray for stray in report.strays if _swept(stray, now)),
+        kept=tuple(Skipped(entry.key, f"used {age(now - entry.used)} ago") for entry in over[len(stale) :]),
+    )
+
+
+def check_grace(grace_s: float, environ: Mapping[str, str]) -> None:
+    """Refuse a grace in which an entry in use could look unused.
+
+    Raises:
+        ConfigurationError: it is shorter than twice `GPUCACHE_STAMP_S`.
+    """
+    least = 2 * stamp_interval(environ)
+    if grace_s < least:
+        raise ConfigurationError("--grace", f"{grace_s:g}s", f"at least {least:g}s, twice {STAMP}")
+
+
+def _used(entry: Entry) -> float:
+    return entry.used
+
+
+def _matching(entries: Iterable[Entry], policy: PrunePolicy) -> Iterable[Entry]:
+    if policy.arch is not None:
+        entries = [entry for entry in entries if entry.arch == policy.arch]
+    if policy.triton_version is not None:
+        wanted = _specifier(policy.triton_version)
+        entries = [entry for entry in entries if entry.triton_version and wanted(entry.triton_version)]
+    return [entry for entry in entries if not policy.keep_binaries or slimmed_bytes(entry)]
+
+
+def _specifier(text: str) -> Callable[[str], bool]:
+    from packaging.specifiers import InvalidSpecifier, SpecifierSet
+    from packaging.version import InvalidVersion
+
+    try:
+        wanted = SpecifierSet(text, prereleases=True)
+    except InvalidSpecifier:
+        raise ConfigurationError("--triton-version", text, "a version specifier like '<3.6'") from None
+
+    def matches(version: str) -> bool:
+        try:
+            return wanted.contains(version)
+        except InvalidVersion:
+            return False
+
+    return matches
+
+
+def _over(chosen: list[Entry], report: CacheReport, policy: PrunePolicy, now: float) -> list[Entry]:
+    """Of what may go, oldest first: how far the limits reach."""
+    if not policy.limited:
+        return chosen if policy.filtered or policy.keep_binaries else []
+    size, count = sum(entry.physical_bytes for entry in report.entries), len(report.entries)
+    for number, entry in enumerate(chosen):
+        old = policy.max_age_s is not None and now - entry.used > policy.max_age_s
+        large = policy.max_size_bytes is not None and size > policy.max_size_bytes
+        many = policy.max_entries is not None and count > policy.max_entries
+        if not (old or large or many):
+            return chosen[:number]
+        size -= slimmed_bytes(entry) if policy.keep_binaries else entry.physical_bytes
+        count -= 1
+    return chosen
+
+
+def _swept(stray: Stray, now: float) -> bool:
+    if stray.kind == "quarantine":
+        return now - stray.modified > _QUARANTINE_S
+    return stray.dead and stray.kind in _SWEPT
+
+
+def slimmed_bytes(entry: Entry) -> int:
+    """What a kernel's entry would lose without the files that no launch needs; 0 for what is no kernel."""
+    if entry.kind != "kernel":
+        return 0
+    dropped = sum(file.size_bytes for file in entry.files if not kept(file.name))
+    return dropped if entry.stored else dropped * len(entry.copies)
+
+
+class _Execution:
+    """A plan being carried out."""
+
+    def __init__(self, root: str) -> None:
+        self.root = root
+        locks = lock_directory(root)
+        self.locks = locks if os.path.isdir(locks) else None
+        self.freed = Freed()
+        self.counts = {"entries": 0, "slimmed": 0, "strays": 0}
+        self.skipped: list[Skipped] = []
+        self._straight: dict[str, bool] = {}
+
+    def entry(self, entry: Entry, slimming: bool) -> None:
+        places = [Place(copy.path, copy.mark, copy.kind != "stock") for copy in entry.copies]
+        try:
+            self._no_link([*(place.path for place in places), paths.own(self.root, "locks", "*")])
+            if slimming:
+                self._no_link([paths.own(self.root, "tmp", "*")])
+                freed = slim(self.root, entry.key, f"{entry.kernel}.json", places, self.locks)
+            else:
+                freed = remove(entry.key, places, self.locks)
+        except InUse as why:
+            self.skipped.append(Skipped(entry.key, str(why)))
+            return
+        self._count("slimmed" if slimming else "entries", freed)
+
+    def stray(self, stray: Stray) -> None:
+        try:
+            self._no_link([stray.path])
+            freed = self._swept(stray)
+        except InUse as why:
+            self.skipped.append(Skipped(stray.path, str(why)))
+            return
+        if freed.files or not os.path.lexists(stray.path):
+            self._count("strays", [freed])
+
+    def _swept(self, stray: Stray) -> Freed:
+        if stray.kind == "lock":
+            return Freed(1, stray.size_bytes, stray.size_bytes) if free_lock(stray.path) else NOTHING
+        if stray.kind == "half-removed":
+            self._no_link([paths.own(self.root, "locks", "*")])
+            return finish(stray.path, stray.modified, self.locks)
+        if stray.kind == "empty":
+            with suppress(OSError):  # somebody has begun to fill it
+                os.rmdir(stray.path)
+            return NOTHING
+        return delete(stray.path)
+
+    def _no_link(self, wanted: Iterable[str]) -> None:
+        """Refuse what a link leads to: the root is a real path, and nothing outside is ours to touch."""
+        for parent in map(os.path.dirname, wanted):
+            if parent not in self._straight:
+                self._straight[parent] = os.path.realpath(parent) == parent
+            if not self._straight[parent] and parent.startswith(f"{self.root}/"):
+                raise InUse(f"{parent} is, or is behind, a symbolic link")
+
+    def _count(self, what: str, freed: Iterable[Freed]) -> None:
+        self.counts[what] += 1
+        for one in freed:
+            self.freed = self.freed.plus(one)
+
+    def removal(self) -> Removal:
+        return Removal(**self.counts, freed=self.freed, skipped=tuple(self.skipped))

@@ -1,0 +1,249 @@
+"""Take an entry away, whole, and never from under a reader: condemn, look, rename, delete.
+
+What makes the entry's directories an entry, their manifests, is renamed first, so that nobody takes it for a hit any
+more; only if no use was stamped until then do the directories follow. A reader stamps a use by the manifest's name
+(`store.sound`), so that one of the two always sees the other. What a killed removal leaves is no entry to anybody, and
+a stray to the next one. No link is followed.
+"""
+
+from __future__ import annotations
+
+import errno
+import itertools
+import os
+import stat
+import sys
+import time
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager, suppress
+from types import FrameType
+from typing import NamedTuple
+
+from gpucache import fs
+from gpucache.compile_lock import CompileLock
+from gpucache.keys import KEY
+from gpucache.store import ASIDE, CONDEMNED, MANIFEST, read_manifest, single_key
+
+_GROUP = "__grp__"
+_count = itertools.count()
+
+
+class Place(NamedTuple):
+    """A directory of an entry, as it was when the removal was planned."""
+
+    path: str
+    mark: tuple[int, int]
+    """Inode and modification time (ns) of its manifest; of the directory itself where that is stock Triton's."""
+    ours: bool
+    """Whether it has a manifest."""
+
+
+class Freed(NamedTuple):
+    """What a deletion removed."""
+
+    files: int = 0
+    logical_bytes: int = 0
+    physical_bytes: int = 0
+    """Without the files that have links elsewhere."""
+
+    def plus(self, other: Freed) -> Freed:
+        """The sum."""
+        return Freed(*map(sum, zip(self, other, strict=True)))
+
+    def minus(self, other: Freed) -> Freed:
+        """The difference."""
+        return Freed(*(ours - theirs for ours, theirs in zip(self, other, strict=True)))
+
+
+NOTHING = Freed()
+
+
+class InUse(Exception):
+    """The entry was used since, is being compiled, or cannot be removed; its message says which."""
+
+
+def remove(key: str, places: Sequence[Place], locks: str | None) -> list[Freed]:
+    """Remove an entry; what was freed in each of its places.
+
+    Beside any number of readers, writers and removers. ``locks`` is the root's directory of locks, or None where it has
+    none. Killed at any instant, the entry is there or not, and nothing else is touched.
+
+    Raises:
+        InUse: it is as it was.
+    """
+    with taken(key, places, locks) as asides:
+        pass
+    return [delete(aside) for aside in asides]
+
+
+@contextmanager
+def taken(key: str, places: Sequence[Place], locks: str | None) -> Iterator[list[str]]:
+    """The entry's directories under other names beside them, in the order of ``places``, with the key's lock held.
+
+    They are put back when the block raises, except where something else is in their place by then, which stays;
+    otherwise they are the caller's to delete.
+
+    Raises:
+        InUse: it is as it was.
+    """
+    lock = _locked(key, locks, sys._getframe(2))  # our caller's, for it is there as long as the block
+    try:
+        hidden = _condemn(places)
+        asides = [_beside(place.path) for place in places]
+        try:
+            for place, aside in zip(places, asides, strict=True):
+                os.rename(place.path, aside)
+            yield asides
+        except BaseException:
+            for place, aside in zip(places, asides, strict=True):
+                _put_back(aside, place.path)
+            _restore(hidden)
+            raise
+    except OSError as error:
+        raise InUse(f"{error.filename}: {error.strerror}") from error
+    finally:
+        if lock is not None:
+            lock.release()
+
+
+def finish(path: str, modified: float, locks: str | None) -> Freed:
+    """Complete a removal that was killed after it had condemned a directory, of this modification time; what it freed.
+
+    Beside any number of readers, writers and removers.
+
+    Raises:
+        InUse: somebody has done something with it since.
+    """
+    lock = _locked(_key_of(path), locks, sys._getframe())
+    try:
+        found = os.lstat(path)
+        if not stat.S_ISDIR(found.st_mode) or found.st_mtime != modified:
+            raise InUse("it was used or replaced meanwhile")
+        if os.path.lexists(f"{path}/{MANIFEST}"):  # one that lost to a reader was killed before it had put all back
+            os.unlink(f"{path}/{CONDEMNED}")
+            raise InUse("it is an entry again")
+        aside = _beside(path)
+        os.rename(path, aside)
+    except OSError as error:
+        raise InUse(f"{error.filename}: {error.strerror}") from error
+    finally:
+        if lock is not None:
+            lock.release()
+    return delete(aside)
+
+
+def _key_of(path: str) -> str:
+    """The key, as in the store, of a condemned directory."""
+    key = os.path.basename(path)
+    with suppress(OSError):
+        found = read_manifest(path, CONDEMNED)
+        if found is not None and found[0]["group"] is None and KEY.fullmatch(key):
+            return single_key(key, found[0]["kernel"], found[0]["tag"])
+    return key
+
+
+def _locked(key: str, locks: str | None, frame: FrameType) -> CompileLock | None:
+    if locks is None:
+        return None
+    lock = CompileLock(f"{locks}/{key}.lock")
+    try:
+        if lock.try_acquire(frame, "its removal"):
+            return lock
+    except OSError as error:
+        raise InUse(f"{lock.path}: {error.strerror}") from error
+    raise InUse(f"it is locked by {fs.holder(lock.path)}")
+
+
+def _condemn(places: Sequence[Place]) -> list[tuple[str, str]]:
+    """Hide what makes the directories an entry, and then see whether anybody was faster; what is hidden, and where."""
+    hidden: list[tuple[str, str]] = []
+    try:
+        for place in places:
+            _unchanged(place, MANIFEST)
+            name = MANIFEST if place.ours else _group(place.path)
+            if name is not None:
+                hidden.append((place.path, name))
+                os.rename(f"{place.path}/{name}", f"{place.path}/{CONDEMNED}")
+        for place in places:
+            if place.ours:
+                _unchanged(place, CONDEMNED)
+        shown = [*hidden, *((place.path, MANIFEST) for place in places)]  # Triton's own becomes ours when it is used
+        if any(os.path.lexists(f"{directory}/{name}") for directory, name in shown):
+            raise InUse("it was used or replaced meanwhile")
+    except BaseException:
+        _restore(hidden)
+        raise
+    return hidden
+
+
+def _unchanged(place: Place, name: str) -> None:
+    directory = os.lstat(place.path)
+    found = os.lstat(f"{place.path}/{name}") if place.ours else directory
+    if not stat.S_ISDIR(directory.st_mode) or (found.st_ino, found.st_mtime_ns) != place.mark:
+        raise InUse("it was used or replaced meanwhile")
+
+
+def _group(directory: str) -> str | None:
+    """The file by which Triton's own manager knows that a kernel is whole."""
+    return min((name for name in os.listdir(directory) if name.startswith(_GROUP)), default=None)
+
+
+def _restore(hidden: Iterable[tuple[str, str]]) -> None:
+    for directory, name in hidden:
+        with suppress(OSError):  # not condemned yet, or gone
+            if os.path.lexists(f"{directory}/{name}"):  # somebody has written it anew
+                os.unlink(f"{directory}/{CONDEMNED}")
+            else:
+                os.rename(f"{directory}/{CONDEMNED}", f"{directory}/{name}")
+
+
+def _beside(path: str) -> str:
+    return f"{os.path.dirname(path)}/{ASIDE}removed-{time.time_ns():x}.{os.getpid()}.{next(_count)}"
+
+
+def _put_back(aside: str, path: str) -> None:
+    try:
+        os.rename(aside, path)
+    except OSError as error:
+        if error.errno in (errno.ENOTEMPTY, errno.EEXIST):  # another writer was faster
+            delete(aside)
+
+
+# ---- deleting
+
+_DIRECTORY = os.O_RDONLY | getattr(os, "O_DIRECTORY", 0) | getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_CLOEXEC", 0)
+
+
+def delete(path: str) -> Freed:
+    """Delete a file, or a directory with all that is in it; what that freed. Links are deleted, not followed.
+
+    Beside any other process that deletes the same: what is gone counts nothing. What may not be deleted stays.
+    """
+    return _delete(path, None)
+
+
+def _delete(name: str, parent: int | None) -> Freed:
+    try:
+        fd = os.open(name, _DIRECTORY, dir_fd=parent)
+    except OSError as error:
+        return _unlink(name, parent) if error.errno in (errno.ENOTDIR, errno.ELOOP) else NOTHING
+    freed = NOTHING
+    try:
+        with os.scandir(fd) as items:
+            for item in items:
+                inside = item.is_dir(follow_symlinks=False)
+                freed = freed.plus(_delete(item.name, fd) if inside else _unlink(item.name, fd))
+    finally:
+        os.close(fd)
+    with suppress(OSError):
+        os.rmdir(name, dir_fd=parent)
+    return freed
+
+
+def _unlink(name: str, parent: int | None) -> Freed:
+    try:
+        found = os.lstat(name, dir_fd=parent)
+        os.unlink(name, dir_fd=parent)
+    except OSError:
+        return NOTHING
+    return Freed(1, found.st_size, found.st_size if found.st_nlink == 1 else 0)

@@ -1,0 +1,53 @@
+"""Sizes and times as people write them. Pure."""
+
+from __future__ import annotations
+
+import re
+
+_SIZES = {"": 1, "B": 1}
+_SIZES |= {f"{letter}{end}": 1024**power for power, letter in enumerate("KMGT", 1) for end in ("", "iB")}
+_SIZES |= {f"{letter}B": 1000**power for power, letter in enumerate("KMGT", 1)}
+_SECONDS = {"s": 1.0, "m": 60.0, "min": 60.0, "h": 3600.0, "d": 86400.0, "w": 7 * 86400.0}
+
+
+def parse_size(text: str) -> int:
+    """Bytes: ``20GiB``, ``1.5G`` (powers of 1024, as of ``du -h``), ``20GB`` (of 1000), ``4096``.
+
+    Raises:
+        ValueError: it is none of these.
+    """
+    match = re.fullmatch(r"([0-9]{1,15}(?:\.[0-9]{1,6})?)\s*([a-zA-Z]*)", text.strip(), re.ASCII)
+    unit = match[2][:1].upper() + match[2][1:] if match else ""
+    if match is None or unit not in _SIZES:
+        raise ValueError(f"{text!r} is not a size like 20GiB, 500MB or 4096")
+    return int(float(match[1]) * _SIZES[unit])
+
+
+def parse_duration(text: str) -> float:
+    """Seconds: ``30d``, ``12h``, ``15min``, ``2w``, ``90s``, ``0``.
+
+    Raises:
+        ValueError: it is none of these.
+    """
+    match = re.fullmatch(r"([0-9]{1,9}(?:\.[0-9]{1,6})?)\s*([a-z]*)", text.strip(), re.ASCII)
+    if match is None or (match[2] not in _SECONDS and (match[2] or float(match[1]) != 0)):
+        raise ValueError(f"{text!r} is not a time like 30d, 12h, 15min or 90s")
+    return float(match[1]) * _SECONDS.get(match[2], 0.0)
+
+
+def size(count: int) -> str:
+    """Bytes for people: ``0 B``, ``38.2 KiB``, ``1.4 GiB``."""
+    value = float(count)
+    for unit in ("B", "KiB", "MiB", "GiB"):
+        if round(abs(value), 1) < 1024:
+            return f"{count} B" if unit == "B" else f"{value:.1f} {unit}"
+        value /= 1024
+    return f"{value:.1f} TiB"
+
+
+def age(seconds: float) -> str:
+    """A time span for people, in its largest whole unit: ``3 d``, ``5 min``, ``now`` for less than a second."""
+    for unit, length in (("d", 86400.0), ("h", 3600.0), ("min", 60.0), ("s", 1.0)):
+        if seconds >= length:
+            return f"{int(seconds // length)} {unit}"
+    return "now"

@@ -1,0 +1,551 @@
+"""The limit keeps itself: counted right, drained by turns, silent on every disk, and nothing but our own goes."""
+
+from __future__ import annotations
+
+import errno
+import fcntl
+import gc
+import logging
+import multiprocessing
+import os
+import shutil
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from test_provision import PATIENCE_S
+from test_removal import Tree
+from test_store import KERNEL, OLD, set_used
+
+from gpucache import limit, place, store
+from gpucache.compile_lock import CompileLock
+from gpucache.keys import view_key
+from gpucache.limit import MAX_SIZE, Limit, counted, forget, max_size_bytes
+from gpucache.report import scan
+from gpucache.store import MANIFEST, Facts, single_key
+from gpucache.triton import DeviceCacheManager
+
+LETTERS = "ABCDEFGHIJKLMNOPQRSTUVWX"
+GROUP_BYTES = 1024
+
+
+def total(root: Path | str) -> int:
+    """What the file says."""
+    found = limit._updated(str(root), 0)
+    assert found is not None
+    return found.size_bytes
+
+
+def draining(root: Path | str) -> bool:
+    found = limit._updated(str(root), 0)
+    assert found is not None
+    return found.draining
+
+
+def keeping(root: Path, size: int, grace_s: float = 600.0) -> Limit:
+    return Limit(str(root), f"{root}/gpucache/v1/locks", size, grace_s)
+
+
+def stored(root: Path) -> set[str]:
+    return {path.name for path in (root / "gpucache/v1/store").glob("*/*")}
+
+
+def over(kept: Limit, trees: list[Tree]) -> None:
+    """Put what is there once more into the file's hands: it is counted, and a turn is due."""
+    manifest, _ = store.read_manifest(str(trees[-1].entry))
+    kept.published(manifest)
+
+
+@pytest.fixture
+def root(tmp_path: Path) -> Path:
+    return tmp_path / "root"
+
+
+@pytest.fixture
+def trees(tmp_path: Path) -> list[Tree]:
+    """Ten entries with two views each, the first the one that was used least recently."""
+    made = [Tree(tmp_path, letter * 52) for letter in LETTERS[:10]]
+    for number, one in enumerate(made):
+        set_used(one.entry, OLD + number)
+    return made
+
+
+class TestCounting:
+    def test_the_count_is_of_entries_and_their_views(self, trees, root):
+        files = sum(usage.physical_bytes for usage in scan(str(root)).usage if usage.name == "store")
+        assert counted(str(root)) == files + 20 * GROUP_BYTES
+
+    def test_links_elsewhere_and_links_in_the_store_count_nothing(self, trees, root, tmp_path):
+        before = counted(str(root))
+        for number in range(9):
+            shutil.copytree(root / "gpucache/v1/store", tmp_path / f"held{number}", copy_function=os.link)
+        (trees[0].entry.parent / ("Z" * 52)).symlink_to(trees[0].entry)
+        assert counted(str(root)) == before, "no more views than there are device directories"
+
+    def test_what_is_put_is_added_as_it_would_be_counted(self, tmp_path, root):
+        Tree(tmp_path, "A" * 52)
+        kept = keeping(root, 10**9)
+        other = Tree(tmp_path, "B" * 52)
+        shutil.rmtree(other.other_view)
+        over(kept, [other])
+        kept.turn()
+        before = total(root)
+        assert before == counted(str(root))
+        third = Tree(tmp_path, "C" * 52)
+        over(kept, [third])
+        kept.viewed()
+        assert total(root) == counted(str(root)) > before
+
+    def test_four_processes_lose_no_more_than_each_its_last(self, root, tmp_path):
+        context = multiprocessing.get_context("spawn")
+        writers = [context.Process(target=write_kernels, args=(str(root), number, 25)) for number in range(4)]
+        for writer in writers:
+            writer.start()
+        for writer in writers:
+            writer.join(PATIENCE_S)
+            assert writer.exitcode == 0
+        assert len(stored(root)) == 100
+        one = counted(str(root)) // 100
+        # The first count, and what each could not write at its end.
+        assert abs(total(root) - counted(str(root))) <= 8 * one
+
+    @pytest.mark.parametrize(
+        "text",
+        [b"", b"{}", b"[", b"[1e999,false,1]", b"[1,false]", b"\xff", b"[NaN,0,0]", b'["a",0,0]', b"[7,0,1e999]"],
+    )
+    def test_a_file_that_makes_no_sense_is_counted_anew(self, trees, root, text):
+        kept = keeping(root, 10**9)
+        kept.viewed()
+        (root / "gpucache/v1/stats/size").write_bytes(text)
+        kept.viewed()
+        kept.turn()
+        assert total(root) == counted(str(root))
+
+    def test_it_is_counted_anew_after_a_day_and_after_a_prune(self, trees, root):
+        kept = keeping(root, 10**9)
+        limit._updated(str(root), 7, anew=True, now=time.time() - 86500)
+        kept.turn()
+        assert total(root) == counted(str(root))
+        limit._updated(str(root), 7, anew=True)
+        kept.turn()
+        assert total(root) == 7
+        forget(str(root))
+        kept.turn()
+        assert total(root) == counted(str(root))
+
+    def test_a_link_in_place_of_the_file_is_not_followed(self, trees, root, tmp_path):
+        (tmp_path / "outside").write_text("mine")
+        (root / "gpucache/v1/stats").mkdir()
+        (root / "gpucache/v1/stats/size").symlink_to(tmp_path / "outside")
+        over(keeping(root, 1), trees)
+        forget(str(root))
+        assert (tmp_path / "outside").read_text() == "mine"
+
+    def test_while_another_writes_the_file_nothing_is_lost(self, trees, root):
+        kept = keeping(root, 10**9)
+        limit._updated(str(root), 0, anew=True)
+        with (root / "gpucache/v1/stats/size").open("rb+") as held:
+            fcntl.flock(held, fcntl.LOCK_EX)
+            kept.viewed()
+            kept.viewed()
+        assert total(root) == 0
+        kept.viewed()
+        assert total(root) == 3 * GROUP_BYTES
+
+
+def write_kernels(root: str, number: int, count: int) -> None:
+    """Put kernels as Triton does, each with a manager of its own."""
+    os.environ |= {"GPUCACHE_DIR": root, "TRITON_CACHE_DIR": f"{root}/triton/{number}", "GPUCACHE_SHARE": "1"}
+    for each in range(count):
+        put_kernel(f"{LETTERS[number]}{LETTERS[each % 24]}{LETTERS[each // 24]}" + "A" * 49)
+    for thread in threading.enumerate():
+        if thread.name == "gpucache-limit":
+            thread.join(PATIENCE_S)
+
+
+def put_kernel(key: str) -> dict[str, str]:
+    manager = DeviceCacheManager(key)
+    assert manager.get_group("add.json") is None
+    group = {name: manager.put(data, name) for name, data in KERNEL.items()}
+    manager.put_group("add.json", group)
+    assert all(map(os.path.exists, group.values()))
+    return group
+
+
+class TestEvicting:
+    def test_the_least_recently_used_go_with_their_views_down_to_nine_tenths(self, trees, root):
+        size = counted(str(root))
+        kept = keeping(root, size - 1)
+        over(kept, trees)
+        kept.turn()
+        assert [one.entry.exists() for one in trees] == [False] * 2 + [True] * 8
+        assert [one.view.exists() for one in trees] == [False] * 2 + [True] * 8
+        assert total(root) == counted(str(root)) <= (size - 1) * 0.9
+        assert not draining(root)
+
+    def test_below_the_limit_nothing_goes(self, trees, root):
+        kept = keeping(root, counted(str(root)))
+        over(kept, trees)
+        kept.turn()
+        assert len(stored(root)) == 10
+
+    def test_it_goes_on_over_several_turns(self, trees, root, monkeypatch):
+        """Each is as short as can be, and takes one; every put calls for the next until the aim is reached."""
+        kept = keeping(root, counted(str(root)) // 2)
+        monkeypatch.setattr(limit, "_TURN_S", 0.0)
+        over(kept, trees)
+        turns, left = 0, [10]
+        while turns == 0 or draining(root):
+            kept.viewed()
+            assert kept._due
+            kept.turn()
+            turns += 1
+            left.append(len(stored(root)))
+        assert left == [10, 9, 8, 7, 6, 5, 4, 3]
+        assert total(root) <= kept.limit_bytes * 0.9
+        kept._due = False
+        kept.viewed()
+        assert not kept._due
+
+    def test_what_was_used_between_two_turns_is_the_last_to_go(self, trees, root, monkeypatch):
+        kept = keeping(root, counted(str(root)) // 2)
+        with monkeypatch.context() as patch:
+            patch.setattr(limit, "_TURN_S", 0.0)
+            over(kept, trees)
+            kept.turn()
+        set_used(trees[1].entry, time.time() - 700)
+        kept.turn()
+        assert len(stored(root)) == 4
+        assert trees[1].entry.exists()
+
+    def test_of_four_processes_over_the_limit_all_end_below_it(self, root, monkeypatch):
+        monkeypatch.setenv(MAX_SIZE, "100KB")
+        monkeypatch.setenv(place.STAMP, "0")
+        context = multiprocessing.get_context("spawn")
+        writers = [context.Process(target=write_kernels, args=(str(root), number, 25)) for number in range(4)]
+        for writer in writers:
+            writer.start()
+        for writer in writers:
+            writer.join(PATIENCE_S)
+            assert writer.exitcode == 0
+        for path in (root / "gpucache/v1/store").glob("*/*"):
+            set_used(path, OLD)
+        forget(str(root))
+        kept = keeping(root, 100_000)
+        kept.viewed()
+        for _ in range(10):
+            kept.turn()
+        assert counted(str(root)) <= 90_000
+        assert total(root) == counted(str(root))
+
+    def test_while_another_process_has_the_turn_nothing_goes(self, trees, root):
+        kept = keeping(root, 1)
+        over(kept, trees)
+        fd = os.open(kept.locks, os.O_RDONLY)
+        fcntl.flock(fd, fcntl.LOCK_EX)
+        kept.turn()
+        assert len(stored(root)) == 10
+        os.close(fd)
+        kept.turn()
+        assert stored(root) == set()
+
+    def test_what_was_used_in_the_grace_stays_and_is_not_tried_all_the_time(self, trees, root):
+        for one in trees[1:]:
+            set_used(one.entry, time.time() - 300)
+        kept = keeping(root, 1)
+        over(kept, trees)
+        kept.turn()
+        assert len(stored(root)) == 9
+        over(kept, trees)
+        kept.enforce()
+        assert kept._thread is None, "it would find nothing"
+
+    def test_a_view_that_was_used_keeps_its_entry(self, trees, root):
+        """On another file system it has a manifest of its own."""
+        copied = trees[0].view / MANIFEST
+        text = copied.read_bytes()
+        copied.unlink()
+        copied.write_bytes(text)
+        kept = keeping(root, 1)
+        over(kept, trees)
+        kept.turn()
+        assert stored(root) == {trees[0].key}
+        assert trees[0].view.exists()
+
+    @pytest.mark.parametrize("locked", [0, 3])
+    def test_what_is_locked_stays_and_the_others_go(self, trees, root, locked):
+        lock = CompileLock(f"{root}/gpucache/v1/locks/{trees[locked].key}.lock")
+        assert lock.try_acquire(sys._getframe(), "add")
+        kept = keeping(root, 1)
+        over(kept, trees)
+        kept.turn()
+        lock.release()
+        assert stored(root) == {trees[locked].key}
+        assert trees[locked].whole(trees[locked].view)
+
+    def test_links_elsewhere_do_not_make_it_evict_everything(self, trees, root, tmp_path):
+        shutil.copytree(root / "gpucache/v1/store", tmp_path / "held", copy_function=os.link)
+        kept = keeping(root, counted(str(root)) * 7 // 10)
+        over(kept, trees)
+        kept.turn()
+        assert len(stored(root)) == 6
+
+    def test_what_is_not_stored_is_never_touched(self, trees, root):
+        """Stock Triton's, torch's, and views that have lost their entry."""
+        stock = root / "triton/0" / ("S" * 52)
+        stock.mkdir()
+        for name, data in KERNEL.items():
+            (stock / name).write_bytes(data)
+            os.utime(stock / name, (OLD, OLD))
+        (root / "fxgraph").mkdir()
+        (root / "fxgraph/graph").write_bytes(bytes(10_000))
+        shutil.rmtree(trees[0].entry)
+        before = sorted(os.listdir(stock))
+        kept = keeping(root, 1)
+        over(kept, trees)
+        kept.turn()
+        assert stored(root) == set()
+        assert sorted(os.listdir(stock)) == before
+        assert (root / "fxgraph/graph").exists()
+        assert trees[0].whole(trees[0].view)
+        assert trees[0].whole(trees[0].other_view)
+
+    def test_a_file_that_stands_for_itself_takes_its_own_view_only(self, trees, root):
+        one, key = trees[0], "Y" * 52
+        for name in ("a.so", "b.so"):
+            alone = single_key(key, name, "")
+            assert store.publish(
+                str(root), alone, one.staged({name: b"\x7f" + name.encode()}), Facts(name, None), one.staging, False
+            )
+            entry = Path(store.entry_path(str(root), alone))
+            manifest = store.sound(str(entry), False, 0.0)
+            store.link_view(str(root), str(entry), str(root / "triton/0" / view_key(alone)), manifest, False)
+            set_used(entry, OLD - 100 if name == "b.so" else time.time())
+        kept = keeping(root, counted(str(root)) - 1)
+        over(kept, trees)
+        kept.turn()
+        assert single_key(key, "b.so", "") not in stored(root)
+        assert (root / "triton/0" / key / "a.so").exists()
+
+    @pytest.mark.parametrize("planted", ["entry", "view"])
+    def test_links_are_not_followed(self, trees, root, tmp_path, planted):
+        path = getattr(trees[0], planted)
+        path.rename(tmp_path / "outside")
+        path.symlink_to(tmp_path / "outside")
+        before = sorted(os.listdir(tmp_path / "outside"))
+        kept = keeping(root, 1)
+        over(kept, trees)
+        kept.turn()
+        assert sorted(os.listdir(tmp_path / "outside")) == before
+        assert len(stored(root)) == 1
+
+
+class TestProcesses:
+    """When a turn begins, and that it ends."""
+
+    @pytest.fixture
+    def manager(self, trees: list[Tree], root: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[str], object]:
+        monkeypatch.setenv("GPUCACHE_DIR", str(root))
+        monkeypatch.setenv("TRITON_CACHE_DIR", str(root / "triton/0"))
+        monkeypatch.setenv("GPUCACHE_SHARE", "1")
+        monkeypatch.setenv(MAX_SIZE, str(counted(str(root))))
+        monkeypatch.setattr("gpucache.triton._places", {})
+        return DeviceCacheManager
+
+    def test_it_begins_when_the_manager_object_is_gone(self, manager, trees, root):
+        one = manager("N" * 52)
+        assert one.get_group("add.json") is None
+        group = {name: one.put(data, name) for name, data in KERNEL.items()}
+        one.put_group("add.json", group)
+        kept = one._place.limit
+        assert kept._due
+        assert kept._thread is None
+        assert len(stored(root)) == 11
+        del one
+        gc.collect()
+        kept._thread.join(PATIENCE_S)
+        assert not kept._thread.is_alive()
+        assert not trees[0].entry.exists()
+        assert counted(str(root)) <= kept.limit_bytes * 0.9
+        assert all(map(os.path.exists, group.values()))
+
+    def test_a_process_that_ends_at_once_ends_its_turn_first(self, trees, root, python):
+        code = """if True:
+            import sys
+            sys.path.insert(0, sys.argv[1])
+            from test_limit import put_kernel
+            put_kernel("N" * 52)
+        """
+        env = {
+            **os.environ,
+            "GPUCACHE_DIR": str(root),
+            "TRITON_CACHE_DIR": f"{root}/triton/0",
+            "GPUCACHE_SHARE": "1",
+            MAX_SIZE: str(counted(str(root)) // 2),
+        }
+        done = python(code, Path(__file__).parent, env=env)
+        assert (done.returncode, done.stderr) == (0, "")
+        assert counted(str(root)) <= int(env[MAX_SIZE]) * 0.9
+
+    def test_a_manager_that_goes_while_another_thread_of_ours_counts_hangs_nobody(self, trees, root, monkeypatch):
+        """The collector may call us in the middle of ourselves."""
+        kept = keeping(root, 10**9)
+        updated = limit._updated
+        monkeypatch.setattr(limit, "_updated", lambda *words, **more: (kept.enforce(), updated(*words, **more))[1])
+        thread = threading.Thread(target=kept.viewed, daemon=True)
+        thread.start()
+        thread.join(PATIENCE_S)
+        assert not thread.is_alive()
+
+    def test_a_child_of_a_fork_neither_holds_the_turn_nor_waits_for_its_parent(self, trees, root):
+        kept = keeping(root, 1)
+        over(kept, trees)
+        inside, go = threading.Event(), threading.Event()
+
+        def evicting() -> None:
+            with kept._mutex:  # at the worst moment
+                fd = os.open(kept.locks, os.O_RDONLY)
+                fcntl.flock(fd, fcntl.LOCK_EX)
+                limit._held.add(fd)
+                inside.set()
+                go.wait(PATIENCE_S)
+                limit._held.discard(fd)
+                os.close(fd)
+
+        thread = threading.Thread(target=evicting)
+        thread.start()
+        assert inside.wait(PATIENCE_S)
+        told, tell = os.pipe()
+        waited, wait = os.pipe()
+        child = os.fork()
+        if child == 0:
+            kept.viewed()
+            os.write(tell, b"counted")
+            os.close(wait)
+            os.read(waited, 1)  # alive until the parent has had its turn
+            os._exit(0)
+        assert os.read(told, 7) == b"counted"
+        go.set()
+        thread.join(PATIENCE_S)
+        kept.turn()
+        assert stored(root) == set()
+        for fd in (told, tell, waited, wait):
+            os.close(fd)
+        assert os.waitpid(child, 0)[1] == 0
+
+    def test_where_no_thread_can_be_started_there_is_no_turn(self, trees, root, monkeypatch):
+        kept = keeping(root, 1)
+        over(kept, trees)
+
+        def refuse(_: threading.Thread) -> None:
+            raise RuntimeError("can't start new thread")
+
+        monkeypatch.setattr(threading.Thread, "start", refuse)
+        kept.enforce()
+        assert len(stored(root)) == 10
+
+
+class TestSetting:
+    @pytest.mark.parametrize(
+        ("text", "size"), [("0", 0), ("20GiB", 20 * 2**30), ("500MB", 500_000_000), ("4096", 4096), ("1.5G", 3 * 2**29)]
+    )
+    def test_the_variable_is_a_size(self, tmp_path, text, size):
+        assert max_size_bytes(str(tmp_path), {MAX_SIZE: text}) == size
+
+    def test_without_one_it_is_a_tenth_of_the_file_system_and_no_more_than_50_gib(self, tmp_path, monkeypatch):
+        disk = os.statvfs(tmp_path)
+        expected = min(disk.f_blocks * disk.f_frsize // 10, 50 * 2**30)
+        assert max_size_bytes(str(tmp_path), {}) == pytest.approx(expected, abs=1)
+        assert max_size_bytes(str(tmp_path), {MAX_SIZE: ""}) == pytest.approx(expected, abs=1)
+
+    @pytest.mark.root
+    def test_on_a_small_file_system_it_is_small(self, tmp_path, mount):
+        point = mount(tmp_path / "disk", "-t", "tmpfs", "-o", "size=1m", "none")
+        assert max_size_bytes(str(point), {}) == 2**20 // 10
+
+    @pytest.mark.parametrize("text", ["-1", "plenty", "10%", "1e9", "GiB"])
+    def test_what_is_no_size_is_warned_of_once_and_means_no_limit(self, trees, root, monkeypatch, caplog, text):
+        monkeypatch.setattr(place, "_warned", set())
+        environ = {"GPUCACHE_DIR": str(root), "GPUCACHE_SHARE": "1", MAX_SIZE: text}
+        with caplog.at_level(logging.WARNING, "gpucache"):
+            settled = [place.place_of(str(root / "triton/0"), environ) for _ in range(3)]
+        assert [one.limit.limit_bytes for one in settled] == [0] * 3
+        assert [MAX_SIZE in record.message for record in caplog.records] == [True]
+
+    def test_zero_is_no_limit_and_costs_nothing(self, trees, root):
+        kept = keeping(root, 0)
+        over(kept, trees)
+        kept.enforce()
+        assert kept._thread is None
+        assert not (root / "gpucache/v1/stats").exists()
+
+    def test_the_grace_is_never_so_short_that_triton_could_not_open_the_files(self, root):
+        assert keeping(root, 1, grace_s=0.0).grace_s >= 2.0
+
+    @pytest.mark.parametrize("mode", ["stock", "private"])
+    def test_where_nothing_is_shared_there_is_no_limit(self, root, tmp_path, mode):
+        environ = {"GPUCACHE_DIR": "/proc/nowhere" if mode == "private" else str(root), MAX_SIZE: "1"}
+        if mode == "stock":
+            environ["GPUCACHE_SHARE"] = "0"
+        settled = place.place_of(str(tmp_path / "absent"), environ)
+        assert settled.limit.limit_bytes == 0
+
+
+class TestDisk:
+    """Whatever it says, a kernel is put."""
+
+    @pytest.fixture(autouse=True)
+    def put_env(self, root, monkeypatch):
+        monkeypatch.setenv("GPUCACHE_DIR", str(root))
+        monkeypatch.setenv("TRITON_CACHE_DIR", str(root / "triton/0"))
+        monkeypatch.setenv("GPUCACHE_SHARE", "1")
+        monkeypatch.setenv(MAX_SIZE, "1")
+        monkeypatch.setattr("gpucache.triton._places", {})
+        monkeypatch.setattr("gpucache.triton._full", set())
+
+    @pytest.mark.parametrize("number", [errno.ENOSPC, errno.EROFS, errno.EACCES, errno.ENOLCK, errno.ESTALE, errno.EIO])
+    def test_a_file_that_cannot_be_written_costs_the_limit_only(self, root, monkeypatch, number):
+        def refuse(*_: object, **__: object) -> None:
+            raise OSError(number, os.strerror(number))
+
+        monkeypatch.setattr(limit, "_updated", refuse)
+        group = put_kernel("N" * 52)
+        assert stored(root) == {"N" * 52}
+        gc.collect()
+        assert all(path.startswith(str(root / "triton/0")) for path in group.values()), "and it is published"
+
+    @pytest.mark.root
+    def test_on_a_full_disk(self, root, mount):
+        mount(root, "-t", "tmpfs", "-o", "size=1m,mode=0700", "none")
+        put_kernel("N" * 52)
+        ballast(root)
+        put_kernel("M" * 52)
+
+    @pytest.mark.root
+    def test_on_a_read_only_disk(self, root, mount, python):
+        mount(root, "-t", "tmpfs", "-o", "size=1m,mode=0700", "none")
+        code = "import sys; sys.path.insert(0, sys.argv[1]); from test_limit import put_kernel; put_kernel('N' * 52)"
+        assert python(code, Path(__file__).parent, env={**os.environ, MAX_SIZE: "0"}).returncode == 0
+        subprocess.run(["mount", "-o", "remount,ro", root], check=True)
+        put_kernel("M" * 52)
+        manager = DeviceCacheManager("N" * 52)
+        assert manager.get_group("add.json")
+        manager._place.limit.turn()
+
+    def test_on_a_root_that_vanished(self, root):
+        put_kernel("N" * 52)
+        shutil.rmtree(root)
+        put_kernel("M" * 52)
+        kept = DeviceCacheManager("M" * 52)._place.limit
+        shutil.rmtree(root)
+        kept.turn()
+        kept.viewed()
+
+
+def ballast(directory: Path) -> None:
+    with pytest.raises(OSError, match="No space"):
+        (directory / "ballast").write_bytes(bytes(2 << 20))

@@ -1,0 +1,669 @@
+"""An entry goes whole or stays whole, whoever is faster, whatever fails, and wherever the removal is killed."""
+
+from __future__ import annotations
+
+import errno
+import json
+import multiprocessing
+import os
+import re
+import shutil
+import signal
+import subprocess
+import sys
+import threading
+from collections.abc import Callable, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import pytest
+from test_provision import BARE, CHANGING, INTERPRETER, PATIENCE_S, strace
+from test_store import FACTS, GROUP, KERNEL, OLD, Cache, points_of, set_used
+
+from gpucache import compile_lock, fs, paths, store
+from gpucache.compile_lock import CompileLock
+from gpucache.removal import NOTHING, Freed, InUse, Place, delete, finish, remove, taken
+from gpucache.staging import Staging
+from gpucache.store import ASIDE, CONDEMNED, MANIFEST, Facts, single_key, sound
+from gpucache.strays import is_free
+
+__all__ = ["strace"]
+
+KEY = "A" * 52
+
+
+def place(directory: Path, ours: bool = True) -> Place:
+    """A directory of an entry as a plan sees it now."""
+    seen = (directory / MANIFEST if ours else directory).lstat()
+    return Place(str(directory), (seen.st_ino, seen.st_mtime_ns), ours)
+
+
+class Tree(Cache):
+    """An entry with two views that nobody has used for an hour."""
+
+    def __init__(self, base: Path, key: str = KEY) -> None:
+        (base / "root").mkdir(parents=True, exist_ok=True)
+        self.base, self.root, self.key = base, base / "root", key
+        self.staging = Staging(paths.own(str(self.root), "tmp"))
+        self.entry = Path(store.entry_path(str(self.root), key))
+        self.view = self.root / "triton" / "0" / key
+        self.other_view = self.root / "triton" / "1" / key
+        self.locks = str(self.root / "gpucache/v1/locks")
+        fs.make_directory(self.locks)
+        self.view.parent.mkdir(parents=True, exist_ok=True)
+        assert self.publish()
+        for view in self.views:
+            assert self.link(view)
+        set_used(self.entry, OLD)
+        self.unstage()
+
+    def publish(self, files: Mapping[str, bytes] = KERNEL, facts: Facts = FACTS, repair: bool = False) -> bool:
+        return store.publish(str(self.root), self.key, self.staged(files), facts, self.staging, repair)
+
+    def unstage(self) -> None:
+        """As when the compile's object is gone."""
+        for home in self.root.glob("gpucache/v1/tmp/*/*"):
+            shutil.rmtree(home)
+
+    @property
+    def views(self) -> list[Path]:
+        return [self.view, self.other_view]
+
+    @property
+    def directories(self) -> list[Path]:
+        return [self.entry, *self.views]
+
+    @property
+    def places(self) -> list[Place]:
+        return [place(directory) for directory in self.directories]
+
+    def remove(self) -> list[Freed]:
+        return remove(KEY, self.places, self.locks)
+
+    def all_there(self) -> bool:
+        """Whether it is as it was, and can be removed by the next."""
+        assert all(map(self.whole, self.directories))
+        assert not list(self.base.rglob(CONDEMNED))
+        assert not self.left()
+        assert os.listdir(self.locks) == []
+        return True
+
+    def all_gone(self) -> bool:
+        assert not any(map(os.path.lexists, self.directories))
+        assert not self.left()
+        assert os.listdir(self.locks) == []
+        return True
+
+
+@pytest.fixture
+def tree(tmp_path: Path) -> Tree:
+    return Tree(tmp_path)
+
+
+Stock = Callable[[Path], Any]
+
+
+@pytest.fixture
+def stock(monkeypatch: pytest.MonkeyPatch) -> Stock:
+    """Triton's own manager of the key in a device directory."""
+    runtime = pytest.importorskip("triton.runtime.cache")
+
+    def manager(directory: Path) -> Any:
+        monkeypatch.setenv("TRITON_CACHE_DIR", str(directory))
+        return runtime.FileCacheManager(KEY)
+
+    return manager
+
+
+def hit(directory: Path) -> store.Manifest | None:
+    """What a reader does whose stamp is due."""
+    return sound(str(directory), False, 0.0, stamp_s=0.0)
+
+
+def at_rename(monkeypatch: pytest.MonkeyPatch, number: int, act: Callable[[], object], *, after: bool = False) -> None:
+    """Do something right before (or after) the renaming of this number, once."""
+    rename, seen = os.rename, [0]
+
+    def renaming(source: str, target: str) -> None:
+        seen[0] += 1
+        mine = seen[0] == number
+        if mine and not after:
+            act()
+        rename(source, target)
+        if mine and after:
+            act()
+
+    monkeypatch.setattr(os, "rename", renaming)
+
+
+class TestRemove:
+    def test_it_takes_the_entry_from_the_store_and_all_directories_and_nothing_else(self, tree):
+        assert tree.publish()
+        freed = tree.remove()
+        assert tree.all_gone()
+        assert [one.files for one in freed] == [4, 5, 5]
+        assert tree.view.parent.is_dir()
+
+    def test_an_inode_with_links_elsewhere_is_not_freed(self, tree, tmp_path):
+        os.link(tree.entry / "add.cubin", tmp_path / "held")
+        total = sum((Path(tree.entry) / name).stat().st_size for name in [*KERNEL, MANIFEST])
+        groups = [(view / GROUP).stat().st_size for view in tree.views]
+        freed = NOTHING
+        for one in tree.remove():
+            freed = freed.plus(one)
+        assert freed.logical_bytes == 3 * total + sum(groups)
+        assert freed.physical_bytes == total + sum(groups) - len(KERNEL["add.cubin"])
+
+    def test_without_a_directory_of_locks_it_takes_none(self, tree):
+        os.rmdir(tree.locks)
+        remove(KEY, tree.places, None)
+        assert not tree.entry.exists()
+
+    def test_of_eight_threads_one_removes_it(self, tree):
+        places, start = tree.places, threading.Barrier(8)
+
+        def removing(_: int) -> bool:
+            start.wait(PATIENCE_S)
+            try:
+                remove(KEY, places, tree.locks)
+            except InUse:
+                return False
+            return True
+
+        with ThreadPoolExecutor(8) as pool:
+            assert sum(pool.map(removing, range(8))) == 1
+        assert tree.all_gone()
+
+    def test_of_two_without_locks_neither_undoes_what_the_other_has_done(self, tree, monkeypatch):
+        places = tree.places
+
+        def another() -> None:
+            with pytest.raises(InUse):
+                remove(KEY, places, None)
+
+        at_rename(monkeypatch, 3, another, after=True)  # all is condemned, and not yet looked at
+        remove(KEY, places, None)
+        assert tree.all_gone()
+
+    def test_four_processes_remove_each_entry_once(self, tmp_path):
+        trees = [Tree(tmp_path / str(number)) for number in range(12)]
+        work = [(tree.places, tree.locks) for tree in trees]
+        context = multiprocessing.get_context("spawn")
+        done = context.Queue()
+        workers = [context.Process(target=remove_all, args=(work, done)) for _ in range(4)]
+        for worker in workers:
+            worker.start()
+        removed = [number for _ in workers for number in done.get(timeout=PATIENCE_S)]
+        for worker in workers:
+            worker.join(PATIENCE_S)
+            assert worker.exitcode == 0
+        assert sorted(removed) == list(range(12))
+        assert all(tree.all_gone() for tree in trees)
+
+
+def remove_all(work, done):
+    removed = []
+    for number, (places, locks) in enumerate(work):
+        try:
+            remove(KEY, places, locks)
+            removed.append(number)
+        except InUse:
+            continue
+    done.put(removed)
+
+
+class TestLosing:
+    """The removal finds that somebody was faster, and everything is as it was."""
+
+    def refused(self, tree: Tree, places: list[Place], why: str = "used or replaced") -> bool:
+        with pytest.raises(InUse, match=why):
+            remove(KEY, places, tree.locks)
+        return tree.all_there()
+
+    @pytest.mark.parametrize("which", [0, 1, 2])
+    def test_a_use_before_it_began(self, tree, which):
+        places = tree.places
+        assert hit(tree.directories[which])
+        assert self.refused(tree, places)
+
+    @pytest.mark.parametrize("number", [1, 2])
+    def test_a_use_through_another_view_while_it_condemns(self, tree, monkeypatch, number):
+        at_rename(monkeypatch, number, lambda: hit(tree.other_view) or pytest.fail("no hit"), after=True)
+        assert self.refused(tree, tree.places)
+
+    def test_a_reader_that_comes_after_is_told_that_there_is_none(self, tree, monkeypatch):
+        at_rename(monkeypatch, 3, lambda: hit(tree.other_view) is None or pytest.fail("a hit"), after=True)
+        tree.remove()
+        assert tree.all_gone()
+
+    def test_a_reader_whose_manifest_vanishes_before_its_stamp_is_told_that_there_is_none(self, tree, monkeypatch):
+        unchanged = store.unchanged
+
+        def overtaken(directory: str, manifest: store.Manifest) -> bool:
+            same = unchanged(directory, manifest)
+            tree.remove()
+            return same
+
+        monkeypatch.setattr(store, "unchanged", overtaken)
+        assert hit(tree.view) is None
+        assert tree.all_gone()
+
+    def test_a_reader_that_renews_the_manifest_of_a_copy_is_seen_or_sees(self, tree, monkeypatch):
+        """It had read the old manifest before, and writes a new one after that was condemned."""
+        os.utime(tree.other_view / "add.ptx", (OLD, OLD))
+        monkeypatch.setattr(store, "unchanged", lambda *_: False)
+        intact, seen = store.intact, []
+
+        def reading(directory: str, manifest: store.Manifest) -> bool:
+            monkeypatch.setattr(store, "intact", intact)
+            with pytest.raises(InUse):
+                remove(KEY, tree.places, tree.locks)
+            return True
+
+        def condemned() -> None:
+            manifest = json.loads((tree.other_view / CONDEMNED).read_text())
+            seen.append(store._renewed(str(tree.other_view), manifest))
+
+        at_rename(monkeypatch, 3, condemned, after=True)
+        monkeypatch.setattr(store, "intact", reading)
+        assert hit(tree.view), "which the removal left alone"
+        assert seen == [None]
+        monkeypatch.undo()
+        assert tree.all_there()
+
+    def test_a_replaced_entry(self, tree):
+        places = tree.places
+        store.quarantine(str(tree.root), str(tree.entry))
+        assert tree.publish()
+        set_used(tree.entry, OLD)
+        assert self.refused(tree, places)
+
+    def test_a_view_that_vanished(self, tree):
+        places = tree.places
+        shutil.rmtree(tree.view)
+        with pytest.raises(InUse, match="No such file"):
+            remove(KEY, places, tree.locks)
+        assert tree.link()
+        assert tree.all_there()
+
+    @pytest.mark.parametrize("linked", ["entry", "view", "other_view"])
+    def test_a_directory_that_is_a_link_by_now(self, tree, tmp_path, linked):
+        places, path = tree.places, getattr(tree, linked)
+        path.rename(tmp_path / "moved")
+        path.symlink_to(tmp_path / "moved")
+        with pytest.raises(InUse, match="replaced"):
+            remove(KEY, places, tree.locks)
+        assert tree.all_there()
+
+    @pytest.mark.root
+    @pytest.mark.parametrize("device", ["0", "1"])
+    def test_a_read_only_device_directory(self, tree, mount, device):
+        point = tree.root / "triton" / device
+        mount(point, "--bind", str(point))
+        subprocess.run(["mount", "-o", "remount,bind,ro", point], check=True)
+        assert self.refused(tree, tree.places, "Read-only file system")
+
+    def test_a_held_lock(self, tree):
+        lock = CompileLock(f"{tree.locks}/{KEY}.lock")
+        assert lock.try_acquire(sys._getframe(), "add")
+        with pytest.raises(InUse, match=rf"locked by process {os.getpid()} .* for add"):
+            tree.remove()
+        lock.release()
+        assert tree.all_there()
+
+    def test_a_planted_lock_leads_nowhere(self, tree, tmp_path):
+        (tmp_path / "outside").write_text("mine")
+        Path(tree.locks, f"{KEY}.lock").symlink_to(tmp_path / "outside")
+        with pytest.raises(InUse):
+            tree.remove()
+        assert (tmp_path / "outside").read_text() == "mine"
+        Path(tree.locks, f"{KEY}.lock").unlink()
+        assert tree.all_there()
+
+
+class Stopped(BaseException):
+    """As ^C comes, at any place."""
+
+
+class TestFailing:
+    @pytest.mark.parametrize("number", range(1, 7))
+    @pytest.mark.parametrize("after", [False, True], ids=["before", "after"])
+    def test_stopped_at_any_renaming_it_puts_everything_back(self, tree, monkeypatch, number, after):
+        def stop() -> None:
+            raise Stopped
+
+        at_rename(monkeypatch, number, stop, after=after)
+        with pytest.raises(Stopped):
+            tree.remove()
+        assert tree.all_there()
+
+    @pytest.mark.parametrize("number", range(1, 7))
+    def test_refused_at_any_renaming_it_puts_everything_back(self, tree, monkeypatch, number):
+        def refuse() -> None:
+            raise OSError(errno.EACCES, os.strerror(errno.EACCES), "there")
+
+        at_rename(monkeypatch, number, refuse)
+        with pytest.raises(InUse, match="there: Permission denied"):
+            tree.remove()
+        assert tree.all_there()
+
+    def test_what_came_into_its_place_meanwhile_stays(self, tree):
+        def overtaken() -> None:
+            with taken(KEY, tree.places, tree.locks):
+                assert tree.publish({**KERNEL, "add.cubin": b"another compile"})
+                raise Stopped
+
+        with pytest.raises(Stopped):
+            overtaken()
+        assert (tree.entry / "add.cubin").read_bytes() == b"another compile"
+        assert all(map(tree.whole, tree.views))
+        assert not tree.left()
+
+    def test_the_lock_is_held_as_long_as_the_block(self, tree):
+        """Its keeper frees what no frame on the stack accounts for."""
+        with taken(KEY, tree.places, tree.locks):
+            for lock in compile_lock._keeper.locks.copy():
+                lock.beat(sys._current_frames())
+            assert not is_free(f"{tree.locks}/{KEY}.lock")
+        assert os.listdir(tree.locks) == []
+
+
+# ---- beside stock Triton, and where an earlier one was killed
+
+
+@pytest.fixture
+def of_stock(tree, stock):
+    """A directory as Triton's own manager leaves it; nobody else has the key."""
+    shutil.rmtree(tree.entry)
+    for view in tree.views:
+        shutil.rmtree(view)
+    manager = stock(tree.view.parent)
+    manager.put_group("add.json", {name: manager.put(data, name) for name, data in KERNEL.items()})
+    return tree
+
+
+class TestStock:
+    def test_it_goes(self, of_stock):
+        (freed,) = remove(KEY, [place(of_stock.view, ours=False)], of_stock.locks)
+        assert freed.files == 4
+        assert of_stock.all_gone()
+
+    def test_one_that_was_adopted_meanwhile_stays(self, of_stock, monkeypatch, stock):
+        """Between the look and the condemning, and after it: then whoever adopts it is told."""
+        files = store.stock_group(str(of_stock.view), "add.json")
+        staged = {name: (path, store.digest_of(path)) for name, path in files.items()}
+        places = [place(of_stock.view, ours=False)]
+
+        def adopt() -> None:
+            with pytest.raises(FileNotFoundError, match="being removed"):
+                store.describe(str(of_stock.view), staged, FACTS)
+
+        with monkeypatch.context() as patch:
+            at_rename(patch, 1, adopt, after=True)
+            with pytest.raises(InUse):
+                remove(KEY, places, of_stock.locks)
+        assert of_stock.whole(of_stock.view)
+        assert not (of_stock.view / CONDEMNED).exists()
+        assert set(stock(of_stock.view.parent).get_group("add.json")) == set(KERNEL)
+        with pytest.raises(InUse):
+            remove(KEY, places, of_stock.locks)
+
+    def test_while_it_goes_neither_triton_nor_we_take_it_for_a_hit(self, of_stock, monkeypatch, stock):
+        seen = []
+
+        def look() -> None:
+            seen.append(stock(of_stock.view.parent).get_group("add.json"))
+            seen.append(store.stock_group(str(of_stock.view), "add.json"))
+
+        with monkeypatch.context() as patch:
+            at_rename(patch, 1, look, after=True)
+            remove(KEY, [place(of_stock.view, ours=False)], of_stock.locks)
+        assert seen == [None, None]
+
+    @pytest.mark.parametrize("number", [1, 2])
+    def test_refused_it_is_as_it_was(self, of_stock, monkeypatch, stock, number):
+        def refuse() -> None:
+            raise OSError(errno.EROFS, os.strerror(errno.EROFS), "there")
+
+        with monkeypatch.context() as patch:
+            at_rename(patch, number, refuse)
+            with pytest.raises(InUse):
+                remove(KEY, [place(of_stock.view, ours=False)], of_stock.locks)
+        assert set(stock(of_stock.view.parent).get_group("add.json")) == set(KERNEL)
+        assert not of_stock.left()
+
+    def test_a_directory_without_a_group_goes_too(self, of_stock):
+        (of_stock.view / GROUP).unlink()
+        remove(KEY, [place(of_stock.view, ours=False)], of_stock.locks)
+        assert of_stock.all_gone()
+
+
+class TestFinish:
+    @pytest.fixture
+    def condemned(self, tree):
+        """Killed after the first rename."""
+        (tree.entry / MANIFEST).rename(tree.entry / CONDEMNED)
+        return tree
+
+    def modified(self, directory: Path) -> float:
+        return directory.lstat().st_mtime
+
+    def test_it_deletes_what_was_condemned_and_leaves_the_views(self, condemned):
+        assert finish(str(condemned.entry), self.modified(condemned.entry), condemned.locks).files == 4
+        assert not condemned.entry.exists()
+        assert all(map(condemned.whole, condemned.views))
+        assert not condemned.left()
+
+    def test_what_was_mended_since_stays(self, condemned):
+        modified = self.modified(condemned.entry)
+        assert condemned.publish(repair=True)
+        with pytest.raises(InUse):
+            finish(str(condemned.entry), modified, condemned.locks)
+        assert condemned.whole(condemned.entry)
+
+    def test_what_is_being_compiled_stays(self, condemned):
+        lock = CompileLock(f"{condemned.locks}/{KEY}.lock")
+        assert lock.try_acquire(sys._getframe(), "add")
+        with pytest.raises(InUse, match="locked"):
+            finish(str(condemned.entry), self.modified(condemned.entry), condemned.locks)
+        lock.release()
+        assert (condemned.entry / CONDEMNED).exists()
+
+    def test_one_that_has_a_manifest_again_is_an_entry_again(self, condemned):
+        shutil.copy2(condemned.entry / CONDEMNED, condemned.entry / MANIFEST)
+        with pytest.raises(InUse, match="an entry again"):
+            finish(str(condemned.entry), self.modified(condemned.entry), condemned.locks)
+        assert condemned.whole(condemned.entry)
+        assert not (condemned.entry / CONDEMNED).exists()
+
+    def test_a_link_in_its_place_stays(self, condemned, tmp_path):
+        condemned.entry.rename(tmp_path / "moved")
+        condemned.entry.symlink_to(tmp_path / "moved")
+        with pytest.raises(InUse):
+            finish(str(condemned.entry), self.modified(condemned.entry), condemned.locks)
+        assert len(os.listdir(tmp_path / "moved")) == 4
+
+    def test_the_view_of_a_file_that_stands_for_itself_has_its_entrys_lock(self, cache, tmp_path):
+        locks, key, name = str(tmp_path / "locks"), "A" * 52, "library.so"
+        os.mkdir(locks)
+        alone = single_key(key, name, "")
+        view = cache.view.parent / key
+        store.publish(
+            str(cache.root), alone, cache.staged({name: b"\x7f"}), Facts(name, None), cache.staging, repair=False
+        )
+        entry = store.entry_path(str(cache.root), alone)
+        assert store.link_view(str(cache.root), entry, str(view), sound(entry, False, 0.0), False)
+        (view / MANIFEST).rename(view / CONDEMNED)
+        lock = CompileLock(f"{locks}/{alone}.lock")
+        assert lock.try_acquire(sys._getframe(), name)
+        with pytest.raises(InUse, match="locked"):
+            finish(str(view), self.modified(view), locks)
+        lock.release()
+        assert finish(str(view), self.modified(view), locks).files == 2
+
+
+@pytest.fixture
+def cache(tmp_path: Path) -> Cache:
+    return Cache(tmp_path)
+
+
+class TestDelete:
+    @pytest.fixture
+    def outside(self, tmp_path):
+        (tmp_path / "outside").mkdir()
+        (tmp_path / "outside/file").write_text("mine")
+        return tmp_path / "outside"
+
+    def test_a_link_goes_and_what_it_leads_to_stays(self, outside, tmp_path):
+        (tmp_path / "link").symlink_to(outside)
+        assert delete(str(tmp_path / "link")).files == 1
+        assert not os.path.lexists(tmp_path / "link")
+        assert (outside / "file").read_text() == "mine"
+
+    def test_links_inside_go_and_what_they_lead_to_stays(self, outside, tmp_path):
+        (tmp_path / "tree/inner").mkdir(parents=True)
+        for name in ("link", "inner/link"):
+            (tmp_path / "tree" / name).symlink_to(outside)
+        (tmp_path / "tree/file").symlink_to(outside / "file")
+        (tmp_path / "tree/nowhere").symlink_to("nowhere")
+        assert delete(str(tmp_path / "tree")).files == 4
+        assert not (tmp_path / "tree").exists()
+        assert (outside / "file").read_text() == "mine"
+
+    def test_what_is_gone_counts_nothing(self, tmp_path):
+        assert delete(str(tmp_path / "absent")) == NOTHING
+
+    def test_two_names_of_one_file_are_freed_once(self, tmp_path):
+        (tmp_path / "tree").mkdir()
+        (tmp_path / "tree/one").write_bytes(bytes(100))
+        os.link(tmp_path / "tree/one", tmp_path / "tree/two")
+        assert delete(str(tmp_path / "tree")) == Freed(2, 200, 100)
+
+    def test_what_vanishes_meanwhile_counts_nothing(self, tmp_path, monkeypatch):
+        (tmp_path / "tree").mkdir()
+        (tmp_path / "tree/one").write_bytes(bytes(100))
+        unlink = os.unlink
+        monkeypatch.setattr(os, "unlink", lambda name, **more: (unlink(name, **more), unlink(name, **more)))
+        assert delete(str(tmp_path / "tree")) == NOTHING
+        assert not (tmp_path / "tree").exists()
+
+    def test_a_fifo_does_not_hang_it(self, tmp_path):
+        os.mkfifo(tmp_path / "fifo")
+        assert delete(str(tmp_path / "fifo")).files == 1
+
+
+# ---- every system call
+
+SCRIPT = """
+import json, os, sys
+def mark(name):
+    try:
+        os.rmdir("/gpucache-marker-" + name)
+    except FileNotFoundError:
+        pass
+"""
+REMOVE = (
+    SCRIPT
+    + """
+from gpucache.removal import Place, remove
+key, locks, *directories = sys.argv[2:]
+places = []
+for path in directories:
+    found = os.lstat(path + "/__entry__.json")
+    places.append(Place(path, (found.st_ino, found.st_mtime_ns), True))
+mark("begin")
+remove(key, places, locks)
+mark("end")
+"""
+)
+
+
+def killed_everywhere(
+    strace: str,
+    base: Path,
+    start: Callable[[Path], list[object]],
+    script: str,
+    check: Callable[[Path, str], None],
+    least: int,
+) -> int:
+    """Kill the script before each of its calls that change the disk or a lock, each time in a new tree.
+
+    ``start`` makes the tree in a directory and says the script's arguments; ``check`` looks at what a kill left.
+    """
+
+    def traced(home: Path, *options: str) -> tuple[subprocess.CompletedProcess[bytes], list[str]]:
+        words, log = start(home), home / "log"
+        command = [strace, "-f", "-o", log, *options, INTERPRETER, "-S", "-c", script, home, *words]
+        done = subprocess.run(command, env=BARE, capture_output=True, check=False, timeout=PATIENCE_S)
+        lines = log.read_text().splitlines()
+        return done, [line for line in lines if line.split()[0] == lines[0].split()[0]]  # not the lock's beat
+
+    def alike(line: str, home: Path) -> str:
+        """A line without its result and what differs from run to run."""
+        line = re.sub(r"(\)? += .*| <unfinished \.\.\.>)$", "", line).replace(str(home), "HOME")
+        line = re.sub(r"(gpucache-new-|gpucache-staging-|tmp\.gpucache-)[\w.-]+|[0-9a-f]{8,}|\d+", "?", line)
+        return " ".join(line.split())
+
+    once = base / "once"
+    done, lines = traced(once, "-e", f"trace={CHANGING}")
+    assert done.returncode == 0, done.stderr
+    points = points_of(lines)
+    assert len(points) >= least
+
+    def kill(point: tuple[str, int, str]) -> tuple[Path, str]:
+        name, number, line = point
+        home = base / f"{name}-{number}"
+        done, lines = traced(home, "-e", f"trace={name}", "-e", f"inject={name}:signal=KILL:when={number}")
+        assert done.returncode in (-signal.SIGKILL, 128 + signal.SIGKILL), (point, done)
+        calls = [seen for seen in lines if re.match(r"\d+ +\w+\(", seen)]
+        assert alike(calls[-1], home) == alike(line, once), "another call was hit"
+        return home, line
+
+    with ThreadPoolExecutor(os.cpu_count()) as pool:
+        for home, line in pool.map(kill, points):
+            check(home, line)
+    return len(points)
+
+
+def whole_or_no_hit(directory: Path, stock: Stock, files: Mapping[str, bytes], line: str) -> None:
+    """What a directory is to the plug-in and to Triton's own manager: an entry with every file, or none."""
+    if not directory.is_dir():
+        return
+    manifest = sound(str(directory), True, 0.0)
+    if manifest is not None:
+        assert manifest["files"].keys() <= files.keys(), line
+    stocks = stock(directory.parent).get_group("add.json") if directory.parents[1].name == "triton" else None
+    for group in (stocks, store.stock_group(str(directory), "add.json")):
+        assert group is None or {"add.json", "add.cubin"} <= group.keys(), line
+        for name, path in (group or {}).items():
+            assert Path(path).read_bytes() == files[name], line
+
+
+def aged(root: Path) -> None:
+    """As if what a kill left had been lying there for hours."""
+    halves = [found.parent for found in root.rglob(CONDEMNED)]
+    for path in [*root.rglob(MANIFEST), *root.rglob(f"{ASIDE}*"), *halves]:
+        os.utime(path, (OLD - 7200, OLD - 7200), follow_symlinks=False)
+
+
+def test_killed_at_any_system_call_the_entry_is_whole_or_none(strace, tmp_path, stock):
+    from gpucache.prune import PrunePolicy, plan
+    from gpucache.report import scan
+
+    def start(home: Path) -> list[object]:
+        tree = Tree(home)
+        return [KEY, tree.locks, *tree.directories]
+
+    def check(home: Path, line: str) -> None:
+        root = home / "root"
+        directories = [Path(store.entry_path(str(root), KEY)), *(root / "triton" / name / KEY for name in "01")]
+        for directory in directories:
+            whole_or_no_hit(directory, stock, dict(KERNEL), line)
+        aged(root)
+        done = plan(scan(str(root)), PrunePolicy(max_entries=0, grace_s=600.0), {}).execute()
+        assert not done.skipped, line
+        assert not any(map(os.path.lexists, directories)), line
+        assert not [stray for stray in scan(str(root)).strays if stray.dead], line
+
+    killed_everywhere(strace, tmp_path, start, REMOVE, check, least=24)
