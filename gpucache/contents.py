@@ -1,0 +1,92 @@
+"""What is wrong with one file of an entry, by itself. Reads only, and leaves no access time (`gpucache.reading`)."""
+
+from __future__ import annotations
+
+import json
+import os
+import stat
+from typing import Any
+
+from gpucache.metadata import Metadata
+from gpucache.reading import quietly, read
+from gpucache.store import Manifest, elf_whole, facts_of
+
+
+def no_file(found: os.stat_result | None) -> str | None:
+    """Why something is no file; None for a file."""
+    if found is None:
+        return "it is not there"
+    if stat.S_ISREG(found.st_mode):
+        return None
+    kind = {stat.S_IFLNK: "symbolic link", stat.S_IFDIR: "directory", stat.S_IFIFO: "FIFO"}
+    return f"a {kind.get(stat.S_IFMT(found.st_mode), 'device or socket')} is in its place"
+
+
+def manifest_of(path: str) -> Manifest | None:
+    """A manifest that leads nowhere else; None where it cannot be understood.
+
+    Raises:
+        OSError: it cannot be read.
+    """
+    text = read(path)
+    try:
+        said: Any = json.loads(text)
+        facts = facts_of(said)
+        files = said["files"]
+        whole = said["version"] == 1 and bool(files) and all(map(_plain, files)) and all(map(_facts, files.values()))
+        known = isinstance(facts.kernel, str) and isinstance(facts.tag, str)
+        return said if whole and known and (facts.group is None or facts.group in files) else None
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
+        return None
+
+
+def children_of(path: str) -> dict[str, str] | None:
+    """The names and paths in a group file; None where it is none.
+
+    Raises:
+        OSError: it cannot be read.
+    """
+    text = read(path)
+    try:
+        children = json.loads(text)["child_paths"]
+        whole = all(_plain(name) and isinstance(where, str) for name, where in children.items())
+        return children if whole and children else None
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
+        return None
+
+
+def complaint(path: str, metadata: bool, binary: bool) -> tuple[str, str] | None:
+    """What is wrong with a file of a kernel or a file that stands for itself: a code and a fact.
+
+    Raises:
+        OSError: it cannot be read.
+    """
+    if metadata:
+        try:
+            Metadata.parse(read(path))
+        except ValueError as error:
+            return "metadata-torn", str(error)
+        return None
+    if path.endswith(".autotune.json"):
+        return None if _timings(read(path)) else ("autotune-torn", "it does not parse, or has no timings")
+    if binary and not elf_whole(path, quietly):
+        size = os.lstat(path).st_size
+        return "binary-cut", f"it has {size} bytes, less than its ELF header says" if size else "it is empty"
+    return None
+
+
+def _timings(text: bytes) -> bool:
+    try:
+        said = json.loads(text)
+    except (ValueError, RecursionError):
+        return False
+    return isinstance(said, dict) and "configs_timings" in said
+
+
+def _facts(value: object) -> bool:
+    return isinstance(value, list) and [type(part) for part in value] == [int, int, str]
+
+
+def _plain(name: object) -> bool:
+    """Whether it is a file's name, and no way out of the directory."""
+    return isinstance(name, str) and name not in ("", ".", "..") and not {"/", "\0"} & set(name)
