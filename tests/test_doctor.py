@@ -1,0 +1,1013 @@
+from __future__ import annotations
+
+import ast
+import json
+import os
+import shlex
+import shutil
+import signal
+import stat
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from test_compile_lock import HOLDER, running
+from test_fs import holder
+from test_vetting import ADA, BOB, acting_as, link, tree
+
+from gpucache import DeviceCacheRegistry, discovery, fs, mounts, nodes, paths, strays
+from gpucache.doctor import CODES, examine
+from gpucache.findings import Finding
+from gpucache.launch import launch_environ
+from gpucache.store import MANIFEST, entry_path
+
+Mount = Callable[..., Path]
+Put = Callable[[str], None]
+Findings = tuple[Finding, ...]
+
+EIGHT = "[gpu]\n" * 8
+KEY = "K" * 52
+HOUR_S = 3600
+
+
+@pytest.fixture(autouse=True)
+def dev(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A /dev and a temporary directory of this test's own; and it is no Jetson."""
+    for name in ("dev", "tmp"):
+        (tmp_path / name).mkdir()
+    monkeypatch.setattr(nodes, "DEV", str(tmp_path / "dev"))
+    monkeypatch.setattr(nodes, "PROC", str(tmp_path / "dev" / "proc"))
+    monkeypatch.setattr(discovery, "_TEGRA_MARKS", ())
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / "tmp"))
+    return tmp_path / "dev"
+
+
+@pytest.fixture
+def put(on_machine: Put) -> Put:
+    """The machine under this process: eight healthy GPUs until another one is put there."""
+    on_machine(EIGHT)
+    return on_machine
+
+
+@pytest.fixture
+def root(tmp_path: Path, put: Put) -> str:
+    """A provisioned root."""
+    return provisioned(tmp_path / "root")
+
+
+def provisioned(root: Path | str, **environ: str) -> str:
+    DeviceCacheRegistry(root, environ=environ).provision()
+    return str(root)
+
+
+def healthy(root: str, **changed: str) -> dict[str, str]:
+    """The environment of a process under `gpucache run --plugin`, with what a test changes in it."""
+    variables = {
+        "GPUCACHE_DIR": root,
+        "TORCHINDUCTOR_CACHE_DIR": root,
+        "TRITON_CACHE_DIR": f"{root}/triton/0",
+        "TRITON_CACHE_MANAGER": paths.OUR_MANAGER,
+    }
+    return variables | changed
+
+
+def look(root: str, **changed: str) -> Findings:
+    return sound(examine(root, healthy(root, **changed)))
+
+
+def sound(found: Findings) -> Findings:
+    for finding in found:
+        assert finding.code in CODES
+        assert finding.level in ("error", "warning")
+        assert all(finding.as_json().values()), finding
+    return found
+
+
+def codes(found: Findings) -> list[str]:
+    return [finding.code for finding in found]
+
+
+def told(found: Findings, code: str, level: str) -> Finding:
+    """The one finding of this code."""
+    (finding,) = [finding for finding in found if finding.code == code]
+    assert finding.level == level
+    return finding
+
+
+def silent(found: Findings, *unwanted: str) -> None:
+    assert not set(unwanted) - CODES.keys()
+    assert not set(unwanted).intersection(codes(found)), found
+
+
+def lock_file(root: str, name: str = KEY) -> Path:
+    return Path(paths.own(root, "locks", f"{name}.lock"))
+
+
+def record_file(root: str) -> Path:
+    return Path(paths.record_path(root, paths.host_name()))
+
+
+def aged(path: Path | str, seconds: float) -> None:
+    os.utime(path, (time.time() - seconds,) * 2)
+
+
+# ---- the whole
+
+
+def in_memory(root: str) -> set[str]:
+    """What is told of any root where the tests' own directory is in memory."""
+    return {"tmpfs"} if mounts.file_system(root) == "tmpfs" else set()
+
+
+def test_of_a_healthy_machine_there_is_nothing_to_tell(root):
+    assert set(codes(look(root))) == in_memory(root)
+
+
+def test_of_what_run_sets_up_there_is_nothing_to_tell(tmp_path, put):
+    root = str(tmp_path / "root")
+    environ, _ = launch_environ({}, device=3, root=root, plugin=True)
+    assert set(codes(sound(examine(root, environ)))) == in_memory(root)
+
+
+def test_a_device_in_a_container_with_its_own_gpu_is_healthy(root, put, dev):
+    """The process is pinned by UUID, which no renumbering touches."""
+    (dev / "nvidia5").touch()
+    uuid = next(uuid for uuid, name in names(root).items() if name == "5")
+    put(f"[gpu]\nuuid = {uuid}\n")
+    found = look(root, GPUCACHE_DEVICE=uuid, TRITON_CACHE_DIR=f"{root}/triton/5")
+    assert set(codes(found)) == in_memory(root)
+
+
+def names(root: str) -> dict[str, str]:
+    return {os.path.basename(uuid): os.path.basename(path) for uuid, path in registry(root).directories.items()}
+
+
+def registry(root: str) -> DeviceCacheRegistry:
+    return DeviceCacheRegistry(root, environ={})
+
+
+def test_every_code_has_a_test_that_brings_it_about_and_one_that_does_not():
+    for helper in ("told", "silent"):
+        assert CODES.keys() - mentioned(helper) == set(), helper
+
+
+def mentioned(helper: str) -> set[str]:
+    """Every text in those tests of this file that call the helper."""
+    texts: set[str] = set()
+    for node in ast.walk(ast.parse(Path(__file__).read_text())):
+        if isinstance(node, ast.FunctionDef) and node.name.startswith("test_"):
+            inner = list(ast.walk(node))
+            if any(isinstance(one, ast.Name) and one.id == helper for one in inner):
+                texts |= {one.value for one in inner if isinstance(one, ast.Constant) and isinstance(one.value, str)}
+    return texts
+
+
+def test_a_code_is_explained_in_one_line():
+    assert all(meaning and "\n" not in meaning for meaning in CODES.values())
+
+
+def test_looking_changes_nothing(root, tmp_path):
+    """But for the times of the temporary directory, where a file was for an instant."""
+
+    def state() -> dict[str, tuple[int, ...]]:
+        found = tree(tmp_path)
+        del found[paths.own(root, "tmp")]
+        return found
+
+    before = state()
+    look(root)
+    assert state() == before
+    assert os.listdir(paths.own(root, "tmp")) == []
+
+
+def test_a_root_that_is_not_there_is_not_made(tmp_path, put):
+    before = tree(tmp_path)
+    look(str(tmp_path / "no" / "root"))
+    assert tree(tmp_path) == before
+
+
+EXAMINE = """
+import json, os, sys
+from gpucache import discovery
+from gpucache.doctor import examine
+discovery._TEGRA_MARKS = ()
+found = examine(sys.argv[1], dict(os.environ))
+assert "libcuda" not in open("/proc/self/maps").read(), "CUDA does not belong here"
+assert not {"torch", "triton"} & sys.modules.keys()
+print(json.dumps([finding.as_json() for finding in found]))
+"""
+
+
+@pytest.fixture
+def elsewhere(python: Callable[..., Any]) -> Callable[..., Findings]:
+    """Look in a process of its own."""
+
+    def look(root: str, env: dict[str, str]) -> Findings:
+        done = python(EXAMINE, root, env=env)
+        assert done.returncode == 0, done.stderr
+        return sound(tuple(Finding(**value) for value in json.loads(done.stdout)))
+
+    return look
+
+
+# ---- the machine
+
+
+@pytest.mark.parametrize(
+    ("machine", "code", "fix"),
+    [
+        ("init_error = 18\n", "gpu-version-mismatch", "reboot, or reload the nvidia modules"),
+        ("init_error = 4\n", "gpu-no-permission", "access to /dev/nvidiactl"),
+        ("init_error = 17\n", "gpu-no-permission", "cgroup or container"),
+        ("init_error = 999\n", "gpu-error", "nvidia-smi"),
+        ("all_lost", "gpu-error", "reset or reboot"),
+    ],
+)
+def test_a_sick_node_is_told_with_the_way_out(root, put, machine, code, fix):
+    silent(look(root), code)
+    put(machine)
+    found = look(root, CUDA_VISIBLE_DEVICES="0")
+    assert fix in told(found, code, "error").fix
+    assert set(codes(found)) == {code} | in_memory(root), "of devices that nobody knows nothing else is told"
+
+
+def test_an_nvml_that_hangs_is_told(root, elsewhere, machine):
+    found = elsewhere(root, machine("init_sleep_ms = -1\n") | healthy(root, GPUCACHE_NVML_TIMEOUT_S="0.1"))
+    assert told(found, "gpu-timeout", "error").fact == "NVML did not answer within 0.1 s"
+
+
+def test_an_nvml_that_answers_is_not_told(root, elsewhere, machine):
+    found = elsewhere(root, machine(EIGHT) | healthy(root))
+    silent(found, "gpu-timeout", "gpu-wrong-bindings")
+
+
+def test_old_bindings_are_told(root, elsewhere, machine, tmp_path):
+    (tmp_path / "old" / "pynvml").mkdir(parents=True)
+    (tmp_path / "old" / "pynvml" / "__init__.py").write_text("def nvmlInit(): pass\n")
+    found = elsewhere(root, machine(EIGHT) | healthy(root, PYTHONPATH=str(tmp_path / "old")))
+    finding = told(found, "gpu-wrong-bindings", "error")
+    assert str(tmp_path / "old" / "pynvml") in finding.fact
+    assert finding.fix.startswith("pip uninstall pynvml")
+
+
+def test_without_a_gpu_the_fakes_are_told_with_the_reason(root, put):
+    silent(look(root), "fake-devices")
+    put("init_error = 9\n")
+    found = look(root, CUDA_VISIBLE_DEVICES="0,1,2")
+    silent(found, "record-outdated")
+    finding = told(found, "fake-devices", "warning")
+    assert finding.fact.startswith("the devices are fake: NVML: Driver Not Loaded (code 9)")
+    assert finding.fix == "load the NVIDIA kernel module"
+
+
+def test_fakes_that_were_asked_for_are_told_too(root):
+    finding = told(look(root, GPUCACHE_FAKE_DEVICES="2"), "fake-devices", "warning")
+    assert (finding.subject, finding.fact) == (
+        "GPUCACHE_FAKE_DEVICES",
+        "the devices are fake: GPUCACHE_FAKE_DEVICES is set to 2",
+    )
+
+
+def test_a_lost_gpu_among_healthy_ones_is_an_error(root, put):
+    silent(look(root), "gpu-lost")
+    put("[gpu]\n[gpu]\nerror.nvmlDeviceGetHandleByIndex_v2 = GPU_IS_LOST\n")
+    finding = told(look(root), "gpu-lost", "error")
+    assert (finding.subject, finding.fact) == ("GPU 1", "GPU is lost (NVML's code 15)")
+    assert "reset or reboot" in finding.fix
+
+
+def test_a_gpu_that_this_process_may_not_open_is_not_lost(root, put):
+    put("[gpu]\n[gpu]\nerror.nvmlDeviceGetHandleByIndex_v2 = NO_PERMISSION\n")
+    silent(look(root), "gpu-lost")
+
+
+@pytest.mark.parametrize("mask", [None, "3,1", "GPU-fa000002"])
+def test_a_mask_of_which_every_token_counts_is_not_told(root, mask):
+    silent(look(root, **{"CUDA_VISIBLE_DEVICES": mask} if mask else {}), "mask-cut")
+
+
+@pytest.mark.parametrize(
+    ("mask", "level", "why"),
+    [
+        ("0,1,8,2", "warning", "'8' names none of the 8 GPUs: the list ends before it"),
+        ("0,one", "warning", "'one' is not a number"),
+        ("", "warning", "CUDA_VISIBLE_DEVICES is empty: no device"),
+        ("-1", "warning", "'-1' names none"),
+        ("NoDevFiles", "warning", "'NoDevFiles' is not a number"),
+        ("0,0", "error", "'0' names a GPU again: CUDA then shows none at all"),
+        ("GPU-nowhere", "error", "'GPU-nowhere' names no device"),
+    ],
+)
+def test_a_mask_that_cuda_cuts_short_is_told(root, mask, level, why):
+    """As an error where nothing is left, unless the mask plainly means that."""
+    found = look(root, CUDA_VISIBLE_DEVICES=mask)
+    finding = told(found, "mask-cut", level)
+    assert finding.fact.startswith(f"{mask!r}: {why}")
+
+
+def test_a_mask_says_nothing_where_the_one_device_is_made_up(root, put):
+    put("init_error = 9\n")
+    silent(look(root, CUDA_VISIBLE_DEVICES="0,1"), "mask-cut")
+    told(look(root, CUDA_VISIBLE_DEVICES="0,1", GPUCACHE_FAKE_DEVICES="1"), "mask-cut", "warning")
+
+
+class TestOrder:
+    """Two different GPUs, which CUDA may count in either order."""
+
+    FIRST, SECOND = "aaaaaaaa000040008000000000000000", "bbbbbbbb000040008000000000000001"
+    INSTANCES = ("11111111df4c5451979d3231ccb0822e", "22222222c95f5ef2a935195bd0094fbd")
+
+    @pytest.fixture
+    def mixed(self, tmp_path: Path, put: Put) -> str:
+        put("mixed")
+        return str(tmp_path / "mixed")
+
+    def asked(self, root: str, machine: Any, python: Any, name: str = "mixed", **answer: str) -> None:
+        """Provision in a process that has a libcuda to ask."""
+        code = "import sys; from gpucache import DeviceCacheRegistry; DeviceCacheRegistry(sys.argv[1]).provision()"
+        done = python(code, root, env=machine(name) | answer)
+        assert done.returncode == 0, done.stderr
+
+    def test_an_order_that_was_never_asked_for_is_told(self, mixed):
+        finding = told(look(mixed), "order-guess", "warning")
+        assert "it has not been asked" in finding.fact
+        assert finding.fix.startswith(f"run `gpucache provision --root {mixed}`, which asks it once; or set CUDA_DEV")
+
+    def test_an_order_that_libcuda_did_not_tell_is_told(self, mixed, machine, python):
+        self.asked(mixed, machine, python, FAKECUDA_INIT="100")
+        finding = told(look(mixed), "order-guess", "warning")
+        assert finding.fact.startswith("libcuda did not say in which order")
+        assert finding.fix.startswith("set CUDA_DEVICE_ORDER=PCI_BUS_ID, or name devices by UUID")
+
+    def test_an_order_that_is_on_record_is_no_guess_but_not_nvidia_smis(self, mixed, machine, python):
+        self.asked(mixed, machine, python, FAKECUDA_UUIDS=f"{self.SECOND},{self.FIRST}")
+        found = look(mixed)
+        silent(found, "order-guess")
+        finding = told(found, "mixed-gpus", "warning")
+        assert finding.fact.startswith("NVIDIA A100-SXM4-80GB, NVIDIA H200: CUDA counts fastest first; ")
+        assert finding.fact.endswith("are nvidia-smi's 1, 0")
+
+    @pytest.mark.parametrize(
+        "way_out",
+        [
+            {"CUDA_DEVICE_ORDER": "PCI_BUS_ID"},
+            {"CUDA_VISIBLE_DEVICES": "GPU-bbbbbbbb,GPU-aaaaaaaa"},
+        ],
+        ids=str,
+    )
+    @pytest.mark.parametrize("asked", [False, True])
+    def test_both_ways_out_work(self, mixed, machine, python, way_out, asked):
+        if asked:
+            self.asked(mixed, machine, python, FAKECUDA_UUIDS=f"{self.SECOND},{self.FIRST}")
+        silent(look(mixed, **way_out), "order-guess", "mixed-gpus", "mask-cut")
+
+    def test_looking_asks_neither_libcuda_nor_a_child(self, mixed, elsewhere, machine):
+        env = machine("mixed") | healthy(mixed, FAKECUDA_UUIDS=f"{self.SECOND},{self.FIRST}")
+        told(elsewhere(mixed, env), "order-guess", "warning")
+
+    def test_gpus_of_one_kind_are_not_mixed_where_mig_needs_libcudas_order(self, tmp_path, put, machine, python):
+        root = str(tmp_path / "mig")
+        self.asked(root, machine, python, "mig", FAKECUDA_UUIDS=",".join((*self.INSTANCES, self.FIRST)))
+        put("mig")
+        silent(look(root), "order-guess", "mixed-gpus")
+
+    def test_equal_gpus_are_counted_alike(self, root):
+        silent(look(root), "order-guess", "mixed-gpus")
+
+
+# ---- the record
+
+
+def test_a_root_that_is_not_there_is_told_once(tmp_path, put, root):
+    silent(look(root), "root-missing", "record-missing")
+    finding = told(look(str(tmp_path / "no root")), "root-missing", "warning")
+    assert finding.fix == f"run `gpucache provision --root '{tmp_path}/no root'`"
+    silent(look(str(tmp_path / "no root")), "record-missing", "unreadable", "not-writable")
+
+
+def test_a_missing_record_is_told_and_provisioning_helps(root):
+    record_file(root).rename(record_file(root).with_name("other.json"))
+    finding = told(look(root), "record-missing", "warning")
+    assert finding.fact == f"there is no record of host {paths.host_name()} (only of other)"
+    provisioned(root)
+    silent(look(root), "record-missing")
+
+
+@pytest.mark.parametrize("length", [0, 1, 200, -2])
+def test_a_torn_record_is_told_and_provisioning_helps(root, length):
+    record_file(root).write_bytes(record_file(root).read_bytes()[:length])
+    finding = told(look(root), "record-unusable", "error")
+    assert finding.fact.startswith("the record cannot be understood")
+    provisioned(root)
+    silent(look(root), "record-unusable")
+
+
+def test_another_hosts_record_under_our_name_is_told(root):
+    ours = json.dumps(paths.host_name()).encode()
+    record_file(root).write_bytes(record_file(root).read_bytes().replace(ours, b'"elsewhere"'))
+    assert "this is the record of host elsewhere" in told(look(root), "record-unusable", "error").fact
+
+
+def test_a_record_of_fakes_is_told_where_there_is_a_driver(tmp_path, put, dev):
+    root = provisioned(tmp_path / "root", GPUCACHE_FAKE_DEVICES="2")
+    silent(look(root), "record-fake")
+    (dev / "nvidiactl").touch()
+    silent(look(root, GPUCACHE_FAKE_DEVICES="2"), "record-fake")
+    told(look(root), "record-fake", "error")
+    provisioned(root)
+    silent(look(root), "record-fake")
+
+
+def test_other_gpus_than_those_on_record_are_told(root, dev):
+    for minor in range(8):
+        (dev / f"nvidia{minor}").touch()
+    silent(look(root), "record-mismatch")
+    (dev / "nvidia7").unlink()
+    finding = told(look(root), "record-mismatch", "warning")
+    assert "this process does not see just the 8 GPUs on record" in finding.fact
+    silent(look(root, CUDA_VISIBLE_DEVICES="GPU-fa000001"), "record-mismatch")
+
+
+def test_devices_that_are_new_are_told_and_provisioning_helps(root, put):
+    silent(look(root), "record-outdated")
+    put("[gpu]\n" * 9)
+    finding = told(look(root), "record-outdated", "warning")
+    assert "GPU-fa000008-0000-4000-8000-000000000008" in finding.fact
+    provisioned(root)
+    silent(look(root), "record-outdated")
+
+
+def test_a_pin_that_is_not_on_record_is_told(root):
+    silent(look(root, GPUCACHE_DEVICE="GPU-fa000000-0000-4000-8000-000000000000"), "pin-unknown")
+    finding = told(look(root, GPUCACHE_DEVICE="GPU-gone"), "pin-unknown", "error")
+    assert finding.fact == "GPUCACHE_DEVICE=GPU-gone is not on record"
+
+
+def test_a_pin_that_is_not_on_a_record_of_fakes_is_told(tmp_path, put):
+    root = provisioned(tmp_path / "root", GPUCACHE_FAKE_DEVICES="2")
+    told(look(root, GPUCACHE_DEVICE="GPU-gone"), "pin-unknown", "error")
+
+
+# ---- the environment
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "GPUCACHE_DISABLE",
+        "GPUCACHE_TRUST_UIDS",
+        "GPUCACHE_TRUST_WORLD_WRITABLE",
+        "GPUCACHE_FAKE_DEVICES",
+        "GPUCACHE_NVML_TIMEOUT_S",
+    ],
+)
+def test_a_value_that_makes_no_sense_is_told_and_the_rest_examined(root, name):
+    found = look(root, **{name: "nonsense", "CUDA_VISIBLE_DEVICES": "0,0"})
+    finding = told(found, "bad-value", "error")
+    assert (finding.subject, finding.fix) == (name, f"correct or unset {name}")
+    assert finding.fact.startswith(f"{name}='nonsense' is not ")
+    told(found, "mask-cut", "error")
+
+
+def test_several_such_values_are_all_told(root):
+    found = look(root, GPUCACHE_TRUST_UIDS="ada", GPUCACHE_TRUST_WORLD_WRITABLE="yes", GPUCACHE_DISABLE="off")
+    assert codes(found)[:3] == ["bad-value"] * 3
+
+
+@pytest.mark.parametrize("value", ["", "0"])
+def test_values_that_turn_nothing_on_are_not_told(root, value):
+    names = ("SHARE", "VERIFY", "REQUIRE_HIT", "STALL_TIMEOUT_S", "LOCK_TIMEOUT_S", "STAMP_S", "DISABLE", "TRUST_UIDS")
+    silent(look(root, **{f"GPUCACHE_{name}": value for name in names}), "bad-value", "ignored-value")
+
+
+def test_values_that_make_sense_are_not_told(root):
+    values = {
+        "SHARE": "1",
+        "VERIFY": "always",
+        "STAMP_S": "1e3",
+        "MAX_SIZE": "20GiB",
+        "LOG": "Debug",
+        "TRUST_UIDS": "7",
+    }
+    silent(look(root, **{f"GPUCACHE_{name}": value for name, value in values.items()}), "bad-value", "ignored-value")
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("GPUCACHE_SHARE", "yes"),
+        ("GPUCACHE_VERIFY", "1"),
+        ("GPUCACHE_REQUIRE_HIT", "true"),
+        ("GPUCACHE_STALL_TIMEOUT_S", "30s"),
+        ("GPUCACHE_STALL_TIMEOUT_S", "nan"),
+        ("GPUCACHE_LOCK_TIMEOUT_S", "-1"),
+        ("GPUCACHE_STAMP_S", "inf"),
+        ("GPUCACHE_MAX_SIZE", "lots"),
+        ("GPUCACHE_LOG", "loud"),
+    ],
+)
+def test_a_value_that_the_plugin_ignores_is_told(root, name, value):
+    finding = told(look(root, **{name: value}), "ignored-value", "warning")
+    assert finding.subject == name
+    assert finding.fact.startswith(f"{name}={value!r} is not ")
+
+
+def relaunched(root: str, **changed: str) -> Findings:
+    """The findings in the environment that `gpucache run --force` makes of this one."""
+    environ, _ = launch_environ(healthy(root, **changed), device=0, force=True, root=root)
+    return sound(examine(root, environ))
+
+
+@pytest.mark.parametrize(
+    ("name", "consequence"),
+    [("TRITON_CACHE_DIR", "raises an exception"), ("TORCHINDUCTOR_CACHE_DIR", "caches in the current directory")],
+)
+def test_an_empty_cache_directory_is_told_and_run_helps(root, name, consequence):
+    silent(look(root), "cache-dir-empty")
+    finding = told(look(root, **{name: ""}), "cache-dir-empty", "error")
+    assert finding.subject == name
+    assert consequence in finding.fact
+    silent(relaunched(root, **{name: ""}), "cache-dir-empty")
+
+
+CACHE_VARIABLES = ("GPUCACHE_DIR", "TORCHINDUCTOR_CACHE_DIR", "TRITON_CACHE_DIR")
+
+
+@pytest.mark.parametrize("name", CACHE_VARIABLES)
+def test_blanks_around_a_cache_directory_are_told(root, name):
+    silent(look(root), "cache-dir-blanks")
+    found = look(root, **{name: " /scratch/cache "})
+    finding = told(found, "cache-dir-blanks", "warning")
+    assert (finding.subject, finding.fix) == (name, f"set {name}=/scratch/cache")
+    silent(found, "cache-dir-relative")
+    assert told(look(root, **{name: " "}), "cache-dir-blanks", "warning").fix == f"unset {name}"
+
+
+@pytest.mark.parametrize("name", CACHE_VARIABLES)
+def test_a_relative_cache_directory_is_told(root, name):
+    silent(look(root), "cache-dir-relative")
+    finding = told(look(root, **{name: "cache"}), "cache-dir-relative", "warning")
+    assert finding.subject == name
+    assert finding.fact.startswith("'cache' is another directory for each process")
+
+
+def test_of_cache_directories_that_are_not_set_nothing_is_told(root):
+    found = sound(examine(root, {}))
+    silent(found, "cache-dir-empty", "cache-dir-blanks", "cache-dir-relative", "triton-dir-hijacked")
+
+
+@pytest.mark.parametrize("where", ["other/triton/3", "other/triton/1.2/", "other/triton/None"])
+def test_a_directory_of_another_root_is_told_and_run_helps(root, tmp_path, where):
+    silent(look(root), "triton-dir-hijacked")
+    finding = told(look(root, TRITON_CACHE_DIR=f"{tmp_path}/{where}"), "triton-dir-hijacked", "warning")
+    assert f"is in another root, {tmp_path}/other, and the root is {root}" in finding.fact
+    silent(relaunched(root, TRITON_CACHE_DIR=f"{tmp_path}/{where}"), "triton-dir-hijacked", "triton-dir-other-device")
+
+
+def test_torchs_default_directory_is_told(root):
+    default = paths.default_root({})
+    for where in (f"{default}/triton/0", default):
+        finding = told(look(root, TRITON_CACHE_DIR=where), "triton-dir-hijacked", "warning")
+        assert f"is in torch's default directory, {default}" in finding.fact
+
+
+@pytest.mark.parametrize("where", ["my/kernels", "kernels/3", "triton/cache", "triton"])
+def test_a_directory_of_the_users_choice_is_not_told(root, tmp_path, where):
+    silent(look(root, TRITON_CACHE_DIR=f"{tmp_path}/{where}"), "triton-dir-hijacked")
+
+
+def test_a_root_reached_through_a_link_is_not_another_one(root, tmp_path):
+    (tmp_path / "link").symlink_to(root)
+    silent(look(root, TRITON_CACHE_DIR=f"{tmp_path}/link/triton/0"), "triton-dir-hijacked")
+    silent(look(f"{tmp_path}/link", TRITON_CACHE_DIR=f"{root}/triton/0"), "triton-dir-hijacked")
+
+
+def test_another_devices_directory_than_the_pinned_ones_is_told_and_run_helps(root):
+    pin = {"GPUCACHE_DEVICE": "GPU-fa000002-0000-4000-8000-000000000002"}
+    silent(look(root, TRITON_CACHE_DIR=f"{root}/triton/2", **pin), "triton-dir-other-device")
+    finding = told(look(root, TRITON_CACHE_DIR=f"{root}/triton/1", **pin), "triton-dir-other-device", "warning")
+    assert finding.fix.startswith(f"set TRITON_CACHE_DIR={root}/triton/2, or start the program under `gpucache run")
+    silent(relaunched(root, TRITON_CACHE_DIR=f"{root}/triton/1", **pin), "triton-dir-other-device")
+
+
+@pytest.mark.parametrize(
+    ("value", "who"), [("", "it is not set"), ("theirs:Manager", "Triton's cache belongs to theirs:Manager")]
+)
+def test_another_manager_than_ours_is_told_and_run_helps(root, value, who):
+    silent(look(root), "plugin-inactive")
+    found = look(root, TRITON_CACHE_MANAGER=value)
+    assert told(found, "plugin-inactive", "warning").fact.startswith(who)
+    environ, _ = launch_environ(healthy(root, TRITON_CACHE_MANAGER=value), force=bool(value), plugin=True)
+    silent(examine(root, environ), "plugin-inactive")
+
+
+def test_switches_that_turn_us_off_are_told(root):
+    silent(look(root), "disabled", "not-sharing")
+    found = look(root, GPUCACHE_DISABLE="1", GPUCACHE_SHARE="0")
+    assert told(found, "disabled", "warning").fix == "unset GPUCACHE_DISABLE"
+    assert told(found, "not-sharing", "warning").fix == "unset GPUCACHE_SHARE"
+
+
+def install(directory: Path, version: str) -> None:
+    (directory / "triton.dist-info").mkdir(parents=True)
+    (directory / "triton.dist-info" / "METADATA").write_text(f"Metadata-Version: 2.1\nName: triton\n{version}\n")
+
+
+@pytest.mark.parametrize("version", ["3.1.0", "3.10.0", "2.99", "4.0.0+git1234", "unknown"])
+def test_a_triton_that_was_not_tested_is_told(root, tmp_path, monkeypatch, version):
+    install(tmp_path / "site", f"Version: {version}")
+    monkeypatch.syspath_prepend(tmp_path / "site")
+    finding = told(look(root), "triton-untested", "warning")
+    assert finding.fact == f"Triton {version} is installed; the plug-in was tested with 3.2 to 3.9"
+    assert finding.fix.startswith("pip install 'triton>=3.2,<3.10'")
+
+
+def test_a_triton_that_does_not_say_its_version_is_told(root, tmp_path, monkeypatch):
+    install(tmp_path / "site", "Summary: broken")
+    monkeypatch.syspath_prepend(tmp_path / "site")
+    told(look(root), "triton-untested", "warning")
+
+
+@pytest.mark.parametrize("version", ["3.2.0", "3.4", "3.9.1+git"])
+def test_a_triton_that_was_tested_is_not_told(root, tmp_path, monkeypatch, version):
+    install(tmp_path / "site", f"Version: {version}")
+    monkeypatch.syspath_prepend(tmp_path / "site")
+    silent(look(root), "triton-untested")
+
+
+def test_without_a_triton_none_is_told(root, monkeypatch):
+    look(root)  # everything is imported
+    monkeypatch.setattr(sys, "path", [])
+    silent(look(root), "triton-untested")
+
+
+# ---- who may write
+
+
+@pytest.mark.root
+@pytest.mark.usefixtures("as_root")
+class TestWhoMayWrite:
+    INNER = ("triton", "triton/5", "gpucache/v1", "gpucache/v1/devices", "gpucache/v1/locks", "gpucache/v1/store")
+
+    @pytest.mark.parametrize("which", ["", *INNER])
+    def test_what_belongs_to_another_user_is_told(self, root, which):
+        path = os.path.join(root, which).rstrip("/")
+        os.makedirs(path, exist_ok=True)
+        silent(look(root), "unsafe-directory")
+        os.chown(path, BOB, BOB)
+        found = look(root)
+        finding = told(found, "unsafe-directory", "error")
+        assert finding.subject == path
+        assert finding.fact.startswith(f"belongs to uid {BOB}, not to uid 0")
+        assert f"GPUCACHE_TRUST_UIDS={BOB}" in finding.fix
+        silent(look(root, GPUCACHE_TRUST_UIDS=str(BOB)), "unsafe-directory")
+
+    @pytest.mark.parametrize("which", ["", *INNER])
+    def test_what_everybody_may_write_is_told(self, root, which):
+        path = os.path.join(root, which).rstrip("/")
+        os.makedirs(path, exist_ok=True)
+        os.chmod(path, 0o777)
+        found = look(root)
+        assert told(found, "unsafe-directory", "error").subject == path
+        os.chmod(path, 0o700)
+        silent(look(root), "unsafe-directory")
+
+    def test_a_foreign_link_on_the_way_is_told(self, root, tmp_path):
+        link(tmp_path / "link", root, BOB)
+        assert told(look(str(tmp_path / "link")), "unsafe-directory", "error").subject == f"{tmp_path}/link"
+
+    def test_a_foreign_record_is_told_and_not_believed(self, root):
+        os.chown(record_file(root), BOB, BOB)
+        found = look(root)
+        assert told(found, "unsafe-directory", "error").subject == str(record_file(root))
+        silent(found, "record-missing", "record-unusable", "pin-unknown")
+
+    def test_in_an_unsafe_root_no_probe_is_made(self, root):
+        os.chmod(root, 0o777)
+        before = tree(Path(root))
+        look(root)
+        assert tree(Path(root)) == before
+
+    def test_a_root_that_a_user_may_only_read_is_told(self, everyones, put):
+        root = provisioned(everyones / "root")
+        for path in (Path(root), *Path(root).rglob("*")):
+            path.chmod(0o755 if path.is_dir() else 0o644)
+        silent(look(root), "not-writable", "unreadable")
+        with acting_as(ADA):
+            found = look(root)
+        finding = told(found, "not-writable", "warning")
+        assert finding.fact.startswith(f"this user may not write {root}")
+        silent(found, "unreadable", "unsafe-directory")
+
+    def test_a_root_that_a_user_cannot_reach_is_told(self, everyones, put):
+        (everyones / "closed").mkdir(mode=0o700)
+        root = provisioned(everyones / "closed" / "root")
+        look(root)  # everything is imported
+        with acting_as(ADA):
+            found = look(root)
+        told(found, "unreadable", "warning")
+        silent(found, "broken-path")
+
+    def test_what_a_user_may_not_look_at_is_told_and_the_rest_examined(self, everyones, put):
+        root = provisioned(everyones / "root")
+        look(root)  # everything is imported
+        with acting_as(ADA):
+            found = look(root)
+        assert told(found, "unreadable", "warning").subject == root
+        for path in (Path(root), *Path(root).rglob("*")):
+            path.chmod(0o755 if path.is_dir() else 0o644)
+        os.chmod(paths.own(root, "locks"), 0o700)
+        with acting_as(ADA):
+            found = look(root)
+        finding = told(found, "unreadable", "warning")
+        assert (finding.subject, finding.fact) == (paths.own(root, "locks"), "Permission denied")
+        told(found, "not-writable", "warning")
+
+
+def test_a_root_that_a_group_may_write_is_told(root):
+    silent(look(root), "group-writable")
+    os.chmod(root, 0o775)
+    finding = told(look(root), "group-writable", "warning")
+    assert finding.fact == f"everybody in group {os.stat(root).st_gid} may write it (mode 0775)"
+    subprocess.run(finding.fix.partition(",")[0], shell=True, check=True)
+    assert stat.S_IMODE(os.stat(root).st_mode) == 0o755
+    silent(look(root), "group-writable")
+
+
+@pytest.mark.parametrize("which", ["", "triton", "triton/3", "gpucache", "gpucache/v1/locks"])
+def test_a_file_in_the_way_is_told_once(root, which):
+    silent(look(root), "broken-path")
+    path = os.path.join(root, which).rstrip("/")
+    shutil.rmtree(path)
+    Path(path).write_text("mine")
+    finding = told(look(root), "broken-path", "error")
+    assert (finding.subject, finding.fact) == (path, "Not a directory")
+    assert Path(path).read_text() == "mine"
+
+
+@pytest.mark.parametrize("which", ["", "gpucache/v1/locks", "gpucache/v1/tmp", "triton", "gpucache/v1/store"])
+def test_links_in_a_circle_are_told(root, which):
+    path = os.path.join(root, which).rstrip("/")
+    shutil.rmtree(path, ignore_errors=True)
+    os.symlink(path, path)
+    told(look(root), "broken-path", "error")
+
+
+def test_a_fifo_does_not_stop_it(root):
+    """Opening one waits for a writer."""
+    provisioning = lock_file(root, "provision")
+    for path in (lock_file(root), provisioning, Path(f"{provisioning}.holder"), record_file(root)):
+        path.unlink(missing_ok=True)
+        os.mkfifo(path)
+        aged(path, 2 * HOUR_S)
+    found = look(root)
+    assert told(found, "unsafe-directory", "error").fact == "is not a plain file"
+    silent(found, "lock-stale", "lock-stalled", "provision-lock-held")
+
+
+# ---- where the root lies
+
+
+def test_a_network_file_system_is_told(root, monkeypatch):
+    silent(look(root), "network-fs")
+    monkeypatch.setattr(mounts, "file_system", lambda _: "nfs4")
+    finding = told(look(root), "network-fs", "warning")
+    assert finding.fact.startswith("it is on a network file system (nfs4)")
+
+
+def test_the_locks_of_a_network_root_are_looked_for_on_this_node(root, monkeypatch):
+    monkeypatch.setattr(mounts, "file_system", lambda _: "nfs4")
+    locks = fs.lock_directory(root, paths.own(root, "locks"))
+    try:
+        (Path(locks) / f"{KEY}.lock").touch()
+        aged(f"{locks}/{KEY}.lock", 2 * HOUR_S)
+        assert told(look(root), "lock-stale", "warning").subject == f"{locks}/{KEY}.lock"
+    finally:
+        shutil.rmtree(locks)
+    look(root)
+    assert not os.path.exists(locks)
+
+
+@pytest.mark.root
+@pytest.mark.usefixtures("as_root")
+class TestDisk:
+    @pytest.fixture
+    def disk(self, tmp_path: Path, mount: Mount, put: Put) -> Callable[[str], str]:
+        """A provisioned root on a file system with these options."""
+
+        def made(options: str) -> str:
+            mount(tmp_path / "disk", "-t", "tmpfs", "-o", f"mode=0700,{options}", "none")
+            return provisioned(tmp_path / "disk" / "root")
+
+        return made
+
+    def test_a_root_in_memory_is_told_also_before_it_is_made(self, disk, tmp_path):
+        root = disk("size=1g,nr_inodes=100k")
+        silent(look(root), "noexec", "read-only", "little-space", "few-inodes", "network-fs", "not-writable")
+        assert told(look(root), "tmpfs", "warning").fact.startswith("it is in memory (tmpfs)")
+        told(look(str(tmp_path / "disk" / "not" / "there")), "tmpfs", "warning")
+
+    @pytest.mark.skipif(mounts.file_system("/var/tmp") == "tmpfs", reason="needs a disk that is none of memory")
+    def test_a_root_on_a_disk_is_not_in_memory(self, put):
+        with tempfile.TemporaryDirectory(dir="/var/tmp") as place:
+            silent(look(provisioned(f"{place}/root")), "tmpfs")
+
+    def test_a_mount_without_execution_is_told(self, disk):
+        root = disk("noexec")
+        finding = told(look(root), "noexec", "error")
+        assert "cannot load what they compile" in finding.fact
+
+    def test_a_read_only_mount_is_told(self, root, mount):
+        mount(Path(root), "--bind", root)
+        subprocess.run(["mount", "-o", "remount,bind,ro", root], check=True)
+        found = look(root)
+        assert told(found, "read-only", "warning").fact.startswith("its file system is mounted read-only")
+        silent(found, "not-writable", "clock-skew", "unreadable")
+
+    def test_little_room_is_told(self, disk):
+        found = look(disk("size=1m,nr_inodes=100"))
+        assert told(found, "little-space", "warning").fact == "its file system has 0 MiB left"
+        assert told(found, "few-inodes", "warning").fact.endswith(" inodes left, and a kernel takes nine")
+
+    def test_a_full_disk_is_no_reason_to_fail(self, disk):
+        root = disk("size=200k")
+        with pytest.raises(OSError, match="No space"):
+            Path(root, "ballast").write_bytes(bytes(2**20))
+        silent(look(root), "unreadable", "clock-skew")
+
+
+def test_precompiled_headers_elsewhere_are_told_with_their_size(root):
+    """A sparse file of the size that torch's has."""
+    directory = Path(paths.default_root({}), "precompiled_headers")
+    silent(look(root), "headers-elsewhere")
+    (directory / "flags").mkdir(parents=True)
+    with open(directory / "flags" / "header.h.gch", "wb") as file:
+        file.truncate(147_000_000)
+    finding = told(look(root), "headers-elsewhere", "warning")
+    assert (finding.subject, finding.fact.split(" of ")[0]) == (str(directory), "147 MB")
+    subprocess.run(finding.fix.split(" while ")[0], shell=True, check=True)
+    silent(look(root), "headers-elsewhere")
+
+
+def test_precompiled_headers_in_the_root_itself_are_not_told(put):
+    root = provisioned(paths.default_root({}))
+    Path(root, "precompiled_headers").mkdir()
+    silent(look(root), "headers-elsewhere", "triton-dir-hijacked")
+
+
+# ---- locks
+
+
+@pytest.fixture
+def held(root: str) -> Iterator[subprocess.Popen[str]]:
+    """Another process compiles a kernel."""
+    with running(HOLDER, str(lock_file(root))) as process:
+        yield process
+        process.send_signal(signal.SIGCONT)
+
+
+def stop(process: subprocess.Popen[str]) -> None:
+    process.send_signal(signal.SIGSTOP)
+    os.waitpid(process.pid, os.WUNTRACED)
+
+
+def test_a_lock_in_use_is_neither_told_nor_touched(root, held, monkeypatch):
+    monkeypatch.setattr(strays, "is_free", pytest.fail)
+    silent(look(root), "lock-stalled", "lock-stale")
+
+
+def test_a_lock_whose_holder_stands_still_is_told(root, held):
+    stop(held)
+    silent(look(root), "lock-stalled")
+    aged(lock_file(root), 40)
+    found = look(root)
+    finding = told(found, "lock-stalled", "warning")
+    assert finding.subject == str(lock_file(root))
+    assert finding.fact.startswith(f"process {held.pid} on {paths.host_name()} since 20")
+    assert " for add_kernel holds it, and has given no sign of life for 40 s" in finding.fact
+    silent(found, "lock-stale")
+
+
+def test_how_long_a_holder_may_stand_still_is_the_waiters_setting(root, held):
+    stop(held)
+    aged(lock_file(root), 40)
+    silent(look(root, GPUCACHE_STALL_TIMEOUT_S="60"), "lock-stalled")
+    aged(lock_file(root), 2 * HOUR_S)
+    silent(look(root, GPUCACHE_STALL_TIMEOUT_S=f"{3 * HOUR_S}"), "lock-stalled", "lock-stale")
+    aged(lock_file(root), 3)
+    told(look(root, GPUCACHE_STALL_TIMEOUT_S="2"), "lock-stalled", "warning")
+
+
+def test_a_lock_whose_holder_has_died_is_told_after_an_hour(root, held):
+    held.kill()
+    held.wait()
+    aged(lock_file(root), 0.9 * HOUR_S)
+    silent(look(root), "lock-stale", "lock-stalled")
+    aged(lock_file(root), 2 * HOUR_S)
+    found = look(root)
+    finding = told(found, "lock-stale", "warning")
+    assert f"process {held.pid} on {paths.host_name()}" in finding.fact
+    assert " died with it 2 h ago" in finding.fact
+    assert finding.fix.endswith(f"and rm {lock_file(root)}")
+    silent(found, "lock-stalled")
+
+
+@pytest.mark.root
+@pytest.mark.usefixtures("as_root")
+def test_another_users_locks_are_passed_over(everyones, put):
+    root = provisioned(everyones / "root")
+    for path in (Path(root), *Path(root).rglob("*")):
+        path.chmod(0o755 if path.is_dir() else 0o644)
+    lock_file(root).touch(mode=0o600)
+    aged(lock_file(root), 2 * HOUR_S)
+    told(look(root), "lock-stale", "warning")
+    with acting_as(ADA):
+        silent(look(root), "lock-stale", "lock-stalled", "unreadable")
+
+
+def test_the_lock_of_provisioning_is_told_only_when_held_for_long(root):
+    lock = lock_file(root, "provision")
+    aged(lock, 99 * HOUR_S)
+    aged(f"{lock}.holder", 99 * HOUR_S)
+    silent(look(root), "provision-lock-held", "lock-stale")
+    with holder(str(lock)) as process:
+        silent(look(root), "provision-lock-held")
+        aged(f"{lock}.holder", 90)
+        found = look(root)
+        finding = told(found, "provision-lock-held", "warning")
+        assert finding.subject == str(lock)
+        assert finding.fact.startswith(f"process {process.pid} on {paths.host_name()} since 20")
+        assert " has held it for 90 s" in finding.fact
+        silent(found, "lock-stalled", "lock-stale")
+
+
+# ---- times
+
+
+@pytest.fixture
+def shifted(tmp_path: Path, machine: Callable[[str], dict[str, str]]) -> Callable[[int], dict[str, str]]:
+    """The environment of a process on a machine whose clock is not the file system's."""
+    source = tmp_path / "clock.c"
+    source.write_text("""
+        #define _GNU_SOURCE
+        #include <stdlib.h>
+        #include <sys/syscall.h>
+        #include <time.h>
+        #include <unistd.h>
+        int clock_gettime(clockid_t clock, struct timespec *now) {
+            long result = syscall(SYS_clock_gettime, clock, now);
+            if (result == 0 && clock == CLOCK_REALTIME) now->tv_sec += atol(getenv("SHIFT_S"));
+            return (int)result;
+        }
+    """)
+    library = tmp_path / "clock.so"
+    compiler = shutil.which("cc") or "gcc"
+    subprocess.run([compiler, "-shared", "-fPIC", "-o", library, source], check=True)
+    return lambda seconds: machine(EIGHT) | {"LD_PRELOAD": str(library), "SHIFT_S": str(seconds)}
+
+
+@pytest.mark.parametrize(("shift_s", "which"), [(-600, "600 s ahead of"), (600, "600 s behind"), (-5, "5 s ahead of")])
+def test_a_clock_that_is_not_the_file_systems_is_told(root, elsewhere, shifted, shift_s, which):
+    found = elsewhere(root, shifted(shift_s) | healthy(root))
+    assert told(found, "clock-skew", "warning").fact.startswith(f"the file system's clock is {which} this machine's")
+    assert os.listdir(paths.own(root, "tmp")) == []
+
+
+def test_the_same_clock_is_not_told(root, elsewhere, shifted):
+    silent(elsewhere(root, shifted(0) | healthy(root)), "clock-skew", "future-times")
+
+
+def test_files_from_the_future_are_told_and_the_way_out_works(root):
+    manifests = [Path(entry_path(root, f"{number:02}{KEY}"), MANIFEST) for number in range(3)]
+    for path in manifests:
+        path.parent.mkdir(parents=True)
+        path.write_text("{}")
+    silent(look(root), "future-times")
+    aged(manifests[0], -30)
+    silent(look(root), "future-times")
+    aged(manifests[1], -HOUR_S)
+    aged(record_file(root), -2 * HOUR_S)
+    finding = told(look(root), "future-times", "warning")
+    assert finding.fact.startswith(f"2 of 4 files looked at, such as {record_file(root)}, are up to 7")
+    subprocess.run(finding.fix.split("then ")[1], shell=True, check=True)
+    silent(look(root), "future-times")
+
+
+def test_of_many_entries_only_some_are_looked_at(root, monkeypatch):
+    for number in range(100):
+        path = Path(entry_path(root, f"{number:02}{KEY}"), MANIFEST)
+        path.parent.mkdir(parents=True)
+        path.write_text("{}")
+        aged(path, -HOUR_S)
+    assert told(look(root), "future-times", "warning").fact.startswith("64 of 65 files looked at")
+
+
+def test_a_fix_that_is_a_command_is_quoted_for_the_shell(tmp_path, put):
+    root = provisioned(tmp_path / "a root; with 'quotes'")
+    os.chmod(root, 0o770)
+    assert shlex.split(told(look(root), "group-writable", "warning").fix.partition(", unless")[0])[-1] == root
