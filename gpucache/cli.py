@@ -1,13 +1,14 @@
-"""The command line: data on stdout, everything else on stderr. The only module that prints.
+"""The command line: data on stdout, everything else on stderr. Only these modules print.
 
 Exit codes: 0; 1 an expected failure; 2 wrong usage; 3 an unexpected one; 130 interrupted. `gpucache run` ends as its
 command does, or with 127 (not found) or 126 (not executable) as a shell would.
+
+The commands about caches are in `cli_caches` and `cli_diagnosis`, which are imported when one of them is asked for.
 """
 
 from __future__ import annotations
 
 import errno
-import json
 import os
 import shutil
 import sys
@@ -20,15 +21,21 @@ from click.shell_completion import CompletionItem
 
 from gpucache import __version__, formats
 from gpucache.errors import GpuCacheError
+from gpucache.terminal import (
+    OutputError,
+    complain,
+    json_option,
+    log_to_stderr,
+    print_data,
+    print_json,
+    print_table,
+    root_option,
+    say,
+)
 
 if TYPE_CHECKING:
     from gpucache.registry import DeviceCacheRegistry
 
-# Not readable: whether a directory may be used is for vetting to say, with its reasons.
-_root = click.option(
-    "--root", type=click.Path(readable=False), help="Cache root, instead of $GPUCACHE_DIR and torch's default."
-)
-_json = click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 _require_gpu = click.option("--require-gpu", is_flag=True, help="Fail instead of making up a device.")
 
 
@@ -45,86 +52,68 @@ def main(argv: Sequence[str] | None = None) -> int:
         error.show()
         return error.exit_code
     except GpuCacheError as error:
-        _complain(error)
+        complain(error)
         return 1
     except (click.Abort, KeyboardInterrupt):
         return 130
-    except _OutputError as error:
+    except OutputError as error:
         os.dup2(os.open(os.devnull, os.O_WRONLY), 1)  # what is still buffered must not fail again at exit
         if error.cause.errno != errno.EPIPE:  # whoever read has gone, and knows why
-            _say(f"error: could not write to stdout: {error.cause.strerror}")
+            say(f"error: could not write to stdout: {error.cause.strerror}")
         return 1
     except Exception:
         return _unexpected()
-
-
-def _complain(error: GpuCacheError) -> None:
-    _say(f"error: {error.problem}")
-    _say(f"hint: {error.hint}")
 
 
 def _unexpected() -> int:
     import traceback
 
     traceback.print_exc()
-    _say("error: this is a defect of gpucache; the lines above tell its developers where")
+    say("error: this is a defect of gpucache; the lines above tell its developers where")
     return 3
 
 
-class _OutputError(Exception):
-    def __init__(self, cause: OSError) -> None:
-        super().__init__(cause)
-        self.cause = cause
+_LATER = {
+    "cli_caches": ("ls", "du", "prune", "clean", "verify"),
+    "cli_diagnosis": ("doctor", "explain", "config"),
+}
 
 
-def _print(text: str) -> None:
-    """Data: the very bytes of a path, whatever the locale."""
-    if sys.stdout is None:
-        return
-    try:
-        data = os.fsencode(text)
-    except UnicodeEncodeError:  # a product's name, in a locale that lacks its letters
-        data = text.encode("utf-8", "surrogateescape")
-    try:
-        click.echo(data)
-    except OSError as error:
-        raise _OutputError(error) from error
+class _Commands(click.Group):
+    """The commands of this module, and by name those of others."""
+
+    def list_commands(self, context: click.Context) -> list[str]:
+        """Every command, in the order of a cache's life."""
+        return [*self.commands, *(name for names in _LATER.values() for name in names)]
+
+    def get_command(self, context: click.Context, name: str) -> click.Command | None:
+        """The command of this name, imported if need be."""
+        home = next((module for module, names in _LATER.items() if name in names), None)
+        if home is None:
+            return super().get_command(context, name)
+        from importlib import import_module
+
+        found: click.Command = getattr(import_module(f"gpucache.{home}"), name)
+        return found
 
 
-def _say(text: str) -> None:
-    if sys.stderr is None:
-        return  # closed by whoever started us
-    try:
-        click.echo(text, err=True)
-    except (OSError, ValueError):
-        return  # nobody can be told
-
-
-def _log_to_stderr(level: str) -> None:
-    """Show the library's log; what a command tells itself it need not say twice."""
-    import logging
-
-    handler = logging.StreamHandler()
-    handler.setFormatter(logging.Formatter("warning: %(message)s"))
-    handler.setLevel(level)
-    logging.getLogger("gpucache").addHandler(handler)
-
-
-@click.group(context_settings={"help_option_names": ["-h", "--help"]})
+@click.group(cls=_Commands, context_settings={"help_option_names": ["-h", "--help"]})
 @click.version_option(__version__)
 def cli() -> None:
-    """Give every GPU its own safe Triton cache directory.
+    """Give every GPU its own safe Triton cache directory, and see, bound and mend what is in them.
 
     \b
     gpucache provision                              make the directories
     gpucache run -- python train.py                 start a command in its device's
     torchrun --no-python … gpucache run -- python train.py
+    gpucache ls                                     what is cached
+    gpucache doctor                                 what will hurt
     """
 
 
 @cli.command()
-@_root
-@_json
+@root_option
+@json_option
 @_require_gpu
 def devices(root: str | None, as_json: bool, require_gpu: bool) -> None:
     """List this machine's devices and their directories; makes nothing.
@@ -138,20 +127,20 @@ def devices(root: str | None, as_json: bool, require_gpu: bool) -> None:
     visible = registry.visible
     if as_json:
         about = {"root": registry.root, **registry.snapshot.as_json(), "how": visible.how, "cut": visible.cut}
-        _print_json({**about, "devices": rows})
+        print_json({**about, "devices": rows})
         return
-    _print_table(formats.COLUMNS, [formats.device_cells(row) for row in rows])
+    print_table(formats.COLUMNS, [formats.device_cells(row) for row in rows])
     if visible.cut:
-        _say(f"note: {visible.cut}")
+        say(f"note: {visible.cut}")
     if visible.how == "guess":
         from gpucache.visible import guess_advice
 
-        _say(f"note: {guess_advice(registry.snapshot)}")
+        say(f"note: {guess_advice(registry.snapshot)}")
 
 
 @cli.command()
-@_root
-@_json
+@root_option
+@json_option
 @_require_gpu
 def provision(root: str | None, as_json: bool, require_gpu: bool) -> None:
     """Make a cache directory for every device of this machine.
@@ -165,11 +154,11 @@ def provision(root: str | None, as_json: bool, require_gpu: bool) -> None:
     registry = _discovered(root, require_gpu, log="ERROR")
     done = registry.provision()
     for warning in done.warnings:
-        _say(f"warning: {warning}")
+        say(f"warning: {warning}")
     rows = formats.device_rows(registry)
     if as_json:
         about = registry.snapshot.as_json()
-        _print_json(
+        print_json(
             {
                 "root": done.root,
                 **{key: about[key] for key in ("status", "source", "fake", "detail", "advice")},
@@ -181,7 +170,7 @@ def provision(root: str | None, as_json: bool, require_gpu: bool) -> None:
         )
         return
     states = dict.fromkeys(done.created, "created") | dict.fromkeys(done.existing, "existing")
-    _print_table(
+    print_table(
         ("path", "state", "uuid"),
         [(row["path"], states.get(row["directory"], "not made"), row["uuid"]) for row in rows],
     )
@@ -189,8 +178,8 @@ def provision(root: str | None, as_json: bool, require_gpu: bool) -> None:
 
 @cli.command()
 @click.argument("ordinal", type=int)
-@_root
-@_json
+@root_option
+@json_option
 def path(ordinal: int, root: str | None, as_json: bool) -> None:
     """Print the Triton cache directory of the device with this CUDA ordinal, from the record.
 
@@ -201,16 +190,16 @@ def path(ordinal: int, root: str | None, as_json: bool) -> None:
     registry = _recorded(root)
     found = registry.path(ordinal)
     if as_json:
-        _print_json(formats.device_row(registry.devices[ordinal], found, ordinal))
+        print_json(formats.device_row(registry.devices[ordinal], found, ordinal))
     else:
-        _print(found)
+        print_data(found)
 
 
 @cli.command()
 @click.argument("ordinal", type=int)
-@_root
+@root_option
 @click.option("--format", "form", type=click.Choice(["sh", "fish", "json", "dotenv"]), default="sh", show_default=True)
-@_json
+@json_option
 def env(ordinal: int, root: str | None, form: str, as_json: bool) -> None:
     """Print the variables that give a process this device's directory, from the record.
 
@@ -223,10 +212,10 @@ def env(ordinal: int, root: str | None, form: str, as_json: bool) -> None:
 
     variables = {} if is_on(os.environ, DISABLE) else _marked(_recorded(root).environ(ordinal))
     if as_json or form == "json":
-        _print_json(variables)
+        print_json(variables)
         return
     for name, value in variables.items():
-        _print(formats.VARIABLE_FORMATS[form](name, value))
+        print_data(formats.VARIABLE_FORMATS[form](name, value))
 
 
 def _marked(variables: dict[str, str]) -> dict[str, str]:
@@ -242,7 +231,7 @@ def _complete_file(context: click.Context, parameter: click.Parameter, incomplet
 
 @cli.command(context_settings={"allow_interspersed_args": False})
 @click.option("--device", type=int, metavar="ORDINAL", help="CUDA ordinal, instead of the local rank's.")
-@_root
+@root_option
 @click.option("--strict", is_flag=True, help="Fail when the directories cannot be had, instead of going on without.")
 @click.option("--force", is_flag=True, help="Replace what you have set, too.")
 @click.option(
@@ -272,14 +261,14 @@ def run(
     try:
         environ = _launched(command, device, root, force, plugin)
     except GpuCacheError as error:
-        _complain(error)
+        complain(error)
         failure = 1
     except Exception:
         failure = _unexpected()  # a defect of ours is no reason for the command not to run
     if failure and strict:
         return failure
     if failure:
-        _say(f"warning: executing {command[0]} with its environment unchanged")
+        say(f"warning: executing {command[0]} with its environment unchanged")
     return _execute(command, environ)
 
 
@@ -288,21 +277,21 @@ def _launched(
 ) -> dict[str, str]:
     from gpucache.launch import launch_environ, runs_our_python
 
-    _log_to_stderr("ERROR")
+    log_to_stderr("ERROR")
     ours = runs_our_python(command, os.environ) if plugin is None else plugin
     environ, report = launch_environ(os.environ, device=device, force=force, root=root, plugin=ours)
     if plugin is None and not ours:
-        _say(
+        say(
             f"note: {command[0]} is not this environment's Python, so only directories are set; "
             "--plugin compiles each kernel once per node where it can import gpucache"
         )
     for warning in report.warnings:
-        _say(f"warning: {warning}")
+        say(f"warning: {warning}")
     if report.choice.endswith("the root only"):
-        _say(f"note: {report.choice}, and TRITON_CACHE_DIR is not set")
+        say(f"note: {report.choice}, and TRITON_CACHE_DIR is not set")
     for setting in report.settings:
         if setting.action == "kept" and "you set it" in setting.reason:
-            _say(f"note: kept {setting.name}={setting.value}: {setting.reason}")
+            say(f"note: kept {setting.name}={setting.value}: {setting.reason}")
     return environ
 
 
@@ -321,13 +310,13 @@ def _execute(command: Sequence[str], environ: dict[str, str]) -> int:
             return _execute(
                 ["/bin/sh", shutil.which(command[0], path=environ.get("PATH")) or command[0], *command[1:]], environ
             )
-        _say(f"error: {command[0]}: {error.strerror}")
+        say(f"error: {command[0]}: {error.strerror}")
         return 127 if error.errno in (errno.ENOENT, errno.ENOTDIR) else 126
 
 
 @cli.command()
-@_root
-@_json
+@root_option
+@json_option
 def stats(root: str | None, as_json: bool) -> None:
     """Show hits, misses and seconds saved, per device directory and in all.
 
@@ -347,10 +336,10 @@ def stats(root: str | None, as_json: bool) -> None:
     columns = COUNTERS + SECONDS
     everything = {name: sum(values.get(name, 0) for values in sums.values()) for name in columns}
     if as_json:
-        _print_json({"root": where, "devices": sums, "all": everything})
+        print_json({"root": where, "devices": sums, "all": everything})
         return
     rows = [*sorted(sums.items()), ("all", everything)]
-    _print_table(("directory", *columns), [(name, *formats.counter_cells(values, columns)) for name, values in rows])
+    print_table(("directory", *columns), [(name, *formats.counter_cells(values, columns)) for name, values in rows])
 
 
 # ---- what several commands share
@@ -360,7 +349,7 @@ def _discovered(root: str | None, require_gpu: bool, log: str = "WARNING") -> De
     from gpucache.discovery import discover
     from gpucache.registry import DeviceCacheRegistry
 
-    _log_to_stderr(log)
+    log_to_stderr(log)
     return DeviceCacheRegistry(root, discover(require_gpu=require_gpu))
 
 
@@ -368,25 +357,3 @@ def _recorded(root: str | None) -> DeviceCacheRegistry:
     from gpucache.registry import DeviceCacheRegistry
 
     return DeviceCacheRegistry.load(root)
-
-
-def _print_json(value: object) -> None:
-    _print(json.dumps(value, indent=2))
-
-
-def _print_table(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
-    """A table on a terminal; tab-separated lines, without a head, when piped."""
-    if sys.stdout is None or not sys.stdout.isatty():
-        for row in rows:
-            _print("\t".join(row))
-        return
-    from rich.console import Console
-    from rich.table import Table
-
-    table = Table(box=None, pad_edge=False, header_style="bold")
-    for column in columns:
-        # What one copies is folded where it does not fit, never cut.
-        table.add_column(column, overflow="fold" if column in ("path", "uuid") else "ellipsis")
-    for row in rows:
-        table.add_row(*row)
-    Console().print(table)

@@ -9,7 +9,8 @@ GpuCacheError
 ├── UnsafeDirectoryError    somebody else could plant code in the cache
 ├── ProvisionError          a directory or file could not be made
 ├── LockTimeoutError        another process held a lock for too long
-└── CacheMissError          a kernel is not cached, and compiling is forbidden
+├── CacheMissError          a kernel is not cached, and compiling is forbidden
+└── NoEntryError            no entry, or more than one, has a key that begins so
 """
 
 from __future__ import annotations
@@ -156,3 +157,20 @@ class CacheMissError(GpuCacheError, LookupError):
         self.kernel = kernel
         self.key = key
         self.looked = looked
+
+
+class NoEntryError(GpuCacheError, LookupError):
+    """No cached entry has this key, or several begin with it."""
+
+    def __init__(self, root: str, key: str, found: tuple[str, ...]) -> None:
+        several = f"{len(found)} entries in {root} have keys that begin with {key!r}, such as {', '.join(found[:3])}"
+        super().__init__(
+            several if found else f"no entry in {root} has a key that begins with {key!r}",
+            "say more of the key" if found else "look at `gpucache ls`, or choose another root (--root, GPUCACHE_DIR)",
+            root,
+            key,
+            found,
+        )
+        self.root = root
+        self.key = key
+        self.found = found

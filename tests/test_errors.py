@@ -15,6 +15,7 @@ from gpucache.errors import (
     GpuCacheError,
     LockTimeoutError,
     NoDeviceError,
+    NoEntryError,
     ProvisionError,
     RecordError,
     UnsafeDirectoryError,
@@ -77,6 +78,20 @@ EXAMPLES = [
         ["/full/triton/0", "No space left on device", "; choose a root"],
         {"path": "/full/triton/0", "errno": errno.ENOSPC},
         id="provision",
+    ),
+    pytest.param(
+        NoEntryError("/r", "AB", ("ABA", "ABB", "ABC", "ABD")),
+        LookupError,
+        ["4 entries in /r have keys that begin with 'AB', such as ABA, ABB, ABC", "; say more of the key"],
+        {"root": "/r", "key": "AB", "found": ("ABA", "ABB", "ABC", "ABD")},
+        id="several entries",
+    ),
+    pytest.param(
+        NoEntryError("/r", "AB", ()),
+        LookupError,
+        ["no entry in /r has a key that begins with 'AB'", "; look at `gpucache ls`", "--root, GPUCACHE_DIR"],
+        {"root": "/r", "key": "AB", "found": ()},
+        id="no entry",
     ),
     pytest.param(
         LockTimeoutError("/cache/locks/provision.lock", 1.5, "process 7 on node3 since noon"),

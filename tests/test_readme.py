@@ -115,11 +115,12 @@ def test_every_public_name_but_values_and_errors_is_in_the_readme():
 def test_every_variable_and_command_is_in_the_readme():
     sources = "".join(path.read_text() for path in (README.parent / "gpucache").glob("*.py"))
     assert [name for name in sorted(set(re.findall(r'"(GPUCACHE_\w+)"', sources))) if f"`{name}`" not in TEXT] == []
-    assert [name for name in cli.cli.commands if f"gpucache {name}" not in TEXT] == []
+    assert [name for name in cli.cli.list_commands(None) if f"gpucache {name}" not in TEXT] == []
 
 
 def test_every_option_is_in_the_readme():
-    options = [parameter for command in cli.cli.commands.values() for parameter in command.params]
+    commands = [cli.cli.get_command(None, name) for name in cli.cli.list_commands(None)]
+    options = [parameter for command in commands for parameter in command.params]
     names = {name for option in options for name in option.opts + option.secondary_opts if name.startswith("--")}
     assert names >= {"--root", "--require-gpu", "--no-plugin"}
     assert sorted(name for name in names if name not in TEXT) == []

@@ -1,0 +1,90 @@
+"""What the commands' own tests do not show: entries that are no kernels, and times that are none."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import pytest
+
+from gpucache import cache_formats, clean
+from gpucache.cache_formats import (
+    entry_cells,
+    entry_fields,
+    entry_row,
+    entry_whole,
+    field_cells,
+    plan_cells,
+    usage_rows,
+)
+from gpucache.report import Entry, scan
+
+LIBRARY, AUTOTUNE = "A" * 52, "B" * 52
+
+
+@pytest.fixture
+def stock(tmp_path: Path) -> Path:
+    """A directory of stock Triton with a library and an autotune result, of 2001."""
+    files = {f"{LIBRARY}/cuda_utils.so": b"\x7fELF", f"{AUTOTUNE}/add.autotune.json": b"{}"}
+    for name, data in files.items():
+        (tmp_path / name).parent.mkdir()
+        (tmp_path / name).write_bytes(data)
+        os.utime(tmp_path / name, (1e9, 1e9))
+    return tmp_path
+
+
+def entry(root: Path, key: str) -> Entry:
+    return next(entry for entry in scan(str(root)).entries if entry.key == key)
+
+
+def test_a_library_has_no_architecture_and_no_cubin(stock):
+    found = entry(stock, LIBRARY)
+    row = entry_row(found)
+    assert [row[name] for name in ("key", "kind", "kernel", "files")] == [LIBRARY, "library", "cuda_utils.so", 1]
+    assert [row[name] for name in ("target", "arch", "triton_version", "stored")] == [None, None, None, False]
+    assert [row[name] for name in ("logical_bytes", "physical_bytes", "held_bytes")] == [4, 4, 0]
+    assert [row[name] for name in ("created", "used", "directories")] == [1e9, 1e9, ["."]]
+    nothing = dict.fromkeys(("cubin", "registers", "shared_bytes", "warps", "options", "environment"))
+    assert entry_whole(found).items() >= nothing.items()
+    assert entry_fields(found, 1e9) == (LIBRARY, "cuda_utils.so", "-", "-", "1", "4", "2001-09-09T01:46:40Z", ".")
+    assert entry_cells(found, 1e9) == (LIBRARY[:12], "cuda_utils.so", "-", "-", "1", "4 B", "now", ".")
+
+
+def test_its_fields_are_lines(stock):
+    path = f"{stock}/{LIBRARY}"
+    assert field_cells(entry_whole(entry(stock, LIBRARY)), human=False) == [
+        *(("key", LIBRARY), ("kind", "library"), ("kernel", "cuda_utils.so"), ("target", "-"), ("arch", "-")),
+        *(("triton_version", "-"), ("logical_bytes", "4"), ("physical_bytes", "4"), ("held_bytes", "0")),
+        *(("file", "cuda_utils.so 4"), ("created", "2001-09-09T01:46:40Z"), ("used", "2001-09-09T01:46:40Z")),
+        *(("stored", "false"), ("directories", "."), ("stock", path), ("cubin", "-"), ("registers", "-")),
+        *(("shared_bytes", "-"), ("warps", "-")),
+    ]
+
+
+def test_autotune_results_are_named_after_their_kernel(stock):
+    assert entry_row(entry(stock, AUTOTUNE))["kind"] == "autotune"
+    assert entry_row(entry(stock, AUTOTUNE))["kernel"] == "add"
+
+
+def test_what_has_no_architecture_is_counted_under_a_dash(stock):
+    (row,) = usage_rows(scan(str(stock)), "arch")
+    assert row == {"name": "-", "files": 2, "logical_bytes": 6, "physical_bytes": 6}
+
+
+def test_a_plan_tells_strays_by_their_kind_and_path(stock):
+    stray = stock / LIBRARY / "tmp.pid_1_a"
+    stray.mkdir()
+    (stray / "part").write_bytes(bytes(2048))
+    os.utime(stray, (1e9, 1e9))
+    plan = clean.plan(scan(str(stock)), 900.0)
+    assert next(row for row in plan_cells(plan, human=False) if row[0] == "sweep") == (
+        *("sweep", "triton-temporary", str(stray), "2048", "2001-09-09T01:46:40Z"),
+    )
+    shown = next(row for row in plan_cells(plan, human=True) if row[0] == "sweep")
+    assert shown[3] == "2.0 KiB"
+    assert shown[4].endswith(" d ago")
+
+
+@pytest.mark.parametrize("when", [1e20, -1e20, float("inf")])
+def test_a_time_that_is_none_is_a_dash(when):
+    assert cache_formats._utc(when) == "-"

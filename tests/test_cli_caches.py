@@ -1,0 +1,810 @@
+"""`ls`, `du`, `prune`, `clean` and `verify` as their users meet them."""
+
+from __future__ import annotations
+
+import fcntl
+import importlib.util
+import json
+import os
+import pty
+import re
+import select
+import shutil
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import pytest
+from test_readme import TEXT
+from test_vetting import tree as snapshot
+from tree import bare_walk, make
+
+from gpucache import cli, units
+from gpucache.store import MANIFEST, entry_path
+
+KERNELS = Path(__file__).with_name("kernels.py")
+PATIENCE_S = 60.0
+CHANGING = [["prune", "--max-entries", "0"], ["clean"]]
+
+
+class Done(NamedTuple):
+    code: int
+    out: str
+    err: str
+
+    @property
+    def rows(self) -> list[list[str]]:
+        return [line.split("\t") for line in self.out.splitlines()]
+
+    @property
+    def json(self) -> Any:
+        return json.loads(self.out)
+
+
+Command = Callable[..., Done]
+
+
+@pytest.fixture
+def here(capfdbinary: pytest.CaptureFixture[bytes], monkeypatch: pytest.MonkeyPatch) -> Command:
+    """Run the command line in this process, with nobody to be asked."""
+
+    def run(*words: object) -> Done:
+        code = cli.main([os.fsdecode(word) if isinstance(word, (bytes, Path)) else str(word) for word in words])
+        out, err = capfdbinary.readouterr()
+        return Done(code, os.fsdecode(out), os.fsdecode(err))
+
+    monkeypatch.setattr(sys, "stdin", None)
+    return run
+
+
+@pytest.fixture
+def keys(tmp_path: Path) -> list[str]:
+    """A root with six kernels in the store and in two device directories; their keys, oldest first."""
+    return make(str(tmp_path / "root"), 6, 2)
+
+
+@pytest.fixture
+def root(tmp_path: Path, keys: list[str]) -> Path:
+    return tmp_path / "root"
+
+
+def on_a_terminal(*words: object, answer: bytes = b"", env: Mapping[str, str] | None = None) -> tuple[int, str]:
+    """Exit code and all that a person sees, who types ``answer`` when asked."""
+    pid, terminal = pty.fork()
+    if pid == 0:
+        environ = {**os.environ, "TERM": "dumb", "COLUMNS": "160", **(env or {})}
+        os.execve(sys.executable, [sys.executable, "-m", "gpucache", *map(os.fspath, map(_word, words))], environ)
+    seen, end = b"", time.monotonic() + PATIENCE_S
+    while time.monotonic() < end:
+        asked = bool(answer) and b"[y/N]: " in seen
+        if not select.select([terminal], [], [], 0.5 if asked else PATIENCE_S)[0]:
+            os.write(terminal, answer)  # an interrupt just before Python waits for input does not wake it
+            continue
+        try:
+            piece = os.read(terminal, 65536)
+        except OSError:  # the other side is closed
+            break
+        seen += piece
+        if answer and not asked and b"[y/N]: " in seen:
+            os.write(terminal, answer)
+    os.close(terminal)
+    return os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]), seen.decode().replace("\r\n", "\n")
+
+
+def _word(word: object) -> str | bytes | Path:
+    return word if isinstance(word, (bytes, Path)) else str(word)
+
+
+def table(text: str) -> list[list[str]]:
+    """The cells of a table without colours."""
+    return [re.split(r"  +", line.strip()) for line in text.splitlines()]
+
+
+# ---- --json is what the README says
+
+
+def documented(command: str) -> tuple[list[list[str]], dict[str, list[str]]]:
+    """The names in the README's row: those before and after each colon or semicolon, and those that parentheses add."""
+    (cell,) = re.findall(rf"^\| [^|]*`{re.escape(command)}`[^|]*\| (.*) \|$", TEXT, re.MULTILINE)
+    added = {name: re.findall(r"`(\w+)`", inner) for name, inner in re.findall(r"`(\w+)` \(([^)]*)\)", cell)}
+    groups = [re.findall(r"`(\w+)`", part) for part in re.split(r"[:;]", re.sub(r" \([^)]*\)", "", cell))]
+    return [group for group in groups if group], {name: inner for name, inner in added.items() if inner}
+
+
+TEXTS = {"key", "kind", "kernel", "target", "arch", "triton_version", "name", "why", "path", "cubin"}
+TEXTS |= {"code", "level", "subject", "fact", "fix", "note", "root", "by"}
+NUMBERS = {"created", "used"}
+COUNTS = {"logical_bytes", "physical_bytes", "held_bytes", "files", "entries", "slimmed", "strays", "registers"}
+COUNTS |= {"shared_bytes", "warps"}
+SWITCHES = {"stored", "dry_run", "repaired"}
+
+
+def check(said: Mapping[str, Any], names: list[str], **other: type | tuple[type, ...]) -> None:
+    """The object has these fields and no others, in this order, and each has the type that its name has everywhere."""
+    assert list(said) == names
+    for name, value in said.items():
+        kind = other.get(name) or (
+            (str if name in TEXTS else float if name in NUMBERS else int if name in COUNTS else None)
+            or (bool if name in SWITCHES else list)
+        )
+        assert isinstance(value, kind), (name, value)
+        assert kind is bool or not isinstance(value, bool), (name, value)
+
+
+class TestJson:
+    def test_ls(self, here, root):
+        (outer, inner), values = documented("ls")
+        said = here("ls", "--json", "--root", root).json
+        check(said, outer, entries=list)
+        assert len(said["entries"]) == 6
+        for entry in said["entries"]:
+            check(entry, inner)
+            assert entry["kind"] in values["kind"]
+        assert said["root"] == str(root)
+
+    def test_ls_of_an_empty_root(self, here, tmp_path):
+        done = here("ls", "--json", "--root", tmp_path)
+        assert done.json == {"root": str(tmp_path), "findings": [], "entries": []}
+
+    def test_ls_key(self, here, root, keys):
+        """What was said of it in the list comes first, and is the same, but for the files, which get names."""
+        (more,), inner = documented("ls KEY")
+        said = here("ls", keys[0], "--json", "--root", root).json
+        (_, fields), _ = documented("ls")
+        (row,) = [row for row in here("ls", "--json", "--root", root).json["entries"] if row["key"] == keys[0]]
+        check(said, list(dict.fromkeys([*fields, *more])), files=dict, options=dict, environment=dict, registers=object)
+        assert {**said, "files": len(said["files"])} == {**{name: said[name] for name in more}, **row}
+        for copy in said["copies"]:
+            check(copy, inner["copies"], directory=(str, type(None)))
+        assert [copy["kind"] for copy in said["copies"]] == ["store", "view", "view"]
+        assert {type(size) for size in said["files"].values()} == {int}
+
+    @pytest.mark.parametrize("by", ["bucket", "device", "arch", "kernel"])
+    def test_du(self, by, here, root):
+        (outer, inner), _ = documented("du")
+        said = here("du", "--by", by, "--json", "--root", root).json
+        check(said, outer, all=dict)
+        assert said["by"] == by
+        for row in (*said["rows"], said["all"]):
+            check(row, inner)
+
+    @pytest.mark.parametrize("command", CHANGING, ids=["prune", "clean"])
+    def test_prune_and_clean(self, command, here, root, keys):
+        """The same fields for a dry run, for what was done, and where nothing is left to do."""
+        (planned, last, removed), inner = documented("prune")
+        planned += last
+        fields, whole = {"kept": list, "removed": (dict, type(None))}, [*command, "--json", "--root", root]
+        os.utime(entry_path(str(root), keys[0]) + f"/{MANIFEST}")
+        dry = here(*whole, "--dry-run").json
+        done = here(*whole, "--yes").json
+        nothing = here(*whole, "--yes").json
+        for said in (dry, done, nothing):
+            check(said, planned, **fields)
+            for kept in said["kept"]:
+                check(kept, inner["kept"])
+        check(done["removed"], removed)
+        assert (dry["dry_run"], dry["removed"]) == (True, None)
+        assert {**done, "dry_run": True, "removed": None} == dry
+        assert (nothing["dry_run"], nothing["removed"], nothing["keys"]) == (False, None, [])
+        assert [kept["key"] for kept in nothing["kept"]] == [keys[0]]
+
+    def test_what_is_skipped_while_removing_is_told_as_what_is_kept(self, here, root, keys, monkeypatch):
+        def used_meanwhile(*_: object) -> bool:
+            os.utime(entry_path(str(root), keys[0]) + f"/{MANIFEST}")
+            return True
+
+        monkeypatch.setattr("gpucache.cli_caches.confirmed", used_meanwhile)
+        monkeypatch.setattr("gpucache.cli_caches.check_answerable", lambda: None)
+        said = here("clean", "--json", "--root", root).json
+        assert said["removed"]["entries"] == 5
+        assert said["removed"]["skipped"] == [{"key": keys[0], "why": "it was used or replaced meanwhile"}]
+
+    def test_verify(self, here, root, keys):
+        (outer, inner), _ = documented("verify")
+        (root / "triton/0" / keys[0] / next((root / "triton/0" / keys[0]).glob("*.ptx")).name).write_text("damaged")
+        done = here("verify", "--json", "--root", root)
+        check(done.json, outer)
+        assert done.code == 1
+        assert done.json["findings"] != []
+        for finding in done.json["findings"]:
+            check(finding, inner)
+
+
+# ---- ls
+
+
+class Kernel(NamedTuple):
+    """What is on disk of a key, found with nothing but system calls."""
+
+    key: str
+    kernel: str
+    arch: str
+    size: int
+    used: float
+    created: float
+    directories: list[str]
+
+
+@pytest.fixture
+def kernels(root: Path, keys: list[str]) -> list[Kernel]:
+    """Those of the root, each with something of its own."""
+    for number, key in enumerate(keys):
+        if number % 2:
+            shutil.rmtree(root / "triton/1" / key)
+        os.utime(
+            entry_path(str(root), key) + f"/{kernel_of(root, key)}.ptx", (0, time.time() - 1000 * (number + 7) % 5000)
+        )
+    return [kernel(root, key) for key in keys]
+
+
+def kernel_of(root: Path, key: str) -> str:
+    return next(Path(entry_path(str(root), key)).glob("*.cubin")).stem
+
+
+def kernel(root: Path, key: str) -> Kernel:
+    entry, name = Path(entry_path(str(root), key)), kernel_of(root, key)
+    views = sorted(root.glob(f"triton/*/{key}"))
+    files = [path for directory in (entry, *views) for path in directory.iterdir()]
+    inodes = {path.stat().st_ino: path.stat() for path in files}
+    return Kernel(
+        key=key,
+        kernel=name,
+        arch=f"sm_{json.loads((entry / f'{name}.json').read_text())['target']['arch']}",
+        size=sum(found.st_size for found in inodes.values()),
+        used=(entry / MANIFEST).stat().st_mtime,
+        created=max(path.stat().st_mtime for path in entry.iterdir() if not path.name.startswith("__")),
+        directories=[view.parent.name for view in views],
+    )
+
+
+class TestLs:
+    @pytest.mark.parametrize(
+        ("order", "by"),
+        [
+            ("used", lambda one: -one.used),
+            ("created", lambda one: -one.created),
+            ("size", lambda one: -one.size),
+            ("kernel", lambda one: one.kernel),
+            ("key", lambda one: one.key),
+        ],
+        ids=lambda value: value if isinstance(value, str) else "",
+    )
+    def test_sorts_by_each_order(self, order, by, here, root, kernels):
+        known = {one.key: one for one in kernels}
+        shown = [known[row[0]] for row in here("ls", "--sort", order, "--root", root).rows]
+        assert sorted(shown) == sorted(kernels)
+        assert list(map(by, shown)) == sorted(map(by, kernels))
+
+    def test_says_of_each_entry_what_is_on_disk(self, here, root, kernels):
+        """Piped: bytes and not KiB, whole keys, times in UTC, no head."""
+        assert here("ls", "--root", root) == Done(
+            0,
+            "".join(
+                "\t".join((one.key, one.kernel, one.arch, "3.9.0", "8", str(one.size), utc(one.used)))
+                + f"\t{' '.join(one.directories)}\n"
+                for one in reversed(kernels)
+            ),
+            "",
+        )
+
+    @pytest.mark.parametrize(
+        ("words", "wanted"),
+        [
+            (["--kernel", "*_*"], lambda one, _: "_" in one.kernel),
+            (["--kernel", "no-such"], lambda *_: False),
+            (["--arch", "sm_90"], lambda one, _: one.arch == "sm_90"),
+            (["--directory", "1"], lambda one, _: "1" in one.directories),
+            (["--older-than", "20d"], lambda one, now: now - one.used > 20 * 86400),
+            (["--larger-than", "38kB"], lambda one, _: one.size > 38000),
+            (
+                ["--kernel", "*_*", "--arch", "sm_90", "--directory", "0", "--older-than", "1w", "--larger-than", "1"],
+                lambda one, now: "_" in one.kernel and one.arch == "sm_90" and now - one.used > 7 * 86400,
+            ),
+        ],
+        ids=lambda value: " ".join(value) if isinstance(value, list) else "",
+    )
+    def test_filters(self, words, wanted, here, root, kernels):
+        now = time.time()
+        expected = [one.key for one in reversed(kernels) if wanted(one, now)]
+        done = here("ls", *words, "--root", root)
+        assert [row[0] for row in done.rows] == expected
+        assert done.code == 0
+        assert done.err == ("" if expected else f"note: none of 6 entries in {root} is like that\n")
+        assert [entry["key"] for entry in here("ls", *words, "--json", "--root", root).json["entries"]] == expected
+        assert [row[0] for row in here("ls", *words, "--limit", 2, "--root", root).rows] == expected[:2]
+
+    def test_the_filters_of_this_test_tell_entries_apart(self, kernels):
+        assert {one.arch for one in kernels} == {"sm_80", "sm_90"}
+        assert {len(one.directories) for one in kernels} == {1, 2}
+        assert min(one.size for one in kernels) < 38000 < max(one.size for one in kernels)
+
+    @pytest.mark.parametrize(
+        ("words", "said"),
+        [
+            (
+                ["--older-than", "5 parsecs"],
+                "Invalid value for '--older-than': '5 parsecs' is not a time like 30d, 12h",
+            ),
+            (["--larger-than", "-1"], "Invalid value for '--larger-than': '-1' is not a size like 20GiB"),
+            (["--limit", "0"], "Invalid value for '--limit': 0 is not in the range x>=1"),
+            (["--sort", "colour"], "Invalid value for '--sort': 'colour' is not one of 'used', 'created', 'size'"),
+            (
+                ["KEY", "--arch", "sm_90"],
+                "KEY shows one entry, and nothing of a list: leave the filters and --limit out",
+            ),
+        ],
+        ids=lambda value: " ".join(value) if isinstance(value, list) else "",
+    )
+    def test_refuses_what_makes_no_sense(self, words, said, here, root):
+        done = here("ls", *words, "--root", root)
+        assert (done.code, done.out) == (2, "")
+        assert f"Error: {said}" in done.err
+
+    def test_the_beginning_of_a_key_is_enough_and_says_when_it_is_not(self, here, root, keys):
+        assert here("ls", keys[2][:9], "--root", root).rows[0] == ["key", keys[2]]
+        done = here("ls", "", "--root", root)
+        assert (done.code, done.out) == (1, "")
+        found = re.fullmatch(
+            rf"error: 6 entries in {root} have keys that begin with '', such as (\w+), (\w+), (\w+)\n"
+            "hint: say more of the key\n",
+            done.err,
+        )
+        assert found
+        assert set(found.groups()) < set(keys)
+        assert here("ls", "nothing", "--root", root) == Done(
+            1,
+            "",
+            f"error: no entry in {root} has a key that begins with 'nothing'\n"
+            "hint: look at `gpucache ls`, or choose another root (--root, GPUCACHE_DIR)\n",
+        )
+
+    def test_a_terminal_gets_a_table_with_short_keys_and_rounded_figures(self, root, kernels):
+        code, seen = on_a_terminal("ls", "--sort", "size", "--limit", 2, "--root", root)
+        largest = sorted(kernels, key=lambda one: -one.size)[:2]
+        assert code == 0
+        assert table(seen) == [
+            ["key", "kernel", "arch", "triton", "files", "size", "used", "directories"],
+            *(
+                [
+                    *(one.key[:12], one.kernel, one.arch, "3.9.0", "8", units.size(one.size)),
+                    *(f"{units.age(time.time() - one.used)} ago", " ".join(one.directories)),
+                ]
+                for one in largest
+            ),
+        ]
+
+    def test_a_narrow_terminal_keeps_keys_and_sizes_whole(self, root, keys):
+        _, seen = on_a_terminal("ls", "--root", root, env={"COLUMNS": "70"})
+        assert {line[:12] for line in seen.splitlines()[1:]} == {key[:12] for key in keys}
+        assert seen.count(" KiB  ") == 6
+
+
+def utc(when: float) -> str:
+    return time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(when))
+
+
+@pytest.fixture(scope="module")
+def compiled(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, str]:
+    """A root in which the real Triton has compiled one kernel through the plug-in, and that kernel's key."""
+    if importlib.util.find_spec("triton") is None:
+        pytest.skip("needs triton: pip install '.[test]' on Linux")
+    root = tmp_path_factory.mktemp("compiled") / "root"
+    environ = {**os.environ, "GPUCACHE_FAKE_DEVICES": "2xH100:9.0"}
+    words = ["run", "--root", root, "--device", "1", "--", sys.executable, KERNELS, "1", "90"]
+    command = [sys.executable, "-m", "gpucache", *words]
+    done = subprocess.run(command, env=environ, input="\n", capture_output=True, text=True, timeout=240)
+    assert done.returncode == 0, done.stderr
+    (entry,) = root.glob("gpucache/v1/store/*/*/scaled.json")
+    return root, entry.parent.name
+
+
+class TestAWholeEntry:
+    def test_of_the_real_triton_has_all_that_one_asks(self, compiled, here):
+        root, key = compiled
+        stored, view = Path(entry_path(str(root), key)), root / "triton/1" / key
+        said = here("ls", key, "--json", "--root", root).json
+        metadata = json.loads((stored / "scaled.json").read_text())
+        assert said["kernel"] == "scaled"
+        assert (said["target"], said["arch"]) == ("cuda:90", "sm_90")
+        assert said["triton_version"] == metadata["triton_version"]
+        assert said["files"] == {path.name: path.stat().st_size for path in stored.iterdir()}
+        assert said["copies"] == [
+            {"path": str(stored), "kind": "store", "directory": None},
+            {"path": str(view), "kind": "view", "directory": "1"},
+        ]
+        assert said["cubin"] == str(stored / "scaled.cubin")
+        assert Path(said["cubin"]).read_bytes()[:4] == b"\x7fELF"
+        assert said["warps"] == metadata["num_warps"]
+        assert said["shared_bytes"] == metadata["shared"]
+        assert 8 <= said["registers"] <= 255
+        assert said["options"].items() <= metadata.items()
+        assert said["options"].keys() >= {"num_warps", "num_stages", "num_ctas", "enable_fp_fusion"}
+        assert said["environment"] == {}
+
+    def test_piped_is_a_line_for_each_field_with_the_numbers_of_the_json(self, compiled, here):
+        root, key = compiled
+        said = here("ls", key, "--json", "--root", root).json
+        rows = here("ls", key, "--root", root).rows
+        plain = ("key", "kind", "kernel", "target", "arch", "triton_version", "cubin")
+        plain += ("logical_bytes", "physical_bytes", "held_bytes", "registers", "shared_bytes", "warps")
+        assert [row for row in rows if row[0] in plain] == [[name, str(said[name])] for name in said if name in plain]
+        assert [row[1] for row in rows if row[0] == "file"] == [
+            f"{name} {size}" for name, size in said["files"].items()
+        ]
+        assert [row for row in rows if row[0] in ("store", "view")] == [
+            [one["kind"], one["path"]] for one in said["copies"]
+        ]
+        options = dict(row[1].split("=", 1) for row in rows if row[0] == "option")
+        assert options.keys() == said["options"].keys()
+        assert (options["num_warps"], options["debug"], options["maxnreg"]) == ("4", "false", "-")
+        assert [row[1] for row in rows if row[0] in ("created", "used")] == [utc(said["created"]), utc(said["used"])]
+
+    def test_a_narrow_terminal_shows_the_paths_whole(self, compiled):
+        root, key = compiled
+        _, seen = on_a_terminal("ls", key[:12], "--root", root, env={"COLUMNS": "60"})
+        assert "…" not in seen
+        assert '[["libdevice"' in seen
+        value = "".join(line[seen.splitlines()[0].index("value") :].strip() for line in seen.splitlines())
+        assert f"{entry_path(str(root), key)}/scaled.cubin" in value
+
+    def test_of_stock_triton_counts_no_use(self, compiled, here, tmp_path):
+        """What we read leaves no access time, which is all that tells of the last use there."""
+        root, key = compiled
+        shutil.copytree(root / "triton/1" / key, tmp_path / "stock" / key, ignore=shutil.ignore_patterns("__entry__*"))
+        for path in (tmp_path / "stock").rglob("*"):
+            os.utime(path, (1e9, 1e9))
+        for words in (["ls"], ["du"], ["verify"], ["prune", "--dry-run"], ["clean", "--dry-run"], ["ls"]):
+            assert here(*words, "--root", tmp_path / "stock").code in (0, 1)
+        assert here("ls", "--root", tmp_path / "stock").rows[0][6] == "2001-09-09T01:46:40Z"
+
+    def test_of_a_kernel_whose_metadata_is_gone_says_what_is_left(self, here, root, keys):
+        (Path(entry_path(str(root), keys[0])) / f"{kernel_of(root, keys[0])}.json").unlink()
+        said = here("ls", keys[0], "--json", "--root", root).json
+        assert [said[name] for name in ("registers", "shared_bytes", "warps", "options", "environment")] == [None] * 5
+
+
+# ---- du
+
+
+class TestDu:
+    def test_the_buckets_add_up_to_what_an_independent_walk_finds(self, here, root):
+        (root / "ab").mkdir()
+        (root / "ab/notes.txt").write_text("mine")
+        os.link(root / "ab/notes.txt", root / "ab/again")
+        everything = here("du", "--json", "--root", root).json["all"]
+        files, logical = bare_walk(str(root))
+        inodes = {path.stat().st_ino: path.stat().st_size for path in root.rglob("*") if path.is_file()}
+        assert everything == {
+            "name": "all",
+            "files": files,
+            "logical_bytes": logical,
+            "physical_bytes": sum(inodes.values()),
+        }
+
+    @pytest.mark.parametrize("by", ["device", "arch", "kernel"])
+    def test_every_other_sum_is_that_of_the_entries(self, by, here, root):
+        said = here("du", "--by", by, "--json", "--root", root).json
+        walks = [bare_walk(str(root / path)) for path in ("gpucache/v1/store", "triton")]
+        entries = [*root.glob("gpucache/v1/store/*/*/*"), *root.glob("triton/*/*/*")]
+        assert said["all"] == {
+            "name": "all",
+            "files": sum(files for files, _ in walks),
+            "logical_bytes": sum(size for _, size in walks),
+            "physical_bytes": sum({path.stat().st_ino: path.stat().st_size for path in entries}.values()),
+        }
+        for column in ("files", "logical_bytes", "physical_bytes"):
+            assert sum(row[column] for row in said["rows"]) == said["all"][column]
+
+    def test_by_device_the_store_has_the_physical_bytes(self, here, root):
+        rows = {row[0]: row[1:] for row in here("du", "--by", "device", "--root", root).rows}
+        assert list(rows) == ["store", "0", "1", "all"]
+        groups = sum(path.stat().st_size for path in root.glob("triton/0/*/__grp__*"))
+        assert int(rows["0"][2]) == groups
+        assert int(rows["0"][1]) == bare_walk(str(root / "triton/0"))[1]
+
+    def test_piped_is_bytes_and_a_terminal_gets_rounded_ones(self, here, root):
+        piped = here("du", "--root", root).rows
+        _, seen = on_a_terminal("du", "--root", root)
+        head, *shown = table(seen)
+        assert head == ["name", "files", "logical_bytes", "physical_bytes"]
+        assert shown == [[name, files, *(units.size(int(one)) for one in sizes)] for name, files, *sizes in piped]
+
+
+# ---- prune and clean
+
+
+class TestRemoving:
+    @pytest.mark.parametrize("command", [*CHANGING, ["clean", "--force"], ["prune", "--keep-binaries"], ["prune"]])
+    def test_a_dry_run_changes_nothing(self, command, here, root):
+        before = snapshot(root)
+        assert here(*command, "--dry-run", "--root", root).code == 0
+        assert here(*command, "--dry-run", "--json", "--root", root).code == 0
+        assert snapshot(root) == before
+
+    @pytest.mark.parametrize("command", CHANGING, ids=["prune", "clean"])
+    def test_where_nobody_can_be_asked_it_refuses_before_it_looks(self, command, here, root):
+        before = snapshot(root)
+        for words in (command, [*command, "--json"]):
+            done = here(*words, "--root", root)
+            assert (done.code, done.out) == (2, "")
+            assert done.err.endswith("Error: nobody can be asked here: say --yes, or --dry-run to look only\n")
+        assert snapshot(root) == before
+
+    @pytest.mark.parametrize("command", CHANGING, ids=["prune", "clean"])
+    @pytest.mark.parametrize(
+        ("answer", "code", "last", "left"),
+        [
+            (b"y\n", 0, "note: freed ", 0),
+            (b"n\n", 1, "note: nothing was removed", 6),
+            (b"\n", 1, "note: nothing was removed", 6),
+            (b"\x03", 130, "", 6),
+        ],
+        ids=["yes", "no", "nothing", "interrupt"],
+    )
+    def test_asks_a_person(self, command, answer, code, last, left, root, here):
+        ended, seen = on_a_terminal(*command, "--root", root, answer=answer)
+        assert ended == code
+        assert re.search(r"\nRemove 6 entries, \d+\.\d KiB\? \[y/N\]: ", seen)
+        assert len(table(seen)[0]) == 5
+        assert seen.splitlines()[-1].startswith(last)
+        assert "Traceback" not in seen
+        assert len(here("ls", "--root", root).rows) == left
+
+    def test_with_json_on_a_terminal_it_asks_on_stderr(self, root):
+        command = [sys.executable, "-m", "gpucache", "clean", "--json", "--root", root]
+        main, secondary = pty.openpty()
+        with subprocess.Popen(command, stdin=secondary, stdout=subprocess.PIPE, stderr=secondary) as process:
+            os.close(secondary)
+            os.write(main, b"y\n")
+            out, _ = process.communicate(timeout=60)
+        os.close(main)
+        assert json.loads(out)["removed"]["entries"] == 6
+
+    @pytest.mark.parametrize("command", [["prune", "--max-entries", "2"], ["clean"]], ids=["prune", "clean"])
+    def test_what_is_freed_is_what_du_shows_less(self, command, gpucache, root):
+        """As processes."""
+
+        def physical() -> int:
+            return int(json.loads(gpucache("du", "--json", "--root", root).stdout)["all"]["physical_bytes"])
+
+        before = physical()
+        planned = json.loads(gpucache(*command, "--dry-run", "--json", "--root", root).stdout)
+        done = json.loads(gpucache(*command, "--yes", "--json", "--root", root).stdout)
+        assert done["removed"]["physical_bytes"] == before - physical() == planned["physical_bytes"] > 0
+        assert done["removed"]["logical_bytes"] == planned["logical_bytes"]
+
+    def test_says_what_goes_piped_with_whole_keys_and_bytes(self, here, root, kernels):
+        done = here("prune", "--max-entries", 4, "--yes", "--root", root)
+        gone = kernels[:2]
+        assert done.rows == [["remove", one.key, one.kernel, str(one.size), utc(one.used)] for one in gone]
+        held = sum(one.size for one in gone)
+        assert done.err.startswith(f"note: freed {units.size(held)} (")
+        assert done.err.endswith(" with hard links)\n")
+        assert {path.name for path in root.glob("triton/*/*")} == {one.key for one in kernels[2:]}
+
+    def test_says_that_there_is_nothing_to_do(self, here, root):
+        assert here("prune", "--yes", "--root", root) == Done(0, "", f"note: nothing to remove in {root}\n")
+
+    def test_says_what_stays_because_it_is_in_use(self, here, root, keys):
+        for key in keys:
+            os.utime(entry_path(str(root), key) + f"/{MANIFEST}")
+        said = "note: 6 more would go, but were used too recently or are in use\n"
+        assert here("clean", "--yes", "--root", root) == Done(0, "", f"{said}note: nothing to remove in {root}\n")
+        assert here("clean", "--force", "--yes", "--root", root).code == 0
+        assert here("ls", "--root", root).rows == []
+
+    @pytest.mark.parametrize(
+        ("words", "code", "said"),
+        [
+            (["--max-size", "lots"], 2, "Error: Invalid value for '--max-size': 'lots' is not a size like 20GiB"),
+            (["--max-age", "x"], 2, "Error: Invalid value for '--max-age': 'x' is not a time like 30d"),
+            (["--max-entries", "-1"], 2, "Error: Invalid value for '--max-entries': -1 is not in the range x>=0"),
+            (
+                ["--triton-version", "new"],
+                1,
+                "error: --triton-version='new' is not a version specifier like '<3.6'\nhint: ",
+            ),
+            (["--grace", "1s"], 1, "error: --grace='1s' is not at least 600s, twice GPUCACHE_STAMP_S\nhint: "),
+        ],
+        ids=lambda value: " ".join(value) if isinstance(value, list) else "",
+    )
+    def test_prune_refuses_what_makes_no_sense(self, words, code, said, here, root):
+        before = snapshot(root)
+        done = here("prune", *words, "--yes", "--root", root)
+        assert (done.code, done.out) == (code, "")
+        assert said in done.err
+        assert snapshot(root) == before
+
+    @pytest.mark.parametrize(
+        ("words", "gone"),
+        [
+            (["--max-size", "0"], lambda one, now: True),
+            (["--max-age", "20d"], lambda one, now: now - one.used > 20 * 86400),
+            (["--max-entries", "6"], lambda one, now: False),
+            (["--arch", "sm_90"], lambda one, now: one.arch == "sm_90"),
+            (["--triton-version", "<3.6"], lambda one, now: False),
+            (["--triton-version", ">=3.9"], lambda one, now: True),
+            (["--max-age", "20d", "--grace", "4w"], lambda one, now: now - one.used > 28 * 86400),
+        ],
+        ids=lambda value: " ".join(value) if isinstance(value, list) else "",
+    )
+    def test_prune_takes_each_option(self, words, gone, here, root, kernels):
+        now = time.time()
+        assert here("prune", *words, "--yes", "--root", root).code == 0
+        left = [row[0] for row in here("ls", "--root", root).rows]
+        assert left == [one.key for one in reversed(kernels) if not gone(one, now)]
+
+    def test_keep_binaries_makes_entries_smaller(self, here, root, keys):
+        done = here("prune", "--keep-binaries", "--max-age", "1s", "--yes", "--root", root)
+        assert [row[0] for row in done.rows] == ["slim"] * 6
+        assert [row[4] for row in here("ls", "--root", root).rows] == ["3"] * 6
+        assert {path.suffix for path in root.glob("triton/0/*/*")} == {".json", ".cubin"}
+
+    def test_repair_mends_and_then_nothing_is_wrong(self, here, root, keys):
+        group = next((root / "triton/0" / keys[0]).glob("__grp__*"))
+        group.write_text(group.read_text().replace("triton/0", "elsewhere"))
+        found = here("verify", "--root", root)
+        assert found.code in (0, 1)
+        assert [row[0:3] for row in found.rows if row[1].startswith("group")] != []
+        assert (
+            found.err == f"note: 6 entries checked in {root}, {len(found.rows)} finding{'s' * (len(found.rows) != 1)}\n"
+        )
+        assert here("verify", "--repair", "--root", root).code == 0
+        assert here("verify", "--root", root) == Done(0, "", f"note: 6 entries checked in {root}, 0 findings\n")
+
+
+# ---- roots
+
+
+REFUSED = [["prune", "--yes"], ["prune", "--dry-run"], ["clean", "--yes"], ["verify", "--repair"]]
+
+
+class TestRoots:
+    @pytest.mark.parametrize("command", REFUSED, ids=" ".join)
+    @pytest.mark.parametrize("below", ["", "gpucache/v1", "triton"])
+    def test_what_everybody_may_write_is_looked_at_but_never_changed(self, command, below, here, root):
+        (root / below).chmod(0o777)
+        before = snapshot(root)
+        done = here(*command, "--root", root)
+        assert (done.code, done.out) == (1, "")
+        assert done.err.startswith(f"error: {root / below}: everybody may write it (mode 0777)".rstrip("/"))
+        assert "\nhint: chmod o-w it, or set GPUCACHE_TRUST_WORLD_WRITABLE=1" in done.err
+        assert snapshot(root) == before
+        assert len(here("ls", "--root", root).rows) == 6
+        assert here("du", "--root", root).code == here("verify", "--root", root).code == 0
+
+    @pytest.mark.parametrize("command", REFUSED, ids=" ".join)
+    def test_another_users_is_looked_at_but_never_changed(self, command, as_root, here, root):
+        os.chown(root, 54321, 54321)
+        before = snapshot(root)
+        done = here(*command, "--root", root)
+        assert (done.code, done.out) == (1, "")
+        assert done.err.startswith(f"error: {root}: belongs to uid 54321, not to uid 0")
+        assert "\nhint: set GPUCACHE_DIR to a directory of your own, or GPUCACHE_TRUST_UIDS=54321" in done.err
+        assert snapshot(root) == before
+        assert len(here("ls", "--root", root).rows) == 6
+
+    @pytest.mark.parametrize(
+        "command", [["ls"], ["du"], ["prune", "--yes"], ["clean", "--yes"]], ids=lambda words: words[0]
+    )
+    def test_one_that_is_missing_is_empty_and_said_to_be_missing(self, command, here, tmp_path):
+        done = here(*command, "--root", tmp_path / "typo")
+        assert done.code == 0
+        assert done.err.startswith(f"note: there is no {tmp_path}/typo\n")
+        assert not (tmp_path / "typo").exists()
+
+    @pytest.mark.parametrize("command", [["prune", "--yes"], ["clean", "--yes"]], ids=lambda words: words[0])
+    def test_one_that_is_a_file_is_refused(self, command, here, tmp_path):
+        (tmp_path / "file").touch()
+        done = here(*command, "--root", tmp_path / "file")
+        assert done.code == 1
+        assert (
+            done.err
+            == f"error: could not make {tmp_path}/file: Not a directory\nhint: choose another root, or move that away\n"
+        )
+
+    def test_one_of_stock_triton_has_keys_directly_below(self, here, root, keys, tmp_path):
+        stock = tmp_path / "stock"
+        shutil.copytree(root / "triton/0", stock, ignore=shutil.ignore_patterns(MANIFEST))
+        for path in stock.rglob("*"):
+            os.utime(path, (1e9, 1e9))
+        rows = here("ls", "--root", stock, "--sort", "key").rows
+        assert [row[0] for row in rows] == sorted(keys)
+        assert {tuple(row[3:5]) + tuple(row[6:]) for row in rows} == {("3.9.0", "8", "2001-09-09T01:46:40Z", ".")}
+        assert [row[0] for row in here("du", "--root", stock).rows] == ["triton", "all"]
+        assert here("prune", "--max-entries", 4, "--yes", "--root", stock).code == 0
+        assert len(list(stock.iterdir())) == 4
+        assert here("clean", "--yes", "--root", stock).code == 0
+        assert list(stock.iterdir()) == []
+
+    @pytest.mark.parametrize(
+        "name", ["a b", 'it\'s "so"', "é", "tab\there", "line\nbreak", "[red]x[blue]", "[", "\x1b[31m", b"\xff"]
+    )
+    def test_names_with_odd_characters_do_no_harm(self, name, here, root, tmp_path):
+        odd = Path(os.fsdecode(os.fsencode(tmp_path) + b"/" + os.fsencode(name)))
+        root.rename(odd)
+        assert len(here("ls", "--root", odd).rows) == 6
+        assert os.fsdecode(json.loads(here("ls", "--json", "--root", odd).out)["root"]) == str(odd)
+        (odd / "left").touch()
+        key = here("ls", "--root", odd).rows[0][0]
+        assert ["store", _one_line(entry_path(str(odd), key))] in here("ls", key, "--root", odd).rows
+        code, seen = on_a_terminal("clean", "--root", odd, answer=b"y\n", env={"COLUMNS": "400"})
+        assert code == 0
+        assert "/left is no cache, and stays\n" in seen
+        assert "\x1b[31m" not in seen
+        assert here("ls", "--root", odd).rows == []
+
+    def test_paths_of_any_bytes_are_printed_as_they_are(self, here, root, tmp_path):
+        odd = os.fsencode(tmp_path) + b"/n\xc3\xbc-\xff"
+        os.rename(root, odd)
+        (stray := Path(os.fsdecode(odd)) / "triton/0" / "tmp.gpucache-\udcfe").mkdir()
+        os.utime(stray, (1e9, 1e9))
+        assert here("prune", "--dry-run", "--root", odd).rows[0][:3] == ["sweep", "aside", str(stray)]
+
+
+def _one_line(text: str) -> str:
+    return text.replace("\t", "\\t").replace("\n", "\\n")
+
+
+# ---- the process
+
+
+@pytest.mark.parametrize("unbuffered", ["", "1"], ids=["buffered", "unbuffered"])
+def test_a_reader_that_goes_away_after_the_first_line_is_no_defect(unbuffered, tmp_path):
+    """As ``gpucache ls | head -n 1``, through a pipe that holds less than all."""
+    for number in range(100):
+        (tmp_path / f"{number:064x}").mkdir()
+        (tmp_path / f"{number:064x}" / "cuda_utils.so").touch()
+    mine, theirs = os.pipe()
+    fcntl.fcntl(theirs, fcntl.F_SETPIPE_SZ, 4096)
+    command = [sys.executable, "-m", "gpucache", "ls", "--root", tmp_path]
+    environ = {**os.environ, "PYTHONUNBUFFERED": unbuffered}
+    with subprocess.Popen(command, stdout=theirs, stderr=subprocess.PIPE, env=environ) as process:
+        os.close(theirs)
+        assert b"\tcuda_utils.so\t" in os.read(mine, 200)
+        os.close(mine)
+        _, err = process.communicate(timeout=60)
+    assert (process.returncode, err) == (1, b"")
+
+
+@pytest.mark.parametrize("where", [">&-", "2>&-", "<&-", ">&- 2>&-", ">/dev/full", "2>/dev/full"])
+@pytest.mark.parametrize("command", ["ls", "clean --yes"])
+def test_whatever_became_of_the_standard_streams_there_is_no_traceback(command, where, root, keys):
+    script = f"{sys.executable} -m gpucache {command} --root {root} {where}"
+    done = subprocess.run(["bash", "-c", script], capture_output=True, text=True, timeout=60)
+    assert "Traceback" not in done.stderr
+    assert done.returncode == (1 if where == ">/dev/full" else 0)
+    assert (root / "triton/0").is_dir()
+
+
+@pytest.mark.parametrize(
+    ("words", "loaded"),
+    [
+        (["path", "0"], []),
+        (["--help"], ["cli_caches", "cli_diagnosis", "cache_formats"]),
+        (["ls"], ["cli_caches", "cache_formats", "report"]),
+        (["config"], ["cli_caches", "cli_diagnosis", "cache_formats", "config"]),
+    ],
+    ids=lambda words: " ".join(words) if words and words[0] in ("path", "--help", "ls", "config") else "",
+)
+def test_modules_are_imported_by_the_commands_that_need_them(words, loaded, python, root):
+    """So that what ran before these commands were there starts as fast as it did."""
+    later = ["cli_caches", "cli_diagnosis", "cache_formats", "report", "prune", "clean", "slim", "verify"]
+    later += ["doctor", "explain", "missed", "config", "cubin", "inductor"]
+    code = f"""if True:
+        import sys
+        from gpucache.cli import main
+        code = main(sys.argv[1:])
+        found = [name for name in {later!r} if "gpucache." + name in sys.modules]
+        print(found, "rich" in sys.modules, file=sys.stderr)
+        sys.exit(code)
+    """
+    done = python(code, *words, env={**os.environ, "GPUCACHE_DIR": str(root), "GPUCACHE_FAKE_DEVICES": "2"})
+    assert done.returncode in (0, 1)
+    seen = done.stderr.splitlines()[-1]
+    if words == ["ls"]:
+        loaded = [*loaded, "inductor"]
+    assert seen == f"{sorted(loaded, key=later.index)} False"
