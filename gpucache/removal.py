@@ -73,7 +73,8 @@ def remove(key: str, places: Sequence[Place], locks: str | None) -> list[Freed]:
     """
     with taken(key, places, locks) as asides:
         pass
-    return [delete(aside) for aside in asides]
+    deletion = _Deletion()
+    return [deletion.delete(aside) for aside in asides]
 
 
 @contextmanager
@@ -219,31 +220,57 @@ def delete(path: str) -> Freed:
 
     Beside any other process that deletes the same: what is gone counts nothing. What may not be deleted stays.
     """
-    return _delete(path, None)
+    return _Deletion().delete(path)
 
 
-def _delete(name: str, parent: int | None) -> Freed:
-    try:
-        fd = os.open(name, _DIRECTORY, dir_fd=parent)
-    except OSError as error:
-        return _unlink(name, parent) if error.errno in (errno.ENOTDIR, errno.ELOOP) else NOTHING
-    freed = NOTHING
-    try:
-        with os.scandir(fd) as items:
-            for item in items:
-                inside = item.is_dir(follow_symlinks=False)
-                freed = freed.plus(_delete(item.name, fd) if inside else _unlink(item.name, fd))
-    finally:
-        os.close(fd)
-    with suppress(OSError):
-        os.rmdir(name, dir_fd=parent)
-    return freed
+class _Deletion:
+    """What is deleted in one go. Of an inode with several names only the first is asked for its size and links."""
 
+    def __init__(self) -> None:
+        self._links: dict[tuple[int, int], list[int]] = {}
+        self._freed = [0, 0, 0]
 
-def _unlink(name: str, parent: int | None) -> Freed:
-    try:
-        found = os.lstat(name, dir_fd=parent)
-        os.unlink(name, dir_fd=parent)
-    except OSError:
-        return NOTHING
-    return Freed(1, found.st_size, found.st_size if found.st_nlink == 1 else 0)
+    def delete(self, path: str) -> Freed:
+        """As the function of this name."""
+        self._freed = [0, 0, 0]
+        self._delete(path, None)
+        return Freed(*self._freed)
+
+    def _delete(self, name: str, parent: int | None) -> None:
+        try:
+            fd = os.open(name, _DIRECTORY, dir_fd=parent)
+        except OSError as error:
+            if error.errno in (errno.ENOTDIR, errno.ELOOP):
+                self._unlink(name, parent, None)
+            return
+        try:
+            device = os.fstat(fd).st_dev
+            with os.scandir(fd) as items:
+                for item in items:
+                    if item.is_dir(follow_symlinks=False):
+                        self._delete(item.name, fd)
+                    else:
+                        self._unlink(item.name, fd, (device, item.inode()))
+        finally:
+            os.close(fd)
+        with suppress(OSError):
+            os.rmdir(name, dir_fd=parent)
+
+    def _unlink(self, name: str, parent: int | None, inode: tuple[int, int] | None) -> None:
+        try:
+            known = self._links.get(inode) if inode is not None else None
+            if known is None:
+                found = os.lstat(name, dir_fd=parent)
+                known = [found.st_size, found.st_nlink]
+            os.unlink(name, dir_fd=parent)
+        except OSError:
+            return
+        size = known[0]
+        known[1] -= 1
+        if inode is not None and known[1]:
+            self._links[inode] = known
+        elif inode is not None:
+            self._links.pop(inode, None)  # the number may be used again
+        self._freed[0] += 1
+        self._freed[1] += size
+        self._freed[2] += size if not known[1] else 0
