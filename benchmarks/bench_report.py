@@ -67,10 +67,11 @@ def physical(root: str) -> int:
 
 def pruning(root: str, entries: int, views: int, rounds: int) -> None:
     """Each round makes a tree, has the older half pruned, and deletes the other half barely."""
-    half, deletes, prunes = entries // 2, [], []
+    half, walks, deletes, prunes = entries // 2, [], [], []
     for _ in range(rounds):
         keys = tree.make(root, entries, views)
         before = physical(root)
+        walks.append(timed(lambda: tree.bare_walk(root)))
         said, seconds = command(root, "prune", "--max-entries", str(half), "--yes")
         removed, freed = said["removed"], before - physical(root)
         prunes.append(seconds)
@@ -80,7 +81,8 @@ def pruning(root: str, entries: int, views: int, rounds: int) -> None:
         deletes.append(timed(lambda keys=keys: tree.bare_delete(root, keys[-half:])))
         shutil.rmtree(root)
     print(line(f"bare delete of {half} entries", deletes))
-    print(line("gpucache prune --max-entries, whole process", prunes, statistics.median(deletes)))
+    bare = [walk + delete for walk, delete in zip(walks, deletes, strict=True)]
+    print(line("gpucache prune --max-entries, whole process", prunes, statistics.median(bare)))
     print(f"  prune said that it freed {removed['physical_bytes']} bytes, and du has as many fewer")
 
 

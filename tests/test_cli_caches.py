@@ -75,7 +75,7 @@ def on_a_terminal(*words: object, answer: bytes = b"", env: Mapping[str, str] | 
     """Exit code and all that a person sees, who types ``answer`` when asked."""
     pid, terminal = pty.fork()
     if pid == 0:
-        environ = {**os.environ, "TERM": "dumb", "COLUMNS": "160", **(env or {})}
+        environ = {**os.environ, "TERM": "dumb", "COLUMNS": "160", "LINES": "50", **(env or {})}
         os.execve(sys.executable, [sys.executable, "-m", "gpucache", *map(os.fspath, map(_word, words))], environ)
     seen, end = b"", time.monotonic() + PATIENCE_S
     while time.monotonic() < end:
