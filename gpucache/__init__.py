@@ -1,6 +1,18 @@
 """Per-GPU cache directories: found through NVML, provisioned safely, resolved in nanoseconds.
 
 The public names are imported when they are first used, so that ``import gpucache`` costs next to nothing.
+
+The modules, by subject; imports only point downward in `pyproject.toml`'s list of layers:
+
+- the machine: `device`, `discovery` (NVML), `visible` (`CUDA_VISIBLE_DEVICES`), `libcuda`, `nodes`
+- directories for devices: `registry`, `provision`, `record`, `launch`, `dropin`
+- the Triton plug-in: `triton`, `place`, `compiling`, `single`, `compile_lock`, `staging`, `store`, `stats`, `limit`
+- what is there: `report`, `entries`, `strays`, `inodes`, `keys`, `metadata`, `cubin`, `inductor`
+- removing: `prune`, `clean`, `slim`, `removal`
+- what is wrong: `findings`; `verify`, `damage`, `flaws`, `contents`, `mending`, `reading`; `doctor`, `disk_checks`,
+  `environment_checks`; `explain`, `missed`; `config`, `log`
+- the command line: `cli`, `cli_caches`, `cli_diagnosis`, `terminal`, `formats`, `cache_formats`
+- under all of them: `paths`, `fs`, `mounts`, `vetting`, `units`, `errors`
 """
 
 from __future__ import annotations

@@ -79,7 +79,7 @@ def entry_whole(entry: Entry) -> dict[str, Any]:
 
 
 def _compiled(path: str, group: str | None) -> dict[str, Any]:
-    from gpucache.cubin import registers
+    from gpucache.cubin import resources
     from gpucache.metadata import Metadata
     from gpucache.reading import read
 
@@ -88,10 +88,18 @@ def _compiled(path: str, group: str | None) -> dict[str, Any]:
     except (OSError, ValueError):
         said = None
     if said is None:
-        return {"registers": None, "shared_bytes": None, "warps": None, "options": None, "environment": None}
-    used = registers(f"{path}/{str(group).removesuffix('.json')}.cubin") or {}
+        return {
+            "registers": None,
+            "stack_bytes": None,
+            "shared_bytes": None,
+            "warps": None,
+            "options": None,
+            "environment": None,
+        }
+    needs = (resources(f"{path}/{str(group).removesuffix('.json')}.cubin") or {}).get(said.name)
     return {
-        "registers": used.get(said.name),
+        "registers": None if needs is None else needs.registers,
+        "stack_bytes": None if needs is None else needs.stack_bytes,
         "shared_bytes": said.shared_bytes,
         "warps": said.num_warps,
         "options": dict(said.options),

@@ -16,9 +16,11 @@ from gpucache.errors import NoEntryError
 from gpucache.paths import resolve_root
 from gpucache.terminal import (
     check_answerable,
+    codes_option,
     confirmed,
     is_terminal,
     json_option,
+    print_codes,
     print_findings,
     print_json,
     print_json_rows,
@@ -291,17 +293,21 @@ def _counted(count: int, one: str, many: str) -> str:
 
 @click.command()
 @click.option("--repair", is_flag=True, help="Mend what can be mended, and move the rest to quarantine.")
+@codes_option
 @root_option
 @json_option
-def verify(repair: bool, root: str | None, as_json: bool) -> int:
+def verify(repair: bool, codes: bool, root: str | None, as_json: bool) -> int:
     """Check every digest, every path in a group and every JSON file. Exit code 1 when something is wrong and stays so.
 
     \b
     gpucache verify
     gpucache verify --repair --json
     """
+    from gpucache.verify import CODES
     from gpucache.verify import verify as check
 
+    if codes:
+        return print_codes(CODES, as_json)
     where = resolve_root(root, os.environ)
     if repair:
         _vet(where)

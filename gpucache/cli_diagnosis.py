@@ -10,9 +10,11 @@ import click
 from gpucache.cli_caches import one_entry, scanned
 from gpucache.paths import resolve_root
 from gpucache.terminal import (
+    codes_option,
     is_terminal,
     json_option,
     log_to_stderr,
+    print_codes,
     print_findings,
     print_json,
     print_table,
@@ -25,9 +27,10 @@ if TYPE_CHECKING:
 
 
 @click.command()
+@codes_option
 @root_option
 @json_option
-def doctor(root: str | None, as_json: bool) -> int:
+def doctor(codes: bool, root: str | None, as_json: bool) -> int:
     """Tell what will hurt before it hurts: GPUs, disk, owners, environment, versions, locks, clocks.
 
     Exit code 1 when there is an error, 0 with warnings only.
@@ -36,8 +39,10 @@ def doctor(root: str | None, as_json: bool) -> int:
     gpucache doctor
     gpucache doctor --root /scratch/kernels --json
     """
-    from gpucache.doctor import examine
+    from gpucache.doctor import CODES, examine
 
+    if codes:
+        return print_codes(CODES, as_json)
     log_to_stderr("CRITICAL")  # what is wrong is among the findings
     where = resolve_root(root, os.environ)
     found = examine(where, os.environ)

@@ -10,7 +10,7 @@ import zlib
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
-from gpucache import discovery, log, paths
+from gpucache import discovery, limit, log, paths
 from gpucache.device import requested_fakes
 from gpucache.errors import ConfigurationError
 from gpucache.units import parse_size
@@ -152,7 +152,6 @@ def _level(environ: Mapping[str, str], name: str) -> None:
         raise ValueError(" or ".join(log.LEVELS))
 
 
-_MAX_SIZE = "10% of the file system, at most 50GiB"
 IGNORED = frozenset(
     f"GPUCACHE_{name}"
     for name in ["SHARE", "VERIFY", "REQUIRE_HIT", "STALL_TIMEOUT_S", "LOCK_TIMEOUT_S", "STAMP_S", "MAX_SIZE", "LOG"]
@@ -171,7 +170,7 @@ VARIABLES = (
     Variable("GPUCACHE_STALL_TIMEOUT_S", "30", "how long to wait for a compile without a heartbeat", _seconds),
     Variable("GPUCACHE_LOCK_TIMEOUT_S", "300", "how long to wait for a compile in all", _seconds),
     Variable("GPUCACHE_STAMP_S", "300", "how often at most an entry's use is stamped", _seconds),
-    Variable("GPUCACHE_MAX_SIZE", _MAX_SIZE, "how large the store may grow: 20GiB; 0: no limit", _size),
+    Variable("GPUCACHE_MAX_SIZE", limit.DEFAULT, "how large the store may grow: 20GiB; 0: no limit", _size),
     Variable("GPUCACHE_LOG", None, "what of the log goes to stderr: debug, info, warning or error", _level),
     Variable("GPUCACHE_NVML_TIMEOUT_S", "10", "how long NVML may take", _nvml_timeout),
     Variable("GPUCACHE_SET", None, "the variables that gpucache run set, with a checksum of each"),

@@ -41,12 +41,6 @@ class _Section:
     data: bytes
 
 
-def registers(path: str) -> dict[str, int] | None:
-    """Registers per thread of each kernel; None for what is not a whole cubin."""
-    found = resources(path)
-    return None if found is None else {name: needs.registers for name, needs in found.items()}
-
-
 def resources(path: str) -> dict[str, Resources] | None:
     """What each kernel (by its symbol) needs; None for a file that cannot be read, was cut, or is no cubin."""
     try:

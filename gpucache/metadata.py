@@ -97,16 +97,6 @@ class Metadata:
         return _count(self.options.get("num_warps"))
 
     @property
-    def num_stages(self) -> int | None:
-        """Depth of the software pipeline, as asked for."""
-        return _count(self.options.get("num_stages"))
-
-    @property
-    def num_ctas(self) -> int | None:
-        """Blocks per cluster."""
-        return _count(self.options.get("num_ctas"))
-
-    @property
     def shared_bytes(self) -> int | None:
         """Shared memory per block, in bytes; all that Triton uses is dynamic, so that the binary does not say it."""
         return _count(self.results.get("shared"))

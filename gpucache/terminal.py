@@ -26,6 +26,7 @@ root_option = click.option(
     "--root", type=click.Path(readable=False), help="Cache root, instead of $GPUCACHE_DIR and torch's default."
 )
 json_option = click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+codes_option = click.option("--codes", is_flag=True, help="Only list every code of a finding, and what it means.")
 
 
 def complain(error: GpuCacheError) -> None:
@@ -100,6 +101,15 @@ def print_findings(findings: Sequence[Finding], notes: Sequence[str] = ()) -> No
             print_data(printable(f"  {note or one.fix}"))
         else:
             print_data(_line((one.level, one.code, one.subject, one.fact, note or one.fix)))
+
+
+def print_codes(codes: Mapping[str, str], as_json: bool) -> int:
+    """Every code of a command's findings; the exit code."""
+    if as_json:
+        print_json(codes)
+    else:
+        print_table(("code", "meaning"), list(codes.items()), folded=("meaning",))
+    return 0
 
 
 def is_terminal() -> bool:

@@ -155,7 +155,15 @@ class TestJson:
         said = here("ls", keys[0], "--json", "--root", root).json
         (_, fields), _ = documented("ls")
         (row,) = [row for row in here("ls", "--json", "--root", root).json["entries"] if row["key"] == keys[0]]
-        check(said, list(dict.fromkeys([*fields, *more])), files=dict, options=dict, environment=dict, registers=object)
+        check(
+            said,
+            list(dict.fromkeys([*fields, *more])),
+            files=dict,
+            options=dict,
+            environment=dict,
+            registers=object,
+            stack_bytes=object,
+        )
         assert {**said, "files": len(said["files"])} == {**{name: said[name] for name in more}, **row}
         for copy in said["copies"]:
             check(copy, inner["copies"], directory=(str, type(None)))
@@ -420,6 +428,7 @@ class TestAWholeEntry:
         assert said["warps"] == metadata["num_warps"]
         assert said["shared_bytes"] == metadata["shared"]
         assert 8 <= said["registers"] <= 255
+        assert said["stack_bytes"] == 0
         assert said["options"].items() <= metadata.items()
         assert said["options"].keys() >= {"num_warps", "num_stages", "num_ctas", "enable_fp_fusion"}
         assert said["environment"] == {}
@@ -429,7 +438,7 @@ class TestAWholeEntry:
         said = here("ls", key, "--json", "--root", root).json
         rows = here("ls", key, "--root", root).rows
         plain = ("key", "kind", "kernel", "target", "arch", "triton_version", "cubin")
-        plain += ("logical_bytes", "physical_bytes", "held_bytes", "registers", "shared_bytes", "warps")
+        plain += ("logical_bytes", "physical_bytes", "held_bytes", "registers", "stack_bytes", "shared_bytes", "warps")
         assert [row for row in rows if row[0] in plain] == [[name, str(said[name])] for name in said if name in plain]
         assert [row[1] for row in rows if row[0] == "file"] == [
             f"{name} {size}" for name, size in said["files"].items()
@@ -463,7 +472,7 @@ class TestAWholeEntry:
     def test_of_a_kernel_whose_metadata_is_gone_says_what_is_left(self, here, root, keys):
         (Path(entry_path(str(root), keys[0])) / f"{kernel_of(root, keys[0])}.json").unlink()
         said = here("ls", keys[0], "--json", "--root", root).json
-        assert [said[name] for name in ("registers", "shared_bytes", "warps", "options", "environment")] == [None] * 5
+        assert [said[name] for name in ("registers", "stack_bytes", "shared_bytes", "warps", "options")] == [None] * 5
 
 
 # ---- du

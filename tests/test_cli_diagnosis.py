@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import json
 import os
 import sys
 
 import pytest
 from test_cli_caches import Done, check, compiled, documented, here, keys, on_a_terminal, root, table
 
+from gpucache import verify
 from gpucache.config import VARIABLES
 from gpucache.doctor import CODES
 
@@ -141,3 +143,10 @@ class TestConfig:
         assert "…" not in seen
         assert "GPUCACHE_DEVICE " not in seen
         assert str(long) in "".join(line[30:].split("  ")[0].strip() for line in seen.splitlines()[1:])
+
+
+@pytest.mark.parametrize(("command", "codes"), [("doctor", CODES), ("verify", verify.CODES)])
+def test_every_code_can_be_listed(gpucache, command, codes):
+    done = gpucache(command, "--codes")
+    assert done.stdout == "".join(f"{code}\t{meaning}\n" for code, meaning in codes.items())
+    assert json.loads(gpucache(command, "--codes", "--json").stdout) == codes
