@@ -57,7 +57,7 @@ def test_its_fields_are_lines(stock):
         *(("triton_version", "-"), ("logical_bytes", "4"), ("physical_bytes", "4"), ("held_bytes", "0")),
         *(("file", "cuda_utils.so 4"), ("created", "2001-09-09T01:46:40Z"), ("used", "2001-09-09T01:46:40Z")),
         *(("stored", "false"), ("directories", "."), ("stock", path), ("cubin", "-"), ("registers", "-")),
-        *(("shared_bytes", "-"), ("warps", "-")),
+        *(("stack_bytes", "-"), ("shared_bytes", "-"), ("warps", "-")),
     ]
 
 
