@@ -7,7 +7,7 @@ import time
 from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING, Any
 
-from gpucache.units import age, size
+from gpucache.units import ago, size
 
 if TYPE_CHECKING:
     from gpucache.clean import CleanPlan, OtherFile
@@ -43,7 +43,7 @@ def entry_cells(entry: Entry, now: float) -> tuple[str, ...]:
         entry.triton_version or "-",
         str(len(entry.files)),
         size(entry.physical_bytes),
-        _ago(now - entry.used),
+        ago(now - entry.used),
         " ".join(entry.directories) or "-",
     )
 
@@ -52,10 +52,6 @@ def entry_fields(entry: Entry, now: float) -> tuple[str, ...]:
     """The same for programs: the whole key, bytes, and the time in UTC."""
     cells = entry_cells(entry, now)
     return (entry.key, *cells[1:5], str(entry.physical_bytes), _utc(entry.used), cells[7])
-
-
-def _ago(seconds: float) -> str:
-    return f"{age(seconds)} ago" if seconds >= 1 else "now"
 
 
 def _utc(when: float) -> str:
@@ -188,17 +184,20 @@ def plan_row(plan: PrunePlan | CleanPlan) -> dict[str, Any]:
 
 def plan_cells(plan: PrunePlan | CleanPlan, human: bool) -> Iterator[tuple[str, ...]]:
     """The cells of `PLAN_COLUMNS`: rounded for people, else whole keys, bytes, and times in UTC."""
+    from gpucache.prune import slimmed_bytes
+
     entries, files = _parts(plan)
     now = time.time()
     show = size if human else str
 
     def when(used: float) -> str:
-        return _ago(now - used) if human else _utc(used)
+        return ago(now - used) if human else _utc(used)
 
     for what, some in (("remove", entries.remove), ("slim", entries.slim)):
         for entry in some:
             key = entry.key[:12] if human else entry.key
-            yield what, key, entry.kernel, show(entry.physical_bytes), when(entry.used)
+            count = entry.physical_bytes if what == "remove" else slimmed_bytes(entry)
+            yield what, key, entry.kernel, show(count), when(entry.used)
     for stray in entries.strays:
         yield "sweep", stray.kind, stray.path, show(stray.size_bytes), when(stray.modified)
     for file in files:

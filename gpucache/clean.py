@@ -16,11 +16,12 @@ from dataclasses import dataclass, replace
 from typing import NamedTuple
 
 from gpucache.inductor import is_cache
+from gpucache.limit import is_recent
 from gpucache.prune import PrunePlan, Removal, Skipped
 from gpucache.removal import Freed, InUse
 from gpucache.report import CacheReport
 from gpucache.strays import is_free
-from gpucache.units import age
+from gpucache.units import ago
 
 
 class OtherFile(NamedTuple):
@@ -84,13 +85,13 @@ def plan(report: CacheReport, grace_s: float, now: float | None = None) -> Clean
     entries = sorted(report.entries, key=lambda entry: entry.used)
     sorting = _Sorting(report, now - grace_s)
     sorting.sort()
-    in_use = [entry for entry in entries if now - entry.used <= grace_s]
-    kept = [Skipped(entry.key, f"used {age(now - entry.used)} ago".replace("now ago", "just now")) for entry in in_use]
+    in_use = [entry for entry in entries if is_recent(entry.used, now, grace_s)]
+    kept = [Skipped(entry.key, f"used {ago(now - entry.used)}") for entry in in_use]
     alive = [Skipped(stray.path, "somebody may be at it") for stray in report.strays if not stray.dead]
     return CleanPlan(
         entries=PrunePlan(
             root=report.root,
-            remove=tuple(entries[: len(entries) - len(in_use)]),
+            remove=tuple(entry for entry in entries if not is_recent(entry.used, now, grace_s)),
             slim=(),
             strays=tuple(stray for stray in report.strays if stray.dead),
             kept=(*kept, *sorting.kept, *alive),
@@ -108,6 +109,7 @@ class _Sorting:
 
     def __init__(self, report: CacheReport, since: float) -> None:
         self.root, self.since = report.root, since
+        self.shared = any(os.path.isdir(f"{self.root}/{name}") for name in ("fxgraph", "aotautograd", "gpucache"))
         self.known = {copy.path for entry in report.entries for copy in entry.copies}
         self.known |= {stray.path for stray in report.strays}
         self.known |= {os.path.join(self.root, "gpucache"), os.path.join(self.root, "CACHEDIR.TAG")}
@@ -142,7 +144,7 @@ class _Sorting:
                         self.cached.add(path)
                     elif item.is_dir(follow_symlinks=False):
                         inner.append(item.path)
-                    elif item.is_file(follow_symlinks=False) and is_cache(os.path.relpath(item.path, self.root)):
+                    elif item.is_file(follow_symlinks=False) and self._is_cache(item.path):
                         self.cached.add(path)
                         self._inductors(item)
                     else:
@@ -150,6 +152,11 @@ class _Sorting:
         except OSError:  # gone, or not for us to look into
             outside += [path] if os.path.lexists(path) else []
         return inner
+
+    def _is_cache(self, path: str) -> bool:
+        """A directory named ``cache`` may be anybody's, where nothing else is Inductor's or ours."""
+        name = os.path.relpath(path, self.root)
+        return is_cache(name) and (not name.startswith("cache/") or self.shared)
 
     def _inductors(self, item: os.DirEntry[str]) -> None:
         try:

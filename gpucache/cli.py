@@ -334,6 +334,7 @@ def stats(root: str | None, as_json: bool) -> None:
         fold(where)
     sums = totals(where)
     columns = COUNTERS + SECONDS
+    sums = {name: dict.fromkeys(columns, 0) | values for name, values in sums.items()}
     everything = {name: sum(values.get(name, 0) for values in sums.values()) for name in columns}
     if as_json:
         print_json({"root": where, "devices": sums, "all": everything})

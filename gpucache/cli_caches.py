@@ -12,8 +12,8 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from gpucache import cache_formats as formats
-from gpucache.errors import NoEntryError
-from gpucache.paths import resolve_root
+from gpucache.errors import ConfigurationError, NoEntryError
+from gpucache.paths import own, resolve_root
 from gpucache.terminal import (
     check_answerable,
     codes_option,
@@ -58,7 +58,12 @@ TIME = _Unit("time", parse_duration)
 
 _yes = click.option("--yes", "-y", is_flag=True, help="Do not ask.")
 _dry_run = click.option("--dry-run", "-n", is_flag=True, help="Only show what would go.")
-_arch = click.option("--arch", metavar="ARCH", help="Only entries for this architecture, such as sm_90.")
+_arch = click.option(
+    "--arch",
+    metavar="ARCH",
+    callback=lambda _, __, value: f"sm_{value}" if value and value[:1].isdigit() else value,
+    help="Only entries for this architecture, such as sm_90.",
+)
 
 _ORDERS: dict[str, Callable[[Entry], Any]] = {
     "used": lambda entry: -entry.used,
@@ -167,7 +172,7 @@ def du(by: str, root: str | None, as_json: bool) -> None:
 @click.option("--max-age", type=TIME, metavar="TIME", help="Remove what was not used for so long (30d).")
 @click.option("--max-entries", type=click.IntRange(min=0), metavar="N", help="Keep so many entries.")
 @_arch
-@click.option("--triton-version", metavar="SPEC", help="Only entries of these Triton versions, such as '<3.6'.")
+@click.option("--triton-version", metavar="SPEC", help="Only entries of these versions of Triton: '<3.6', 3.9.0.")
 @click.option(
     "--keep-binaries", is_flag=True, help="Make entries smaller instead: without .ttir, .ttgir, .llir, .ptx, .source."
 )
@@ -308,9 +313,10 @@ def verify(repair: bool, codes: bool, root: str | None, as_json: bool) -> int:
 
     if codes:
         return print_codes(CODES, as_json)
-    where = resolve_root(root, os.environ)
+    where = _existing(root)
     if repair:
         _vet(where)
+        _refuse_device_directory(where)
     with progress("verifying") as show:
         found = check(where, repair, show)
     if as_json:
@@ -329,13 +335,31 @@ def scanned(root: str | None, vetted: bool = False) -> CacheReport:
     """What is in the root; ``vetted`` before anything is written or deleted there."""
     from gpucache.report import scan
 
-    where = resolve_root(root, os.environ)
+    where = _existing(root)
     if vetted:
         _vet(where)
-    if not os.path.lexists(where):
-        say(f"note: there is no {where}")
+        _refuse_device_directory(where)
     with progress("looking") as show:
         return scan(where, show)
+
+
+def _existing(root: str | None) -> str:
+    where = resolve_root(root, os.environ)
+    if not os.path.lexists(where):
+        say(f"note: there is no {where}")
+    return where
+
+
+def _refuse_device_directory(root: str) -> None:
+    """Its locks and its store are those of the root that it belongs to.
+
+    Raises:
+        ConfigurationError: it is one.
+    """
+    parent, name = os.path.split(os.path.realpath(root))
+    whole = os.path.dirname(parent)
+    if os.path.basename(parent) == "triton" and os.path.isdir(own(whole)):
+        raise ConfigurationError("--root", root, f"a root, but the directory of device {name} in {whole}")
 
 
 def _vet(root: str) -> None:

@@ -77,7 +77,7 @@ def explain(key: str, other: str | None, root: str | None, as_json: bool) -> Non
         return
     from gpucache.missed import why_missed
 
-    found = why_missed(entry.copies[0].path, report.root, os.environ)
+    found = why_missed(entry.key, report.root, os.environ)
     if as_json:
         print_json({"key": entry.key, "findings": [finding.as_json() for finding in found]})
         return

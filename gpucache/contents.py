@@ -7,6 +7,7 @@ import os
 import stat
 from typing import Any
 
+from gpucache.keys import is_key_of
 from gpucache.metadata import Metadata
 from gpucache.reading import quietly, read
 from gpucache.store import Manifest, elf_whole, facts_of
@@ -63,15 +64,19 @@ def complaint(path: str, metadata: bool, binary: bool) -> tuple[str, str] | None
     """
     if metadata:
         try:
-            Metadata.parse(read(path))
+            said = Metadata.parse(read(path))
         except ValueError as error:
             return "metadata-torn", str(error)
-        return None
+        own = is_key_of(os.path.basename(os.path.dirname(path)), said.hash or "")
+        return None if own else ("key-mismatch", f"it is of another kernel, whose hash is {said.hash}")
     if path.endswith(".autotune.json"):
         return None if _timings(read(path)) else ("autotune-torn", "it does not parse, or has no timings")
     if binary and not elf_whole(path, quietly):
         size = os.lstat(path).st_size
-        return "binary-cut", f"it has {size} bytes, less than its ELF header says" if size else "it is empty"
+        return (
+            "binary-cut",
+            f"its {size} bytes are no ELF object, or fewer than its header says" if size else "it is empty",
+        )
     return None
 
 

@@ -27,7 +27,7 @@ class Judge:
 
     def __init__(self) -> None:
         self._known: dict[tuple[int, ...], tuple[str, tuple[str, str] | None]] = {}
-        self._real: dict[str, str] = {}
+        self._same: dict[tuple[str, str], bool] = {}
         self._linking: dict[int, bool] = {}
 
     def key(self, stored: Sequence[str], others: Sequence[str]) -> list[Judged]:
@@ -74,6 +74,9 @@ class Judge:
     def _published(self, look: _Look, name: str, as_published: tuple[int, int], sha256: str, metadata: bool) -> None:
         if (why := no_file(look.files.get(name))) is not None:
             look.flaw("file-missing", name, why)
+            return
+        if look.files[name].st_size != as_published[0]:
+            look.flaw("digest-mismatch", name, f"it has {look.files[name].st_size} bytes, not {as_published[0]}")
             return
         try:
             found, wrong = self._content(look, name, metadata)
@@ -188,12 +191,12 @@ class Judge:
         if not os.path.isabs(path):  # `TRITON_CACHE_DIR` was relative, to we do not know what
             below = "/".join(part for part in os.path.normpath(parent).split("/") if part not in ("..", "."))
             return directory.endswith(f"/{below}")
-        if parent not in self._real:
+        if (parent, directory) not in self._same:
             try:
-                self._real[parent] = os.path.realpath(parent)
-            except ValueError:  # no path at all: a null byte
-                self._real[parent] = ""
-        return self._real[parent] == directory
+                self._same[parent, directory] = os.path.samefile(parent, directory)  # a mount may give it two names
+            except (OSError, ValueError):  # gone, or no path at all: a null byte
+                self._same[parent, directory] = False
+        return self._same[parent, directory]
 
 
 class _Look:

@@ -16,12 +16,13 @@ import time
 from collections.abc import Callable, Iterator, Mapping
 from itertools import islice
 
-from gpucache import fs, mounts, paths, strays
+from gpucache import fs, limit, mounts, paths, strays
 from gpucache.errors import GpuCacheError, ProvisionError, UnsafeDirectoryError
 from gpucache.findings import Finding
 from gpucache.place import STALL_S, STALL_TIMEOUT
 from gpucache.provision import FEW_INODES, LITTLE_SPACE_BYTES
 from gpucache.store import MANIFEST
+from gpucache.units import size
 from gpucache.vetting import Trust, vet, vet_child, vet_file
 
 DEVICE_NAME = re.compile(r"[0-9]{1,9}(\.[0-9]{1,9})?|None")
@@ -159,6 +160,22 @@ def room(root: str) -> Iterator[Finding]:
         yield Finding("few-inodes", "warning", root, fact, fix)
 
 
+def over_limit(root: str, environ: Mapping[str, str]) -> Iterator[Finding]:
+    """A store that cannot keep its limit, since all of it was used in the last minutes.
+
+    Raises:
+        OSError: the file system does not answer.
+    """
+    try:
+        allowed, taken = limit.max_size_bytes(_nearest(root), environ), limit.total_bytes(root)
+    except ValueError:
+        return  # told as a bad value
+    if allowed and taken is not None and taken > allowed:
+        fact = f"the store takes {size(taken)}, and {limit.MAX_SIZE} allows {size(allowed)}"
+        fix = f"raise {limit.MAX_SIZE}, or wait: what was used in the last minutes is not evicted"
+        yield Finding("over-limit", "warning", root, fact, fix)
+
+
 def headers(root: str, environ: Mapping[str, str]) -> Iterator[Finding]:
     """Torch ignores `TORCHINDUCTOR_CACHE_DIR` for them (2.13.0 `_inductor/codecache.py`, ``_HEADER_DIR``).
 
@@ -167,8 +184,8 @@ def headers(root: str, environ: Mapping[str, str]) -> Iterator[Finding]:
     """
     directory = f"{paths.default_root(environ)}/precompiled_headers"
     if os.path.isdir(directory) and not fs.inside(directory, root):
-        size = strays.size_of(directory)
-        fact = f"{size / 1e6:.0f} MB of torch's precompiled headers, which it keeps here whatever the root"
+        taken = strays.size_of(directory) / 1e6
+        fact = f"{taken:.0f} MB of torch's precompiled headers, which it keeps here whatever the root"
         fix = f"rm -r {shlex.quote(directory)} while no job runs; set TMPDIR to have them elsewhere"
         yield Finding("headers-elsewhere", "warning", directory, fact, fix)
 

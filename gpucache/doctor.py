@@ -13,6 +13,7 @@ from gpucache import disk_checks, environment_checks, nodes, paths
 from gpucache.device import FAKE_DEVICES, Snapshot, Status, requested_fakes
 from gpucache.errors import DiscoveryError, GpuCacheError, RecordError
 from gpucache.findings import Finding
+from gpucache.keys import device_directories
 from gpucache.provision import recorded
 from gpucache.record import Record, read
 from gpucache.registry import DeviceCacheRegistry
@@ -47,6 +48,9 @@ CODES = {
     "triton-dir-hijacked": "TRITON_CACHE_DIR leads into the cache of another root, or of torch's default",
     "triton-dir-other-device": "TRITON_CACHE_DIR is another device's directory than GPUCACHE_DEVICE's",
     "plugin-inactive": "Triton does not use our plug-in: each rank compiles for itself",
+    "plugin-missing": "TRITON_CACHE_MANAGER names what this Python cannot import, and kernel launches fail",
+    "always-compile": "a variable of Triton's makes it compile whatever is cached",
+    "unknown-variable": "a variable looks like one of ours, and is none",
     "disabled": "GPUCACHE_DISABLE=1: nothing of ours acts",
     "not-sharing": "GPUCACHE_SHARE=0: the plug-in shares nothing",
     "triton-untested": "the installed Triton is none that the plug-in was tested with",
@@ -61,6 +65,7 @@ CODES = {
     "not-writable": "this user may not write the root",
     "little-space": "the root's file system is nearly full",
     "few-inodes": "the root's file system has few inodes left",
+    "over-limit": "the store takes more than GPUCACHE_MAX_SIZE allows",
     "headers-elsewhere": "torch keeps precompiled headers in its default directory",
     "lock-stale": "the holder of a kernel's lock has died",
     "lock-stalled": "the holder of a kernel's lock shows no sign of life",
@@ -102,11 +107,13 @@ def examine(root: str, environ: Mapping[str, str]) -> tuple[Finding, ...]:
         environment_checks.other_device(root, known, environ),
         environment_checks.plugin(environ),
         environment_checks.switched_off(environ),
+        environment_checks.unknown(environ),
         environment_checks.triton_version(),
         disk_checks.group_writable(root),
         disk_checks.file_system(root),
         disk_checks.mount_options(root),
         disk_checks.room(root),
+        disk_checks.over_limit(root, environ),
         disk_checks.headers(root, environ),
         disk_checks.kernel_locks(root, environ),
         disk_checks.provision_lock(root),
@@ -201,6 +208,8 @@ def _record(root: str, snapshot: Snapshot, environ: Mapping[str, str]) -> Iterat
     try:
         record = read(path, host)
     except RecordError as error:
+        if _missing(path) and not os.path.isdir(f"{root}/gpucache") and device_directories(root):
+            return  # a directory of stock Triton's, which needs none
         code, level = ("record-missing", "warning") if _missing(path) else ("record-unusable", "error")
         yield Finding(code, level, path, error.fact, error.hint)
         return

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass
@@ -16,7 +17,7 @@ READ_BYTES = 2**20
 _GROUP = "__grp__"
 _AUTOTUNE = ".autotune.json"
 # What Triton 3.0 to 3.9 puts into a key directory without a group: what a compile has made so far, and what it builds.
-_TRITONS = re.compile(r".+\.(?:json|source|ttir|ttgir|llir|ptx|cubin|amdgcn|hsaco|so)")
+_STAGES = re.compile(r".+\.(?:source|ttir|ttgir|llir|ptx|cubin|amdgcn|hsaco|so|autotune\.json)")
 
 
 class File(NamedTuple):
@@ -144,7 +145,9 @@ class Gathered:
 def is_tritons(names: Collection[str], directories: Collection[str]) -> bool:
     """Whether a directory that is named like a key surely is one of Triton's, by what is in it."""
     grouped = any(name.startswith(_GROUP) for name in names)
-    return not directories and (grouped or all(map(_TRITONS.fullmatch, names)))
+    stages = [name for name in names if _STAGES.fullmatch(name)]
+    others = [name for name in names if name not in stages and not name.endswith(".json")]
+    return not directories and (grouped or bool(stages and not others))
 
 
 def _contents(files: Mapping[str, Inode]) -> Iterable[str]:
@@ -157,6 +160,16 @@ def _touched(files: Mapping[str, Inode]) -> float:
     read = {name.removeprefix(_GROUP) for name in files if name.startswith(_GROUP)}
     used = [max(files[name].accessed, files[name].mtime_ns / 1e9) for name in _contents(files) if name not in read]
     return max(used, default=0.0) or max(inode.mtime_ns for inode in files.values()) / 1e9
+
+
+def touched(path: str) -> float:
+    """When a stock directory was used last, as it is now; 0 where it is gone."""
+    try:
+        with os.scandir(path) as items:
+            files = {item.name: Inode(item.stat(follow_symlinks=False)) for item in items if item.is_file()}
+    except OSError:
+        return 0.0
+    return _touched(files) if files else 0.0
 
 
 def _told(path: str, files: Mapping[str, Inode]) -> Facts:

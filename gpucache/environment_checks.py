@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import difflib
 import os
 import re
+import sys
 from collections.abc import Iterator, Mapping
 
 from gpucache import disk_checks, fs, paths
-from gpucache.config import IGNORED, settings
+from gpucache.config import IGNORED, VARIABLES, settings
 from gpucache.findings import Finding
 from gpucache.place import SHARE
 from gpucache.record import Record
@@ -88,7 +90,11 @@ def other_device(root: str, known: Record | None, environ: Mapping[str, str]) ->
 def plugin(environ: Mapping[str, str]) -> Iterator[Finding]:
     """Whose manager Triton uses."""
     value = environ.get(paths.MANAGER)
-    if value != paths.OUR_MANAGER:
+    if value and not _importable(value):
+        fact = f"{value} cannot be imported by {sys.executable}, so that each kernel launch fails there"
+        fix = f"install it where the program runs, or unset {paths.MANAGER}"
+        yield Finding("plugin-missing", "error", paths.MANAGER, fact, fix)
+    elif value != paths.OUR_MANAGER:
         whose = f"Triton's cache belongs to {value}" if value else "it is not set, and Triton caches for itself"
         run = "gpucache run --plugin --force" if value else "gpucache run --plugin"
         fix = f"start the program under `{run}`, or set {paths.MANAGER}={paths.OUR_MANAGER}"
@@ -96,14 +102,38 @@ def plugin(environ: Mapping[str, str]) -> Iterator[Finding]:
         yield Finding("plugin-inactive", "warning", paths.MANAGER, fact, fix)
 
 
+def _importable(manager: str) -> bool:
+    """Whether the package of a ``module:Class`` is there; it is not imported."""
+    from importlib.util import find_spec
+
+    try:
+        return find_spec(manager.partition(":")[0].partition(".")[0]) is not None
+    except (ImportError, ValueError):
+        return False
+
+
 def switched_off(environ: Mapping[str, str]) -> Iterator[Finding]:
     """What the user has turned off, perhaps in another year."""
     if environ.get(paths.DISABLE) == "1":
         fact = f"{paths.DISABLE}=1: no directory is made or set, and the plug-in is stock Triton"
         yield Finding("disabled", "warning", paths.DISABLE, fact, f"unset {paths.DISABLE}")
+    for name in ("TRITON_ALWAYS_COMPILE", "TRITON_KERNEL_OVERRIDE"):
+        if environ.get(name, "").lower() not in ("", "0", "false", "off", "no"):
+            fact = f"{name}={environ[name]}: every kernel is compiled, whatever is cached"
+            yield Finding("always-compile", "warning", name, fact, f"unset {name}")
     if environ.get(SHARE) == "0":
         fact = f"{SHARE}=0: the plug-in is stock Triton, and each rank compiles each kernel"
         yield Finding("not-sharing", "warning", SHARE, fact, f"unset {SHARE}")
+
+
+def unknown(environ: Mapping[str, str]) -> Iterator[Finding]:
+    """Names that begin like ours: misspelt, or of another version."""
+    known, ours = [variable.name for variable in VARIABLES], "GPUCACHE_"
+    for name in sorted(environ):
+        if name.startswith(ours) and name not in known and not name.removeprefix(ours).startswith("TEST_"):
+            near = difflib.get_close_matches(name, known, 1)
+            fix = f"set {near[0]} if that is meant" if near else f"unset {name}; `gpucache config` lists what there is"
+            yield Finding("unknown-variable", "warning", name, f"{name}={environ[name]!r} is nothing to gpucache", fix)
 
 
 def triton_version() -> Iterator[Finding]:
@@ -118,5 +148,7 @@ def triton_version() -> Iterator[Finding]:
     if found is None or not first <= (int(found[1]), int(found[2])) <= last:
         tested = f"{first[0]}.{first[1]} to {last[0]}.{last[1]}"
         fact = f"Triton {installed} is installed; the plug-in was tested with {tested}"
-        fix = f"pip install 'triton>={first[0]}.{first[1]},<{last[0]}.{last[1] + 1}', or `gpucache run --no-plugin`"
+        fix = (
+            f"`gpucache run --no-plugin`; or triton>={first[0]}.{first[1]},<{last[0]}.{last[1] + 1}, if torch allows it"
+        )
         yield Finding("triton-untested", "warning", "triton", fact, fix)

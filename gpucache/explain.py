@@ -15,7 +15,8 @@ from itertools import zip_longest
 
 from gpucache.errors import GpuCacheError
 from gpucache.metadata import Metadata
-from gpucache.store import Manifest, digest_of, read_manifest
+from gpucache.reading import digest, read
+from gpucache.store import Manifest, read_manifest
 
 _GROUP = "__grp__"
 # What `parse_options` of `backends/nvidia/compiler.py` (3.9.0) derives from the target.
@@ -47,6 +48,7 @@ def difference(a: str, b: str) -> tuple[Difference, ...]:
     (its version), ``environment`` (a variable that is part of the key), ``option``, ``signature`` (an argument's type
     or divisibility; a value that was 1, or is a constant), ``source`` (the first line of the kernel's first form that
     differs, as a constant does), ``location`` (the same code at another place), ``assembler`` (another ptxas).
+    ``unseen``: the text of one of them was removed (`prune --keep-binaries`), so that more may differ than is told.
     What only follows from another target or version is left out.
 
     Raises:
@@ -73,8 +75,7 @@ def metadata_in(directory: str) -> Metadata | None:
     """The metadata of the kernel whose entry or view this is; None without one that can be read."""
     group = group_in(directory)
     try:
-        with open(f"{directory}/{group}", "rb") as file:
-            return Metadata.parse(file.read()) if group else None
+        return Metadata.parse(read(f"{directory}/{group}")) if group else None
     except (OSError, ValueError):
         return None
 
@@ -145,7 +146,7 @@ def _same_libraries(a: object, b: object) -> bool:
 
 
 def _libraries(option: object) -> list[tuple[str, str]]:
-    return [(name, digest_of(path)) for name, path in option] if isinstance(option, list) else []
+    return [(name, digest(path)[0]) for name, path in option] if isinstance(option, list) else []
 
 
 # ---- what was compiled
@@ -159,15 +160,13 @@ def _sources(a: str, b: str) -> Iterator[Difference]:
             changed = [*_signature(one, other)] or [*_code(ending, one, other)]
             yield from changed or _locations(one, other)
             return
+    yield Difference("unseen", "source", *("there" if _form(one, ".ttir") else "removed" for one in (a, b)))
 
 
 def _form(directory: str, ending: str) -> str | None:
     group = group_in(directory)
     try:
-        with open(
-            f"{directory}/{str(group).removesuffix('.json')}{ending}", encoding="utf-8", errors="replace"
-        ) as file:
-            return file.read()
+        return read(f"{directory}/{str(group).removesuffix('.json')}{ending}").decode(errors="replace")
     except OSError:
         return None
 
@@ -205,7 +204,7 @@ def _body(text: str) -> list[str]:
 
 def _locations(a: str, b: str) -> Iterator[Difference]:
     for one, other in zip(_LINE.findall(a), _LINE.findall(b), strict=False):
-        if one != other:
+        if one[1] != other[1]:  # the file is not in the key, the line is
             yield Difference("location", "line", ":".join(one), ":".join(other))
             return
 
@@ -224,7 +223,7 @@ def _assembled(directory: str) -> tuple[str, str] | None:
         return None
     version = re.search(r"^\.version (\S+)", text, re.MULTILINE)
     try:
-        digest = digest_of(f"{directory}/{group.removesuffix('.json')}.cubin")
+        sha256, _ = digest(f"{directory}/{group.removesuffix('.json')}.cubin")
     except OSError:
         return None
-    return text.replace(version[0], "") if version else text, f"PTX {version[1] if version else '?'}, {digest[:12]}"
+    return text.replace(version[0], "") if version else text, f"PTX {version[1] if version else '?'}, {sha256[:12]}"

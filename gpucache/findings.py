@@ -2,7 +2,13 @@
 
 from __future__ import annotations
 
+import shlex
 from dataclasses import dataclass
+
+
+def repair_command(root: str) -> str:
+    """What mends a root, for a shell."""
+    return f"gpucache verify --repair --root {shlex.quote(root)}"
 
 
 @dataclass(frozen=True, slots=True)

@@ -13,7 +13,7 @@ GROUP = "__grp__"
 SPOILING = frozenset(
     (
         *("manifest-missing", "manifest-torn", "file-missing", "digest-mismatch"),
-        *("metadata-torn", "binary-cut", "autotune-torn", "group-dangling", "not-a-directory"),
+        *("metadata-torn", "key-mismatch", "binary-cut", "autotune-torn", "group-dangling", "not-a-directory"),
     )
 )
 """The codes after which a directory is of no use as it is."""

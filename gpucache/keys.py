@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import os
 import re
 from itertools import accumulate
@@ -12,6 +13,15 @@ since (`triton/runtime/cache.py`)."""
 _SINGLE = re.compile(r"-[0-9a-f]{16}")
 STORE_KEY = re.compile(rf"(?:{KEY.pattern})(?:{_SINGLE.pattern})?")
 """A key in the store; that of a file that stands for itself says what else must be equal."""
+
+
+def is_key_of(key: str, digest: str) -> bool:
+    """Whether a key may be that of a kernel whose metadata have this hash; also where one of them is none."""
+    if not KEY.fullmatch(key) or not re.fullmatch(r"[0-9a-f]{64}", digest):
+        return True
+    data = bytes.fromhex(digest)
+    forms = (digest, base64.urlsafe_b64encode(data).decode().rstrip("="), base64.b32encode(data).decode().rstrip("="))
+    return key in forms
 
 
 def view_key(store_key: str) -> str:
@@ -27,7 +37,17 @@ def device_directories(root: str) -> list[tuple[str, str]]:
     """
     shared = f"{root}/triton"
     found = [(name, path) for name, path in ((".", root), ("triton", shared)) if any(map(KEY.fullmatch, _inner(path)))]
-    return found + sorted((name, f"{shared}/{name}") for name in _inner(shared) if not KEY.fullmatch(name))
+    found += sorted((name, f"{shared}/{name}") for name in _inner(shared) if not KEY.fullmatch(name))
+    return list({_identity(path): (name, path) for name, path in reversed(found)}.values())[::-1]
+
+
+def _identity(path: str) -> object:
+    """A directory that is mounted under two names is one."""
+    try:
+        found = os.stat(path)
+    except OSError:
+        return path
+    return found.st_dev, found.st_ino
 
 
 def shards(root: str) -> list[str]:

@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import fcntl
 import json
+import logging
 import os
 import threading
 import time
@@ -21,10 +22,11 @@ from collections.abc import Iterable, Iterator, Mapping
 from contextlib import suppress
 from typing import NamedTuple
 
-from gpucache import paths
-from gpucache.keys import KEY, device_directories, shards, view_key
-from gpucache.removal import InUse, Place, remove
-from gpucache.store import MANIFEST, STAMP_S, Manifest
+from gpucache import fs, mounts, paths
+from gpucache.keys import KEY, STORE_KEY, device_directories, shards, view_key
+from gpucache.log import tell
+from gpucache.removal import InUse, Place, refuse_mounts, remove
+from gpucache.store import ASIDE, MANIFEST, STAMP_S, Manifest
 from gpucache.units import parse_size
 
 MAX_SIZE = "GPUCACHE_MAX_SIZE"
@@ -35,9 +37,10 @@ _LOW = 0.9
 _TURN_S = 0.2
 _COUNTED_S = 86400.0
 _PAUSE_S = 30.0
+_AHEAD_S = 86400.0
 _LENGTH = 96
 _GROUP_BYTES = 1024  # a view's own file, about
-_LEAST_GRACE_S = 2.0  # Triton opens the files after our return, however often uses are stamped
+LEAST_GRACE_S = 2.0  # Triton opens the files after our return, however often uses are stamped
 
 
 def max_size_bytes(root: str, environ: Mapping[str, str]) -> int:
@@ -78,7 +81,7 @@ class Limit:
         self.root = root
         self.locks = locks
         self.limit_bytes = limit_bytes
-        self.grace_s = max(grace_s, _LEAST_GRACE_S)
+        self.grace_s = max(grace_s, LEAST_GRACE_S)
         self._reset()
         _all.add(self)
 
@@ -89,6 +92,7 @@ class Limit:
         self._not_before = 0.0
         self._thread: threading.Thread | None = None
         self._oldest: list[tuple[int, str]] = []
+        self._mounted: list[str] = []
 
     def published(self, manifest: Manifest) -> None:
         """Count what was put into the store, with one view. The eviction it may call for is left to `enforce`.
@@ -106,6 +110,10 @@ class Limit:
     def viewed(self) -> None:
         """Count one more view, as `published`."""
         self._put(_GROUP_BYTES)
+
+    def refused(self) -> None:
+        """The disk takes no more: what is over the limit is to go all the same, or nothing could ever be put again."""
+        self._put(0)
 
     def enforce(self) -> None:
         """Begin a turn of eviction in a thread if one is due. It ends by itself, before the interpreter does."""
@@ -160,12 +168,15 @@ class Limit:
             return
         size, aim, deadline = total.size_bytes, int(self.limit_bytes * _LOW), time.monotonic() + _TURN_S
         devices = [path for _, path in device_directories(self.root)]
+        self._mounted = [point for point in mounts.points() if point.startswith(f"{self.root}/")]
         for used_ns, entry in self._oldest_first() if size > aim else ():
-            if time.time() - used_ns / 1e9 <= self.grace_s:
+            if is_recent(used_ns / 1e9, time.time(), self.grace_s):
                 self._oldest.clear()
                 self._pause()
                 break
             freed = self._evicted(used_ns, entry, devices)
+            if freed:
+                tell(logging.INFO, "evicted: %s, %d bytes, not used since %.0f", entry, freed, used_ns / 1e9)
             size -= freed
             self._add(-freed, draining=True)
             if size <= aim:
@@ -193,9 +204,10 @@ class Limit:
         places = _places(entry, devices)
         if not places or places[0].mark[1] != used_ns:  # used since we looked, so that others come first
             return 0
-        if any(time.time() - place.mark[1] / 1e9 <= self.grace_s for place in places):
+        if any(is_recent(place.mark[1] / 1e9, time.time(), self.grace_s) for place in places):
             return 0
         try:
+            refuse_mounts([place.path for place in places], self._mounted)
             stored = remove(os.path.basename(entry), places, self.locks)[0]
         except InUse:
             return 0
@@ -203,9 +215,17 @@ class Limit:
         return stored.logical_bytes + links * _GROUP_BYTES
 
 
+def is_recent(used: float, now: float, grace_s: float) -> bool:
+    """Whether a use is within the grace. A time that is days ahead is that of a wrong clock, and tells nothing."""
+    return -_AHEAD_S <= now - used <= grace_s
+
+
 def counted(root: str) -> int:
     """Bytes of all stored entries and, about, of their views; what vanishes meanwhile counts nothing."""
     most = len(device_directories(root))
+    for shard in shards(root):  # what killed evictions left here nobody else sweeps
+        with suppress(OSError):
+            fs.sweep(shard, ASIDE)
     return sum(_size(entry, most) for entry in _entries(root))
 
 
@@ -213,7 +233,11 @@ def _entries(root: str) -> Iterable[str]:
     """The paths of what is stored; links are left out."""
     for shard in shards(root):
         with suppress(OSError), os.scandir(shard) as entries:
-            yield from (entry.path for entry in entries if entry.is_dir(follow_symlinks=False))
+            yield from (
+                entry.path
+                for entry in entries
+                if STORE_KEY.fullmatch(entry.name) and entry.is_dir(follow_symlinks=False)
+            )
 
 
 def _size(entry: str, most_views: int) -> int:
@@ -266,6 +290,16 @@ def forget(root: str) -> None:
             if not os.path.exists(path) or _updated(root, 0, anew=True, now=0.0) is not None:
                 return
             time.sleep(0.001)
+
+
+def total_bytes(root: str) -> int | None:
+    """What the store takes, as its writers keep it; None where nobody has counted."""
+    try:
+        with open(_path(root), "rb") as file:
+            total = _parsed(file.read(_LENGTH))
+    except OSError:
+        return None
+    return total.size_bytes if total.counted else None
 
 
 def _path(root: str) -> str:

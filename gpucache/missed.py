@@ -18,9 +18,11 @@ from gpucache.explain import group_in, manifest_in, metadata_in
 from gpucache.findings import Finding
 from gpucache.keys import device_directories, view_key
 from gpucache.metadata import Metadata, arch_of, key_environment
-from gpucache.place import SHARE, is_fresh
-from gpucache.record import Record, read
-from gpucache.store import CONDEMNED, MANIFEST, digest_of, entry_path, stock_group
+from gpucache.place import SHARE, default_directory, is_fresh
+from gpucache.reading import digest, read
+from gpucache.record import Record
+from gpucache.record import read as read_record
+from gpucache.store import CONDEMNED, MANIFEST, entry_path, stock_group
 from gpucache.vetting import Trust, vet
 
 _GROUP = "__grp__"
@@ -31,9 +33,9 @@ def why_missed(entry: str, root: str, environ: Mapping[str, str], directory: str
     """What keeps the entry of a key (or the one at a path) from being a hit for a process with this environment.
 
     ``directory`` is the device directory of that process; by default what `TRITON_CACHE_DIR` or the pinned device says,
-    else where the path lies. An ``error`` makes it a miss; a ``warning`` does not, or not alone. Without an error
-    nothing stands against a hit, so that the process asks for another key: `difference` between this entry and the one
-    that it made tells why. The Triton meant is the one installed beside gpucache.
+    else where the path lies, else Triton's own default. An ``error`` makes it a miss; a ``warning`` does not, or not
+    alone. Without an error nothing stands against a hit, so that the process asks for another key: `difference` between
+    this entry and the one that it made tells why. The Triton meant is the one installed beside gpucache.
     """
     here = _here(entry, os.path.abspath(root), environ, directory)
     found = [*_always(environ), *_places(here)]
@@ -50,7 +52,7 @@ class _Here:
     key: str
     root: str
     environ: Mapping[str, str]
-    directory: str | None
+    directory: str
     apart: tuple[tuple[str, str, str], ...]
     """Why the store is not asked: variable, fact and fix of each reason."""
     looked: tuple[str, ...]
@@ -64,8 +66,9 @@ def _here(entry: str, root: str, environ: Mapping[str, str], directory: str | No
     directory = directory or _own_directory(root, environ)
     if directory is None and named is not None and not named.startswith(stored):
         directory = os.path.dirname(named)
+    directory = directory or default_directory(root, None, environ)
     apart = tuple(_apart(root, environ, directory))
-    looked: tuple[str, ...] = () if directory is None else (f"{directory}/{key}",)
+    looked: tuple[str, ...] = (f"{directory}/{key}",)
     copies = _copies(root, key)
     others = [other for other in dict.fromkeys((*copies, named)) if other is not None and os.path.isdir(other)]
     if not apart:
@@ -85,7 +88,7 @@ def _own_directory(root: str, environ: Mapping[str, str]) -> str | None:
 def _record(root: str) -> Record | None:
     host = paths.host_name()
     try:
-        return read(paths.record_path(root, host), host)
+        return read_record(paths.record_path(root, host), host)
     except RecordError:
         return None
 
@@ -112,7 +115,7 @@ def _always(environ: Mapping[str, str]) -> Iterator[Finding]:
             yield Finding("always-compile", "error", name, fact, f"unset {name}")
 
 
-def _apart(root: str, environ: Mapping[str, str], directory: str | None) -> Iterator[tuple[str, str, str]]:
+def _apart(root: str, environ: Mapping[str, str], directory: str) -> Iterator[tuple[str, str, str]]:
     """The settings by which Triton's own manager acts, which knows no store."""
     manager = environ.get(paths.MANAGER)
     if manager != paths.OUR_MANAGER:
@@ -123,14 +126,14 @@ def _apart(root: str, environ: Mapping[str, str], directory: str | None) -> Iter
             yield name, f"{name}={off}", f"unset {name}"
     if environ.get("USE_IR_LOC"):
         yield "USE_IR_LOC", f"USE_IR_LOC={environ['USE_IR_LOC']}", "unset USE_IR_LOC"
-    if directory and environ.get(SHARE) != "1" and is_fresh(directory, root):
+    if environ.get(SHARE) != "1" and is_fresh(directory, root):
         fact = f"{directory} is a fresh cache in the temporary directory"
         yield paths.TRITON_DIRECTORY, fact, f"set {SHARE}=1, or another {paths.TRITON_DIRECTORY}"
 
 
 def _places(here: _Here) -> Iterator[Finding]:
     """What is wrong with the copies that the process looks at; no error where one of them is whole."""
-    for path in dict.fromkeys((here.root, here.directory or here.root)):
+    for path in dict.fromkeys((here.root, here.directory)):
         yield from _unsafe(path, here.environ)
     wrong = {path: [*_wrong(path, bool(here.apart))] for path in here.looked if os.path.isdir(path)}
     whole = any(all(finding.level == "warning" for finding in found) for found in wrong.values())
@@ -160,7 +163,7 @@ def _unsafe(path: str, environ: Mapping[str, str]) -> Iterator[Finding]:
 
 
 def _absent(here: _Here) -> Finding:
-    looked = " nor in ".join(here.looked) or "any place that the process asks"
+    looked = " nor in ".join(here.looked)
     if here.others:
         fact = f"it is not in {looked}, but in {', '.join(here.others)}"
         stored = any(path.startswith(paths.own(here.root, "store")) for path in here.others)
@@ -194,7 +197,7 @@ def _changed(path: str, size: int, mtime_ns: int, sha256: str) -> str | None:
         found = os.stat(path)
         if found.st_size != size:
             return f"{name} has {found.st_size} bytes, not {size}"
-        return None if digest_of(path) == sha256 else f"{name} has another content"
+        return None if digest(path)[0] == sha256 else f"{name} has another content"
     except FileNotFoundError:
         return f"{name} is missing"
     except OSError as error:
@@ -218,15 +221,15 @@ def _stock(path: str) -> Iterator[Finding]:
 def _elsewhere(path: str, group: str, stock: bool) -> Iterator[Finding]:
     """Where a group sends stock Triton: to other files, or nowhere."""
     try:
-        with open(f"{path}/{_GROUP}{group}", encoding="utf-8") as file:
-            homes = {os.path.dirname(os.path.abspath(child)) for child in json.load(file)["child_paths"].values()}
+        children = json.loads(read(f"{path}/{_GROUP}{group}"))["child_paths"]
+        homes = {os.path.dirname(os.path.abspath(child)) for child in children.values()}
     except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError):
         return
     for home in sorted(homes - {path}):
         there = os.path.isdir(home)
         fact = f"its group names files in {home}, {'where' if there else 'which is gone:'} stock Triton "
         fact += "reads them" if there else "compiles again"
-        fix = f"set {paths.MANAGER}={paths.OUR_MANAGER}, which reads them where they lie"
+        fix = f"`gpucache verify --repair`, or set {paths.MANAGER}={paths.OUR_MANAGER}, which reads them where they lie"
         yield Finding("group-elsewhere", "error" if stock and not there else "warning", path, fact, fix)
 
 

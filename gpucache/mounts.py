@@ -37,11 +37,7 @@ def file_system(path: str) -> str | None:
 
     `os.statvfs` does not tell the type, so this reads Linux's ``/proc/self/mountinfo``.
     """
-    try:
-        with open("/proc/self/mountinfo", encoding="utf-8", errors="surrogateescape") as lines:
-            mounts = [_mount(line) for line in lines]
-    except OSError:
-        return None
+    mounts = _mounts()
     real = os.path.realpath(path)
     holding = [mount for mount in mounts if (real + "/").startswith(mount[0].rstrip("/") + "/")]
     # A later mount may cover a deeper one; btrfs numbers its subvolumes apart from the mount.
@@ -49,6 +45,19 @@ def file_system(path: str) -> str | None:
     holding = [mount for mount in holding if mount[1] == device] or holding
     # The last mount on the deepest point is the one on top.
     return max(enumerate(holding), key=lambda item: (len(item[1][0]), item[0]))[1][2] if holding else None
+
+
+def points() -> list[str]:
+    """Where something is mounted; empty where that cannot be told."""
+    return [point for point, _, _ in _mounts()]
+
+
+def _mounts() -> list[tuple[str, str, str]]:
+    try:
+        with open("/proc/self/mountinfo", encoding="utf-8", errors="surrogateescape") as lines:
+            return [_mount(line) for line in lines]
+    except OSError:
+        return []
 
 
 def _mount(line: str) -> tuple[str, str, str]:

@@ -89,7 +89,7 @@ def place_of(directory: str | None, environ: Mapping[str, str]) -> Place:
         except RecordError as error:
             if not directory and mode != "stock":
                 warn_once("no record", error, "caching where Triton does by default")
-    chosen = directory or _default(root, known, device, environ)
+    chosen = directory or default_directory(root, known, environ)
     if not os.path.isabs(chosen):  # a relative home, and no current directory
         mode = "private"
     locks = paths.own(root, "locks")
@@ -121,8 +121,8 @@ def place_of(directory: str | None, environ: Mapping[str, str]) -> Place:
 
 
 def stamp_interval(environ: Mapping[str, str]) -> float:
-    """How often at most a use is stamped, in seconds."""
-    return _seconds(environ, STAMP, STAMP_S)
+    """How often at most a use is stamped, in seconds. Never more seldom than by default, by which others prune."""
+    return min(_seconds(environ, STAMP, STAMP_S), STAMP_S)
 
 
 def _limit(root: str, locks: str, mode: str, environ: Mapping[str, str]) -> Limit:
@@ -143,8 +143,9 @@ def _device(known: Record, environ: Mapping[str, str]) -> Device | None:
     return next((entry.device for entry in known.entries if entry.device.uuid == pinned), None)
 
 
-def _default(root: str, known: Record | None, device: Device | None, environ: Mapping[str, str]) -> str:
-    """The device's directory on record, else Triton's default."""
+def default_directory(root: str, known: Record | None, environ: Mapping[str, str]) -> str:
+    """Without `TRITON_CACHE_DIR`: the directory on record of the one device of this process, else Triton's default."""
+    device = _device(known, environ) if known is not None else None
     if known is not None and device is not None:
         return paths.device_directory(root, known.names[device.uuid])
     home = environ.get("TRITON_HOME") or os.path.expanduser("~")

@@ -8,15 +8,17 @@ from collections.abc import Callable, Iterable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 
-from gpucache import limit, paths
+from gpucache import limit, mounts, paths
+from gpucache.entries import touched
 from gpucache.errors import ConfigurationError
+from gpucache.limit import LEAST_GRACE_S, is_recent
 from gpucache.place import STAMP, stamp_interval
-from gpucache.removal import NOTHING, Freed, InUse, Place, delete, finish, remove
+from gpucache.removal import NOTHING, Freed, InUse, Place, delete, finish, refuse_mounts, remove
 from gpucache.report import CacheReport, Entry
 from gpucache.slim import kept, slim
-from gpucache.store import STAMP_S
+from gpucache.store import MANIFEST, STAMP_S
 from gpucache.strays import Stray, free_lock, lock_directory
-from gpucache.units import age
+from gpucache.units import ago
 
 _QUARANTINE_S = 7 * 86400.0
 _SWEPT = ("staging", "aside", "half-removed", "lock", "quarantine", "empty", "triton-temporary")
@@ -34,10 +36,11 @@ class PrunePolicy:
     max_age_s: float | None = None
     """Since the last use."""
     max_entries: int | None = None
+    """How many entries stay; with ``keep_binaries``, how many stay as they are."""
     arch: str | None = None
     """``sm_90``."""
     triton_version: str | None = None
-    """A version specifier of PEP 440: ``<3.6``. Entries without a known version are not chosen."""
+    """A version, or a specifier of PEP 440: ``3.9.0``, ``<3.6``. Entries without a known version are not chosen."""
     keep_binaries: bool = False
     """Make the chosen entries smaller instead, without ``.ttir``, ``.ttgir``, ``.llir``, ``.ptx`` and ``.source``."""
     grace_s: float = 3 * STAMP_S
@@ -95,7 +98,9 @@ class PrunePlan:
     @property
     def logical_bytes(self) -> int:
         """Hard links counted each time."""
-        return sum(entry.logical_bytes for entry in self.remove) + sum(stray.size_bytes for stray in self.strays)
+        slimmed = sum(slimmed_bytes(entry) * (len(entry.copies) if entry.stored else 1) for entry in self.slim)
+        strays = sum(stray.size_bytes for stray in self.strays)
+        return sum(entry.logical_bytes for entry in self.remove) + slimmed + strays
 
     def execute(self, progress: Callable[[int, int], None] | None = None) -> Removal:
         """Do it. Beside any readers, writers and removers; killed at any instant, every entry is whole or gone.
@@ -127,13 +132,14 @@ def plan(report: CacheReport, policy: PrunePolicy, environ: Mapping[str, str], n
     now = time.time() if now is None else now
     check_grace(policy.grace_s, environ)
     over = _over(sorted(_matching(report.entries, policy), key=_used), report, policy, now)
-    stale = tuple(entry for entry in over if now - entry.used > policy.grace_s)
+    stale = tuple(entry for entry in over if not is_recent(entry.used, now, policy.grace_s))
+    going = {entry.key for entry in stale}
     return PrunePlan(
         root=report.root,
         remove=() if policy.keep_binaries else stale,
         slim=stale if policy.keep_binaries else (),
         strays=tuple(stray for stray in report.strays if _swept(stray, now)),
-        kept=tuple(Skipped(entry.key, f"used {age(now - entry.used)} ago") for entry in over[len(stale) :]),
+        kept=tuple(Skipped(entry.key, f"used {ago(now - entry.used)}") for entry in over if entry.key not in going),
     )
 
 
@@ -143,9 +149,10 @@ def check_grace(grace_s: float, environ: Mapping[str, str]) -> None:
     Raises:
         ConfigurationError: it is shorter than twice `GPUCACHE_STAMP_S`.
     """
-    least = 2 * stamp_interval(environ)
+    least = max(2 * stamp_interval(environ), LEAST_GRACE_S)
     if grace_s < least:
-        raise ConfigurationError("--grace", f"{grace_s:g}s", f"at least {least:g}s, twice {STAMP}")
+        expected = f"at least {least:g}s, which is twice {STAMP} (what is used is stamped no more often)"
+        raise ConfigurationError("--grace", f"{grace_s:g}s", expected)
 
 
 def _used(entry: Entry) -> float:
@@ -166,7 +173,7 @@ def _specifier(text: str) -> Callable[[str], bool]:
     from packaging.version import InvalidVersion
 
     try:
-        wanted = SpecifierSet(text, prereleases=True)
+        wanted = SpecifierSet(f"=={text}" if text[:1].isdigit() else text, prereleases=True)
     except InvalidSpecifier:
         raise ConfigurationError("--triton-version", text, "a version specifier like '<3.6'") from None
 
@@ -183,7 +190,8 @@ def _over(chosen: list[Entry], report: CacheReport, policy: PrunePolicy, now: fl
     """Of what may go, oldest first: how far the limits reach."""
     if not policy.limited:
         return chosen if policy.filtered or policy.keep_binaries else []
-    size, count = sum(entry.physical_bytes for entry in report.entries), len(report.entries)
+    counted = [entry for entry in report.entries if not policy.keep_binaries or slimmed_bytes(entry)]
+    size, count = sum(entry.physical_bytes for entry in report.entries), len(counted)
     for number, entry in enumerate(chosen):
         old = policy.max_age_s is not None and now - entry.used > policy.max_age_s
         large = policy.max_size_bytes is not None and size > policy.max_size_bytes
@@ -216,14 +224,18 @@ class _Execution:
         self.root = root
         locks = lock_directory(root)
         self.locks = locks if os.path.isdir(locks) else None
+        self.mounted = [point for point in mounts.points() if point.startswith(f"{root}/")]
         self.freed = Freed()
         self.counts = {"entries": 0, "slimmed": 0, "strays": 0}
         self.skipped: list[Skipped] = []
         self._straight: dict[str, bool] = {}
 
     def entry(self, entry: Entry, slimming: bool) -> None:
-        places = [Place(copy.path, copy.mark, copy.kind != "stock") for copy in entry.copies]
+        places = [Place(copy.path, copy.mark, os.path.lexists(f"{copy.path}/{MANIFEST}")) for copy in entry.copies]
         try:
+            if any(copy.kind == "stock" and touched(copy.path) > entry.used for copy in entry.copies):
+                raise InUse("it was used meanwhile")
+            refuse_mounts([place.path for place in places], self.mounted)
             self._no_link([*(place.path for place in places), paths.own(self.root, "locks", "*")])
             if slimming:
                 self._no_link([paths.own(self.root, "tmp", "*")])
@@ -231,13 +243,15 @@ class _Execution:
             else:
                 freed = remove(entry.key, places, self.locks)
         except InUse as why:
-            self.skipped.append(Skipped(entry.key, str(why)))
+            if any(os.path.lexists(place.path) for place in places):  # else another process was faster
+                self.skipped.append(Skipped(entry.key, str(why)))
             return
         self._count("slimmed" if slimming else "entries", freed)
 
     def stray(self, stray: Stray) -> None:
         try:
             self._no_link([stray.path])
+            refuse_mounts([stray.path], self.mounted)
             freed = self._swept(stray)
         except InUse as why:
             self.skipped.append(Skipped(stray.path, str(why)))

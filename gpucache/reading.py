@@ -11,6 +11,7 @@ import os
 import stat
 
 _QUIET = os.O_CLOEXEC | os.O_NONBLOCK | os.O_NOFOLLOW
+_MOST_BYTES = 256 * 2**20
 _NO_ACCESS_TIME = getattr(os, "O_NOATIME", 0)  # Linux's
 
 
@@ -28,12 +29,14 @@ def quietly(path: str, flags: int) -> int:
 
 
 def read(path: str) -> bytes:
-    """The content of a regular file.
+    """The content of a regular file of a kernel.
 
     Raises:
-        OSError: it cannot be read, or is no regular file.
+        OSError: it cannot be read, is no regular file, or is longer than any kernel's.
     """
     with open(path, "rb", opener=quietly) as file:
+        if os.fstat(file.fileno()).st_size > _MOST_BYTES:
+            raise OSError(errno.EFBIG, os.strerror(errno.EFBIG), path)
         return file.read()
 
 

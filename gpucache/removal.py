@@ -93,7 +93,7 @@ def taken(key: str, places: Sequence[Place], locks: str | None) -> Iterator[list
         asides = [_beside(place.path) for place in places]
         try:
             for place, aside in zip(places, asides, strict=True):
-                os.rename(place.path, aside)
+                _set_aside(place.path, aside)
             yield asides
         except BaseException:
             for place, aside in zip(places, asides, strict=True):
@@ -105,6 +105,17 @@ def taken(key: str, places: Sequence[Place], locks: str | None) -> Iterator[list
     finally:
         if lock is not None:
             lock.release()
+
+
+def refuse_mounts(paths: Iterable[str], points: Iterable[str]) -> None:
+    """What is mounted somewhere below (``points`` are those of `mounts.points`) is another's, whatever it is called.
+
+    Raises:
+        InUse: something is.
+    """
+    for path in paths:
+        if any(point == path or point.startswith(f"{path}/") for point in points):
+            raise InUse(f"{path}: something is mounted in it")
 
 
 def finish(path: str, modified: float, locks: str | None) -> Freed:
@@ -123,14 +134,23 @@ def finish(path: str, modified: float, locks: str | None) -> Freed:
         if os.path.lexists(f"{path}/{MANIFEST}"):  # one that lost to a reader was killed before it had put all back
             os.unlink(f"{path}/{CONDEMNED}")
             raise InUse("it is an entry again")
+        if _group(path) is not None and _was_group(path):  # stock Triton has compiled it again
+            os.unlink(f"{path}/{CONDEMNED}")
+            raise InUse("it is an entry again")
         aside = _beside(path)
-        os.rename(path, aside)
+        _set_aside(path, aside)
     except OSError as error:
         raise InUse(f"{error.filename}: {error.strerror}") from error
     finally:
         if lock is not None:
             lock.release()
     return delete(aside)
+
+
+def _was_group(path: str) -> bool:
+    """Whether what is condemned there is stock Triton's own group."""
+    with open(f"{path}/{CONDEMNED}", "rb") as file:
+        return b'"child_paths"' in file.read(64)
 
 
 def _key_of(path: str) -> str:
@@ -151,6 +171,8 @@ def _locked(key: str, locks: str | None, frame: FrameType) -> CompileLock | None
         if lock.try_acquire(frame, "its removal"):
             return lock
     except OSError as error:
+        if error.errno in (errno.ENOSPC, errno.EDQUOT) and not os.path.lexists(lock.path):
+            return None  # nobody has it, and nobody can: a full disk must not forbid to make room
         raise InUse(f"{lock.path}: {error.strerror}") from error
     raise InUse(f"it is locked by {fs.holder(lock.path)}")
 
@@ -160,14 +182,14 @@ def _condemn(places: Sequence[Place]) -> list[tuple[str, str]]:
     hidden: list[tuple[str, str]] = []
     try:
         for place in places:
-            _unchanged(place, MANIFEST)
+            _check_unchanged(place)
             name = MANIFEST if place.ours else _group(place.path)
             if name is not None:
                 hidden.append((place.path, name))
                 os.rename(f"{place.path}/{name}", f"{place.path}/{CONDEMNED}")
         for place in places:
-            if place.ours:
-                _unchanged(place, CONDEMNED)
+            if place.ours and os.lstat(f"{place.path}/{CONDEMNED}").st_mtime_ns != place.mark[1]:
+                raise InUse("it was used or replaced meanwhile")  # overlayfs may have given it another inode
         shown = [*hidden, *((place.path, MANIFEST) for place in places)]  # Triton's own becomes ours when it is used
         if any(os.path.lexists(f"{directory}/{name}") for directory, name in shown):
             raise InUse("it was used or replaced meanwhile")
@@ -177,9 +199,9 @@ def _condemn(places: Sequence[Place]) -> list[tuple[str, str]]:
     return hidden
 
 
-def _unchanged(place: Place, name: str) -> None:
+def _check_unchanged(place: Place) -> None:
     directory = os.lstat(place.path)
-    found = os.lstat(f"{place.path}/{name}") if place.ours else directory
+    found = os.lstat(f"{place.path}/{MANIFEST}") if place.ours else directory
     if not stat.S_ISDIR(directory.st_mode) or (found.st_ino, found.st_mtime_ns) != place.mark:
         raise InUse("it was used or replaced meanwhile")
 
@@ -200,6 +222,19 @@ def _restore(hidden: Iterable[tuple[str, str]]) -> None:
 
 def _beside(path: str) -> str:
     return f"{os.path.dirname(path)}/{ASIDE}removed-{time.time_ns():x}.{os.getpid()}.{next(_count)}"
+
+
+def _set_aside(path: str, aside: str) -> None:
+    """Rename a directory; file by file where it is in an image's layer, of which overlayfs refuses that (``EXDEV``)."""
+    try:
+        os.rename(path, aside)
+    except OSError as error:
+        if error.errno != errno.EXDEV:
+            raise
+        os.mkdir(aside, 0o700)
+        for name in os.listdir(path):
+            os.rename(f"{path}/{name}", f"{aside}/{name}")
+        os.rmdir(path)
 
 
 def _put_back(aside: str, path: str) -> None:

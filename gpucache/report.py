@@ -14,13 +14,11 @@ from gpucache.entries import READ_BYTES, Gathered, is_tritons
 from gpucache.entries import Copy as Copy
 from gpucache.entries import Entry as Entry
 from gpucache.entries import File as File
-from gpucache.findings import Finding
+from gpucache.findings import Finding, repair_command
 from gpucache.inodes import Inode, Inodes, Sum
 from gpucache.keys import KEY, STORE_KEY, device_directories, shards, unlinked
 from gpucache.store import CONDEMNED, MANIFEST, Facts, facts_of, read_manifest, single_key
 from gpucache.strays import Stray, kind_of, of_root, stray
-
-_REPAIR = "gpucache verify --repair"
 
 Progress = Callable[[int, int], None]
 """Called now and then with how many directories have been looked at, and how many there are."""
@@ -192,7 +190,7 @@ class _Scan:
         if facts is not None and _sound(facts):
             return facts
         os.lstat(f"{path}/{MANIFEST}")
-        self._finding("manifest-torn", path, f"{MANIFEST} cannot be understood", _REPAIR)
+        self._finding("manifest-torn", path, f"{MANIFEST} cannot be understood", repair_command(self.root))
         return None
 
     def _without_manifest(self, path: str) -> None:
@@ -200,7 +198,7 @@ class _Scan:
             if os.path.isfile(f"{path}/{name}"):  # it was renamed while the directory was listed
                 raise FileNotFoundError(path)
         os.lstat(path)
-        self._finding("manifest-missing", path, f"a stored entry without {MANIFEST}", _REPAIR)
+        self._finding("manifest-missing", path, f"a stored entry without {MANIFEST}", repair_command(self.root))
 
     # ---- everything else
 

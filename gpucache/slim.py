@@ -13,6 +13,7 @@ from collections.abc import Iterable, Sequence
 from functools import lru_cache
 
 from gpucache import paths
+from gpucache.reading import quietly
 from gpucache.removal import NOTHING, Freed, InUse, Place, delete, taken
 from gpucache.staging import Staging
 from gpucache.store import (
@@ -83,7 +84,7 @@ def _alone(place: Place, aside: str, group: str) -> None:
     """An entry of stock Triton's, or a view that has lost its entry."""
     if not place.ours:  # what was condemned is the group
         os.rename(f"{aside}/{CONDEMNED}", f"{aside}/__grp__{group}")
-    names = stock_group(aside, group, condemned=True)
+    names = stock_group(aside, group, condemned=True, opener=quietly)  # access times tell of uses
     if names is None:
         raise InUse("its group is not whole")
     smaller = tempfile.mkdtemp(prefix=ASIDE, dir=os.path.dirname(place.path))

@@ -23,6 +23,7 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from gpucache import fs, paths
+from gpucache.keys import is_key_of
 from gpucache.staging import Staging, write
 
 MANIFEST = "__entry__.json"
@@ -34,6 +35,7 @@ STAMP_S = 300.0
 """The use of an entry is stamped again after so long."""
 # A directory that another manager may be filling at this moment is left alone for so long.
 _FOREIGN_S = 120.0
+_SKEW_S = 2.0
 _NO_LINK = (errno.EXDEV, errno.EPERM, errno.EMLINK, errno.EOPNOTSUPP, errno.ENOSYS, errno.EACCES)
 
 Manifest = Mapping[str, Any]
@@ -157,7 +159,7 @@ def sound(directory: str, verify: bool, boot: float, stamp_s: float = STAMP_S) -
             return None
         if not same:
             return _renewed(directory, manifest)
-    if used < boot or time.time() - used > stamp_s:
+    if used < boot or not -_SKEW_S <= time.time() - used <= stamp_s:  # a time ahead is that of a wrong clock
         try:
             os.utime(f"{directory}/{MANIFEST}")
         except FileNotFoundError:
@@ -236,31 +238,34 @@ def elf_whole(path: str, opener: Callable[[str, int], int] | None = None) -> boo
     with open(path, "rb", opener=opener) as file:
         head = file.read(64)
         size = file.seek(0, os.SEEK_END)
-    if head[:5] != b"\x7fELF\x02" or len(head) < 64:
-        return size > 0 and head[:4] != b"\x7fELF"
+    if head[:5] != b"\x7fELF\x02" or len(head) < 64:  # after a power cut a file may be zeros of the right size
+        return head[:4] != b"\x7fELF" and bool(head.strip(b"\0"))
     programs, sections = struct.unpack_from("<QQ", head, 0x20)
     program_size, program_count, section_size, section_count = struct.unpack_from("<HHHH", head, 0x36)
     return bool(max(programs + program_size * program_count, sections + section_size * section_count) <= size)
 
 
-def stock_group(directory: str, filename: str, condemned: bool = False) -> dict[str, str] | None:
+def stock_group(
+    directory: str, filename: str, condemned: bool = False, opener: Callable[[str, int], int] | None = None
+) -> dict[str, str] | None:
     """The whole group that Triton's own manager left in a directory: names to paths here; None where it is not whole.
 
     The paths in a ``__grp__`` file are absolute and may point to where the directory was copied from, so that only the
     names are taken. A metadata file that does not parse would crash Triton at every start. ``condemned``: also of a
-    view whose manifest the caller has renamed.
+    view whose manifest the caller has renamed. ``opener`` is `open`'s.
     """
     if os.path.lexists(f"{directory}/{MANIFEST}") or (not condemned and os.path.lexists(f"{directory}/{CONDEMNED}")):
         return None  # one of ours, and it was found damaged, or is to go
     try:
-        with open(f"{directory}/__grp__{filename}", encoding="utf-8") as file:
+        with open(f"{directory}/__grp__{filename}", encoding="utf-8", opener=opener) as file:
             names = [os.path.basename(name) for name in json.load(file)["child_paths"]]
         files = {name: f"{directory}/{name}" for name in names}
-        if filename not in files or not all(elf_whole(path) for path in files.values()):
+        if filename not in files or not all(elf_whole(path, opener) for path in files.values()):
             return None
-        with open(files[filename], encoding="utf-8") as file:
+        with open(files[filename], encoding="utf-8", opener=opener) as file:
             known = json.load(file)
-        return files if len(files) > 1 and known["target"] and known["name"] else None
+        own = is_key_of(os.path.basename(directory), str(known.get("hash")))  # else it is another kernel's
+        return files if len(files) > 1 and known["target"] and known["name"] and own else None
     except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError):
         return None
 
@@ -308,11 +313,30 @@ def quarantine(root: str, path: str) -> bool:
     except OSError as error:
         if error.errno != errno.EXDEV:
             raise
-        # Or an image layer of overlayfs: aside where it is, then gone.
-        beside = f"{os.path.dirname(path)}/{ASIDE}{time.time_ns():x}.{os.getpid()}"
-        os.rename(path, beside)
-        shutil.rmtree(beside, ignore_errors=True)
+        remove_in_place(path)
         return False
+
+
+def remove_in_place(path: str) -> None:
+    """Remove a directory that cannot be moved to elsewhere; aside where it is, if that can be.
+
+    Of a directory in an image's layer, overlayfs refuses every rename (``EXDEV``, unless ``redirect_dir`` is on): then
+    its manifest goes first, and its group, so that nobody takes the rest for an entry.
+
+    Raises:
+        OSError: it stays.
+    """
+    beside = f"{os.path.dirname(path)}/{ASIDE}{time.time_ns():x}.{os.getpid()}"
+    try:
+        os.rename(path, beside)
+    except OSError as error:
+        if error.errno != errno.EXDEV:
+            raise
+        beside = path
+        for name in sorted(os.listdir(path)):  # names of ours and of groups begin with an underscore
+            if name.startswith("__"):
+                os.unlink(f"{path}/{name}")
+    shutil.rmtree(beside, ignore_errors=True)
 
 
 def quarantined(path: str) -> float | None:

@@ -88,8 +88,9 @@ def of_root(root: str) -> Iterator[Stray]:
         return
     for path in _listed(paths.own(root, "tmp")):
         name = os.path.basename(path)
-        known = name.startswith(staging.PREFIXES)
-        found = stray("staging", path, staging.is_dead(path) if known else None)
+        if not name.startswith((*staging.PREFIXES, fs.STAGED)):
+            continue  # nothing of ours
+        found = stray("staging", path, staging.is_dead(path) if name.startswith(staging.PREFIXES) else None)
         if found is not None:
             yield found
     for path in _listed(lock_directory(root)):

@@ -108,6 +108,7 @@ class DeviceCacheManager(CacheManager):
         except Exception as error:
             if isinstance(error, OSError):
                 _full.add(self._place.root)
+                self._place.limit.refused()
             self._degraded("the kernel cannot be published", error)
         finally:
             compiled.free()
@@ -276,7 +277,7 @@ class DeviceCacheManager(CacheManager):
                 filename.removesuffix(".json"), self.key, (self._view, entry_path(place.root, self.key))
             )
         if why in ("absent", "damaged", "busy"):
-            why += f" in {place.directory} (view and stock) and in the store of {place.root}"
+            why += f" in {place.directory} and in the store of {place.root}"
         tell(logging.INFO, "miss: %s %s: %s", filename.removesuffix(".json"), self.key, why)
         self._begun().lock = lock
 

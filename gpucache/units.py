@@ -45,6 +45,11 @@ def size(count: int) -> str:
     return f"{value:.1f} TiB"
 
 
+def ago(seconds: float) -> str:
+    """How long something is past, for people: ``3 d ago``, ``now``."""
+    return f"{age(seconds)} ago" if seconds >= 1 else "now"
+
+
 def age(seconds: float) -> str:
     """A time span for people, in its largest whole unit: ``3 d``, ``5 min``, ``now`` for less than a second."""
     for unit, length in (("d", 86400.0), ("h", 3600.0), ("min", 60.0), ("s", 1.0)):

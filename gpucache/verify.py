@@ -17,7 +17,7 @@ from typing import Any
 from gpucache import fs, paths, record
 from gpucache.compile_lock import CompileLock
 from gpucache.damage import Judge
-from gpucache.findings import Finding
+from gpucache.findings import Finding, repair_command
 from gpucache.flaws import Flaw, Judged
 from gpucache.keys import KEY, STORE_KEY, device_directories, shards, unlinked, view_key
 from gpucache.mending import LEFT, mend
@@ -35,10 +35,11 @@ CODES = {
     "file-missing": "a file of an entry is not there, or is no file",
     "not-a-directory": "something else is where a key's directory belongs",
     "metadata-torn": "K.json is not a kernel's metadata: stock Triton crashes at every start",
+    "key-mismatch": "a key's directory has another kernel, which would be launched in its place",
     "group-torn": "a __grp__ file is missing or torn: Triton before 3.7 crashes at every start",
     "group-elsewhere": "a __grp__ file names another directory, though the files are here: it was moved or copied",
     "group-dangling": "a __grp__ file names files that are not here",
-    "binary-cut": "a file of a kernel is empty, or a binary shorter than its ELF header says",
+    "binary-cut": "a file of a kernel is empty or zeros, or a binary shorter than its ELF header says",
     "autotune-torn": "an autotune result does not parse: stock Triton crashes at every start",
     # nothing that could be mended here
     "record-torn": "the record of this host's devices cannot be understood",
@@ -236,7 +237,7 @@ class _Verifying:
 
     def _tell(self, code: str, subject: str, fact: str, repaired: bool = False, note: str = "") -> None:
         level = "warning" if code in _WARNINGS else "error"
-        fix = _FIXES.get(code, "gpucache verify --repair")
+        fix = _FIXES.get(code, repair_command(self.root))
         self.found.append(Checked(Finding(code, level, subject, fact, fix), repaired, note))
 
 

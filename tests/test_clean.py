@@ -262,7 +262,7 @@ class TestWhatStays:
     def test_with_force_even_what_is_dated_tomorrow_goes(self, root, keys):
         for path in (f"{entry_path(str(root), keys[0])}/{MANIFEST}", root / INDUCTORS[0]):
             os.utime(path, (time.time() + 86400,) * 2)
-        assert [one.why for one in planned(root).entries.kept] == ["used just now", "in use"]
+        assert [one.why for one in planned(root).entries.kept] == ["used now", "in use"]
         done = planned(root, -math.inf).execute()
         assert (done.entries, done.skipped) == (3, ())
 

@@ -616,7 +616,7 @@ class TestRemoving:
                 1,
                 "error: --triton-version='new' is not a version specifier like '<3.6'\nhint: ",
             ),
-            (["--grace", "1s"], 1, "error: --grace='1s' is not at least 600s, twice GPUCACHE_STAMP_S\nhint: "),
+            (["--grace", "1s"], 1, "error: --grace='1s' is not at least 600s, which is twice GPUCACHE_STAMP_S"),
         ],
         ids=lambda value: " ".join(value) if isinstance(value, list) else "",
     )
@@ -817,3 +817,15 @@ def test_modules_are_imported_by_the_commands_that_need_them(words, loaded, pyth
     if words == ["ls"]:
         loaded = [*loaded, "inductor"]
     assert seen == f"{sorted(loaded, key=later.index)} False"
+
+
+@pytest.mark.parametrize("command", [("verify", "--repair"), ("prune", "--yes"), ("clean", "--yes")])
+def test_a_device_directory_is_not_taken_for_a_root(here, root, command):
+    """Its locks and its store are the root's."""
+    done = here(*command, "--root", f"{root}/triton/0")
+    assert done.code == 1
+    assert f"is not a root, but the directory of device 0 in {root}" in done.err
+
+
+def test_verify_of_a_root_that_is_not_there_says_so(here, tmp_path):
+    assert f"note: there is no {tmp_path}/typo\n" in here("verify", "--root", tmp_path / "typo").err

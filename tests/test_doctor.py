@@ -596,7 +596,7 @@ def test_another_devices_directory_than_the_pinned_ones_is_told_and_run_helps(ro
 
 
 @pytest.mark.parametrize(
-    ("value", "who"), [("", "it is not set"), ("theirs:Manager", "Triton's cache belongs to theirs:Manager")]
+    ("value", "who"), [("", "it is not set"), ("json:Manager", "Triton's cache belongs to json:Manager")]
 )
 def test_another_manager_than_ours_is_told_and_run_helps(root, value, who):
     silent(look(root), "plugin-inactive")
@@ -624,7 +624,7 @@ def test_a_triton_that_was_not_tested_is_told(root, tmp_path, monkeypatch, versi
     monkeypatch.syspath_prepend(tmp_path / "site")
     finding = told(look(root), "triton-untested", "warning")
     assert finding.fact == f"Triton {version} is installed; the plug-in was tested with 3.2 to 3.9"
-    assert finding.fix.startswith("pip install 'triton>=3.2,<3.10'")
+    assert "triton>=3.2,<3.10" in finding.fix
 
 
 def test_a_triton_that_does_not_say_its_version_is_told(root, tmp_path, monkeypatch):
@@ -1011,3 +1011,44 @@ def test_a_fix_that_is_a_command_is_quoted_for_the_shell(tmp_path, put):
     root = provisioned(tmp_path / "a root; with 'quotes'")
     os.chmod(root, 0o770)
     assert shlex.split(told(look(root), "group-writable", "warning").fix.partition(", unless")[0])[-1] == root
+
+
+@pytest.mark.parametrize("manager", ["nosuch:Thing", "no.such.module:Thing", ":Thing", "..:x"])
+def test_a_manager_that_cannot_be_imported_is_told(root, manager):
+    """Triton imports it within a kernel launch, and fails there."""
+    found = look(root, TRITON_CACHE_MANAGER=manager)
+    assert manager in told(found, "plugin-missing", "error").fact
+    silent(found, "plugin-inactive")
+    silent(look(root), "plugin-missing")
+    silent(look(root, TRITON_CACHE_MANAGER="json:Thing"), "plugin-missing")
+
+
+@pytest.mark.parametrize("name", ["TRITON_ALWAYS_COMPILE", "TRITON_KERNEL_OVERRIDE"])
+def test_a_variable_that_always_compiles_is_told(root, name):
+    assert told(look(root, **{name: "1"}), "always-compile", "warning").subject == name
+    silent(look(root, **{name: "0"}), "always-compile")
+
+
+def test_a_misspelt_variable_of_ours_is_told_with_the_right_one(root):
+    finding = told(look(root, GPUCACHE_MAX_SIZ="1GiB"), "unknown-variable", "warning")
+    assert (finding.subject, finding.fix) == ("GPUCACHE_MAX_SIZ", "set GPUCACHE_MAX_SIZE if that is meant")
+    silent(look(root, GPUCACHE_MAX_SIZE="1GiB", GPUCACHE_TEST_TRITON="python"), "unknown-variable")
+
+
+def test_a_store_over_its_limit_is_told(root):
+    """By the total that writers keep: all of it was used too recently to be evicted."""
+    silent(look(root, GPUCACHE_MAX_SIZE="1KiB"), "over-limit")  # nobody has counted
+    size = Path(paths.own(root, "stats", "size"))
+    size.parent.mkdir(exist_ok=True)
+    size.write_text(json.dumps([5000, True, time.time()]))
+    fact = told(look(root, GPUCACHE_MAX_SIZE="1KiB"), "over-limit", "warning").fact
+    assert fact == "the store takes 4.9 KiB, and GPUCACHE_MAX_SIZE allows 1.0 KiB"
+    for enough in ("5000", "0", ""):
+        silent(look(root, GPUCACHE_MAX_SIZE=enough), "over-limit")
+
+
+def test_a_directory_of_stock_tritons_needs_no_record(tmp_path, put):
+    (tmp_path / ("A" * 52)).mkdir()
+    silent(look(str(tmp_path)), "record-missing", "root-missing")
+    (tmp_path / "gpucache").mkdir()
+    assert told(look(str(tmp_path)), "record-missing", "warning")

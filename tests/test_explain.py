@@ -85,6 +85,7 @@ def stock(directory, key, *, options=None, arch=90, triton_version="3.9.0", envi
     said = {"hash": "00", "target": target, **(options or {}), **(environment or {}), "triton_version": triton_version}
     (path / "k.json").write_text(json.dumps({**said, "shared": 0, "name": "k"}))
     (path / "k.cubin").write_bytes(b"binary")
+    (path / "k.source").write_text("tt.func public @k() {")
     children = {name: f"{path}/{name}" for name in ("k.json", "k.cubin")}
     (path / "__grp__k.json").write_text(json.dumps({"child_paths": children}))
     return str(path)
@@ -192,3 +193,30 @@ def test_what_is_no_kernel_is_refused(missing, tmp_path):
 def test_metadata_are_found_with_a_manifest_and_without(compiled, tmp_path):
     assert metadata_in(compiled()).arch == "sm_90"
     assert metadata_in(str(tmp_path)) is None
+
+
+def test_the_same_line_of_a_file_elsewhere_is_no_difference(compiled):
+    """The file's path is in no key."""
+    assert difference(compiled(), compiled(name="elsewhere.py")) == ()
+
+
+def test_where_the_text_was_removed_more_may_differ(compiled, tmp_path):
+    path = tmp_path / "slim"
+    shutil.copytree(compiled(), path)
+    for ending in (".source", ".ttir"):
+        (path / f"scaled{ending}").unlink(missing_ok=True)
+    (found,) = difference(compiled(), str(path))
+    assert (found.kind, found.a, found.b) == ("unseen", "there", "removed")
+
+
+@pytest.mark.parametrize("name", ["scaled.json", "scaled.source", "scaled.ttir"])
+def test_a_fifo_is_not_waited_for(compiled, tmp_path, name):
+    path = tmp_path / "entry"
+    shutil.copytree(compiled(), path)
+    (path / name).unlink(missing_ok=True)
+    os.mkfifo(path / name)
+    if name == "scaled.json":
+        with pytest.raises(GpuCacheError):
+            difference(compiled(), str(path))
+    else:
+        difference(compiled(), str(path))

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from gpucache.keys import KEY, STORE_KEY, device_directories, shards, unlinked, view_key
+from gpucache.keys import KEY, STORE_KEY, device_directories, is_key_of, shards, unlinked, view_key
 from gpucache.store import single_key
 
 DIGESTS = [hashlib.sha256(str(number).encode()) for number in range(200)]
@@ -126,3 +126,20 @@ def test_a_path_of_ours_is_told_from_one_that_a_link_leads_to(root):
     (root / "gpucache/v1/stats").symlink_to("/")
     assert unlinked(str(root), "stats") is None
     assert unlinked(str(root), "tmp") == f"{root}/gpucache/v1/tmp"
+
+
+def test_a_key_is_that_of_a_hash_in_any_form_of_tritons():
+    digest = hashlib.sha256(b"kernel").hexdigest()
+    raw = bytes.fromhex(digest)
+    forms = (digest, base64.urlsafe_b64encode(raw).decode().rstrip("="), base64.b32encode(raw).decode().rstrip("="))
+    assert all(KEY.fullmatch(form) and is_key_of(form, digest) for form in forms)
+    other = hashlib.sha256(b"another").hexdigest()
+    assert not any(is_key_of(form, other) for form in forms)
+    assert is_key_of("aside", digest)  # nobody can tell
+    assert is_key_of(digest, "None")
+
+
+def test_a_directory_under_two_names_is_one(mount, tmp_path):
+    (tmp_path / "triton/0").mkdir(parents=True)
+    mount(tmp_path / "triton/1", "--bind", str(tmp_path / "triton/0"))
+    assert device_directories(str(tmp_path)) == [("0", f"{tmp_path}/triton/0")]

@@ -26,7 +26,7 @@ from gpucache.compile_lock import CompileLock
 from gpucache.keys import view_key
 from gpucache.limit import MAX_SIZE, Limit, counted, forget, max_size_bytes
 from gpucache.report import scan
-from gpucache.store import MANIFEST, Facts, single_key
+from gpucache.store import ASIDE, MANIFEST, Facts, single_key
 from gpucache.triton import DeviceCacheManager
 
 LETTERS = "ABCDEFGHIJKLMNOPQRSTUVWX"
@@ -555,3 +555,22 @@ class TestDisk:
 def ballast(directory: Path) -> None:
     with pytest.raises(OSError, match="No space"):
         (directory / "ballast").write_bytes(bytes(2 << 20))
+
+
+def test_what_killed_evictions_left_neither_counts_nor_displaces_anything(trees, root):
+    whole = counted(str(root))
+    for tree in trees[:2]:
+        aside = tree.entry.with_name(f"{ASIDE}removed-1.2.{tree.key[0]}")
+        shutil.copytree(tree.entry, aside)
+        os.utime(aside, (1e9, 1e9))
+    assert counted(str(root)) == whole
+    assert not list(root.glob(f"gpucache/v1/store/*/{ASIDE}*"))
+
+
+def test_after_a_refusal_what_is_over_the_limit_goes(trees, root):
+    """On a full disk nothing is published, so that nobody else would ask for an eviction."""
+    kept = keeping(root, 1)
+    kept.refused()
+    assert kept._due
+    kept.turn()
+    assert len(stored(root)) == 0

@@ -163,7 +163,9 @@ def test_the_directory_of_a_pinned_device_is_where_it_looks(root):
     record(root, (9, 0))
     stock(root / "triton/0", "K" * 52, triton_version=INSTALLED)
     assert why_missed("K" * 52, str(root), {**SHARED, "GPUCACHE_DEVICE": "GPU-x"}) == ()
-    assert codes(why_missed("K" * 52, str(root), SHARED)) == {("elsewhere", "error")}
+    (found,) = why_missed("K" * 52, str(root), {**SHARED, "TRITON_HOME": str(root)})
+    assert (found.code, found.level) == ("elsewhere", "error")
+    assert f"not in {root}/.triton/cache/{'K' * 52}" in found.fact  # Triton's own default
 
 
 def record(root, capability):

@@ -667,3 +667,45 @@ def test_killed_at_any_system_call_the_entry_is_whole_or_none(strace, tmp_path, 
         assert not [stray for stray in scan(str(root)).strays if stray.dead], line
 
     killed_everywhere(strace, tmp_path, start, REMOVE, check, least=24)
+
+
+@pytest.fixture
+def image(mount, tmp_path):
+    """An entry with two views, baked into an image's layer: overlayfs refuses to rename its directories."""
+    Tree(tmp_path / "lower")
+    for name in ("upper", "work"):
+        (tmp_path / name).mkdir()
+    options = f"lowerdir={tmp_path}/lower,upperdir={tmp_path}/upper,workdir={tmp_path}/work,redirect_dir=off"
+    mount(tmp_path / "merged", "-t", "overlay", "overlay", "-o", options)
+    merged = Tree.__new__(Tree)
+    merged.base, merged.root, merged.key = tmp_path / "merged", tmp_path / "merged" / "root", KEY
+    merged.entry = Path(store.entry_path(str(merged.root), KEY))
+    merged.view, merged.other_view = (merged.root / "triton" / name / KEY for name in "01")
+    merged.locks = str(merged.root / "gpucache/v1/locks")
+    merged.staging = Staging(paths.own(str(merged.root), "tmp"))
+    with pytest.raises(OSError, match="cross-device"):
+        merged.entry.rename(merged.entry.with_name("moved"))
+    return merged
+
+
+def test_an_entry_in_an_images_layer_can_be_removed_and_made_again(image):
+    image.remove()
+    assert not any(directory.exists() for directory in image.directories)
+    assert image.publish()
+    assert image.link(image.view)
+    assert store.sound(str(image.view), True, 0.0)
+
+
+def test_an_entry_in_an_images_layer_that_is_used_meanwhile_stays(image):
+    places = image.places
+    os.utime(image.entry / store.MANIFEST)
+    with pytest.raises(InUse, match="used"):
+        remove(KEY, places, image.locks)
+    assert store.sound(str(image.entry), True, 0.0)
+
+
+def test_a_damaged_entry_in_an_images_layer_is_replaced(image):
+    (image.entry / "add.cubin").write_bytes(b"")
+    assert not image.publish()
+    assert image.publish(repair=True)
+    assert store.sound(str(image.entry), True, 0.0)

@@ -972,3 +972,12 @@ def test_a_directory_that_is_only_named_like_a_key_is_no_entry(tmp_path):
     report = scan(str(tmp_path))
     assert [entry.key for entry in report.entries] == ["C" * 52]
     assert sum(part.files for part in report.usage) == 5
+
+
+@pytest.mark.parametrize("name", ["experiment-2024-11-05_adamw_lr3e-4_seed1234", "a" * 64])
+def test_a_directory_of_json_alone_is_no_entry(tmp_path, name):
+    """A user's results may be named so."""
+    (tmp_path / name).mkdir()
+    for file in ("metrics.json", "config.json"):
+        (tmp_path / name / file).write_text("{}")
+    assert scan(str(tmp_path)).entries == ()

@@ -874,3 +874,11 @@ def as_it_may_be(cache: Cache, directory: Path, damaged: bool) -> bool:
     if damaged and (directory / "add.cubin").stat().st_size == 1:
         return found(directory) is None
     return cache.whole(directory)
+
+
+def test_a_use_heals_the_stamp_of_a_wrong_clock(cache):
+    """It would look used for a month, and take the place of what is."""
+    assert cache.publish()
+    set_used(cache.entry, time.time() + 30 * 86400)
+    assert sound(str(cache.entry), False, 0.0)
+    assert abs((cache.entry / MANIFEST).stat().st_mtime - time.time()) < 60

@@ -232,7 +232,7 @@ class TestLinks:
         assert list(of_root(str(root))) == []
 
     def test_a_link_has_its_own_size(self, root, elsewhere):
-        own(root, "tmp", "link").symlink_to(elsewhere)
+        own(root, "tmp", "publish-link").symlink_to(elsewhere)
         (one,) = of_root(str(root))
         assert one.size_bytes == len(str(elsewhere))
 

@@ -824,7 +824,7 @@ def test_json_has_all_of_it(ours, tmp_path):
         "level": "error",
         "subject": f"{root}/triton/0/{kernel_key(root)}/{GROUP}",
         "fact": "it is not there",
-        "fix": "gpucache verify --repair",
+        "fix": f"gpucache verify --repair --root {root}",
         "repaired": True,
         "note": "the group file was written anew",
     }
@@ -1099,3 +1099,43 @@ def alike(line: str, root: Path) -> str:
     line = re.sub(r" = .*| <unfinished.*", "", line).replace(str(root.parent), "BASE")
     line = re.sub(r"tmp\.gpucache-\w+|[0-9a-f]{8,}|\d+", "?", line)
     return " ".join(line.split()).rstrip(")")  # strace pads short pids
+
+
+def test_a_kernel_under_another_ones_key_is_found_and_compiled_again(ours, stock, tmp_path):
+    """Its files are whole and its digests right, and the wrong binary would be launched."""
+    other = "B" * 52
+    for template, directory in ((ours, "gpucache/v1/store"), (stock, "triton/0")):
+        root = template.at(tmp_path / directory.replace("/", "-"))
+        key = kernel_key(root)
+        for path in list(root.rglob(key)):
+            path.rename(path.with_name(other))
+        if template is ours:
+            (root / directory / "BB").mkdir()
+            (root / directory / key[:2] / other).rename(root / directory / "BB" / other)
+        assert "key-mismatch" in codes(verify(str(root)))
+        repaired = verify(str(root), repair=True)
+        assert not repaired.unrepaired
+        assert not list(root.glob(f"{directory}/**/{other}"))
+
+
+def test_zeros_of_the_right_size_are_no_binary(stock, tmp_path):
+    """What a power cut may leave. Triton would take it, and the plug-in share it."""
+    root = stock.at(tmp_path / "root")
+    cubin = only(root, "triton/0/*/scaled.cubin")
+    cubin.write_bytes(bytes(cubin.stat().st_size))
+    assert "binary-cut" in codes(verify(str(root)))
+    assert store.stock_group(str(cubin.parent), "scaled.json") is None
+
+
+def test_a_cache_seen_under_two_paths_is_in_order_under_both(stock, tmp_path, mount):
+    root = stock.at(tmp_path / "root")
+    there = mount(tmp_path / "there", "--bind", str(root))
+    assert verify(str(there), repair=True).findings == verify(str(root)).findings == ()
+
+
+def test_a_file_that_grew_beyond_memory_is_told_and_not_read(ours, stock, tmp_path):
+    for template, name in ((ours, "scaled.cubin"), (stock, "scaled.json"), (stock, GROUP)):
+        root = template.at(tmp_path / name.replace("scaled", template.digest[:4]))
+        for path in root.rglob(name):
+            os.truncate(path, 2**40)
+        assert codes(verify(str(root))) & {"digest-mismatch", "unreadable"}
