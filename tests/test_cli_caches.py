@@ -170,6 +170,18 @@ class TestJson:
         assert [copy["kind"] for copy in said["copies"]] == ["store", "view", "view"]
         assert {type(size) for size in said["files"].values()} == {int}
 
+    def test_stats(self, here, root):
+        (outer, inner), _ = documented("stats")
+        (Path(root) / "gpucache/v1/stats").mkdir(exist_ok=True)
+        counted = {"device": "0", "values": {"hits": 2, "saved_s": 1.5}}
+        (Path(root) / "gpucache/v1/stats/folded.json").write_text(json.dumps([counted]))
+        said = here("stats", "--json", "--root", root).json
+        check(said, outer, devices=dict, all=dict)
+        for row in (said["all"], *said["devices"].values()):
+            assert list(row) == inner
+            assert {type(value) for value in row.values()} <= {int, float}
+        assert said["devices"]["0"]["saved_s"] == 1.5
+
     @pytest.mark.parametrize("by", ["bucket", "device", "arch", "kernel"])
     def test_du(self, by, here, root):
         (outer, inner), _ = documented("du")
