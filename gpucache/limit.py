@@ -192,7 +192,8 @@ class Limit:
         """The stored entries by their last use: what an earlier turn has left to this one, and then all anew."""
         for looked in (False, True):
             if looked:
-                self._oldest = sorted(_used(self.root), reverse=True)
+                now = time.time()
+                self._oldest = sorted(_used(self.root), key=lambda one: plausible(one[0] / 1e9, now), reverse=True)
             while self._oldest:
                 yield self._oldest.pop()
 
@@ -216,8 +217,13 @@ class Limit:
 
 
 def is_recent(used: float, now: float, grace_s: float) -> bool:
-    """Whether a use is within the grace. A time that is days ahead is that of a wrong clock, and tells nothing."""
-    return -_AHEAD_S <= now - used <= grace_s
+    """Whether a use is within the grace."""
+    return now - plausible(used, now) <= grace_s
+
+
+def plausible(used: float, now: float) -> float:
+    """The time of a use; long ago where it is more than a day ahead, which only a wrong clock says."""
+    return used if used - now <= _AHEAD_S else 0.0
 
 
 def counted(root: str) -> int:

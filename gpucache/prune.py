@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from gpucache import limit, mounts, paths
 from gpucache.entries import touched
 from gpucache.errors import ConfigurationError
-from gpucache.limit import LEAST_GRACE_S, is_recent
+from gpucache.limit import LEAST_GRACE_S, is_recent, plausible
 from gpucache.place import STAMP, stamp_interval
 from gpucache.removal import NOTHING, Freed, InUse, Place, delete, finish, refuse_mounts, remove
 from gpucache.report import CacheReport, Entry
@@ -131,7 +131,8 @@ def plan(report: CacheReport, policy: PrunePolicy, environ: Mapping[str, str], n
     """
     now = time.time() if now is None else now
     check_grace(policy.grace_s, environ)
-    over = _over(sorted(_matching(report.entries, policy), key=_used), report, policy, now)
+    chosen = sorted(_matching(report.entries, policy), key=lambda entry: plausible(entry.used, now))
+    over = _over(chosen, report, policy, now)
     stale = tuple(entry for entry in over if not is_recent(entry.used, now, policy.grace_s))
     going = {entry.key for entry in stale}
     return PrunePlan(
@@ -153,10 +154,6 @@ def check_grace(grace_s: float, environ: Mapping[str, str]) -> None:
     if grace_s < least:
         expected = f"at least {least:g}s, which is twice {STAMP} (what is used is stamped no more often)"
         raise ConfigurationError("--grace", f"{grace_s:g}s", expected)
-
-
-def _used(entry: Entry) -> float:
-    return entry.used
 
 
 def _matching(entries: Iterable[Entry], policy: PrunePolicy) -> Iterable[Entry]:
@@ -193,7 +190,7 @@ def _over(chosen: list[Entry], report: CacheReport, policy: PrunePolicy, now: fl
     counted = [entry for entry in report.entries if not policy.keep_binaries or slimmed_bytes(entry)]
     size, count = sum(entry.physical_bytes for entry in report.entries), len(counted)
     for number, entry in enumerate(chosen):
-        old = policy.max_age_s is not None and now - entry.used > policy.max_age_s
+        old = policy.max_age_s is not None and now - plausible(entry.used, now) > policy.max_age_s
         large = policy.max_size_bytes is not None and size > policy.max_size_bytes
         many = policy.max_entries is not None and count > policy.max_entries
         if not (old or large or many):

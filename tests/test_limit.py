@@ -574,3 +574,15 @@ def test_after_a_refusal_what_is_over_the_limit_goes(trees, root):
     assert kept._due
     kept.turn()
     assert len(stored(root)) == 0
+
+
+def test_an_entry_of_a_wrong_clock_goes_before_what_is_used(trees, root):
+    """It would look used for a month, and every new kernel would be evicted in its place."""
+    ahead = trees[0]
+    set_used(ahead.entry, time.time() + 30 * 86400)
+    for tree in trees[1:]:
+        set_used(tree.entry, time.time() - 60)
+    kept = keeping(root, counted(str(root)) - 1)
+    over(kept, trees)
+    kept.turn()
+    assert stored(root) == {tree.key for tree in trees[1:]}
