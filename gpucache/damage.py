@@ -13,10 +13,10 @@ from dataclasses import replace
 
 from gpucache.compiling import STANDALONE
 from gpucache.contents import children_of, complaint, manifest_of, no_file
-from gpucache.flaws import GROUP, Flaw, Judged
+from gpucache.flaws import Flaw, Judged
 from gpucache.mounts import file_system
 from gpucache.reading import digest, listing
-from gpucache.store import CONDEMNED, MANIFEST, Manifest
+from gpucache.store import CONDEMNED, GROUP, MANIFEST, Manifest
 
 # Where two names can surely have one inode; elsewhere copies may be all that there can be.
 _LINKING = {"btrfs", "ext2", "ext3", "ext4", "f2fs", "lustre", "nfs", "nfs4", "overlay", "tmpfs", "xfs", "zfs"}

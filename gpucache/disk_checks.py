@@ -28,7 +28,6 @@ from gpucache.vetting import Trust, vet, vet_child, vet_file
 DEVICE_NAME = re.compile(r"[0-9]{1,9}(\.[0-9]{1,9})?|None")
 """The last part of a device directory's path, as we and torch name it (torch: ``None`` for no device in particular)."""
 
-_STALE_S = 3600.0
 _PROVISIONING_S = 60.0
 _SKEW_S = 2.0
 _FUTURE_S = 60.0
@@ -200,14 +199,14 @@ def kernel_locks(root: str, environ: Mapping[str, str]) -> Iterator[Finding]:
         if not path.endswith(".lock") or os.path.basename(path) == "provision.lock":
             continue
         age_s = _age_s(path)
-        if age_s is None or age_s <= min(stall_s, _STALE_S):
+        if age_s is None or age_s <= min(stall_s, strays.STALE_S):
             continue  # a lock in use is not touched
         if not strays.is_free(path):
             if age_s > stall_s:
                 fact = f"{fs.holder(path)} holds it, and has given no sign of life for {age_s:.0f} s"
                 fix = "if that process hangs, kill it: its death frees the lock"
                 yield Finding("lock-stalled", "warning", path, fact, fix)
-        elif age_s > _STALE_S:
+        elif age_s > strays.STALE_S:
             fact = f"{fs.holder(path)} died with it {age_s / 3600:.0f} h ago; nobody waits for it"
             fix = f"find out why it died (`dmesg`: out of memory?), and rm {shlex.quote(path)}"
             yield Finding("lock-stale", "warning", path, fact, fix)

@@ -10,11 +10,10 @@ from typing import NamedTuple
 
 from gpucache import metadata
 from gpucache.inodes import Inode
-from gpucache.store import MANIFEST, Facts
+from gpucache.store import GROUP, MANIFEST, Facts
 
 READ_BYTES = 2**20
 """What is longer is no metadata and no manifest, and is not read."""
-_GROUP = "__grp__"
 _AUTOTUNE = ".autotune.json"
 # What Triton 3.0 to 3.9 puts into a key directory without a group: what a compile has made so far, and what it builds.
 _STAGES = re.compile(r".+\.(?:source|ttir|ttgir|llir|ptx|cubin|amdgcn|hsaco|so|autotune\.json)")
@@ -144,7 +143,7 @@ class Gathered:
 
 def is_tritons(names: Collection[str], directories: Collection[str]) -> bool:
     """Whether a directory that is named like a key surely is one of Triton's, by what is in it."""
-    grouped = any(name.startswith(_GROUP) for name in names)
+    grouped = any(name.startswith(GROUP) for name in names)
     stages = [name for name in names if _STAGES.fullmatch(name)]
     others = [name for name in names if name not in stages and not name.endswith(".json")]
     return not directories and (grouped or bool(stages and not others))
@@ -157,7 +156,7 @@ def _contents(files: Mapping[str, Inode]) -> Iterable[str]:
 
 def _touched(files: Mapping[str, Inode]) -> float:
     """When a stock directory was used last. Reading its metadata, as `_told` does, must not look like a use."""
-    read = {name.removeprefix(_GROUP) for name in files if name.startswith(_GROUP)}
+    read = {name.removeprefix(GROUP) for name in files if name.startswith(GROUP)}
     used = [max(files[name].accessed, files[name].mtime_ns / 1e9) for name in _contents(files) if name not in read]
     return max(used, default=0.0) or max(inode.mtime_ns for inode in files.values()) / 1e9
 
@@ -174,7 +173,7 @@ def touched(path: str) -> float:
 
 def _told(path: str, files: Mapping[str, Inode]) -> Facts:
     """What Triton's own files say of an entry without a manifest."""
-    group = next((name.removeprefix(_GROUP) for name in files if name.startswith(_GROUP)), None)
+    group = next((name.removeprefix(GROUP) for name in files if name.startswith(GROUP)), None)
     if group is None:
         return Facts(min(_contents(files)), None)
     target = version = None

@@ -117,13 +117,18 @@ def switched_off(environ: Mapping[str, str]) -> Iterator[Finding]:
     if environ.get(paths.DISABLE) == "1":
         fact = f"{paths.DISABLE}=1: no directory is made or set, and the plug-in is stock Triton"
         yield Finding("disabled", "warning", paths.DISABLE, fact, f"unset {paths.DISABLE}")
-    for name in ("TRITON_ALWAYS_COMPILE", "TRITON_KERNEL_OVERRIDE"):
-        if environ.get(name, "").lower() not in ("", "0", "false", "off", "no"):
-            fact = f"{name}={environ[name]}: every kernel is compiled, whatever is cached"
-            yield Finding("always-compile", "warning", name, fact, f"unset {name}")
+    yield from always_compiling(environ, "warning")
     if environ.get(SHARE) == "0":
         fact = f"{SHARE}=0: the plug-in is stock Triton, and each rank compiles each kernel"
         yield Finding("not-sharing", "warning", SHARE, fact, f"unset {SHARE}")
+
+
+def always_compiling(environ: Mapping[str, str], level: str) -> Iterator[Finding]:
+    """The settings of Triton's that make every kernel a miss."""
+    for name in ("TRITON_ALWAYS_COMPILE", "TRITON_KERNEL_OVERRIDE"):
+        if environ.get(name, "").lower() not in ("", "0", "false", "off", "no"):
+            fact = f"{name}={environ[name]}: every kernel is compiled, whatever is cached"
+            yield Finding("always-compile", level, name, fact, f"unset {name}")
 
 
 def unknown(environ: Mapping[str, str]) -> Iterator[Finding]:

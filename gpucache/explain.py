@@ -16,9 +16,8 @@ from itertools import zip_longest
 from gpucache.errors import GpuCacheError
 from gpucache.metadata import Metadata
 from gpucache.reading import digest, read
-from gpucache.store import Manifest, read_manifest
+from gpucache.store import GROUP, Manifest, read_manifest
 
-_GROUP = "__grp__"
 # What `parse_options` of `backends/nvidia/compiler.py` (3.9.0) derives from the target.
 _OF_THE_TARGET = """
 arch supported_fp8_dtypes deprecated_fp8_dot_operand_dtypes deprecated_fp8_dtypes max_num_imprecise_acc_default
@@ -86,10 +85,10 @@ def group_in(directory: str) -> str | None:
     if found is not None:
         return found["group"] if isinstance(found["group"], str) else None
     try:
-        names = sorted(name for name in os.listdir(directory) if name.startswith(_GROUP))
+        names = sorted(name for name in os.listdir(directory) if name.startswith(GROUP))
     except OSError:
         return None
-    return names[0].removeprefix(_GROUP) if names else None
+    return names[0].removeprefix(GROUP) if names else None
 
 
 def manifest_in(directory: str) -> Manifest | None:

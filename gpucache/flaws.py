@@ -9,7 +9,6 @@ from typing import NamedTuple
 
 from gpucache.store import MANIFEST, Manifest, facts_of, single_key
 
-GROUP = "__grp__"
 SPOILING = frozenset(
     (
         *("manifest-missing", "manifest-torn", "file-missing", "digest-mismatch"),

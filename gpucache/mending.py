@@ -17,9 +17,9 @@ from contextlib import contextmanager
 
 from gpucache.contents import children_of
 from gpucache.damage import Judge
-from gpucache.flaws import GROUP, Flaw, Judged
+from gpucache.flaws import Flaw, Judged
 from gpucache.staging import write
-from gpucache.store import ASIDE, MANIFEST, link_view, quarantine, write_group
+from gpucache.store import ASIDE, GROUP, MANIFEST, link_view, quarantine, write_group
 
 LEFT = "links are not followed, and not removed"
 _BUSY_S = 120.0

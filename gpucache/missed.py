@@ -13,19 +13,18 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 
 from gpucache import paths
-from gpucache.errors import GpuCacheError, RecordError
+from gpucache.environment_checks import always_compiling
+from gpucache.errors import GpuCacheError
 from gpucache.explain import group_in, manifest_in, metadata_in
 from gpucache.findings import Finding
 from gpucache.keys import device_directories, view_key
 from gpucache.metadata import Metadata, arch_of, key_environment
 from gpucache.place import SHARE, default_directory, is_fresh
+from gpucache.provision import recorded
 from gpucache.reading import digest, read
-from gpucache.record import Record
-from gpucache.record import read as read_record
-from gpucache.store import CONDEMNED, MANIFEST, entry_path, stock_group
+from gpucache.store import CONDEMNED, GROUP, MANIFEST, entry_path, stock_group
 from gpucache.vetting import Trust, vet
 
-_GROUP = "__grp__"
 _DISTRIBUTIONS = ("triton", "pytorch-triton", "pytorch-triton-rocm")
 
 
@@ -38,7 +37,7 @@ def why_missed(entry: str, root: str, environ: Mapping[str, str], directory: str
     this entry and the one that it made tells why. The Triton meant is the one installed beside gpucache.
     """
     here = _here(entry, os.path.abspath(root), environ, directory)
-    found = [*_always(environ), *_places(here)]
+    found = [*always_compiling(environ, "error"), *_places(here)]
     metadata = next(filter(None, map(metadata_in, (*here.looked, *here.others))), None)
     if metadata is not None:
         found += [*_architecture(metadata, here), *_versions(metadata), *_variables(metadata, environ)]
@@ -80,17 +79,9 @@ def _own_directory(root: str, environ: Mapping[str, str]) -> str | None:
     directory, pinned = environ.get(paths.TRITON_DIRECTORY), environ.get(paths.PINNED_DEVICE)
     if directory or not pinned:
         return os.path.abspath(directory) if directory else None
-    record = _record(root)
+    record = recorded(root)
     name = record.names.get(pinned) if record is not None else None
     return None if name is None else paths.device_directory(root, name)
-
-
-def _record(root: str) -> Record | None:
-    host = paths.host_name()
-    try:
-        return read_record(paths.record_path(root, host), host)
-    except RecordError:
-        return None
 
 
 def _copies(root: str, key: str) -> Iterator[str]:
@@ -105,14 +96,6 @@ def _names(directory: str) -> list[str]:
         return sorted(os.listdir(directory))
     except OSError:
         return []
-
-
-def _always(environ: Mapping[str, str]) -> Iterator[Finding]:
-    """The settings that make every kernel a miss."""
-    for name in ("TRITON_ALWAYS_COMPILE", "TRITON_KERNEL_OVERRIDE"):
-        if environ.get(name, "").lower() not in ("", "0", "false", "off", "no"):
-            fact = f"{name}={environ[name]}: every kernel is compiled, whatever is cached"
-            yield Finding("always-compile", "error", name, fact, f"unset {name}")
 
 
 def _apart(root: str, environ: Mapping[str, str], directory: str) -> Iterator[tuple[str, str, str]]:
@@ -221,7 +204,7 @@ def _stock(path: str) -> Iterator[Finding]:
 def _elsewhere(path: str, group: str, stock: bool) -> Iterator[Finding]:
     """Where a group sends stock Triton: to other files, or nowhere."""
     try:
-        children = json.loads(read(f"{path}/{_GROUP}{group}"))["child_paths"]
+        children = json.loads(read(f"{path}/{GROUP}{group}"))["child_paths"]
         homes = {os.path.dirname(os.path.abspath(child)) for child in children.values()}
     except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError):
         return
@@ -235,7 +218,7 @@ def _elsewhere(path: str, group: str, stock: bool) -> Iterator[Finding]:
 
 def _architecture(metadata: Metadata, here: _Here) -> Iterator[Finding]:
     """Whether any device of this host, as recorded, runs the code."""
-    record = _record(here.root)
+    record = recorded(here.root)
     if record is None or not metadata.target.startswith("cuda:"):
         return
     devices = [entry.device for entry in record.entries if entry.present]

@@ -22,9 +22,8 @@ from typing import NamedTuple
 from gpucache import fs
 from gpucache.compile_lock import CompileLock
 from gpucache.keys import KEY
-from gpucache.store import ASIDE, CONDEMNED, MANIFEST, read_manifest, single_key
+from gpucache.store import ASIDE, CONDEMNED, GROUP, MANIFEST, read_manifest, single_key
 
-_GROUP = "__grp__"
 _count = itertools.count()
 
 
@@ -208,7 +207,7 @@ def _check_unchanged(place: Place) -> None:
 
 def _group(directory: str) -> str | None:
     """The file by which Triton's own manager knows that a kernel is whole."""
-    return min((name for name in os.listdir(directory) if name.startswith(_GROUP)), default=None)
+    return min((name for name in os.listdir(directory) if name.startswith(GROUP)), default=None)
 
 
 def _restore(hidden: Iterable[tuple[str, str]]) -> None:

@@ -19,6 +19,7 @@ from gpucache.staging import Staging
 from gpucache.store import (
     ASIDE,
     CONDEMNED,
+    GROUP,
     MANIFEST,
     describe,
     entry_path,
@@ -83,7 +84,7 @@ def _staging(root: str) -> Staging:
 def _alone(place: Place, aside: str, group: str) -> None:
     """An entry of stock Triton's, or a view that has lost its entry."""
     if not place.ours:  # what was condemned is the group
-        os.rename(f"{aside}/{CONDEMNED}", f"{aside}/__grp__{group}")
+        os.rename(f"{aside}/{CONDEMNED}", f"{aside}/{GROUP}{group}")
     names = stock_group(aside, group, condemned=True, opener=quietly)  # access times tell of uses
     if names is None:
         raise InUse("its group is not whole")

@@ -27,6 +27,8 @@ from gpucache.keys import is_key_of
 from gpucache.staging import Staging, write
 
 MANIFEST = "__entry__.json"
+GROUP = "__grp__"
+"""How the name begins of the file by which Triton's own manager knows that a kernel is whole."""
 ASIDE = "tmp.gpucache-"
 """How a name begins, in a device directory, of what is not yet or no longer an entry."""
 CONDEMNED = "__entry__.json.removed"
@@ -214,7 +216,7 @@ def publish(
 def _put_in_place(root: str, made: str, target: str, repair: bool) -> bool:
     """Rename a finished directory to where it belongs; plain rename replaces an empty one, and only that."""
     wanted = set(os.listdir(made)) - {MANIFEST}
-    wanted = {name for name in wanted if not name.startswith("__grp__")}
+    wanted = {name for name in wanted if not name.startswith(GROUP)}
     for repairs in (repair, False):
         try:
             os.rename(made, target)
@@ -257,7 +259,7 @@ def stock_group(
     if os.path.lexists(f"{directory}/{MANIFEST}") or (not condemned and os.path.lexists(f"{directory}/{CONDEMNED}")):
         return None  # one of ours, and it was found damaged, or is to go
     try:
-        with open(f"{directory}/__grp__{filename}", encoding="utf-8", opener=opener) as file:
+        with open(f"{directory}/{GROUP}{filename}", encoding="utf-8", opener=opener) as file:
             names = [os.path.basename(name) for name in json.load(file)["child_paths"]]
         files = {name: f"{directory}/{name}" for name in names}
         if filename not in files or not all(elf_whole(path, opener) for path in files.values()):
@@ -416,4 +418,4 @@ def write_group(directory: str, final: str, group: str | None, names: Iterable[s
     """What Triton's own manager reads: the group's files, by the paths they have once the directory is ``final``."""
     if group is not None:
         children = {name: f"{final}/{name}" for name in names}
-        write(f"{directory}/__grp__{group}", json.dumps({"child_paths": children}).encode())
+        write(f"{directory}/{GROUP}{group}", json.dumps({"child_paths": children}).encode())
