@@ -36,7 +36,11 @@ def run(root: Path, manager: str, ranks: int, kernels: int) -> dict[str, float]:
         if manager == "gpucache":
             env["TRITON_CACHE_MANAGER"] = "gpucache.triton:DeviceCacheManager"
         command = [sys.executable, str(KERNELS), str(kernels), "90"]
-        started.append(subprocess.Popen(command, env=env, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True))
+        started.append(
+            subprocess.Popen(
+                command, env=env, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+            )
+        )
     for process in started:
         assert process.stdout.readline() == "ready\n"
     began = time.perf_counter()
@@ -46,7 +50,11 @@ def run(root: Path, manager: str, ranks: int, kernels: int) -> dict[str, float]:
     said = [json.loads(process.communicate()[0]) for process in started]
     wall = time.perf_counter() - began
     assert len({json.dumps(one["digests"]) for one in said}) == 1, "the ranks' kernels differ"
-    return {"compiles": sum(one["compiled"] for one in said), "wall": wall, "cpu": sum(one["cpu_s"] for one in said)}
+    return {
+        "compiles": sum(one["compiled"] for one in said),
+        "wall": wall,
+        "cpu": sum(one["cpu_s"] for one in said),
+    }
 
 
 def disk(root: Path) -> tuple[int, int]:
@@ -59,7 +67,9 @@ def disk(root: Path) -> tuple[int, int]:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--smoke", action="store_true", help="only prove that it runs")
     parser.add_argument("--ranks", type=int, default=8)
     parser.add_argument("--kernels", type=int, default=12)
@@ -67,9 +77,16 @@ def main() -> None:
     ranks, kernels = (2, 1) if options.smoke else (options.ranks, options.kernels)
     print(environment())
     figures = {}
-    for manager, count in (("stock, shared", ranks), ("stock, own", ranks), ("gpucache", ranks), ("gpucache", 1)):
+    for manager, count in (
+        ("stock, shared", ranks),
+        ("stock, own", ranks),
+        ("gpucache", ranks),
+        ("gpucache", 1),
+    ):
         with tempfile.TemporaryDirectory() as root:
-            os.environ["TMPDIR"] = root  # or a root in the temporary directory would be taken for a fresh one
+            os.environ["TMPDIR"] = (
+                root  # or a root in the temporary directory would be taken for a fresh one
+            )
             for state in ("cold", "warm"):
                 seen = run(Path(root), manager, count, kernels)
                 size, blocks = disk(Path(root))

@@ -18,21 +18,23 @@ import time
 
 from report import environment, line
 
-from gpucache.compile_lock import CompileLock
+from gpucache.store.key_lock import KeyLock
 
 
 def waiter(path: str, barrier: object, results: object, rounds: int) -> None:
     for _ in range(rounds):
         barrier.wait()
         began, cpu = time.monotonic(), time.process_time()
-        assert CompileLock(path).wait(30.0, began + 60.0)
+        assert KeyLock(path).wait(30.0, began + 60.0)
         woke = time.monotonic()
         results.put((woke, (time.process_time() - cpu) / (woke - began)))
         barrier.wait()
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--smoke", action="store_true", help="only prove that it runs")
     waiters, rounds, held_s = (2, 1, 0.2) if parser.parse_args().smoke else (7, 20, 1.0)
     context = multiprocessing.get_context("spawn")
@@ -40,11 +42,14 @@ def main() -> None:
     delays, costs = [], []
     with tempfile.TemporaryDirectory() as directory:
         path = f"{directory}/key.lock"
-        children = [context.Process(target=waiter, args=(path, barrier, results, rounds)) for _ in range(waiters)]
+        children = [
+            context.Process(target=waiter, args=(path, barrier, results, rounds))
+            for _ in range(waiters)
+        ]
         for child in children:
             child.start()
         for _ in range(rounds):
-            lock = CompileLock(path)
+            lock = KeyLock(path)
             assert lock.try_acquire(sys._getframe(), "benchmark")
             barrier.wait()
             time.sleep(held_s)

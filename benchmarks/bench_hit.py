@@ -33,34 +33,48 @@ def seconds(manager: object, key: str) -> float:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--smoke", action="store_true", help="only prove that it runs")
     rounds = 5 if parser.parse_args().smoke else 3000
     with tempfile.TemporaryDirectory() as root:
         os.environ |= {"GPUCACHE_DIR": root, "TRITON_CACHE_DIR": f"{root}/triton/0", "TMPDIR": root}
         env = {**os.environ, "TRITON_CACHE_MANAGER": "gpucache.triton:DeviceCacheManager"}
         subprocess.run(
-            [sys.executable, KERNELS, "1", "90"], env=env, input="\n", text=True, check=True, capture_output=True
+            [sys.executable, KERNELS, "1", "90"],
+            env=env,
+            input="\n",
+            text=True,
+            check=True,
+            capture_output=True,
         )
         (key,) = os.listdir(f"{root}/triton/0")
         from triton.runtime.cache import FileCacheManager
 
-        from gpucache import triton as plugin
+        from gpucache.triton import manager as plugin
 
-        spent: dict[str, list[float]] = {"FileCacheManager": [], "gpucache": [], "gpucache, digests": []}
-        normal = plugin._place()
+        spent: dict[str, list[float]] = {
+            "FileCacheManager": [],
+            "gpucache": [],
+            "gpucache, digests": [],
+        }
+        normal = plugin._location()
         os.environ["GPUCACHE_VERIFY"] = "always"
-        plugin._places.clear()
-        verifying = plugin._place()
+        plugin._locations.clear()
+        verifying = plugin._location()
         for _ in range(rounds):
             spent["FileCacheManager"].append(seconds(FileCacheManager, key))
             for name, place in (("gpucache", normal), ("gpucache, digests", verifying)):
-                plugin._places[os.environ["TRITON_CACHE_DIR"]] = place
+                plugin._locations[os.environ["TRITON_CACHE_DIR"]] = place
                 spent[name].append(seconds(plugin.DeviceCacheManager, key))
         print(environment())
         baseline = sorted(spent["FileCacheManager"])[rounds // 2]
         for name, samples in spent.items():
-            print(line(name, samples, baseline) + f"  p99 {sorted(samples)[rounds * 99 // 100] * 1e6:.1f} us")
+            print(
+                line(name, samples, baseline)
+                + f"  p99 {sorted(samples)[rounds * 99 // 100] * 1e6:.1f} us"
+            )
 
 
 if __name__ == "__main__":

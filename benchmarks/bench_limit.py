@@ -27,9 +27,9 @@ from pathlib import Path
 import tree
 from report import environment, line
 
-from gpucache import limit
-from gpucache import triton as plugin
-from gpucache.place import Place
+from gpucache.store.size import count_anew_later, counted, stored_entries, updated
+from gpucache.triton import manager as plugin
+from gpucache.triton.location import Location
 
 DRAW = random.Random("limit")
 
@@ -39,12 +39,14 @@ def files(root: str) -> dict[str, bytes]:
     entry = min(stored(root))
     with os.scandir(entry) as found:
         named = [item for item in found if not item.name.startswith("__")]
-    return {f"kernel{os.path.splitext(item.name)[1]}": Path(item.path).read_bytes() for item in named}
+    return {
+        f"kernel{os.path.splitext(item.name)[1]}": Path(item.path).read_bytes() for item in named
+    }
 
 
-def put(place: Place, contents: dict[str, bytes]) -> tuple[float, float]:
+def put(place: Location, contents: dict[str, bytes]) -> tuple[float, float]:
     """Seconds of one put, and of all that happens until its turn of eviction, if any, has ended."""
-    plugin._places[os.environ["TRITON_CACHE_DIR"]] = place
+    plugin._locations[os.environ["TRITON_CACHE_DIR"]] = place
     key = base64.b32encode(DRAW.randbytes(32)).decode().rstrip("=")
     start = time.perf_counter()
     manager = plugin.DeviceCacheManager(key)
@@ -59,16 +61,18 @@ def put(place: Place, contents: dict[str, bytes]) -> tuple[float, float]:
     return spent, time.perf_counter() - start
 
 
-def place(**limits: str) -> Place:
+def place(**limits: str) -> Location:
     """The plug-in's place, once with each limit."""
     for name in limits:
         os.environ[name] = limits[name]
-    plugin._places.clear()
-    return plugin._place()
+    plugin._locations.clear()
+    return plugin._location()
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--smoke", action="store_true", help="only prove that it runs")
     parser.add_argument("--root", help="where to make the cache (default: a temporary directory)")
     options = parser.parse_args()
@@ -77,16 +81,23 @@ def main() -> None:
     with tempfile.TemporaryDirectory(dir=options.root) as root:
         tree.make(root, entries, 1)
         os.sync()
-        os.environ |= {"GPUCACHE_DIR": root, "TRITON_CACHE_DIR": f"{root}/triton/0", "GPUCACHE_SHARE": "1"}
+        os.environ |= {
+            "GPUCACHE_DIR": root,
+            "TRITON_CACHE_DIR": f"{root}/triton/0",
+            "GPUCACHE_SHARE": "1",
+        }
         contents = files(root)
         gc.disable()
         print(f"{entries} entries, 1 view of each")
         start = time.perf_counter()
-        size = limit.counted(root)
+        size = counted(root)
         print(line("counting the store, once a day", [time.perf_counter() - start]))
         none, far = place(GPUCACHE_MAX_SIZE="0"), place(GPUCACHE_MAX_SIZE="1000GiB")
         put(far, contents)  # which counts the store
-        spent: dict[str, list[float]] = {"a put without a limit": [], "a put far from the limit": []}
+        spent: dict[str, list[float]] = {
+            "a put without a limit": [],
+            "a put far from the limit": [],
+        }
         for _ in range(rounds // 4):
             spent["a put without a limit"].append(put(none, contents)[0])
             spent["a put far from the limit"].append(put(far, contents)[0])
@@ -98,18 +109,25 @@ def main() -> None:
         del os.environ["GPUCACHE_MAX_SIZE"]
 
 
-def at_the_limit(root: str, size: int, none: Place, contents: dict[str, bytes], rounds: int, baseline: float) -> None:
+def at_the_limit(
+    root: str, size: int, none: Location, contents: dict[str, bytes], rounds: int, baseline: float
+) -> None:
     near = place(GPUCACHE_MAX_SIZE=str(size))
-    start, keys = time.perf_counter(), [os.path.basename(path) for path in stored(root)[: rounds // 10]]
+    start, keys = (
+        time.perf_counter(),
+        [os.path.basename(path) for path in stored(root)[: rounds // 10]],
+    )
     tree.bare_delete(root, keys)
-    print(line("bare delete of one entry and its view", [(time.perf_counter() - start) / len(keys)]))
-    limit.forget(root)
+    print(
+        line("bare delete of one entry and its view", [(time.perf_counter() - start) / len(keys)])
+    )
+    count_anew_later(root)
     put(near, contents)
     before, cpu = len(stored(root)), time.process_time()
     samples = [put(near, contents) for _ in range(rounds)]
     cpu = time.process_time() - cpu
     evicted = before + rounds - len(stored(root))
-    said = f"the total is {limit._updated(root, 0).size_bytes} bytes, counted anew {limit.counted(root)}"
+    said = f"the total is {updated(root, 0).size_bytes} bytes, counted anew {counted(root)}"
     plain_cpu = time.process_time()
     plain = [put(none, contents) for _ in range(rounds)]
     plain_cpu = time.process_time() - plain_cpu
@@ -118,11 +136,13 @@ def at_the_limit(root: str, size: int, none: Place, contents: dict[str, bytes], 
     print(line("the longest turn", [max(whole - one for one, whole in samples)]))
     extra = (sum(whole for _, whole in samples) - sum(whole for _, whole in plain)) / rounds
     print(f"  {evicted} entries evicted by {rounds} puts; {said}")
-    print(f"  amortised, a put: {(cpu - plain_cpu) / rounds * 1e6:.0f} us of processor, {extra * 1e6:.0f} us of clock")
+    print(
+        f"  amortised, a put: {(cpu - plain_cpu) / rounds * 1e6:.0f} us of processor, {extra * 1e6:.0f} us of clock"
+    )
 
 
 def stored(root: str) -> list[str]:
-    return list(limit._entries(root))
+    return list(stored_entries(root))
 
 
 if __name__ == "__main__":

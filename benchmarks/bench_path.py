@@ -50,7 +50,10 @@ def ratios(root: str) -> Iterator[None]:
     for name, median in _medians.items():
         beside = f"{median / _medians['bare method']:8.2f}x bare method"
         torch = _medians.get(name.replace("ours", "torch")) if "ours" in name else None
-        print(f"{name:<40}{median * 1e9:10.1f} ns{beside}" + (f"{torch / median:8.1f}x faster" if torch else ""))
+        print(
+            f"{name:<40}{median * 1e9:10.1f} ns{beside}"
+            + (f"{torch / median:8.1f}x faster" if torch else "")
+        )
 
 
 @pytest.fixture
@@ -68,7 +71,11 @@ def test_bare_method(measure, root):
 
 
 def test_bare_dict(measure, root):
-    measure("bare dict lookup", {n: f"{root}/triton/{n}" for n in range(8)}.__getitem__, f"{root}/triton/3")
+    measure(
+        "bare dict lookup",
+        {n: f"{root}/triton/{n}" for n in range(8)}.__getitem__,
+        f"{root}/triton/3",
+    )
 
 
 def test_registry_path(measure, root):

@@ -22,9 +22,11 @@ from pathlib import Path
 from report import environment, line
 
 from gpucache import DeviceCacheRegistry, Snapshot, Status
-from gpucache.device import Device
+from gpucache.machine.device import Device
 
-DEVICES = tuple(Device(uuid=f"GPU-{n:08x}", index=n, name="H100", compute_capability=(9, 0)) for n in range(8))
+DEVICES = tuple(
+    Device(uuid=f"GPU-{n:08x}", index=n, name="H100", compute_capability=(9, 0)) for n in range(8)
+)
 SNAPSHOT = Snapshot(status=Status.OK, source="nvml", devices=DEVICES, driver="580.95.05")
 
 
@@ -47,7 +49,9 @@ def repeated(root: str, rounds: int) -> tuple[list[float], list[float]]:
     made = registry.provision()
     assert registry.provision().created == ()
     assert len(made.existing) + len(made.created) == 8
-    return [timed(registry.provision) for _ in range(rounds)], [timed(lambda: bare(registry)) for _ in range(rounds)]
+    return [timed(registry.provision) for _ in range(rounds)], [
+        timed(lambda: bare(registry)) for _ in range(rounds)
+    ]
 
 
 def bare(registry: DeviceCacheRegistry) -> None:
@@ -71,7 +75,10 @@ def contended(base: str, processes: int, rounds: int) -> list[float]:
     """Seconds of each process; every round must have made each directory exactly once."""
     context = multiprocessing.get_context("spawn")
     barrier, results = context.Barrier(processes), context.Queue()
-    children = [context.Process(target=contender, args=(base, rounds, barrier, results)) for _ in range(processes)]
+    children = [
+        context.Process(target=contender, args=(base, rounds, barrier, results))
+        for _ in range(processes)
+    ]
     for child in children:
         child.start()
     said = [results.get(timeout=300) for _ in range(processes * rounds)]
@@ -84,7 +91,9 @@ def contended(base: str, processes: int, rounds: int) -> list[float]:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--smoke", action="store_true", help="only prove that it runs")
     parser.add_argument("--root", help="where to make the caches (default: a temporary directory)")
     options = parser.parse_args()

@@ -47,7 +47,7 @@ def command(root: str, *words: str) -> tuple[dict[str, Any], float]:
 
 
 def looking(root: str, entries: int, rounds: int) -> None:
-    from gpucache.report import scan
+    from gpucache.report.cache_report import scan
 
     files, size = tree.bare_walk(root)
     print(f"  {files} files, {size / 2**20:.0f} MiB of logical size")
@@ -87,7 +87,9 @@ def pruning(root: str, entries: int, views: int, rounds: int) -> None:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--smoke", action="store_true", help="only prove that it runs")
     parser.add_argument("--root", help="where to make the caches (default: a temporary directory)")
     options = parser.parse_args()
@@ -97,7 +99,12 @@ def main() -> None:
         for views in (1, 8):
             root = f"{directory}/root"
             print(f"{entries} entries, {views} view{'s' * (views > 1)} of each")
-            print(line("making the tree", [timed(lambda root=root, views=views: tree.make(root, entries, views))]))
+            print(
+                line(
+                    "making the tree",
+                    [timed(lambda root=root, views=views: tree.make(root, entries, views))],
+                )
+            )
             looking(root, entries, rounds)
             shutil.rmtree(root)
             pruning(root, entries, views, prunes)

@@ -11,7 +11,10 @@ from collections.abc import Sequence
 def environment() -> str:
     """One line about the machine; figures of two machines cannot be compared, ratios perhaps."""
     with open("/proc/cpuinfo") as file:
-        model = next((line.split(":", 1)[1].strip() for line in file if line.startswith("model name")), "unknown CPU")
+        model = next(
+            (line.split(":", 1)[1].strip() for line in file if line.startswith("model name")),
+            "unknown CPU",
+        )
     return f"Python {platform.python_version()}, Linux {platform.release()}, {os.cpu_count()} x {model}"
 
 

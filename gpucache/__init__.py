@@ -2,17 +2,22 @@
 
 The public names are imported when they are first used, so that ``import gpucache`` costs next to nothing.
 
-The modules, by subject; imports only point downward in `pyproject.toml`'s list of layers:
+The folders, from the top. An import only points downward (`pyproject.toml` has the contracts); folders
+joined by ``|`` do not know each other:
 
-- the machine: `device`, `discovery` (NVML), `visible` (`CUDA_VISIBLE_DEVICES`), `libcuda`, `nodes`
-- directories for devices: `registry`, `provision`, `record`, `launch`, `dropin`
-- the Triton plug-in: `triton`, `place`, `compiling`, `single`, `compile_lock`, `staging`, `store`, `stats`, `limit`
-- what is there: `report`, `entries`, `strays`, `inodes`, `keys`, `metadata`, `cubin`, `inductor`
-- removing: `prune`, `clean`, `slim`, `removal`
-- what is wrong: `findings`; `verify`, `damage`, `flaws`, `contents`, `mending`, `reading`; `doctor`, `disk_checks`,
-  `environment_checks`; `explain`, `missed`; `config`, `log`
-- the command line: `cli`, `cli_caches`, `cli_diagnosis`, `terminal`, `formats`, `cache_formats`
-- under all of them: `paths`, `fs`, `mounts`, `vetting`, `units`, `errors`
+- `cli`: what the terminal says and asks; the only door to click and rich
+- `diagnosis`: why something is slow, missing or dangerous; changes nothing
+  | `upkeep`: keep a cache small and whole: prune, clean, slim, verify --repair
+- `triton`: Triton's cache manager: each kernel compiled once per node
+  | `report`: what lies in a root and what is wrong with it, as values; reads only
+- `store`: one whole copy of each entry: publish, find, lock, remove, bound, count
+- `directories`: which device has which directory: made once, on record, resolved free
+  | `kernels`: what Triton writes for one kernel: metadata, group, binary
+- `disk`: files, locks, mounts, trust: file-system work that knows no kernel
+- `machine`: which GPUs there are and which a process sees; touches no cache
+  | `layout`: where everything is in a root, and what names look like
+- `environment`: every environment variable: its name, and how its value is read
+- `errors`, `log`, `units`, `findings`
 """
 
 from __future__ import annotations
@@ -21,9 +26,15 @@ TYPE_CHECKING = False  # importing typing for it would double the cost of this m
 if TYPE_CHECKING:
     from typing import Any
 
-    from gpucache.device import Device, Snapshot, Status, Unavailable
-    from gpucache.discovery import discover
-    from gpucache.dropin import cache_dir, default_cache_dir, temporary_cache_dir, triton_cache_dir
+    from gpucache.directories.dropin import (
+        cache_dir,
+        default_cache_dir,
+        temporary_cache_dir,
+        triton_cache_dir,
+    )
+    from gpucache.directories.launch import LaunchReport, Setting, launch_environ
+    from gpucache.directories.provision import Provision
+    from gpucache.directories.registry import DeviceCacheRegistry
     from gpucache.errors import (
         CacheMissError,
         ConfigurationError,
@@ -36,23 +47,24 @@ if TYPE_CHECKING:
         RecordError,
         UnsafeDirectoryError,
     )
-    from gpucache.launch import LaunchReport, Setting, launch_environ
-    from gpucache.provision import Provision
-    from gpucache.registry import DeviceCacheRegistry
-    from gpucache.visible import Visible, visible_devices
+    from gpucache.machine.device import Device, Snapshot, Status, Unavailable
+    from gpucache.machine.nvml import discover
+    from gpucache.machine.visible import Visible, visible_devices
+    from gpucache.report import scan
+    from gpucache.upkeep.prune import PrunePolicy, plan
 
 __version__ = "0.1.0"
 
 _HOME = {
-    "Device": "device",
-    "Snapshot": "device",
-    "Status": "device",
-    "Unavailable": "device",
-    "discover": "discovery",
-    "cache_dir": "dropin",
-    "default_cache_dir": "dropin",
-    "temporary_cache_dir": "dropin",
-    "triton_cache_dir": "dropin",
+    "Device": "machine.device",
+    "Snapshot": "machine.device",
+    "Status": "machine.device",
+    "Unavailable": "machine.device",
+    "discover": "machine.nvml",
+    "cache_dir": "directories.dropin",
+    "default_cache_dir": "directories.dropin",
+    "temporary_cache_dir": "directories.dropin",
+    "triton_cache_dir": "directories.dropin",
     "CacheMissError": "errors",
     "ConfigurationError": "errors",
     "DeviceIndexError": "errors",
@@ -63,13 +75,16 @@ _HOME = {
     "ProvisionError": "errors",
     "RecordError": "errors",
     "UnsafeDirectoryError": "errors",
-    "LaunchReport": "launch",
-    "Setting": "launch",
-    "launch_environ": "launch",
-    "Provision": "provision",
-    "DeviceCacheRegistry": "registry",
-    "Visible": "visible",
-    "visible_devices": "visible",
+    "LaunchReport": "directories.launch",
+    "Setting": "directories.launch",
+    "launch_environ": "directories.launch",
+    "Provision": "directories.provision",
+    "DeviceCacheRegistry": "directories.registry",
+    "Visible": "machine.visible",
+    "visible_devices": "machine.visible",
+    "scan": "report.cache_report",
+    "PrunePolicy": "upkeep.prune",
+    "plan": "upkeep.prune",
 }
 
 __all__ = [
@@ -85,6 +100,7 @@ __all__ = [
     "NoDeviceError",
     "Provision",
     "ProvisionError",
+    "PrunePolicy",
     "RecordError",
     "Setting",
     "Snapshot",
@@ -97,6 +113,8 @@ __all__ = [
     "default_cache_dir",
     "discover",
     "launch_environ",
+    "plan",
+    "scan",
     "temporary_cache_dir",
     "triton_cache_dir",
     "visible_devices",

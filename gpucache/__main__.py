@@ -1,5 +1,7 @@
 """``python -m gpucache``."""
 
-from gpucache.cli import entry
+import sys
 
-entry()
+from gpucache.cli.main import main
+
+sys.exit(main())

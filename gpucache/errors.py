@@ -39,7 +39,9 @@ class ConfigurationError(GpuCacheError, ValueError):
     """A setting has a value that makes no sense."""
 
     def __init__(self, name: str, value: str, expected: str) -> None:
-        super().__init__(f"{name}={value!r} is not {expected}", f"correct or unset {name}", name, value, expected)
+        super().__init__(
+            f"{name}={value!r} is not {expected}", f"correct or unset {name}", name, value, expected
+        )
         self.name = name
         self.value = value
         self.expected = expected
@@ -49,7 +51,9 @@ class DiscoveryError(GpuCacheError, RuntimeError):
     """This node has, or should have, GPUs, but they cannot be enumerated."""
 
     def __init__(self, status: str, detail: str, advice: str, code: int | None = None) -> None:
-        super().__init__(f"GPUs cannot be enumerated ({status}): {detail}", advice, status, detail, advice, code)
+        super().__init__(
+            f"GPUs cannot be enumerated ({status}): {detail}", advice, status, detail, advice, code
+        )
         self.status = status
         """The value of a `gpucache.Status`."""
         self.detail = detail
@@ -95,7 +99,10 @@ class RecordError(GpuCacheError, LookupError):
     """The devices of this host cannot be read from the record."""
 
     def __init__(
-        self, path: str, fact: str, hint: str = "run `gpucache provision` on this host, for this root"
+        self,
+        path: str,
+        fact: str,
+        hint: str = "run `gpucache provision` on this host, for this root",
     ) -> None:
         super().__init__(f"{path}: {fact}", hint, path, fact, hint)
         self.path = path
@@ -117,7 +124,8 @@ class ProvisionError(GpuCacheError, OSError):
     def __init__(self, path: str, number: int, hint: str | None = None) -> None:
         super().__init__(
             f"could not make {path}: {os.strerror(number)}",
-            hint or "choose a root (--root, GPUCACHE_DIR) that this user can write, with space left",
+            hint
+            or "choose a root (--root, GPUCACHE_DIR) that this user can write, with space left",
             path,
             number,
             hint,
@@ -166,7 +174,9 @@ class NoEntryError(GpuCacheError, LookupError):
         several = f"{len(found)} entries in {root} have keys that begin with {key!r}, such as {', '.join(found[:3])}"
         super().__init__(
             several if found else f"no entry in {root} has a key that begins with {key!r}",
-            "say more of the key" if found else "look at `gpucache ls`, or choose another root (--root, GPUCACHE_DIR)",
+            "say more of the key"
+            if found
+            else "look at `gpucache ls`, or choose another root (--root, GPUCACHE_DIR)",
             root,
             key,
             found,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import os
 from collections.abc import Mapping
 
 LOG = "GPUCACHE_LOG"
@@ -41,7 +42,9 @@ def configure(environ: Mapping[str, str]) -> None:
     if any(isinstance(handler, _ToStderr) for handler in _log.handlers):
         return
     handler = _ToStderr()
-    handler.setFormatter(logging.Formatter("%(asctime)s gpucache[%(process)d] %(levelname)s %(message)s"))
+    handler.setFormatter(
+        logging.Formatter("%(asctime)s gpucache[%(process)d] %(levelname)s %(message)s")
+    )
     handler.setLevel(level)
     _log.addHandler(handler)
     if level < _log.getEffectiveLevel():
@@ -53,3 +56,21 @@ class _ToStderr(logging.StreamHandler):  # type: ignore[type-arg]
 
     def handleError(self, record: logging.LogRecord) -> None:  # noqa: N802
         """A stderr that is closed or full is no reason to print a traceback there, nor to raise."""
+
+
+_warned: set[str] = set()
+
+
+def warn_once(
+    what: str, cause: object, outcome: str = "compiling without the shared cache"
+) -> None:
+    """One log line per cause and process. Never `warnings.warn`, which ``-W error`` turns into an exception."""
+    # The paths in an OSError, and what we were about to do, differ from kernel to kernel; the cause does not.
+    kind = (
+        os.strerror(cause.errno)
+        if isinstance(cause, OSError) and cause.errno
+        else f"{what}: {cause}"
+    )
+    if kind not in _warned:
+        _warned.add(kind)
+        tell(logging.WARNING, "%s: %s; %s", what, cause, outcome)

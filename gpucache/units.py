@@ -5,7 +5,9 @@ from __future__ import annotations
 import re
 
 _SIZES = {"": 1, "B": 1}
-_SIZES |= {f"{letter}{end}": 1024**power for power, letter in enumerate("KMGT", 1) for end in ("", "iB")}
+_SIZES |= {
+    f"{letter}{end}": 1024**power for power, letter in enumerate("KMGT", 1) for end in ("", "iB")
+}
 _SIZES |= {f"{letter}B": 1000**power for power, letter in enumerate("KMGT", 1)}
 _SECONDS = {"s": 1.0, "m": 60.0, "min": 60.0, "h": 3600.0, "d": 86400.0, "w": 7 * 86400.0}
 

@@ -16,7 +16,18 @@ import pytest
 
 TESTS = Path(__file__).parent
 FAKENVML = TESTS / "fakenvml"
-_OURS = ("GPUCACHE_", "TRITON_", "TORCHINDUCTOR_", "CUDA_", "FAKENVML_", "FAKECUDA_", "SLURM_", "OMPI_", "MPI_", "PMI_")
+_OURS = (
+    "GPUCACHE_",
+    "TRITON_",
+    "TORCHINDUCTOR_",
+    "CUDA_",
+    "FAKENVML_",
+    "FAKECUDA_",
+    "SLURM_",
+    "OMPI_",
+    "MPI_",
+    "PMI_",
+)
 _RANKS = ("LOCAL_RANK", "RANK", "WORLD_SIZE")
 
 
@@ -44,7 +55,17 @@ def fakenvml(tmp_path_factory: pytest.TempPathFactory) -> Path:
     if compiler is None:
         pytest.skip("needs a C compiler to build the fake libnvidia-ml.so.1")
     for source, library in (("fakenvml.c", "libnvidia-ml.so.1"), ("fakecuda.c", "libcuda.so.1")):
-        command = [compiler, "-std=c11", "-O2", "-Wall", "-Wextra", "-Werror", "-fPIC", "-shared", "-pthread"]
+        command = [
+            compiler,
+            "-std=c11",
+            "-O2",
+            "-Wall",
+            "-Wextra",
+            "-Werror",
+            "-fPIC",
+            "-shared",
+            "-pthread",
+        ]
         subprocess.run(
             [*command, f"-Wl,-soname,{library}", "-o", directory / library, FAKENVML / source],
             check=True,
@@ -77,7 +98,9 @@ def machine(fakenvml: Path, conf: Callable[[str], Path]) -> Callable[[str], dict
 
 
 @pytest.fixture
-def on_machine(fakenvml: Path, conf: Callable[[str], Path], monkeypatch: pytest.MonkeyPatch) -> Callable[[str], None]:
+def on_machine(
+    fakenvml: Path, conf: Callable[[str], Path], monkeypatch: pytest.MonkeyPatch
+) -> Callable[[str], None]:
     """Put the described machine under this very process: glibc finds the loaded library by its SONAME."""
     ctypes.CDLL(str(fakenvml / "libnvidia-ml.so.1"))
 
@@ -94,9 +117,13 @@ Run = Callable[..., "subprocess.CompletedProcess[str]"]
 def python() -> Run:
     """Run Python code in a fresh process."""
 
-    def run(code: str, *args: object, env: Mapping[str, str] | None = None, **options: object) -> object:
+    def run(
+        code: str, *args: object, env: Mapping[str, str] | None = None, **options: object
+    ) -> object:
         command = [sys.executable, "-c", code, *map(str, args)]
-        return subprocess.run(command, env=env, text=True, capture_output=True, timeout=120, **options)
+        return subprocess.run(
+            command, env=env, text=True, capture_output=True, timeout=120, **options
+        )
 
     return run
 
@@ -107,7 +134,9 @@ def gpucache() -> Run:
 
     def run(*args: object, env: Mapping[str, str] | None = None, **options: object) -> object:
         command = [sys.executable, "-m", "gpucache", *map(str, args)]
-        return subprocess.run(command, env=env, text=True, capture_output=True, timeout=120, **options)
+        return subprocess.run(
+            command, env=env, text=True, capture_output=True, timeout=120, **options
+        )
 
     return run
 
@@ -167,7 +196,9 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 def pytest_runtest_makereport(item: pytest.Item) -> Iterator[None]:
     """Under `GPUCACHE_TEST_MAY_SKIP` (continuous integration) no other skip hides a gap."""
     report = yield
-    allowed = _MAY_SKIP is None or any(item.get_closest_marker(name) for name in _MAY_SKIP.split(",") if name)
+    allowed = _MAY_SKIP is None or any(
+        item.get_closest_marker(name) for name in _MAY_SKIP.split(",") if name
+    )
     if report.skipped and not allowed and not hasattr(report, "wasxfail"):
         report.outcome = "failed"
         report.longrepr = f"skipped, where nothing may be: {report.longrepr}"

@@ -38,7 +38,9 @@ def source(number):
     constants = {"SCALE": number + 1, "BLOCK": 512}
     if hasattr(triton, "knobs"):
         return ASTSource(
-            fn=scaled, signature={**types, "SCALE": "constexpr", "BLOCK": "constexpr"}, constexprs=constants
+            fn=scaled,
+            signature={**types, "SCALE": "constexpr", "BLOCK": "constexpr"},
+            constexprs=constants,
         )
     return ASTSource(fn=scaled, signature=types, constants=constants)
 
@@ -47,7 +49,9 @@ def count_compiles():
     """A list that grows by one with each real compile."""
     compiled = []
     if hasattr(triton, "knobs"):
-        triton.knobs.compilation.listener = lambda **seen: None if seen["cache_hit"] else compiled.append(1)
+        triton.knobs.compilation.listener = lambda **seen: (
+            None if seen["cache_hit"] else compiled.append(1)
+        )
     else:
         backend = triton.backends.backends["nvidia"].compiler
         make = backend.make_cubin

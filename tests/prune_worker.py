@@ -51,7 +51,9 @@ def main():
             failures.append(traceback.format_exc())
         if number in due:
             due[number] = time.monotonic() + grace_s + draw.uniform(-JITTER_S, JITTER_S)
-    sys.stdout.write(json.dumps({"reads": reads, "compiled": len(compiled), "failures": failures}) + "\n")
+    sys.stdout.write(
+        json.dumps({"reads": reads, "compiled": len(compiled), "failures": failures}) + "\n"
+    )
 
 
 if __name__ == "__main__":

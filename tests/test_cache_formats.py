@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from gpucache import cache_formats, clean
-from gpucache.cache_formats import (
+from gpucache.cli import cache_rows
+from gpucache.cli.cache_rows import (
     entry_cells,
     entry_fields,
     entry_row,
@@ -17,7 +17,8 @@ from gpucache.cache_formats import (
     plan_cells,
     usage_rows,
 )
-from gpucache.report import Entry, scan
+from gpucache.report.cache_report import Entry, scan
+from gpucache.upkeep import clean
 
 LIBRARY, AUTOTUNE = "A" * 52, "B" * 52
 
@@ -40,23 +41,74 @@ def entry(root: Path, key: str) -> Entry:
 def test_a_library_has_no_architecture_and_no_cubin(stock):
     found = entry(stock, LIBRARY)
     row = entry_row(found)
-    assert [row[name] for name in ("key", "kind", "kernel", "files")] == [LIBRARY, "library", "cuda_utils.so", 1]
-    assert [row[name] for name in ("target", "arch", "triton_version", "stored")] == [None, None, None, False]
+    assert [row[name] for name in ("key", "kind", "kernel", "files")] == [
+        LIBRARY,
+        "library",
+        "cuda_utils.so",
+        1,
+    ]
+    assert [row[name] for name in ("target", "arch", "triton_version", "stored")] == [
+        None,
+        None,
+        None,
+        False,
+    ]
     assert [row[name] for name in ("logical_bytes", "physical_bytes", "held_bytes")] == [4, 4, 0]
     assert [row[name] for name in ("created", "used", "directories")] == [1e9, 1e9, ["."]]
-    nothing = dict.fromkeys(("cubin", "registers", "shared_bytes", "warps", "options", "environment"))
+    nothing = dict.fromkeys(
+        ("cubin", "registers", "shared_bytes", "warps", "options", "environment")
+    )
     assert entry_whole(found).items() >= nothing.items()
-    assert entry_fields(found, 1e9) == (LIBRARY, "cuda_utils.so", "-", "-", "1", "4", "2001-09-09T01:46:40Z", ".")
-    assert entry_cells(found, 1e9) == (LIBRARY[:12], "cuda_utils.so", "-", "-", "1", "4 B", "now", ".")
+    assert entry_fields(found, 1e9) == (
+        LIBRARY,
+        "cuda_utils.so",
+        "-",
+        "-",
+        "1",
+        "4",
+        "2001-09-09T01:46:40Z",
+        ".",
+    )
+    assert entry_cells(found, 1e9) == (
+        LIBRARY[:12],
+        "cuda_utils.so",
+        "-",
+        "-",
+        "1",
+        "4 B",
+        "now",
+        ".",
+    )
 
 
 def test_its_fields_are_lines(stock):
     path = f"{stock}/{LIBRARY}"
     assert field_cells(entry_whole(entry(stock, LIBRARY)), human=False) == [
-        *(("key", LIBRARY), ("kind", "library"), ("kernel", "cuda_utils.so"), ("target", "-"), ("arch", "-")),
-        *(("triton_version", "-"), ("logical_bytes", "4"), ("physical_bytes", "4"), ("held_bytes", "0")),
-        *(("file", "cuda_utils.so 4"), ("created", "2001-09-09T01:46:40Z"), ("used", "2001-09-09T01:46:40Z")),
-        *(("stored", "false"), ("directories", "."), ("stock", path), ("cubin", "-"), ("registers", "-")),
+        *(
+            ("key", LIBRARY),
+            ("kind", "library"),
+            ("kernel", "cuda_utils.so"),
+            ("target", "-"),
+            ("arch", "-"),
+        ),
+        *(
+            ("triton_version", "-"),
+            ("logical_bytes", "4"),
+            ("physical_bytes", "4"),
+            ("held_bytes", "0"),
+        ),
+        *(
+            ("file", "cuda_utils.so 4"),
+            ("created", "2001-09-09T01:46:40Z"),
+            ("used", "2001-09-09T01:46:40Z"),
+        ),
+        *(
+            ("stored", "false"),
+            ("directories", "."),
+            ("stock", path),
+            ("cubin", "-"),
+            ("registers", "-"),
+        ),
         *(("stack_bytes", "-"), ("shared_bytes", "-"), ("warps", "-")),
     ]
 
@@ -76,7 +128,7 @@ def test_a_plan_tells_strays_by_their_kind_and_path(stock):
     stray.mkdir()
     (stray / "part").write_bytes(bytes(2048))
     os.utime(stray, (1e9, 1e9))
-    plan = clean.plan(scan(str(stock)), 900.0)
+    plan = clean.clean_plan(scan(str(stock)), 900.0)
     assert next(row for row in plan_cells(plan, human=False) if row[0] == "sweep") == (
         *("sweep", "triton-temporary", str(stray), "2048", "2001-09-09T01:46:40Z"),
     )
@@ -87,4 +139,4 @@ def test_a_plan_tells_strays_by_their_kind_and_path(stock):
 
 @pytest.mark.parametrize("when", [1e20, -1e20, float("inf")])
 def test_a_time_that_is_none_is_a_dash(when):
-    assert cache_formats._utc(when) == "-"
+    assert cache_rows._utc(when) == "-"

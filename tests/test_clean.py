@@ -19,11 +19,12 @@ from test_provision import strace
 from test_removal import SCRIPT, killed_everywhere
 from tree import make
 
-from gpucache import clean, paths
-from gpucache.clean import CleanPlan
-from gpucache.compile_lock import CompileLock
-from gpucache.report import scan
-from gpucache.store import MANIFEST, entry_path
+from gpucache.layout import paths
+from gpucache.report.cache_report import scan
+from gpucache.store.key_lock import KeyLock
+from gpucache.store.manifest import MANIFEST, entry_path
+from gpucache.upkeep import clean
+from gpucache.upkeep.clean import CleanPlan
 
 __all__ = ["strace"]
 
@@ -72,11 +73,15 @@ def put(root: Path, *names: str, when: float = OLD) -> list[Path]:
 
 def there(base: Path) -> set[str]:
     """Every file and link below."""
-    return {str(path.relative_to(base)) for path in base.rglob("*") if path.is_symlink() or not path.is_dir()}
+    return {
+        str(path.relative_to(base))
+        for path in base.rglob("*")
+        if path.is_symlink() or not path.is_dir()
+    }
 
 
 def planned(root: Path, grace_s: float = GRACE_S) -> CleanPlan:
-    return clean.plan(scan(str(root)), grace_s)
+    return clean.clean_plan(scan(str(root)), grace_s)
 
 
 @pytest.fixture
@@ -136,7 +141,9 @@ class TestWhatGoes:
         os.utime(dead, (OLD, OLD))
         plan = planned(root)
         assert str(dead) in [stray.path for stray in plan.entries.strays]
-        assert (str(alive), "somebody may be at it") in [(one.key, one.why) for one in plan.entries.kept]
+        assert (str(alive), "somebody may be at it") in [
+            (one.key, one.why) for one in plan.entries.kept
+        ]
         plan.execute()
         assert (dead.exists(), alive.exists()) == (False, True)
         assert plan.left == ()
@@ -144,7 +151,13 @@ class TestWhatGoes:
     def test_the_whole_default_directory_of_stock_triton_goes(self, root, tmp_path):
         stock = tmp_path / ".triton/cache"
         shutil.copytree(root / "triton/0", stock, ignore=shutil.ignore_patterns(MANIFEST))
-        put(stock, f"{'A' * 43}/cuda_utils.so", f"{'b' * 64}/add.ttir", f"{'C' * 52}/add.autotune.json", "my-notes/a")
+        put(
+            stock,
+            f"{'A' * 43}/cuda_utils.so",
+            f"{'b' * 64}/add.ttir",
+            f"{'C' * 52}/add.autotune.json",
+            "my-notes/a",
+        )
         for path in stock.rglob("*"):
             os.utime(path, (OLD, OLD))
         plan = planned(stock)
@@ -157,7 +170,9 @@ class TestWhatGoes:
         code = "import torch; torch.compile(lambda a, b: a @ b)(torch.ones(4, 4), torch.ones(4, 4))"
         root = tmp_path / "root"
         environ = {**os.environ, "TORCHINDUCTOR_CACHE_DIR": str(root), "TMPDIR": str(tmp_path)}
-        done = subprocess.run([sys.executable, "-c", code], env=environ, capture_output=True, text=True, timeout=280)
+        done = subprocess.run(
+            [sys.executable, "-c", code], env=environ, capture_output=True, text=True, timeout=280
+        )
         assert done.returncode == 0, done.stderr
         assert {path.split("/")[0] for path in there(root)} >= {"fxgraph", "aotautograd"}
         put(root, "fxgraph/notes.txt")
@@ -195,16 +210,24 @@ class TestWhatStays:
         )
         plan.execute()
         assert [path.read_bytes() for path in mine] == [name.encode() for name in MINE]
-        assert {path for path in there(root) if not path.startswith("gpucache/") and path != "CACHEDIR.TAG"} == set(
-            MINE
-        )
+        assert {
+            path
+            for path in there(root)
+            if not path.startswith("gpucache/") and path != "CACHEDIR.TAG"
+        } == set(MINE)
 
     def test_directories_that_are_only_named_like_keys_stay(self, root):
         """Forty-three letters are a key of Triton 3.2, or a project's long name."""
         name = "my-experiments-with-attention-kernels-noteA"
         assert len(name) == 43
         (project, a, b, c) = (f"triton/0/{name}", *(f"triton/1/{letter * 52}" for letter in "DEF"))
-        mine = (f"{project}/train.py", f"{a}/src/a.ttir", f"{b}/README.md", f"{c}/add.ttir", f"{c}/.git/HEAD")
+        mine = (
+            f"{project}/train.py",
+            f"{a}/src/a.ttir",
+            f"{b}/README.md",
+            f"{c}/add.ttir",
+            f"{c}/.git/HEAD",
+        )
         put(root, *mine)
         plan = planned(root)
         assert plan.left == tuple(f"{root}/{path}" for path in (project, a, b, c))
@@ -232,7 +255,9 @@ class TestWhatStays:
             os.utime(root / name, (OLD, OLD), follow_symlinks=False)
         before = there(outside)
         plan = planned(root, -math.inf)
-        assert {f"{root}/{name}" for name in ("triton/2", "fxgraph/zz", f"cache/{'1e' * 32}")} <= set(plan.left)
+        assert {
+            f"{root}/{name}" for name in ("triton/2", "fxgraph/zz", f"cache/{'1e' * 32}")
+        } <= set(plan.left)
         plan.execute()
         assert there(outside) == before
         assert (outside / "file").read_bytes() == b"file"
@@ -248,7 +273,9 @@ class TestWhatStays:
         os.utime(root / INDUCTORS[0], (now - 60, OLD))
         os.utime(root / INDUCTORS[2], (OLD, now - 60))
         plan = planned(root)
-        assert [(one.key, one.why) for one in plan.entries.kept[:1]] == [(keys[0], "used 1 min ago")]
+        assert [(one.key, one.why) for one in plan.entries.kept[:1]] == [
+            (keys[0], "used 1 min ago")
+        ]
         assert {(one.key, one.why) for one in plan.entries.kept[1:]} == {
             (f"{root}/{INDUCTORS[number]}", "in use") for number in (0, 2)
         }
@@ -271,7 +298,9 @@ class TestWhatStays:
         code = "import fcntl, sys; f = open(sys.argv[1]); fcntl.flock(f, 2); print('held', flush=True); input()"
         lock, plan = root / f"locks/{CODE}.lock", planned(root)
         with running(code, str(lock)):
-            assert [(one.key, one.why) for one in planned(root).entries.kept] == [(str(lock), "in use")]
+            assert [(one.key, one.why) for one in planned(root).entries.kept] == [
+                (str(lock), "in use")
+            ]
             done = plan.execute()
             assert [(one.key, one.why) for one in done.skipped] == [(str(lock), "it is locked")]
         assert lock.exists()
@@ -279,7 +308,7 @@ class TestWhatStays:
         assert not lock.exists()
 
     def test_an_entry_whose_key_is_locked_stays(self, root, keys):
-        lock = CompileLock(paths.own(str(root), "locks", f"{keys[0]}.lock"))
+        lock = KeyLock(paths.ours(str(root), "locks", f"{keys[0]}.lock"))
         assert lock.try_acquire(sys._getframe(), "kernel")
         done = planned(root).execute()
         lock.release()
@@ -297,9 +326,13 @@ class TestWhatStays:
             path.write_text("new")
         else:
             path.rename(root.parent / "moved")
-            path.write_text("new") if change == "replaced" else path.symlink_to(root.parent / "moved")
+            path.write_text("new") if change == "replaced" else path.symlink_to(
+                root.parent / "moved"
+            )
         done = plan.execute()
-        assert [(one.key, one.why) for one in done.skipped] == [(str(path), "it was used or replaced meanwhile")]
+        assert [(one.key, one.why) for one in done.skipped] == [
+            (str(path), "it was used or replaced meanwhile")
+        ]
         assert os.path.lexists(path)
 
     def test_what_another_process_removed_meanwhile_is_no_error(self, root):
@@ -317,7 +350,9 @@ class TestWhatStays:
             done = planned(root).execute()
         finally:
             subprocess.run(["chattr", "-i", directory], check=True)
-        assert {(one.key, one.why) for one in done.skipped} >= {(f"{root}/{INDUCTORS[0]}", "Operation not permitted")}
+        assert {(one.key, one.why) for one in done.skipped} >= {
+            (f"{root}/{INDUCTORS[0]}", "Operation not permitted")
+        }
 
     def test_a_tree_deeper_than_python_calls_is_looked_through(self, root):
         deep = [f"{root}/deep{'/d' * level}" for level in range(sys.getrecursionlimit() + 100)]
@@ -336,9 +371,9 @@ class TestWhatStays:
 CLEAN = (
     SCRIPT
     + """
-from gpucache import clean
-from gpucache.report import scan
-plan = clean.plan(scan(sys.argv[2]), 900.0)
+from gpucache.upkeep import clean
+from gpucache.report.cache_report import scan
+plan = clean.clean_plan(scan(sys.argv[2]), 900.0)
 mark("begin")
 plan.execute()
 mark("end")
@@ -346,7 +381,9 @@ mark("end")
 )
 
 
-def test_killed_at_any_system_call_it_leaves_entries_whole_or_gone_and_nothing_else_touched(strace, tmp_path):
+def test_killed_at_any_system_call_it_leaves_entries_whole_or_gone_and_nothing_else_touched(
+    strace, tmp_path
+):
     """SIGKILL before each call that changes the disk or a lock; what is left is whole, and goes the next time."""
     mine = ("notes.txt", "triton/0/notes.txt", "cache/data.bin")
 
@@ -360,7 +397,9 @@ def test_killed_at_any_system_call_it_leaves_entries_whole_or_gone_and_nothing_e
 
     def check(home: Path, line: str) -> None:
         root = home / "root"
-        assert [(root / name).read_bytes() for name in mine] == [name.encode() for name in mine], line
+        assert [(root / name).read_bytes() for name in mine] == [name.encode() for name in mine], (
+            line
+        )
         assert (home / "outside/file").read_bytes() == b"outside/file", line
         assert (root / f"gpucache/v1/devices/{paths.host_name()}.json").exists(), line
         assert (root / "triton/1").is_dir(), line
@@ -369,10 +408,13 @@ def test_killed_at_any_system_call_it_leaves_entries_whole_or_gone_and_nothing_e
         for entry in scan(str(root)).entries:
             manifest = json.loads((Path(entry.copies[0].path) / MANIFEST).read_text())
             for copy in entry.copies:
-                assert {name: (Path(copy.path) / name).stat().st_size for name in manifest["files"]} == {
-                    name: size for name, (size, _, _) in manifest["files"].items()
-                }, line
-        for path in [*root.rglob("tmp.gpucache-*"), *(found.parent for found in root.rglob("*.removed"))]:
+                assert {
+                    name: (Path(copy.path) / name).stat().st_size for name in manifest["files"]
+                } == {name: size for name, (size, _, _) in manifest["files"].items()}, line
+        for path in [
+            *root.rglob("tmp.gpucache-*"),
+            *(found.parent for found in root.rglob("*.removed")),
+        ]:
             os.utime(path, (OLD, OLD))
         planned(root, -math.inf).execute()
         left = {name for name in there(root) if not name.startswith("gpucache/")}

@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from gpucache import cli
+from gpucache.cli import main
 
 FAKE = "GPUCACHE_FAKE_DEVICES"
 
@@ -49,7 +49,9 @@ def test_provision_makes_the_directories_and_says_so(gpucache, two, root):
 
 
 def test_provision_json_says_that_the_device_is_fake_and_why(gpucache, root):
-    done = gpucache("provision", "--json", "--root", root, env={**os.environ, "LD_LIBRARY_PATH": ""})
+    done = gpucache(
+        "provision", "--json", "--root", root, env={**os.environ, "LD_LIBRARY_PATH": ""}
+    )
     said = json.loads(done.stdout)
     if not said["fake"]:
         pytest.skip("this machine has a GPU")
@@ -71,7 +73,9 @@ def test_provision_json_says_that_the_device_is_fake_and_why(gpucache, root):
 
 
 def test_devices_lists_them_and_makes_nothing(gpucache, machine, root):
-    done = gpucache("devices", "--root", root, env={**machine("mig"), "CUDA_VISIBLE_DEVICES": "1,0"})
+    done = gpucache(
+        "devices", "--root", root, env={**machine("mig"), "CUDA_VISIBLE_DEVICES": "1,0"}
+    )
     assert facts(done) == (
         0,
         "2\t0\tNVIDIA A100-SXM4-80GB\t8.0\t80.0 GiB\tGPU-aaaaaaaa-0000-4000-8000-000000000000\n"
@@ -136,14 +140,20 @@ def test_env_gives_the_same_variables_in_every_format(form, gpucache, two, tmp_p
 def test_after_env_in_a_shell_each_rank_still_gets_its_own_device(gpucache, two, root):
     gpucache("provision", env=two)
     shell = {**two, **json.loads(gpucache("env", 0, "--json", env=two).stdout), "LOCAL_RANK": "1"}
-    assert show(gpucache("run", "--", sys.executable, "-c", SHOW, env=shell))["TRITON_CACHE_DIR"] == f"{root}/triton/1"
+    assert (
+        show(gpucache("run", "--", sys.executable, "-c", SHOW, env=shell))["TRITON_CACHE_DIR"]
+        == f"{root}/triton/1"
+    )
     done = gpucache("path", 1, env=shell)
     assert "GPUCACHE_DEVICE=FAKE-0 pins this process to it" in done.stderr
 
 
 def test_run_says_when_it_sets_the_root_only(gpucache, two):
     done = gpucache("run", "--", "true", env=two)
-    assert "note: 2 visible devices and no local rank: the root only, and TRITON_CACHE_DIR is not set\n" in done.stderr
+    assert (
+        "note: 2 visible devices and no local rank: the root only, and TRITON_CACHE_DIR is not set\n"
+        in done.stderr
+    )
 
 
 def test_help_shows_nobodys_environment(python):
@@ -152,7 +162,11 @@ def test_help_shows_nobodys_environment(python):
 
 
 def test_files_are_completed_behind_run(gpucache):
-    words = {"_GPUCACHE_COMPLETE": "bash_complete", "COMP_WORDS": "gpucache run -- python tra", "COMP_CWORD": "4"}
+    words = {
+        "_GPUCACHE_COMPLETE": "bash_complete",
+        "COMP_WORDS": "gpucache run -- python tra",
+        "COMP_CWORD": "4",
+    }
     assert gpucache(env={**os.environ, **words}).stdout == "file,tra\n"
 
 
@@ -167,21 +181,33 @@ def test_run_gives_the_plug_in_to_this_environments_python_only(gpucache, two, t
     assert "TRITON_CACHE_MANAGER" not in other.stdout
     assert "note: env is not this environment's Python" in other.stderr
     assert "TRITON_CACHE_MANAGER" in gpucache("run", "--plugin", "--", "env", env=two).stdout
-    assert "TRITON_CACHE_MANAGER" not in show(gpucache("run", "--no-plugin", "--", *command, env=two))
+    assert "TRITON_CACHE_MANAGER" not in show(
+        gpucache("run", "--no-plugin", "--", *command, env=two)
+    )
 
 
 def _evaluated(form: str, text: str) -> dict[str, str]:
     """What a reader of that format makes of the text."""
-    names = ("GPUCACHE_DIR", "GPUCACHE_DEVICE", "TORCHINDUCTOR_CACHE_DIR", "TRITON_CACHE_DIR", "GPUCACHE_SET")
+    names = (
+        "GPUCACHE_DIR",
+        "GPUCACHE_DEVICE",
+        "TORCHINDUCTOR_CACHE_DIR",
+        "TRITON_CACHE_DIR",
+        "GPUCACHE_SET",
+    )
     if form == "json":
         return json.loads(text)
     if form == "dotenv":  # the grammar that shells and dotenv readers share
         text = "set -a\n" + text
-    if form == "fish":  # single quotes in fish know \\ and \'; a shell sees the same text through $'…'
+    if (
+        form == "fish"
+    ):  # single quotes in fish know \\ and \'; a shell sees the same text through $'…'
         lines = [line.removeprefix("set -gx ").split(" ", 1) for line in text.splitlines()]
         text = "".join(f"export {name}=$'{value[1:-1]}'\n" for name, value in lines)
     script = text + "\n".join(f'printf "%s\\0" "${name}"' for name in names)
-    values = subprocess.run(["bash", "-c", script], capture_output=True, text=True, check=True, env={}).stdout
+    values = subprocess.run(
+        ["bash", "-c", script], capture_output=True, text=True, check=True, env={}
+    ).stdout
     return dict(zip(names, values.split("\0"), strict=False))
 
 
@@ -200,7 +226,9 @@ def test_an_expected_failure_ends_with_1_an_error_and_a_hint(gpucache, two, root
     gpucache("provision", env=two)
     done = gpucache("path", 2, env=two)
     assert done.returncode == 1
-    assert done.stderr.startswith("error: no device with ordinal 2: this process has ordinals 0 to 1\nhint: ")
+    assert done.stderr.startswith(
+        "error: no device with ordinal 2: this process has ordinals 0 to 1\nhint: "
+    )
 
 
 @pytest.mark.parametrize("command", ["devices", "provision"])
@@ -214,13 +242,23 @@ def test_a_sick_node_is_an_error_and_never_a_fake(command, gpucache, machine, ro
 
 @pytest.mark.parametrize("command", ["devices", "provision"])
 def test_require_gpu_fails_without_one(command, gpucache, machine, root):
-    done = gpucache(command, "--require-gpu", "--root", root, env=machine("init_error = DRIVER_NOT_LOADED\n"))
+    done = gpucache(
+        command, "--require-gpu", "--root", root, env=machine("init_error = DRIVER_NOT_LOADED\n")
+    )
     assert done.returncode == 1
     assert done.stderr.startswith("error: no GPU here (no-driver)")
 
 
 @pytest.mark.parametrize(
-    "words", [["path"], ["path", "x"], ["nonsense"], ["run"], ["env", "0", "--format", "csh"], ["devices", "--nope"]]
+    "words",
+    [
+        ["path"],
+        ["path", "x"],
+        ["nonsense"],
+        ["run"],
+        ["env", "0", "--format", "csh"],
+        ["devices", "--nope"],
+    ],
 )
 def test_wrong_usage_ends_with_2(words, gpucache):
     done = gpucache(*words)
@@ -229,8 +267,8 @@ def test_wrong_usage_ends_with_2(words, gpucache):
 
 
 def test_an_unexpected_failure_ends_with_3_and_a_traceback(monkeypatch, capsys):
-    monkeypatch.setattr(cli, "_recorded", lambda root: 1 / 0)
-    assert cli.main(["path", "0"]) == 3
+    monkeypatch.setattr(main, "_recorded", lambda root: 1 / 0)
+    assert main.main(["path", "0"]) == 3
     assert "ZeroDivisionError" in capsys.readouterr().err
 
 
@@ -238,8 +276,8 @@ def test_an_interrupt_ends_with_130(monkeypatch):
     def interrupted(root):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(cli, "_recorded", interrupted)
-    assert cli.main(["path", "0"]) == 130
+    monkeypatch.setattr(main, "_recorded", interrupted)
+    assert main.main(["path", "0"]) == 130
 
 
 def test_a_reader_that_goes_away_is_no_defect(two):
@@ -264,9 +302,16 @@ def test_every_command_has_help_with_an_example(command, gpucache):
 def test_a_full_disk_behind_stdout_is_an_error_and_no_defect(two):
     with open("/dev/full", "w") as full:
         done = subprocess.run(
-            [sys.executable, "-m", "gpucache", "devices"], env=two, stdout=full, stderr=subprocess.PIPE, text=True
+            [sys.executable, "-m", "gpucache", "devices"],
+            env=two,
+            stdout=full,
+            stderr=subprocess.PIPE,
+            text=True,
         )
-    assert (done.returncode, done.stderr) == (1, "error: could not write to stdout: No space left on device\n")
+    assert (done.returncode, done.stderr) == (
+        1,
+        "error: could not write to stdout: No space left on device\n",
+    )
 
 
 def test_a_path_keeps_its_bytes_in_any_locale(two, tmp_path):
@@ -274,7 +319,9 @@ def test_a_path_keeps_its_bytes_in_any_locale(two, tmp_path):
     environ = {**two, "LC_ALL": "POSIX", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0"}
     for words in (["provision"], ["path", "1"]):
         done = subprocess.run(
-            [sys.executable, "-m", "gpucache", *words, "--root", root], env=environ, capture_output=True
+            [sys.executable, "-m", "gpucache", *words, "--root", root],
+            env=environ,
+            capture_output=True,
         )
     assert done.stdout == root + b"/triton/1\n"
 
@@ -282,7 +329,9 @@ def test_a_path_keeps_its_bytes_in_any_locale(two, tmp_path):
 def test_a_current_directory_that_is_gone_is_an_expected_failure(two, tmp_path):
     gone = tmp_path / "gone"
     gone.mkdir()
-    script = f"cd {gone} && rmdir {gone} && exec {sys.executable} -P -m gpucache provision --root here"
+    script = (
+        f"cd {gone} && rmdir {gone} && exec {sys.executable} -P -m gpucache provision --root here"
+    )
     if sys.version_info < (3, 11):
         script = script.replace(" -P", "")
     done = subprocess.run(["bash", "-c", script], env=two, capture_output=True, text=True)
@@ -290,15 +339,18 @@ def test_a_current_directory_that_is_gone_is_an_expected_failure(two, tmp_path):
     assert "the current directory is gone" in done.stderr
 
 
-def test_another_users_private_directory_is_refused_with_the_way_out(as_root, two, everyones, python):
+def test_another_users_private_directory_is_refused_with_the_way_out(
+    as_root, two, everyones, python
+):
     theirs = everyones / "theirs"
     theirs.mkdir(mode=0o700)
     os.chown(theirs, 54321, 54321)
     code = """if True:
-        import os, sys, signal, traceback, click, gpucache.launch, gpucache.formats
-        from gpucache import cli
+        import os, sys, signal, traceback, click
+        import gpucache.directories.launch, gpucache.cli.device_rows
+        from gpucache.cli.main import main
         os.setgroups([]), os.setgid(54322), os.setuid(54322)
-        sys.exit(cli.main(sys.argv[1:]))
+        sys.exit(main(sys.argv[1:]))
     """
     done = python(code, "path", 0, "--root", theirs, env=two)
     assert done.returncode == 1
@@ -312,7 +364,9 @@ def test_another_users_private_directory_is_refused_with_the_way_out(as_root, tw
 
 def _on_a_terminal(*words: str, env: dict[str, str]) -> str:
     main, secondary = pty.openpty()
-    with subprocess.Popen([sys.executable, "-m", "gpucache", *words], stdout=secondary, env=env) as process:
+    with subprocess.Popen(
+        [sys.executable, "-m", "gpucache", *words], stdout=secondary, env=env
+    ) as process:
         os.close(secondary)
         text = b""
         while True:
@@ -340,13 +394,20 @@ def test_a_narrow_terminal_folds_what_one_copies(machine, tmp_path):
 
 
 def test_no_color_is_respected(two):
-    shown = _on_a_terminal("devices", env={**two, "TERM": "xterm-256color", "COLUMNS": "120", "NO_COLOR": "1"})
+    shown = _on_a_terminal(
+        "devices", env={**two, "TERM": "xterm-256color", "COLUMNS": "120", "NO_COLOR": "1"}
+    )
     assert "ordinal" in shown
     assert "\x1b[3" not in shown
 
 
 def test_the_shell_can_complete_commands(gpucache):
-    environ = {**os.environ, "_GPUCACHE_COMPLETE": "bash_complete", "COMP_WORDS": "gpucache pro", "COMP_CWORD": "1"}
+    environ = {
+        **os.environ,
+        "_GPUCACHE_COMPLETE": "bash_complete",
+        "COMP_WORDS": "gpucache pro",
+        "COMP_CWORD": "1",
+    }
     assert gpucache(env=environ).stdout == "plain,provision\n"
 
 
@@ -368,7 +429,9 @@ def test_run_executes_the_command_in_its_devices_directories(gpucache, two, root
 
 
 def test_run_passes_the_commands_own_options_on(gpucache, two):
-    done = gpucache("run", sys.executable, "-c", "import sys; print(sys.argv)", "--device", "--", "-x", env=two)
+    done = gpucache(
+        "run", sys.executable, "-c", "import sys; print(sys.argv)", "--device", "--", "-x", env=two
+    )
     assert done.stdout == "['-c', '--device', '--', '-x']\n"
 
 
@@ -381,7 +444,11 @@ def test_run_does_not_take_a_mistyped_option_for_the_command(gpucache, two):
 @pytest.mark.parametrize("where", [">&-", "2>/dev/full", "2>&-", "2>&1 >/dev/null | true", "<&-"])
 def test_run_executes_the_command_whatever_became_of_the_standard_streams(where, two, tmp_path):
     done = subprocess.run(
-        ["bash", "-c", f"{sys.executable} -m gpucache run -- touch {tmp_path}/ran {where}; sleep 0; wait"],
+        [
+            "bash",
+            "-c",
+            f"{sys.executable} -m gpucache run -- touch {tmp_path}/ran {where}; sleep 0; wait",
+        ],
         env={**two, "TRITON_CACHE_DIR": "/mine"},
         capture_output=True,
         timeout=60,
@@ -398,13 +465,29 @@ def test_run_gives_a_script_without_a_shebang_to_the_shell(gpucache, two, tmp_pa
 
 
 def test_run_takes_a_root(gpucache, two, tmp_path):
-    seen = show(gpucache("run", "--root", tmp_path / "r", "--device", 0, "--", sys.executable, "-c", SHOW, env=two))
+    seen = show(
+        gpucache(
+            "run",
+            "--root",
+            tmp_path / "r",
+            "--device",
+            0,
+            "--",
+            sys.executable,
+            "-c",
+            SHOW,
+            env=two,
+        )
+    )
     assert seen["GPUCACHE_DIR"] == seen["TORCHINDUCTOR_CACHE_DIR"] == str(tmp_path / "r")
 
 
 @pytest.mark.parametrize("code", [0, 1, 7, 255])
 def test_the_exit_code_is_the_commands_own(code, gpucache, two):
-    assert gpucache("run", "--", sys.executable, "-c", f"raise SystemExit({code})", env=two).returncode == code
+    assert (
+        gpucache("run", "--", sys.executable, "-c", f"raise SystemExit({code})", env=two).returncode
+        == code
+    )
 
 
 def test_a_signal_reaches_the_command_itself(two):
@@ -423,8 +506,12 @@ def test_a_signal_reaches_the_command_itself(two):
 
 def test_the_command_dies_of_a_broken_pipe_like_any_other(two):
     """Python ignores SIGPIPE, and an ignored signal would stay so across exec."""
-    script = f"{sys.executable} -m gpucache run -- yes 2>/dev/null | head -n 1; echo ${{PIPESTATUS[0]}}"
-    done = subprocess.run(["bash", "-c", script], env=two, capture_output=True, text=True, timeout=60)
+    script = (
+        f"{sys.executable} -m gpucache run -- yes 2>/dev/null | head -n 1; echo ${{PIPESTATUS[0]}}"
+    )
+    done = subprocess.run(
+        ["bash", "-c", script], env=two, capture_output=True, text=True, timeout=60
+    )
     assert done.stdout == f"y\n{128 + signal.SIGPIPE}\n"
 
 
@@ -462,17 +549,26 @@ def own_signals():
 
 
 def test_even_our_defect_does_not_stop_the_command(monkeypatch, capsys, own_signals):
-    monkeypatch.setattr("gpucache.launch.launch_environ", lambda *_, **__: 1 / 0)
+    monkeypatch.setattr("gpucache.directories.launch.launch_environ", lambda *_, **__: 1 / 0)
     executed = []
     monkeypatch.setattr(os, "execvpe", lambda *words: executed.append(words))
-    cli.main(["run", "--", "true"])
+    main.main(["run", "--", "true"])
     assert executed[0][:2] == ("true", ["true"])
     assert "ZeroDivisionError" in capsys.readouterr().err
-    assert cli.main(["run", "--strict", "--", "true"]) == 3
+    assert main.main(["run", "--strict", "--", "true"]) == 3
 
 
 def test_what_the_user_set_is_kept_and_told(gpucache, two):
-    done = gpucache("run", "--device", 0, "--", sys.executable, "-c", SHOW, env={**two, "TRITON_CACHE_DIR": "/mine"})
+    done = gpucache(
+        "run",
+        "--device",
+        0,
+        "--",
+        sys.executable,
+        "-c",
+        SHOW,
+        env={**two, "TRITON_CACHE_DIR": "/mine"},
+    )
     assert show(done)["TRITON_CACHE_DIR"] == "/mine"
     assert "note: kept TRITON_CACHE_DIR=/mine: you set it" in done.stderr
 
@@ -482,7 +578,9 @@ def test_disabled_the_command_runs_as_if_we_were_not_there(gpucache, two, root):
     assert facts(gpucache("env", 0, env=environ)) == (0, "", "")
     assert "not made" in gpucache("provision", env=environ).stdout
     assert show(gpucache("run", "--", sys.executable, "-c", SHOW, env=environ)) == show(
-        subprocess.run([sys.executable, "-c", SHOW], env=environ, capture_output=True, text=True, check=True)
+        subprocess.run(
+            [sys.executable, "-c", SHOW], env=environ, capture_output=True, text=True, check=True
+        )
     )
     assert not root.exists()
 
@@ -491,7 +589,7 @@ def test_run_loads_no_table_printer(two, python):
     code = """if True:
         import os, sys
         os.execvpe = lambda *words: print([name for name in ("rich", "pynvml") if name in sys.modules])
-        from gpucache.cli import main
+        from gpucache.cli.main import main
         main(["run", "--device", "0", "--", "true"])
     """
     assert python(code, env=two).stdout == "[]\n"
@@ -499,4 +597,6 @@ def test_run_loads_no_table_printer(two, python):
 
 def test_the_console_script_is_installed(tmp_path):
     script = Path(sys.executable).with_name("gpucache")
-    assert script.exists() or shutil.which("gpucache"), "install the package: pip install -e '.[test]'"
+    assert script.exists() or shutil.which("gpucache"), (
+        "install the package: pip install -e '.[test]'"
+    )

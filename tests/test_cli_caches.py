@@ -22,8 +22,9 @@ from test_readme import TEXT
 from test_vetting import tree as snapshot
 from tree import bare_walk, make
 
-from gpucache import cli, units
-from gpucache.store import MANIFEST, entry_path
+from gpucache import units
+from gpucache.cli import main
+from gpucache.store.manifest import MANIFEST, entry_path
 
 KERNELS = Path(__file__).with_name("kernels.py")
 PATIENCE_S = 60.0
@@ -52,7 +53,9 @@ def here(capfdbinary: pytest.CaptureFixture[bytes], monkeypatch: pytest.MonkeyPa
     """Run the command line in this process, with nobody to be asked."""
 
     def run(*words: object) -> Done:
-        code = cli.main([os.fsdecode(word) if isinstance(word, (bytes, Path)) else str(word) for word in words])
+        code = main.main(
+            [os.fsdecode(word) if isinstance(word, (bytes, Path)) else str(word) for word in words]
+        )
         out, err = capfdbinary.readouterr()
         return Done(code, os.fsdecode(out), os.fsdecode(err))
 
@@ -71,17 +74,25 @@ def root(tmp_path: Path, keys: list[str]) -> Path:
     return tmp_path / "root"
 
 
-def on_a_terminal(*words: object, answer: bytes = b"", env: Mapping[str, str] | None = None) -> tuple[int, str]:
+def on_a_terminal(
+    *words: object, answer: bytes = b"", env: Mapping[str, str] | None = None
+) -> tuple[int, str]:
     """Exit code and all that a person sees, who types ``answer`` when asked."""
     pid, terminal = pty.fork()
     if pid == 0:
         environ = {**os.environ, "TERM": "dumb", "COLUMNS": "160", "LINES": "50", **(env or {})}
-        os.execve(sys.executable, [sys.executable, "-m", "gpucache", *map(os.fspath, map(_word, words))], environ)
+        os.execve(
+            sys.executable,
+            [sys.executable, "-m", "gpucache", *map(os.fspath, map(_word, words))],
+            environ,
+        )
     seen, end = b"", time.monotonic() + PATIENCE_S
     while time.monotonic() < end:
         asked = bool(answer) and b"[y/N]: " in seen
         if not select.select([terminal], [], [], 0.5 if asked else PATIENCE_S)[0]:
-            os.write(terminal, answer)  # an interrupt just before Python waits for input does not wake it
+            os.write(
+                terminal, answer
+            )  # an interrupt just before Python waits for input does not wake it
             continue
         try:
             piece = os.read(terminal, 65536)
@@ -109,15 +120,42 @@ def table(text: str) -> list[list[str]]:
 def documented(command: str) -> tuple[list[list[str]], dict[str, list[str]]]:
     """The names in the README's row: those before and after each colon or semicolon, and those that parentheses add."""
     (cell,) = re.findall(rf"^\| [^|]*`{re.escape(command)}`[^|]*\| (.*) \|$", TEXT, re.MULTILINE)
-    added = {name: re.findall(r"`(\w+)`", inner) for name, inner in re.findall(r"`(\w+)` \(([^)]*)\)", cell)}
-    groups = [re.findall(r"`(\w+)`", part) for part in re.split(r"[:;]", re.sub(r" \([^)]*\)", "", cell))]
-    return [group for group in groups if group], {name: inner for name, inner in added.items() if inner}
+    added = {
+        name: re.findall(r"`(\w+)`", inner)
+        for name, inner in re.findall(r"`(\w+)` \(([^)]*)\)", cell)
+    }
+    groups = [
+        re.findall(r"`(\w+)`", part) for part in re.split(r"[:;]", re.sub(r" \([^)]*\)", "", cell))
+    ]
+    return [group for group in groups if group], {
+        name: inner for name, inner in added.items() if inner
+    }
 
 
-TEXTS = {"key", "kind", "kernel", "target", "arch", "triton_version", "name", "why", "path", "cubin"}
+TEXTS = {
+    "key",
+    "kind",
+    "kernel",
+    "target",
+    "arch",
+    "triton_version",
+    "name",
+    "why",
+    "path",
+    "cubin",
+}
 TEXTS |= {"code", "level", "subject", "fact", "fix", "note", "root", "by"}
 NUMBERS = {"created", "used"}
-COUNTS = {"logical_bytes", "physical_bytes", "held_bytes", "files", "entries", "slimmed", "strays", "registers"}
+COUNTS = {
+    "logical_bytes",
+    "physical_bytes",
+    "held_bytes",
+    "files",
+    "entries",
+    "slimmed",
+    "strays",
+    "registers",
+}
 COUNTS |= {"shared_bytes", "warps"}
 SWITCHES = {"stored", "dry_run", "repaired"}
 
@@ -127,7 +165,15 @@ def check(said: Mapping[str, Any], names: list[str], **other: type | tuple[type,
     assert list(said) == names
     for name, value in said.items():
         kind = other.get(name) or (
-            (str if name in TEXTS else float if name in NUMBERS else int if name in COUNTS else None)
+            (
+                str
+                if name in TEXTS
+                else float
+                if name in NUMBERS
+                else int
+                if name in COUNTS
+                else None
+            )
             or (bool if name in SWITCHES else list)
         )
         assert isinstance(value, kind), (name, value)
@@ -154,7 +200,11 @@ class TestJson:
         (more,), inner = documented("ls KEY")
         said = here("ls", keys[0], "--json", "--root", root).json
         (_, fields), _ = documented("ls")
-        (row,) = [row for row in here("ls", "--json", "--root", root).json["entries"] if row["key"] == keys[0]]
+        (row,) = [
+            row
+            for row in here("ls", "--json", "--root", root).json["entries"]
+            if row["key"] == keys[0]
+        ]
         check(
             said,
             list(dict.fromkeys([*fields, *more])),
@@ -164,7 +214,10 @@ class TestJson:
             registers=object,
             stack_bytes=object,
         )
-        assert {**said, "files": len(said["files"])} == {**{name: said[name] for name in more}, **row}
+        assert {**said, "files": len(said["files"])} == {
+            **{name: said[name] for name in more},
+            **row,
+        }
         for copy in said["copies"]:
             check(copy, inner["copies"], directory=(str, type(None)))
         assert [copy["kind"] for copy in said["copies"]] == ["store", "view", "view"]
@@ -196,7 +249,10 @@ class TestJson:
         """The same fields for a dry run, for what was done, and where nothing is left to do."""
         (planned, last, removed), inner = documented("prune")
         planned += last
-        fields, whole = {"kept": list, "removed": (dict, type(None))}, [*command, "--json", "--root", root]
+        fields, whole = (
+            {"kept": list, "removed": (dict, type(None))},
+            [*command, "--json", "--root", root],
+        )
         os.utime(entry_path(str(root), keys[0]) + f"/{MANIFEST}")
         dry = here(*whole, "--dry-run").json
         done = here(*whole, "--yes").json
@@ -211,20 +267,26 @@ class TestJson:
         assert (nothing["dry_run"], nothing["removed"], nothing["keys"]) == (False, None, [])
         assert [kept["key"] for kept in nothing["kept"]] == [keys[0]]
 
-    def test_what_is_skipped_while_removing_is_told_as_what_is_kept(self, here, root, keys, monkeypatch):
+    def test_what_is_skipped_while_removing_is_told_as_what_is_kept(
+        self, here, root, keys, monkeypatch
+    ):
         def used_meanwhile(*_: object) -> bool:
             os.utime(entry_path(str(root), keys[0]) + f"/{MANIFEST}")
             return True
 
-        monkeypatch.setattr("gpucache.cli_caches.confirmed", used_meanwhile)
-        monkeypatch.setattr("gpucache.cli_caches.check_answerable", lambda: None)
+        monkeypatch.setattr("gpucache.cli.caches.confirmed", used_meanwhile)
+        monkeypatch.setattr("gpucache.cli.caches.check_answerable", lambda: None)
         said = here("clean", "--json", "--root", root).json
         assert said["removed"]["entries"] == 5
-        assert said["removed"]["skipped"] == [{"key": keys[0], "why": "it was used or replaced meanwhile"}]
+        assert said["removed"]["skipped"] == [
+            {"key": keys[0], "why": "it was used or replaced meanwhile"}
+        ]
 
     def test_verify(self, here, root, keys):
         (outer, inner), _ = documented("verify")
-        (root / "triton/0" / keys[0] / next((root / "triton/0" / keys[0]).glob("*.ptx")).name).write_text("damaged")
+        (
+            root / "triton/0" / keys[0] / next((root / "triton/0" / keys[0]).glob("*.ptx")).name
+        ).write_text("damaged")
         done = here("verify", "--json", "--root", root)
         check(done.json, outer)
         assert done.code == 1
@@ -255,7 +317,8 @@ def kernels(root: Path, keys: list[str]) -> list[Kernel]:
         if number % 2:
             shutil.rmtree(root / "triton/1" / key)
         os.utime(
-            entry_path(str(root), key) + f"/{kernel_of(root, key)}.ptx", (0, time.time() - 1000 * (number + 7) % 5000)
+            entry_path(str(root), key) + f"/{kernel_of(root, key)}.ptx",
+            (0, time.time() - 1000 * (number + 7) % 5000),
         )
     return [kernel(root, key) for key in keys]
 
@@ -275,7 +338,9 @@ def kernel(root: Path, key: str) -> Kernel:
         arch=f"sm_{json.loads((entry / f'{name}.json').read_text())['target']['arch']}",
         size=sum(found.st_size for found in inodes.values()),
         used=(entry / MANIFEST).stat().st_mtime,
-        created=max(path.stat().st_mtime for path in entry.iterdir() if not path.name.startswith("__")),
+        created=max(
+            path.stat().st_mtime for path in entry.iterdir() if not path.name.startswith("__")
+        ),
         directories=[view.parent.name for view in views],
     )
 
@@ -303,7 +368,9 @@ class TestLs:
         assert here("ls", "--root", root) == Done(
             0,
             "".join(
-                "\t".join((one.key, one.kernel, one.arch, "3.9.0", "8", str(one.size), utc(one.used)))
+                "\t".join(
+                    (one.key, one.kernel, one.arch, "3.9.0", "8", str(one.size), utc(one.used))
+                )
                 + f"\t{' '.join(one.directories)}\n"
                 for one in reversed(kernels)
             ),
@@ -320,8 +387,21 @@ class TestLs:
             (["--older-than", "20d"], lambda one, now: now - one.used > 20 * 86400),
             (["--larger-than", "38kB"], lambda one, _: one.size > 38000),
             (
-                ["--kernel", "*_*", "--arch", "sm_90", "--directory", "0", "--older-than", "1w", "--larger-than", "1"],
-                lambda one, now: "_" in one.kernel and one.arch == "sm_90" and now - one.used > 7 * 86400,
+                [
+                    "--kernel",
+                    "*_*",
+                    "--arch",
+                    "sm_90",
+                    "--directory",
+                    "0",
+                    "--older-than",
+                    "1w",
+                    "--larger-than",
+                    "1",
+                ],
+                lambda one, now: (
+                    "_" in one.kernel and one.arch == "sm_90" and now - one.used > 7 * 86400
+                ),
             ),
         ],
         ids=lambda value: " ".join(value) if isinstance(value, list) else "",
@@ -333,8 +413,12 @@ class TestLs:
         assert [row[0] for row in done.rows] == expected
         assert done.code == 0
         assert done.err == ("" if expected else f"note: none of 6 entries in {root} is like that\n")
-        assert [entry["key"] for entry in here("ls", *words, "--json", "--root", root).json["entries"]] == expected
-        assert [row[0] for row in here("ls", *words, "--limit", 2, "--root", root).rows] == expected[:2]
+        assert [
+            entry["key"] for entry in here("ls", *words, "--json", "--root", root).json["entries"]
+        ] == expected
+        assert [
+            row[0] for row in here("ls", *words, "--limit", 2, "--root", root).rows
+        ] == expected[:2]
 
     def test_the_filters_of_this_test_tell_entries_apart(self, kernels):
         assert {one.arch for one in kernels} == {"sm_80", "sm_90"}
@@ -348,9 +432,15 @@ class TestLs:
                 ["--older-than", "5 parsecs"],
                 "Invalid value for '--older-than': '5 parsecs' is not a time like 30d, 12h",
             ),
-            (["--larger-than", "-1"], "Invalid value for '--larger-than': '-1' is not a size like 20GiB"),
+            (
+                ["--larger-than", "-1"],
+                "Invalid value for '--larger-than': '-1' is not a size like 20GiB",
+            ),
             (["--limit", "0"], "Invalid value for '--limit': 0 is not in the range x>=1"),
-            (["--sort", "colour"], "Invalid value for '--sort': 'colour' is not one of 'used', 'created', 'size'"),
+            (
+                ["--sort", "colour"],
+                "Invalid value for '--sort': 'colour' is not one of 'used', 'created', 'size'",
+            ),
             (
                 ["KEY", "--arch", "sm_90"],
                 "KEY shows one entry, and nothing of a list: leave the filters and --limit out",
@@ -415,7 +505,9 @@ def compiled(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, str]:
     environ = {**os.environ, "GPUCACHE_FAKE_DEVICES": "2xH100:9.0"}
     words = ["run", "--root", root, "--device", "1", "--", sys.executable, KERNELS, "1", "90"]
     command = [sys.executable, "-m", "gpucache", *words]
-    done = subprocess.run(command, env=environ, input="\n", capture_output=True, text=True, timeout=240)
+    done = subprocess.run(
+        command, env=environ, input="\n", capture_output=True, text=True, timeout=240
+    )
     assert done.returncode == 0, done.stderr
     (entry,) = root.glob("gpucache/v1/store/*/*/scaled.json")
     return root, entry.parent.name
@@ -450,8 +542,18 @@ class TestAWholeEntry:
         said = here("ls", key, "--json", "--root", root).json
         rows = here("ls", key, "--root", root).rows
         plain = ("key", "kind", "kernel", "target", "arch", "triton_version", "cubin")
-        plain += ("logical_bytes", "physical_bytes", "held_bytes", "registers", "stack_bytes", "shared_bytes", "warps")
-        assert [row for row in rows if row[0] in plain] == [[name, str(said[name])] for name in said if name in plain]
+        plain += (
+            "logical_bytes",
+            "physical_bytes",
+            "held_bytes",
+            "registers",
+            "stack_bytes",
+            "shared_bytes",
+            "warps",
+        )
+        assert [row for row in rows if row[0] in plain] == [
+            [name, str(said[name])] for name in said if name in plain
+        ]
         assert [row[1] for row in rows if row[0] == "file"] == [
             f"{name} {size}" for name, size in said["files"].items()
         ]
@@ -461,30 +563,48 @@ class TestAWholeEntry:
         options = dict(row[1].split("=", 1) for row in rows if row[0] == "option")
         assert options.keys() == said["options"].keys()
         assert (options["num_warps"], options["debug"], options["maxnreg"]) == ("4", "false", "-")
-        assert [row[1] for row in rows if row[0] in ("created", "used")] == [utc(said["created"]), utc(said["used"])]
+        assert [row[1] for row in rows if row[0] in ("created", "used")] == [
+            utc(said["created"]),
+            utc(said["used"]),
+        ]
 
     def test_a_narrow_terminal_shows_the_paths_whole(self, compiled):
         root, key = compiled
         _, seen = on_a_terminal("ls", key[:12], "--root", root, env={"COLUMNS": "60"})
         assert "…" not in seen
         assert '[["libdevice"' in seen
-        value = "".join(line[seen.splitlines()[0].index("value") :].strip() for line in seen.splitlines())
+        value = "".join(
+            line[seen.splitlines()[0].index("value") :].strip() for line in seen.splitlines()
+        )
         assert f"{entry_path(str(root), key)}/scaled.cubin" in value
 
     def test_of_stock_triton_counts_no_use(self, compiled, here, tmp_path):
         """What we read leaves no access time, which is all that tells of the last use there."""
         root, key = compiled
-        shutil.copytree(root / "triton/1" / key, tmp_path / "stock" / key, ignore=shutil.ignore_patterns("__entry__*"))
+        shutil.copytree(
+            root / "triton/1" / key,
+            tmp_path / "stock" / key,
+            ignore=shutil.ignore_patterns("__entry__*"),
+        )
         for path in (tmp_path / "stock").rglob("*"):
             os.utime(path, (1e9, 1e9))
-        for words in (["ls"], ["du"], ["verify"], ["prune", "--dry-run"], ["clean", "--dry-run"], ["ls"]):
+        for words in (
+            ["ls"],
+            ["du"],
+            ["verify"],
+            ["prune", "--dry-run"],
+            ["clean", "--dry-run"],
+            ["ls"],
+        ):
             assert here(*words, "--root", tmp_path / "stock").code in (0, 1)
         assert here("ls", "--root", tmp_path / "stock").rows[0][6] == "2001-09-09T01:46:40Z"
 
     def test_of_a_kernel_whose_metadata_is_gone_says_what_is_left(self, here, root, keys):
         (Path(entry_path(str(root), keys[0])) / f"{kernel_of(root, keys[0])}.json").unlink()
         said = here("ls", keys[0], "--json", "--root", root).json
-        assert [said[name] for name in ("registers", "stack_bytes", "shared_bytes", "warps", "options")] == [None] * 5
+        assert [
+            said[name] for name in ("registers", "stack_bytes", "shared_bytes", "warps", "options")
+        ] == [None] * 5
 
 
 # ---- du
@@ -497,7 +617,9 @@ class TestDu:
         os.link(root / "ab/notes.txt", root / "ab/again")
         everything = here("du", "--json", "--root", root).json["all"]
         files, logical = bare_walk(str(root))
-        inodes = {path.stat().st_ino: path.stat().st_size for path in root.rglob("*") if path.is_file()}
+        inodes = {
+            path.stat().st_ino: path.stat().st_size for path in root.rglob("*") if path.is_file()
+        }
         assert everything == {
             "name": "all",
             "files": files,
@@ -514,7 +636,9 @@ class TestDu:
             "name": "all",
             "files": sum(files for files, _ in walks),
             "logical_bytes": sum(size for _, size in walks),
-            "physical_bytes": sum({path.stat().st_ino: path.stat().st_size for path in entries}.values()),
+            "physical_bytes": sum(
+                {path.stat().st_ino: path.stat().st_size for path in entries}.values()
+            ),
         }
         for column in ("files", "logical_bytes", "physical_bytes"):
             assert sum(row[column] for row in said["rows"]) == said["all"][column]
@@ -531,14 +655,18 @@ class TestDu:
         _, seen = on_a_terminal("du", "--root", root)
         head, *shown = table(seen)
         assert head == ["name", "files", "logical_bytes", "physical_bytes"]
-        assert shown == [[name, files, *(units.size(int(one)) for one in sizes)] for name, files, *sizes in piped]
+        assert shown == [
+            [name, files, *(units.size(int(one)) for one in sizes)] for name, files, *sizes in piped
+        ]
 
 
 # ---- prune and clean
 
 
 class TestRemoving:
-    @pytest.mark.parametrize("command", [*CHANGING, ["clean", "--force"], ["prune", "--keep-binaries"], ["prune"]])
+    @pytest.mark.parametrize(
+        "command", [*CHANGING, ["clean", "--force"], ["prune", "--keep-binaries"], ["prune"]]
+    )
     def test_a_dry_run_changes_nothing(self, command, here, root):
         before = snapshot(root)
         assert here(*command, "--dry-run", "--root", root).code == 0
@@ -551,7 +679,9 @@ class TestRemoving:
         for words in (command, [*command, "--json"]):
             done = here(*words, "--root", root)
             assert (done.code, done.out) == (2, "")
-            assert done.err.endswith("Error: nobody can be asked here: say --yes, or --dry-run to look only\n")
+            assert done.err.endswith(
+                "Error: nobody can be asked here: say --yes, or --dry-run to look only\n"
+            )
         assert snapshot(root) == before
 
     @pytest.mark.parametrize("command", CHANGING, ids=["prune", "clean"])
@@ -577,58 +707,91 @@ class TestRemoving:
     def test_with_json_on_a_terminal_it_asks_on_stderr(self, root):
         command = [sys.executable, "-m", "gpucache", "clean", "--json", "--root", root]
         main, secondary = pty.openpty()
-        with subprocess.Popen(command, stdin=secondary, stdout=subprocess.PIPE, stderr=secondary) as process:
+        with subprocess.Popen(
+            command, stdin=secondary, stdout=subprocess.PIPE, stderr=secondary
+        ) as process:
             os.close(secondary)
             os.write(main, b"y\n")
             out, _ = process.communicate(timeout=60)
         os.close(main)
         assert json.loads(out)["removed"]["entries"] == 6
 
-    @pytest.mark.parametrize("command", [["prune", "--max-entries", "2"], ["clean"]], ids=["prune", "clean"])
+    @pytest.mark.parametrize(
+        "command", [["prune", "--max-entries", "2"], ["clean"]], ids=["prune", "clean"]
+    )
     def test_what_is_freed_is_what_du_shows_less(self, command, gpucache, root):
         """As processes."""
 
         def physical() -> int:
-            return int(json.loads(gpucache("du", "--json", "--root", root).stdout)["all"]["physical_bytes"])
+            return int(
+                json.loads(gpucache("du", "--json", "--root", root).stdout)["all"]["physical_bytes"]
+            )
 
         before = physical()
         planned = json.loads(gpucache(*command, "--dry-run", "--json", "--root", root).stdout)
         done = json.loads(gpucache(*command, "--yes", "--json", "--root", root).stdout)
-        assert done["removed"]["physical_bytes"] == before - physical() == planned["physical_bytes"] > 0
+        assert (
+            done["removed"]["physical_bytes"]
+            == before - physical()
+            == planned["physical_bytes"]
+            > 0
+        )
         assert done["removed"]["logical_bytes"] == planned["logical_bytes"]
 
     def test_says_what_goes_piped_with_whole_keys_and_bytes(self, here, root, kernels):
         done = here("prune", "--max-entries", 4, "--yes", "--root", root)
         gone = kernels[:2]
-        assert done.rows == [["remove", one.key, one.kernel, str(one.size), utc(one.used)] for one in gone]
+        assert done.rows == [
+            ["remove", one.key, one.kernel, str(one.size), utc(one.used)] for one in gone
+        ]
         held = sum(one.size for one in gone)
         assert done.err.startswith(f"note: freed {units.size(held)} (")
         assert done.err.endswith(" with hard links)\n")
         assert {path.name for path in root.glob("triton/*/*")} == {one.key for one in kernels[2:]}
 
     def test_says_that_there_is_nothing_to_do(self, here, root):
-        assert here("prune", "--yes", "--root", root) == Done(0, "", f"note: nothing to remove in {root}\n")
+        assert here("prune", "--yes", "--root", root) == Done(
+            0, "", f"note: nothing to remove in {root}\n"
+        )
 
     def test_says_what_stays_because_it_is_in_use(self, here, root, keys):
         for key in keys:
             os.utime(entry_path(str(root), key) + f"/{MANIFEST}")
         said = "note: 6 more would go, but were used too recently or are in use\n"
-        assert here("clean", "--yes", "--root", root) == Done(0, "", f"{said}note: nothing to remove in {root}\n")
+        assert here("clean", "--yes", "--root", root) == Done(
+            0, "", f"{said}note: nothing to remove in {root}\n"
+        )
         assert here("clean", "--force", "--yes", "--root", root).code == 0
         assert here("ls", "--root", root).rows == []
 
     @pytest.mark.parametrize(
         ("words", "code", "said"),
         [
-            (["--max-size", "lots"], 2, "Error: Invalid value for '--max-size': 'lots' is not a size like 20GiB"),
-            (["--max-age", "x"], 2, "Error: Invalid value for '--max-age': 'x' is not a time like 30d"),
-            (["--max-entries", "-1"], 2, "Error: Invalid value for '--max-entries': -1 is not in the range x>=0"),
+            (
+                ["--max-size", "lots"],
+                2,
+                "Error: Invalid value for '--max-size': 'lots' is not a size like 20GiB",
+            ),
+            (
+                ["--max-age", "x"],
+                2,
+                "Error: Invalid value for '--max-age': 'x' is not a time like 30d",
+            ),
+            (
+                ["--max-entries", "-1"],
+                2,
+                "Error: Invalid value for '--max-entries': -1 is not in the range x>=0",
+            ),
             (
                 ["--triton-version", "new"],
                 1,
                 "error: --triton-version='new' is not a version specifier like '<3.6'\nhint: ",
             ),
-            (["--grace", "1s"], 1, "error: --grace='1s' is not at least 600s, which is twice GPUCACHE_STAMP_S"),
+            (
+                ["--grace", "1s"],
+                1,
+                "error: --grace='1s' is not at least 600s, which is twice GPUCACHE_STAMP_S",
+            ),
         ],
         ids=lambda value: " ".join(value) if isinstance(value, list) else "",
     )
@@ -671,10 +834,13 @@ class TestRemoving:
         assert found.code in (0, 1)
         assert [row[0:3] for row in found.rows if row[1].startswith("group")] != []
         assert (
-            found.err == f"note: 6 entries checked in {root}, {len(found.rows)} finding{'s' * (len(found.rows) != 1)}\n"
+            found.err
+            == f"note: 6 entries checked in {root}, {len(found.rows)} finding{'s' * (len(found.rows) != 1)}\n"
         )
         assert here("verify", "--repair", "--root", root).code == 0
-        assert here("verify", "--root", root) == Done(0, "", f"note: 6 entries checked in {root}, 0 findings\n")
+        assert here("verify", "--root", root) == Done(
+            0, "", f"note: 6 entries checked in {root}, 0 findings\n"
+        )
 
 
 # ---- roots
@@ -686,12 +852,16 @@ REFUSED = [["prune", "--yes"], ["prune", "--dry-run"], ["clean", "--yes"], ["ver
 class TestRoots:
     @pytest.mark.parametrize("command", REFUSED, ids=" ".join)
     @pytest.mark.parametrize("below", ["", "gpucache/v1", "triton"])
-    def test_what_everybody_may_write_is_looked_at_but_never_changed(self, command, below, here, root):
+    def test_what_everybody_may_write_is_looked_at_but_never_changed(
+        self, command, below, here, root
+    ):
         (root / below).chmod(0o777)
         before = snapshot(root)
         done = here(*command, "--root", root)
         assert (done.code, done.out) == (1, "")
-        assert done.err.startswith(f"error: {root / below}: everybody may write it (mode 0777)".rstrip("/"))
+        assert done.err.startswith(
+            f"error: {root / below}: everybody may write it (mode 0777)".rstrip("/")
+        )
         assert "\nhint: chmod o-w it, or set GPUCACHE_TRUST_WORLD_WRITABLE=1" in done.err
         assert snapshot(root) == before
         assert len(here("ls", "--root", root).rows) == 6
@@ -704,12 +874,17 @@ class TestRoots:
         done = here(*command, "--root", root)
         assert (done.code, done.out) == (1, "")
         assert done.err.startswith(f"error: {root}: belongs to uid 54321, not to uid 0")
-        assert "\nhint: set GPUCACHE_DIR to a directory of your own, or GPUCACHE_TRUST_UIDS=54321" in done.err
+        assert (
+            "\nhint: set GPUCACHE_DIR to a directory of your own, or GPUCACHE_TRUST_UIDS=54321"
+            in done.err
+        )
         assert snapshot(root) == before
         assert len(here("ls", "--root", root).rows) == 6
 
     @pytest.mark.parametrize(
-        "command", [["ls"], ["du"], ["prune", "--yes"], ["clean", "--yes"]], ids=lambda words: words[0]
+        "command",
+        [["ls"], ["du"], ["prune", "--yes"], ["clean", "--yes"]],
+        ids=lambda words: words[0],
     )
     def test_one_that_is_missing_is_empty_and_said_to_be_missing(self, command, here, tmp_path):
         done = here(*command, "--root", tmp_path / "typo")
@@ -717,7 +892,9 @@ class TestRoots:
         assert done.err.startswith(f"note: there is no {tmp_path}/typo\n")
         assert not (tmp_path / "typo").exists()
 
-    @pytest.mark.parametrize("command", [["prune", "--yes"], ["clean", "--yes"]], ids=lambda words: words[0])
+    @pytest.mark.parametrize(
+        "command", [["prune", "--yes"], ["clean", "--yes"]], ids=lambda words: words[0]
+    )
     def test_one_that_is_a_file_is_refused(self, command, here, tmp_path):
         (tmp_path / "file").touch()
         done = here(*command, "--root", tmp_path / "file")
@@ -734,7 +911,9 @@ class TestRoots:
             os.utime(path, (1e9, 1e9))
         rows = here("ls", "--root", stock, "--sort", "key").rows
         assert [row[0] for row in rows] == sorted(keys)
-        assert {tuple(row[3:5]) + tuple(row[6:]) for row in rows} == {("3.9.0", "8", "2001-09-09T01:46:40Z", ".")}
+        assert {tuple(row[3:5]) + tuple(row[6:]) for row in rows} == {
+            ("3.9.0", "8", "2001-09-09T01:46:40Z", ".")
+        }
         assert [row[0] for row in here("du", "--root", stock).rows] == ["triton", "all"]
         assert here("prune", "--max-entries", 4, "--yes", "--root", stock).code == 0
         assert len(list(stock.iterdir())) == 4
@@ -742,7 +921,18 @@ class TestRoots:
         assert list(stock.iterdir()) == []
 
     @pytest.mark.parametrize(
-        "name", ["a b", 'it\'s "so"', "é", "tab\there", "line\nbreak", "[red]x[blue]", "[", "\x1b[31m", b"\xff"]
+        "name",
+        [
+            "a b",
+            'it\'s "so"',
+            "é",
+            "tab\there",
+            "line\nbreak",
+            "[red]x[blue]",
+            "[",
+            "\x1b[31m",
+            b"\xff",
+        ],
     )
     def test_names_with_odd_characters_do_no_harm(self, name, here, root, tmp_path):
         odd = Path(os.fsdecode(os.fsencode(tmp_path) + b"/" + os.fsencode(name)))
@@ -751,7 +941,9 @@ class TestRoots:
         assert os.fsdecode(json.loads(here("ls", "--json", "--root", odd).out)["root"]) == str(odd)
         (odd / "left").touch()
         key = here("ls", "--root", odd).rows[0][0]
-        assert ["store", _one_line(entry_path(str(odd), key))] in here("ls", key, "--root", odd).rows
+        assert ["store", _one_line(entry_path(str(odd), key))] in here(
+            "ls", key, "--root", odd
+        ).rows
         code, seen = on_a_terminal("clean", "--root", odd, answer=b"y\n", env={"COLUMNS": "400"})
         assert code == 0
         assert "/left is no cache, and stays\n" in seen
@@ -763,7 +955,11 @@ class TestRoots:
         os.rename(root, odd)
         (stray := Path(os.fsdecode(odd)) / "triton/0" / "tmp.gpucache-\udcfe").mkdir()
         os.utime(stray, (1e9, 1e9))
-        assert here("prune", "--dry-run", "--root", odd).rows[0][:3] == ["sweep", "aside", str(stray)]
+        assert here("prune", "--dry-run", "--root", odd).rows[0][:3] == [
+            "sweep",
+            "aside",
+            str(stray),
+        ]
 
 
 def _one_line(text: str) -> str:
@@ -805,33 +1001,54 @@ def test_whatever_became_of_the_standard_streams_there_is_no_traceback(command, 
     ("words", "loaded"),
     [
         (["path", "0"], []),
-        (["--help"], ["cli_caches", "cli_diagnosis", "cache_formats"]),
-        (["ls"], ["cli_caches", "cache_formats", "report"]),
-        (["config"], ["cli_caches", "cli_diagnosis", "cache_formats", "config"]),
+        (["--help"], ["cli.caches", "cli.diagnosis", "cli.cache_rows"]),
+        (["ls"], ["cli.caches", "cli.cache_rows", "report"]),
+        (["config"], ["cli.caches", "cli.diagnosis", "cli.cache_rows", "diagnosis.config"]),
     ],
-    ids=lambda words: " ".join(words) if words and words[0] in ("path", "--help", "ls", "config") else "",
+    ids=lambda words: (
+        " ".join(words) if words and words[0] in ("path", "--help", "ls", "config") else ""
+    ),
 )
 def test_modules_are_imported_by_the_commands_that_need_them(words, loaded, python, root):
     """So that what ran before these commands were there starts as fast as it did."""
-    later = ["cli_caches", "cli_diagnosis", "cache_formats", "report", "prune", "clean", "slim", "verify"]
-    later += ["doctor", "explain", "missed", "config", "cubin", "inductor"]
+    later = [
+        "cli.caches",
+        "cli.diagnosis",
+        "cli.cache_rows",
+        "report",
+        "upkeep.prune",
+        "upkeep.clean",
+        "upkeep.slim",
+    ]
+    later += [
+        "upkeep.verify",
+        "diagnosis.doctor",
+        "diagnosis.difference",
+        "diagnosis.why_missed",
+        "diagnosis.config",
+    ]
+    later += ["kernels.cubin", "layout.inductor"]
     code = f"""if True:
         import sys
-        from gpucache.cli import main
+        from gpucache.cli.main import main
         code = main(sys.argv[1:])
         found = [name for name in {later!r} if "gpucache." + name in sys.modules]
         print(found, "rich" in sys.modules, file=sys.stderr)
         sys.exit(code)
     """
-    done = python(code, *words, env={**os.environ, "GPUCACHE_DIR": str(root), "GPUCACHE_FAKE_DEVICES": "2"})
+    done = python(
+        code, *words, env={**os.environ, "GPUCACHE_DIR": str(root), "GPUCACHE_FAKE_DEVICES": "2"}
+    )
     assert done.returncode in (0, 1)
     seen = done.stderr.splitlines()[-1]
     if words == ["ls"]:
-        loaded = [*loaded, "inductor"]
+        loaded = [*loaded, "layout.inductor"]
     assert seen == f"{sorted(loaded, key=later.index)} False"
 
 
-@pytest.mark.parametrize("command", [("verify", "--repair"), ("prune", "--yes"), ("clean", "--yes")])
+@pytest.mark.parametrize(
+    "command", [("verify", "--repair"), ("prune", "--yes"), ("clean", "--yes")]
+)
 def test_a_device_directory_is_not_taken_for_a_root(here, root, command):
     """Its locks and its store are the root's."""
     done = here(*command, "--root", f"{root}/triton/0")

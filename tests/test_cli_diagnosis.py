@@ -7,11 +7,21 @@ import os
 import sys
 
 import pytest
-from test_cli_caches import Done, check, compiled, documented, here, keys, on_a_terminal, root, table
+from test_cli_caches import (
+    Done,
+    check,
+    compiled,
+    documented,
+    here,
+    keys,
+    on_a_terminal,
+    root,
+    table,
+)
 
-from gpucache import verify
-from gpucache.config import VARIABLES
-from gpucache.doctor import CODES
+from gpucache.diagnosis.config import VARIABLES
+from gpucache.diagnosis.doctor import CODES
+from gpucache.upkeep import verify
 
 __all__ = ["compiled", "here", "keys", "root"]
 
@@ -35,7 +45,9 @@ class TestDoctor:
     def test_piped_is_a_line_for_each_finding(self, here, root):
         said = here("doctor", "--json", "--root", root).json["findings"]
         done = here("doctor", "--root", root)
-        assert done.rows == [[one[name] for name in ("level", "code", "subject", "fact", "fix")] for one in said]
+        assert done.rows == [
+            [one[name] for name in ("level", "code", "subject", "fact", "fix")] for one in said
+        ]
         assert done.err == f"note: {root}: {len(said)} finding{'s' * (len(said) != 1)}\n"
 
     def test_a_terminal_gets_a_paragraph_for_each_with_the_way_out(self, here, root):
@@ -43,7 +55,10 @@ class TestDoctor:
         code, seen = on_a_terminal("doctor", "--root", root)
         assert code == 0
         for one in said:
-            assert f"{one['level']}: {one['subject']}: {one['fact']} [{one['code']}]\n  {one['fix']}\n" in seen
+            assert (
+                f"{one['level']}: {one['subject']}: {one['fact']} [{one['code']}]\n  {one['fix']}\n"
+                in seen
+            )
 
     def test_it_ends_with_1_when_there_is_an_error_and_0_with_warnings(self, here, root):
         assert here("doctor", "--root", root).code == 0
@@ -78,7 +93,9 @@ class TestExplain:
         said = here("explain", keys[0], keys[1], "--json", "--root", root).json["differences"]
         done = here("explain", keys[0][:20], keys[1][:20], "--root", root)
         columns = ("kind", "name", "a", "b")
-        assert done.rows == [["-" if one[name] is None else one[name] for name in columns] for one in said]
+        assert done.rows == [
+            ["-" if one[name] is None else one[name] for name in columns] for one in said
+        ]
         code, seen = on_a_terminal("explain", keys[0], keys[1], "--root", root)
         assert code == 0
         assert table(seen)[0] == ["what", "name", keys[0][:12], keys[1][:12]]
@@ -96,7 +113,11 @@ class TestExplain:
         assert done.err.startswith("note: ")
         assert "hit" in done.err
         monkeypatch.setenv("TRITON_ALWAYS_COMPILE", "1")
-        assert here("explain", key, "--root", root).rows[0][:3] == ["error", "always-compile", "TRITON_ALWAYS_COMPILE"]
+        assert here("explain", key, "--root", root).rows[0][:3] == [
+            "error",
+            "always-compile",
+            "TRITON_ALWAYS_COMPILE",
+        ]
 
     @pytest.mark.parametrize("words", [["nothing"], ["", "nothing"]], ids=len)
     def test_a_key_that_is_not_there_is_an_expected_failure(self, words, here, root):
@@ -117,7 +138,11 @@ class TestConfig:
         said = here("config", "--json", "--root", tmp_path).json
         check(said, outer)
         for setting in said["settings"]:
-            check(setting, inner, **dict.fromkeys(("value", "default", "source", "meaning", "problem"), TEXT_OR_NONE))
+            check(
+                setting,
+                inner,
+                **dict.fromkeys(("value", "default", "source", "meaning", "problem"), TEXT_OR_NONE),
+            )
         assert [one["name"] for one in said["settings"]] == [one.name for one in VARIABLES]
 
     def test_who_set_it_is_told(self, here, tmp_path, monkeypatch):
@@ -133,7 +158,18 @@ class TestConfig:
 
     def test_what_a_run_set_is_told_inside_it(self, gpucache, tmp_path):
         environ = {**os.environ, "GPUCACHE_FAKE_DEVICES": "1"}
-        words = ["run", "--root", tmp_path / "root", "--device", 0, "--", sys.executable, "-m", "gpucache", "config"]
+        words = [
+            "run",
+            "--root",
+            tmp_path / "root",
+            "--device",
+            0,
+            "--",
+            sys.executable,
+            "-m",
+            "gpucache",
+            "config",
+        ]
         rows = [line.split("\t") for line in gpucache(*words, env=environ).stdout.splitlines()]
         assert ["TRITON_CACHE_DIR", f"{tmp_path}/root/triton/0", "gpucache run"] in rows
 
@@ -142,7 +178,9 @@ class TestConfig:
         _, seen = on_a_terminal("config", "--root", long, env={"COLUMNS": "80"})
         assert "…" not in seen
         assert "GPUCACHE_DEVICE " not in seen
-        assert str(long) in "".join(line[30:].split("  ")[0].strip() for line in seen.splitlines()[1:])
+        assert str(long) in "".join(
+            line[30:].split("  ")[0].strip() for line in seen.splitlines()[1:]
+        )
 
 
 @pytest.mark.parametrize(("command", "codes"), [("doctor", CODES), ("verify", verify.CODES)])

@@ -16,9 +16,9 @@ from pathlib import Path
 
 import pytest
 
-from gpucache import compile_lock
-from gpucache.compile_lock import CompileLock, locks_of_this_thread
-from gpucache.fs import holder
+from gpucache.disk.locks import holder
+from gpucache.store import key_lock
+from gpucache.store.key_lock import KeyLock, locks_of_this_thread
 
 SPAWN = multiprocessing.get_context("spawn")
 PATIENCE_S = 60.0
@@ -41,15 +41,15 @@ def later(seconds: float = PATIENCE_S) -> float:
     return time.monotonic() + seconds
 
 
-def acquired(path: str) -> CompileLock:
+def acquired(path: str) -> KeyLock:
     """A lock held until the caller's frame is left."""
-    lock = CompileLock(path)
+    lock = KeyLock(path)
     assert lock.try_acquire(sys._getframe(1), "kernel")
     return lock
 
 
 def is_free(path: str) -> bool:
-    lock = CompileLock(path)
+    lock = KeyLock(path)
     try:
         return lock.try_acquire(sys._getframe(), "probe")
     finally:
@@ -58,8 +58,8 @@ def is_free(path: str) -> bool:
 
 HOLDER = """
 import sys
-from gpucache.compile_lock import CompileLock
-lock = CompileLock(sys.argv[1])
+from gpucache.store.key_lock import KeyLock
+lock = KeyLock(sys.argv[1])
 assert lock.try_acquire(sys._getframe(), "add_kernel")
 print("held", flush=True)
 for line in sys.stdin:
@@ -72,7 +72,9 @@ for line in sys.stdin:
 def running(code: str, *args: str) -> Iterator[subprocess.Popen[str]]:
     """Another process, once it said that it holds the lock; it is killed in the end."""
     command = [sys.executable, "-c", code, *args]
-    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as process:
+    with subprocess.Popen(
+        command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+    ) as process:
         try:
             assert process.stdout is not None
             assert process.stdout.readline() == "held\n"
@@ -96,12 +98,12 @@ class Waiter(threading.Thread):
         super().__init__(daemon=True)
         self.path, self.stall_s = path, stall_s
         self.freed: bool | None = None
-        asleep = len(compile_lock._keeper.waiting)
+        asleep = len(key_lock._keeper.waiting)
         self.start()
-        until(lambda: len(compile_lock._keeper.waiting) > asleep)
+        until(lambda: len(key_lock._keeper.waiting) > asleep)
 
     def run(self) -> None:
-        self.freed = CompileLock(self.path).wait(self.stall_s, later(2 * PATIENCE_S))
+        self.freed = KeyLock(self.path).wait(self.stall_s, later(2 * PATIENCE_S))
 
     def ended(self) -> bool | None:
         self.join(PATIENCE_S / 2)
@@ -111,7 +113,7 @@ class Waiter(threading.Thread):
 def _contend(path: str, count: Path, rounds: int) -> None:
     """Count up in a file that only one at a time may write."""
     for _ in range(rounds):
-        lock = CompileLock(path)
+        lock = KeyLock(path)
         while not lock.try_acquire(sys._getframe(), "kernel"):
             assert lock.wait(PATIENCE_S, later())
         inside = os.open(f"{path}.inside", os.O_CREAT | os.O_EXCL)  # raises where two are
@@ -137,7 +139,10 @@ class TestExclusion:
     def test_one_thread_at_a_time_holds_a_key(self, path, tmp_path):
         count = tmp_path / "count"
         count.write_text("0")
-        threads = [threading.Thread(target=_contend, args=(path, count, 20), daemon=True) for _ in range(12)]
+        threads = [
+            threading.Thread(target=_contend, args=(path, count, 20), daemon=True)
+            for _ in range(12)
+        ]
         for thread in threads:
             thread.start()
         for thread in threads:
@@ -183,7 +188,7 @@ class TestRelease:
 
     def test_whoever_locked_the_removed_file_opens_the_new_one(self, path, monkeypatch):
         """Between opening a lock's file and locking it, its holder frees and removes it."""
-        first, second, real = acquired(path), CompileLock(path), fcntl.flock
+        first, second, real = acquired(path), KeyLock(path), fcntl.flock
 
         def flock_after_the_release(fd: int, how: int) -> None:
             monkeypatch.setattr(fcntl, "flock", real)
@@ -196,7 +201,9 @@ class TestRelease:
         assert not is_free(path)
         second.release()
 
-    def test_it_does_not_remove_the_file_of_whoever_came_after_the_directory_was_removed(self, tmp_path):
+    def test_it_does_not_remove_the_file_of_whoever_came_after_the_directory_was_removed(
+        self, tmp_path
+    ):
         place = tmp_path / "locks"
         place.mkdir()
         first = acquired(str(place / "KEY.lock"))
@@ -217,7 +224,7 @@ class TestRelease:
 
     def test_a_directory_that_is_gone_is_an_os_error(self, tmp_path):
         with pytest.raises(FileNotFoundError):
-            CompileLock(str(tmp_path / "none" / "KEY.lock")).try_acquire(sys._getframe(), "kernel")
+            KeyLock(str(tmp_path / "none" / "KEY.lock")).try_acquire(sys._getframe(), "kernel")
 
 
 class TestWaiting:
@@ -233,7 +240,7 @@ class TestWaiting:
         with running(HOLDER, path) as process:
             os.kill(process.pid, signal.SIGSTOP)
             os.waitpid(process.pid, os.WUNTRACED)
-            assert CompileLock(path).wait(1.0, later()) is False
+            assert KeyLock(path).wait(1.0, later()) is False
             assert not is_free(path)
             os.kill(process.pid, signal.SIGCONT)
             waiter = Waiter(path)
@@ -257,22 +264,24 @@ class TestWaiting:
     def test_the_deadline_ends_the_wait_for_a_holder_that_beats(self, path):
         with running(HOLDER, path):
             began = time.monotonic()
-            assert CompileLock(path).wait(PATIENCE_S, began + 0.5) is False
+            assert KeyLock(path).wait(PATIENCE_S, began + 0.5) is False
             assert time.monotonic() - began < PATIENCE_S / 2
 
     def test_a_lock_that_can_be_shared_but_never_taken_is_given_up_at_the_deadline(self, path):
         """A child that C code forked may keep what a waiter held for an instant."""
         with open(path, "w") as file:
             fcntl.flock(file, fcntl.LOCK_SH)
-            lock, deadline, turns = CompileLock(path), later(0.5), 0
-            while not lock.try_acquire(sys._getframe(), "kernel") and lock.wait(PATIENCE_S, deadline):
+            lock, deadline, turns = KeyLock(path), later(0.5), 0
+            while not lock.try_acquire(sys._getframe(), "kernel") and lock.wait(
+                PATIENCE_S, deadline
+            ):
                 turns += 1
                 assert time.monotonic() < deadline + PATIENCE_S / 2
             assert not lock.held
             assert turns > 0
 
     def test_a_lock_that_is_gone_is_free(self, path):
-        assert CompileLock(path).wait(PATIENCE_S, later()) is True
+        assert KeyLock(path).wait(PATIENCE_S, later()) is True
 
     @pytest.mark.parametrize("how", ["released", "killed"])
     def test_all_waiters_wake(self, path, how):
@@ -283,25 +292,25 @@ class TestWaiting:
             else:
                 release(process)
             assert [waiter.ended() for waiter in waiters] == [True] * 10
-        assert not compile_lock._keeper.waiting
+        assert not key_lock._keeper.waiting
 
     def test_the_helper_of_a_wait_in_vain_ends_when_the_lock_is_freed(self, path):
         with running(HOLDER, path) as process:
-            assert CompileLock(path).wait(PATIENCE_S, later(0.1)) is False
-            assert compile_lock._keeper.waiting
+            assert KeyLock(path).wait(PATIENCE_S, later(0.1)) is False
+            assert key_lock._keeper.waiting
             release(process)
-            until(lambda: not compile_lock._keeper.waiting)
+            until(lambda: not key_lock._keeper.waiting)
             until(lambda: "gpucache-wait" not in {thread.name for thread in threading.enumerate()})
 
 
 def compile_that_raises(path: str) -> None:
-    lock = CompileLock(path)
+    lock = KeyLock(path)
     assert lock.try_acquire(sys._getframe(), "kernel")
     raise RuntimeError("ptxas", lock)  # which keeps the lock alive as Triton's manager would
 
 
-def compile_that_leaves_its_lock(path: str) -> CompileLock:
-    lock = CompileLock(path)
+def compile_that_leaves_its_lock(path: str) -> KeyLock:
+    lock = KeyLock(path)
     assert lock.try_acquire(sys._getframe(), "kernel")
     return lock
 
@@ -321,7 +330,7 @@ class TestOver:
         entered, go, errors = threading.Event(), threading.Event(), []
 
         def compile_slowly() -> None:
-            lock = CompileLock(path)
+            lock = KeyLock(path)
             assert lock.try_acquire(sys._getframe(), "kernel")
             entered.set()
             go.wait(PATIENCE_S)
@@ -399,9 +408,9 @@ class TestOver:
         assert not lock.held
 
     def test_a_later_call_at_the_same_address_keeps_the_lock_only_until_it_returns(self, path):
-        def call(lock: CompileLock | None) -> CompileLock:
+        def call(lock: KeyLock | None) -> KeyLock:
             if lock is None:
-                lock = CompileLock(path)
+                lock = KeyLock(path)
                 assert lock.try_acquire(sys._getframe(), "kernel")
                 return lock
             lock._frame = id(sys._getframe())
@@ -427,7 +436,12 @@ class TestKeeper:
             until(lambda: not beating())
 
     def test_a_lock_taken_after_it_looked_at_the_frames_is_not_abandoned(self, path, monkeypatch):
-        looked, go, again, real = threading.Event(), threading.Event(), threading.Event(), sys._current_frames
+        looked, go, again, real = (
+            threading.Event(),
+            threading.Event(),
+            threading.Event(),
+            sys._current_frames,
+        )
 
         def slowly() -> dict[int, object]:
             if looked.is_set():
@@ -460,7 +474,7 @@ class TestKeeper:
 
         with monkeypatch.context() as patch:
             patch.setattr(threading.Thread, "start", refuse)
-            lock = CompileLock(path)
+            lock = KeyLock(path)
             with pytest.raises(OSError, match="can't start new thread"):
                 lock.try_acquire(sys._getframe(), "kernel")
             assert not lock.held
@@ -473,9 +487,9 @@ class TestKeeper:
 
 FORKING = """
 import ctypes, os, sys, threading
-from gpucache.compile_lock import CompileLock, locks_of_this_thread
+from gpucache.store.key_lock import KeyLock, locks_of_this_thread
 path, how = sys.argv[1:]
-lock = CompileLock(path)
+lock = KeyLock(path)
 assert lock.try_acquire(sys._getframe(), "kernel")
 child = ctypes.PyDLL(None).fork() if how == "C" else os.fork()
 if child == 0:
@@ -484,12 +498,12 @@ if child == 0:
         os._exit(0)
     assert not lock.held
     assert locks_of_this_thread() == []
-    assert not CompileLock(path).try_acquire(sys._getframe(), "kernel")
+    assert not KeyLock(path).try_acquire(sys._getframe(), "kernel")
     lock.release()
     if how == "exits":
         sys.exit()
     if how == "compiles":
-        other = CompileLock(path + "2")
+        other = KeyLock(path + "2")
         assert other.try_acquire(sys._getframe(), "kernel")
         seen = set()
         while len(seen) < 3:  # there is a keeper in the child, too
@@ -511,11 +525,11 @@ for line in sys.stdin:
 
 FORKED_WAITER = """
 import ctypes, os, sys, threading, time
-from gpucache import compile_lock
-lock = compile_lock.CompileLock(sys.argv[1])
+from gpucache.store import key_lock
+lock = key_lock.KeyLock(sys.argv[1])
 waiting = threading.Thread(target=lock.wait, args=(60.0, time.monotonic() + 60))
 waiting.start()
-while not compile_lock._keeper.waiting:
+while not key_lock._keeper.waiting:
     threading.Event().wait(0.01)
 child = ctypes.PyDLL(None).fork() if sys.argv[2] == "C" else os.fork()
 if child == 0:
@@ -564,15 +578,22 @@ class TestHolder:
         with running(HOLDER, path) as process:
             said = json.loads(Path(path).read_text())
             host = os.uname().nodename
-            assert holder(path) == f"process {process.pid} on {host} since {said['since']} for add_kernel"
+            assert (
+                holder(path)
+                == f"process {process.pid} on {host} since {said['since']} for add_kernel"
+            )
 
     def test_the_next_holder_replaces_what_a_killed_one_with_a_longer_name_wrote(self, path):
-        Path(path).write_text(json.dumps({"pid": 1, "host": "h" * 300, "since": "s", "what": "w" * 300}))
+        Path(path).write_text(
+            json.dumps({"pid": 1, "host": "h" * 300, "since": "s", "what": "w" * 300})
+        )
         lock = acquired(path)
         assert holder(path).startswith(f"process {os.getpid()} on ")
         lock.release()
 
-    @pytest.mark.parametrize("text", [b"", b"{", b"[]", b"5", b"null", b'"x"', b"\xff\xfe", b'{"pid": 1}'])
+    @pytest.mark.parametrize(
+        "text", [b"", b"{", b"[]", b"5", b"null", b'"x"', b"\xff\xfe", b'{"pid": 1}']
+    )
     def test_garbage_is_a_process_that_did_not_say(self, path, text):
         Path(path).write_bytes(text)
         assert holder(path) == "a process that did not say who it is"

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from gpucache import launch_environ
-from gpucache.config import VARIABLES, set_by_run, settings
+from gpucache.diagnosis.config import VARIABLES, set_by_run, settings
 
 SOURCES = Path(__file__).parent.parent / "gpucache"
 
@@ -19,9 +19,11 @@ def in_force(environ, root=None):
 
 def test_every_variable_that_the_code_names_is_in_the_table():
     named = set()
-    for path in SOURCES.glob("*.py"):
+    for path in SOURCES.rglob("*.py"):
         if path.name != "config.py":
-            named |= set(re.findall(r'"((?:GPUCACHE|TRITON|TORCHINDUCTOR|CUDA)_[A-Z_]+)"', path.read_text()))
+            named |= set(
+                re.findall(r'"((?:GPUCACHE|TRITON|TORCHINDUCTOR|CUDA)_[A-Z_]+)"', path.read_text())
+            )
     known = {variable.name for variable in VARIABLES}
     elsewhere = {"TRITON_DISABLE_LINE_INFO"}  # one of Triton's own that only an explanation names
     assert {"GPUCACHE_DIR", "GPUCACHE_SHARE", "TRITON_HOME"} <= named
@@ -31,7 +33,11 @@ def test_every_variable_that_the_code_names_is_in_the_table():
 def test_the_table_has_one_line_for_each():
     names = [variable.name for variable in VARIABLES]
     assert len(set(names)) == len(names)
-    assert [variable.name for variable in VARIABLES if "\n" in variable.meaning or len(variable.meaning) > 90] == []
+    assert [
+        variable.name
+        for variable in VARIABLES
+        if "\n" in variable.meaning or len(variable.meaning) > 90
+    ] == []
 
 
 def test_without_an_environment_every_default_is_in_force():
@@ -46,23 +52,38 @@ def test_without_an_environment_every_default_is_in_force():
 def test_an_empty_variable_is_not_set_but_for_the_mask():
     """`CUDA_VISIBLE_DEVICES=` means no device."""
     found = in_force(dict.fromkeys((variable.name for variable in VARIABLES), ""))
-    assert {one.name for one in found.values() if one.source != "default"} == {"CUDA_VISIBLE_DEVICES"}
+    assert {one.name for one in found.values() if one.source != "default"} == {
+        "CUDA_VISIBLE_DEVICES"
+    }
     assert found["CUDA_VISIBLE_DEVICES"].value == ""
 
 
 def test_the_root_is_the_arguments_else_ours_else_torchs(tmp_path):
     environ = {"GPUCACHE_DIR": "/a", "TORCHINDUCTOR_CACHE_DIR": "/b"}
-    assert (in_force(environ, "/c")["GPUCACHE_DIR"].value, in_force(environ, "/c")["GPUCACHE_DIR"].source) == (
+    assert (
+        in_force(environ, "/c")["GPUCACHE_DIR"].value,
+        in_force(environ, "/c")["GPUCACHE_DIR"].source,
+    ) == (
         "/c",
         "argument",
     )
-    assert (in_force(environ)["GPUCACHE_DIR"].value, in_force(environ)["GPUCACHE_DIR"].source) == ("/a", "environment")
+    assert (in_force(environ)["GPUCACHE_DIR"].value, in_force(environ)["GPUCACHE_DIR"].source) == (
+        "/a",
+        "environment",
+    )
     del environ["GPUCACHE_DIR"]
-    assert (in_force(environ)["GPUCACHE_DIR"].value, in_force(environ)["GPUCACHE_DIR"].source) == ("/b", "default")
+    assert (in_force(environ)["GPUCACHE_DIR"].value, in_force(environ)["GPUCACHE_DIR"].source) == (
+        "/b",
+        "default",
+    )
 
 
 def test_what_run_set_is_told_from_what_was_changed_since(tmp_path):
-    base = {"GPUCACHE_FAKE_DEVICES": "1", "GPUCACHE_DIR": str(tmp_path), "TRITON_CACHE_DIR": "/mine"}
+    base = {
+        "GPUCACHE_FAKE_DEVICES": "1",
+        "GPUCACHE_DIR": str(tmp_path),
+        "TRITON_CACHE_DIR": "/mine",
+    }
     environ, _ = launch_environ(base, plugin=True)
     found = in_force(environ)
     ours = {"GPUCACHE_DEVICE", "GPUCACHE_SET", "TORCHINDUCTOR_CACHE_DIR", "TRITON_CACHE_MANAGER"}
@@ -128,4 +149,7 @@ def test_without_a_current_directory_the_root_is_a_problem(tmp_path, monkeypatch
     found = in_force({"TORCHINDUCTOR_CACHE_DIR": "relative"})["GPUCACHE_DIR"]
     assert (found.value, found.default) == (None, None)
     assert "current directory is gone" in found.problem
-    assert "current directory is gone" in in_force({"GPUCACHE_DIR": "relative"})["GPUCACHE_DIR"].problem
+    assert (
+        "current directory is gone"
+        in in_force({"GPUCACHE_DIR": "relative"})["GPUCACHE_DIR"].problem
+    )

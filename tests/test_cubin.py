@@ -15,7 +15,7 @@ from pathlib import Path
 
 import pytest
 
-from gpucache.cubin import Resources, resources
+from gpucache.kernels.cubin import Resources, resources
 
 if importlib.util.find_spec("triton") is None:
     pytest.skip("needs triton: pip install '.[test]' on Linux", allow_module_level=True)
@@ -43,11 +43,14 @@ def ptx(arch):
     """A function, a kernel with many registers, and the same kernel with too few."""
     loads = "\n".join(f"  ld.global.f32 %f{i}, [%rd1+{4 * i}];" for i in range(COUNT))
     work = "\n".join(
-        f"  fma.rn.f32 %f{i * 7 % COUNT}, %f{i}, %f{(i + 1) % COUNT}, %f{(i + 13) % COUNT};" for i in range(COUNT)
+        f"  fma.rn.f32 %f{i * 7 % COUNT}, %f{i}, %f{(i + 1) % COUNT}, %f{(i + 13) % COUNT};"
+        for i in range(COUNT)
     )
     stores = "\n".join(f"  st.global.f32 [%rd1+{4 * i}], %f{i};" for i in range(COUNT))
     parts = {"count": COUNT, "loads": loads, "work": work, "stores": stores}
-    kernels = ENTRY.format(name="roomy", limit="", **parts) + ENTRY.format(name="tight", limit=".maxnreg 32", **parts)
+    kernels = ENTRY.format(name="roomy", limit="", **parts) + ENTRY.format(
+        name="tight", limit=".maxnreg 32", **parts
+    )
     version = "8.7" if arch > 90 else "8.3"
     return f".version {version}\n.target sm_{arch}\n.address_size 64\n{FUNCTION}{kernels}"
 
@@ -56,7 +59,9 @@ def ptx(arch):
 def tools():
     """The directory of the ptxas and cuobjdump that the Triton under test brings."""
     code = "import os, triton; print(os.path.dirname(triton.__file__))"
-    done = subprocess.run([PYTHON, "-c", code], capture_output=True, text=True, check=True, timeout=60)
+    done = subprocess.run(
+        [PYTHON, "-c", code], capture_output=True, text=True, check=True, timeout=60
+    )
     return Path(done.stdout.strip()) / "backends/nvidia/bin"
 
 
@@ -66,7 +71,9 @@ def cubins(tmp_path_factory, guard):
     directory = tmp_path_factory.mktemp("cubins")
     env = {**os.environ, "TRITON_CACHE_DIR": str(directory)}
     command = [PYTHON, str(KERNELS), "2", "80", "90"]
-    subprocess.run(command, env=env, input="\n", text=True, check=True, capture_output=True, timeout=120)
+    subprocess.run(
+        command, env=env, input="\n", text=True, check=True, capture_output=True, timeout=120
+    )
     return sorted(directory.glob("*/scaled.cubin"))
 
 
@@ -105,8 +112,12 @@ def test_registers_and_stack_are_what_ptxas_says(tools, tmp_path):
 def test_a_kernel_of_triton_is_what_cuobjdump_says(tools, cubins):
     assert len(cubins) == 4
     for path in cubins:
-        done = subprocess.run([tools / "cuobjdump", "-res-usage", path], capture_output=True, text=True, timeout=60)
-        (count, stack) = re.search(r"Function scaled:\s+REG:(\d+) STACK:(\d+)", done.stdout).groups()
+        done = subprocess.run(
+            [tools / "cuobjdump", "-res-usage", path], capture_output=True, text=True, timeout=60
+        )
+        (count, stack) = re.search(
+            r"Function scaled:\s+REG:(\d+) STACK:(\d+)", done.stdout
+        ).groups()
         assert resources(str(path)) == {"scaled": Resources(int(count), int(stack))}
 
 

@@ -8,8 +8,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from gpucache.device import (
-    FAKE_DEVICES,
+from gpucache.environment import FAKE_DEVICES
+from gpucache.errors import ConfigurationError
+from gpucache.machine.device import (
     Device,
     Snapshot,
     Status,
@@ -18,7 +19,6 @@ from gpucache.device import (
     parse_fake_devices,
     requested_fakes,
 )
-from gpucache.errors import ConfigurationError
 
 INSTANCE = Device(
     uuid="MIG-22222222-c95f-5ef2-a935-195bd0094fbd",
@@ -84,7 +84,12 @@ def test_a_device_survives_pickle(device):
 def test_the_json_of_a_device_holds_what_is_known_and_nothing_else():
     assert Device(uuid="GPU-1", index=0).as_json() == {"uuid": "GPU-1", "index": 0}
     assert INSTANCE.as_json()["compute_capability"] == [8, 0]
-    assert fake_devices(1)[0].as_json() == {"uuid": "FAKE-0", "index": 0, "name": "fake", "fake": True}
+    assert fake_devices(1)[0].as_json() == {
+        "uuid": "FAKE-0",
+        "index": 0,
+        "name": "fake",
+        "fake": True,
+    }
 
 
 def test_every_field_goes_through_json():
@@ -203,11 +208,28 @@ def test_fakes_are_asked_for_by_count_name_and_capability(text, count, name, cap
     devices = parse_fake_devices(text)
     assert [device.uuid for device in devices] == [f"FAKE-{index}" for index in range(count)]
     assert [device.index for device in devices] == list(range(count))
-    assert {(device.name, device.compute_capability, device.fake) for device in devices} == {(name, capability, True)}
+    assert {(device.name, device.compute_capability, device.fake) for device in devices} == {
+        (name, capability, True)
+    }
 
 
 @pytest.mark.parametrize(
-    "text", ["0", "-1", "1025", "99999", "8.0", "x", "8x", "8xH100:9", "8xH100:sm_90", "8:", "eight", "٨", "8,8"]
+    "text",
+    [
+        "0",
+        "-1",
+        "1025",
+        "99999",
+        "8.0",
+        "x",
+        "8x",
+        "8xH100:9",
+        "8xH100:sm_90",
+        "8:",
+        "eight",
+        "٨",
+        "8,8",
+    ],
 )
 def test_a_fake_machine_that_makes_no_sense_is_refused(text):
     with pytest.raises(ConfigurationError) as caught:

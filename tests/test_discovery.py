@@ -10,22 +10,23 @@ from concurrent.futures import ThreadPoolExecutor
 import pynvml
 import pytest
 
-from gpucache import discovery
-from gpucache.device import FAKE_DEVICES, Device, Status, Unavailable
-from gpucache.discovery import TIMEOUT, discover
+from gpucache.environment import FAKE_DEVICES, NVML_TIMEOUT
 from gpucache.errors import ConfigurationError, DiscoveryError, NoDeviceError
+from gpucache.machine import nvml
+from gpucache.machine.device import Device, Status, Unavailable
+from gpucache.machine.nvml import discover
 
 # What a fresh process runs: `answer()` is a snapshot or an error as JSON.
 ANSWER = """
 import json, os, sys, threading
-from gpucache import discovery
+from gpucache.machine import nvml
 from gpucache.errors import GpuCacheError
 
-discovery._TEGRA_MARKS = ()
+nvml._TEGRA_MARKS = ()
 
 def answer(**options):
     try:
-        return discovery.discover(**options).as_json()
+        return nvml.discover(**options).as_json()
     except GpuCacheError as error:
         return {"error": type(error).__name__, **vars(error)}
 """
@@ -34,7 +35,7 @@ def answer(**options):
 @pytest.fixture(autouse=True)
 def no_jetson(monkeypatch):
     """These tests run the same on a Jetson."""
-    monkeypatch.setattr(discovery, "_TEGRA_MARKS", ())
+    monkeypatch.setattr(nvml, "_TEGRA_MARKS", ())
 
 
 @pytest.fixture
@@ -87,7 +88,12 @@ def fifo(tmp_path):
 def test_four_gpus_are_found_with_every_field(on_machine):
     on_machine("h100x4")
     snapshot = discover()
-    assert (snapshot.status, snapshot.source, snapshot.detail, snapshot.advice) == (Status.OK, "nvml", "4 GPUs", "")
+    assert (snapshot.status, snapshot.source, snapshot.detail, snapshot.advice) == (
+        Status.OK,
+        "nvml",
+        "4 GPUs",
+        "",
+    )
     assert (snapshot.driver, snapshot.nvml, snapshot.cuda) == ("580.95.05", "13.580.95.05", 13000)
     assert snapshot.mig_parents == snapshot.lost == snapshot.hidden == ()
     assert snapshot.cuda_order is None
@@ -108,7 +114,10 @@ def test_four_gpus_are_found_with_every_field(on_machine):
 
 def test_different_gpus_keep_their_own_fields_in_nvmls_order(on_machine):
     on_machine("mixed")
-    found = [(gpu.name, gpu.compute_capability, gpu.memory_bytes, gpu.core_count) for gpu in discover().devices]
+    found = [
+        (gpu.name, gpu.compute_capability, gpu.memory_bytes, gpu.core_count)
+        for gpu in discover().devices
+    ]
     assert found == [
         ("NVIDIA A100-SXM4-80GB", (8, 0), 80 << 30, 6912),
         ("NVIDIA H200", (9, 0), 150754820096, 16896),
@@ -151,7 +160,10 @@ def test_the_parents_of_mig_instances_are_told_apart(on_machine):
         ("GPU-bbbbbbbb-0000-4000-8000-000000000001", 1),
         ("GPU-cccccccc-0000-4000-8000-000000000002", 2),
     ]
-    assert [(gpu.memory_bytes, gpu.core_count) for gpu in parents] == [(None, 6912), (80 << 30, 6912)]
+    assert [(gpu.memory_bytes, gpu.core_count) for gpu in parents] == [
+        (None, 6912),
+        (80 << 30, 6912),
+    ]
 
 
 def test_an_instance_that_knows_little_takes_its_parents_name_and_capability(on_machine):
@@ -165,9 +177,13 @@ def test_an_instance_that_knows_little_takes_its_parents_name_and_capability(on_
     assert instance.multiprocessor_count is None
 
 
-@pytest.mark.parametrize(("code", "warnings"), [("UNKNOWN", 1), ("NO_PERMISSION", 0), ("NOT_FOUND", 0)])
+@pytest.mark.parametrize(
+    ("code", "warnings"), [("UNKNOWN", 1), ("NO_PERMISSION", 0), ("NOT_FOUND", 0)]
+)
 def test_an_unreadable_mig_slot_is_left_out(on_machine, caplog, code, warnings):
-    on_machine(f"[gpu]\nmig = on\n[mig]\nslot = 0\nerror.nvmlDeviceGetUUID = {code}\n[mig]\nslot = 3\n")
+    on_machine(
+        f"[gpu]\nmig = on\n[mig]\nslot = 0\nerror.nvmlDeviceGetUUID = {code}\n[mig]\nslot = 3\n"
+    )
     assert [device.slot for device in discover().devices] == [3]
     assert caplog.text.count("MIG slot 0 of GPU 0 cannot be read") == warnings
 
@@ -202,7 +218,11 @@ def test_memory_that_nvml_does_not_support_is_unknown(on_machine):
     """As on a GB10, where system memory is the GPU's."""
     on_machine("odd")
     [gb10] = [device for device in discover().devices if device.index == 3]
-    assert (gb10.name, gb10.memory_bytes, gb10.pci_bus_id) == ("NVIDIA GB10", None, "0000000f:01:00.0")
+    assert (gb10.name, gb10.memory_bytes, gb10.pci_bus_id) == (
+        "NVIDIA GB10",
+        None,
+        "0000000f:01:00.0",
+    )
 
 
 def test_an_undecodable_name_is_unknown(on_machine):
@@ -223,7 +243,15 @@ def test_a_gpu_with_an_undecodable_uuid_is_lost(on_machine):
 
 
 def test_only_the_uuid_is_required(on_machine):
-    symbols = ("Name", "PciInfo_v3", "CudaComputeCapability", "MemoryInfo", "MemoryInfo_v2", "NumGpuCores", "MigMode")
+    symbols = (
+        "Name",
+        "PciInfo_v3",
+        "CudaComputeCapability",
+        "MemoryInfo",
+        "MemoryInfo_v2",
+        "NumGpuCores",
+        "MigMode",
+    )
     symbols += ("MinorNumber",)
     on_machine(
         "error.nvmlSystemGetDriverVersion = UNKNOWN\nerror.nvmlSystemGetNVMLVersion = UNKNOWN\n"
@@ -273,21 +301,33 @@ def test_memory_is_read_beside_gpustat(on_machine, monkeypatch):
     ("machine_text", "status", "words"),
     [
         ("init_error = 9\n", Status.NO_DRIVER, "NVML: Driver Not Loaded (code 9), from /"),
-        ("init_error = 12\n", Status.NO_LIBRARY, "NVML: NVML Shared Library Not Found (code 12), from /"),
+        (
+            "init_error = 12\n",
+            Status.NO_LIBRARY,
+            "NVML: NVML Shared Library Not Found (code 12), from /",
+        ),
         ("init_error = 28\n", Status.NO_DEVICES, "(code 28), from /"),
         ("cuda_version = 13000\n", Status.NO_DEVICES, "NVML counts no GPU"),
-        ("all_hidden", Status.NO_DEVICES, "this process may open none of the 2 GPUs of this machine"),
+        (
+            "all_hidden",
+            Status.NO_DEVICES,
+            "this process may open none of the 2 GPUs of this machine",
+        ),
         ("[gpu]\nmig = on\n", Status.NO_DEVICES, "all GPUs are in MIG mode, without an instance"),
     ],
 )
-def test_a_machine_without_a_gpu_gives_one_fake_device(on_machine, caplog, machine_text, status, words):
+def test_a_machine_without_a_gpu_gives_one_fake_device(
+    on_machine, caplog, machine_text, status, words
+):
     on_machine(machine_text)
     snapshot = discover()
     assert (snapshot.status, snapshot.source, snapshot.fake) == (status, "fake", True)
     assert [device.uuid for device in snapshot.devices] == ["FAKE-0"]
     assert words in snapshot.detail
     assert snapshot.advice
-    assert caplog.messages == [f"no GPU here ({status.value}): {snapshot.detail}; using one fake device"]
+    assert caplog.messages == [
+        f"no GPU here ({status.value}): {snapshot.detail}; using one fake device"
+    ]
 
     with pytest.raises(NoDeviceError) as caught:
         discover(require_gpu=True)
@@ -297,10 +337,15 @@ def test_a_machine_without_a_gpu_gives_one_fake_device(on_machine, caplog, machi
 
 def test_a_machine_without_the_library_tells_the_loaders_own_words(ask, machine):
     env = {name: value for name, value in machine("h100x4").items() if name != "LD_LIBRARY_PATH"}
-    elsewhere = "import ctypes, pynvml; pynvml.CDLL = lambda name: ctypes.CDLL('/nowhere/' + name)\n"
+    elsewhere = (
+        "import ctypes, pynvml; pynvml.CDLL = lambda name: ctypes.CDLL('/nowhere/' + name)\n"
+    )
     answer = ask(elsewhere + "print(json.dumps(answer()))", env=env)
     assert (answer["status"], answer["source"]) == ("no-library", "fake")
-    assert "/nowhere/libnvidia-ml.so.1: cannot open shared object file: No such file or directory" in answer["detail"]
+    assert (
+        "/nowhere/libnvidia-ml.so.1: cannot open shared object file: No such file or directory"
+        in answer["detail"]
+    )
 
 
 @pytest.mark.parametrize(
@@ -308,8 +353,12 @@ def test_a_machine_without_the_library_tells_the_loaders_own_words(ask, machine)
     [
         OSError("libnvidia-ml.so.1: cannot open shared object file: No such file or directory"),
         OSError("Error loading shared library libnvidia-ml.so.1: No such file or directory"),
-        OSError("dlopen(libnvidia-ml.so.1, 0x0006): tried: '/usr/lib/libnvidia-ml.so.1' (no such file)"),
-        FileNotFoundError("Could not find module 'C:/Windows/System32/nvml.dll' (or one of its dependencies)."),
+        OSError(
+            "dlopen(libnvidia-ml.so.1, 0x0006): tried: '/usr/lib/libnvidia-ml.so.1' (no such file)"
+        ),
+        FileNotFoundError(
+            "Could not find module 'C:/Windows/System32/nvml.dll' (or one of its dependencies)."
+        ),
     ],
     ids=["glibc", "musl", "macos", "windows"],
 )
@@ -328,7 +377,9 @@ def test_no_library_is_no_sickness_in_any_language(loader_says, monkeypatch):
 
 @pytest.mark.parametrize("number", [errno.EMFILE, errno.ENOMEM, errno.EIO])
 def test_a_loader_out_of_something_is_no_missing_library(loader_says, number):
-    loader_says(OSError(f"libnvidia-ml.so.1: cannot open shared object file: {os.strerror(number)}"))
+    loader_says(
+        OSError(f"libnvidia-ml.so.1: cannot open shared object file: {os.strerror(number)}")
+    )
     with pytest.raises(DiscoveryError, match=os.strerror(number)):
         discover()
 
@@ -343,15 +394,17 @@ def test_a_machine_without_the_bindings_gives_a_fake_device(monkeypatch):
 
 
 def test_a_jetson_without_nvml_is_one_real_device(loader_says, tmp_path, monkeypatch):
-    monkeypatch.setattr(discovery, "_TEGRA_MARKS", (tmp_path / "absent", tmp_path))
-    loader_says(OSError("libnvidia-ml.so.1: cannot open shared object file: No such file or directory"))
+    monkeypatch.setattr(nvml, "_TEGRA_MARKS", (tmp_path / "absent", tmp_path))
+    loader_says(
+        OSError("libnvidia-ml.so.1: cannot open shared object file: No such file or directory")
+    )
     snapshot = discover(require_gpu=True)
     assert (snapshot.status, snapshot.source, snapshot.fake) == (Status.TEGRA, "tegra", False)
     assert snapshot.devices == (Device(uuid="TEGRA-0", index=0, name="Tegra"),)
 
 
 def test_a_jetson_with_nvml_is_an_ordinary_machine(on_machine, tmp_path, monkeypatch):
-    monkeypatch.setattr(discovery, "_TEGRA_MARKS", (tmp_path,))
+    monkeypatch.setattr(nvml, "_TEGRA_MARKS", (tmp_path,))
     on_machine("h100x4")
     assert discover().status is Status.OK
     on_machine("init_error = 9\n[gpu]\n")
@@ -382,7 +435,9 @@ def test_a_jetson_with_nvml_is_an_ordinary_machine(on_machine, tmp_path, monkeyp
     ],
 )
 @pytest.mark.parametrize("require_gpu", [False, True])
-def test_a_sick_driver_is_an_error_that_says_what_to_do(on_machine, fakenvml, code, status, advice, require_gpu):
+def test_a_sick_driver_is_an_error_that_says_what_to_do(
+    on_machine, fakenvml, code, status, advice, require_gpu
+):
     on_machine(f"init_error = {code}\n[gpu]\n")
     with pytest.raises(DiscoveryError) as caught:
         discover(require_gpu=require_gpu)
@@ -393,7 +448,9 @@ def test_a_sick_driver_is_an_error_that_says_what_to_do(on_machine, fakenvml, co
 
 def test_a_node_whose_gpus_are_all_lost_is_sick(on_machine):
     on_machine("all_lost")
-    with pytest.raises(DiscoveryError, match=r"no usable GPU: 2 of 2 lost \(GPU is lost\)") as caught:
+    with pytest.raises(
+        DiscoveryError, match=r"no usable GPU: 2 of 2 lost \(GPU is lost\)"
+    ) as caught:
         discover()
     assert (caught.value.status, caught.value.code) == ("error", 15)
     assert "reset or reboot" in caught.value.advice
@@ -418,8 +475,12 @@ def test_a_driver_that_cannot_count_is_sick(on_machine, calls):
 
 def test_a_library_that_cannot_be_loaded_is_named(ask, tmp_path):
     library = tmp_path / "libnvidia-ml.so.1"
-    library.write_text("This is not a shared object; it is longer than the header of one would be, though.\n" * 4)
-    answer = ask("print(json.dumps(answer()))", env={**os.environ, "LD_LIBRARY_PATH": str(tmp_path)})
+    library.write_text(
+        "This is not a shared object; it is longer than the header of one would be, though.\n" * 4
+    )
+    answer = ask(
+        "print(json.dumps(answer()))", env={**os.environ, "LD_LIBRARY_PATH": str(tmp_path)}
+    )
     assert (answer["error"], answer["status"], answer["code"]) == ("DiscoveryError", "error", 12)
     assert f"{library}: invalid ELF header" in answer["detail"]
     assert "reinstall" in answer["advice"]
@@ -429,7 +490,9 @@ def test_an_old_package_that_hides_the_bindings_is_named(ask, machine, tmp_path)
     package = tmp_path / "pynvml"
     package.mkdir()
     (package / "__init__.py").write_text("def nvmlInit(): pass\n")
-    answer = ask("print(json.dumps(answer()))", env={**machine("h100x4"), "PYTHONPATH": str(tmp_path)})
+    answer = ask(
+        "print(json.dumps(answer()))", env={**machine("h100x4"), "PYTHONPATH": str(tmp_path)}
+    )
     assert (answer["error"], answer["status"]) == ("DiscoveryError", "wrong-bindings")
     assert str(package / "__init__.py") in answer["detail"]
     assert answer["advice"].startswith("pip uninstall pynvml")
@@ -542,13 +605,13 @@ while "hang" not in seen:
 attempts = [thread.name for thread in threading.enumerate()].count("gpucache-nvml")
 print(json.dumps([errors, seen.split()[1::2], attempts]))
 """
-    env = {**machine("init_sleep_ms = -1\n"), "FAKENVML_LOG": str(fifo), TIMEOUT: "0.1"}
+    env = {**machine("init_sleep_ms = -1\n"), "FAKENVML_LOG": str(fifo), NVML_TIMEOUT: "0.1"}
     errors, calls, attempts = ask(code, fifo, env=env)
     assert [(error["error"], error["status"], error["code"]) for error in errors] == [
         ("DiscoveryError", "timeout", None)
     ] * 2
     assert errors[0]["detail"] == "NVML did not answer within 0.1 s"
-    assert TIMEOUT in errors[0]["advice"]
+    assert NVML_TIMEOUT in errors[0]["advice"]
     assert calls == ["nvmlInitWithFlags", "hang"]
     assert attempts == 1
 
@@ -571,7 +634,7 @@ def test_a_thread_that_cannot_start_is_no_lasting_harm(on_machine, monkeypatch):
 
     on_machine("h100x4")
     with monkeypatch.context() as patch:
-        patch.setattr(discovery._Attempt, "start", fail)
+        patch.setattr(nvml._Attempt, "start", fail)
         with pytest.raises(RuntimeError, match="can't start new thread"):
             discover()
     assert len(discover().devices) == 4
@@ -596,7 +659,7 @@ def in_child(act):
 
 @pytest.mark.parametrize(
     "before",
-    ["answer()", "import pynvml; pynvml.nvmlInit()", "discovery._lock.acquire()"],
+    ["answer()", "import pynvml; pynvml.nvmlInit()", "nvml._lock.acquire()"],
     ids=["after-a-discovery", "while-nvml-is-up", "while-our-lock-is-held"],
 )
 def test_a_forked_child_discovers_for_itself(ask, machine, conf, before):
@@ -629,7 +692,11 @@ print(json.dumps([parent, in_child(answer)]))
 def test_fakes_that_are_asked_for_need_no_nvml(on_machine, calls, caplog):
     on_machine("h100x4")
     snapshot = discover({FAKE_DEVICES: "8xH100:9.0"})
-    assert (snapshot.status, snapshot.source, len(snapshot.devices)) == (Status.REQUESTED, "fake", 8)
+    assert (snapshot.status, snapshot.source, len(snapshot.devices)) == (
+        Status.REQUESTED,
+        "fake",
+        8,
+    )
     assert {(gpu.name, gpu.compute_capability) for gpu in snapshot.devices} == {("H100", (9, 0))}
     assert len(discover({FAKE_DEVICES: "8"}).devices) == 8
     assert calls() == caplog.messages == []
@@ -652,14 +719,14 @@ def test_a_required_gpu_is_never_a_requested_fake(on_machine):
 @pytest.mark.parametrize("text", ["", "60", "2.5", "1e3"])
 def test_the_time_limit_is_a_number_of_seconds(on_machine, text):
     on_machine("h100x4")
-    assert len(discover({TIMEOUT: text}).devices) == 4
+    assert len(discover({NVML_TIMEOUT: text}).devices) == 4
 
 
 @pytest.mark.parametrize("text", ["0", "-1", "soon", "10s", "nan", "inf", "1e400", "1e18"])
 def test_a_time_limit_that_makes_no_sense_is_an_error(text):
     with pytest.raises(ConfigurationError, match="a number of seconds above 0") as caught:
-        discover({TIMEOUT: text})
-    assert (caught.value.name, caught.value.value) == (TIMEOUT, text)
+        discover({NVML_TIMEOUT: text})
+    assert (caught.value.name, caught.value.value) == (NVML_TIMEOUT, text)
 
 
 def test_nothing_is_written_to_the_environment(on_machine):

@@ -20,11 +20,15 @@ from test_compile_lock import HOLDER, running
 from test_fs import holder
 from test_vetting import ADA, BOB, acting_as, link, tree
 
-from gpucache import DeviceCacheRegistry, discovery, fs, mounts, nodes, paths, strays
-from gpucache.doctor import CODES, examine
+from gpucache import DeviceCacheRegistry, environment
+from gpucache.diagnosis.doctor import CODES, examine
+from gpucache.directories.launch import launch_environ
+from gpucache.disk import locks, mounts
+from gpucache.disk.locks import local_directory
 from gpucache.findings import Finding
-from gpucache.launch import launch_environ
-from gpucache.store import MANIFEST, entry_path
+from gpucache.layout import paths
+from gpucache.machine import device_files, nvml
+from gpucache.store.manifest import MANIFEST, entry_path
 
 Mount = Callable[..., Path]
 Put = Callable[[str], None]
@@ -40,9 +44,9 @@ def dev(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A /dev and a temporary directory of this test's own; and it is no Jetson."""
     for name in ("dev", "tmp"):
         (tmp_path / name).mkdir()
-    monkeypatch.setattr(nodes, "DEV", str(tmp_path / "dev"))
-    monkeypatch.setattr(nodes, "PROC", str(tmp_path / "dev" / "proc"))
-    monkeypatch.setattr(discovery, "_TEGRA_MARKS", ())
+    monkeypatch.setattr(device_files, "DEV", str(tmp_path / "dev"))
+    monkeypatch.setattr(device_files, "PROC", str(tmp_path / "dev" / "proc"))
+    monkeypatch.setattr(nvml, "_TEGRA_MARKS", ())
     monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / "tmp"))
     return tmp_path / "dev"
 
@@ -71,7 +75,7 @@ def healthy(root: str, **changed: str) -> dict[str, str]:
         "GPUCACHE_DIR": root,
         "TORCHINDUCTOR_CACHE_DIR": root,
         "TRITON_CACHE_DIR": f"{root}/triton/0",
-        "TRITON_CACHE_MANAGER": paths.OUR_MANAGER,
+        "TRITON_CACHE_MANAGER": environment.OUR_MANAGER,
     }
     return variables | changed
 
@@ -105,7 +109,7 @@ def silent(found: Findings, *unwanted: str) -> None:
 
 
 def lock_file(root: str, name: str = KEY) -> Path:
-    return Path(paths.own(root, "locks", f"{name}.lock"))
+    return Path(paths.ours(root, "locks", f"{name}.lock"))
 
 
 def record_file(root: str) -> Path:
@@ -144,7 +148,10 @@ def test_a_device_in_a_container_with_its_own_gpu_is_healthy(root, put, dev):
 
 
 def names(root: str) -> dict[str, str]:
-    return {os.path.basename(uuid): os.path.basename(path) for uuid, path in registry(root).directories.items()}
+    return {
+        os.path.basename(uuid): os.path.basename(path)
+        for uuid, path in registry(root).directories.items()
+    }
 
 
 def registry(root: str) -> DeviceCacheRegistry:
@@ -163,7 +170,11 @@ def mentioned(helper: str) -> set[str]:
         if isinstance(node, ast.FunctionDef) and node.name.startswith("test_"):
             inner = list(ast.walk(node))
             if any(isinstance(one, ast.Name) and one.id == helper for one in inner):
-                texts |= {one.value for one in inner if isinstance(one, ast.Constant) and isinstance(one.value, str)}
+                texts |= {
+                    one.value
+                    for one in inner
+                    if isinstance(one, ast.Constant) and isinstance(one.value, str)
+                }
     return texts
 
 
@@ -176,13 +187,13 @@ def test_looking_changes_nothing(root, tmp_path):
 
     def state() -> dict[str, tuple[int, ...]]:
         found = tree(tmp_path)
-        del found[paths.own(root, "tmp")]
+        del found[paths.ours(root, "tmp")]
         return found
 
     before = state()
     look(root)
     assert state() == before
-    assert os.listdir(paths.own(root, "tmp")) == []
+    assert os.listdir(paths.ours(root, "tmp")) == []
 
 
 def test_a_root_that_is_not_there_is_not_made(tmp_path, put):
@@ -193,9 +204,9 @@ def test_a_root_that_is_not_there_is_not_made(tmp_path, put):
 
 EXAMINE = """
 import json, os, sys
-from gpucache import discovery
-from gpucache.doctor import examine
-discovery._TEGRA_MARKS = ()
+from gpucache.machine import nvml
+from gpucache.diagnosis.doctor import examine
+nvml._TEGRA_MARKS = ()
 found = examine(sys.argv[1], dict(os.environ))
 assert "libcuda" not in open("/proc/self/maps").read(), "CUDA does not belong here"
 assert not {"torch", "triton"} & sys.modules.keys()
@@ -233,11 +244,15 @@ def test_a_sick_node_is_told_with_the_way_out(root, put, machine, code, fix):
     put(machine)
     found = look(root, CUDA_VISIBLE_DEVICES="0")
     assert fix in told(found, code, "error").fix
-    assert set(codes(found)) == {code} | in_memory(root), "of devices that nobody knows nothing else is told"
+    assert set(codes(found)) == {code} | in_memory(root), (
+        "of devices that nobody knows nothing else is told"
+    )
 
 
 def test_an_nvml_that_hangs_is_told(root, elsewhere, machine):
-    found = elsewhere(root, machine("init_sleep_ms = -1\n") | healthy(root, GPUCACHE_NVML_TIMEOUT_S="0.1"))
+    found = elsewhere(
+        root, machine("init_sleep_ms = -1\n") | healthy(root, GPUCACHE_NVML_TIMEOUT_S="0.1")
+    )
     assert told(found, "gpu-timeout", "error").fact == "NVML did not answer within 0.1 s"
 
 
@@ -327,7 +342,9 @@ class TestOrder:
         put("mixed")
         return str(tmp_path / "mixed")
 
-    def asked(self, root: str, machine: Any, python: Any, name: str = "mixed", **answer: str) -> None:
+    def asked(
+        self, root: str, machine: Any, python: Any, name: str = "mixed", **answer: str
+    ) -> None:
         """Provision in a process that has a libcuda to ask."""
         code = "import sys; from gpucache import DeviceCacheRegistry; DeviceCacheRegistry(sys.argv[1]).provision()"
         done = python(code, root, env=machine(name) | answer)
@@ -336,7 +353,9 @@ class TestOrder:
     def test_an_order_that_was_never_asked_for_is_told(self, mixed):
         finding = told(look(mixed), "order-guess", "warning")
         assert "it has not been asked" in finding.fact
-        assert finding.fix.startswith(f"run `gpucache provision --root {mixed}`, which asks it once; or set CUDA_DEV")
+        assert finding.fix.startswith(
+            f"run `gpucache provision --root {mixed}`, which asks it once; or set CUDA_DEV"
+        )
 
     def test_an_order_that_libcuda_did_not_tell_is_told(self, mixed, machine, python):
         self.asked(mixed, machine, python, FAKECUDA_INIT="100")
@@ -344,12 +363,16 @@ class TestOrder:
         assert finding.fact.startswith("libcuda did not say in which order")
         assert finding.fix.startswith("set CUDA_DEVICE_ORDER=PCI_BUS_ID, or name devices by UUID")
 
-    def test_an_order_that_is_on_record_is_no_guess_but_not_nvidia_smis(self, mixed, machine, python):
+    def test_an_order_that_is_on_record_is_no_guess_but_not_nvidia_smis(
+        self, mixed, machine, python
+    ):
         self.asked(mixed, machine, python, FAKECUDA_UUIDS=f"{self.SECOND},{self.FIRST}")
         found = look(mixed)
         silent(found, "order-guess")
         finding = told(found, "mixed-gpus", "warning")
-        assert finding.fact.startswith("NVIDIA A100-SXM4-80GB, NVIDIA H200: CUDA counts fastest first; ")
+        assert finding.fact.startswith(
+            "NVIDIA A100-SXM4-80GB, NVIDIA H200: CUDA counts fastest first; "
+        )
         assert finding.fact.endswith("are nvidia-smi's 1, 0")
 
     @pytest.mark.parametrize(
@@ -370,9 +393,13 @@ class TestOrder:
         env = machine("mixed") | healthy(mixed, FAKECUDA_UUIDS=f"{self.SECOND},{self.FIRST}")
         told(elsewhere(mixed, env), "order-guess", "warning")
 
-    def test_gpus_of_one_kind_are_not_mixed_where_mig_needs_libcudas_order(self, tmp_path, put, machine, python):
+    def test_gpus_of_one_kind_are_not_mixed_where_mig_needs_libcudas_order(
+        self, tmp_path, put, machine, python
+    ):
         root = str(tmp_path / "mig")
-        self.asked(root, machine, python, "mig", FAKECUDA_UUIDS=",".join((*self.INSTANCES, self.FIRST)))
+        self.asked(
+            root, machine, python, "mig", FAKECUDA_UUIDS=",".join((*self.INSTANCES, self.FIRST))
+        )
         put("mig")
         silent(look(root), "order-guess", "mixed-gpus")
 
@@ -410,7 +437,9 @@ def test_a_torn_record_is_told_and_provisioning_helps(root, length):
 def test_another_hosts_record_under_our_name_is_told(root):
     ours = json.dumps(paths.host_name()).encode()
     record_file(root).write_bytes(record_file(root).read_bytes().replace(ours, b'"elsewhere"'))
-    assert "this is the record of host elsewhere" in told(look(root), "record-unusable", "error").fact
+    assert (
+        "this is the record of host elsewhere" in told(look(root), "record-unusable", "error").fact
+    )
 
 
 def test_a_record_of_fakes_is_told_where_there_is_a_driver(tmp_path, put, dev):
@@ -475,14 +504,27 @@ def test_a_value_that_makes_no_sense_is_told_and_the_rest_examined(root, name):
 
 
 def test_several_such_values_are_all_told(root):
-    found = look(root, GPUCACHE_TRUST_UIDS="ada", GPUCACHE_TRUST_WORLD_WRITABLE="yes", GPUCACHE_DISABLE="off")
+    found = look(
+        root, GPUCACHE_TRUST_UIDS="ada", GPUCACHE_TRUST_WORLD_WRITABLE="yes", GPUCACHE_DISABLE="off"
+    )
     assert codes(found)[:3] == ["bad-value"] * 3
 
 
 @pytest.mark.parametrize("value", ["", "0"])
 def test_values_that_turn_nothing_on_are_not_told(root, value):
-    names = ("SHARE", "VERIFY", "REQUIRE_HIT", "STALL_TIMEOUT_S", "LOCK_TIMEOUT_S", "STAMP_S", "DISABLE", "TRUST_UIDS")
-    silent(look(root, **{f"GPUCACHE_{name}": value for name in names}), "bad-value", "ignored-value")
+    names = (
+        "SHARE",
+        "VERIFY",
+        "REQUIRE_HIT",
+        "STALL_TIMEOUT_S",
+        "LOCK_TIMEOUT_S",
+        "STAMP_S",
+        "DISABLE",
+        "TRUST_UIDS",
+    )
+    silent(
+        look(root, **{f"GPUCACHE_{name}": value for name in names}), "bad-value", "ignored-value"
+    )
 
 
 def test_values_that_make_sense_are_not_told(root):
@@ -494,7 +536,11 @@ def test_values_that_make_sense_are_not_told(root):
         "LOG": "Debug",
         "TRUST_UIDS": "7",
     }
-    silent(look(root, **{f"GPUCACHE_{name}": value for name, value in values.items()}), "bad-value", "ignored-value")
+    silent(
+        look(root, **{f"GPUCACHE_{name}": value for name, value in values.items()}),
+        "bad-value",
+        "ignored-value",
+    )
 
 
 @pytest.mark.parametrize(
@@ -525,7 +571,10 @@ def relaunched(root: str, **changed: str) -> Findings:
 
 @pytest.mark.parametrize(
     ("name", "consequence"),
-    [("TRITON_CACHE_DIR", "raises an exception"), ("TORCHINDUCTOR_CACHE_DIR", "caches in the current directory")],
+    [
+        ("TRITON_CACHE_DIR", "raises an exception"),
+        ("TORCHINDUCTOR_CACHE_DIR", "caches in the current directory"),
+    ],
 )
 def test_an_empty_cache_directory_is_told_and_run_helps(root, name, consequence):
     silent(look(root), "cache-dir-empty")
@@ -558,15 +607,23 @@ def test_a_relative_cache_directory_is_told(root, name):
 
 def test_of_cache_directories_that_are_not_set_nothing_is_told(root):
     found = sound(examine(root, {}))
-    silent(found, "cache-dir-empty", "cache-dir-blanks", "cache-dir-relative", "triton-dir-hijacked")
+    silent(
+        found, "cache-dir-empty", "cache-dir-blanks", "cache-dir-relative", "triton-dir-hijacked"
+    )
 
 
 @pytest.mark.parametrize("where", ["other/triton/3", "other/triton/1.2/", "other/triton/None"])
 def test_a_directory_of_another_root_is_told_and_run_helps(root, tmp_path, where):
     silent(look(root), "triton-dir-hijacked")
-    finding = told(look(root, TRITON_CACHE_DIR=f"{tmp_path}/{where}"), "triton-dir-hijacked", "warning")
+    finding = told(
+        look(root, TRITON_CACHE_DIR=f"{tmp_path}/{where}"), "triton-dir-hijacked", "warning"
+    )
     assert f"is in another root, {tmp_path}/other, and the root is {root}" in finding.fact
-    silent(relaunched(root, TRITON_CACHE_DIR=f"{tmp_path}/{where}"), "triton-dir-hijacked", "triton-dir-other-device")
+    silent(
+        relaunched(root, TRITON_CACHE_DIR=f"{tmp_path}/{where}"),
+        "triton-dir-hijacked",
+        "triton-dir-other-device",
+    )
 
 
 def test_torchs_default_directory_is_told(root):
@@ -590,19 +647,26 @@ def test_a_root_reached_through_a_link_is_not_another_one(root, tmp_path):
 def test_another_devices_directory_than_the_pinned_ones_is_told_and_run_helps(root):
     pin = {"GPUCACHE_DEVICE": "GPU-fa000002-0000-4000-8000-000000000002"}
     silent(look(root, TRITON_CACHE_DIR=f"{root}/triton/2", **pin), "triton-dir-other-device")
-    finding = told(look(root, TRITON_CACHE_DIR=f"{root}/triton/1", **pin), "triton-dir-other-device", "warning")
-    assert finding.fix.startswith(f"set TRITON_CACHE_DIR={root}/triton/2, or start the program under `gpucache run")
+    finding = told(
+        look(root, TRITON_CACHE_DIR=f"{root}/triton/1", **pin), "triton-dir-other-device", "warning"
+    )
+    assert finding.fix.startswith(
+        f"set TRITON_CACHE_DIR={root}/triton/2, or start the program under `gpucache run"
+    )
     silent(relaunched(root, TRITON_CACHE_DIR=f"{root}/triton/1", **pin), "triton-dir-other-device")
 
 
 @pytest.mark.parametrize(
-    ("value", "who"), [("", "it is not set"), ("json:Manager", "Triton's cache belongs to json:Manager")]
+    ("value", "who"),
+    [("", "it is not set"), ("json:Manager", "Triton's cache belongs to json:Manager")],
 )
 def test_another_manager_than_ours_is_told_and_run_helps(root, value, who):
     silent(look(root), "plugin-inactive")
     found = look(root, TRITON_CACHE_MANAGER=value)
     assert told(found, "plugin-inactive", "warning").fact.startswith(who)
-    environ, _ = launch_environ(healthy(root, TRITON_CACHE_MANAGER=value), force=bool(value), plugin=True)
+    environ, _ = launch_environ(
+        healthy(root, TRITON_CACHE_MANAGER=value), force=bool(value), plugin=True
+    )
     silent(examine(root, environ), "plugin-inactive")
 
 
@@ -615,7 +679,9 @@ def test_switches_that_turn_us_off_are_told(root):
 
 def install(directory: Path, version: str) -> None:
     (directory / "triton.dist-info").mkdir(parents=True)
-    (directory / "triton.dist-info" / "METADATA").write_text(f"Metadata-Version: 2.1\nName: triton\n{version}\n")
+    (directory / "triton.dist-info" / "METADATA").write_text(
+        f"Metadata-Version: 2.1\nName: triton\n{version}\n"
+    )
 
 
 @pytest.mark.parametrize("version", ["3.1.0", "3.10.0", "2.99", "4.0.0+git1234", "unknown"])
@@ -652,7 +718,14 @@ def test_without_a_triton_none_is_told(root, monkeypatch):
 @pytest.mark.root
 @pytest.mark.usefixtures("as_root")
 class TestWhoMayWrite:
-    INNER = ("triton", "triton/5", "gpucache/v1", "gpucache/v1/devices", "gpucache/v1/locks", "gpucache/v1/store")
+    INNER = (
+        "triton",
+        "triton/5",
+        "gpucache/v1",
+        "gpucache/v1/devices",
+        "gpucache/v1/locks",
+        "gpucache/v1/store",
+    )
 
     @pytest.mark.parametrize("which", ["", *INNER])
     def test_what_belongs_to_another_user_is_told(self, root, which):
@@ -679,7 +752,10 @@ class TestWhoMayWrite:
 
     def test_a_foreign_link_on_the_way_is_told(self, root, tmp_path):
         link(tmp_path / "link", root, BOB)
-        assert told(look(str(tmp_path / "link")), "unsafe-directory", "error").subject == f"{tmp_path}/link"
+        assert (
+            told(look(str(tmp_path / "link")), "unsafe-directory", "error").subject
+            == f"{tmp_path}/link"
+        )
 
     def test_a_foreign_record_is_told_and_not_believed(self, root):
         os.chown(record_file(root), BOB, BOB)
@@ -721,11 +797,11 @@ class TestWhoMayWrite:
         assert told(found, "unreadable", "warning").subject == root
         for path in (Path(root), *Path(root).rglob("*")):
             path.chmod(0o755 if path.is_dir() else 0o644)
-        os.chmod(paths.own(root, "locks"), 0o700)
+        os.chmod(paths.ours(root, "locks"), 0o700)
         with acting_as(ADA):
             found = look(root)
         finding = told(found, "unreadable", "warning")
-        assert (finding.subject, finding.fact) == (paths.own(root, "locks"), "Permission denied")
+        assert (finding.subject, finding.fact) == (paths.ours(root, "locks"), "Permission denied")
         told(found, "not-writable", "warning")
 
 
@@ -750,7 +826,9 @@ def test_a_file_in_the_way_is_told_once(root, which):
     assert Path(path).read_text() == "mine"
 
 
-@pytest.mark.parametrize("which", ["", "gpucache/v1/locks", "gpucache/v1/tmp", "triton", "gpucache/v1/store"])
+@pytest.mark.parametrize(
+    "which", ["", "gpucache/v1/locks", "gpucache/v1/tmp", "triton", "gpucache/v1/store"]
+)
 def test_links_in_a_circle_are_told(root, which):
     path = os.path.join(root, which).rstrip("/")
     shutil.rmtree(path, ignore_errors=True)
@@ -782,7 +860,7 @@ def test_a_network_file_system_is_told(root, monkeypatch):
 
 def test_the_locks_of_a_network_root_are_looked_for_on_this_node(root, monkeypatch):
     monkeypatch.setattr(mounts, "file_system", lambda _: "nfs4")
-    locks = fs.lock_directory(root, paths.own(root, "locks"))
+    locks = local_directory(root, paths.ours(root, "locks"))
     try:
         (Path(locks) / f"{KEY}.lock").touch()
         aged(f"{locks}/{KEY}.lock", 2 * HOUR_S)
@@ -808,11 +886,21 @@ class TestDisk:
 
     def test_a_root_in_memory_is_told_also_before_it_is_made(self, disk, tmp_path):
         root = disk("size=1g,nr_inodes=100k")
-        silent(look(root), "noexec", "read-only", "little-space", "few-inodes", "network-fs", "not-writable")
+        silent(
+            look(root),
+            "noexec",
+            "read-only",
+            "little-space",
+            "few-inodes",
+            "network-fs",
+            "not-writable",
+        )
         assert told(look(root), "tmpfs", "warning").fact.startswith("it is in memory (tmpfs)")
         told(look(str(tmp_path / "disk" / "not" / "there")), "tmpfs", "warning")
 
-    @pytest.mark.skipif(mounts.file_system("/var/tmp") == "tmpfs", reason="needs a disk that is none of memory")
+    @pytest.mark.skipif(
+        mounts.file_system("/var/tmp") == "tmpfs", reason="needs a disk that is none of memory"
+    )
     def test_a_root_on_a_disk_is_not_in_memory(self, put):
         with tempfile.TemporaryDirectory(dir="/var/tmp") as place:
             silent(look(provisioned(f"{place}/root")), "tmpfs")
@@ -826,13 +914,17 @@ class TestDisk:
         mount(Path(root), "--bind", root)
         subprocess.run(["mount", "-o", "remount,bind,ro", root], check=True)
         found = look(root)
-        assert told(found, "read-only", "warning").fact.startswith("its file system is mounted read-only")
+        assert told(found, "read-only", "warning").fact.startswith(
+            "its file system is mounted read-only"
+        )
         silent(found, "not-writable", "clock-skew", "unreadable")
 
     def test_little_room_is_told(self, disk):
         found = look(disk("size=1m,nr_inodes=100"))
         assert told(found, "little-space", "warning").fact == "its file system has 0 MiB left"
-        assert told(found, "few-inodes", "warning").fact.endswith(" inodes left, and a kernel takes nine")
+        assert told(found, "few-inodes", "warning").fact.endswith(
+            " inodes left, and a kernel takes nine"
+        )
 
     def test_a_full_disk_is_no_reason_to_fail(self, disk):
         root = disk("size=200k")
@@ -877,7 +969,7 @@ def stop(process: subprocess.Popen[str]) -> None:
 
 
 def test_a_lock_in_use_is_neither_told_nor_touched(root, held, monkeypatch):
-    monkeypatch.setattr(strays, "is_free", pytest.fail)
+    monkeypatch.setattr(locks, "is_free", pytest.fail)
     silent(look(root), "lock-stalled", "lock-stale")
 
 
@@ -950,7 +1042,9 @@ def test_the_lock_of_provisioning_is_told_only_when_held_for_long(root):
 
 
 @pytest.fixture
-def shifted(tmp_path: Path, machine: Callable[[str], dict[str, str]]) -> Callable[[int], dict[str, str]]:
+def shifted(
+    tmp_path: Path, machine: Callable[[str], dict[str, str]]
+) -> Callable[[int], dict[str, str]]:
     """The environment of a process on a machine whose clock is not the file system's."""
     source = tmp_path / "clock.c"
     source.write_text("""
@@ -971,11 +1065,15 @@ def shifted(tmp_path: Path, machine: Callable[[str], dict[str, str]]) -> Callabl
     return lambda seconds: machine(EIGHT) | {"LD_PRELOAD": str(library), "SHIFT_S": str(seconds)}
 
 
-@pytest.mark.parametrize(("shift_s", "which"), [(-600, "600 s ahead of"), (600, "600 s behind"), (-5, "5 s ahead of")])
+@pytest.mark.parametrize(
+    ("shift_s", "which"), [(-600, "600 s ahead of"), (600, "600 s behind"), (-5, "5 s ahead of")]
+)
 def test_a_clock_that_is_not_the_file_systems_is_told(root, elsewhere, shifted, shift_s, which):
     found = elsewhere(root, shifted(shift_s) | healthy(root))
-    assert told(found, "clock-skew", "warning").fact.startswith(f"the file system's clock is {which} this machine's")
-    assert os.listdir(paths.own(root, "tmp")) == []
+    assert told(found, "clock-skew", "warning").fact.startswith(
+        f"the file system's clock is {which} this machine's"
+    )
+    assert os.listdir(paths.ours(root, "tmp")) == []
 
 
 def test_the_same_clock_is_not_told(root, elsewhere, shifted):
@@ -993,7 +1091,9 @@ def test_files_from_the_future_are_told_and_the_way_out_works(root):
     aged(manifests[1], -HOUR_S)
     aged(record_file(root), -2 * HOUR_S)
     finding = told(look(root), "future-times", "warning")
-    assert finding.fact.startswith(f"2 of 4 files looked at, such as {record_file(root)}, are up to 7")
+    assert finding.fact.startswith(
+        f"2 of 4 files looked at, such as {record_file(root)}, are up to 7"
+    )
     subprocess.run(finding.fix.split("then ")[1], shell=True, check=True)
     silent(look(root), "future-times")
 
@@ -1010,7 +1110,10 @@ def test_of_many_entries_only_some_are_looked_at(root, monkeypatch):
 def test_a_fix_that_is_a_command_is_quoted_for_the_shell(tmp_path, put):
     root = provisioned(tmp_path / "a root; with 'quotes'")
     os.chmod(root, 0o770)
-    assert shlex.split(told(look(root), "group-writable", "warning").fix.partition(", unless")[0])[-1] == root
+    assert (
+        shlex.split(told(look(root), "group-writable", "warning").fix.partition(", unless")[0])[-1]
+        == root
+    )
 
 
 @pytest.mark.parametrize("manager", ["nosuch:Thing", "no.such.module:Thing", ":Thing", "..:x"])
@@ -1031,14 +1134,17 @@ def test_a_variable_that_always_compiles_is_told(root, name):
 
 def test_a_misspelt_variable_of_ours_is_told_with_the_right_one(root):
     finding = told(look(root, GPUCACHE_MAX_SIZ="1GiB"), "unknown-variable", "warning")
-    assert (finding.subject, finding.fix) == ("GPUCACHE_MAX_SIZ", "set GPUCACHE_MAX_SIZE if that is meant")
+    assert (finding.subject, finding.fix) == (
+        "GPUCACHE_MAX_SIZ",
+        "set GPUCACHE_MAX_SIZE if that is meant",
+    )
     silent(look(root, GPUCACHE_MAX_SIZE="1GiB", GPUCACHE_TEST_TRITON="python"), "unknown-variable")
 
 
 def test_a_store_over_its_limit_is_told(root):
     """By the total that writers keep: all of it was used too recently to be evicted."""
     silent(look(root, GPUCACHE_MAX_SIZE="1KiB"), "over-limit")  # nobody has counted
-    size = Path(paths.own(root, "stats", "size"))
+    size = Path(paths.ours(root, "stats", "size"))
     size.parent.mkdir(exist_ok=True)
     size.write_text(json.dumps([5000, True, time.time()]))
     fact = told(look(root, GPUCACHE_MAX_SIZE="1KiB"), "over-limit", "warning").fact

@@ -10,7 +10,8 @@ from pathlib import Path
 
 import pytest
 
-from gpucache import UnsafeDirectoryError, dropin
+from gpucache import UnsafeDirectoryError
+from gpucache.directories import dropin
 
 USER_NAMES = ("LOGNAME", "USER", "LNAME", "USERNAME")
 BOTH = ("TORCHINDUCTOR_CACHE_DIR", "TRITON_CACHE_DIR")
@@ -81,7 +82,9 @@ def test_an_empty_variable_counts_as_unset(name, tmp_path, monkeypatch):
     """Torch would cache in the current directory, or answer ``""``."""
     monkeypatch.setenv("USER", "carol")
     monkeypatch.setenv(name, "")
-    assert dropin.triton_cache_dir(2) == str(tmp_path / "tmp" / "torchinductor_carol" / "triton" / "2")
+    assert dropin.triton_cache_dir(2) == str(
+        tmp_path / "tmp" / "torchinductor_carol" / "triton" / "2"
+    )
 
 
 def test_an_unsafe_root_is_refused_and_the_environment_left(tmp_path, monkeypatch):
@@ -191,7 +194,9 @@ def _answers(functions: object, environment: Env, monkeypatch: pytest.MonkeyPatc
 
 @pytest.mark.torch
 @pytest.mark.parametrize("environment", ENVIRONMENTS, ids=lambda environment: ascii(environment))
-def test_torch_and_we_name_the_same_directories(environment, torch_functions, tmp_path, monkeypatch):
+def test_torch_and_we_name_the_same_directories(
+    environment, torch_functions, tmp_path, monkeypatch
+):
     (tmp_path / "other").mkdir()
     environment = {name: value.format(tmp=tmp_path) for name, value in environment.items()}
     ours = _answers(dropin, environment, monkeypatch)
@@ -235,7 +240,9 @@ def test_what_inductor_keeps_in_memory_is_cleared_on_both_ways(torch_functions, 
 
 
 @pytest.mark.torch
-def test_the_defects_of_torch_that_we_do_not_share_are_still_there(torch_functions, tmp_path, monkeypatch):
+def test_the_defects_of_torch_that_we_do_not_share_are_still_there(
+    torch_functions, tmp_path, monkeypatch
+):
     """When torch mends one of these, the drop-ins should lose the difference."""
     monkeypatch.setenv("TORCHINDUCTOR_CACHE_DIR", "")
     assert torch_functions.cache_dir() == os.getcwd()

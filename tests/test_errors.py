@@ -26,7 +26,10 @@ EXAMPLES = [
     pytest.param(
         CacheMissError("matmul", "KEY", ("/r/triton/0/KEY", "/r/store/KEY")),
         LookupError,
-        ["kernel matmul with key KEY is not in /r/triton/0/KEY nor in /r/store/KEY", "GPUCACHE_REQUIRE_HIT"],
+        [
+            "kernel matmul with key KEY is not in /r/triton/0/KEY nor in /r/store/KEY",
+            "GPUCACHE_REQUIRE_HIT",
+        ],
         {"kernel": "matmul", "key": "KEY", "looked": ("/r/triton/0/KEY", "/r/store/KEY")},
         id="miss",
     ),
@@ -41,20 +44,34 @@ EXAMPLES = [
         DiscoveryError("timeout", "NVML did not answer", "run nvidia-smi", 10),
         RuntimeError,
         ["(timeout)", "NVML did not answer", "; run nvidia-smi"],
-        {"status": "timeout", "detail": "NVML did not answer", "advice": "run nvidia-smi", "code": 10},
+        {
+            "status": "timeout",
+            "detail": "NVML did not answer",
+            "advice": "run nvidia-smi",
+            "code": 10,
+        },
         id="discovery",
     ),
     pytest.param(
         NoDeviceError("no-driver", "the driver is not loaded", "load the NVIDIA kernel module"),
         LookupError,
         ["(no-driver)", "the driver is not loaded", "; load the NVIDIA kernel module"],
-        {"status": "no-driver", "detail": "the driver is not loaded", "advice": "load the NVIDIA kernel module"},
+        {
+            "status": "no-driver",
+            "detail": "the driver is not loaded",
+            "advice": "load the NVIDIA kernel module",
+        },
         id="no device",
     ),
     pytest.param(
         DeviceIndexError(8, 8, "'9' names none of the 8 GPUs"),
         IndexError,
-        ["ordinal 8", "ordinals 0 to 7", "'9' names none of the 8 GPUs", "; CUDA_VISIBLE_DEVICES, GPUCACHE_DEVICE and"],
+        [
+            "ordinal 8",
+            "ordinals 0 to 7",
+            "'9' names none of the 8 GPUs",
+            "; CUDA_VISIBLE_DEVICES, GPUCACHE_DEVICE and",
+        ],
         {"ordinal": 8, "count": 8, "why": "'9' names none of the 8 GPUs"},
         id="device index",
     ),
@@ -82,29 +99,49 @@ EXAMPLES = [
     pytest.param(
         NoEntryError("/r", "AB", ("ABA", "ABB", "ABC", "ABD")),
         LookupError,
-        ["4 entries in /r have keys that begin with 'AB', such as ABA, ABB, ABC", "; say more of the key"],
+        [
+            "4 entries in /r have keys that begin with 'AB', such as ABA, ABB, ABC",
+            "; say more of the key",
+        ],
         {"root": "/r", "key": "AB", "found": ("ABA", "ABB", "ABC", "ABD")},
         id="several entries",
     ),
     pytest.param(
         NoEntryError("/r", "AB", ()),
         LookupError,
-        ["no entry in /r has a key that begins with 'AB'", "; look at `gpucache ls`", "--root, GPUCACHE_DIR"],
+        [
+            "no entry in /r has a key that begins with 'AB'",
+            "; look at `gpucache ls`",
+            "--root, GPUCACHE_DIR",
+        ],
         {"root": "/r", "key": "AB", "found": ()},
         id="no entry",
     ),
     pytest.param(
         LockTimeoutError("/cache/locks/provision.lock", 1.5, "process 7 on node3 since noon"),
         TimeoutError,
-        ["/cache/locks/provision.lock", "within 1.5 s", "process 7 on node3 since noon", "; wait for that process"],
-        {"path": "/cache/locks/provision.lock", "timeout_s": 1.5, "holder": "process 7 on node3 since noon"},
+        [
+            "/cache/locks/provision.lock",
+            "within 1.5 s",
+            "process 7 on node3 since noon",
+            "; wait for that process",
+        ],
+        {
+            "path": "/cache/locks/provision.lock",
+            "timeout_s": 1.5,
+            "holder": "process 7 on node3 since noon",
+        },
         id="lock timeout",
     ),
 ]
 
 
 def test_every_error_is_tried_here_and_drawn_in_the_docstring():
-    defined = {name for name, value in vars(errors).items() if isinstance(value, type) and issubclass(value, Exception)}
+    defined = {
+        name
+        for name, value in vars(errors).items()
+        if isinstance(value, type) and issubclass(value, Exception)
+    }
     tried = {type(example.values[0]).__name__ for example in EXAMPLES}
     assert defined == tried | {"GpuCacheError"}
     assert all(name in (errors.__doc__ or "") for name in defined)
@@ -112,7 +149,9 @@ def test_every_error_is_tried_here_and_drawn_in_the_docstring():
 
 @pytest.mark.parametrize(("error", "builtin", "named", "attributes"), EXAMPLES)
 class TestEveryError:
-    def test_has_the_one_base_and_is_the_built_in_it_promises(self, error, builtin, named, attributes):
+    def test_has_the_one_base_and_is_the_built_in_it_promises(
+        self, error, builtin, named, attributes
+    ):
         assert isinstance(error, GpuCacheError)
         assert isinstance(error, builtin)
 

@@ -17,13 +17,15 @@ from pathlib import Path
 import pytest
 
 from gpucache import GpuCacheError
-from gpucache.explain import Difference, difference, metadata_in
+from gpucache.diagnosis.difference import Difference, difference
+from gpucache.report.directory import metadata_in
 
 PYTHON = os.environ.get("GPUCACHE_TEST_TRITON", sys.executable)
 KERNELS = Path(__file__).with_name("kernels.py")
 PLUGIN = {"TRITON_CACHE_MANAGER": "gpucache.triton:DeviceCacheManager"}
 needs_triton = pytest.mark.skipif(
-    importlib.util.find_spec("triton") is None, reason="needs triton: pip install '.[test]' on Linux"
+    importlib.util.find_spec("triton") is None,
+    reason="needs triton: pip install '.[test]' on Linux",
 )
 
 KERNEL = """
@@ -69,7 +71,12 @@ def compiled(tmp_path_factory, guard):
             file, directory = base / name, base / str(len(known))
             file.write_text(text)
             how |= {"file": str(file), "directory": str(directory)}
-            done = subprocess.run([python, "-c", COMPILE, json.dumps(how)], capture_output=True, text=True, timeout=120)
+            done = subprocess.run(
+                [python, "-c", COMPILE, json.dumps(how)],
+                capture_output=True,
+                text=True,
+                timeout=120,
+            )
             assert done.returncode == 0, done.stderr
             (known[case],) = (str(path.parent) for path in directory.glob("*/scaled.json"))
         return known[case]
@@ -82,7 +89,13 @@ def stock(directory, key, *, options=None, arch=90, triton_version="3.9.0", envi
     path = Path(directory) / key
     path.mkdir(parents=True)
     target = {"backend": "cuda", "arch": arch, "warp_size": 32}
-    said = {"hash": "00", "target": target, **(options or {}), **(environment or {}), "triton_version": triton_version}
+    said = {
+        "hash": "00",
+        "target": target,
+        **(options or {}),
+        **(environment or {}),
+        "triton_version": triton_version,
+    }
     (path / "k.json").write_text(json.dumps({**said, "shared": 0, "name": "k"}))
     (path / "k.cubin").write_bytes(b"binary")
     (path / "k.source").write_text("tt.func public @k() {")
@@ -103,7 +116,9 @@ def test_another_option_is_named(compiled):
 
 
 def test_another_device_is_named_and_not_what_follows_from_it(compiled):
-    assert difference(compiled(), compiled(arch=80)) == (Difference("target", "target", "cuda:90", "cuda:80"),)
+    assert difference(compiled(), compiled(arch=80)) == (
+        Difference("target", "target", "cuda:90", "cuda:80"),
+    )
 
 
 def test_a_variable_of_the_environment_is_named(compiled):
@@ -138,7 +153,9 @@ def test_what_is_in_no_file_is_not_made_up(compiled):
     """A comment is in the key, and nowhere else."""
     one, other = (
         compiled(),
-        compiled(text=KERNEL.replace("    mask", "    # a comment\n    mask", 1), name="kernel2.py"),
+        compiled(
+            text=KERNEL.replace("    mask", "    # a comment\n    mask", 1), name="kernel2.py"
+        ),
     )
     assert Path(one).name != Path(other).name
     assert {found.kind for found in difference(one, other)} <= {"location"}
@@ -147,7 +164,9 @@ def test_what_is_in_no_file_is_not_made_up(compiled):
 def test_another_assembler_is_noticed(compiled, tmp_path):
     """Its version is in the key, and in no metadata."""
     code = "import os, triton; print(os.path.dirname(triton.__file__))"
-    done = subprocess.run([PYTHON, "-c", code], capture_output=True, text=True, check=True, timeout=60)
+    done = subprocess.run(
+        [PYTHON, "-c", code], capture_output=True, text=True, check=True, timeout=60
+    )
     environ = {}
     for path in (Path(done.stdout.strip()) / "backends/nvidia/bin").glob("ptxas*"):
         script = tmp_path / path.name
@@ -158,12 +177,18 @@ def test_another_assembler_is_noticed(compiled, tmp_path):
         environ[f"TRITON_{path.name.upper().replace('-', '_')}_PATH"] = str(script)
     one, other = compiled(), compiled(environ=environ)
     assert Path(one).name != Path(other).name
-    assert [(found.kind, found.name) for found in difference(one, other)] == [("assembler", "ptxas")]
+    assert [(found.kind, found.name) for found in difference(one, other)] == [
+        ("assembler", "ptxas")
+    ]
 
 
 def test_another_triton_is_named_and_not_what_follows_from_it(tmp_path):
-    one = stock(tmp_path / "a", "KEY", triton_version="3.8.0", options={"num_warps": 4, "old": True})
-    other = stock(tmp_path / "b", "KEY", triton_version="3.9.0", options={"num_warps": 4, "new": True})
+    one = stock(
+        tmp_path / "a", "KEY", triton_version="3.8.0", options={"num_warps": 4, "old": True}
+    )
+    other = stock(
+        tmp_path / "b", "KEY", triton_version="3.9.0", options={"num_warps": 4, "new": True}
+    )
     assert difference(one, other) == (Difference("triton", "triton_version", "3.8.0", "3.9.0"),)
 
 
@@ -172,7 +197,11 @@ def test_a_library_at_another_path_is_the_same_library(tmp_path):
     for name, content in (("a", "equal"), ("b", "equal"), ("c", "other")):
         (tmp_path / name).write_text(content)
     a, b, c = (
-        stock(tmp_path / f"{name}-entry", "KEY", options={"extern_libs": [["libdevice", str(tmp_path / name)]]})
+        stock(
+            tmp_path / f"{name}-entry",
+            "KEY",
+            options={"extern_libs": [["libdevice", str(tmp_path / name)]]},
+        )
         for name in "abc"
     )
     assert difference(a, b) == ()

@@ -17,8 +17,11 @@ from pathlib import Path
 
 import pytest
 
-from gpucache import fs, paths
+from gpucache.disk import locks as locks_module
+from gpucache.disk.files import make_directory, write_whole
+from gpucache.disk.locks import local_directory, locked
 from gpucache.errors import LockTimeoutError, ProvisionError
+from gpucache.layout import paths
 
 SPAWN = multiprocessing.get_context("spawn")
 PATIENCE_S = 60.0
@@ -54,7 +57,7 @@ def umask_zero() -> Iterator[None]:
 class TestMakeDirectory:
     def test_every_directory_it_makes_is_private_whatever_the_umask(self, tmp_path, umask_zero):
         tmp_path.chmod(0o755)
-        assert fs.make_directory(str(tmp_path / "a" / "b" / "c")) is True
+        assert make_directory(str(tmp_path / "a" / "b" / "c")) is True
         assert [mode(tmp_path / part) for part in ("a", "a/b", "a/b/c")] == [0o700] * 3
         assert mode(tmp_path) == 0o755
 
@@ -62,34 +65,36 @@ class TestMakeDirectory:
         there = tmp_path / "there"
         there.mkdir()
         there.chmod(0o2775)
-        assert fs.make_directory(str(there)) is False
+        assert make_directory(str(there)) is False
         assert mode(there) == 0o2775
 
     def test_a_link_to_a_directory_will_do(self, tmp_path):
         (tmp_path / "link").symlink_to(tmp_path)
-        assert fs.make_directory(str(tmp_path / "link")) is False
-        assert fs.make_directory(str(tmp_path / "link" / "below")) is True
+        assert make_directory(str(tmp_path / "link")) is False
+        assert make_directory(str(tmp_path / "link" / "below")) is True
 
     @pytest.mark.parametrize("below", ["", "below", "far/below"])
     def test_a_file_in_the_way_is_told(self, tmp_path, below):
         (tmp_path / "file").write_text("mine")
         with pytest.raises(ProvisionError, match=re.escape(str(tmp_path / "file"))) as caught:
-            fs.make_directory(str(tmp_path / "file" / below).rstrip("/"))
+            make_directory(str(tmp_path / "file" / below).rstrip("/"))
         assert caught.value.errno == errno.ENOTDIR
         assert (tmp_path / "file").read_text() == "mine"
 
     @pytest.mark.parametrize("below", ["", "below"])
     def test_a_link_to_nowhere_is_in_the_way(self, tmp_path, below):
         (tmp_path / "link").symlink_to(tmp_path / "nowhere")
-        with pytest.raises(ProvisionError, match="link: .*; choose another root, or move that away") as caught:
-            fs.make_directory(str(tmp_path / "link" / below).rstrip("/"))
+        with pytest.raises(
+            ProvisionError, match="link: .*; choose another root, or move that away"
+        ) as caught:
+            make_directory(str(tmp_path / "link" / below).rstrip("/"))
         assert caught.value.errno == errno.ENOTDIR
 
     @pytest.mark.skipif(not Path("/proc/self").exists(), reason="needs /proc")
     def test_a_place_where_nothing_can_be_made_is_told(self):
         """Linux answers ENOENT in /proc although the parent is there."""
         with pytest.raises(ProvisionError, match="/proc/cache") as caught:
-            fs.make_directory("/proc/cache/triton")
+            make_directory("/proc/cache/triton")
         assert caught.value.errno == errno.ENOENT
 
     def test_a_current_directory_that_is_gone_is_told(self, tmp_path, monkeypatch):
@@ -98,7 +103,7 @@ class TestMakeDirectory:
         monkeypatch.chdir(gone)
         gone.rmdir()
         with pytest.raises(ProvisionError) as caught:
-            fs.make_directory("relative/path")
+            make_directory("relative/path")
         assert caught.value.errno == errno.ENOENT
 
     def test_the_loser_of_a_race_is_told_so(self, tmp_path, monkeypatch):
@@ -114,7 +119,7 @@ class TestMakeDirectory:
                 raise
 
         monkeypatch.setattr(os, "mkdir", then_the_winner_comes)
-        assert fs.make_directory(str(tmp_path / "a" / "b")) is False
+        assert make_directory(str(tmp_path / "a" / "b")) is False
 
     def test_one_of_many_processes_is_told_that_it_made_it(self, tmp_path):
         count, rounds = 6, 20
@@ -147,7 +152,7 @@ def make_directories(base, rounds, start, results):
     made = []
     for number in range(rounds):
         start.wait(PATIENCE_S)
-        made.append(fs.make_directory(f"{base}/{number}/below/further"))
+        made.append(make_directory(f"{base}/{number}/below/further"))
     results.put(made)
 
 
@@ -159,7 +164,7 @@ class TestPublish:
         return directory
 
     def test_the_file_is_there_and_nothing_else(self, tmp_path, staging):
-        fs.publish(str(tmp_path / "file"), b"content", str(staging))
+        write_whole(str(tmp_path / "file"), b"content", str(staging))
         assert (tmp_path / "file").read_bytes() == b"content"
         assert mode(tmp_path / "file") == 0o600
         assert not list(staging.iterdir())
@@ -167,7 +172,7 @@ class TestPublish:
     def test_a_reader_never_sees_a_torn_file(self, tmp_path, staging):
         """Three writers rewrite it without pause; each read is one writer's content from end to end."""
         path = tmp_path / "file"
-        fs.publish(str(path), LETTERS[0], str(staging))
+        write_whole(str(path), LETTERS[0], str(staging))
         stop = SPAWN.Event()
         changes, last = 0, LETTERS[0]
         with processes(rewrite, [(str(path), str(staging), letters, stop) for letters in LETTERS]):
@@ -183,14 +188,20 @@ class TestPublish:
 
     def test_a_rename_that_fails_leaves_nothing_behind(self, tmp_path, staging):
         (tmp_path / "directory").mkdir()
-        with pytest.raises(ProvisionError, match="directory: Is a directory; .*GPUCACHE_DIR") as caught:
-            fs.publish(str(tmp_path / "directory"), b"content", str(staging))
+        with pytest.raises(
+            ProvisionError, match="directory: Is a directory; .*GPUCACHE_DIR"
+        ) as caught:
+            write_whole(str(tmp_path / "directory"), b"content", str(staging))
         assert caught.value.errno == errno.EISDIR
         assert not list(staging.iterdir())
 
     @pytest.mark.parametrize("call", ["fsync", "rename"])
-    @pytest.mark.parametrize("number", [errno.ENOSPC, errno.EIO, errno.EDQUOT], ids=errno.errorcode.get)
-    def test_the_old_file_survives_every_failure(self, call, number, tmp_path, staging, monkeypatch):
+    @pytest.mark.parametrize(
+        "number", [errno.ENOSPC, errno.EIO, errno.EDQUOT], ids=errno.errorcode.get
+    )
+    def test_the_old_file_survives_every_failure(
+        self, call, number, tmp_path, staging, monkeypatch
+    ):
         (tmp_path / "file").write_text("old")
 
         def fails(*_: object) -> None:
@@ -198,7 +209,7 @@ class TestPublish:
 
         monkeypatch.setattr(os, call, fails)
         with pytest.raises(ProvisionError, match=re.escape(str(tmp_path / "file"))) as caught:
-            fs.publish(str(tmp_path / "file"), b"new", str(staging))
+            write_whole(str(tmp_path / "file"), b"new", str(staging))
         assert caught.value.errno == number
         assert (tmp_path / "file").read_text() == "old"
         assert not list(staging.iterdir())
@@ -209,21 +220,30 @@ class TestPublish:
 
         monkeypatch.setattr(os, "fsync", interrupted)
         with pytest.raises(KeyboardInterrupt):
-            fs.publish(str(tmp_path / "file"), b"new", str(staging))
+            write_whole(str(tmp_path / "file"), b"new", str(staging))
         assert not list(staging.iterdir())
 
     def test_a_missing_staging_directory_is_told(self, tmp_path):
         with pytest.raises(ProvisionError) as caught:
-            fs.publish(str(tmp_path / "file"), b"new", str(tmp_path / "missing"))
+            write_whole(str(tmp_path / "file"), b"new", str(tmp_path / "missing"))
         assert caught.value.errno == errno.ENOENT
 
     def test_leftovers_go_after_an_hour_and_not_before(self, tmp_path, staging):
         now = time.time()
-        for name, age_s in (("publish-old", 3700), ("publish-young", 3500), ("publish-ahead", -3700), ("other", 9999)):
+        for name, age_s in (
+            ("publish-old", 3700),
+            ("publish-young", 3500),
+            ("publish-ahead", -3700),
+            ("other", 9999),
+        ):
             (staging / name).write_text("left")
             os.utime(staging / name, (now - age_s, now - age_s))
-        fs.publish(str(tmp_path / "file"), b"content", str(staging))
-        assert sorted(path.name for path in staging.iterdir()) == ["other", "publish-ahead", "publish-young"]
+        write_whole(str(tmp_path / "file"), b"content", str(staging))
+        assert sorted(path.name for path in staging.iterdir()) == [
+            "other",
+            "publish-ahead",
+            "publish-young",
+        ]
 
     def test_two_may_sweep_at_once(self, tmp_path, staging, monkeypatch):
         (staging / "publish-old").write_text("left")
@@ -235,20 +255,20 @@ class TestPublish:
             unlink(path)
 
         monkeypatch.setattr(os, "unlink", after_the_other)
-        fs.publish(str(tmp_path / "file"), b"content", str(staging))
+        write_whole(str(tmp_path / "file"), b"content", str(staging))
         assert not list(staging.iterdir())
 
     def test_what_cannot_be_swept_does_not_stop_it(self, tmp_path, staging):
         (staging / "publish-directory").mkdir()
         os.utime(staging / "publish-directory", (0, 0))
         (staging / "publish-nowhere").symlink_to(tmp_path / "nowhere")
-        fs.publish(str(tmp_path / "file"), b"content", str(staging))
+        write_whole(str(tmp_path / "file"), b"content", str(staging))
         assert (tmp_path / "file").read_bytes() == b"content"
 
     def test_a_link_at_the_path_is_replaced_and_not_followed(self, tmp_path, staging):
         (tmp_path / "target").write_text("untouched")
         (tmp_path / "file").symlink_to(tmp_path / "target")
-        fs.publish(str(tmp_path / "file"), b"content", str(staging))
+        write_whole(str(tmp_path / "file"), b"content", str(staging))
         assert (tmp_path / "target").read_text() == "untouched"
         assert not (tmp_path / "file").is_symlink()
 
@@ -258,7 +278,7 @@ LETTERS = [letter * 100_000 for letter in (b"a", b"b", b"c")]
 
 def rewrite(path, staging, content, stop):
     while not stop.is_set():
-        fs.publish(path, content, staging)
+        write_whole(path, content, staging)
 
 
 class TestLocked:
@@ -275,7 +295,9 @@ class TestLocked:
 
     def test_it_excludes_other_threads(self, lock, tmp_path):
         (tmp_path / "counter").write_text("0")
-        threads = [threading.Thread(target=count, args=(lock, str(tmp_path / "counter"))) for _ in range(4)]
+        threads = [
+            threading.Thread(target=count, args=(lock, str(tmp_path / "counter"))) for _ in range(4)
+        ]
         for thread in threads:
             thread.start()
         for thread in threads:
@@ -284,89 +306,101 @@ class TestLocked:
 
     def test_whoever_waits_in_vain_is_told_who_holds_it(self, lock):
         with holder(lock) as process:
-            with pytest.raises(LockTimeoutError) as caught, fs.locked(lock, timeout_s=0.05):
+            with pytest.raises(LockTimeoutError) as caught, locked(lock, timeout_s=0.05):
                 pytest.fail("two held it")
         error = caught.value
         assert (error.path, error.timeout_s) == (lock, 0.05)
         since = r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\dZ"
-        assert re.fullmatch(rf"process {process.pid} on {re.escape(paths.host_name())} since {since}", error.holder)
-        for part in (lock, "0.05 s", str(process.pid), paths.host_name(), "its death frees the lock"):
+        assert re.fullmatch(
+            rf"process {process.pid} on {re.escape(paths.host_name())} since {since}", error.holder
+        )
+        for part in (
+            lock,
+            "0.05 s",
+            str(process.pid),
+            paths.host_name(),
+            "its death frees the lock",
+        ):
             assert part in str(error)
 
     def test_a_thread_that_waits_in_vain_is_told_too(self, lock):
-        with fs.locked(lock, timeout_s=0), pytest.raises(LockTimeoutError) as caught:
-            in_thread(lambda: fs.locked(lock, timeout_s=0).__enter__())
+        with locked(lock, timeout_s=0), pytest.raises(LockTimeoutError) as caught:
+            in_thread(lambda: locked(lock, timeout_s=0).__enter__())
         assert f"process {os.getpid()} " in caught.value.holder
 
     def test_killing_the_holder_frees_it(self, lock):
         with holder(lock) as process:
             process.send_signal(signal.SIGKILL)
             process.wait(PATIENCE_S)
-            with fs.locked(lock, timeout_s=0):
+            with locked(lock, timeout_s=0):
                 pass
 
     def test_an_exception_frees_it(self, lock):
-        with pytest.raises(ZeroDivisionError), fs.locked(lock, timeout_s=0):
+        with pytest.raises(ZeroDivisionError), locked(lock, timeout_s=0):
             raise ZeroDivisionError
-        with fs.locked(lock, timeout_s=0):
+        with locked(lock, timeout_s=0):
             pass
 
     def test_its_file_stays_and_is_private(self, lock, umask_zero):
-        with fs.locked(lock, timeout_s=0):
+        with locked(lock, timeout_s=0):
             inode = os.stat(lock).st_ino
-        with fs.locked(lock, timeout_s=0):
+        with locked(lock, timeout_s=0):
             assert os.stat(lock).st_ino == inode
         assert os.stat(lock).st_ino == inode
         assert [mode(Path(path)) for path in (lock, lock + ".holder")] == [0o600, 0o600]
 
     def test_it_says_who_holds_it(self, lock):
-        with fs.locked(lock, timeout_s=0):
+        with locked(lock, timeout_s=0):
             said = json.loads(Path(lock + ".holder").read_text())
         assert said["pid"] == os.getpid()
         assert said["host"] == paths.host_name()
 
-    @pytest.mark.parametrize("said", [None, b"", b"{", b"[]", b"7", b"{}", b'{"pid": 7, "host": "h"}', b"\xff\xfe"])
+    @pytest.mark.parametrize(
+        "said", [None, b"", b"{", b"[]", b"7", b"{}", b'{"pid": 7, "host": "h"}', b"\xff\xfe"]
+    )
     def test_a_holder_that_did_not_say_who_it_is_is_no_trouble(self, lock, said):
         """Killed before it wrote, or on a full disk."""
         with holder(lock):
             Path(lock + ".holder").unlink()
             if said is not None:
                 Path(lock + ".holder").write_bytes(said)
-            with pytest.raises(LockTimeoutError, match="held by a process that did not say who it is"):
-                with fs.locked(lock, timeout_s=0):
+            with pytest.raises(
+                LockTimeoutError, match="held by a process that did not say who it is"
+            ):
+                with locked(lock, timeout_s=0):
                     pytest.fail("two held it")
 
     def test_it_holds_where_its_holder_cannot_be_written(self, lock):
         Path(lock + ".holder").mkdir()
-        with fs.locked(lock, timeout_s=0), pytest.raises(LockTimeoutError, match="did not say"):
-            in_thread(lambda: fs.locked(lock, timeout_s=0).__enter__())
+        with locked(lock, timeout_s=0), pytest.raises(LockTimeoutError, match="did not say"):
+            in_thread(lambda: locked(lock, timeout_s=0).__enter__())
 
     def test_its_holder_cannot_be_redirected_by_a_link(self, lock, tmp_path):
         (tmp_path / "precious").write_text("precious")
         Path(lock + ".holder").symlink_to(tmp_path / "precious")
-        with fs.locked(lock, timeout_s=0):
+        with locked(lock, timeout_s=0):
             assert (tmp_path / "precious").read_text() == "precious"
         Path(lock + ".holder").unlink()
         Path(lock + ".holder").symlink_to(tmp_path / "not-there")
-        with fs.locked(lock, timeout_s=0):
+        with locked(lock, timeout_s=0):
             assert not (tmp_path / "not-there").exists()
 
     def test_a_lock_file_that_cannot_be_made_is_told(self, tmp_path):
         (tmp_path / "file").write_text("")
         with pytest.raises(ProvisionError, match="a.lock: .*; choose a root"):
-            with fs.locked(str(tmp_path / "file" / "a.lock"), timeout_s=0):
+            with locked(str(tmp_path / "file" / "a.lock"), timeout_s=0):
                 pytest.fail("nothing was locked")
 
     @pytest.mark.parametrize("how", ["unwinds", "vanishes"])
     def test_a_forked_child_that_ends_does_not_free_its_parents_lock(self, lock, how):
-        with holder(lock, how), pytest.raises(LockTimeoutError), fs.locked(lock, timeout_s=0):
+        with holder(lock, how), pytest.raises(LockTimeoutError), locked(lock, timeout_s=0):
             pytest.fail("two held it")
 
     def test_a_forked_child_does_not_keep_its_dead_parents_lock(self, lock):
         with holder(lock, "stays") as process:
             process.send_signal(signal.SIGKILL)
             process.wait(PATIENCE_S)
-            with fs.locked(lock, timeout_s=0):
+            with locked(lock, timeout_s=0):
                 pass
 
 
@@ -389,16 +423,16 @@ def in_thread(act: Callable[[], object]) -> None:
 
 def count(lock, counter):
     for _ in range(25):
-        with fs.locked(lock, timeout_s=PATIENCE_S):
+        with locked(lock, timeout_s=PATIENCE_S):
             number = int(Path(counter).read_text())
             Path(counter).write_text(str(number + 1))
 
 
 HOLDER = """
 import os, sys
-from gpucache import fs
+from gpucache.disk.locks import locked
 lock, how = sys.argv[1:]
-with fs.locked(lock, timeout_s=60):
+with locked(lock, timeout_s=60):
     child = os.fork() if how else None
     if child == 0:
         if how == "unwinds":
@@ -418,7 +452,9 @@ with fs.locked(lock, timeout_s=60):
 def holder(lock: str, how: str = "") -> Iterator[subprocess.Popen[str]]:
     """Another process that holds the lock, having forked a child that ends ``how`` or stays."""
     command = [sys.executable, "-c", HOLDER, lock, how]
-    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as process:
+    with subprocess.Popen(
+        command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+    ) as process:
         try:
             assert process.stdout is not None
             assert process.stdout.readline() == "held\n"
@@ -430,14 +466,14 @@ def holder(lock: str, how: str = "") -> Iterator[subprocess.Popen[str]]:
 class TestLockDirectory:
     @pytest.fixture
     def network(self, monkeypatch: pytest.MonkeyPatch) -> None:
-        monkeypatch.setattr(fs, "is_local", lambda _: False)
+        monkeypatch.setattr(locks_module, "is_local", lambda _: False)
 
     @pytest.fixture
     def locks(self) -> Iterator[Callable[[object], str]]:
         made: set[str] = set()
 
         def directory(root: object) -> str:
-            path = fs.lock_directory(str(root), f"{root}/gpucache/v1/locks")
+            path = local_directory(str(root), f"{root}/gpucache/v1/locks")
             made.add(path)
             return path
 
@@ -446,7 +482,7 @@ class TestLockDirectory:
             os.rmdir(path)
 
     def test_on_a_local_disk_it_lies_inside_the_root(self, tmp_path):
-        assert fs.lock_directory(str(tmp_path), str(tmp_path / "locks")) == str(tmp_path / "locks")
+        assert local_directory(str(tmp_path), str(tmp_path / "locks")) == str(tmp_path / "locks")
 
     def test_on_a_network_it_is_this_users_own_on_this_node(self, tmp_path, network, locks):
         path = Path(locks(tmp_path))
@@ -458,10 +494,18 @@ class TestLockDirectory:
         (tmp_path / "root").mkdir()
         (tmp_path / "link").symlink_to("root")
         monkeypatch.chdir(tmp_path)
-        spellings = [tmp_path / "root", tmp_path / "link", f"{tmp_path}/link/../root/", "root", "./link"]
+        spellings = [
+            tmp_path / "root",
+            tmp_path / "link",
+            f"{tmp_path}/link/../root/",
+            "root",
+            "./link",
+        ]
         assert len({locks(spelling) for spelling in spellings}) == 1
 
-    def test_the_temporary_directory_of_the_process_does_not_matter(self, tmp_path, network, locks, monkeypatch):
+    def test_the_temporary_directory_of_the_process_does_not_matter(
+        self, tmp_path, network, locks, monkeypatch
+    ):
         before = locks(tmp_path)
         monkeypatch.setenv("TMPDIR", str(tmp_path))
         assert locks(tmp_path) == before

@@ -15,7 +15,9 @@ pytestmark = pytest.mark.gpu
 
 def discovered(python):
     """In a process of its own, since the fake library may be loaded in this one."""
-    done = python("import json, gpucache; print(json.dumps(gpucache.discover(require_gpu=True).as_json()))")
+    done = python(
+        "import json, gpucache; print(json.dumps(gpucache.discover(require_gpu=True).as_json()))"
+    )
     assert done.returncode == 0, done.stderr
     return json.loads(done.stdout)
 
@@ -23,7 +25,9 @@ def discovered(python):
 def test_the_devices_are_those_of_nvidia_smi(python):
     if shutil.which("nvidia-smi") is None:
         pytest.skip("needs nvidia-smi")
-    listed = subprocess.run(["nvidia-smi", "-L"], capture_output=True, text=True, check=True, timeout=60).stdout
+    listed = subprocess.run(
+        ["nvidia-smi", "-L"], capture_output=True, text=True, check=True, timeout=60
+    ).stdout
     snapshot = discovered(python)
     seen = {device["uuid"] for device in snapshot["devices"] + snapshot["mig_parents"]}
     assert seen == set(re.findall(r"UUID: ([\w-]+)", listed))
@@ -37,7 +41,7 @@ def test_libcuda_names_the_same_devices(python):
     code = """if True:
         import os
         from gpucache import discover
-        from gpucache.libcuda import ask_order
+        from gpucache.machine.libcuda import ask_order
         snapshot = discover(require_gpu=True)
         assert set(ask_order(snapshot, os.environ)) <= {device.uuid for device in snapshot.devices}
     """
@@ -47,6 +51,10 @@ def test_libcuda_names_the_same_devices(python):
 
 def test_run_gives_a_command_the_real_devices_directory(gpucache, tmp_path):
     show = "import os; print(os.environ['GPUCACHE_DEVICE'], os.environ['TRITON_CACHE_DIR'])"
-    done = gpucache("run", "--root", tmp_path / "r", "--device", 0, "--strict", "--", sys.executable, "-c", show)
+    done = gpucache(
+        "run", "--root", tmp_path / "r", "--device", 0, "--strict", "--", sys.executable, "-c", show
+    )
     assert done.returncode == 0, done.stderr
-    assert re.fullmatch(rf"(GPU|MIG)-\S+ {re.escape(str(tmp_path))}/r/triton/[0-9.]+\n", done.stdout)
+    assert re.fullmatch(
+        rf"(GPU|MIG)-\S+ {re.escape(str(tmp_path))}/r/triton/[0-9.]+\n", done.stdout
+    )

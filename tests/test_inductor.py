@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from gpucache.inductor import BUNDLE, bucket, is_cache, is_temporary
+from gpucache.layout.inductor import BUNDLE, bucket, is_cache, is_temporary
 
 HASH = base64.b32encode(hashlib.sha256(b"graph").digest()).decode()[:51].lower()
 CODE = f"c{HASH}"
@@ -40,12 +40,25 @@ def test_all_that_a_real_compile_leaves_is_known(tmp_path):
     """On the CPU. Headers that it compiles for itself go to the default directory, whatever directory was chosen."""
     chosen, temporary = tmp_path / "chosen", tmp_path / "tmp"
     temporary.mkdir()
-    environ = {**os.environ, "TORCHINDUCTOR_CACHE_DIR": str(chosen), "TMPDIR": str(temporary), "USER": "somebody"}
-    done = subprocess.run([sys.executable, "-c", COMPILE], env=environ, capture_output=True, text=True, timeout=280)
+    environ = {
+        **os.environ,
+        "TORCHINDUCTOR_CACHE_DIR": str(chosen),
+        "TMPDIR": str(temporary),
+        "USER": "somebody",
+    }
+    done = subprocess.run(
+        [sys.executable, "-c", COMPILE], env=environ, capture_output=True, text=True, timeout=280
+    )
     assert done.returncode == 0, done.stderr
     found = files(chosen)
     assert [path for path in found if not is_cache(path)] == []
-    assert {bucket(path.split("/")[0]) for path in found} == {"code", "fxgraph", "aotautograd", "locks", "cache"}
+    assert {bucket(path.split("/")[0]) for path in found} == {
+        "code",
+        "fxgraph",
+        "aotautograd",
+        "locks",
+        "cache",
+    }
     beside = files(temporary / "torchinductor_somebody")
     assert [path for path in beside if not is_cache(path)] == []
     assert {path.split("/")[0] for path in beside} == {"precompiled_headers"}
@@ -59,7 +72,9 @@ def test_what_a_killed_write_of_torchs_leaves_is_known(tmp_path):
         "pathlib.Path.rename = pathlib.Path.replace = os.rename = os.replace = lambda *_, **__: os._exit(0)\n"
         "codecache.write_atomic(sys.argv[1], 'x', make_dirs=True)"
     )
-    subprocess.run([sys.executable, "-c", code, f"{tmp_path}/{CODE[1:3]}/{CODE}.py"], check=True, timeout=120)
+    subprocess.run(
+        [sys.executable, "-c", code, f"{tmp_path}/{CODE[1:3]}/{CODE}.py"], check=True, timeout=120
+    )
     (left,) = files(tmp_path)
     assert is_temporary(left)
     assert is_cache(left)
@@ -68,9 +83,16 @@ def test_what_a_killed_write_of_torchs_leaves_is_known(tmp_path):
 @pytest.mark.parametrize(
     "path",
     [
-        *(f"{CODE[1:3]}/{CODE}{end}" for end in ("", ".py", ".cpp", ".main.so", ".best_config", ".cubin")),
+        *(
+            f"{CODE[1:3]}/{CODE}{end}"
+            for end in ("", ".py", ".cpp", ".main.so", ".best_config", ".cubin")
+        ),
         *(f"fxgraph/{HASH[1:3]}/{HASH}/{HASH}", f"aotautograd/a{HASH}/{HASH}", f"cache/{HEX}"),
-        *(f"locks/{CODE}.lock", f"precompiled_headers/{CODE}.h.gch", f"precompiled_headers/locks/{CODE}.lock"),
+        *(
+            f"locks/{CODE}.lock",
+            f"precompiled_headers/{CODE}.h.gch",
+            f"precompiled_headers/locks/{CODE}.lock",
+        ),
         *(
             f"{CODE[1:3]}/.123.140022.tmp",
             f"fxgraph/ab/{HASH}/.1.2.tmp",
@@ -86,10 +108,36 @@ def test_names_of_inductors(path):
 @pytest.mark.parametrize(
     "path",
     [
-        *("notes.py", "cache/README", "cache/results.json", "locks/x", "locks/x.lock", "ab/notes.py", "ab/c/d.py", ""),
-        *("fxgraph/notes", "fxgraph/ab/notes/x", "aotautograd/x/y", "precompiled_headers/mine.h", "models/net.pt"),
-        *(".1.2.tmp", "models/.1.2.tmp", f"models/{CODE[1:3]}/{CODE}.py", f"zz/{CODE}.py", f"{CODE}.py"),
-        *(f"{CODE[1:3]}/{CODE}.py\n", f"{CODE[1:3]}/../{CODE}.py", f"cache/{HEX}.bak", f"fxgraph/ab/{HASH}/{HASH}/x"),
+        *(
+            "notes.py",
+            "cache/README",
+            "cache/results.json",
+            "locks/x",
+            "locks/x.lock",
+            "ab/notes.py",
+            "ab/c/d.py",
+            "",
+        ),
+        *(
+            "fxgraph/notes",
+            "fxgraph/ab/notes/x",
+            "aotautograd/x/y",
+            "precompiled_headers/mine.h",
+            "models/net.pt",
+        ),
+        *(
+            ".1.2.tmp",
+            "models/.1.2.tmp",
+            f"models/{CODE[1:3]}/{CODE}.py",
+            f"zz/{CODE}.py",
+            f"{CODE}.py",
+        ),
+        *(
+            f"{CODE[1:3]}/{CODE}.py\n",
+            f"{CODE[1:3]}/../{CODE}.py",
+            f"cache/{HEX}.bak",
+            f"fxgraph/ab/{HASH}/{HASH}/x",
+        ),
         *("triton/0/x", "gpucache/v1/devices/host.json", "CACHEDIR.TAG"),
     ],
 )
@@ -100,10 +148,23 @@ def test_names_that_a_user_might_have(path):
 
 def test_the_directories_of_code_are_one_bucket():
     names = ["ab", "2z", "fxgraph", "locks", "abc", "AB", "0a"]
-    assert [bucket(name) for name in names] == ["code", "code", "fxgraph", "locks", "abc", "AB", "0a"]
+    assert [bucket(name) for name in names] == [
+        "code",
+        "code",
+        "fxgraph",
+        "locks",
+        "abc",
+        "AB",
+        "0a",
+    ]
 
 
 def test_where_a_bundle_is_unpacked():
     assert BUNDLE.fullmatch(f"tmp.{uuid.uuid4()}")
-    for name in ("tmp.deadbeef-cafe-my-holiday", f"tmp.{uuid.uuid4()}.old", f"x.tmp.{uuid.uuid4()}", "tmp."):
+    for name in (
+        "tmp.deadbeef-cafe-my-holiday",
+        f"tmp.{uuid.uuid4()}.old",
+        f"x.tmp.{uuid.uuid4()}",
+        "tmp.",
+    ):
         assert not BUNDLE.fullmatch(name)

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from gpucache.inodes import Inode, Inodes, Sum
+from gpucache.report.inodes import Inode, Inodes, Sum
 
 
 class Walk:
@@ -73,7 +73,11 @@ def walked(base: Path) -> tuple[int, int, int]:
     for directory, inner, names in os.walk(base):
         links = [name for name in inner if os.path.islink(f"{directory}/{name}")]
         found += [os.lstat(f"{directory}/{name}") for name in (*names, *links)]
-    return len(found), sum(one.st_size for one in found), sum({one.st_ino: one.st_size for one in found}.values())
+    return (
+        len(found),
+        sum(one.st_size for one in found),
+        sum({one.st_ino: one.st_size for one in found}.values()),
+    )
 
 
 class TestTree:
@@ -94,14 +98,21 @@ class TestTree:
         for number, path in enumerate(sorted(tmp_path.rglob("*"))):
             if path.is_file() and not path.is_symlink() and number % 2:
                 os.link(path, tmp_path / "a" / str(number))
-        parts = {path: Sum(path.name) for path in tmp_path.iterdir() if path.is_dir() and not path.is_symlink()}
+        parts = {
+            path: Sum(path.name)
+            for path in tmp_path.iterdir()
+            if path.is_dir() and not path.is_symlink()
+        }
         for path, total in parts.items():
             walk.tree(path, total)
         for path in [path for path in tmp_path.iterdir() if path not in parts]:
             path.unlink()
         expected = walked(tmp_path)
         assert (
-            tuple(sum(getattr(part, name) for part in parts.values()) for name in ("files", "logical")) == expected[:2]
+            tuple(
+                sum(getattr(part, name) for part in parts.values()) for name in ("files", "logical")
+            )
+            == expected[:2]
         )
         assert sum(part.physical for part in parts.values()) == expected[2]
 

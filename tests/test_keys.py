@@ -7,8 +7,16 @@ from pathlib import Path
 
 import pytest
 
-from gpucache.keys import KEY, STORE_KEY, device_directories, is_key_of, shards, unlinked, view_key
-from gpucache.store import single_key
+from gpucache.layout.keys import (
+    KEY,
+    STORE_KEY,
+    device_directories,
+    is_key_of,
+    shards,
+    unlinked,
+    view_key,
+)
+from gpucache.store.manifest import single_key
 
 DIGESTS = [hashlib.sha256(str(number).encode()) for number in range(200)]
 HEX = [digest.hexdigest() for digest in DIGESTS]
@@ -41,8 +49,25 @@ class TestKey:
     @pytest.mark.parametrize(
         "name",
         [
-            *("0", "1.2", "gpu0", "fxgraph", "aotautograd", "precompiled_headers", "tmp.pid_1_x", "CACHEDIR.TAG", ""),
-            *(HEX[0].upper(), HEX[0][1:], BASE32[0].lower(), BASE32[0] + "A", BASE64[0] + "=", f"{HEX[0]}\n"),
+            *(
+                "0",
+                "1.2",
+                "gpu0",
+                "fxgraph",
+                "aotautograd",
+                "precompiled_headers",
+                "tmp.pid_1_x",
+                "CACHEDIR.TAG",
+                "",
+            ),
+            *(
+                HEX[0].upper(),
+                HEX[0][1:],
+                BASE32[0].lower(),
+                BASE32[0] + "A",
+                BASE64[0] + "=",
+                f"{HEX[0]}\n",
+            ),
             "x" * 42 + "b",  # 43 letters, and not a SHA-256
             single_key(BASE32[0], "cuda_utils.so", ""),
         ],
@@ -110,7 +135,9 @@ class TestShards:
         (root / "gpucache/v1/store/notes").write_text("")
         assert shards(str(root)) == [f"{root}/gpucache/v1/store/{name}" for name in ("AA", "ZZ")]
 
-    @pytest.mark.parametrize("linked", ["gpucache", "gpucache/v1", "gpucache/v1/store", "gpucache/v1/store/AA"])
+    @pytest.mark.parametrize(
+        "linked", ["gpucache", "gpucache/v1", "gpucache/v1/store", "gpucache/v1/store/AA"]
+    )
     def test_a_link_anywhere_on_the_way_has_none(self, root, linked):
         make(root / "gpucache/v1/store/AA")
         os.rename(root / linked, root.parent / "elsewhere")
@@ -131,7 +158,11 @@ def test_a_path_of_ours_is_told_from_one_that_a_link_leads_to(root):
 def test_a_key_is_that_of_a_hash_in_any_form_of_tritons():
     digest = hashlib.sha256(b"kernel").hexdigest()
     raw = bytes.fromhex(digest)
-    forms = (digest, base64.urlsafe_b64encode(raw).decode().rstrip("="), base64.b32encode(raw).decode().rstrip("="))
+    forms = (
+        digest,
+        base64.urlsafe_b64encode(raw).decode().rstrip("="),
+        base64.b32encode(raw).decode().rstrip("="),
+    )
     assert all(KEY.fullmatch(form) and is_key_of(form, digest) for form in forms)
     other = hashlib.sha256(b"another").hexdigest()
     assert not any(is_key_of(form, other) for form in forms)

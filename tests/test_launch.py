@@ -3,8 +3,14 @@ from __future__ import annotations
 import pytest
 from test_registry import LIKE, bare_dev, gpus, show  # noqa: F401  (a fixture)
 
-from gpucache import DeviceCacheRegistry, DeviceIndexError, RecordError, UnsafeDirectoryError, launch_environ
-from gpucache.launch import local_rank
+from gpucache import (
+    DeviceCacheRegistry,
+    DeviceIndexError,
+    RecordError,
+    UnsafeDirectoryError,
+    launch_environ,
+)
+from gpucache.directories.launch import local_rank
 
 EIGHT = {"GPUCACHE_FAKE_DEVICES": "8"}
 OURS = ["GPUCACHE_DIR", "GPUCACHE_DEVICE", "TORCHINDUCTOR_CACHE_DIR", "TRITON_CACHE_DIR"]
@@ -28,7 +34,10 @@ def actions(report):
         # torchrun's word is enough
         ({"LOCAL_RANK": "3"}, (3, "LOCAL_RANK")),
         ({"LOCAL_RANK": "0"}, (0, "LOCAL_RANK")),
-        ({"LOCAL_RANK": "3", "SLURM_LOCALID": "1", "SLURM_STEP_TASKS_PER_NODE": "8"}, (3, "LOCAL_RANK")),
+        (
+            {"LOCAL_RANK": "3", "SLURM_LOCALID": "1", "SLURM_STEP_TASKS_PER_NODE": "8"},
+            (3, "LOCAL_RANK"),
+        ),
         # mpirun
         (
             {"OMPI_COMM_WORLD_LOCAL_RANK": "2", "OMPI_COMM_WORLD_LOCAL_SIZE": "4"},
@@ -45,20 +54,44 @@ def actions(report):
         ({"SLURM_LOCALID": "3", "SLURM_STEP_TASKS_PER_NODE": "8"}, (3, "SLURM_LOCALID")),
         ({"SLURM_LOCALID": "0", "SLURM_STEP_TASKS_PER_NODE": "1"}, (None, None)),
         ({"SLURM_LOCALID": "0", "SLURM_STEP_TASKS_PER_NODE": "1(x4)"}, (None, None)),
-        ({"SLURM_LOCALID": "3", "SLURM_STEP_TASKS_PER_NODE": "4(x2)", "SLURM_NODEID": "1"}, (3, "SLURM_LOCALID")),
-        ({"SLURM_LOCALID": "0", "SLURM_STEP_TASKS_PER_NODE": "4(x2),1", "SLURM_NODEID": "2"}, (None, None)),
-        ({"SLURM_LOCALID": "1", "SLURM_STEP_TASKS_PER_NODE": "4(x2),1", "SLURM_NODEID": "0"}, (1, "SLURM_LOCALID")),
-        ({"SLURM_LOCALID": "1", "SLURM_STEP_TASKS_PER_NODE": "1,2", "SLURM_NODEID": "1"}, (1, "SLURM_LOCALID")),
-        ({"SLURM_LOCALID": "1", "SLURM_STEP_TASKS_PER_NODE": "1,2", "SLURM_NODEID": "7"}, (None, None)),
-        ({"SLURM_LOCALID": "1", "SLURM_STEP_TASKS_PER_NODE": "2", "SLURM_NODEID": "7"}, (1, "SLURM_LOCALID")),
+        (
+            {"SLURM_LOCALID": "3", "SLURM_STEP_TASKS_PER_NODE": "4(x2)", "SLURM_NODEID": "1"},
+            (3, "SLURM_LOCALID"),
+        ),
+        (
+            {"SLURM_LOCALID": "0", "SLURM_STEP_TASKS_PER_NODE": "4(x2),1", "SLURM_NODEID": "2"},
+            (None, None),
+        ),
+        (
+            {"SLURM_LOCALID": "1", "SLURM_STEP_TASKS_PER_NODE": "4(x2),1", "SLURM_NODEID": "0"},
+            (1, "SLURM_LOCALID"),
+        ),
+        (
+            {"SLURM_LOCALID": "1", "SLURM_STEP_TASKS_PER_NODE": "1,2", "SLURM_NODEID": "1"},
+            (1, "SLURM_LOCALID"),
+        ),
+        (
+            {"SLURM_LOCALID": "1", "SLURM_STEP_TASKS_PER_NODE": "1,2", "SLURM_NODEID": "7"},
+            (None, None),
+        ),
+        (
+            {"SLURM_LOCALID": "1", "SLURM_STEP_TASKS_PER_NODE": "2", "SLURM_NODEID": "7"},
+            (1, "SLURM_LOCALID"),
+        ),
         ({"SLURM_LOCALID": "0"}, (None, None)),
         ({"SLURM_LOCALID": "0", "SLURM_STEP_TASKS_PER_NODE": "many"}, (None, None)),
-        ({"SLURM_LOCALID": "1", "SLURM_STEP_TASKS_PER_NODE": "999999(x999999)"}, (1, "SLURM_LOCALID")),
+        (
+            {"SLURM_LOCALID": "1", "SLURM_STEP_TASKS_PER_NODE": "999999(x999999)"},
+            (1, "SLURM_LOCALID"),
+        ),
         # not numbers
         ({}, (None, None)),
         ({"LOCAL_RANK": ""}, (None, None)),
         ({"LOCAL_RANK": "-1"}, (None, None)),
-        ({"LOCAL_RANK": "x", "SLURM_LOCALID": "2", "SLURM_STEP_TASKS_PER_NODE": "4"}, (2, "SLURM_LOCALID")),
+        (
+            {"LOCAL_RANK": "x", "SLURM_LOCALID": "2", "SLURM_STEP_TASKS_PER_NODE": "4"},
+            (2, "SLURM_LOCALID"),
+        ),
     ],
 )
 def test_the_local_rank_of_each_launcher(environ, expected):
@@ -96,7 +129,10 @@ def test_a_device_that_is_asked_for_must_exist(base):
 def test_one_srun_task_a_node_leaves_the_choice_to_the_launcher_inside(base):
     outer = {**base, "SLURM_LOCALID": "0", "SLURM_STEP_TASKS_PER_NODE": "1"}
     environ, _ = launch_environ(outer)
-    seen = {launch_environ({**environ, "LOCAL_RANK": str(rank)})[0]["TRITON_CACHE_DIR"] for rank in range(8)}
+    seen = {
+        launch_environ({**environ, "LOCAL_RANK": str(rank)})[0]["TRITON_CACHE_DIR"]
+        for rank in range(8)
+    }
     assert len(seen) == 8
 
 
@@ -113,7 +149,9 @@ def test_what_the_user_set_is_kept_and_said(base):
 
 
 def test_force_replaces_what_the_user_set(base, tmp_path):
-    environ, report = launch_environ({**base, "TRITON_CACHE_DIR": "/mine", "LOCAL_RANK": "1"}, force=True)
+    environ, report = launch_environ(
+        {**base, "TRITON_CACHE_DIR": "/mine", "LOCAL_RANK": "1"}, force=True
+    )
     assert environ["TRITON_CACHE_DIR"] == str(tmp_path / "root" / "triton" / "1")
     assert actions(report)["TRITON_CACHE_DIR"] == "replaced"
 
@@ -126,7 +164,10 @@ def test_an_empty_variable_counts_as_unset(base, tmp_path):
 
 def test_an_inner_launch_replaces_exactly_what_the_outer_one_set(base, tmp_path):
     outer, _ = launch_environ({**base, "TORCHINDUCTOR_CACHE_DIR": "/mine"}, device=2)
-    assert [mark.split(":")[0] for mark in outer["GPUCACHE_SET"].split(",")] == ["GPUCACHE_DEVICE", "TRITON_CACHE_DIR"]
+    assert [mark.split(":")[0] for mark in outer["GPUCACHE_SET"].split(",")] == [
+        "GPUCACHE_DEVICE",
+        "TRITON_CACHE_DIR",
+    ]
     inner, report = launch_environ({**outer, "LOCAL_RANK": "5"})
     assert inner["TRITON_CACHE_DIR"] == str(tmp_path / "root" / "triton" / "5")
     assert inner["GPUCACHE_DEVICE"] == "FAKE-5"
@@ -184,7 +225,9 @@ def test_an_unsafe_root_is_an_error(base, tmp_path):
 
 @pytest.fixture
 def no_nvml(monkeypatch):
-    monkeypatch.setattr("gpucache.discovery.discover", lambda *_, **__: pytest.fail("NVML was asked"))
+    monkeypatch.setattr(
+        "gpucache.machine.nvml.discover", lambda *_, **__: pytest.fail("NVML was asked")
+    )
 
 
 def test_a_current_record_is_used_without_asking_nvml(tmp_path, no_nvml, bare_dev):  # noqa: F811
@@ -217,7 +260,9 @@ def test_each_task_of_a_cgroup_gets_its_own_gpu_starting_from_nothing(tmp_path, 
     root = tmp_path / "root"
     seen = []
     for number in range(4):
-        on_machine(f"[gpu]\nuuid = {LIKE[number].uuid}\nbus_id = {LIKE[number].pci_bus_id}\nminor = {number}\n")
+        on_machine(
+            f"[gpu]\nuuid = {LIKE[number].uuid}\nbus_id = {LIKE[number].pci_bus_id}\nminor = {number}\n"
+        )
         environ, _ = launch_environ({"GPUCACHE_DIR": str(root)})
         seen.append((environ["TRITON_CACHE_DIR"], environ["GPUCACHE_DEVICE"]))
     assert seen == [(str(root / "triton" / str(number)), LIKE[number].uuid) for number in range(4)]
@@ -250,7 +295,9 @@ def test_a_relative_root_is_made_absolute_for_the_command(base, tmp_path, monkey
 
 
 @pytest.mark.parametrize("stale", ["partial view", "torn", "unasked fakes", "lost", "unknown uuid"])
-def test_a_record_that_is_not_current_is_renewed_through_nvml(stale, tmp_path, on_machine, bare_dev):  # noqa: F811
+def test_a_record_that_is_not_current_is_renewed_through_nvml(
+    stale, tmp_path, on_machine, bare_dev
+):  # noqa: F811
     root = tmp_path / "root"
     on_machine("h100x4")
     seen = gpus(*LIKE)

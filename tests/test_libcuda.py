@@ -7,8 +7,8 @@ import sys
 
 import pytest
 
-from gpucache.device import Device, Snapshot, Status
-from gpucache.libcuda import ask_order
+from gpucache.machine.device import Device, Snapshot, Status
+from gpucache.machine.libcuda import ask_order
 
 H100 = "GPU-9942190a-aa31-4ff1-4aa9-c388d80f85f1"
 RTX = "GPU-e429a63e-c61c-4795-b757-5132caeb8e70"
@@ -17,7 +17,9 @@ UNKNOWN = "GPU-eee1dfbc-0a0f-6ad8-5ff6-dc942a8b9d98"
 
 
 def snapshot_of(*uuids):
-    return Snapshot(status=Status.OK, source="nvml", devices=tuple(Device(uuid=uuid) for uuid in uuids))
+    return Snapshot(
+        status=Status.OK, source="nvml", devices=tuple(Device(uuid=uuid) for uuid in uuids)
+    )
 
 
 SNAPSHOT = snapshot_of(H100, RTX)
@@ -127,13 +129,18 @@ def test_without_an_interpreter_there_is_no_answer(cuda, monkeypatch, executable
 
 
 def test_the_child_has_the_callers_environment_without_the_masks(cuda, spy):
-    environ = cuda(H100, RTX, CUDA_VISIBLE_DEVICES="1", CUDA_DEVICE_ORDER="PCI_BUS_ID", CUDA_CACHE_PATH="/kept")
+    environ = cuda(
+        H100, RTX, CUDA_VISIBLE_DEVICES="1", CUDA_DEVICE_ORDER="PCI_BUS_ID", CUDA_CACHE_PATH="/kept"
+    )
     before = dict(environ)
     assert ask_order(SNAPSHOT, environ) == (H100, RTX)
     assert environ == before
     child = dict(line.split("=", 1) for line in (spy / "environ").read_text().splitlines())
     of_the_shell = {"PWD", "OLDPWD", "SHLVL", "_"}
-    assert child.keys() - of_the_shell == before.keys() - {"CUDA_VISIBLE_DEVICES", "CUDA_DEVICE_ORDER"}
+    assert child.keys() - of_the_shell == before.keys() - {
+        "CUDA_VISIBLE_DEVICES",
+        "CUDA_DEVICE_ORDER",
+    }
     assert child["CUDA_CACHE_PATH"] == "/kept"
 
 
@@ -167,8 +174,8 @@ def test_a_child_that_hangs_is_killed(cuda, children):
 def test_libcuda_is_never_loaded_here(python, machine, fakenvml):
     code = f"""
 import os
-from gpucache.device import Device, Snapshot, Status
-from gpucache.libcuda import ask_order
+from gpucache.machine.device import Device, Snapshot, Status
+from gpucache.machine.libcuda import ask_order
 snapshot = Snapshot(status=Status.OK, source="nvml", devices=(Device(uuid="{H100}"),))
 print(ask_order(snapshot, os.environ), "libcuda" in open("/proc/self/maps").read())
 """

@@ -21,13 +21,20 @@ from test_provision import PATIENCE_S
 from test_removal import Tree
 from test_store import KERNEL, OLD, set_used
 
-from gpucache import limit, place, store
-from gpucache.compile_lock import CompileLock
-from gpucache.keys import view_key
-from gpucache.limit import MAX_SIZE, Limit, counted, forget, max_size_bytes
-from gpucache.report import scan
-from gpucache.store import ASIDE, MANIFEST, Facts, single_key
-from gpucache.triton import DeviceCacheManager
+from gpucache import environment, log
+from gpucache.environment import MAX_SIZE
+from gpucache.layout.keys import view_key
+from gpucache.report.cache_report import scan
+from gpucache.store import limit, size
+from gpucache.store.key_lock import KeyLock
+from gpucache.store.limit import Limit, max_size_bytes
+from gpucache.store.lookup import sound
+from gpucache.store.manifest import MANIFEST, Facts, entry_path, read_manifest, single_key
+from gpucache.store.publish import link_view, publish_entry
+from gpucache.store.quarantine import ASIDE
+from gpucache.store.size import count_anew_later, counted, updated
+from gpucache.triton import location
+from gpucache.triton.manager import DeviceCacheManager
 
 LETTERS = "ABCDEFGHIJKLMNOPQRSTUVWX"
 GROUP_BYTES = 1024
@@ -35,13 +42,13 @@ GROUP_BYTES = 1024
 
 def total(root: Path | str) -> int:
     """What the file says."""
-    found = limit._updated(str(root), 0)
+    found = updated(str(root), 0)
     assert found is not None
     return found.size_bytes
 
 
 def draining(root: Path | str) -> bool:
-    found = limit._updated(str(root), 0)
+    found = updated(str(root), 0)
     assert found is not None
     return found.draining
 
@@ -56,7 +63,7 @@ def stored(root: Path) -> set[str]:
 
 def over(kept: Limit, trees: list[Tree]) -> None:
     """Put what is there once more into the file's hands: it is counted, and a turn is due."""
-    manifest, _ = store.read_manifest(str(trees[-1].entry))
+    manifest, _ = read_manifest(str(trees[-1].entry))
     kept.published(manifest)
 
 
@@ -82,13 +89,17 @@ def trees(tmp_path: Path) -> list[Tree]:
 
 class TestCounting:
     def test_the_count_is_of_entries_and_their_views(self, trees, root):
-        files = sum(usage.physical_bytes for usage in scan(str(root)).usage if usage.name == "store")
+        files = sum(
+            usage.physical_bytes for usage in scan(str(root)).usage if usage.name == "store"
+        )
         assert counted(str(root)) == files + 20 * GROUP_BYTES
 
     def test_links_elsewhere_and_links_in_the_store_count_nothing(self, trees, root, tmp_path):
         before = counted(str(root))
         for number in range(9):
-            shutil.copytree(root / "gpucache/v1/store", tmp_path / f"held{number}", copy_function=os.link)
+            shutil.copytree(
+                root / "gpucache/v1/store", tmp_path / f"held{number}", copy_function=os.link
+            )
         (trees[0].entry.parent / ("Z" * 52)).symlink_to(trees[0].entry)
         assert counted(str(root)) == before, "no more views than there are device directories"
 
@@ -108,7 +119,10 @@ class TestCounting:
 
     def test_four_processes_lose_no_more_than_each_its_last(self, root, tmp_path):
         context = multiprocessing.get_context("spawn")
-        writers = [context.Process(target=write_kernels, args=(str(root), number, 25)) for number in range(4)]
+        writers = [
+            context.Process(target=write_kernels, args=(str(root), number, 25))
+            for number in range(4)
+        ]
         for writer in writers:
             writer.start()
         for writer in writers:
@@ -121,7 +135,17 @@ class TestCounting:
 
     @pytest.mark.parametrize(
         "text",
-        [b"", b"{}", b"[", b"[1e999,false,1]", b"[1,false]", b"\xff", b"[NaN,0,0]", b'["a",0,0]', b"[7,0,1e999]"],
+        [
+            b"",
+            b"{}",
+            b"[",
+            b"[1e999,false,1]",
+            b"[1,false]",
+            b"\xff",
+            b"[NaN,0,0]",
+            b'["a",0,0]',
+            b"[7,0,1e999]",
+        ],
     )
     def test_a_file_that_makes_no_sense_is_counted_anew(self, trees, root, text):
         kept = keeping(root, 10**9)
@@ -133,13 +157,13 @@ class TestCounting:
 
     def test_it_is_counted_anew_after_a_day_and_after_a_prune(self, trees, root):
         kept = keeping(root, 10**9)
-        limit._updated(str(root), 7, anew=True, now=time.time() - 86500)
+        updated(str(root), 7, anew=True, now=time.time() - 86500)
         kept.turn()
         assert total(root) == counted(str(root))
-        limit._updated(str(root), 7, anew=True)
+        updated(str(root), 7, anew=True)
         kept.turn()
         assert total(root) == 7
-        forget(str(root))
+        count_anew_later(str(root))
         kept.turn()
         assert total(root) == counted(str(root))
 
@@ -148,12 +172,12 @@ class TestCounting:
         (root / "gpucache/v1/stats").mkdir()
         (root / "gpucache/v1/stats/size").symlink_to(tmp_path / "outside")
         over(keeping(root, 1), trees)
-        forget(str(root))
+        count_anew_later(str(root))
         assert (tmp_path / "outside").read_text() == "mine"
 
     def test_while_another_writes_the_file_nothing_is_lost(self, trees, root):
         kept = keeping(root, 10**9)
-        limit._updated(str(root), 0, anew=True)
+        updated(str(root), 0, anew=True)
         with (root / "gpucache/v1/stats/size").open("rb+") as held:
             fcntl.flock(held, fcntl.LOCK_EX)
             kept.viewed()
@@ -165,7 +189,11 @@ class TestCounting:
 
 def write_kernels(root: str, number: int, count: int) -> None:
     """Put kernels as Triton does, each with a manager of its own."""
-    os.environ |= {"GPUCACHE_DIR": root, "TRITON_CACHE_DIR": f"{root}/triton/{number}", "GPUCACHE_SHARE": "1"}
+    os.environ |= {
+        "GPUCACHE_DIR": root,
+        "TRITON_CACHE_DIR": f"{root}/triton/{number}",
+        "GPUCACHE_SHARE": "1",
+    }
     for each in range(count):
         put_kernel(f"{LETTERS[number]}{LETTERS[each % 24]}{LETTERS[each // 24]}" + "A" * 49)
     for thread in threading.enumerate():
@@ -230,9 +258,12 @@ class TestEvicting:
 
     def test_of_four_processes_over_the_limit_all_end_below_it(self, root, monkeypatch):
         monkeypatch.setenv(MAX_SIZE, "100KB")
-        monkeypatch.setenv(place.STAMP, "0")
+        monkeypatch.setenv(environment.STAMP, "0")
         context = multiprocessing.get_context("spawn")
-        writers = [context.Process(target=write_kernels, args=(str(root), number, 25)) for number in range(4)]
+        writers = [
+            context.Process(target=write_kernels, args=(str(root), number, 25))
+            for number in range(4)
+        ]
         for writer in writers:
             writer.start()
         for writer in writers:
@@ -240,7 +271,7 @@ class TestEvicting:
             assert writer.exitcode == 0
         for path in (root / "gpucache/v1/store").glob("*/*"):
             set_used(path, OLD)
-        forget(str(root))
+        count_anew_later(str(root))
         kept = keeping(root, 100_000)
         kept.viewed()
         for _ in range(10):
@@ -284,7 +315,7 @@ class TestEvicting:
 
     @pytest.mark.parametrize("locked", [0, 3])
     def test_what_is_locked_stays_and_the_others_go(self, trees, root, locked):
-        lock = CompileLock(f"{root}/gpucache/v1/locks/{trees[locked].key}.lock")
+        lock = KeyLock(f"{root}/gpucache/v1/locks/{trees[locked].key}.lock")
         assert lock.try_acquire(sys._getframe(), "add")
         kept = keeping(root, 1)
         over(kept, trees)
@@ -324,12 +355,19 @@ class TestEvicting:
         one, key = trees[0], "Y" * 52
         for name in ("a.so", "b.so"):
             alone = single_key(key, name, "")
-            assert store.publish(
-                str(root), alone, one.staged({name: b"\x7f" + name.encode()}), Facts(name, None), one.staging, False
+            assert publish_entry(
+                str(root),
+                alone,
+                one.staged({name: b"\x7f" + name.encode()}),
+                Facts(name, None),
+                one.staging,
+                False,
             )
-            entry = Path(store.entry_path(str(root), alone))
-            manifest = store.sound(str(entry), False, 0.0)
-            store.link_view(str(root), str(entry), str(root / "triton/0" / view_key(alone)), manifest, False)
+            entry = Path(entry_path(str(root), alone))
+            manifest = sound(str(entry), False, 0.0)
+            link_view(
+                str(root), str(entry), str(root / "triton/0" / view_key(alone)), manifest, False
+            )
             set_used(entry, OLD - 100 if name == "b.so" else time.time())
         kept = keeping(root, counted(str(root)) - 1)
         over(kept, trees)
@@ -354,12 +392,14 @@ class TestProcesses:
     """When a turn begins, and that it ends."""
 
     @pytest.fixture
-    def manager(self, trees: list[Tree], root: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[str], object]:
+    def manager(
+        self, trees: list[Tree], root: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> Callable[[str], object]:
         monkeypatch.setenv("GPUCACHE_DIR", str(root))
         monkeypatch.setenv("TRITON_CACHE_DIR", str(root / "triton/0"))
         monkeypatch.setenv("GPUCACHE_SHARE", "1")
         monkeypatch.setenv(MAX_SIZE, str(counted(str(root))))
-        monkeypatch.setattr("gpucache.triton._places", {})
+        monkeypatch.setattr("gpucache.triton.manager._locations", {})
         return DeviceCacheManager
 
     def test_it_begins_when_the_manager_object_is_gone(self, manager, trees, root):
@@ -397,11 +437,15 @@ class TestProcesses:
         assert (done.returncode, done.stderr) == (0, "")
         assert counted(str(root)) <= int(env[MAX_SIZE]) * 0.9
 
-    def test_a_manager_that_goes_while_another_thread_of_ours_counts_hangs_nobody(self, trees, root, monkeypatch):
+    def test_a_manager_that_goes_while_another_thread_of_ours_counts_hangs_nobody(
+        self, trees, root, monkeypatch
+    ):
         """The collector may call us in the middle of ourselves."""
         kept = keeping(root, 10**9)
-        updated = limit._updated
-        monkeypatch.setattr(limit, "_updated", lambda *words, **more: (kept.enforce(), updated(*words, **more))[1])
+        updated = size.updated
+        monkeypatch.setattr(
+            size, "updated", lambda *words, **more: (kept.enforce(), updated(*words, **more))[1]
+        )
         thread = threading.Thread(target=kept.viewed, daemon=True)
         thread.start()
         thread.join(PATIENCE_S)
@@ -457,12 +501,21 @@ class TestProcesses:
 
 class TestSetting:
     @pytest.mark.parametrize(
-        ("text", "size"), [("0", 0), ("20GiB", 20 * 2**30), ("500MB", 500_000_000), ("4096", 4096), ("1.5G", 3 * 2**29)]
+        ("text", "size"),
+        [
+            ("0", 0),
+            ("20GiB", 20 * 2**30),
+            ("500MB", 500_000_000),
+            ("4096", 4096),
+            ("1.5G", 3 * 2**29),
+        ],
     )
     def test_the_variable_is_a_size(self, tmp_path, text, size):
         assert max_size_bytes(str(tmp_path), {MAX_SIZE: text}) == size
 
-    def test_without_one_it_is_a_tenth_of_the_file_system_and_no_more_than_50_gib(self, tmp_path, monkeypatch):
+    def test_without_one_it_is_a_tenth_of_the_file_system_and_no_more_than_50_gib(
+        self, tmp_path, monkeypatch
+    ):
         disk = os.statvfs(tmp_path)
         expected = min(disk.f_blocks * disk.f_frsize // 10, 50 * 2**30)
         assert max_size_bytes(str(tmp_path), {}) == pytest.approx(expected, abs=1)
@@ -474,11 +527,13 @@ class TestSetting:
         assert max_size_bytes(str(point), {}) == 2**20 // 10
 
     @pytest.mark.parametrize("text", ["-1", "plenty", "10%", "1e9", "GiB"])
-    def test_what_is_no_size_is_warned_of_once_and_means_no_limit(self, trees, root, monkeypatch, caplog, text):
-        monkeypatch.setattr(place, "_warned", set())
+    def test_what_is_no_size_is_warned_of_once_and_means_no_limit(
+        self, trees, root, monkeypatch, caplog, text
+    ):
+        monkeypatch.setattr(log, "_warned", set())
         environ = {"GPUCACHE_DIR": str(root), "GPUCACHE_SHARE": "1", MAX_SIZE: text}
         with caplog.at_level(logging.WARNING, "gpucache"):
-            settled = [place.place_of(str(root / "triton/0"), environ) for _ in range(3)]
+            settled = [location.locate(str(root / "triton/0"), environ) for _ in range(3)]
         assert [one.limit.limit_bytes for one in settled] == [0] * 3
         assert [MAX_SIZE in record.message for record in caplog.records] == [True]
 
@@ -494,10 +549,13 @@ class TestSetting:
 
     @pytest.mark.parametrize("mode", ["stock", "private"])
     def test_where_nothing_is_shared_there_is_no_limit(self, root, tmp_path, mode):
-        environ = {"GPUCACHE_DIR": "/proc/nowhere" if mode == "private" else str(root), MAX_SIZE: "1"}
+        environ = {
+            "GPUCACHE_DIR": "/proc/nowhere" if mode == "private" else str(root),
+            MAX_SIZE: "1",
+        }
         if mode == "stock":
             environ["GPUCACHE_SHARE"] = "0"
-        settled = place.place_of(str(tmp_path / "absent"), environ)
+        settled = location.locate(str(tmp_path / "absent"), environ)
         assert settled.limit.limit_bytes == 0
 
 
@@ -510,19 +568,23 @@ class TestDisk:
         monkeypatch.setenv("TRITON_CACHE_DIR", str(root / "triton/0"))
         monkeypatch.setenv("GPUCACHE_SHARE", "1")
         monkeypatch.setenv(MAX_SIZE, "1")
-        monkeypatch.setattr("gpucache.triton._places", {})
-        monkeypatch.setattr("gpucache.triton._full", set())
+        monkeypatch.setattr("gpucache.triton.manager._locations", {})
+        monkeypatch.setattr("gpucache.triton.manager._full", set())
 
-    @pytest.mark.parametrize("number", [errno.ENOSPC, errno.EROFS, errno.EACCES, errno.ENOLCK, errno.ESTALE, errno.EIO])
+    @pytest.mark.parametrize(
+        "number", [errno.ENOSPC, errno.EROFS, errno.EACCES, errno.ENOLCK, errno.ESTALE, errno.EIO]
+    )
     def test_a_file_that_cannot_be_written_costs_the_limit_only(self, root, monkeypatch, number):
         def refuse(*_: object, **__: object) -> None:
             raise OSError(number, os.strerror(number))
 
-        monkeypatch.setattr(limit, "_updated", refuse)
+        monkeypatch.setattr(size, "updated", refuse)
         group = put_kernel("N" * 52)
         assert stored(root) == {"N" * 52}
         gc.collect()
-        assert all(path.startswith(str(root / "triton/0")) for path in group.values()), "and it is published"
+        assert all(path.startswith(str(root / "triton/0")) for path in group.values()), (
+            "and it is published"
+        )
 
     @pytest.mark.root
     def test_on_a_full_disk(self, root, mount):
@@ -535,7 +597,9 @@ class TestDisk:
     def test_on_a_read_only_disk(self, root, mount, python):
         mount(root, "-t", "tmpfs", "-o", "size=1m,mode=0700", "none")
         code = "import sys; sys.path.insert(0, sys.argv[1]); from test_limit import put_kernel; put_kernel('N' * 52)"
-        assert python(code, Path(__file__).parent, env={**os.environ, MAX_SIZE: "0"}).returncode == 0
+        assert (
+            python(code, Path(__file__).parent, env={**os.environ, MAX_SIZE: "0"}).returncode == 0
+        )
         subprocess.run(["mount", "-o", "remount,ro", root], check=True)
         put_kernel("M" * 52)
         manager = DeviceCacheManager("N" * 52)

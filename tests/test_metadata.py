@@ -15,19 +15,34 @@ from pathlib import Path
 
 import pytest
 
-from gpucache.metadata import KEY_VARIABLES, Metadata, arch_of, brief, key_environment, target_and_version
+from gpucache.kernels.metadata import (
+    KEY_VARIABLES,
+    Metadata,
+    arch_of,
+    brief,
+    key_environment,
+    target_and_version,
+)
 
 PYTHON = os.environ.get("GPUCACHE_TEST_TRITON", sys.executable)
 KERNELS = Path(__file__).with_name("kernels.py")
 needs_triton = pytest.mark.skipif(
-    importlib.util.find_spec("triton") is None, reason="needs triton: pip install '.[test]' on Linux"
+    importlib.util.find_spec("triton") is None,
+    reason="needs triton: pip install '.[test]' on Linux",
 )
-HIP = {"hash": "00", "target": {"backend": "hip", "arch": "gfx942", "warp_size": 64}, "name": "k", "arch": "gfx942"}
+HIP = {
+    "hash": "00",
+    "target": {"backend": "hip", "arch": "gfx942", "warp_size": 64},
+    "name": "k",
+    "arch": "gfx942",
+}
 
 
 def asked(code, **environ):
     env = {**os.environ, **environ}
-    done = subprocess.run([PYTHON, "-c", code], env=env, capture_output=True, text=True, timeout=120)
+    done = subprocess.run(
+        [PYTHON, "-c", code], env=env, capture_output=True, text=True, timeout=120
+    )
     assert done.returncode == 0, done.stderr
     return json.loads(done.stdout)
 
@@ -40,13 +55,17 @@ def compiled(tmp_path_factory, guard):
     directory = tmp_path_factory.mktemp("compiled")
     env = {**os.environ, "TRITON_CACHE_DIR": str(directory), "TRITON_DISABLE_LINE_INFO": "On"}
     command = [PYTHON, str(KERNELS), "1", "80", "90"]
-    subprocess.run(command, env=env, input="\n", text=True, check=True, capture_output=True, timeout=120)
+    subprocess.run(
+        command, env=env, input="\n", text=True, check=True, capture_output=True, timeout=120
+    )
     return {path.parent.name: path for path in directory.glob("*/scaled.json")}
 
 
 def test_the_real_metadata_are_told_apart(compiled):
     """Options, variables of the environment and results stand beside each other, without a mark."""
-    found = sorted((Metadata.parse(path.read_text()) for path in compiled.values()), key=lambda one: one.arch)
+    found = sorted(
+        (Metadata.parse(path.read_text()) for path in compiled.values()), key=lambda one: one.arch
+    )
     assert [(one.arch, one.target) for one in found] == [("sm_80", "cuda:80"), ("sm_90", "cuda:90")]
     version = asked("import json, triton; print(json.dumps(triton.__version__))")
     for one in found:
@@ -63,13 +82,20 @@ def test_the_hash_is_the_key(compiled):
     """In base 32 without padding; in Triton 3.2, base 64."""
     for key, path in compiled.items():
         number = bytes.fromhex(Metadata.parse(path.read_text()).hash)
-        assert key in [encode(number).decode().rstrip("=") for encode in (base64.b32encode, base64.urlsafe_b64encode)]
+        assert key in [
+            encode(number).decode().rstrip("=")
+            for encode in (base64.b32encode, base64.urlsafe_b64encode)
+        ]
 
 
 def test_the_short_way_says_the_same(compiled):
     for path in compiled.values():
         whole = Metadata.parse(path.read_text())
-        assert brief(str(path)) == target_and_version(path.read_text()) == (whole.target, whole.triton_version)
+        assert (
+            brief(str(path))
+            == target_and_version(path.read_text())
+            == (whole.target, whole.triton_version)
+        )
 
 
 @needs_triton
@@ -100,20 +126,28 @@ def test_an_environment_has_the_form_that_the_real_triton_gives_it():
         from triton._C.libtriton import get_cache_invalidating_env_vars as get
         print(json.dumps([(os.environ.__setitem__("MLIR_ENABLE_DUMP", one), get())[1] for one in {values}]))
     """
-    assert asked(code) == [key_environment({"MLIR_ENABLE_DUMP": one, "HOME": "/"}) for one in values]
+    assert asked(code) == [
+        key_environment({"MLIR_ENABLE_DUMP": one, "HOME": "/"}) for one in values
+    ]
 
 
 def test_another_makers_kernel_is_read():
-    found = Metadata.parse(json.dumps({**HIP, "waves_per_eu": 2, "triton_version": "3.9.0", "shared": 64, "new": 1}))
+    found = Metadata.parse(
+        json.dumps({**HIP, "waves_per_eu": 2, "triton_version": "3.9.0", "shared": 64, "new": 1})
+    )
     assert (found.target, found.arch, found.shared_bytes) == ("hip:gfx942", "gfx942", 64)
     assert found.options == {"arch": "gfx942", "waves_per_eu": 2}
-    assert found.results == {"name": "k", "shared": 64, "new": 1}, "what follows the version is a result"
+    assert found.results == {"name": "k", "shared": 64, "new": 1}, (
+        "what follows the version is a result"
+    )
 
 
 def test_the_architecture_is_that_of_the_code():
     """`TRITON_OVERRIDE_ARCH` compiles for another than the target's."""
     target = {"backend": "cuda", "arch": 90, "warp_size": 32}
-    found = Metadata.parse(json.dumps({**HIP, "target": target, "arch": "sm80", "TRITON_OVERRIDE_ARCH": "sm80"}))
+    found = Metadata.parse(
+        json.dumps({**HIP, "target": target, "arch": "sm80", "TRITON_OVERRIDE_ARCH": "sm80"})
+    )
     assert (found.target, found.arch) == ("cuda:90", "sm_80")
     assert [arch_of(text) for text in ("cuda:120", "sm100", "sm_90a", "hip:gfx1100")] == [
         "sm_120",
@@ -123,7 +157,17 @@ def test_the_architecture_is_that_of_the_code():
     ]
 
 
-NONSENSE = ["", "{", "null", "[]", '"text"', "{}", '{"target": 3, "name": "k"}', "[" * 100_000, '{"target": {}}']
+NONSENSE = [
+    "",
+    "{",
+    "null",
+    "[]",
+    '"text"',
+    "{}",
+    '{"target": 3, "name": "k"}',
+    "[" * 100_000,
+    '{"target": {}}',
+]
 
 
 @pytest.mark.parametrize("text", [*NONSENSE, b"\xff\xfe\xff"], ids=lambda text: repr(text[:12]))
@@ -132,9 +176,16 @@ def test_what_is_no_metadata_is_refused_and_told_by_nones(text, tmp_path):
         Metadata.parse(text)
     assert target_and_version(text) == (None, None)
     (tmp_path / "k.json").write_bytes(text if isinstance(text, bytes) else text.encode())
-    assert brief(str(tmp_path / "k.json")) == brief(str(tmp_path / "absent")) == brief(str(tmp_path)) == (None, None)
+    assert (
+        brief(str(tmp_path / "k.json"))
+        == brief(str(tmp_path / "absent"))
+        == brief(str(tmp_path))
+        == (None, None)
+    )
 
 
 def test_a_half_of_the_short_facts_is_better_than_none():
     assert target_and_version('{"triton_version": "3.9.0"}') == (None, "3.9.0")
-    assert target_and_version('{"target": {"backend": "cuda", "arch": 90}, "triton_version": 3}') == ("cuda:90", None)
+    assert target_and_version(
+        '{"target": {"backend": "cuda", "arch": 90}, "triton_version": 3}'
+    ) == ("cuda:90", None)

@@ -14,13 +14,14 @@ import pytest
 from test_explain import stock
 
 from gpucache import Device, DeviceCacheRegistry, Snapshot, Status
-from gpucache.missed import why_missed
+from gpucache.diagnosis.why_missed import why_missed
 
 PYTHON = os.environ.get("GPUCACHE_TEST_TRITON", sys.executable)
 KERNELS = Path(__file__).with_name("kernels.py")
 PLUGIN = {"TRITON_CACHE_MANAGER": "gpucache.triton:DeviceCacheManager"}
 needs_triton = pytest.mark.skipif(
-    importlib.util.find_spec("triton") is None, reason="needs triton: pip install '.[test]' on Linux"
+    importlib.util.find_spec("triton") is None,
+    reason="needs triton: pip install '.[test]' on Linux",
 )
 
 
@@ -41,7 +42,13 @@ def entry(root):
     more = {**PLUGIN, "GPUCACHE_DIR": str(root), "TRITON_CACHE_DIR": str(root / "triton/0")}
     command = [PYTHON, str(KERNELS), "1", "90"]
     subprocess.run(
-        command, env={**os.environ, **more}, input="\n", text=True, check=True, capture_output=True, timeout=120
+        command,
+        env={**os.environ, **more},
+        input="\n",
+        text=True,
+        check=True,
+        capture_output=True,
+        timeout=120,
     )
     (path,) = (root / "triton/0").glob("*/scaled.json")
     return path.parent.name, more
@@ -89,7 +96,10 @@ def test_a_process_that_does_not_ask_the_store_needs_a_whole_directory(setting, 
 def test_a_fresh_directory_does_not_ask_the_store(entry, root, tmp_path, monkeypatch):
     monkeypatch.setattr("tempfile.tempdir", str(tmp_path / "tmp"))
     fresh = str(tmp_path / "tmp/fresh")
-    assert asked(entry, root, TRITON_CACHE_DIR=fresh) == {("elsewhere", "error"), ("store-unused", "warning")}
+    assert asked(entry, root, TRITON_CACHE_DIR=fresh) == {
+        ("elsewhere", "error"),
+        ("store-unused", "warning"),
+    }
     assert asked(entry, root, TRITON_CACHE_DIR=fresh, GPUCACHE_SHARE="1") == set()
 
 
@@ -149,7 +159,10 @@ def test_damage_is_named_with_the_file(name, damage, code, fact, entry, root):
 def test_damage_beside_a_whole_copy_is_a_warning(entry, root):
     (root / "triton/0" / entry[0] / "scaled.ptx").unlink()
     assert asked(entry, root) == {("files-changed", "warning")}
-    assert asked(entry, root, GPUCACHE_SHARE="0") == {("files-changed", "error"), ("store-unused", "warning")}
+    assert asked(entry, root, GPUCACHE_SHARE="0") == {
+        ("files-changed", "error"),
+        ("store-unused", "warning"),
+    }
 
 
 def test_what_is_nowhere_is_absent(root):
@@ -170,7 +183,9 @@ def test_the_directory_of_a_pinned_device_is_where_it_looks(root):
 
 def record(root, capability):
     device = Device(uuid="GPU-x", index=0, compute_capability=capability)
-    DeviceCacheRegistry(root, Snapshot(status=Status.OK, source="nvml", devices=(device,)), {}).provision()
+    DeviceCacheRegistry(
+        root, Snapshot(status=Status.OK, source="nvml", devices=(device,)), {}
+    ).provision()
 
 
 INSTALLED = importlib.metadata.version("triton") if importlib.util.find_spec("triton") else "3.9.0"
@@ -183,7 +198,10 @@ def test_a_kernel_for_another_architecture_is_named(root):
     (found,) = why_missed(path, str(root), SHARED)
     assert (found.code, found.level) == ("other-architecture", "error")
     assert "made for sm_80; this host has sm_90" in found.fact
-    assert why_missed(stock(root / "triton/0", "OTHER", triton_version=INSTALLED), str(root), SHARED) == ()
+    assert (
+        why_missed(stock(root / "triton/0", "OTHER", triton_version=INSTALLED), str(root), SHARED)
+        == ()
+    )
 
 
 @needs_triton
@@ -197,7 +215,9 @@ def test_a_kernel_of_another_triton_is_named(made, root):
 
 
 def test_a_variable_that_was_set_when_it_was_made_is_named(root):
-    path = stock(root / "triton/0", "KEY", triton_version=INSTALLED, environment={"DISABLE_LLVM_OPT": "true"})
+    path = stock(
+        root / "triton/0", "KEY", triton_version=INSTALLED, environment={"DISABLE_LLVM_OPT": "true"}
+    )
     (found,) = why_missed(path, str(root), SHARED)
     assert (found.code, found.fix) == ("environment-differs", "set DISABLE_LLVM_OPT=true")
     assert why_missed(path, str(root), {**SHARED, "DISABLE_LLVM_OPT": "1"}) == ()
@@ -212,7 +232,11 @@ def test_a_group_that_names_another_place_is_told(gone, root):
         shutil.rmtree(first)
     at = str(root / "triton/1/KEY")
     assert codes(why_missed(at, str(root), SHARED)) == {("group-elsewhere", "warning")}
-    expected = {("group-elsewhere", "error"), ("store-unused", "warning")} if gone else {("group-elsewhere", "warning")}
+    expected = (
+        {("group-elsewhere", "error"), ("store-unused", "warning")}
+        if gone
+        else {("group-elsewhere", "warning")}
+    )
     assert codes(why_missed(at, str(root), {})) == expected
 
 
@@ -239,10 +263,13 @@ def test_a_directory_that_everybody_may_write_is_told(root):
 
 def test_a_library_is_found_under_its_longer_key(root, monkeypatch):
     """Files that stand for themselves are stored under the key and what else must be equal."""
-    from gpucache.triton import DeviceCacheManager
+    from gpucache.triton.manager import DeviceCacheManager
 
-    monkeypatch.setattr("gpucache.triton._places", {})
-    for name, value in {"GPUCACHE_DIR": str(root), "TRITON_CACHE_DIR": str(root / "triton/0")}.items():
+    monkeypatch.setattr("gpucache.triton.manager._locations", {})
+    for name, value in {
+        "GPUCACHE_DIR": str(root),
+        "TRITON_CACHE_DIR": str(root / "triton/0"),
+    }.items():
         monkeypatch.setenv(name, value)
     key = "K" * 52
     DeviceCacheManager(key).put(b"library", "cuda_utils.so")

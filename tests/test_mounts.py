@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from gpucache import mounts
+from gpucache.disk import mounts
 
 Mount = Callable[..., Path]
 
@@ -65,7 +65,16 @@ class TestRealMounts:
 
     @pytest.mark.parametrize(
         "name",
-        ["with space", "tab\there", "line\nbreak", "back\\slash", "back\\040slash", " - ", "ünïcode", "#1"],
+        [
+            "with space",
+            "tab\there",
+            "line\nbreak",
+            "back\\slash",
+            "back\\040slash",
+            " - ",
+            "ünïcode",
+            "#1",
+        ],
         ids=repr,
     )
     def test_the_name_of_the_mount_point_may_be_odd(self, name, tmp_path, mount):
@@ -83,7 +92,9 @@ def mountinfo(monkeypatch: pytest.MonkeyPatch) -> Callable[[str], None]:
 
     def put(lines: str) -> None:
         root = "27 1 0:999998 / / rw,relatime - ext4 /dev/vda rw\n"
-        monkeypatch.setattr(mounts, "open", lambda *_, **__: io.StringIO(root + lines), raising=False)
+        monkeypatch.setattr(
+            mounts, "open", lambda *_, **__: io.StringIO(root + lines), raising=False
+        )
 
     return put
 
@@ -91,18 +102,34 @@ def mountinfo(monkeypatch: pytest.MonkeyPatch) -> Callable[[str], None]:
 @pytest.mark.parametrize(
     ("line", "kind", "local"),
     [
-        ("60 27 0:52 / /data rw,nosuid shared:31 - nfs4 10.0.0.7:/export/data rw,vers=4.2", "nfs4", False),
+        (
+            "60 27 0:52 / /data rw,nosuid shared:31 - nfs4 10.0.0.7:/export/data rw,vers=4.2",
+            "nfs4",
+            False,
+        ),
         ("60 27 0:52 / /data rw - nfs filer:/vol/data rw,vers=3", "nfs", False),
-        ("60 27 0:52 / /data rw,flock - lustre 10.0.0.1@o2ib:10.0.0.2@o2ib:/lfs rw,flock", "lustre", False),
+        (
+            "60 27 0:52 / /data rw,flock - lustre 10.0.0.1@o2ib:10.0.0.2@o2ib:/lfs rw,flock",
+            "lustre",
+            False,
+        ),
         ("60 27 0:52 / /data rw - gpfs gpfs0 rw", "gpfs", False),
         ("60 27 0:52 / /data rw - ceph 10.0.0.1:6789:/ rw", "ceph", False),
         ("60 27 0:52 / /data rw - 9p drvfs rw", "9p", False),
         ("60 27 0:52 / /data rw - cifs //filer/data rw", "cifs", False),
-        ("60 27 0:52 / /data rw shared:9 master:3 - fuse.sshfs ada@host: rw,user_id=0", "fuse.sshfs", False),
+        (
+            "60 27 0:52 / /data rw shared:9 master:3 - fuse.sshfs ada@host: rw,user_id=0",
+            "fuse.sshfs",
+            False,
+        ),
         ("60 27 0:52 / /data rw - fuse.juicefs JuiceFS:x rw", "fuse.juicefs", False),
         ("60 27 0:52 / /data rw - fuse something rw", "fuse", False),
         ("60 27 0:52 / /data rw - fuseblk /dev/sdb1 rw", "fuseblk", True),
-        ("60 27 0:52 / /data rw - fuse.fuse-overlayfs fuse-overlayfs rw", "fuse.fuse-overlayfs", True),
+        (
+            "60 27 0:52 / /data rw - fuse.fuse-overlayfs fuse-overlayfs rw",
+            "fuse.fuse-overlayfs",
+            True,
+        ),
         ("60 27 0:52 / /data rw - overlay overlay rw,lowerdir=/a", "overlay", True),
         ("60 27 0:52 / /data rw - xfs /dev/nvme0n1 rw", "xfs", True),
         ("60 27 0:52 / /data rw - of-next-year /dev/x rw", "of-next-year", True),
@@ -117,12 +144,16 @@ def test_types_on_which_nodes_meet_are_not_local(line, kind, local, mountinfo):
 
 
 def test_a_local_disk_mounted_inside_a_network_file_system_is_local(mountinfo):
-    mountinfo("60 27 0:52 / /home rw - nfs4 filer:/home rw\n61 60 8:1 / /home/ada/scratch rw - xfs /dev/sda1 rw\n")
+    mountinfo(
+        "60 27 0:52 / /home rw - nfs4 filer:/home rw\n61 60 8:1 / /home/ada/scratch rw - xfs /dev/sda1 rw\n"
+    )
     assert not mounts.is_local("/home/ada")
     assert mounts.is_local("/home/ada/scratch/cache")
 
 
-def test_a_file_system_that_numbers_its_parts_otherwise_is_found_by_its_mount_point(mountinfo, tmp_path):
+def test_a_file_system_that_numbers_its_parts_otherwise_is_found_by_its_mount_point(
+    mountinfo, tmp_path
+):
     """A btrfs subvolume has another device number than its mount."""
     mountinfo(f"60 27 0:999999 /sub {tmp_path} rw - btrfs /dev/sda1 rw,subvol=/sub\n")
     assert mounts.file_system(str(tmp_path)) == "btrfs"

@@ -4,15 +4,15 @@ import os
 
 import pytest
 
-from gpucache import nodes
-from gpucache.nodes import Node
+from gpucache.machine import device_files
+from gpucache.machine.device_files import DeviceFile
 
 
 @pytest.fixture
 def dev(tmp_path, monkeypatch):
     """Make the nodes that the kernel shows."""
-    monkeypatch.setattr(nodes, "DEV", str(tmp_path))
-    monkeypatch.setattr(nodes, "PROC", str(tmp_path / "proc"))
+    monkeypatch.setattr(device_files, "DEV", str(tmp_path))
+    monkeypatch.setattr(device_files, "PROC", str(tmp_path / "proc"))
 
     def make(*names, mode=0o666):
         for name in names:
@@ -25,33 +25,40 @@ def dev(tmp_path, monkeypatch):
 
 def test_each_node_that_can_be_opened_is_a_gpu(dev):
     dev("nvidia0", "nvidia1", "nvidia7", "nvidia12")
-    assert [node.minor for node in nodes.openable_gpus()] == [0, 1, 7, 12]
+    assert [node.minor for node in device_files.openable_gpus()] == [0, 1, 7, 12]
 
 
 def test_other_nodes_are_no_gpus(dev):
     path = dev(
-        "nvidia3", "nvidiactl", "nvidia-uvm", "nvidia-uvm-tools", "nvidia-modeset", "nvidia3x", "xnvidia0", "null"
+        "nvidia3",
+        "nvidiactl",
+        "nvidia-uvm",
+        "nvidia-uvm-tools",
+        "nvidia-modeset",
+        "nvidia3x",
+        "xnvidia0",
+        "null",
     )
     (path / "nvidia-caps").mkdir()
-    assert nodes.openable_gpus() == (Node(3, None),)
+    assert device_files.openable_gpus() == (DeviceFile(3, None),)
 
 
 def test_without_nodes_nothing_can_be_counted(dev):
     dev("nvidiactl", "dxg")
-    assert nodes.openable_gpus() is None
+    assert device_files.openable_gpus() is None
 
 
 def test_without_a_device_directory_nothing_can_be_counted(tmp_path, monkeypatch):
-    monkeypatch.setattr(nodes, "DEV", str(tmp_path / "absent"))
-    assert nodes.openable_gpus() is None
-    assert not nodes.driver_loaded()
+    monkeypatch.setattr(device_files, "DEV", str(tmp_path / "absent"))
+    assert device_files.openable_gpus() is None
+    assert not device_files.driver_loaded()
 
 
 def test_the_driver_is_there_when_its_control_node_is(dev):
     dev("nvidia0")
-    assert not nodes.driver_loaded()
+    assert not device_files.driver_loaded()
     dev("nvidiactl")
-    assert nodes.driver_loaded()
+    assert device_files.driver_loaded()
 
 
 def test_looking_opens_no_node(dev, monkeypatch):
@@ -60,7 +67,7 @@ def test_looking_opens_no_node(dev, monkeypatch):
     dev("nvidia0", "nvidia1")
     monkeypatch.setattr("builtins.open", lambda path, *_, **__: opened.append(path))
     monkeypatch.setattr(os, "open", lambda path, *_, **__: opened.append(path))
-    assert len(nodes.openable_gpus()) == 2
+    assert len(device_files.openable_gpus()) == 2
     assert opened == []
 
 
@@ -83,7 +90,11 @@ def test_the_kernel_module_tells_the_uuid_of_a_minor(dev):
         place.mkdir(parents=True)
         (place / "information").write_text(INFORMATION.format(uuid=text, minor=minor))
     (path / "proc" / "empty").mkdir()
-    assert nodes.openable_gpus() == (Node(0, None), Node(1, uuid), Node(2, None))
+    assert device_files.openable_gpus() == (
+        DeviceFile(0, None),
+        DeviceFile(1, uuid),
+        DeviceFile(2, None),
+    )
 
 
 @pytest.mark.root
@@ -96,12 +107,12 @@ def test_a_node_that_may_not_be_read_and_written_is_not_counted(dev, python, mod
     path.chmod(0o755)
     code = """
 import os
-from gpucache import nodes
+from gpucache.machine import device_files
 os.setgroups([])
 os.setgid(65534)
 os.setuid(65534)
-nodes.DEV = "."
-print(len(nodes.openable_gpus()))
+device_files.DEV = "."
+print(len(device_files.openable_gpus()))
 """
     done = python(code, cwd=path)
     assert done.stdout == f"{count}\n", done.stderr
@@ -114,10 +125,10 @@ def test_a_process_that_may_open_no_node_counts_none_of_them(dev, python):
     path.chmod(0o755)
     code = """
 import os
-from gpucache import nodes
+from gpucache.machine import device_files
 os.setuid(65534)
-nodes.DEV = "."
-print(len(nodes.openable_gpus()))
+device_files.DEV = "."
+print(len(device_files.openable_gpus()))
 """
     done = python(code, cwd=path)
     assert done.stdout == "0\n", done.stderr

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from gpucache import paths
+from gpucache.layout import paths
 
 
 class TestRoot:
@@ -27,9 +27,14 @@ class TestRoot:
     def test_empty_counts_as_unset_at_every_step(self, argument):
         environ = {"GPUCACHE_DIR": "", "TORCHINDUCTOR_CACHE_DIR": "", "USER": "ada"}
         assert paths.resolve_root(argument, environ) == paths.default_root({"USER": "ada"})
-        assert paths.resolve_root(argument, {**environ, "TORCHINDUCTOR_CACHE_DIR": "/torch"}) == "/torch"
+        assert (
+            paths.resolve_root(argument, {**environ, "TORCHINDUCTOR_CACHE_DIR": "/torch"})
+            == "/torch"
+        )
 
-    @pytest.mark.parametrize("environ", [{}, {"GPUCACHE_DIR": "cache"}, {"TORCHINDUCTOR_CACHE_DIR": "cache"}])
+    @pytest.mark.parametrize(
+        "environ", [{}, {"GPUCACHE_DIR": "cache"}, {"TORCHINDUCTOR_CACHE_DIR": "cache"}]
+    )
     def test_a_relative_root_becomes_absolute(self, environ, tmp_path, monkeypatch):
         monkeypatch.chdir(tmp_path)
         assert paths.resolve_root(None if environ else "cache", environ) == str(tmp_path / "cache")
@@ -58,7 +63,9 @@ class TestDefaultRoot:
         assert paths.default_root({"LOGNAME": "", "USER": "ada"}).endswith("/torchinductor_ada")
 
     def test_characters_that_a_path_cannot_have_become_underscores(self):
-        assert paths.default_root({"USER": 'a\\b/c:d*e?f"g<h>i|j'}).endswith("/torchinductor_a_b_c_d_e_f_g_h_i_j")
+        assert paths.default_root({"USER": 'a\\b/c:d*e?f"g<h>i|j'}).endswith(
+            "/torchinductor_a_b_c_d_e_f_g_h_i_j"
+        )
 
     def test_a_user_without_a_passwd_entry_is_named_by_number(self, monkeypatch):
         monkeypatch.setattr(os, "getuid", lambda: 987654321)
@@ -76,8 +83,8 @@ class TestDefaultRoot:
 class TestTree:
     def test_everything_lies_below_the_root(self):
         assert paths.device_directory("/r", "1.2") == "/r/triton/1.2"
-        assert paths.own("/r") == "/r/gpucache/v1"
-        assert paths.own("/r", "locks", "a.lock") == "/r/gpucache/v1/locks/a.lock"
+        assert paths.ours("/r") == "/r/gpucache/v1"
+        assert paths.ours("/r", "locks", "a.lock") == "/r/gpucache/v1/locks/a.lock"
         assert paths.tag_path("/r") == "/r/CACHEDIR.TAG"
         assert paths.record_path("/r", "node3") == "/r/gpucache/v1/devices/node3.json"
 

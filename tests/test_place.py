@@ -10,12 +10,17 @@ from pathlib import Path
 
 import pytest
 
-from gpucache import DeviceCacheRegistry, paths, place
-from gpucache.device import Device, Snapshot, Status
-from gpucache.place import Place, disabled, place_of, warn_once
-from gpucache.store import boot_time
+from gpucache import DeviceCacheRegistry, log
+from gpucache.environment import disabled
+from gpucache.layout import paths
+from gpucache.log import warn_once
+from gpucache.machine.device import Device, Snapshot, Status
+from gpucache.store.recency import boot_time
+from gpucache.triton.location import Location, locate
 
-H100 = Device(uuid="GPU-0", index=0, name="NVIDIA H100", compute_capability=(9, 0), core_count=16896)
+H100 = Device(
+    uuid="GPU-0", index=0, name="NVIDIA H100", compute_capability=(9, 0), core_count=16896
+)
 MIG = dataclasses.replace(H100, uuid="MIG-0", parent_uuid="GPU-9", slot=0, multiprocessor_count=16)
 
 
@@ -26,7 +31,7 @@ def another(uuid: str, index: int, device: Device = H100, **changed: object) -> 
 @pytest.fixture(autouse=True)
 def nothing_warned(monkeypatch: pytest.MonkeyPatch) -> None:
     """A process warns once of each cause; each test is one."""
-    monkeypatch.setattr(place, "_warned", set())
+    monkeypatch.setattr(log, "_warned", set())
 
 
 @pytest.fixture
@@ -39,9 +44,9 @@ def provision(root: Path, *devices: Device) -> None:
     DeviceCacheRegistry(root, snapshot, {"CUDA_DEVICE_ORDER": "PCI_BUS_ID"}).provision()
 
 
-def at(root: Path, directory: str | Path | None = None, **environ: str) -> Place:
+def at(root: Path, directory: str | Path | None = None, **environ: str) -> Location:
     text = None if directory is None else str(directory)
-    return place_of(text, {"GPUCACHE_DIR": str(root), **environ})
+    return locate(text, {"GPUCACHE_DIR": str(root), **environ})
 
 
 def lines(caplog: pytest.LogCaptureFixture) -> list[str]:
@@ -104,7 +109,9 @@ class TestDirectory:
 
     def test_what_is_missing_below_the_root_is_made(self, tmp_path):
         at(tmp_path / "new", tmp_path / "chosen")
-        made = {path.relative_to(tmp_path / "new").as_posix() for path in (tmp_path / "new").rglob("*")}
+        made = {
+            path.relative_to(tmp_path / "new").as_posix() for path in (tmp_path / "new").rglob("*")
+        }
         parts = {"locks", "tmp", "store"}
         assert made == {"gpucache", "gpucache/v1", *(f"gpucache/v1/{part}" for part in parts)}
 
@@ -173,7 +180,8 @@ class TestPrivate:
         assert at(root, tmp_path / "chosen", GPUCACHE_TRUST_WORLD_WRITABLE="1").mode == "shared"
 
     @pytest.mark.parametrize(
-        "part", ["gpucache", "gpucache/v1", *(f"gpucache/v1/{n}" for n in ("locks", "tmp", "store"))]
+        "part",
+        ["gpucache", "gpucache/v1", *(f"gpucache/v1/{n}" for n in ("locks", "tmp", "store"))],
     )
     def test_an_unsafe_directory_in_a_safe_root_is_not_used(self, root, tmp_path, caplog, part):
         """Who may write there plants what every process loads."""
@@ -203,8 +211,12 @@ class TestPrivate:
             subprocess.run(["umount", "-l", root], check=True)
         assert "Read-only file system" in lines(caplog)[0]
 
-    @pytest.mark.parametrize(("root", "directory"), [("here", None), ("here", "/chosen"), ("/root-of-mine", "chosen")])
-    def test_a_current_directory_that_is_gone_is_told(self, tmp_path, monkeypatch, caplog, root, directory):
+    @pytest.mark.parametrize(
+        ("root", "directory"), [("here", None), ("here", "/chosen"), ("/root-of-mine", "chosen")]
+    )
+    def test_a_current_directory_that_is_gone_is_told(
+        self, tmp_path, monkeypatch, caplog, root, directory
+    ):
         (tmp_path / "gone").mkdir()
         monkeypatch.chdir(tmp_path / "gone")
         (tmp_path / "gone").rmdir()
@@ -272,7 +284,12 @@ class TestSilicon:
 class TestSettings:
     def test_the_defaults(self, root, tmp_path):
         found = at(root, tmp_path / "chosen")
-        assert (found.stall_s, found.timeout_s, found.verify, found.require_hit) == (30.0, 300.0, False, False)
+        assert (found.stall_s, found.timeout_s, found.verify, found.require_hit) == (
+            30.0,
+            300.0,
+            False,
+            False,
+        )
         assert abs(found.boot - boot_time()) < 60
 
     def test_what_the_environment_says(self, root, tmp_path, caplog):
@@ -283,12 +300,19 @@ class TestSettings:
             "GPUCACHE_REQUIRE_HIT": "1",
         }
         found = at(root, tmp_path / "chosen", **environ)
-        assert (found.stall_s, found.timeout_s, found.verify, found.require_hit) == (0.5, 0.0, True, True)
+        assert (found.stall_s, found.timeout_s, found.verify, found.require_hit) == (
+            0.5,
+            0.0,
+            True,
+            True,
+        )
         assert not lines(caplog)
 
     @pytest.mark.parametrize("name", ["GPUCACHE_STALL_TIMEOUT_S", "GPUCACHE_LOCK_TIMEOUT_S"])
     @pytest.mark.parametrize("text", ["soon", "30s", "-1", "nan", "inf", "1e999"])
-    def test_a_number_that_is_none_is_told_and_the_default_holds(self, root, tmp_path, caplog, name, text):
+    def test_a_number_that_is_none_is_told_and_the_default_holds(
+        self, root, tmp_path, caplog, name, text
+    ):
         found = at(root, tmp_path / "chosen", **{name: text})
         assert (found.stall_s, found.timeout_s) == (30.0, 300.0)
         default = "30" if "STALL" in name else "300"
@@ -301,7 +325,8 @@ class TestSettings:
         assert not lines(caplog)
 
     @pytest.mark.parametrize(
-        ("environ", "off"), [({}, False), ({"GPUCACHE_DISABLE": "0"}, False), ({"GPUCACHE_DISABLE": "1"}, True)]
+        ("environ", "off"),
+        [({}, False), ({"GPUCACHE_DISABLE": "0"}, False), ({"GPUCACHE_DISABLE": "1"}, True)],
     )
     def test_it_may_be_disabled(self, environ, off):
         assert disabled(environ) is off

@@ -23,11 +23,16 @@ from test_fs import PATIENCE_S, holder
 from test_vetting import ADA, BOB, acting_as, directory, tree
 
 import gpucache
-from gpucache import DeviceCacheRegistry, Provision, fs, libcuda, mounts, paths
-from gpucache import provision as provision_module
-from gpucache.device import Device, Snapshot, Status, Unavailable, fake_devices
+from gpucache import DeviceCacheRegistry, Provision
+from gpucache.directories import provision as provision_module
+from gpucache.directories.record import Record, merge, read_record
+from gpucache.disk import locks, mounts
+from gpucache.disk.files import write_whole
+from gpucache.disk.locks import local_directory, locked
 from gpucache.errors import LockTimeoutError, ProvisionError, RecordError, UnsafeDirectoryError
-from gpucache.record import Record, merge, read
+from gpucache.layout import paths
+from gpucache.machine import libcuda
+from gpucache.machine.device import Device, Snapshot, Status, Unavailable, fake_devices
 
 TAG = b"Signature: 8a477f597d28d172789f06886806bc55"
 
@@ -45,7 +50,9 @@ FOUR = machine_of(4)
 NAMES = ("0", "1", "2", "3")
 
 
-def provision(root: Path | str, snapshot: Snapshot = FOUR, timeout_s: float = PATIENCE_S, **environ: str) -> Provision:
+def provision(
+    root: Path | str, snapshot: Snapshot = FOUR, timeout_s: float = PATIENCE_S, **environ: str
+) -> Provision:
     return DeviceCacheRegistry(root, snapshot, environ).provision(timeout_s)
 
 
@@ -54,7 +61,7 @@ def record_file(root: Path | str) -> Path:
 
 
 def record_of(root: Path | str) -> Record:
-    return read(str(record_file(root)), paths.host_name())
+    return read_record(str(record_file(root)), paths.host_name())
 
 
 def whole(root: Path, count: int = 4) -> bool:
@@ -101,8 +108,8 @@ class TestWhatItMakes:
     def test_the_second_call_changes_nothing_and_takes_no_lock(self, root, monkeypatch):
         provision(root)
         before, text = tree(root), record_file(root).read_bytes()
-        monkeypatch.setattr(fs, "locked", pytest.fail)
-        monkeypatch.setattr(fs, "make_directory", pytest.fail)
+        monkeypatch.setattr(provision_module, "locked", pytest.fail)
+        monkeypatch.setattr(provision_module, "make_directory", pytest.fail)
         again = provision(root)
         assert (again.created, again.existing) == ((), NAMES)
         assert tree(root) == before
@@ -120,8 +127,16 @@ class TestWhatItMakes:
         assert not root.parent.exists()
 
     def test_fake_devices_are_told(self, root):
-        fakes = Snapshot(status=Status.NO_DRIVER, source="fake", detail="there is no driver", devices=fake_devices(2))
-        assert "the devices are fake (no-driver): there is no driver" in provision(root, fakes).warnings
+        fakes = Snapshot(
+            status=Status.NO_DRIVER,
+            source="fake",
+            detail="there is no driver",
+            devices=fake_devices(2),
+        )
+        assert (
+            "the devices are fake (no-driver): there is no driver"
+            in provision(root, fakes).warnings
+        )
 
     def test_lost_gpus_are_told(self, root):
         lost = Snapshot(
@@ -180,7 +195,9 @@ class TestRepair:
         assert provision(root).directories == NAMES
         assert record_file(root).read_bytes() == text
 
-    @pytest.mark.parametrize("part", ["gpucache", "gpucache/v1/locks", "gpucache/v1/tmp", "gpucache/v1/devices"])
+    @pytest.mark.parametrize(
+        "part", ["gpucache", "gpucache/v1/locks", "gpucache/v1/tmp", "gpucache/v1/devices"]
+    )
     def test_every_part_of_ours_may_be_missing(self, root, part):
         shutil.rmtree(root / part)
         assert provision(root).created == ()
@@ -200,7 +217,10 @@ class TestRepair:
     def test_a_file_where_a_device_directory_should_be_is_told(self, root):
         (root / "triton" / "2").rmdir()
         (root / "triton" / "2").write_text("mine")
-        with pytest.raises(ProvisionError, match="triton/2: Not a directory; choose another root, or move that away"):
+        with pytest.raises(
+            ProvisionError,
+            match="triton/2: Not a directory; choose another root, or move that away",
+        ):
             provision(root)
         assert (root / "triton" / "2").read_text() == "mine"
 
@@ -216,17 +236,17 @@ class TestRepair:
 class TestRaces:
     def test_the_loser_does_no_work_and_says_so(self, root, monkeypatch):
         """Another process provisions while this one waits for the lock."""
-        locked = fs.locked
+        locked = locks.locked
 
         @contextmanager
         def after_the_winner(path: str, *, timeout_s: float) -> Iterator[None]:
-            monkeypatch.setattr(fs, "locked", locked)
+            monkeypatch.setattr(provision_module, "locked", locked)
             assert provision(root).created == NAMES
-            monkeypatch.setattr(fs, "publish", pytest.fail)
+            monkeypatch.setattr(provision_module, "write_whole", pytest.fail)
             with locked(path, timeout_s=timeout_s):
                 yield
 
-        monkeypatch.setattr(fs, "locked", after_the_winner)
+        monkeypatch.setattr(provision_module, "locked", after_the_winner)
         done = provision(root)
         assert (done.created, done.existing) == ((), NAMES)
         assert whole(root)
@@ -234,34 +254,39 @@ class TestRaces:
     def test_the_record_takes_in_what_another_process_saw_meanwhile(self, root, monkeypatch):
         """Two containers with two GPUs each, both numbered from 0, provision at once."""
         here, there = two_containers()
-        locked = fs.locked
+        locked = locks.locked
 
         @contextmanager
         def after_the_other(path: str, *, timeout_s: float) -> Iterator[None]:
-            monkeypatch.setattr(fs, "locked", locked)
+            monkeypatch.setattr(provision_module, "locked", locked)
             assert provision(root, there).created == ("0", "1")
             with locked(path, timeout_s=timeout_s):
                 yield
 
         registry = DeviceCacheRegistry(root, here, {})
         before = registry.directories[here.devices[0].uuid]
-        monkeypatch.setattr(fs, "locked", after_the_other)
+        monkeypatch.setattr(provision_module, "locked", after_the_other)
         assert registry.provision().created == ("2", "3")
-        assert [registry.path(ordinal) for ordinal in registry] == [f"{root}/triton/2", f"{root}/triton/3"]
+        assert [registry.path(ordinal) for ordinal in registry] == [
+            f"{root}/triton/2",
+            f"{root}/triton/3",
+        ]
         assert before == f"{root}/triton/0"
         names = record_of(root).names
         assert sorted(names.values()) == list(NAMES)
 
-    def test_a_cache_that_vanishes_under_the_lock_is_told_and_made_by_the_next_call(self, root, monkeypatch):
+    def test_a_cache_that_vanishes_under_the_lock_is_told_and_made_by_the_next_call(
+        self, root, monkeypatch
+    ):
         """Somebody removes the whole cache while it is provisioned."""
-        publish = fs.publish
+        publish = write_whole
 
         def after_the_removal(path: str, data: bytes, staging: str) -> None:
-            monkeypatch.setattr(fs, "publish", publish)
+            monkeypatch.setattr(provision_module, "write_whole", publish)
             shutil.rmtree(root)
             publish(path, data, staging)
 
-        monkeypatch.setattr(fs, "publish", after_the_removal)
+        monkeypatch.setattr(provision_module, "write_whole", after_the_removal)
         with pytest.raises(ProvisionError) as caught:
             provision(root)
         assert caught.value.errno == errno.ENOENT
@@ -302,7 +327,9 @@ class TestRaces:
             for number in range(20):
                 root = tmp_path / f"round-{number}"
                 answers = containers.provision(root, *((gpu, gpu + 1) for gpu in range(8)))
-                assert sorted(name for created, _ in answers for name in created) == sorted(map(str, range(8)))
+                assert sorted(name for created, _ in answers for name in created) == sorted(
+                    map(str, range(8))
+                )
                 names = record_of(root).names
                 assert sorted(names) == [f"GPU-{gpu}" for gpu in range(8)]
                 assert sorted(names.values()) == sorted(map(str, range(8)))
@@ -327,7 +354,9 @@ def two_containers() -> tuple[Snapshot, Snapshot]:
 
 INTERPRETER = os.path.realpath(sys.executable)  # no shim, so that strace counts our calls only
 BARE = {
-    "PYTHONPATH": os.pathsep.join([str(Path(gpucache.__file__).parents[1]), *filter(None, sys.path)]),
+    "PYTHONPATH": os.pathsep.join(
+        [str(Path(gpucache.__file__).parents[1]), *filter(None, sys.path)]
+    ),
     "PYTHONDONTWRITEBYTECODE": "1",
     "PYTHONHASHSEED": "0",
     "HOME": "/nowhere",
@@ -335,8 +364,8 @@ BARE = {
 
 MACHINE = """
 import json, os, sys
-from gpucache.device import Device, Snapshot, Status, Unavailable
-from gpucache.registry import DeviceCacheRegistry
+from gpucache.machine.device import Device, Snapshot, Status, Unavailable
+from gpucache.directories.registry import DeviceCacheRegistry
 import filelock, tempfile, hashlib
 def registry(root, first, last, count):
     devices = tuple(
@@ -373,7 +402,9 @@ class Workers:
         for process, (first, last) in zip(self._processes, views, strict=True):
             process.stdin.write(json.dumps([str(root), first, last, 8]) + "\n")
             process.stdin.flush()
-        assert [process.stdout.readline() for process in self._processes] == ["ready\n"] * len(self._processes)
+        assert [process.stdout.readline() for process in self._processes] == ["ready\n"] * len(
+            self._processes
+        )
         os.write(self._gate, b"!" * len(self._processes))
         return [json.loads(process.stdout.readline()) for process in self._processes]
 
@@ -383,7 +414,9 @@ def workers(count: int) -> Iterator[Workers]:
     gate, opener = os.pipe()
     command = [INTERPRETER, "-S", "-c", WORKER, str(gate)]
     pipes: dict[str, Any] = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "text": True}
-    processes = [subprocess.Popen(command, env=BARE, pass_fds=[gate], **pipes) for _ in range(count)]
+    processes = [
+        subprocess.Popen(command, env=BARE, pass_fds=[gate], **pipes) for _ in range(count)
+    ]
     try:
         yield Workers(processes, opener)
         for process in processes:
@@ -461,7 +494,9 @@ def alike(line: str, root: Path) -> str:
 
 def changes(name: str, line: str) -> bool:
     """Whether it changes the disk or a lock; to open for reading does not."""
-    return name not in ("open", "openat") or any(flag in line for flag in ("O_CREAT", "O_TRUNC", "O_WRONLY", "O_RDWR"))
+    return name not in ("open", "openat") or any(
+        flag in line for flag in ("O_CREAT", "O_TRUNC", "O_WRONLY", "O_RDWR")
+    )
 
 
 class TestEverySystemCall:
@@ -484,16 +519,28 @@ class TestEverySystemCall:
             return root
 
         once = start("once")
-        points = [call for call in calls(strace, tmp_path / "log", once) if changes(call[0], call[2])]
+        points = [
+            call for call in calls(strace, tmp_path / "log", once) if changes(call[0], call[2])
+        ]
         assert len(points) >= 20
         assert {"write", "fsync", "flock"} <= {name for name, _, _ in points}
 
         def kill(point: tuple[str, int, str]) -> Path:
             name, number, line = point
             root, log = start(f"{name}-{number}"), tmp_path / f"{name}-{number}.log"
-            done = traced(strace, log, root, "-e", f"trace={name}", "-e", f"inject={name}:signal=KILL:when={number}")
+            done = traced(
+                strace,
+                log,
+                root,
+                "-e",
+                f"trace={name}",
+                "-e",
+                f"inject={name}:signal=KILL:when={number}",
+            )
             assert done.returncode in (-signal.SIGKILL, 128 + signal.SIGKILL), (point, done)
-            assert alike(log.read_text().splitlines()[-2], root) == alike(line, once), "another call was hit"
+            assert alike(log.read_text().splitlines()[-2], root) == alike(line, once), (
+                "another call was hit"
+            )
             return root
 
         with ThreadPoolExecutor(os.cpu_count()) as pool:
@@ -509,7 +556,7 @@ def check_after_kill(root: Path, before: int) -> None:
         assert all((root / "triton" / name).is_dir() for name in record.names.values())
     locks, staging = (root / "gpucache" / "v1" / name for name in ("locks", "tmp"))
     if locks.is_dir():
-        with fs.locked(str(locks / "provision.lock"), timeout_s=0):
+        with locked(str(locks / "provision.lock"), timeout_s=0):
             pass
     left = set(staging.glob("*"))
     assert len(left) <= 1
@@ -517,7 +564,9 @@ def check_after_kill(root: Path, before: int) -> None:
     assert sorted(done.created + done.existing) == list(NAMES)
     assert whole(root)
     assert provision(root).created == ()
-    assert set(staging.glob("*")) == left, "the young leftover is not yet swept, and there is no other"
+    assert set(staging.glob("*")) == left, (
+        "the young leftover is not yet swept, and there is no other"
+    )
 
 
 # ---- what the disk refuses
@@ -537,7 +586,9 @@ def tmpfs(mount: Mount, point: Path, options: str = "size=1m") -> Path:
 @pytest.mark.usefixtures("as_root")
 class TestDisk:
     @pytest.fixture(params=["read-only file system", "read-only bind mount"])
-    def read_only(self, request: pytest.FixtureRequest, tmp_path: Path, mount: Mount) -> Callable[[], None]:
+    def read_only(
+        self, request: pytest.FixtureRequest, tmp_path: Path, mount: Mount
+    ) -> Callable[[], None]:
         """The root is on a mount that can be made read-only."""
         point = tmp_path / "root"
         if request.param == "read-only file system":
@@ -556,12 +607,16 @@ class TestDisk:
         told = f"{root} is on a read-only file system: what is cached is used, nothing new is kept"
         assert told in done.warnings
 
-    @pytest.mark.parametrize("missing", [".", "triton", "triton/2", "CACHEDIR.TAG", "gpucache", "gpucache/v1/locks"])
+    @pytest.mark.parametrize(
+        "missing", [".", "triton", "triton/2", "CACHEDIR.TAG", "gpucache", "gpucache/v1/locks"]
+    )
     def test_on_a_read_only_disk_what_is_missing_is_told(self, tmp_path, read_only, missing):
         root = tmp_path / "root"
         if missing != ".":
             provision(root)
-            shutil.rmtree(root / missing) if (root / missing).is_dir() else (root / missing).unlink()
+            shutil.rmtree(root / missing) if (root / missing).is_dir() else (
+                root / missing
+            ).unlink()
         read_only()
         with pytest.raises(ProvisionError, match="Read-only file system; choose a root") as caught:
             provision(root)
@@ -584,7 +639,9 @@ class TestDisk:
         page = os.sysconf("SC_PAGE_SIZE")
         root = tmpfs(mount, tmp_path / "root", f"size={16 * page}")
         (root / "ballast").write_bytes(bytes((16 - pages) * page))
-        with pytest.raises(ProvisionError, match="No space left on device; .*with space left") as caught:
+        with pytest.raises(
+            ProvisionError, match="No space left on device; .*with space left"
+        ) as caught:
             provision(root)
         assert caught.value.errno == errno.ENOSPC
         nothing_half_made(root)
@@ -593,7 +650,9 @@ class TestDisk:
         assert whole(root)
 
     @pytest.mark.parametrize("inodes", range(2, 15))
-    def test_a_disk_without_inodes_is_told_and_leaves_nothing_half_made(self, tmp_path, mount, inodes):
+    def test_a_disk_without_inodes_is_told_and_leaves_nothing_half_made(
+        self, tmp_path, mount, inodes
+    ):
         """Whichever of the fourteen files and directories it is that cannot be made."""
         root = tmpfs(mount, tmp_path / "root", f"nr_inodes={inodes}")
         with pytest.raises(ProvisionError) as caught:
@@ -612,7 +671,10 @@ class TestDisk:
 
     def test_a_mount_without_execution_is_told(self, tmp_path, mount):
         root = tmpfs(mount, tmp_path / "root", "noexec")
-        assert f"{root} is mounted noexec: Triton cannot load its launcher from there" in provision(root).warnings
+        assert (
+            f"{root} is mounted noexec: Triton cannot load its launcher from there"
+            in provision(root).warnings
+        )
 
     def test_a_roomy_disk_gives_no_warning(self, tmp_path, mount):
         assert provision(tmpfs(mount, tmp_path / "root", "size=1g,nr_inodes=100k")).warnings == ()
@@ -620,7 +682,10 @@ class TestDisk:
     @pytest.mark.parametrize("mode", [0o500, 0o000])
     def test_a_root_that_may_not_be_written_is_told(self, everyones, mode):
         root = directory(everyones / "root", mode, ADA)
-        with acting_as(ADA), pytest.raises(ProvisionError, match="Permission denied; choose a root") as caught:
+        with (
+            acting_as(ADA),
+            pytest.raises(ProvisionError, match="Permission denied; choose a root") as caught,
+        ):
             provision(root)
         assert caught.value.errno == errno.EACCES
         assert caught.value.path.startswith(str(root))
@@ -664,7 +729,7 @@ class TestNetwork:
         """The root is on NFS, as far as we are told; where its locks then are."""
         for module in (mounts, provision_module):
             monkeypatch.setattr(module, "file_system", lambda _: "nfs4")
-        path = Path(fs.lock_directory(str(root), str(root)))
+        path = Path(local_directory(str(root), str(root)))
         path.rmdir()
         yield path
         shutil.rmtree(path, ignore_errors=True)
@@ -731,7 +796,12 @@ class TestOrder:
         )
 
     def test_numbers_in_a_mask_count_in_that_order(self, run):
-        assert run(self.SECOND, self.FIRST, CUDA_VISIBLE_DEVICES="0") == ["guess", "driver", [1], ["0", "1"]]
+        assert run(self.SECOND, self.FIRST, CUDA_VISIBLE_DEVICES="0") == [
+            "guess",
+            "driver",
+            [1],
+            ["0", "1"],
+        ]
 
     @pytest.mark.parametrize("environ", [{"FAKECUDA_INIT": "100"}, {"FAKECUDA_UUIDS": "ff" * 16}])
     def test_without_an_answer_it_stays_a_guess_and_is_not_asked_again(self, run, root, environ):
@@ -744,7 +814,10 @@ class TestOrder:
         two = Snapshot(
             status=Status.OK,
             source="nvml",
-            devices=(Device(uuid="GPU-a", index=0, name="A100"), Device(uuid="GPU-b", index=1, name="H200")),
+            devices=(
+                Device(uuid="GPU-a", index=0, name="A100"),
+                Device(uuid="GPU-b", index=1, name="H200"),
+            ),
         )
         monkeypatch.setattr(libcuda, "ask_order", lambda *_: None)
         done = DeviceCacheRegistry(root, two, {}).provision()
@@ -755,18 +828,27 @@ class TestOrder:
         assert registry.provision().warnings == ()
         assert [device.index for device in registry.devices] == [1, 0]
 
-    def test_what_another_process_was_answered_meanwhile_needs_no_second_question(self, root, monkeypatch):
+    def test_what_another_process_was_answered_meanwhile_needs_no_second_question(
+        self, root, monkeypatch
+    ):
         two = Snapshot(
             status=Status.OK,
             source="nvml",
-            devices=(Device(uuid="GPU-a", index=0, name="A100"), Device(uuid="GPU-b", index=1, name="H200")),
+            devices=(
+                Device(uuid="GPU-a", index=0, name="A100"),
+                Device(uuid="GPU-b", index=1, name="H200"),
+            ),
         )
         winner, loser = (DeviceCacheRegistry(root, two, {}) for _ in range(2))
         monkeypatch.setattr(libcuda, "ask_order", lambda *_: ("GPU-b", "GPU-a"))
         winner.provision()
         monkeypatch.setattr(libcuda, "ask_order", pytest.fail)
         loser.provision()
-        assert [device.index for device in loser.devices] == [device.index for device in winner.devices] == [1, 0]
+        assert (
+            [device.index for device in loser.devices]
+            == [device.index for device in winner.devices]
+            == [1, 0]
+        )
 
     def test_equal_gpus_need_no_question(self, root, monkeypatch):
         monkeypatch.setattr(libcuda, "ask_order", pytest.fail)

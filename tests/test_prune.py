@@ -23,12 +23,16 @@ from test_provision import PATIENCE_S, strace
 from test_removal import KEY, SCRIPT, Tree, aged, killed_everywhere, stock, whole_or_no_hit
 from test_store import KERNEL, OLD, set_used
 
-from gpucache import limit, place, prune
+from gpucache import environment
 from gpucache.errors import ConfigurationError
-from gpucache.prune import PrunePlan, PrunePolicy, Removal, plan
-from gpucache.report import CacheReport, Copy, Entry, File, scan
-from gpucache.store import ASIDE, CONDEMNED, entry_path, sound
-from gpucache.strays import Stray
+from gpucache.report.cache_report import CacheReport, Copy, Entry, File, scan
+from gpucache.report.strays import Stray
+from gpucache.store.lookup import sound
+from gpucache.store.manifest import CONDEMNED, entry_path
+from gpucache.store.quarantine import ASIDE
+from gpucache.store.size import updated
+from gpucache.upkeep import prune
+from gpucache.upkeep.prune import PrunePlan, PrunePolicy, PruneResult, plan
 
 __all__ = ["stock", "strace"]
 
@@ -66,12 +70,21 @@ ENTRIES = (
     entry("new-80", 2 * HOUR, target="cuda:80", triton_version="3.6.0"),
     entry("unknown", 5 * HOUR, target=None, triton_version=None),
     entry("odd", 4 * HOUR, target="hip:gfx942", triton_version="what?"),
-    entry("library", 7 * HOUR, kind="library", target=None, triton_version=None, files=(File("a.so", 100),)),
+    entry(
+        "library",
+        7 * HOUR,
+        kind="library",
+        target=None,
+        triton_version=None,
+        files=(File("a.so", 100),),
+    ),
 )
 
 
 def report(entries: tuple[Entry, ...] = ENTRIES, strays: tuple[Stray, ...] = ()) -> CacheReport:
-    return CacheReport(root="/root", devices=(), entries=entries, strays=strays, usage=(), findings=())
+    return CacheReport(
+        root="/root", devices=(), entries=entries, strays=strays, usage=(), findings=()
+    )
 
 
 def chosen(environ: Mapping[str, str] | None = None, **policy: Any) -> list[str]:
@@ -123,7 +136,9 @@ class TestPolicy:
         ],
         ids=str,
     )
-    def test_filters_choose_and_limits_say_how_far_least_recently_used_first(self, policy, expected):
+    def test_filters_choose_and_limits_say_how_far_least_recently_used_first(
+        self, policy, expected
+    ):
         assert chosen(**policy) == expected
 
     @pytest.mark.parametrize(
@@ -133,7 +148,9 @@ class TestPolicy:
         )],
         ids="+".join,
     )  # fmt: skip
-    def test_of_any_combination_each_filter_holds_and_each_limit_reaches_as_far_as_alone(self, names):
+    def test_of_any_combination_each_filter_holds_and_each_limit_reaches_as_far_as_alone(
+        self, names
+    ):
         said = {
             "max_size_bytes": 450,
             "max_age_s": 3 * HOUR,
@@ -144,7 +161,11 @@ class TestPolicy:
         }
         policy = {name: said[name] for name in names}
         got = chosen(**policy)
-        filters = {name: policy[name] for name in names if name in ("arch", "triton_version", "keep_binaries")}
+        filters = {
+            name: policy[name]
+            for name in names
+            if name in ("arch", "triton_version", "keep_binaries")
+        }
         limits = [{name: policy[name]} for name in names if name.startswith("max_")]
         wanted = [chosen(**filters, **one) for one in limits] or [chosen(**filters)]
         assert got == max(wanted, key=len)
@@ -153,7 +174,10 @@ class TestPolicy:
     def test_what_was_used_in_the_grace_stays_and_is_told(self):
         made = plan(report(), PrunePolicy(max_entries=0), {}, NOW)
         assert [(one.key, one.why) for one in made.kept] == [("in-use-90", "used 1 min ago")]
-        assert plan(report(), PrunePolicy(max_entries=0, grace_s=4.5 * HOUR), {}, NOW).remove[-1].key == "unknown"
+        assert (
+            plan(report(), PrunePolicy(max_entries=0, grace_s=4.5 * HOUR), {}, NOW).remove[-1].key
+            == "unknown"
+        )
 
     def test_what_was_used_in_the_future_stays(self):
         made = plan(report((entry("ahead", -HOUR),)), PrunePolicy(max_entries=0), {}, NOW)
@@ -163,13 +187,15 @@ class TestPolicy:
         ("grace_s", "stamp"), [(599.0, None), (19.9, "10"), (0.0, "1"), (1.9, "0"), (599.0, "450")]
     )
     def test_a_grace_below_twice_the_interval_of_stamps_is_refused(self, grace_s, stamp):
-        environ = {} if stamp is None else {place.STAMP: stamp}
-        with pytest.raises(ConfigurationError, match=f"twice {place.STAMP}"):
+        environ = {} if stamp is None else {environment.STAMP: stamp}
+        with pytest.raises(ConfigurationError, match=f"twice {environment.STAMP}"):
             chosen(environ, grace_s=grace_s)
 
-    @pytest.mark.parametrize(("grace_s", "stamp"), [(600.0, None), (20.0, "10"), (2.0, "0"), (600.0, "450")])
+    @pytest.mark.parametrize(
+        ("grace_s", "stamp"), [(600.0, None), (20.0, "10"), (2.0, "0"), (600.0, "450")]
+    )
     def test_a_grace_of_twice_the_interval_is_enough(self, grace_s, stamp):
-        assert chosen({} if stamp is None else {place.STAMP: stamp}, grace_s=grace_s) == []
+        assert chosen({} if stamp is None else {environment.STAMP: stamp}, grace_s=grace_s) == []
 
     @pytest.mark.parametrize("text", ["3.6 or so", "<", "<three", "latest", "<3.6;rm"])
     def test_what_is_no_specifier_is_refused(self, text):
@@ -191,15 +217,21 @@ class TestPolicy:
             ("<3.6,>=3.4", "3.3.1", False),
         ],
     )
-    def test_specifiers_are_those_of_pep_440_prereleases_included(self, specifier, version, matches):
+    def test_specifiers_are_those_of_pep_440_prereleases_included(
+        self, specifier, version, matches
+    ):
         entries = (entry("one", HOUR, triton_version=version),)
         made = plan(report(entries), PrunePolicy(triton_version=specifier), {}, NOW)
         assert bool(made.remove) is matches
 
     def test_what_is_held_elsewhere_is_not_promised(self):
-        made = plan(report((entry("held", HOUR, held_bytes=70),)), PrunePolicy(max_entries=0), {}, NOW)
+        made = plan(
+            report((entry("held", HOUR, held_bytes=70),)), PrunePolicy(max_entries=0), {}, NOW
+        )
         assert (made.physical_bytes, made.logical_bytes) == (30, 100)
-        slimming = plan(report((entry("held", HOUR, held_bytes=70),)), PrunePolicy(keep_binaries=True), {}, NOW)
+        slimming = plan(
+            report((entry("held", HOUR, held_bytes=70),)), PrunePolicy(keep_binaries=True), {}, NOW
+        )
         assert slimming.physical_bytes == 30
 
     @pytest.mark.parametrize(
@@ -226,7 +258,7 @@ def planned(root: Path, **policy: Any) -> PrunePlan:
     return plan(scan(str(root)), PrunePolicy(**policy), {})
 
 
-def pruned(root: Path, **policy: Any) -> Removal:
+def pruned(root: Path, **policy: Any) -> PruneResult:
     return planned(root, **policy).execute()
 
 
@@ -253,7 +285,9 @@ class TestExecute:
         made = planned(tree.root, max_entries=0)
         set_used(tree.view, time.time())
         done = made.execute()
-        assert [(one.key, one.why) for one in done.skipped] == [(KEY, "it was used or replaced meanwhile")]
+        assert [(one.key, one.why) for one in done.skipped] == [
+            (KEY, "it was used or replaced meanwhile")
+        ]
         assert tree.all_there()
 
     def test_it_tells_how_far_it_is(self, tmp_path):
@@ -266,25 +300,33 @@ class TestExecute:
     def test_stopped_in_the_middle_the_total_is_counted_anew(self, tmp_path, monkeypatch):
         trees = [Tree(tmp_path, letter * 52) for letter in "AB"]
         root = str(tmp_path / "root")
-        limit._updated(root, 12345, anew=True)
+        updated(root, 12345, anew=True)
 
         def stop(*_: object) -> None:
             raise KeyboardInterrupt
 
         made = planned(tmp_path / "root", max_entries=0)
-        limit._updated(root, 12345, anew=True)
+        updated(root, 12345, anew=True)
         with pytest.raises(KeyboardInterrupt):
             made.execute(stop)
-        assert limit._updated(root, 0) == (0, False, 0.0)
+        assert updated(root, 0) == (0, False, 0.0)
         assert all(one.all_there() for one in trees)
 
     def test_a_compile_under_way_keeps_its_key(self, tmp_path):
         """A real one: its process holds the lock, and its entry came back meanwhile."""
         pytest.importorskip("triton")
         root = tmp_path / "root"
-        env = {**os.environ, **environment(root), "TRITON_CACHE_DIR": f"{root}/triton/0"}
+        env = {**os.environ, **plugged_in(root), "TRITON_CACHE_DIR": f"{root}/triton/0"}
         command = [sys.executable, str(TESTS / "kernels.py"), "1", "90"]
-        subprocess.run(command, env=env, input="\n\n", text=True, capture_output=True, check=True, timeout=PATIENCE_S)
+        subprocess.run(
+            command,
+            env=env,
+            input="\n\n",
+            text=True,
+            capture_output=True,
+            check=True,
+            timeout=PATIENCE_S,
+        )
         (path,) = (root / "gpucache/v1/store").glob("*/*")
         path.rename(tmp_path / "kept")
         shutil.rmtree(root / "triton/0")
@@ -386,8 +428,21 @@ class TestFreed:
 # ---- links out of the root
 
 LINKED = (
-    *("gpucache", "gpucache/v1", "gpucache/v1/locks", "gpucache/v1/tmp", "gpucache/v1/quarantine", "gpucache/v1/stats"),
-    *("gpucache/v1/store", "gpucache/v1/store/AA", f"gpucache/v1/store/AA/{KEY}", "triton", "triton/0"),
+    *(
+        "gpucache",
+        "gpucache/v1",
+        "gpucache/v1/locks",
+        "gpucache/v1/tmp",
+        "gpucache/v1/quarantine",
+        "gpucache/v1/stats",
+    ),
+    *(
+        "gpucache/v1/store",
+        "gpucache/v1/store/AA",
+        f"gpucache/v1/store/AA/{KEY}",
+        "triton",
+        "triton/0",
+    ),
     *(f"triton/0/{KEY}", f"triton/0/{KEY}/add.ptx"),
 )
 
@@ -395,7 +450,9 @@ LINKED = (
 def contents(directory: Path) -> dict[str, object]:
     """All that is in a directory: names, contents, and of files the times too."""
     return {
-        str(path.relative_to(directory)): (path.read_bytes(), path.stat().st_mtime_ns) if path.is_file() else None
+        str(path.relative_to(directory)): (path.read_bytes(), path.stat().st_mtime_ns)
+        if path.is_file()
+        else None
         for path in directory.rglob("*")
     }
 
@@ -406,7 +463,7 @@ class TestLinks:
     def test_nothing_behind_a_link_is_touched(self, tree, tmp_path, linked, slimming):
         """The whole of what is there could go, if it were not behind a link."""
         littered(tree.root)
-        limit._updated(str(tree.root), 12345, anew=True)
+        updated(str(tree.root), 12345, anew=True)
         aged(tree.root)
         (tmp_path / "beside").mkdir()
         (tree.root / linked).rename(tmp_path / "beside/outside")
@@ -422,8 +479,16 @@ class TestLinks:
         own = tree.root / "gpucache/v1"
         (own / "quarantine").mkdir()
         long_ago = f"{int((time.time() - 8 * 86400) * 1e9):x}"
-        planted = [own / "tmp/publish-planted", own / f"quarantine/{KEY}.{long_ago}.1", own / "locks/planted.lock"]
-        planted += [tree.view.parent / f"{ASIDE}planted", tree.view.parent / ("P" * 52), tree.entry.parent / ("P" * 52)]
+        planted = [
+            own / "tmp/publish-planted",
+            own / f"quarantine/{KEY}.{long_ago}.1",
+            own / "locks/planted.lock",
+        ]
+        planted += [
+            tree.view.parent / f"{ASIDE}planted",
+            tree.view.parent / ("P" * 52),
+            tree.entry.parent / ("P" * 52),
+        ]
         for path in planted:
             path.symlink_to(outside)
             os.utime(path, (OLD - 7200, OLD - 7200), follow_symlinks=False)
@@ -448,8 +513,8 @@ class TestLinks:
 PRUNE = (
     SCRIPT
     + """
-from gpucache.prune import PrunePolicy, plan
-from gpucache.report import scan
+from gpucache.upkeep.prune import PrunePolicy, plan
+from gpucache.report.cache_report import scan
 import gpucache.slim, tempfile, packaging.specifiers
 made = plan(scan(sys.argv[2]), PrunePolicy(max_entries=0, grace_s=600.0, keep_binaries=sys.argv[3] == "slim"), {})
 mark("begin")
@@ -471,12 +536,16 @@ def test_killed_at_any_system_call_all_is_whole_or_no_hit(strace, tmp_path, stoc
         (tree.root / "gpucache/v1/tmp").mkdir()
         left_by_stock(tree.root / "triton/2", KEY)
         os.rename(tree.root / "triton/2" / KEY, tree.root / "triton/2" / ("S" * 52))
-        limit._updated(str(tree.root), 12345, anew=True)
+        updated(str(tree.root), 12345, anew=True)
         if what == "remove":
             littered(tree.root)
         (home / "outside").mkdir()
         (home / "outside/add.json").write_text("mine")
-        for path in (tree.root / "gpucache/v1/tmp/link", tree.view.parent / ("L" * 52), tree.view / "link"):
+        for path in (
+            tree.root / "gpucache/v1/tmp/link",
+            tree.view.parent / ("L" * 52),
+            tree.view / "link",
+        ):
             path.symlink_to(home / "outside")
             os.utime(path, (OLD - 7200, OLD - 7200), follow_symlinks=False)
         return [tree.root, what]
@@ -485,17 +554,25 @@ def test_killed_at_any_system_call_all_is_whole_or_no_hit(strace, tmp_path, stoc
         root = home / "root"
         assert (home / "outside/add.json").read_text() == "mine", line
         assert os.listdir(home / "outside") == ["add.json"], line
-        directories = [Path(entry_path(str(root), KEY)), *(root / "triton" / name / KEY for name in "01")]
+        directories = [
+            Path(entry_path(str(root), KEY)),
+            *(root / "triton" / name / KEY for name in "01"),
+        ]
         for directory in directories:
             whole_or_no_hit(directory, stock, KERNEL, line)
         for group in (root / "triton").glob("*/[A-Z]*/__grp__add.json"):
-            names = {"add.json", "add.cubin"} | ({"add.ptx"} if "add.ptx" in group.read_text() else set())
+            names = {"add.json", "add.cubin"} | (
+                {"add.ptx"} if "add.ptx" in group.read_text() else set()
+            )
             assert names <= set(os.listdir(group.parent)), line
         aged(root)
         for path in [*root.rglob("add.*"), *root.rglob("__grp__*")]:
             if "/triton/2/" in str(path):
                 os.utime(path, (OLD - 7200, OLD - 7200))
-        for policy in (PrunePolicy(keep_binaries=what == "slim", grace_s=600.0), PrunePolicy(max_entries=0)):
+        for policy in (
+            PrunePolicy(keep_binaries=what == "slim", grace_s=600.0),
+            PrunePolicy(max_entries=0),
+        ):
             done = plan(scan(str(root)), policy, {}).execute()
             assert not done.skipped, line
             assert not [stray for stray in scan(str(root)).strays if stray.dead], line
@@ -512,9 +589,12 @@ SECONDS = float(os.environ.get("GPUCACHE_TEST_PRUNE_S", "4"))
 GRACE_S = 5.0 if SECONDS > 30 else 2.0
 
 
-def environment(root: Path) -> dict[str, str]:
-    plugin = {"TRITON_CACHE_MANAGER": "gpucache.triton:DeviceCacheManager", "TRITON_DEFAULT_FP_FUSION": "1"}
-    return {**plugin, "GPUCACHE_DIR": str(root), place.STAMP: "1"}
+def plugged_in(root: Path) -> dict[str, str]:
+    plugin = {
+        "TRITON_CACHE_MANAGER": "gpucache.triton:DeviceCacheManager",
+        "TRITON_DEFAULT_FP_FUSION": "1",
+    }
+    return {**plugin, "GPUCACHE_DIR": str(root), environment.STAMP: "1"}
 
 
 @pytest.fixture
@@ -524,8 +604,14 @@ def readers(tmp_path: Path) -> Iterator[list[subprocess.Popen[str]]]:
     started = []
     for number in range(4):
         directory = {"TRITON_CACHE_DIR": str(tmp_path / "root/triton" / str(number))}
-        env = {**os.environ, **environment(tmp_path / "root"), **directory}
-        command = [sys.executable, str(TESTS / "prune_worker.py"), str(number), str(GRACE_S), str(tmp_path / "stop")]
+        env = {**os.environ, **plugged_in(tmp_path / "root"), **directory}
+        command = [
+            sys.executable,
+            str(TESTS / "prune_worker.py"),
+            str(number),
+            str(GRACE_S),
+            str(tmp_path / "stop"),
+        ]
         pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
         started.append(subprocess.Popen(command, env=env, text=True, bufsize=1, **pipes))
     yield started
@@ -534,7 +620,7 @@ def readers(tmp_path: Path) -> Iterator[list[subprocess.Popen[str]]]:
         reader.communicate()
 
 
-def over_only_what_is_in_use(root: Path, max_bytes: int, now: float, done: Removal) -> bool:
+def over_only_what_is_in_use(root: Path, max_bytes: int, now: float, done: PruneResult) -> bool:
     """What is left over a limit was used within the grace before the plan, or since."""
     after = scan(str(root))
     skipped = {one.key for one in done.skipped}
@@ -551,10 +637,12 @@ def test_readers_of_what_is_pruned_never_fail(readers, tmp_path):
         reader.stdin.write("\n")
     deadline = time.monotonic() + SECONDS
     removed = skipped = rounds = 0
-    environ = {place.STAMP: "1"}
+    environ = {environment.STAMP: "1"}
     while time.monotonic() < deadline or removed < 6:
         now = time.time()
-        done = plan(scan(str(root)), PrunePolicy(max_size_bytes=max_bytes, grace_s=GRACE_S), environ, now).execute()
+        done = plan(
+            scan(str(root)), PrunePolicy(max_size_bytes=max_bytes, grace_s=GRACE_S), environ, now
+        ).execute()
         removed, skipped, rounds = removed + done.entries, skipped + len(done.skipped), rounds + 1
         assert over_only_what_is_in_use(root, max_bytes, now, done)
         assert time.monotonic() < deadline + PATIENCE_S
@@ -567,7 +655,9 @@ def test_readers_of_what_is_pruned_never_fail(readers, tmp_path):
     assert [err for _, err in said] == [""] * 4, "nothing was degraded"
     assert sum(result["reads"] - result["compiled"] for result in results) > 10
     later = time.time() + GRACE_S + 1
-    plan(scan(str(root)), PrunePolicy(max_size_bytes=max_bytes, grace_s=GRACE_S), environ, later).execute()
+    plan(
+        scan(str(root)), PrunePolicy(max_size_bytes=max_bytes, grace_s=GRACE_S), environ, later
+    ).execute()
     assert sum(one.physical_bytes for one in scan(str(root)).entries) <= max_bytes
 
 
@@ -594,7 +684,9 @@ def test_what_is_mounted_below_stays(mount, tmp_path):
     done = pruned(root, max_entries=0)
     assert (mine / "file").read_text() == "mine"
     assert done.entries == 0
-    assert {skipped.why.rpartition(": ")[2] for skipped in done.skipped} == {"something is mounted in it"}
+    assert {skipped.why.rpartition(": ")[2] for skipped in done.skipped} == {
+        "something is mounted in it"
+    }
 
 
 def test_a_stock_entry_that_was_used_since_the_plan_stays(tmp_path):
@@ -609,7 +701,10 @@ def test_a_stock_entry_that_was_used_since_the_plan_stays(tmp_path):
     used = next(path.glob("*.cubin"))
     os.utime(used, (time.time(), used.stat().st_mtime))
     done = made.execute()
-    assert (done.entries, [skipped.why for skipped in done.skipped]) == (0, ["it was used meanwhile"])
+    assert (done.entries, [skipped.why for skipped in done.skipped]) == (
+        0,
+        ["it was used meanwhile"],
+    )
     assert used.exists()
 
 
@@ -617,7 +712,7 @@ def test_what_another_process_removed_first_is_not_told_as_kept(tmp_path):
     trees.make(str(tmp_path), 2, 1)
     made = plan(scan(str(tmp_path)), PrunePolicy(max_entries=0), {})
     assert made.execute().entries == 2
-    assert made.execute() == Removal()
+    assert made.execute() == PruneResult()
 
 
 def test_without_a_free_inode_entries_can_be_removed(mount, tmp_path):

@@ -14,13 +14,18 @@ from pathlib import Path
 import pytest
 
 from gpucache import __all__ as public
-from gpucache import cli
+from gpucache.cli import main
 
 README = Path(__file__).parent.parent / "README.md"
 TEXT = README.read_text(encoding="utf-8")
 SHELL = [block.strip() for block in re.findall(r"```sh\n(.*?)```", TEXT, re.DOTALL)]
 INSTALLS = [block for block in SHELL if "pip install" in block]
-LINES = [line.split("  #")[0].strip() for block in SHELL if block not in INSTALLS for line in block.splitlines()]
+LINES = [
+    line.split("  #")[0].strip()
+    for block in SHELL
+    if block not in INSTALLS
+    for line in block.splitlines()
+]
 
 # What a launcher does for each of its four tasks, as far as a command can see.
 SRUN = 'for n in 0 1 2 3; do SLURM_LOCALID=$n SLURM_STEP_TASKS_PER_NODE=4 "$@" & done; wait'
@@ -52,7 +57,12 @@ def shell(tmp_path):
     def run(line):
         line = line.replace("/scratch", str(tmp_path / "scratch"))
         return subprocess.run(
-            ["bash", "-c", line], cwd=tmp_path, env=environ, capture_output=True, text=True, timeout=120
+            ["bash", "-c", line],
+            cwd=tmp_path,
+            env=environ,
+            capture_output=True,
+            text=True,
+            timeout=120,
         )
 
     run("gpucache provision")
@@ -80,7 +90,9 @@ def test_the_torchrun_line_works(shell, tmp_path):
 def test_the_python_examples_are_true(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     result = doctest.testfile(
-        str(README), module_relative=False, optionflags=doctest.ELLIPSIS | doctest.IGNORE_EXCEPTION_DETAIL
+        str(README),
+        module_relative=False,
+        optionflags=doctest.ELLIPSIS | doctest.IGNORE_EXCEPTION_DETAIL,
     )
     assert result.attempted >= 8
     assert result.failed == 0
@@ -107,20 +119,40 @@ def test_completion_can_be_turned_on(shell):
 def test_every_public_name_but_values_and_errors_is_in_the_readme():
     from gpucache import errors
 
-    values = {"Device", "Snapshot", "Status", "Unavailable", "Visible", "Provision", "Setting", "LaunchReport"}
+    values = {
+        "Device",
+        "Snapshot",
+        "Status",
+        "Unavailable",
+        "Visible",
+        "Provision",
+        "Setting",
+        "LaunchReport",
+    }
     unsaid = set(public) - values - set(vars(errors)) - {"__version__"}
-    assert [name for name in sorted(unsaid) if f"`{name}" not in TEXT and f"`.{name}" not in TEXT] == []
+    assert [
+        name for name in sorted(unsaid) if f"`{name}" not in TEXT and f"`.{name}" not in TEXT
+    ] == []
 
 
 def test_every_variable_and_command_is_in_the_readme():
     sources = "".join(path.read_text() for path in (README.parent / "gpucache").glob("*.py"))
-    assert [name for name in sorted(set(re.findall(r'"(GPUCACHE_\w+)"', sources))) if f"`{name}`" not in TEXT] == []
-    assert [name for name in cli.cli.list_commands(None) if f"gpucache {name}" not in TEXT] == []
+    assert [
+        name
+        for name in sorted(set(re.findall(r'"(GPUCACHE_\w+)"', sources)))
+        if f"`{name}`" not in TEXT
+    ] == []
+    assert [name for name in main.cli.list_commands(None) if f"gpucache {name}" not in TEXT] == []
 
 
 def test_every_option_is_in_the_readme():
-    commands = [cli.cli.get_command(None, name) for name in cli.cli.list_commands(None)]
+    commands = [main.cli.get_command(None, name) for name in main.cli.list_commands(None)]
     options = [parameter for command in commands for parameter in command.params]
-    names = {name for option in options for name in option.opts + option.secondary_opts if name.startswith("--")}
+    names = {
+        name
+        for option in options
+        for name in option.opts + option.secondary_opts
+        if name.startswith("--")
+    }
     assert names >= {"--root", "--require-gpu", "--no-plugin"}
     assert sorted(name for name in names if name not in TEXT) == []

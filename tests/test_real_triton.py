@@ -15,13 +15,18 @@ SCRIPT = Path(__file__).with_name("compile_kernel.py")
 RUN = [sys.executable, "-m", "gpucache", "run"]
 
 pytestmark = pytest.mark.skipif(
-    importlib.util.find_spec("triton") is None, reason="needs triton: pip install '.[test]' on Linux"
+    importlib.util.find_spec("triton") is None,
+    reason="needs triton: pip install '.[test]' on Linux",
 )
 
 
 @pytest.fixture
 def eight(tmp_path):
-    return {**os.environ, "GPUCACHE_FAKE_DEVICES": "8xH100:9.0", "GPUCACHE_DIR": str(tmp_path / "root")}
+    return {
+        **os.environ,
+        "GPUCACHE_FAKE_DEVICES": "8xH100:9.0",
+        "GPUCACHE_DIR": str(tmp_path / "root"),
+    }
 
 
 def compiled(command: list[str], env: dict[str, str]) -> list[dict[str, object]]:
@@ -51,22 +56,39 @@ def test_a_compile_lands_in_its_devices_directory_and_the_next_run_hits_it(eight
 
 
 def test_a_masked_compile_lands_in_the_same_directory_as_the_launcher_names(eight, tmp_path):
-    (said,) = compiled([*RUN, "--", sys.executable, str(SCRIPT)], {**eight, "CUDA_VISIBLE_DEVICES": "5"})
+    (said,) = compiled(
+        [*RUN, "--", sys.executable, str(SCRIPT)], {**eight, "CUDA_VISIBLE_DEVICES": "5"}
+    )
     assert said["GPUCACHE_DEVICE"] == "FAKE-5"
     assert kernels(tmp_path / "root") == {"5": ["add"]}
 
 
 def test_the_fake_nvml_machine_gives_real_uuids(machine, tmp_path):
-    environ = {**machine("h100x4"), "GPUCACHE_DIR": str(tmp_path / "root"), "CUDA_VISIBLE_DEVICES": "GPU-e4"}
+    environ = {
+        **machine("h100x4"),
+        "GPUCACHE_DIR": str(tmp_path / "root"),
+        "CUDA_VISIBLE_DEVICES": "GPU-e4",
+    }
     (said,) = compiled([*RUN, "--", sys.executable, str(SCRIPT)], environ)
     assert said["GPUCACHE_DEVICE"] == "GPU-e429a63e-c61c-4795-b757-5132caeb8e70"
     assert kernels(tmp_path / "root") == {"2": ["add"]}
 
 
 @pytest.mark.torch
-@pytest.mark.parametrize(("mask", "directories"), [(None, "0123"), ("7,6,5,4", "7654")], ids=["unmasked", "masked"])
-def test_each_rank_of_torchrun_compiles_into_its_own_devices_directory(mask, directories, eight, tmp_path):
-    torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=4", "--no-python"]
+@pytest.mark.parametrize(
+    ("mask", "directories"), [(None, "0123"), ("7,6,5,4", "7654")], ids=["unmasked", "masked"]
+)
+def test_each_rank_of_torchrun_compiles_into_its_own_devices_directory(
+    mask, directories, eight, tmp_path
+):
+    torchrun = [
+        sys.executable,
+        "-m",
+        "torch.distributed.run",
+        "--standalone",
+        "--nproc-per-node=4",
+        "--no-python",
+    ]
     environ = eight if mask is None else {**eight, "CUDA_VISIBLE_DEVICES": mask}
     ranks = compiled([*torchrun, *RUN, "--", sys.executable, str(SCRIPT)], environ)
     where = {rank["LOCAL_RANK"]: Path(str(rank["TRITON_CACHE_DIR"])).name for rank in ranks}
@@ -76,6 +98,13 @@ def test_each_rank_of_torchrun_compiles_into_its_own_devices_directory(mask, dir
 
 @pytest.mark.torch
 def test_in_front_of_torchrun_it_sets_the_root_and_the_inner_run_the_device(eight, tmp_path):
-    torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2", "--no-python"]
+    torchrun = [
+        sys.executable,
+        "-m",
+        "torch.distributed.run",
+        "--standalone",
+        "--nproc-per-node=2",
+        "--no-python",
+    ]
     ranks = compiled([*RUN, "--", *torchrun, *RUN, "--", sys.executable, str(SCRIPT)], eight)
     assert sorted(Path(str(rank["TRITON_CACHE_DIR"])).name for rank in ranks) == ["0", "1"]

@@ -14,10 +14,19 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from gpucache import Device, DeviceCacheRegistry, RecordError, Snapshot, Status, Unavailable, nodes, paths
-from gpucache.device import fake_devices
-from gpucache.record import Entry, Record, directories, merge, parse, read
-from gpucache.visible import visible_devices
+from gpucache import Device, DeviceCacheRegistry, RecordError, Snapshot, Status, Unavailable
+from gpucache.directories.record import (
+    Listed,
+    Record,
+    directories,
+    merge,
+    parse_record,
+    read_record,
+)
+from gpucache.layout import paths
+from gpucache.machine import device_files
+from gpucache.machine.device import fake_devices
+from gpucache.machine.visible import visible_devices
 
 HOST = "node7"
 EIGHT = tuple(
@@ -34,13 +43,27 @@ EIGHT = tuple(
 
 
 def view(*devices: Device, **facts: object) -> Snapshot:
-    return Snapshot(**{"status": Status.OK, "source": "nvml", "devices": devices, "driver": "580.95.05", **facts})
+    return Snapshot(
+        **{
+            "status": Status.OK,
+            "source": "nvml",
+            "devices": devices,
+            "driver": "580.95.05",
+            **facts,
+        }
+    )
 
 
 def container(*devices: Device, **facts: object) -> Snapshot:
     """What NVML shows where only these GPUs were let in: numbered from 0."""
-    numbers = {uuid: index for index, uuid in enumerate(dict.fromkeys(device.gpu_uuid for device in devices))}
-    return view(*(dataclasses.replace(device, index=numbers[device.gpu_uuid]) for device in devices), **facts)
+    numbers = {
+        uuid: index
+        for index, uuid in enumerate(dict.fromkeys(device.gpu_uuid for device in devices))
+    }
+    return view(
+        *(dataclasses.replace(device, index=numbers[device.gpu_uuid]) for device in devices),
+        **facts,
+    )
 
 
 def record(*snapshots: Snapshot, known: Record | None = None) -> Record:
@@ -76,7 +99,9 @@ def test_a_device_is_named_by_its_number():
 
 
 def test_entries_stand_in_the_order_of_their_numbers():
-    many = [dataclasses.replace(EIGHT[0], uuid=f"GPU-{index}", index=index) for index in (10, 9, 2, 0)]
+    many = [
+        dataclasses.replace(EIGHT[0], uuid=f"GPU-{index}", index=index) for index in (10, 9, 2, 0)
+    ]
     assert list(indices(record(view(*many)))) == ["0", "2", "9", "10"]
 
 
@@ -166,7 +191,7 @@ def test_hidden_gpus_make_a_view_partial_even_where_nothing_was_known():
 def test_a_partial_view_brings_news_of_everything_but_the_number():
     better = dataclasses.replace(EIGHT[5], index=0, core_count=16896)
     entry = record(FULL, view(better)).entries[5]
-    assert entry == Entry("5", dataclasses.replace(better, index=5))
+    assert entry == Listed("5", dataclasses.replace(better, index=5))
 
 
 def test_newcomers_in_a_partial_view_join_the_known():
@@ -191,7 +216,9 @@ def test_a_replaced_gpu_is_absent_and_keeps_its_name():
     assert present(known) == ["0", "1", "2", "4", "5", "6", "7", "8"]
     assert known.names[EIGHT[3].uuid] == "3"
     assert len(known.gpus) + len(known.lost) == 8
-    assert [gpu.uuid for gpu in known.snapshot().devices] == [gpu.uuid for gpu in (*EIGHT[:3], *EIGHT[4:], new)]
+    assert [gpu.uuid for gpu in known.snapshot().devices] == [
+        gpu.uuid for gpu in (*EIGHT[:3], *EIGHT[4:], new)
+    ]
     assert not known.renumbered
     back = record(FULL, known=known)
     assert present(back) == list("01234567")
@@ -226,7 +253,9 @@ def test_a_lost_gpu_seen_from_a_container_is_not_the_hosts_news():
 
 
 def test_gpus_that_moved_on_the_bus_are_the_same_gpus():
-    moved = [dataclasses.replace(gpu, pci_bus_id=f"00000000:{17 + gpu.index:02x}:00.0") for gpu in EIGHT]
+    moved = [
+        dataclasses.replace(gpu, pci_bus_id=f"00000000:{17 + gpu.index:02x}:00.0") for gpu in EIGHT
+    ]
     known = record(FULL, view(*moved))
     assert known.names == record(FULL).names
     assert present(known) == list("01234567")
@@ -236,7 +265,9 @@ def test_gpus_that_moved_on_the_bus_are_the_same_gpus():
 # ---- MIG
 
 
-def instance(number: int, slot: int, gi: int, uuid: str | None = None, parent: Device = EIGHT[1]) -> Device:
+def instance(
+    number: int, slot: int, gi: int, uuid: str | None = None, parent: Device = EIGHT[1]
+) -> Device:
     return dataclasses.replace(
         parent,
         uuid=uuid or f"MIG-{number}",
@@ -301,7 +332,9 @@ def test_a_mig_instance_in_another_place_leaves_the_first_present():
 
 def test_containers_with_a_mig_instance_each():
     """Each is number 0 in its container; the record has both, whoever comes first, and stays as it is."""
-    looks = [container(part, mig_parents=(dataclasses.replace(EIGHT[1], index=0),)) for part in PARTS]
+    looks = [
+        container(part, mig_parents=(dataclasses.replace(EIGHT[1], index=0),)) for part in PARTS
+    ]
     for order in (looks, looks[::-1]):
         known = record(*order)
         assert len(set(known.names.values())) == 2
@@ -317,7 +350,9 @@ def test_a_container_does_not_renumber_a_gpu_in_mig_mode():
 
 
 def test_instances_of_unknown_place_do_not_displace_each_other():
-    nowhere = [dataclasses.replace(part, gpu_instance=None, compute_instance=None) for part in PARTS]
+    nowhere = [
+        dataclasses.replace(part, gpu_instance=None, compute_instance=None) for part in PARTS
+    ]
     known = record(view(*nowhere, mig_parents=(EIGHT[1],)))
     assert len(present(record(view(nowhere[0], mig_parents=(EIGHT[1],)), known=known))) == 2
 
@@ -351,7 +386,9 @@ def test_an_order_of_a_part_does_not_replace_that_of_the_whole():
 
 def test_a_lost_gpu_makes_libcudas_order_of_the_others_the_one_that_counts():
     """The order of all eight no longer fits, so without the new one libcuda would be asked for ever."""
-    sick = view(*EIGHT[:7], lost=(Unavailable(7, 15, "GPU is lost"),)).with_order(order(6, 5, 4, 3, 2, 1, 0))
+    sick = view(*EIGHT[:7], lost=(Unavailable(7, 15, "GPU is lost"),)).with_order(
+        order(6, 5, 4, 3, 2, 1, 0)
+    )
     known = record(FULL.with_order(order(*range(8))), sick)
     assert known.cuda_order == sick.cuda_order
     assert visible_devices(known.snapshot(), {}).how == "driver"
@@ -386,7 +423,12 @@ def test_fakes_beside_a_real_record_keep_their_own_numbers():
 
 @pytest.mark.parametrize(
     "look",
-    [FULL, FAKE, partitioned(*PARTS), view(*EIGHT[:7], lost=(Unavailable(7, 15, "lost"),)).with_order(order(0))],
+    [
+        FULL,
+        FAKE,
+        partitioned(*PARTS),
+        view(*EIGHT[:7], lost=(Unavailable(7, 15, "lost"),)).with_order(order(0)),
+    ],
     ids=["real", "fake", "mig", "lost"],
 )
 def test_a_record_learns_nothing_from_itself(look):
@@ -394,7 +436,9 @@ def test_a_record_learns_nothing_from_itself(look):
     assert merge(known, known.snapshot(), HOST) is known
     later = record(view(*EIGHT, driver="590.1"), known=known)
     if not look.fake:
-        assert merge(later, known.snapshot(), HOST) is later, "what was read from a record may be old"
+        assert merge(later, known.snapshot(), HOST) is later, (
+            "what was read from a record may be old"
+        )
 
 
 def test_a_record_can_be_made_again_from_its_snapshot():
@@ -416,20 +460,31 @@ def looks(draw: st.DrawFn) -> Snapshot:
     for position, number in enumerate(chosen):
         # Number 3 sits where number 2 did.
         gpu = dataclasses.replace(EIGHT[number], pci_bus_id=EIGHT[min(number, 2)].pci_bus_id)
-        gpu = dataclasses.replace(gpu, index=position if renumbered else draw(st.sampled_from([number, number, None])))
+        gpu = dataclasses.replace(
+            gpu, index=position if renumbered else draw(st.sampled_from([number, number, None]))
+        )
         if draw(st.integers(0, 3)):
             devices.append(gpu)
             continue
         parents.append(gpu)
-        for slot, gi in draw(st.lists(st.sampled_from([(0, 3), (1, 5), (2, 5)]), max_size=2, unique_by=lambda p: p[1])):
+        for slot, gi in draw(
+            st.lists(
+                st.sampled_from([(0, 3), (1, 5), (2, 5)]), max_size=2, unique_by=lambda p: p[1]
+            )
+        ):
             devices.append(instance(0, slot, gi, f"MIG-{number}-{slot}", gpu))
-    away = [Unavailable(7, code, "away") for code in draw(st.lists(st.sampled_from([4, 15]), max_size=2))]
+    away = [
+        Unavailable(7, code, "away")
+        for code in draw(st.lists(st.sampled_from([4, 15]), max_size=2))
+    ]
     return view(
         *devices,
         mig_parents=tuple(parents),
         lost=tuple(gpu for gpu in away if gpu.code == 15),
         hidden=tuple(gpu for gpu in away if gpu.code == 4),
-        cuda_order=draw(st.none() | st.permutations([device.uuid for device in devices]).map(tuple)),
+        cuda_order=draw(
+            st.none() | st.permutations([device.uuid for device in devices]).map(tuple)
+        ),
     )
 
 
@@ -449,7 +504,7 @@ def test_whatever_is_seen_names_stay_and_no_two_devices_share_one(history):
             assert directories(known, look) == {uuid: known.names[uuid] for uuid in shown}
             assert not {parent.uuid for parent in known.mig_parents} & there
         assert merge(known, known.snapshot(), HOST) is known
-        assert parse(known.dumps()) == known
+        assert parse_record(known.dumps()) == known
 
 
 # ---- the file
@@ -479,12 +534,14 @@ RECORDS = st.builds(
     source=st.sampled_from(["nvml", "fake"]),
     status=st.sampled_from(Status),
     entries=st.lists(
-        st.builds(Entry, NAMES, DEVICES, st.booleans()),
+        st.builds(Listed, NAMES, DEVICES, st.booleans()),
         max_size=3,
         unique_by=(lambda entry: entry.directory, lambda entry: entry.device.uuid),
     ).map(tuple),
     mig_parents=st.lists(DEVICES, max_size=2).map(tuple),
-    lost=st.lists(st.builds(Unavailable, st.integers(), st.none() | st.integers(), st.text()), max_size=2).map(tuple),
+    lost=st.lists(
+        st.builds(Unavailable, st.integers(), st.none() | st.integers(), st.text()), max_size=2
+    ).map(tuple),
     driver=TEXTS,
     nvml=TEXTS,
     cuda=NUMBERS,
@@ -492,26 +549,45 @@ RECORDS = st.builds(
 )
 JSON = st.recursive(
     st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False) | st.text(max_size=5),
-    lambda inner: st.lists(inner, max_size=4) | st.dictionaries(st.text(max_size=5), inner, max_size=4),
+    lambda inner: (
+        st.lists(inner, max_size=4) | st.dictionaries(st.text(max_size=5), inner, max_size=4)
+    ),
     max_leaves=8,
 )
-WHOLE = record(partitioned(*PARTS).with_order(order(0)), view(*EIGHT[:7], lost=(Unavailable(7, 15, "lost"),)))
+WHOLE = record(
+    partitioned(*PARTS).with_order(order(0)), view(*EIGHT[:7], lost=(Unavailable(7, 15, "lost"),))
+)
 
 
 @given(known=RECORDS)
 def test_a_record_reads_back_as_it_was_written(known):
-    assert parse(known.dumps()) == known
-    assert parse(known.dumps()).dumps() == known.dumps()
+    assert parse_record(known.dumps()) == known
+    assert parse_record(known.dumps()).dumps() == known.dumps()
 
 
 def test_the_record_holds_nothing_of_the_process_or_the_time():
     """Only facts of the machine: it is byte-identical when nothing changed."""
     value = json.loads(WHOLE.dumps())
     assert value.keys() == {
-        *("version", "host", "source", "status", "driver", "nvml", "cuda", "cuda_order", "mig_parents", "lost"),
+        *(
+            "version",
+            "host",
+            "source",
+            "status",
+            "driver",
+            "nvml",
+            "cuda",
+            "cuda_order",
+            "mig_parents",
+            "lost",
+        ),
         "devices",
     }
-    assert {key for device in value["devices"] for key in device} == {"directory", "present", "device"}
+    assert {key for device in value["devices"] for key in device} == {
+        "directory",
+        "present",
+        "device",
+    }
     fields = {field.name for field in dataclasses.fields(Device)}
     assert all(device["device"].keys() <= fields for device in value["devices"])
 
@@ -520,26 +596,57 @@ def test_every_torn_record_is_refused():
     text = WHOLE.dumps()
     for length in range(len(text) - 1):  # without its last newline it is still whole
         with pytest.raises(ValueError, match="."):
-            parse(text[:length])
+            parse_record(text[:length])
 
 
 @pytest.mark.parametrize("version", [0, 2, "1", None, [1], {}])
 def test_another_version_is_refused(version):
     with pytest.raises(ValueError, match="version"):
-        parse(altered(("version",), version))
+        parse_record(altered(("version",), version))
 
 
 @pytest.mark.parametrize(
     "name",
     [
-        *("", ".", "..", "../0", "0/..", "/0", "0/0", "0\\0", "/etc", "\0", "0\0", "0\n", " 0", "0 ", "+0", "-1"),
-        *("a", "0.", ".0", "0.0.0", "0..0", "1e3", "\u0663", "\u00b2", "9" * 10, 0, None, ["0"], 1.5),
+        *(
+            "",
+            ".",
+            "..",
+            "../0",
+            "0/..",
+            "/0",
+            "0/0",
+            "0\\0",
+            "/etc",
+            "\0",
+            "0\0",
+            "0\n",
+            " 0",
+            "0 ",
+            "+0",
+            "-1",
+        ),
+        *(
+            "a",
+            "0.",
+            ".0",
+            "0.0.0",
+            "0..0",
+            "1e3",
+            "\u0663",
+            "\u00b2",
+            "9" * 10,
+            0,
+            None,
+            ["0"],
+            1.5,
+        ),
     ],
 )
 def test_a_directory_name_that_is_more_than_a_number_is_refused(name):
     """It becomes part of a path."""
     with pytest.raises(ValueError, match="."):
-        parse(altered(("devices", 0, "directory"), name))
+        parse_record(altered(("devices", 0, "directory"), name))
 
 
 @pytest.mark.parametrize(
@@ -584,16 +691,19 @@ def test_a_directory_name_that_is_more_than_a_number_is_refused(name):
 )
 def test_a_value_of_the_wrong_type_is_refused(place, value):
     with pytest.raises(ValueError, match="."):
-        parse(altered(place, value))
+        parse_record(altered(place, value))
 
 
 @pytest.mark.parametrize(
     "place",
-    [*((key,) for key in json.loads(WHOLE.dumps())), *(("devices", 0, key) for key in ("directory", "present"))],
+    [
+        *((key,) for key in json.loads(WHOLE.dumps())),
+        *(("devices", 0, key) for key in ("directory", "present")),
+    ],
 )
 def test_a_record_without_one_of_its_parts_is_refused(place):
     with pytest.raises(ValueError, match="."):
-        parse(altered(place, ...))
+        parse_record(altered(place, ...))
 
 
 def altered(place: tuple[str | int, ...], value: object) -> bytes:
@@ -609,23 +719,42 @@ def altered(place: tuple[str | int, ...], value: object) -> bytes:
 
 @pytest.mark.parametrize(
     "text",
-    [b"", b"\n", b"null", b"[]", b"{}", b'"', b"\xff\xfe", b"\x80", b"\0" * 64, b"NaN", b"1" * 5000, b"[" * 100_000],
+    [
+        b"",
+        b"\n",
+        b"null",
+        b"[]",
+        b"{}",
+        b'"',
+        b"\xff\xfe",
+        b"\x80",
+        b"\0" * 64,
+        b"NaN",
+        b"1" * 5000,
+        b"[" * 100_000,
+    ],
     ids=lambda text: f"{text[:8]!r}*{len(text)}",
 )
 def test_what_is_no_record_at_all_is_refused(text):
     with pytest.raises(ValueError, match="."):
-        parse(text)
+        parse_record(text)
 
 
 @given(text=st.binary(max_size=64) | JSON.map(lambda value: json.dumps(value).encode()))
 def test_no_text_raises_anything_but_value_error(text):
     with pytest.raises(ValueError, match="."):
-        parse(text)
+        parse_record(text)
 
 
 def places(value: object, here: tuple[str | int, ...] = ()) -> list[tuple[str | int, ...]]:
     """The way to every value inside."""
-    inner = value.items() if isinstance(value, dict) else enumerate(value) if isinstance(value, list) else ()
+    inner = (
+        value.items()
+        if isinstance(value, dict)
+        else enumerate(value)
+        if isinstance(value, list)
+        else ()
+    )
     return [way for key, part in inner for way in ((*here, key), *places(part, (*here, key)))]
 
 
@@ -634,11 +763,13 @@ def places(value: object, here: tuple[str | int, ...] = ()) -> list[tuple[str | 
 def test_a_record_with_anything_anywhere_is_refused_or_sound(place, value):
     """What is read can be written, read again and used; what cannot be is a ValueError and no other."""
     try:
-        known = parse(altered(place, value))
+        known = parse_record(altered(place, value))
     except ValueError:
         return
-    assert parse(known.dumps()) == known
-    assert all(os.path.basename(name) == name not in ("", ".", "..") for name in known.names.values())
+    assert parse_record(known.dumps()) == known
+    assert all(
+        os.path.basename(name) == name not in ("", ".", "..") for name in known.names.values()
+    )
     assert record(known.snapshot(), known=known) == known
     visible_devices(known.snapshot(), {"CUDA_VISIBLE_DEVICES": "0"})
 
@@ -657,7 +788,7 @@ def kept(directory: Path, known: Record, host: str | None = None) -> str:
 def refused(path: str, host: str = HOST) -> str:
     """The message of the error, which says what to do whatever happened."""
     with pytest.raises(RecordError) as caught:
-        read(path, host)
+        read_record(path, host)
     assert caught.value.path == path
     assert path in str(caught.value)
     assert "`gpucache provision`" in str(caught.value)
@@ -665,7 +796,7 @@ def refused(path: str, host: str = HOST) -> str:
 
 
 def test_what_was_written_is_read(tmp_path):
-    assert read(kept(tmp_path, WHOLE), HOST) == WHOLE
+    assert read_record(kept(tmp_path, WHOLE), HOST) == WHOLE
 
 
 def test_a_missing_record_is_told_with_the_hosts_that_have_one(tmp_path):
@@ -676,7 +807,10 @@ def test_a_missing_record_is_told_with_the_hosts_that_have_one(tmp_path):
     assert refused(path) == "there is no record of host node7 (only of node1, node2)"
     for host in ("node3", "node4", "node5"):
         kept(tmp_path, WHOLE, host)
-    assert refused(path) == "there is no record of host node7 (only of node1, node2, node3, node4 and others)"
+    assert (
+        refused(path)
+        == "there is no record of host node7 (only of node1, node2, node3, node4 and others)"
+    )
 
 
 @pytest.mark.parametrize("text", [b"", WHOLE.dumps()[:-40], b"{}"])
@@ -708,17 +842,20 @@ def test_the_record_of_another_user_is_told(as_root, everyones, python):
     path.chmod(0o600)
     code = """if True:
         import os, sys
-        from gpucache import record
+        from gpucache.directories import record
         os.setuid(65534)
         try:
-            record.read(sys.argv[1], "node7")
+            record.read_record(sys.argv[1], "node7")
         except record.RecordError as error:
             print(error)
     """
     for directory in path.parents[:4]:
         directory.chmod(0o755)
     done = python(code, path)
-    assert "the record cannot be read: Permission denied; run as the user who provisioned" in done.stdout, done.stderr
+    assert (
+        "the record cannot be read: Permission denied; run as the user who provisioned"
+        in done.stdout
+    ), done.stderr
 
 
 def test_reading_imports_neither_nvml_nor_locks(tmp_path, python):
@@ -726,8 +863,8 @@ def test_reading_imports_neither_nvml_nor_locks(tmp_path, python):
     path = kept(tmp_path, WHOLE)
     code = """if True:
         import sys
-        from gpucache import record
-        assert len(record.read(sys.argv[1], "node7").entries) == 10
+        from gpucache.directories import record
+        assert len(record.read_record(sys.argv[1], "node7").entries) == 10
         print(sorted({"pynvml", "filelock", "torch", "triton"} & set(sys.modules)))
     """
     done = python(code, path)
@@ -758,7 +895,11 @@ def run_tasks(root: Path, environments: list[dict[str, str]]) -> list[list[str]]
     """Start one process for each environment, let all provision at the same time, and give back what each said."""
     tasks = [
         subprocess.Popen(
-            [sys.executable, "-c", TASK, root], env=env, text=True, stdin=subprocess.PIPE, stdout=subprocess.PIPE
+            [sys.executable, "-c", TASK, root],
+            env=env,
+            text=True,
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
         )
         for env in environments
     ]
@@ -790,11 +931,13 @@ def test_eight_processes_that_each_see_another_gpu_as_0(tmp_path, machine, monke
     host = paths.host_name()
     file = Path(paths.record_path(str(root), host))
     text, inode = file.read_bytes(), file.stat().st_ino
-    assert read(str(file), host).names == {uuid: os.path.basename(path) for _, uuid, path in first}
+    assert read_record(str(file), host).names == {
+        uuid: os.path.basename(path) for _, uuid, path in first
+    }
     assert run_tasks(root, environments[::-1]) == first[::-1]
     assert file.read_bytes() == text
     assert file.stat().st_ino == inode, "it was not even written again"
-    monkeypatch.setattr(nodes, "DEV", str(tmp_path / "no-dev"))
+    monkeypatch.setattr(device_files, "DEV", str(tmp_path / "no-dev"))
     for _, uuid, path in first:
         assert DeviceCacheRegistry.load(root, {"CUDA_VISIBLE_DEVICES": uuid}).path(0) == path
     with pytest.raises(RecordError, match="does not see just the 8 GPUs"):
@@ -810,7 +953,7 @@ def test_a_directory_or_a_uuid_that_is_there_twice_is_refused(shared):
     else:
         second["device"]["uuid"] = first["device"]["uuid"]
     with pytest.raises(ValueError, match="twice"):
-        parse(json.dumps(value).encode())
+        parse_record(json.dumps(value).encode())
 
 
 def test_a_container_with_another_cuda_does_not_rewrite_the_hosts():

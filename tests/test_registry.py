@@ -20,9 +20,9 @@ from gpucache import (
     Status,
     Unavailable,
     UnsafeDirectoryError,
-    nodes,
-    paths,
 )
+from gpucache.layout import paths
+from gpucache.machine import device_files
 
 LIKE = [
     Device(
@@ -52,8 +52,8 @@ def bare_dev(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A /dev of this test's own, so that a real GPU beside it changes nothing."""
     dev = tmp_path / "dev"
     dev.mkdir()
-    monkeypatch.setattr(nodes, "DEV", str(dev))
-    monkeypatch.setattr(nodes, "PROC", str(dev / "proc"))
+    monkeypatch.setattr(device_files, "DEV", str(dev))
+    monkeypatch.setattr(device_files, "PROC", str(dev / "proc"))
     return dev
 
 
@@ -67,7 +67,9 @@ def show(dev: Path, *devices: Device, uuids: bool = False) -> None:
         if uuids:
             place = dev / "proc" / str(device.pci_bus_id)
             place.mkdir(parents=True)
-            (place / "information").write_text(f"GPU UUID: \t {device.uuid}\nDevice Minor: \t {device.minor}\n")
+            (place / "information").write_text(
+                f"GPU UUID: \t {device.uuid}\nDevice Minor: \t {device.minor}\n"
+            )
 
 
 def names(registry: DeviceCacheRegistry) -> list[str]:
@@ -118,13 +120,20 @@ def test_the_root_is_the_argument_or_the_environments(tmp_path, root):
     assert DeviceCacheRegistry(root, gpus(), at).root == root
     assert DeviceCacheRegistry(None, gpus(), at).root == str(tmp_path / "a")
     assert DeviceCacheRegistry(None, gpus(), {**at, "GPUCACHE_DIR": ""}).root == str(tmp_path / "b")
-    assert DeviceCacheRegistry(None, gpus(), {"USER": "u"}).root == f"{os.environ['TMPDIR']}/torchinductor_u"
+    assert (
+        DeviceCacheRegistry(None, gpus(), {"USER": "u"}).root
+        == f"{os.environ['TMPDIR']}/torchinductor_u"
+    )
 
 
 def test_it_can_be_pickled(root):
     registry = DeviceCacheRegistry(root, gpus(*LIKE), {"CUDA_VISIBLE_DEVICES": "3,5"})
     again = pickle.loads(pickle.dumps(registry))
-    assert (again.root, again.devices, names(again)) == (registry.root, registry.devices, ["3", "5"])
+    assert (again.root, again.devices, names(again)) == (
+        registry.root,
+        registry.devices,
+        ["3", "5"],
+    )
     assert again.environ(1) == registry.environ(1)
 
 
@@ -215,13 +224,17 @@ def test_load_gives_what_was_provisioned(root):
 def test_load_applies_the_mask_of_this_process(root):
     DeviceCacheRegistry(root, gpus(*LIKE), {}).provision()
     assert names(DeviceCacheRegistry.load(root, {"CUDA_VISIBLE_DEVICES": "6,1"})) == ["6", "1"]
-    assert names(DeviceCacheRegistry.load(root, {"CUDA_VISIBLE_DEVICES": LIKE[4].uuid[:12]})) == ["4"]
+    assert names(DeviceCacheRegistry.load(root, {"CUDA_VISIBLE_DEVICES": LIKE[4].uuid[:12]})) == [
+        "4"
+    ]
 
 
 def test_a_pinned_device_is_the_only_one_whatever_the_mask(root):
     launcher = DeviceCacheRegistry(root, gpus(*LIKE), {})
     launcher.provision()
-    worker = DeviceCacheRegistry.load(environ={**launcher.environ(6), "CUDA_VISIBLE_DEVICES": "1,2"})
+    worker = DeviceCacheRegistry.load(
+        environ={**launcher.environ(6), "CUDA_VISIBLE_DEVICES": "1,2"}
+    )
     assert worker.devices == (LIKE[6],)
     assert worker.path(0) == launcher.path(6)
 
@@ -321,7 +334,9 @@ def test_load_vets_the_root_and_the_device_directories(root, as_root):
         DeviceCacheRegistry.load(root, {})
 
 
-@pytest.mark.parametrize("inner", ["triton", "gpucache", "gpucache/v1", "gpucache/v1/devices", "record"])
+@pytest.mark.parametrize(
+    "inner", ["triton", "gpucache", "gpucache/v1", "gpucache/v1/devices", "record"]
+)
 def test_what_everybody_may_write_is_not_believed(root, inner):
     DeviceCacheRegistry(root, gpus(*LIKE), {}).provision()
     path = paths.record_path(root, paths.host_name()) if inner == "record" else f"{root}/{inner}"
@@ -349,7 +364,8 @@ def test_path_neither_vets_nor_looks(root):
 def test_a_registry_takes_over_the_name_that_another_process_gave_meanwhile(root):
     """Two containers see different GPUs as index 0; both constructed before either provisioned."""
     first, second = (
-        DeviceCacheRegistry(root, gpus(Device.parse({**device.as_json(), "index": 0})), {}) for device in LIKE[:2]
+        DeviceCacheRegistry(root, gpus(Device.parse({**device.as_json(), "index": 0})), {})
+        for device in LIKE[:2]
     )
     assert first.path(0) == second.path(0)
     first.provision()
@@ -374,5 +390,7 @@ def test_loading_imports_no_nvml_no_lock_and_no_command_line(root, python):
 def test_the_record_of_another_host_is_not_ours(root, monkeypatch):
     DeviceCacheRegistry(root, gpus(*LIKE), {}).provision()
     monkeypatch.setattr(paths, "host_name", lambda: "another-node")
-    with pytest.raises(RecordError, match=f"no record of host another-node .only of {os.uname().nodename}"):
+    with pytest.raises(
+        RecordError, match=f"no record of host another-node .only of {os.uname().nodename}"
+    ):
         DeviceCacheRegistry.load(root, {})

@@ -21,21 +21,35 @@ import pytest
 from test_provision import BARE, CHANGING, INTERPRETER, PATIENCE_S, strace
 from test_store import FACTS, GROUP, KERNEL, OLD, Cache, points_of, set_used
 
-from gpucache import compile_lock, fs, paths, store
-from gpucache.compile_lock import CompileLock
-from gpucache.removal import NOTHING, Freed, InUse, Place, delete, finish, remove, taken
-from gpucache.staging import Staging
-from gpucache.store import ASIDE, CONDEMNED, MANIFEST, Facts, single_key, sound
+from gpucache.disk.files import make_directory
+from gpucache.disk.staging import Staging
+from gpucache.layout import paths
+from gpucache.store import key_lock, lookup
+from gpucache.store.key_lock import KeyLock
+from gpucache.store.lookup import _renewed, sound
+from gpucache.store.manifest import (
+    CONDEMNED,
+    MANIFEST,
+    Facts,
+    Manifest,
+    digest_of,
+    entry_path,
+    single_key,
+)
+from gpucache.store.publish import link_view, publish_entry
+from gpucache.store.quarantine import ASIDE, quarantine
+from gpucache.store.removal import NOTHING, Freed, InUse, Target, delete, finish, remove, taken
+from gpucache.store.stock import describe, stock_group
 
 __all__ = ["strace"]
 
 KEY = "A" * 52
 
 
-def place(directory: Path, ours: bool = True) -> Place:
+def place(directory: Path, ours: bool = True) -> Target:
     """A directory of an entry as a plan sees it now."""
     seen = (directory / MANIFEST if ours else directory).lstat()
-    return Place(str(directory), (seen.st_ino, seen.st_mtime_ns), ours)
+    return Target(str(directory), (seen.st_ino, seen.st_mtime_ns), ours)
 
 
 class Tree(Cache):
@@ -44,12 +58,12 @@ class Tree(Cache):
     def __init__(self, base: Path, key: str = KEY) -> None:
         (base / "root").mkdir(parents=True, exist_ok=True)
         self.base, self.root, self.key = base, base / "root", key
-        self.staging = Staging(paths.own(str(self.root), "tmp"))
-        self.entry = Path(store.entry_path(str(self.root), key))
+        self.staging = Staging(paths.ours(str(self.root), "tmp"))
+        self.entry = Path(entry_path(str(self.root), key))
         self.view = self.root / "triton" / "0" / key
         self.other_view = self.root / "triton" / "1" / key
         self.locks = str(self.root / "gpucache/v1/locks")
-        fs.make_directory(self.locks)
+        make_directory(self.locks)
         self.view.parent.mkdir(parents=True, exist_ok=True)
         assert self.publish()
         for view in self.views:
@@ -57,8 +71,12 @@ class Tree(Cache):
         set_used(self.entry, OLD)
         self.unstage()
 
-    def publish(self, files: Mapping[str, bytes] = KERNEL, facts: Facts = FACTS, repair: bool = False) -> bool:
-        return store.publish(str(self.root), self.key, self.staged(files), facts, self.staging, repair)
+    def publish(
+        self, files: Mapping[str, bytes] = KERNEL, facts: Facts = FACTS, repair: bool = False
+    ) -> bool:
+        return publish_entry(
+            str(self.root), self.key, self.staged(files), facts, self.staging, repair
+        )
 
     def unstage(self) -> None:
         """As when the compile's object is gone."""
@@ -74,7 +92,7 @@ class Tree(Cache):
         return [self.entry, *self.views]
 
     @property
-    def places(self) -> list[Place]:
+    def places(self) -> list[Target]:
         return [place(directory) for directory in self.directories]
 
     def remove(self) -> list[Freed]:
@@ -115,12 +133,14 @@ def stock(monkeypatch: pytest.MonkeyPatch) -> Stock:
     return manager
 
 
-def hit(directory: Path) -> store.Manifest | None:
+def hit(directory: Path) -> Manifest | None:
     """What a reader does whose stamp is due."""
     return sound(str(directory), False, 0.0, stamp_s=0.0)
 
 
-def at_rename(monkeypatch: pytest.MonkeyPatch, number: int, act: Callable[[], object], *, after: bool = False) -> None:
+def at_rename(
+    monkeypatch: pytest.MonkeyPatch, number: int, act: Callable[[], object], *, after: bool = False
+) -> None:
     """Do something right before (or after) the renaming of this number, once."""
     rename, seen = os.rename, [0]
 
@@ -215,7 +235,7 @@ def remove_all(work, done):
 class TestLosing:
     """The removal finds that somebody was faster, and everything is as it was."""
 
-    def refused(self, tree: Tree, places: list[Place], why: str = "used or replaced") -> bool:
+    def refused(self, tree: Tree, places: list[Target], why: str = "used or replaced") -> bool:
         with pytest.raises(InUse, match=why):
             remove(KEY, places, tree.locks)
         return tree.all_there()
@@ -233,40 +253,44 @@ class TestLosing:
         assert self.refused(tree, tree.places)
 
     def test_a_reader_that_comes_after_is_told_that_there_is_none(self, tree, monkeypatch):
-        at_rename(monkeypatch, 3, lambda: hit(tree.other_view) is None or pytest.fail("a hit"), after=True)
+        at_rename(
+            monkeypatch, 3, lambda: hit(tree.other_view) is None or pytest.fail("a hit"), after=True
+        )
         tree.remove()
         assert tree.all_gone()
 
-    def test_a_reader_whose_manifest_vanishes_before_its_stamp_is_told_that_there_is_none(self, tree, monkeypatch):
-        unchanged = store.unchanged
+    def test_a_reader_whose_manifest_vanishes_before_its_stamp_is_told_that_there_is_none(
+        self, tree, monkeypatch
+    ):
+        unchanged = lookup.unchanged
 
-        def overtaken(directory: str, manifest: store.Manifest) -> bool:
+        def overtaken(directory: str, manifest: Manifest) -> bool:
             same = unchanged(directory, manifest)
             tree.remove()
             return same
 
-        monkeypatch.setattr(store, "unchanged", overtaken)
+        monkeypatch.setattr(lookup, "unchanged", overtaken)
         assert hit(tree.view) is None
         assert tree.all_gone()
 
     def test_a_reader_that_renews_the_manifest_of_a_copy_is_seen_or_sees(self, tree, monkeypatch):
         """It had read the old manifest before, and writes a new one after that was condemned."""
         os.utime(tree.other_view / "add.ptx", (OLD, OLD))
-        monkeypatch.setattr(store, "unchanged", lambda *_: False)
-        intact, seen = store.intact, []
+        monkeypatch.setattr(lookup, "unchanged", lambda *_: False)
+        intact, seen = lookup.intact, []
 
-        def reading(directory: str, manifest: store.Manifest) -> bool:
-            monkeypatch.setattr(store, "intact", intact)
+        def reading(directory: str, manifest: Manifest) -> bool:
+            monkeypatch.setattr(lookup, "intact", intact)
             with pytest.raises(InUse):
                 remove(KEY, tree.places, tree.locks)
             return True
 
         def condemned() -> None:
             manifest = json.loads((tree.other_view / CONDEMNED).read_text())
-            seen.append(store._renewed(str(tree.other_view), manifest))
+            seen.append(_renewed(str(tree.other_view), manifest))
 
         at_rename(monkeypatch, 3, condemned, after=True)
-        monkeypatch.setattr(store, "intact", reading)
+        monkeypatch.setattr(lookup, "intact", reading)
         assert hit(tree.view), "which the removal left alone"
         assert seen == [None]
         monkeypatch.undo()
@@ -274,7 +298,7 @@ class TestLosing:
 
     def test_a_replaced_entry(self, tree):
         places = tree.places
-        store.quarantine(str(tree.root), str(tree.entry))
+        quarantine(str(tree.root), str(tree.entry))
         assert tree.publish()
         set_used(tree.entry, OLD)
         assert self.refused(tree, places)
@@ -305,7 +329,7 @@ class TestLosing:
         assert self.refused(tree, tree.places, "Read-only file system")
 
     def test_a_held_lock(self, tree):
-        lock = CompileLock(f"{tree.locks}/{KEY}.lock")
+        lock = KeyLock(f"{tree.locks}/{KEY}.lock")
         assert lock.try_acquire(sys._getframe(), "add")
         with pytest.raises(InUse, match=rf"locked by process {os.getpid()} .* for add"):
             tree.remove()
@@ -329,7 +353,9 @@ class Stopped(BaseException):
 class TestFailing:
     @pytest.mark.parametrize("number", range(1, 7))
     @pytest.mark.parametrize("after", [False, True], ids=["before", "after"])
-    def test_stopped_at_any_renaming_it_puts_everything_back(self, tree, monkeypatch, number, after):
+    def test_stopped_at_any_renaming_it_puts_everything_back(
+        self, tree, monkeypatch, number, after
+    ):
         def stop() -> None:
             raise Stopped
 
@@ -363,7 +389,7 @@ class TestFailing:
     def test_the_lock_is_held_as_long_as_the_block(self, tree):
         """Its keeper frees what no frame on the stack accounts for."""
         with taken(KEY, tree.places, tree.locks):
-            for lock in compile_lock._keeper.locks.copy():
+            for lock in key_lock._keeper.locks.copy():
                 lock.beat(sys._current_frames())
             assert os.listdir(tree.locks) == [f"{KEY}.lock"]
         assert os.listdir(tree.locks) == []
@@ -391,13 +417,13 @@ class TestStock:
 
     def test_one_that_was_adopted_meanwhile_stays(self, of_stock, monkeypatch, stock):
         """Between the look and the condemning, and after it: then whoever adopts it is told."""
-        files = store.stock_group(str(of_stock.view), "add.json")
-        staged = {name: (path, store.digest_of(path)) for name, path in files.items()}
+        files = stock_group(str(of_stock.view), "add.json")
+        staged = {name: (path, digest_of(path)) for name, path in files.items()}
         places = [place(of_stock.view, ours=False)]
 
         def adopt() -> None:
             with pytest.raises(FileNotFoundError, match="being removed"):
-                store.describe(str(of_stock.view), staged, FACTS)
+                describe(str(of_stock.view), staged, FACTS)
 
         with monkeypatch.context() as patch:
             at_rename(patch, 1, adopt, after=True)
@@ -409,12 +435,14 @@ class TestStock:
         with pytest.raises(InUse):
             remove(KEY, places, of_stock.locks)
 
-    def test_while_it_goes_neither_triton_nor_we_take_it_for_a_hit(self, of_stock, monkeypatch, stock):
+    def test_while_it_goes_neither_triton_nor_we_take_it_for_a_hit(
+        self, of_stock, monkeypatch, stock
+    ):
         seen = []
 
         def look() -> None:
             seen.append(stock(of_stock.view.parent).get_group("add.json"))
-            seen.append(store.stock_group(str(of_stock.view), "add.json"))
+            seen.append(stock_group(str(of_stock.view), "add.json"))
 
         with monkeypatch.context() as patch:
             at_rename(patch, 1, look, after=True)
@@ -450,7 +478,9 @@ class TestFinish:
         return directory.lstat().st_mtime
 
     def test_it_deletes_what_was_condemned_and_leaves_the_views(self, condemned):
-        assert finish(str(condemned.entry), self.modified(condemned.entry), condemned.locks).files == 4
+        assert (
+            finish(str(condemned.entry), self.modified(condemned.entry), condemned.locks).files == 4
+        )
         assert not condemned.entry.exists()
         assert all(map(condemned.whole, condemned.views))
         assert not condemned.left()
@@ -463,7 +493,7 @@ class TestFinish:
         assert condemned.whole(condemned.entry)
 
     def test_what_is_being_compiled_stays(self, condemned):
-        lock = CompileLock(f"{condemned.locks}/{KEY}.lock")
+        lock = KeyLock(f"{condemned.locks}/{KEY}.lock")
         assert lock.try_acquire(sys._getframe(), "add")
         with pytest.raises(InUse, match="locked"):
             finish(str(condemned.entry), self.modified(condemned.entry), condemned.locks)
@@ -489,13 +519,18 @@ class TestFinish:
         os.mkdir(locks)
         alone = single_key(key, name, "")
         view = cache.view.parent / key
-        store.publish(
-            str(cache.root), alone, cache.staged({name: b"\x7f"}), Facts(name, None), cache.staging, repair=False
+        publish_entry(
+            str(cache.root),
+            alone,
+            cache.staged({name: b"\x7f"}),
+            Facts(name, None),
+            cache.staging,
+            repair=False,
         )
-        entry = store.entry_path(str(cache.root), alone)
-        assert store.link_view(str(cache.root), entry, str(view), sound(entry, False, 0.0), False)
+        entry = entry_path(str(cache.root), alone)
+        assert link_view(str(cache.root), entry, str(view), sound(entry, False, 0.0), False)
         (view / MANIFEST).rename(view / CONDEMNED)
-        lock = CompileLock(f"{locks}/{alone}.lock")
+        lock = KeyLock(f"{locks}/{alone}.lock")
         assert lock.try_acquire(sys._getframe(), name)
         with pytest.raises(InUse, match="locked"):
             finish(str(view), self.modified(view), locks)
@@ -544,7 +579,9 @@ class TestDelete:
         (tmp_path / "tree").mkdir()
         (tmp_path / "tree/one").write_bytes(bytes(100))
         unlink = os.unlink
-        monkeypatch.setattr(os, "unlink", lambda name, **more: (unlink(name, **more), unlink(name, **more)))
+        monkeypatch.setattr(
+            os, "unlink", lambda name, **more: (unlink(name, **more), unlink(name, **more))
+        )
         assert delete(str(tmp_path / "tree")) == NOTHING
         assert not (tmp_path / "tree").exists()
 
@@ -566,12 +603,12 @@ def mark(name):
 REMOVE = (
     SCRIPT
     + """
-from gpucache.removal import Place, remove
+from gpucache.store.removal import Target, remove
 key, locks, *directories = sys.argv[2:]
 places = []
 for path in directories:
     found = os.lstat(path + "/__entry__.json")
-    places.append(Place(path, (found.st_ino, found.st_mtime_ns), True))
+    places.append(Target(path, (found.st_ino, found.st_mtime_ns), True))
 mark("begin")
 remove(key, places, locks)
 mark("end")
@@ -595,14 +632,20 @@ def killed_everywhere(
     def traced(home: Path, *options: str) -> tuple[subprocess.CompletedProcess[bytes], list[str]]:
         words, log = start(home), home / "log"
         command = [strace, "-f", "-o", log, *options, INTERPRETER, "-S", "-c", script, home, *words]
-        done = subprocess.run(command, env=BARE, capture_output=True, check=False, timeout=PATIENCE_S)
+        done = subprocess.run(
+            command, env=BARE, capture_output=True, check=False, timeout=PATIENCE_S
+        )
         lines = log.read_text().splitlines()
-        return done, [line for line in lines if line.split()[0] == lines[0].split()[0]]  # not the lock's beat
+        return done, [
+            line for line in lines if line.split()[0] == lines[0].split()[0]
+        ]  # not the lock's beat
 
     def alike(line: str, home: Path) -> str:
         """A line without its result and what differs from run to run."""
         line = re.sub(r"(\)? += .*| <unfinished \.\.\.>)$", "", line).replace(str(home), "HOME")
-        line = re.sub(r"(gpucache-new-|gpucache-staging-|tmp\.gpucache-)[\w.-]+|[0-9a-f]{8,}|\d+", "?", line)
+        line = re.sub(
+            r"(gpucache-new-|gpucache-staging-|tmp\.gpucache-)[\w.-]+|[0-9a-f]{8,}|\d+", "?", line
+        )
         return " ".join(line.split())
 
     once = base / "once"
@@ -614,7 +657,9 @@ def killed_everywhere(
     def kill(point: tuple[str, int, str]) -> tuple[Path, str]:
         name, number, line = point
         home = base / f"{name}-{number}"
-        done, lines = traced(home, "-e", f"trace={name}", "-e", f"inject={name}:signal=KILL:when={number}")
+        done, lines = traced(
+            home, "-e", f"trace={name}", "-e", f"inject={name}:signal=KILL:when={number}"
+        )
         assert done.returncode in (-signal.SIGKILL, 128 + signal.SIGKILL), (point, done)
         calls = [seen for seen in lines if re.match(r"\d+ +\w+\(", seen)]
         assert alike(calls[-1], home) == alike(line, once), "another call was hit"
@@ -633,8 +678,12 @@ def whole_or_no_hit(directory: Path, stock: Stock, files: Mapping[str, bytes], l
     manifest = sound(str(directory), True, 0.0)
     if manifest is not None:
         assert manifest["files"].keys() <= files.keys(), line
-    stocks = stock(directory.parent).get_group("add.json") if directory.parents[1].name == "triton" else None
-    for group in (stocks, store.stock_group(str(directory), "add.json")):
+    stocks = (
+        stock(directory.parent).get_group("add.json")
+        if directory.parents[1].name == "triton"
+        else None
+    )
+    for group in (stocks, stock_group(str(directory), "add.json")):
         assert group is None or {"add.json", "add.cubin"} <= group.keys(), line
         for name, path in (group or {}).items():
             assert Path(path).read_bytes() == files[name], line
@@ -648,8 +697,8 @@ def aged(root: Path) -> None:
 
 
 def test_killed_at_any_system_call_the_entry_is_whole_or_none(strace, tmp_path, stock):
-    from gpucache.prune import PrunePolicy, plan
-    from gpucache.report import scan
+    from gpucache.report.cache_report import scan
+    from gpucache.upkeep.prune import PrunePolicy, plan
 
     def start(home: Path) -> list[object]:
         tree = Tree(home)
@@ -657,7 +706,10 @@ def test_killed_at_any_system_call_the_entry_is_whole_or_none(strace, tmp_path, 
 
     def check(home: Path, line: str) -> None:
         root = home / "root"
-        directories = [Path(store.entry_path(str(root), KEY)), *(root / "triton" / name / KEY for name in "01")]
+        directories = [
+            Path(entry_path(str(root), KEY)),
+            *(root / "triton" / name / KEY for name in "01"),
+        ]
         for directory in directories:
             whole_or_no_hit(directory, stock, dict(KERNEL), line)
         aged(root)
@@ -679,10 +731,10 @@ def image(mount, tmp_path):
     mount(tmp_path / "merged", "-t", "overlay", "overlay", "-o", options)
     merged = Tree.__new__(Tree)
     merged.base, merged.root, merged.key = tmp_path / "merged", tmp_path / "merged" / "root", KEY
-    merged.entry = Path(store.entry_path(str(merged.root), KEY))
+    merged.entry = Path(entry_path(str(merged.root), KEY))
     merged.view, merged.other_view = (merged.root / "triton" / name / KEY for name in "01")
     merged.locks = str(merged.root / "gpucache/v1/locks")
-    merged.staging = Staging(paths.own(str(merged.root), "tmp"))
+    merged.staging = Staging(paths.ours(str(merged.root), "tmp"))
     with pytest.raises(OSError, match="cross-device"):
         merged.entry.rename(merged.entry.with_name("moved"))
     return merged
@@ -693,19 +745,19 @@ def test_an_entry_in_an_images_layer_can_be_removed_and_made_again(image):
     assert not any(directory.exists() for directory in image.directories)
     assert image.publish()
     assert image.link(image.view)
-    assert store.sound(str(image.view), True, 0.0)
+    assert sound(str(image.view), True, 0.0)
 
 
 def test_an_entry_in_an_images_layer_that_is_used_meanwhile_stays(image):
     places = image.places
-    os.utime(image.entry / store.MANIFEST)
+    os.utime(image.entry / MANIFEST)
     with pytest.raises(InUse, match="used"):
         remove(KEY, places, image.locks)
-    assert store.sound(str(image.entry), True, 0.0)
+    assert sound(str(image.entry), True, 0.0)
 
 
 def test_a_damaged_entry_in_an_images_layer_is_replaced(image):
     (image.entry / "add.cubin").write_bytes(b"")
     assert not image.publish()
     assert image.publish(repair=True)
-    assert store.sound(str(image.entry), True, 0.0)
+    assert sound(str(image.entry), True, 0.0)

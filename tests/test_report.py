@@ -22,19 +22,30 @@ from test_inodes import randomly, walked
 from test_strays import OLD, UUID, YOUNG
 from test_vetting import ADA
 
-from gpucache import entries, paths, report
+from gpucache.disk.staging import Staging
 from gpucache.findings import Finding
-from gpucache.inodes import Contents, Inode, Inodes
-from gpucache.removal import InUse, Place, remove
-from gpucache.report import CacheReport, Entry, scan
-from gpucache.staging import Staging
-from gpucache.stats import Stats
-from gpucache.store import CONDEMNED, MANIFEST, Facts, entry_path, link_view, publish, read_manifest, single_key
+from gpucache.layout import paths
+from gpucache.report import cache_report, entries
+from gpucache.report.cache_report import CacheReport, Entry, scan
+from gpucache.report.inodes import Contents, Inode, Inodes
+from gpucache.store.manifest import (
+    CONDEMNED,
+    MANIFEST,
+    Facts,
+    entry_path,
+    read_manifest,
+    single_key,
+)
+from gpucache.store.publish import link_view, publish_entry
+from gpucache.store.removal import InUse, Target, remove
+from gpucache.store.stats import Stats
 
 SPAWN = multiprocessing.get_context("spawn")
 PATIENCE_S = 120.0
 HERE = Path(__file__).parent
-PYTHONS = list(dict.fromkeys((sys.executable, os.environ.get("GPUCACHE_TEST_TRITON", sys.executable))))
+PYTHONS = list(
+    dict.fromkeys((sys.executable, os.environ.get("GPUCACHE_TEST_TRITON", sys.executable)))
+)
 PLUGIN = {"TRITON_CACHE_MANAGER": "gpucache.triton:DeviceCacheManager"}
 
 
@@ -48,14 +59,25 @@ def told(name: str, arch: object = 90, backend: str = "cuda", **more: object) ->
     return json.dumps({"name": name, "target": {"backend": backend, "arch": arch}, **more}).encode()
 
 
-def stock(directory: Path, key: str, name: str = "add", metadata: bytes = told("add", triton_version="3.9.0")) -> Path:
+def stock(
+    directory: Path,
+    key: str,
+    name: str = "add",
+    metadata: bytes = told("add", triton_version="3.9.0"),
+) -> Path:
     """An entry as Triton's own manager leaves it."""
     path = directory / key
     path.mkdir(parents=True)
-    files = {f"{name}.json": metadata, f"{name}.ptx": b".version 8.7", f"{name}.cubin": b"\0" * 4096}
+    files = {
+        f"{name}.json": metadata,
+        f"{name}.ptx": b".version 8.7",
+        f"{name}.cubin": b"\0" * 4096,
+    }
     for file, data in files.items():
         (path / file).write_bytes(data)
-    (path / f"__grp__{name}.json").write_text(json.dumps({"child_paths": {file: f"{path}/{file}" for file in files}}))
+    (path / f"__grp__{name}.json").write_text(
+        json.dumps({"child_paths": {file: f"{path}/{file}" for file in files}})
+    )
     return path
 
 
@@ -64,7 +86,7 @@ class Root:
 
     def __init__(self, path: Path) -> None:
         self.path = path
-        self.staging = Staging(paths.own(str(path), "tmp"))
+        self.staging = Staging(paths.ours(str(path), "tmp"))
 
     def __str__(self) -> str:
         return str(self.path)
@@ -74,8 +96,14 @@ class Root:
 
     def kernel(self, key: str, *directories: str, name: str = "add") -> Path:
         """A stored kernel with views in these device directories; its place in the store."""
-        files = {f"{name}.json": told(name), f"{name}.ptx": b".version 8.7", f"{name}.cubin": key.encode() * 64}
-        return self.entry(key, files, Facts(name, f"{name}.json", "cuda:90", "3.9.0", 1.5), *directories)
+        files = {
+            f"{name}.json": told(name),
+            f"{name}.ptx": b".version 8.7",
+            f"{name}.cubin": key.encode() * 64,
+        }
+        return self.entry(
+            key, files, Facts(name, f"{name}.json", "cuda:90", "3.9.0", 1.5), *directories
+        )
 
     def single(self, key: str, name: str, tag: str, *directories: str) -> Path:
         """A stored file that stands for itself, as `gpucache.single` puts it."""
@@ -85,19 +113,24 @@ class Root:
         home = Path(self.staging.directory())
         for name, data in files.items():
             (home / name).write_bytes(data)
-        staged = {name: (f"{home}/{name}", hashlib.sha256(data).hexdigest()) for name, data in files.items()}
+        staged = {
+            name: (f"{home}/{name}", hashlib.sha256(data).hexdigest())
+            for name, data in files.items()
+        }
         stored = single_key(key, facts.kernel, facts.tag) if facts.group is None else key
-        assert publish(str(self), stored, staged, facts, self.staging, repair=False)
+        assert publish_entry(str(self), stored, staged, facts, self.staging, repair=False)
         shutil.rmtree(home)
         path = entry_path(str(self), stored)
         manifest = read_manifest(path)
         assert manifest is not None
         for directory in directories:
-            assert link_view(str(self), path, f"{self}/{directory}/{key}", manifest[0], repair=False)
+            assert link_view(
+                str(self), path, f"{self}/{directory}/{key}", manifest[0], repair=False
+            )
         return Path(path)
 
     def own(self, *parts: str) -> Path:
-        return Path(paths.own(str(self), *parts))
+        return Path(paths.ours(str(self), *parts))
 
     def scan(self) -> CacheReport:
         return scan(str(self))
@@ -141,7 +174,9 @@ def part_of(path: str) -> str:
     if first == "triton":
         return f"triton/{rest[0]}" if len(rest) > 1 else "triton"
     if first == "gpucache":
-        return rest[1] if len(rest) > 2 and rest[1] in ("store", "tmp", "quarantine") else "gpucache"
+        return (
+            rest[1] if len(rest) > 2 and rest[1] in ("store", "tmp", "quarantine") else "gpucache"
+        )
     return "code" if len(first) == 2 else first
 
 
@@ -166,9 +201,14 @@ def adds_up(found: CacheReport) -> bool:
     there = parts(found)
     for one in found.usage:
         sizes = {stat.st_ino: stat.st_size for stat in there[one.name]}
-        others = {stat.st_ino for name, stats in there.items() if name != one.name for stat in stats}
+        others = {
+            stat.st_ino for name, stats in there.items() if name != one.name for stat in stats
+        }
         alone = sum(size for inode, size in sizes.items() if inode not in others)
-        assert (one.files, one.logical_bytes) == (len(there[one.name]), sum(s.st_size for s in there[one.name]))
+        assert (one.files, one.logical_bytes) == (
+            len(there[one.name]),
+            sum(s.st_size for s in there[one.name]),
+        )
         assert alone <= one.physical_bytes <= sum(sizes.values())
         if one.name == "store" or one.name.startswith("triton/"):
             new = sum(size for inode, size in sizes.items() if inode not in seen)
@@ -188,12 +228,16 @@ def compile_kernels(python: str, root: Path, directory: str, *words: object, plu
     environ = {**os.environ, "GPUCACHE_DIR": str(root), "TRITON_CACHE_DIR": str(root / directory)}
     environ |= PLUGIN if plugin else {}
     command = [python, str(HERE / "kernels.py"), *map(str, words)]
-    done = subprocess.run(command, env=environ, input="\n", capture_output=True, text=True, timeout=240)
+    done = subprocess.run(
+        command, env=environ, input="\n", capture_output=True, text=True, timeout=240
+    )
     assert done.returncode == 0, done.stderr
 
 
 @pytest.fixture(scope="module", params=PYTHONS, ids=lambda python: Path(python).parts[-3])
-def compiled(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, str | None]:
+def compiled(
+    request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
+) -> tuple[Path, str | None]:
     """A root that a real Triton has filled, and what that says of its version; do not change it.
 
     Through the plug-in, two kernels with views for two devices; by its own manager, for a third, one of these and one
@@ -206,7 +250,9 @@ def compiled(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFa
     for directory in ("triton/0", "triton/1"):
         compile_kernels(python, path, directory, 2, 90, plugin=True)
     compile_kernels(python, path, "triton/2", 1, 90, 80, plugin=False)
-    version = subprocess.check_output([python, "-c", "import triton; print(triton.__version__)"], text=True).strip()
+    version = subprocess.check_output(
+        [python, "-c", "import triton; print(triton.__version__)"], text=True
+    ).strip()
     return path, None if version.startswith("3.2.") else version
 
 
@@ -219,11 +265,19 @@ class TestWhatTritonMade:
         assert [device.name for device in found.devices] == ["0", "1", "2"]
         shared = [("store", None), ("view", "0"), ("view", "1")]
         everywhere, ours, others = sorted(found.entries, key=lambda entry: -len(entry.copies))
-        assert (kinds(everywhere), kinds(ours), kinds(others)) == ([*shared, ("stock", "2")], shared, [("stock", "2")])
+        assert (kinds(everywhere), kinds(ours), kinds(others)) == (
+            [*shared, ("stock", "2")],
+            shared,
+            [("stock", "2")],
+        )
         for entry in found.entries:
             assert (entry.kernel, entry.kind, entry.triton_version) == ("scaled", "kernel", version)
-            assert entry.files == tuple(sorted(entry.files, key=lambda file: names(entry).index(file.name)))
-            assert {"scaled.ptx", "scaled.cubin", "scaled.json"} < {file.name for file in entry.files}
+            assert entry.files == tuple(
+                sorted(entry.files, key=lambda file: names(entry).index(file.name))
+            )
+            assert {"scaled.ptx", "scaled.cubin", "scaled.json"} < {
+                file.name for file in entry.files
+            }
         assert (everywhere.target, everywhere.arch, everywhere.stored) == ("cuda:90", "sm_90", True)
         assert (others.target, others.arch, others.stored) == ("cuda:80", "sm_80", False)
         assert (everywhere.directories, others.directories) == (("0", "1", "2"), ("2",))
@@ -234,11 +288,19 @@ class TestWhatTritonMade:
                 there = {file.name: file.stat() for file in Path(copy.path).iterdir()}
                 assert sum(found.st_size for found in there.values()) == copy.logical_bytes
             first = {file.name: file.stat() for file in Path(entry.copies[0].path).iterdir()}
-            assert {file.name: file.size_bytes for file in entry.files} == {n: s.st_size for n, s in first.items()}
-            compiled_at = [found.st_mtime for name, found in first.items() if not name.startswith("__")]
+            assert {file.name: file.size_bytes for file in entry.files} == {
+                n: s.st_size for n, s in first.items()
+            }
+            compiled_at = [
+                found.st_mtime for name, found in first.items() if not name.startswith("__")
+            ]
             assert entry.created == pytest.approx(max(compiled_at), abs=1e-6)
-            everything = [file.stat() for copy in entry.copies for file in Path(copy.path).iterdir()]
-            assert entry.physical_bytes == sum({one.st_ino: one.st_size for one in everything}.values())
+            everything = [
+                file.stat() for copy in entry.copies for file in Path(copy.path).iterdir()
+            ]
+            assert entry.physical_bytes == sum(
+                {one.st_ino: one.st_size for one in everything}.values()
+            )
             assert entry.held_bytes == 0
 
     def test_its_sums_are_those_of_an_independent_walk(self, compiled):
@@ -254,7 +316,9 @@ class TestWhatTritonMade:
         path, _ = compiled
         for directory, _, files in os.walk(path):
             for name in files:
-                os.utime(f"{directory}/{name}", ns=(10**18, os.lstat(f"{directory}/{name}").st_mtime_ns))
+                os.utime(
+                    f"{directory}/{name}", ns=(10**18, os.lstat(f"{directory}/{name}").st_mtime_ns)
+                )
         before = snapshot(path)
         first = scan(str(path))
         assert snapshot(path) == before
@@ -288,7 +352,10 @@ class TestStockTriton:
         stock(root / "triton/0", key("kernel"), metadata=told("add", 90, triton_version="3.6.0"))
         found = by_key(root.scan())
         assert found.keys() == {digest.hex(), base64_key, key("kernel")}
-        said = [(found[one].target, found[one].triton_version) for one in (digest.hex(), base64_key, key("kernel"))]
+        said = [
+            (found[one].target, found[one].triton_version)
+            for one in (digest.hex(), base64_key, key("kernel"))
+        ]
         assert said == [("cuda:80", None), ("cuda:86", None), ("cuda:90", "3.6.0")]
         assert {(entry.kernel, entry.kind) for entry in found.values()} == {("add", "kernel")}
 
@@ -315,7 +382,10 @@ class TestStockTriton:
             (root / name / f"add.ttir.tmp.pid_1_{UUID}").write_bytes(b"12345")
         (root / "notes").write_bytes(b"123")
         found = root.scan()
-        assert strays(found) == {f"tmp.{UUID}": ("torch-temporary", False), "tmp.gpucache-x": ("aside", False)}
+        assert strays(found) == {
+            f"tmp.{UUID}": ("torch-temporary", False),
+            "tmp.gpucache-x": ("aside", False),
+        }
         assert sum(one.logical_bytes for one in found.usage) == walked(root.path)[1]
         assert {one.name for one in found.usage} >= {"triton", "experiments", "other"}
 
@@ -331,7 +401,10 @@ class TestStockTriton:
         os.utime(second / f"add.ttir.tmp.pid_1_{UUID}", (OLD, OLD))
         found = root.scan()
         assert only(found).files == whole.files
-        assert (only(found).logical_bytes, only(found).physical_bytes) == (whole.logical_bytes, whole.physical_bytes)
+        assert (only(found).logical_bytes, only(found).physical_bytes) == (
+            whole.logical_bytes,
+            whole.physical_bytes,
+        )
         assert strays(found) == {
             f"triton/0/{key(1)}/add.cubin.tmp.pid_1_{UUID}": ("triton-temporary", False),
             f"triton/0/{key(1)}/tmp.pid_1_{UUID}": ("triton-temporary", False),
@@ -352,7 +425,11 @@ class TestStockTriton:
         ("name", "kind", "kernel"),
         [
             ("cuda_utils.so", "library", "cuda_utils.so"),
-            ("cuda_utils.cpython-311-x86_64-linux-gnu.so", "library", "cuda_utils.cpython-311-x86_64-linux-gnu.so"),
+            (
+                "cuda_utils.cpython-311-x86_64-linux-gnu.so",
+                "library",
+                "cuda_utils.cpython-311-x86_64-linux-gnu.so",
+            ),
             ("matmul.autotune.json", "autotune", "matmul"),
             ("add.ttir", "file", "add.ttir"),
         ],
@@ -361,7 +438,13 @@ class TestStockTriton:
         (root / "triton/0" / key(1)).mkdir(parents=True)
         (root / "triton/0" / key(1) / name).write_text("{}")
         found = only(root.scan())
-        assert (found.kind, found.kernel, found.target, found.arch, found.key) == (kind, kernel, None, None, key(1))
+        assert (found.kind, found.kernel, found.target, found.arch, found.key) == (
+            kind,
+            kernel,
+            None,
+            None,
+            key(1),
+        )
 
     @pytest.mark.parametrize(
         "metadata",
@@ -379,7 +462,12 @@ class TestStockTriton:
     def test_metadata_that_says_nothing_leaves_the_target_unknown(self, root, metadata):
         stock(root / "triton/0", key(1), metadata=metadata)
         found = only(root.scan())
-        assert (found.kernel, found.kind, found.target, found.triton_version) == ("add", "kernel", None, None)
+        assert (found.kernel, found.kind, found.target, found.triton_version) == (
+            "add",
+            "kernel",
+            None,
+            None,
+        )
 
     def test_metadata_that_is_a_fifo_hangs_nobody(self, root):
         path = stock(root / "triton/0", key(1)) / "add.json"
@@ -429,7 +517,9 @@ class TestOurs:
 
     def test_a_library_of_its_own_has_views_only_where_it_fits_every_python(self, root):
         tagged = root.single(key(1), "cuda_utils.so", "cpython-311-glibc-2.36")
-        plain = root.single(key(2), "cuda_utils.cpython-311-x86_64-linux-gnu.so", "", "triton/0", "triton/1")
+        plain = root.single(
+            key(2), "cuda_utils.cpython-311-x86_64-linux-gnu.so", "", "triton/0", "triton/1"
+        )
         found = by_key(root.scan())
         assert found.keys() == {tagged.name, plain.name}
         assert kinds(found[tagged.name]) == [("store", None)]
@@ -440,10 +530,15 @@ class TestOurs:
         root.single(key(1), "matmul.autotune.json", "sm_90-132")
         root.single(key(1), "matmul.autotune.json", "sm_90-114")
         found = root.scan().entries
-        assert [(entry.kernel, entry.kind, entry.target) for entry in found] == [("matmul", "autotune", None)] * 2
+        assert [(entry.kernel, entry.kind, entry.target) for entry in found] == [
+            ("matmul", "autotune", None)
+        ] * 2
 
     def test_a_view_that_lost_its_entry_is_one_still(self, root):
-        stored = (root.kernel(key(1), "triton/0", "triton/1"), root.single(key(2), "lib.so", "", "triton/0"))
+        stored = (
+            root.kernel(key(1), "triton/0", "triton/1"),
+            root.single(key(2), "lib.so", "", "triton/0"),
+        )
         before = by_key(root.scan())
         for path in stored:
             shutil.rmtree(path)
@@ -466,7 +561,9 @@ class TestOurs:
             assert kinds(entry) == [("store", None), ("view", "0"), ("view", "copied")]
             linked = copy == "-al"
             assert (entry.physical_bytes == before[entry.key].physical_bytes) is linked
-            assert entry.copies[2].physical_bytes == (0 if linked else entry.copies[2].logical_bytes)
+            assert entry.copies[2].physical_bytes == (
+                0 if linked else entry.copies[2].logical_bytes
+            )
             assert entry.held_bytes == 0
 
     def test_links_out_of_the_root_hold_bytes(self, root):
@@ -497,7 +594,7 @@ class TestOurs:
 
     def test_counters_belong_to_the_directory_of_that_name(self, root):
         for name in ("0", "root"):
-            counters = Stats(paths.own(str(root), "stats"), name)
+            counters = Stats(paths.ours(str(root), "stats"), name)
             counters.add("hits", 3, now=True)
             counters.forget()
         root.kernel(key(1), "triton/0", "triton/1")
@@ -518,15 +615,23 @@ class TestOurs:
         assert found.entries == ()
         assert found.findings == ()
         expected = {f"triton/0/{key(1)}", f"gpucache/v1/store/{key(1)[:2]}/{key(1)}"}
-        assert {name: one for name, one in strays(found).items() if one[0] != "staging"} == dict.fromkeys(
-            expected, ("half-removed", dead)
-        )
+        assert {
+            name: one for name, one in strays(found).items() if one[0] != "staging"
+        } == dict.fromkeys(expected, ("half-removed", dead))
 
     def test_every_stray_is_told_with_its_bytes(self, root):
         root.kernel(key(1), "triton/0")
         shutil.rmtree(root.own("tmp"))
-        made = [root / "triton/0/tmp.gpucache-x", root / f"triton/0/tmp.{UUID}", root.own("tmp", "publish-x")]
-        for path in (*made, root.own("quarantine", "KEY.1.2"), root.own("store", key(1)[:2], "tmp.gpucache-y")):
+        made = [
+            root / "triton/0/tmp.gpucache-x",
+            root / f"triton/0/tmp.{UUID}",
+            root.own("tmp", "publish-x"),
+        ]
+        for path in (
+            *made,
+            root.own("quarantine", "KEY.1.2"),
+            root.own("store", key(1)[:2], "tmp.gpucache-y"),
+        ):
             path.mkdir(parents=True)
             (path / "file").write_bytes(b"12345")
         root.own("locks").mkdir()
@@ -566,7 +671,14 @@ class TestSums:
         draw = random.Random(seed)
         keys = tree.make(str(tmp_path / "root"), 12, 1 + seed % 3, seed)
         root = Root(tmp_path / "root")
-        places = [root.path, root / "triton", root / "gpucache", root.own(), root.own("store"), root.own("tmp")]
+        places = [
+            root.path,
+            root / "triton",
+            root / "gpucache",
+            root.own(),
+            root.own("store"),
+            root.own("tmp"),
+        ]
         places += [root / "triton/0", root / "triton/0" / keys[0], root.own("store", keys[1][:2])]
         for number, name in enumerate(("fxgraph", "ab", "cd", "stats", "quarantine")):
             place = root.own(name) if name in ("stats", "quarantine") else root / name
@@ -589,19 +701,25 @@ class TestSums:
             (root / name / "file").write_bytes(b"12345")
         root.kernel(key(1))
         found = {one.name: one.logical_bytes for one in root.scan().usage}
-        assert {name: found[f"./{name}"] for name in ("store", "tmp", "quarantine")} == dict.fromkeys(
-            ("store", "tmp", "quarantine"), 5
-        )
+        assert {
+            name: found[f"./{name}"] for name in ("store", "tmp", "quarantine")
+        } == dict.fromkeys(("store", "tmp", "quarantine"), 5)
         assert found["store"] == walked(root.own("store"))[1]
 
     def test_a_file_is_asked_for_once_however_many_views_it_has(self, tmp_path, monkeypatch):
         tree.make(str(tmp_path / "root"), 10, 4)
         asked = []
         made = Inode.__init__
-        monkeypatch.setattr(Inode, "__init__", lambda self, found: (asked.append(found.st_ino), made(self, found))[1])
+        monkeypatch.setattr(
+            Inode,
+            "__init__",
+            lambda self, found: (asked.append(found.st_ino), made(self, found))[1],
+        )
         scan(str(tmp_path / "root"))
         assert len(asked) == len(set(asked))
-        assert len(asked) == len({path.lstat().st_ino for path in tmp_path.rglob("*") if path.is_file()})
+        assert len(asked) == len(
+            {path.lstat().st_ino for path in tmp_path.rglob("*") if path.is_file()}
+        )
 
 
 class TestProgress:
@@ -621,7 +739,9 @@ class TestNothingThere:
         path = tmp_path / "root"
         if what == "empty":
             path.mkdir()
-        assert scan(str(path)) == CacheReport(root=str(path), devices=(), entries=(), strays=(), usage=(), findings=())
+        assert scan(str(path)) == CacheReport(
+            root=str(path), devices=(), entries=(), strays=(), usage=(), findings=()
+        )
 
     def test_a_root_that_is_a_file_is_told(self, tmp_path):
         (tmp_path / "root").write_text("")
@@ -643,7 +763,14 @@ class TestLinks:
     @pytest.mark.parametrize(
         "linked",
         [
-            *("triton", "triton/0", "gpucache", "gpucache/v1", "gpucache/v1/store", f"gpucache/v1/store/{key(1)[:2]}"),
+            *(
+                "triton",
+                "triton/0",
+                "gpucache",
+                "gpucache/v1",
+                "gpucache/v1/store",
+                f"gpucache/v1/store/{key(1)[:2]}",
+            ),
             *(f"triton/0/{key(1)}", f"gpucache/v1/store/{key(1)[:2]}/{key(1)}"),
         ],
     )
@@ -654,10 +781,19 @@ class TestLinks:
         (root / linked).symlink_to(root.path.parent / "elsewhere")
         found = root.scan()
         assert found.findings == (
-            Finding("link", "warning", f"{root}/{linked}", "a symbolic link in a cache is not followed", "remove it"),
+            Finding(
+                "link",
+                "warning",
+                f"{root}/{linked}",
+                "a symbolic link in a cache is not followed",
+                "remove it",
+            ),
         )
         assert [
-            copy.path for entry in found.entries for copy in entry.copies if copy.path.startswith(f"{root}/{linked}")
+            copy.path
+            for entry in found.entries
+            for copy in entry.copies
+            if copy.path.startswith(f"{root}/{linked}")
         ] == []
         assert sum(one.physical_bytes for one in found.usage) == walked(root.path)[2]
 
@@ -720,7 +856,11 @@ class TestDamage:
         "wrong",
         [
             *({"kernel": value} for value in (5, None, ["add"], "\ud800", "\x1b[31madd")),
-            *({name: value} for name in ("target", "triton_version", "group") for value in (0, 9.5, ["x"], "a\nb")),
+            *(
+                {name: value}
+                for name in ("target", "triton_version", "group")
+                for value in (0, 9.5, ["x"], "a\nb")
+            ),
             *({"tag": value} for value in (None, 3, "\ud800")),
         ],
         ids=str,
@@ -839,7 +979,9 @@ class TestRaces:
     """What vanishes while it is looked at is left out, and nothing is told of it."""
 
     @pytest.fixture
-    def before_reading(self, monkeypatch: pytest.MonkeyPatch) -> Callable[[Callable[[str], object]], None]:
+    def before_reading(
+        self, monkeypatch: pytest.MonkeyPatch
+    ) -> Callable[[Callable[[str], object]], None]:
         """Do something to a directory whose manifest is about to be read."""
 
         def put(act: Callable[[str], object]) -> None:
@@ -847,7 +989,7 @@ class TestRaces:
                 act(directory)
                 return read_manifest(directory, *more)
 
-            monkeypatch.setattr(report, "read_manifest", acted)
+            monkeypatch.setattr(cache_report, "read_manifest", acted)
 
         return put
 
@@ -902,8 +1044,10 @@ class TestRaces:
 
     def test_directories_that_go_once_they_are_known(self, root, monkeypatch):
         root.kernel(key(1), "triton/0")
-        devices = report.device_directories(str(root))
-        monkeypatch.setattr(report, "device_directories", lambda root: (shutil.rmtree(root), devices)[1])
+        devices = cache_report.device_directories(str(root))
+        monkeypatch.setattr(
+            cache_report, "device_directories", lambda root: (shutil.rmtree(root), devices)[1]
+        )
         found = root.scan()
         assert (found.entries, found.findings) == ((), ())
         assert [one.name for one in found.devices] == ["0"]
@@ -914,14 +1058,14 @@ class TestRaces:
         def gone(root):
             raise FileNotFoundError(root)
 
-        monkeypatch.setattr(report.stats, "totals", gone)
+        monkeypatch.setattr(cache_report.stats, "totals", gone)
         assert root.scan().devices[0].counters == {}
 
 
 def _write(root: str, number: int, over: Event) -> None:
     """Publish entries, and let go of them by every way that there is."""
     draw, here = random.Random(number), Root(Path(root))
-    locks = paths.own(root, "locks")
+    locks = paths.ours(root, "locks")
     os.makedirs(locks, exist_ok=True)
     while not over.is_set():
         name = key(f"{number}-{draw.randrange(30)}")
@@ -931,8 +1075,12 @@ def _write(root: str, number: int, over: Event) -> None:
             else:
                 found = os.lstat(f"{entry_path(root, name)}/{MANIFEST}")
                 mark = found.st_ino, found.st_mtime_ns
-                places = (entry_path(root, name), f"{root}/triton/0/{name}", f"{root}/triton/1/{name}")
-                remove(name, [Place(path, mark, ours=True) for path in places], locks)
+                places = (
+                    entry_path(root, name),
+                    f"{root}/triton/0/{name}",
+                    f"{root}/triton/1/{name}",
+                )
+                remove(name, [Target(path, mark, ours=True) for path in places], locks)
         except (FileNotFoundError, InUse):
             continue
 
@@ -963,7 +1111,11 @@ def test_a_scan_beside_writers_and_removers_never_raises_and_has_nothing_to_tell
 
 def test_a_directory_that_is_only_named_like_a_key_is_no_entry(tmp_path):
     """A user's own files below such a name belong to nobody's prune."""
-    for name, files in (("A" * 52, ("notes.txt",)), ("b" * 64, ("main.py", "data.json")), ("C" * 52, ("k.cubin",))):
+    for name, files in (
+        ("A" * 52, ("notes.txt",)),
+        ("b" * 64, ("main.py", "data.json")),
+        ("C" * 52, ("k.cubin",)),
+    ):
         (tmp_path / "triton/0" / name).mkdir(parents=True)
         for file in files:
             (tmp_path / "triton/0" / name / file).write_text("x")

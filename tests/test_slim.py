@@ -23,10 +23,10 @@ from test_prune import left_by_stock, physical, planned, pruned
 from test_removal import KEY, Tree, at_rename, stock
 from test_store import KERNEL, OLD, set_used, used
 
-from gpucache import store
-from gpucache.removal import InUse
-from gpucache.slim import DROPPED, kept, slim
-from gpucache.store import CONDEMNED, MANIFEST, sound
+from gpucache.store.lookup import sound
+from gpucache.store.manifest import CONDEMNED, MANIFEST, read_manifest
+from gpucache.store.removal import InUse
+from gpucache.upkeep.slim import DROPPED, kept, slim
 
 __all__ = ["stock"]
 
@@ -51,9 +51,19 @@ def slimmed(tree: Tree) -> int:
 def compiled(python: str, root: Path, directory: str, *, plugin: bool) -> Mapping[str, Any]:
     """What a fresh process says that compiled, or found, two real kernels."""
     ours = {"TRITON_CACHE_MANAGER": "gpucache.triton:DeviceCacheManager"} if plugin else {}
-    env = {**os.environ, "GPUCACHE_DIR": str(root), "TRITON_CACHE_DIR": str(root / "triton" / directory), **ours}
+    env = {
+        **os.environ,
+        "GPUCACHE_DIR": str(root),
+        "TRITON_CACHE_DIR": str(root / "triton" / directory),
+        **ours,
+    }
     done = subprocess.run(
-        [python, str(KERNELS), "2", "90"], env=env, input="\n", text=True, capture_output=True, timeout=120
+        [python, str(KERNELS), "2", "90"],
+        env=env,
+        input="\n",
+        text=True,
+        capture_output=True,
+        timeout=120,
     )
     assert done.returncode == 0, done.stderr
     said: Mapping[str, Any] = json.loads(done.stdout.splitlines()[-1])
@@ -113,7 +123,9 @@ class TestSlim:
             assert tree.whole(directory, SMALL)
             assert (directory / "add.cubin").stat().st_ino == inode
         for view in tree.views:
-            assert stock(view.parent).get_group("add.json") == {name: str(view / name) for name in SMALL}
+            assert stock(view.parent).get_group("add.json") == {
+                name: str(view / name) for name in SMALL
+            }
         assert len({(directory / MANIFEST).stat().st_ino for directory in tree.directories}) == 1
         assert not tree.left()
         assert os.listdir(tree.locks) == []
@@ -129,14 +141,16 @@ class TestSlim:
             assert sound(str(tree.entry), False, 0.0)
 
         with monkeypatch.context() as patch:
-            at_rename(patch, 8, read, after=True)  # three manifests, three directories, and staging's own
+            at_rename(
+                patch, 8, read, after=True
+            )  # three manifests, three directories, and staging's own
             slimmed(tree)
         assert used(tree.entry) > OLD + 1800
 
     def test_what_is_known_of_it_stays(self, tree):
-        before, _ = store.read_manifest(str(tree.entry))
+        before, _ = read_manifest(str(tree.entry))
         slimmed(tree)
-        after, _ = store.read_manifest(str(tree.entry))
+        after, _ = read_manifest(str(tree.entry))
         assert after["files"].keys() == SMALL.keys()
         assert {**before, "files": 0, "origin": 0} == {**after, "files": 0, "origin": 0}
 
@@ -151,7 +165,9 @@ class TestSlim:
         assert (done.slimmed, done.skipped) == (1, ())
         assert tree.whole(tree.view, SMALL)
         assert not tree.left()
-        assert stock(tree.view.parent).get_group("add.json") == {name: str(tree.view / name) for name in SMALL}
+        assert stock(tree.view.parent).get_group("add.json") == {
+            name: str(tree.view / name) for name in SMALL
+        }
 
     def test_its_last_use_stays_too(self, tree):
         shutil.rmtree(tree.entry)
@@ -166,7 +182,9 @@ class TestSlim:
         assert stat.S_IMODE(home.stat().st_mode) == 0o755
         assert sorted(os.listdir(home)) == sorted([*SMALL, "__grp__add.json"])
         assert (home / "add.cubin").stat().st_mtime == pytest.approx(OLD)
-        assert stock(home.parent).get_group("add.json") == {name: str(home / name) for name in SMALL}
+        assert stock(home.parent).get_group("add.json") == {
+            name: str(home / name) for name in SMALL
+        }
 
     def test_two_hundred_hold_no_more_descriptors_than_one(self, tmp_path):
         root = tmp_path / "root"
@@ -182,7 +200,9 @@ class TestSlim:
 
 class TestRefused:
     @pytest.mark.parametrize("number", range(1, 12))
-    def test_where_any_renaming_is_refused_every_directory_is_whole(self, tree, monkeypatch, number):
+    def test_where_any_renaming_is_refused_every_directory_is_whole(
+        self, tree, monkeypatch, number
+    ):
         def refuse() -> None:
             raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), "there")
 
@@ -210,7 +230,9 @@ class TestRefused:
         done = pruned(tree.root, keep_binaries=True)
         assert done.slimmed + len(done.skipped) == 2
         if room == 0:
-            assert {one.why.partition(": ")[2] for one in done.skipped} == {"No space left on device"}
+            assert {one.why.partition(": ")[2] for one in done.skipped} == {
+                "No space left on device"
+            }
         for directory in tree.directories:
             assert tree.whole(directory, KERNEL if (directory / "add.ptx").exists() else SMALL)
         home = tree.root / "triton/0" / ("S" * 52)

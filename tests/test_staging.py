@@ -16,8 +16,9 @@ from pathlib import Path
 
 import pytest
 
-from gpucache import staging
-from gpucache.staging import Staging, sweep
+from gpucache.disk import staging
+from gpucache.disk.files import write_new
+from gpucache.disk.staging import Staging, sweep_dead
 
 SPAWN = multiprocessing.get_context("spawn")
 PATIENCE_S = 60.0
@@ -44,14 +45,14 @@ def place(tmp_path: Path) -> Path:
 
 OWNER = """
 import sys
-from gpucache.staging import Staging
+from gpucache.disk.staging import Staging
 print(Staging(sys.argv[1]).directory(), flush=True)
 sys.stdin.read()
 """
 
 FORKING = """
 import os, sys
-from gpucache.staging import Staging, sweep
+from gpucache.disk.staging import Staging, sweep_dead
 place, how = sys.argv[1:]
 staging = Staging(place)
 mine = staging.directory()
@@ -59,7 +60,7 @@ child = os.fork()
 if child == 0:
     own = staging.directory()
     assert os.path.dirname(own) != os.path.dirname(mine)
-    assert sweep(place) == 0
+    assert sweep_dead(place) == 0
     if how == "exits":
         sys.exit()
     print(mine, flush=True)
@@ -74,10 +75,14 @@ sys.stdin.read()
 
 
 @contextmanager
-def owner(place: Path, code: str = OWNER, *args: str) -> Iterator[tuple[subprocess.Popen[str], Path]]:
+def owner(
+    place: Path, code: str = OWNER, *args: str
+) -> Iterator[tuple[subprocess.Popen[str], Path]]:
     """Another process and its directory; it is killed in the end."""
     command = [sys.executable, "-c", code, str(place), *args]
-    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as process:
+    with subprocess.Popen(
+        command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+    ) as process:
         try:
             assert process.stdout is not None
             yield process, Path(process.stdout.readline().strip())
@@ -103,7 +108,8 @@ class TestDirectory:
     def test_threads_get_their_own(self, place):
         ours, found = Staging(str(place)), []
         threads = [
-            threading.Thread(target=lambda: found.extend([ours.directory() for _ in range(25)])) for _ in range(8)
+            threading.Thread(target=lambda: found.extend([ours.directory() for _ in range(25)]))
+            for _ in range(8)
         ]
         for thread in threads:
             thread.start()
@@ -130,7 +136,7 @@ class TestDirectory:
             shutil.rmtree(place)
             assert os.path.isdir(ours.directory())
         assert open_files() == before
-        assert sweep(str(place)) == 0
+        assert sweep_dead(str(place)) == 0
 
     def test_a_preferred_place_that_cannot_be_made_is_an_os_error(self, tmp_path):
         (tmp_path / "file").write_text("")
@@ -150,7 +156,10 @@ class TestDirectory:
 
     def test_a_process_removes_its_own_at_exit_and_nothing_else(self, place, python):
         with owner(place) as (_, directory):
-            ended = python("import sys; from gpucache.staging import Staging; Staging(sys.argv[1]).directory()", place)
+            ended = python(
+                "import sys; from gpucache.disk.staging import Staging; Staging(sys.argv[1]).directory()",
+                place,
+            )
             assert ended.returncode == 0, ended.stderr
             assert owned(place) == [directory.parent]
 
@@ -174,10 +183,10 @@ class TestSweep:
     def test_those_of_the_dead_go_and_those_of_the_living_stay(self, place):
         with owner(place) as (dying, dead), owner(place) as (_, alive):
             (dead / "K.cubin").write_bytes(b"half")
-            assert sweep(str(place)) == 0
+            assert sweep_dead(str(place)) == 0
             dying.kill()
             dying.wait(PATIENCE_S)
-            assert sweep(str(place)) == 1
+            assert sweep_dead(str(place)) == 1
             assert owned(place) == [alive.parent]
 
     def test_the_next_process_sweeps(self, place):
@@ -192,10 +201,10 @@ class TestSweep:
         """Between its making and its locking it looks dead."""
         new = place / "gpucache-new-abc"
         new.mkdir(parents=True)
-        assert sweep(str(place)) == 0
+        assert sweep_dead(str(place)) == 0
         long_ago = time.time() - 2 * staging._STALE_S
         os.utime(new, (long_ago, long_ago))
-        assert sweep(str(place)) == 1
+        assert sweep_dead(str(place)) == 1
         assert owned(place) == []
 
     @pytest.mark.root
@@ -203,7 +212,7 @@ class TestSweep:
         theirs = place / "gpucache-staging-theirs"
         theirs.mkdir(parents=True)
         os.chown(theirs, 65534, 65534)
-        assert sweep(str(place)) == 0
+        assert sweep_dead(str(place)) == 0
         assert theirs.exists()
 
     def test_nothing_but_directories_of_ours_is_looked_at(self, place, tmp_path, python):
@@ -214,7 +223,10 @@ class TestSweep:
         (place / "gpucache-staging-link").symlink_to(elsewhere)
         (place / "gpucache-staging-file").write_text("")
         os.mkfifo(place / "gpucache-staging-fifo")  # to open it would wait for a writer
-        swept = python("import sys; from gpucache.staging import sweep; print(sweep(sys.argv[1]))", place)
+        swept = python(
+            "import sys; from gpucache.disk.staging import sweep_dead; print(sweep_dead(sys.argv[1]))",
+            place,
+        )
         assert swept.stdout == "0\n", swept.stderr
         assert len(list(place.iterdir())) == 4
         assert elsewhere.exists()
@@ -232,7 +244,7 @@ class TestSweep:
 class TestFork:
     def test_the_child_has_its_own_and_its_exit_leaves_its_parents(self, place):
         with owner(place, FORKING, "exits") as (_, directory):
-            assert sweep(str(place)) == 0
+            assert sweep_dead(str(place)) == 0
             assert owned(place) == [directory.parent]
             assert directory.is_dir()
 
@@ -241,7 +253,7 @@ class TestFork:
             assert len(owned(place)) == 2
             process.kill()
             process.wait(PATIENCE_S)
-            assert sweep(str(place)) == 1
+            assert sweep_dead(str(place)) == 1
             assert not directory.exists()
             assert len(owned(place)) == 1
 
@@ -267,14 +279,17 @@ class TestWrite:
         with pytest.raises(OSError) as raised:
             Staging(str(place)).write("K.so", b"elf", lambda _: False)
         places = ", ".join(
-            f"{each} (mounted noexec)" for each in (place, tempfile.gettempdir(), "/dev/shm", "/var/tmp")
+            f"{each} (mounted noexec)"
+            for each in (place, tempfile.gettempdir(), "/dev/shm", "/var/tmp")
         )
         assert raised.value.strerror == f"K.so of 3 bytes can be written nowhere: {places}"
 
     def test_the_message_says_why_the_preferred_place_failed(self, tmp_path):
         (tmp_path / "file").write_text("")
         preferred = str(tmp_path / "file" / "tmp")
-        with pytest.raises(OSError, match=f"Not a directory.*{tempfile.gettempdir()} .mounted noexec"):
+        with pytest.raises(
+            OSError, match=f"Not a directory.*{tempfile.gettempdir()} .mounted noexec"
+        ):
             Staging(preferred).write("K.so", b"elf", lambda where: where == preferred)
 
     def test_no_temporary_directory_is_one_place_less(self, place, monkeypatch):
@@ -294,20 +309,26 @@ class TestWrite:
         assert path.startswith(f"{tempfile.gettempdir()}/")
         assert Path(path).read_bytes() == data
         assert [list(each.iterdir()) for each in owned(place)] == [[]]
-        assert ours.write("K.json", b"{}", anywhere).startswith(str(place)), "what fits still goes to the first"
+        assert ours.write("K.json", b"{}", anywhere).startswith(str(place)), (
+            "what fits still goes to the first"
+        )
 
     @pytest.mark.root
     def test_a_file_that_does_not_fit_is_not_left(self, place, mount):
         mount(place, "-t", "tmpfs", "-o", "size=64k,mode=0700", "none")
         with pytest.raises(OSError, match="No space left") as raised:
-            staging.write(str(place / "K.cubin"), bytes(1 << 20))
+            write_new(str(place / "K.cubin"), bytes(1 << 20))
         assert raised.value.errno == errno.ENOSPC
         assert list(place.iterdir()) == []
 
     @pytest.mark.root
     def test_a_read_only_place_falls_through(self, place, mount):
         mount(place, "-t", "tmpfs", "-o", "ro,size=64k,mode=0700", "none")
-        assert Staging(str(place)).write("K.json", b"{}", anywhere).startswith(f"{tempfile.gettempdir()}/")
+        assert (
+            Staging(str(place))
+            .write("K.json", b"{}", anywhere)
+            .startswith(f"{tempfile.gettempdir()}/")
+        )
 
     def test_a_preferred_place_removed_meanwhile_is_made_again(self, place):
         ours = Staging(str(place))

@@ -16,8 +16,9 @@ from pathlib import Path
 
 import pytest
 
-from gpucache import paths, stats
-from gpucache.stats import Stats, fold, totals
+from gpucache.layout import paths
+from gpucache.store import stats
+from gpucache.store.stats import Stats, fold, totals
 
 SPAWN = multiprocessing.get_context("spawn")
 PATIENCE_S = 60.0
@@ -26,7 +27,7 @@ PATIENCE_S = 60.0
 @pytest.fixture
 def directory(tmp_path: Path) -> str:
     """Where the counters below the root `tmp_path` are."""
-    return paths.own(str(tmp_path), "stats")
+    return paths.ours(str(tmp_path), "stats")
 
 
 def files(directory: str) -> list[str]:
@@ -40,7 +41,7 @@ def dies(counters: Stats) -> None:
 
 COUNTING = """
 import os, sys
-from gpucache.stats import Stats
+from gpucache.store.stats import Stats
 counters = Stats(sys.argv[1], "gpu0")
 counters.add("hits", 5, now=True)
 counters.add("hits", 100)
@@ -54,7 +55,9 @@ if sys.stdin.readline() == "leave\\n":
 def counting(directory: str) -> Iterator[subprocess.Popen[str]]:
     """Another process that has 5 hits on disk and 100 more in memory."""
     command = [sys.executable, "-c", COUNTING, directory]
-    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as process:
+    with subprocess.Popen(
+        command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+    ) as process:
         try:
             assert process.stdout is not None
             assert process.stdout.readline() == "counted\n"
@@ -95,7 +98,10 @@ class TestCounting:
         counters, before = Stats(directory, "gpu0"), sys.getswitchinterval()
         sys.setswitchinterval(1e-6)
         try:
-            threads = [threading.Thread(target=lambda: [counters.add("hits") for _ in range(20_000)]) for _ in range(8)]
+            threads = [
+                threading.Thread(target=lambda: [counters.add("hits") for _ in range(20_000)])
+                for _ in range(8)
+            ]
             for thread in threads:
                 thread.start()
             for thread in threads:
@@ -112,8 +118,12 @@ class TestCounting:
         counters.flush()
         assert list(tmp_path.iterdir()) == []
 
-    @pytest.mark.parametrize("device", ["d" * 255, "\u00e9" * 127, "\ud800" * 85], ids=["long", "wide", "undecodable"])
-    def test_a_text_that_gets_shorter_leaves_no_tail_of_the_longer_one(self, tmp_path, directory, device):
+    @pytest.mark.parametrize(
+        "device", ["d" * 255, "\u00e9" * 127, "\ud800" * 85], ids=["long", "wide", "undecodable"]
+    )
+    def test_a_text_that_gets_shorter_leaves_no_tail_of_the_longer_one(
+        self, tmp_path, directory, device
+    ):
         counters = Stats(directory, device)
         for name in (*stats.COUNTERS, *stats.SECONDS):
             counters.add(name, 0.1 + 0.2)
@@ -121,8 +131,12 @@ class TestCounting:
         for name in (*stats.COUNTERS, *stats.SECONDS):
             counters.add(name, 0.5 - (0.1 + 0.2))
         counters.flush()
-        assert totals(str(tmp_path)) == {device: dict.fromkeys((*stats.COUNTERS, *stats.SECONDS), 0.5)}
-        assert {os.stat(f"{directory}/{name}").st_size for name in files(directory)} == {stats._LENGTH}
+        assert totals(str(tmp_path)) == {
+            device: dict.fromkeys((*stats.COUNTERS, *stats.SECONDS), 0.5)
+        }
+        assert {os.stat(f"{directory}/{name}").st_size for name in files(directory)} == {
+            stats._LENGTH
+        }
 
 
 class TestFlushing:
@@ -157,7 +171,10 @@ class TestFlushing:
 
     def test_processes_that_end_together_lose_nothing(self, tmp_path, directory):
         barrier = SPAWN.Barrier(8)
-        workers = [SPAWN.Process(target=_count_and_end_together, args=(directory, barrier)) for _ in range(8)]
+        workers = [
+            SPAWN.Process(target=_count_and_end_together, args=(directory, barrier))
+            for _ in range(8)
+        ]
         for worker in workers:
             worker.start()
         for worker in workers:
@@ -167,7 +184,9 @@ class TestFlushing:
         assert len(files(directory)) == 8
 
     @pytest.mark.parametrize("how", ["killed", "os._exit"])
-    def test_a_process_that_cannot_end_properly_loses_only_what_it_had_not_written(self, tmp_path, directory, how):
+    def test_a_process_that_cannot_end_properly_loses_only_what_it_had_not_written(
+        self, tmp_path, directory, how
+    ):
         with counting(directory) as process:
             if how == "killed":
                 process.kill()
@@ -176,9 +195,11 @@ class TestFlushing:
                 process.communicate("leave\n", timeout=PATIENCE_S)
         assert totals(str(tmp_path)) == {"gpu0": {"hits": 5}}
 
-    def test_a_disk_that_refuses_costs_only_the_counters_until_it_takes_them(self, tmp_path, directory):
-        Path(paths.own(str(tmp_path))).parent.mkdir()
-        in_the_way = Path(paths.own(str(tmp_path)))
+    def test_a_disk_that_refuses_costs_only_the_counters_until_it_takes_them(
+        self, tmp_path, directory
+    ):
+        Path(paths.ours(str(tmp_path))).parent.mkdir()
+        in_the_way = Path(paths.ours(str(tmp_path)))
         in_the_way.write_text("")
         counters = Stats(directory, "gpu0")
         counters.add("hits", now=True)
@@ -203,7 +224,7 @@ class TestFlushing:
 
 FORKING = """
 import os, sys
-from gpucache.stats import Stats, fold
+from gpucache.store.stats import Stats, fold
 root, directory = sys.argv[1:]
 counters = Stats(directory, "gpu0")
 counters.add("hits", 5, now=True)
@@ -220,7 +241,9 @@ counters.add("hits", 1000)
 
 
 class TestFork:
-    def test_the_child_starts_from_nothing_and_its_parent_goes_on(self, tmp_path, directory, python):
+    def test_the_child_starts_from_nothing_and_its_parent_goes_on(
+        self, tmp_path, directory, python
+    ):
         ended = python(FORKING, tmp_path, directory)
         assert ended.returncode == 0, ended.stderr
         assert totals(str(tmp_path)) == {"gpu0": {"hits": 1115}}
@@ -239,7 +262,10 @@ class TestFold:
             assert fold(str(tmp_path)) == 2
             assert totals(str(tmp_path)) == before
             assert files(directory) == ["folded.json"]
-        assert before == {"gpu0": {"hits": 6, "compiled_s": 1.5}, "gpu1": {"hits": 6, "compiled_s": 1.5}}
+        assert before == {
+            "gpu0": {"hits": 6, "compiled_s": 1.5},
+            "gpu1": {"hits": 6, "compiled_s": 1.5},
+        }
         assert fold(str(tmp_path)) == 0
 
     def test_the_file_of_a_living_process_stays_until_it_is_killed(self, tmp_path, directory):
@@ -351,16 +377,20 @@ class TestSumming:
             dies(counters)
             if folded:
                 fold(str(tmp_path))
-        before = {path: (path.lstat().st_ino, path.lstat().st_mtime_ns) for path in [tmp_path, *tmp_path.rglob("*")]}
+        before = {
+            path: (path.lstat().st_ino, path.lstat().st_mtime_ns)
+            for path in [tmp_path, *tmp_path.rglob("*")]
+        }
         assert totals(str(tmp_path)) == {"gpu0": {"hits": 2}}
         assert {
-            path: (path.lstat().st_ino, path.lstat().st_mtime_ns) for path in [tmp_path, *tmp_path.rglob("*")]
+            path: (path.lstat().st_ino, path.lstat().st_mtime_ns)
+            for path in [tmp_path, *tmp_path.rglob("*")]
         } == before
 
     @pytest.mark.parametrize("folded", [False, True], ids=["never-folded", "folded"])
     def test_a_root_that_is_read_only_is_enough(self, tmp_path, mount, folded):
         root = mount(tmp_path / "root", "-t", "tmpfs", "none")
-        counters = Stats(paths.own(str(root), "stats"), "gpu0")
+        counters = Stats(paths.ours(str(root), "stats"), "gpu0")
         counters.add("hits", now=True)
         dies(counters)
         if folded:

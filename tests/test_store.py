@@ -20,9 +20,14 @@ from typing import Any
 import pytest
 from test_provision import BARE, CHANGING, INTERPRETER, PATIENCE_S, changes, strace
 
-from gpucache import paths, store
-from gpucache.staging import Staging
-from gpucache.store import MANIFEST, Facts, describe, entry_path, link_view, publish, sound, stock_group
+from gpucache.disk.staging import Staging
+from gpucache.layout import paths
+from gpucache.store import manifest as manifest_module
+from gpucache.store.lookup import sound
+from gpucache.store.manifest import MANIFEST, Facts, Manifest, digest_of, entry_path
+from gpucache.store.publish import link_view, publish_entry
+from gpucache.store.recency import boot_time
+from gpucache.store.stock import describe, stock_group
 
 __all__ = ["strace"]
 
@@ -30,7 +35,9 @@ KEY = "KEYKEYKEY"
 METADATA = json.dumps({"name": "add", "target": {"backend": "cuda", "arch": 90}}).encode()
 KERNEL = {"add.json": METADATA, "add.ptx": b".version 8.7", "add.cubin": bytes(range(256)) * 16}
 GROUP = "__grp__add.json"
-FACTS = Facts(kernel="add", group="add.json", target="cuda:90", triton_version="3.9.0", compile_s=1.5)
+FACTS = Facts(
+    kernel="add", group="add.json", target="cuda:90", triton_version="3.9.0", compile_s=1.5
+)
 OLD = time.time() - 3600
 
 
@@ -41,7 +48,7 @@ class Cache:
         self.base = base
         self.root = base / "root"
         (self.root / "triton").mkdir(parents=True)
-        self.staging = Staging(paths.own(str(self.root), "tmp"))
+        self.staging = Staging(paths.ours(str(self.root), "tmp"))
         self.entry = Path(entry_path(str(self.root), KEY))
         self.view = self.root / "triton" / "0" / KEY
         self.other_view = self.root / "triton" / "1" / KEY
@@ -51,10 +58,15 @@ class Cache:
         home = Path(self.staging.directory())
         for name, data in files.items():
             (home / name).write_bytes(data)
-        return {name: (str(home / name), hashlib.sha256(data).hexdigest()) for name, data in files.items()}
+        return {
+            name: (str(home / name), hashlib.sha256(data).hexdigest())
+            for name, data in files.items()
+        }
 
-    def publish(self, files: Mapping[str, bytes] = KERNEL, facts: Facts = FACTS, repair: bool = False) -> bool:
-        return publish(str(self.root), KEY, self.staged(files), facts, self.staging, repair)
+    def publish(
+        self, files: Mapping[str, bytes] = KERNEL, facts: Facts = FACTS, repair: bool = False
+    ) -> bool:
+        return publish_entry(str(self.root), KEY, self.staged(files), facts, self.staging, repair)
 
     def link(self, view: Path | None = None, repair: bool = False) -> bool:
         manifest = found(self.entry)
@@ -101,7 +113,9 @@ def mount(as_root: None) -> Iterator[Callable[[Path], Path]]:
 
     def put(point: Path) -> Path:
         point.mkdir(parents=True, exist_ok=True)
-        subprocess.run(["mount", "-t", "tmpfs", "-o", "mode=0700,size=1m", "none", point], check=True)
+        subprocess.run(
+            ["mount", "-t", "tmpfs", "-o", "mode=0700,size=1m", "none", point], check=True
+        )
         points.append(point)
         return point
 
@@ -110,7 +124,7 @@ def mount(as_root: None) -> Iterator[Callable[[Path], Path]]:
         subprocess.run(["umount", "-l", point], check=True)
 
 
-def found(directory: Path, verify: bool = False, boot: float = 0.0) -> store.Manifest | None:
+def found(directory: Path, verify: bool = False, boot: float = 0.0) -> Manifest | None:
     return sound(str(directory), verify, boot)
 
 
@@ -146,8 +160,14 @@ DAMAGES: dict[str, Callable[[Path], object]] = {
     "a file is truncated": lambda entry: os.truncate(entry / "add.cubin", 100),
     "a file is empty": lambda entry: os.truncate(entry / "add.json", 0),
     "a file is missing": lambda entry: (entry / "add.cubin").unlink(),
-    "a file is a directory": lambda entry: ((entry / "add.ptx").unlink(), (entry / "add.ptx").mkdir()),
-    "a file leads nowhere": lambda entry: ((entry / "add.ptx").unlink(), (entry / "add.ptx").symlink_to("nowhere")),
+    "a file is a directory": lambda entry: (
+        (entry / "add.ptx").unlink(),
+        (entry / "add.ptx").mkdir(),
+    ),
+    "a file leads nowhere": lambda entry: (
+        (entry / "add.ptx").unlink(),
+        (entry / "add.ptx").symlink_to("nowhere"),
+    ),
     "a file has another content": lambda entry: (entry / "add.ptx").write_bytes(b".version 8.8"),
     "the manifest is missing": lambda entry: (entry / MANIFEST).unlink(),
     "the manifest is empty": lambda entry: os.truncate(entry / MANIFEST, 0),
@@ -164,14 +184,25 @@ GARBAGE = (
     b'{"version":1,"files":{"a":[1,2,"3"]}}',
     json.dumps({"version": 1, "files": [], "kernel": "k", "group": None}).encode(),
 )
-WHOLE = {"version": 1, "kernel": "k", "group": None, "target": None, "triton_version": None, "compile_s": 1, "tag": ""}
+WHOLE = {
+    "version": 1,
+    "kernel": "k",
+    "group": None,
+    "target": None,
+    "triton_version": None,
+    "compile_s": 1,
+    "tag": "",
+}
 
 
 class TestPublish:
     def test_what_is_published_is_sound_and_names_all_that_is_known(self, published):
         manifest = found(published.entry)
         assert manifest is not None
-        known = {name: manifest[name] for name in ("kernel", "group", "target", "triton_version", "compile_s", "tag")}
+        known = {
+            name: manifest[name]
+            for name in ("kernel", "group", "target", "triton_version", "compile_s", "tag")
+        }
         assert Facts(**known) == FACTS
         assert manifest["origin"] == paths.host_name()
         assert published.whole(published.entry)
@@ -184,13 +215,15 @@ class TestPublish:
 
     def test_it_writes_no_file_twice(self, cache):
         staged = cache.staged()
-        publish(str(cache.root), KEY, staged, FACTS, cache.staging, False)
-        assert inodes(cache.entry, KERNEL) == {name: os.stat(path).st_ino for name, (path, _) in staged.items()}
+        publish_entry(str(cache.root), KEY, staged, FACTS, cache.staging, False)
+        assert inodes(cache.entry, KERNEL) == {
+            name: os.stat(path).st_ino for name, (path, _) in staged.items()
+        }
 
     def test_what_was_staged_stays_where_it_was(self, cache):
         """Triton reads it again after `put_group`."""
         staged = cache.staged()
-        publish(str(cache.root), KEY, staged, FACTS, cache.staging, False)
+        publish_entry(str(cache.root), KEY, staged, FACTS, cache.staging, False)
         assert {name: Path(path).read_bytes() for name, (path, _) in staged.items()} == KERNEL
 
     def test_nothing_half_made_is_left(self, published):
@@ -205,7 +238,10 @@ class TestPublish:
             cache.link()
         finally:
             os.umask(old)
-        made = [cache.view.parent, *(path for path in cache.root.glob("gpucache/**") if path.is_dir())]
+        made = [
+            cache.view.parent,
+            *(path for path in cache.root.glob("gpucache/**") if path.is_dir()),
+        ]
         assert {stat.S_IMODE(path.stat().st_mode) for path in made} == {0o700}
 
     def test_the_first_complete_writer_wins(self, published):
@@ -230,7 +266,9 @@ class TestPublish:
         assert not cache.quarantined()
 
     def test_of_eight_writers_at_once_one_wins_whole(self, cache):
-        contents = [{name: data + bytes([number]) for name, data in KERNEL.items()} for number in range(8)]
+        contents = [
+            {name: data + bytes([number]) for name, data in KERNEL.items()} for number in range(8)
+        ]
         start = threading.Barrier(8)
 
         def write(files: Mapping[str, bytes]) -> bool:
@@ -305,7 +343,9 @@ class TestPublish:
         assert cache.whole(cache.view, files)
 
     @pytest.mark.parametrize("number", [errno.ENOSPC, errno.EDQUOT, errno.ESTALE])
-    def test_a_disk_that_refuses_is_told_and_the_store_is_as_it_was(self, cache, monkeypatch, number):
+    def test_a_disk_that_refuses_is_told_and_the_store_is_as_it_was(
+        self, cache, monkeypatch, number
+    ):
         with monkeypatch.context() as patch:
             patch.setattr(os, "link", refusing(number))
             with pytest.raises(OSError) as caught:
@@ -345,7 +385,8 @@ class TestSound:
         assert published.whole(published.entry)
 
     @pytest.mark.parametrize(
-        "files", [{}, [], 7, {"add.ptx": 7}, {"add.ptx": [1, 2]}, {"add.ptx": None}, {"\0": [1, 2, "3"]}]
+        "files",
+        [{}, [], 7, {"add.ptx": 7}, {"add.ptx": [1, 2]}, {"add.ptx": None}, {"\0": [1, 2, "3"]}],
     )
     def test_files_that_make_no_sense_are_damage(self, published, files):
         (published.entry / MANIFEST).write_text(json.dumps({**WHOLE, "files": files}))
@@ -369,21 +410,23 @@ class TestSound:
         flip(linked.view / "add.cubin")
         assert found(linked.view, boot=used(linked.view) + 1) is None
 
-    def test_the_first_use_after_a_boot_is_the_only_one_that_costs_digests(self, linked, monkeypatch):
+    def test_the_first_use_after_a_boot_is_the_only_one_that_costs_digests(
+        self, linked, monkeypatch
+    ):
         """Also when the last use was a moment before the boot."""
         boot = time.time() - 10
         set_used(linked.view, boot - 10)
         assert found(linked.view, boot=boot) is not None
-        monkeypatch.setattr(store, "digest_of", pytest.fail)
+        monkeypatch.setattr(manifest_module, "digest_of", pytest.fail)
         assert found(linked.view, boot=boot) is not None
 
     def test_a_use_reads_nothing_but_the_manifest(self, linked, monkeypatch):
-        monkeypatch.setattr(store, "digest_of", pytest.fail)
+        monkeypatch.setattr(manifest_module, "digest_of", pytest.fail)
         assert found(linked.view) is not None
 
     def test_the_boot_lies_in_the_past_and_does_not_move(self):
-        assert 0 < store.boot_time() < time.time()
-        assert abs(store.boot_time() - store.boot_time()) < 1
+        assert 0 < boot_time() < time.time()
+        assert abs(boot_time() - boot_time()) < 1
 
     def test_a_use_is_stamped_when_the_last_stamp_is_older_than_five_minutes(self, linked):
         set_used(linked.view, time.time() - 310)
@@ -437,7 +480,7 @@ class TestRelocation:
 
     def test_its_manifest_is_renewed_so_that_the_next_use_costs_no_digests(self, copy, monkeypatch):
         found(copy)
-        monkeypatch.setattr(store, "digest_of", pytest.fail)
+        monkeypatch.setattr(manifest_module, "digest_of", pytest.fail)
         manifest = found(copy)
         assert manifest is not None
         assert Facts(**{name: manifest[name] for name in WHOLE if name != "version"}) == FACTS
@@ -497,7 +540,9 @@ class TestView:
     def test_every_device_gets_its_own(self, linked):
         assert linked.link(linked.other_view)
         assert linked.whole(linked.other_view)
-        assert group_paths(linked.other_view) == {name: str(linked.other_view / name) for name in KERNEL}
+        assert group_paths(linked.other_view) == {
+            name: str(linked.other_view / name) for name in KERNEL
+        }
 
     def test_one_that_is_there_is_left_as_it_is(self, linked):
         before = inodes(linked.view, [*KERNEL, MANIFEST, GROUP])
@@ -522,12 +567,16 @@ class TestView:
         assert linked.whole(linked.entry)
         assert found(linked.view) is None
 
-    @pytest.mark.parametrize("number", [errno.EPERM, errno.EMLINK, errno.EXDEV, errno.EOPNOTSUPP, errno.ENOSYS])
+    @pytest.mark.parametrize(
+        "number", [errno.EPERM, errno.EMLINK, errno.EXDEV, errno.EOPNOTSUPP, errno.ENOSYS]
+    )
     def test_where_no_link_can_be_made_it_is_a_copy(self, published, monkeypatch, number):
         monkeypatch.setattr(os, "link", refusing(number))
         assert published.link()
         assert published.whole(published.view)
-        assert not set(inodes(published.view, KERNEL).values()) & set(inodes(published.entry, KERNEL).values())
+        assert not set(inodes(published.view, KERNEL).values()) & set(
+            inodes(published.entry, KERNEL).values()
+        )
 
     def test_a_copy_whose_times_are_coarser_has_a_manifest_of_its_own(self, published, monkeypatch):
         def coarse(source: str, target: str) -> None:
@@ -537,7 +586,7 @@ class TestView:
         monkeypatch.setattr(os, "link", refusing(errno.EXDEV))
         monkeypatch.setattr(shutil, "copy2", coarse)
         assert published.link()
-        monkeypatch.setattr(store, "digest_of", pytest.fail)
+        monkeypatch.setattr(manifest_module, "digest_of", pytest.fail)
         assert found(published.view) is not None
 
     @pytest.mark.root
@@ -546,7 +595,9 @@ class TestView:
         assert published.link(view)
         assert os.stat(view).st_dev != os.stat(published.entry).st_dev
         assert published.whole(view)
-        assert stock(view.parent).get_group("add.json") == {name: str(view / name) for name in KERNEL}
+        assert stock(view.parent).get_group("add.json") == {
+            name: str(view / name) for name in KERNEL
+        }
 
     @pytest.mark.root
     def test_on_another_file_system_a_damaged_one_is_mended(self, published, tmp_path, mount):
@@ -559,7 +610,9 @@ class TestView:
         assert not published.left()
 
     @pytest.mark.parametrize("damage", DAMAGES.values(), ids=DAMAGES)
-    def test_a_damaged_one_is_replaced_under_the_keys_lock_only(self, published, monkeypatch, damage):
+    def test_a_damaged_one_is_replaced_under_the_keys_lock_only(
+        self, published, monkeypatch, damage
+    ):
         with monkeypatch.context() as patch:
             patch.setattr(os, "link", refusing(errno.EXDEV))  # so that the store stays whole
             published.link()
@@ -595,7 +648,9 @@ class TestView:
         assert published.link(repair=True)
         assert published.whole(published.view)
 
-    def test_one_that_another_manager_begins_meanwhile_is_not_moved_aside(self, published, monkeypatch):
+    def test_one_that_another_manager_begins_meanwhile_is_not_moved_aside(
+        self, published, monkeypatch
+    ):
         """Twice found in the way: the second time it is not what the caller looked at."""
         published.view.mkdir(parents=True)
         (published.view / "add.ttir").write_text("old")
@@ -617,7 +672,9 @@ class TestView:
         manifest = found(published.entry)
         shutil.rmtree(published.entry)
         with pytest.raises(FileNotFoundError):
-            link_view(str(published.root), str(published.entry), str(published.view), manifest, False)
+            link_view(
+                str(published.root), str(published.entry), str(published.view), manifest, False
+            )
         assert not os.listdir(published.view.parent)
 
     @pytest.mark.root
@@ -658,7 +715,9 @@ class TestStockGroup:
     def view(self, cache: Cache, stock: Stock) -> Path:
         """As Triton's own manager leaves it."""
         manager = stock(cache.view.parent)
-        manager.put_group("add.json", {name: manager.put(data, name) for name, data in KERNEL.items()})
+        manager.put_group(
+            "add.json", {name: manager.put(data, name) for name, data in KERNEL.items()}
+        )
         return cache.view
 
     def test_a_whole_group_is_adopted(self, view):
@@ -679,7 +738,9 @@ class TestStockGroup:
         os.truncate(view / name, 0)
         assert stock_group(str(view), "add.json") is None
 
-    @pytest.mark.parametrize("text", [b"{", b"null", b"[]", b"\xff", b"{}", b'{"child_paths": 7}', b"[" * 100_000])
+    @pytest.mark.parametrize(
+        "text", [b"{", b"null", b"[]", b"\xff", b"{}", b'{"child_paths": 7}', b"[" * 100_000]
+    )
     @pytest.mark.parametrize("name", ["add.json", GROUP])
     def test_with_json_that_makes_no_sense_it_is_not_whole(self, view, name, text):
         (view / name).write_bytes(text)
@@ -689,7 +750,9 @@ class TestStockGroup:
         assert stock_group(str(view), "sub.json") is None
 
     def test_a_group_without_its_metadata_file_is_not_whole(self, view):
-        (view / GROUP).write_text(json.dumps({"child_paths": {"add.cubin": str(view / "add.cubin")}}))
+        (view / GROUP).write_text(
+            json.dumps({"child_paths": {"add.cubin": str(view / "add.cubin")}})
+        )
         assert stock_group(str(view), "add.json") is None
 
     @pytest.mark.parametrize("left", [(), ("add.cubin",), ("add.json",), (GROUP,)], ids=str)
@@ -711,14 +774,16 @@ class TestStockGroup:
 
     def test_described_it_is_a_view(self, view, cache, stock):
         files = stock_group(str(view), "add.json")
-        staged = {name: (path, store.digest_of(path)) for name, path in files.items()}
-        assert publish(str(cache.root), KEY, staged, FACTS, cache.staging, repair=False)
+        staged = {name: (path, digest_of(path)) for name, path in files.items()}
+        assert publish_entry(str(cache.root), KEY, staged, FACTS, cache.staging, repair=False)
         describe(str(view), staged, FACTS)
         assert cache.whole(view)
         assert cache.whole(cache.entry)
         assert inodes(view, KERNEL) == inodes(cache.entry, KERNEL)
         assert cache.link()
-        assert stock(view.parent).get_group("add.json") == {name: str(view / name) for name in KERNEL}
+        assert stock(view.parent).get_group("add.json") == {
+            name: str(view / name) for name in KERNEL
+        }
         assert not cache.left()
 
     def test_described_where_it_was_copied_to_it_names_the_new_place(self, view, cache, stock):
@@ -726,8 +791,10 @@ class TestStockGroup:
         shutil.copytree(view, moved)
         shutil.rmtree(view)
         files = stock_group(str(moved), "add.json")
-        describe(str(moved), {name: (path, store.digest_of(path)) for name, path in files.items()}, FACTS)
-        assert stock(moved.parent).get_group("add.json") == {name: str(moved / name) for name in KERNEL}
+        describe(str(moved), {name: (path, digest_of(path)) for name, path in files.items()}, FACTS)
+        assert stock(moved.parent).get_group("add.json") == {
+            name: str(moved / name) for name in KERNEL
+        }
 
     def test_a_file_that_vanishes_meanwhile_is_told_and_nothing_changes(self, view):
         files = {name: (path, "") for name, path in stock_group(str(view), "add.json").items()}
@@ -758,7 +825,13 @@ print(told.cached_kernel_names, emitted.cached_kernel_names)
 @pytest.mark.torch
 def test_torch_collects_a_view_and_emits_it_elsewhere(linked, python, stock, tmp_path):
     """Where it is sound, and its group names the new place."""
-    done = python(BUNDLE, KEY, linked.view.parent, tmp_path / "elsewhere", env={**os.environ, "HOME": str(tmp_path)})
+    done = python(
+        BUNDLE,
+        KEY,
+        linked.view.parent,
+        tmp_path / "elsewhere",
+        env={**os.environ, "HOME": str(tmp_path)},
+    )
     assert done.returncode == 0, done.stderr
     assert done.stdout.splitlines()[-1] == "['add'] ['add']"
     emitted = tmp_path / "elsewhere" / KEY
@@ -773,8 +846,10 @@ def test_torch_collects_a_view_and_emits_it_elsewhere(linked, python, stock, tmp
 
 PUBLISH = """
 import hashlib, os, sys, tempfile, shutil, json
-from gpucache.staging import Staging
-from gpucache.store import Facts, entry_path, link_view, publish, sound
+from gpucache.disk.staging import Staging
+from gpucache.store.manifest import Facts, entry_path
+from gpucache.store.publish import link_view, publish_entry
+from gpucache.store.lookup import sound
 def mark(name):
     try:
         os.rmdir("/gpucache-marker-" + name)
@@ -792,7 +867,7 @@ for name, data in files.items():
 facts = Facts(kernel="add", group="add.json")
 entry = entry_path(root, key)
 mark("begin")
-assert publish(root, key, staged, facts, staging, repair)
+assert publish_entry(root, key, staged, facts, staging, repair)
 assert link_view(root, entry, view, sound(entry, False, 0.0), repair)
 mark("end")
 """
@@ -800,7 +875,9 @@ mark("end")
 
 class TestEverySystemCall:
     @pytest.mark.parametrize("damaged", [False, True], ids=["from nothing", "over damaged ones"])
-    def test_killed_at_any_of_them_entry_and_view_are_absent_or_whole(self, strace, tmp_path, damaged):
+    def test_killed_at_any_of_them_entry_and_view_are_absent_or_whole(
+        self, strace, tmp_path, damaged
+    ):
         """SIGKILL before each call that changes the disk; what was damaged is still so, or absent, or whole."""
         files = json.dumps({name: data.hex() for name, data in KERNEL.items()})
 
@@ -812,17 +889,33 @@ class TestEverySystemCall:
                 os.truncate(cache.entry / "add.cubin", 1)
             return cache
 
-        def traced(cache: Cache, *options: str) -> tuple[subprocess.CompletedProcess[bytes], list[str]]:
+        def traced(
+            cache: Cache, *options: str
+        ) -> tuple[subprocess.CompletedProcess[bytes], list[str]]:
             log = cache.base / "log"
-            script = [INTERPRETER, "-S", "-c", PUBLISH, cache.root, cache.view, KEY, str(damaged), files]
+            script = [
+                INTERPRETER,
+                "-S",
+                "-c",
+                PUBLISH,
+                cache.root,
+                cache.view,
+                KEY,
+                str(damaged),
+                files,
+            ]
             command = [strace, "-f", "-o", log, *options, *script]
-            done = subprocess.run(command, env=BARE, capture_output=True, check=False, timeout=PATIENCE_S)
+            done = subprocess.run(
+                command, env=BARE, capture_output=True, check=False, timeout=PATIENCE_S
+            )
             return done, log.read_text().splitlines()
 
         def alike(line: str, cache: Cache) -> str:
             """A line of the trace without its result and what differs from run to run."""
             line = line.rpartition(" = ")[0].replace(str(cache.base), "BASE")
-            line = re.sub(r"(gpucache-new-|gpucache-staging-|tmp\.gpucache-)\w+|[0-9a-f]{8,}|\d+", "?", line)
+            line = re.sub(
+                r"(gpucache-new-|gpucache-staging-|tmp\.gpucache-)\w+|[0-9a-f]{8,}|\d+", "?", line
+            )
             return " ".join(line.split())  # strace pads short pids
 
         once = start("once")
@@ -837,7 +930,9 @@ class TestEverySystemCall:
         def kill(point: tuple[str, int, str]) -> tuple[Cache, object]:
             name, number, line = point
             cache = start(f"{name}-{number}")
-            done, lines = traced(cache, "-e", f"trace={name}", "-e", f"inject={name}:signal=KILL:when={number}")
+            done, lines = traced(
+                cache, "-e", f"trace={name}", "-e", f"inject={name}:signal=KILL:when={number}"
+            )
             assert done.returncode in (-signal.SIGKILL, 128 + signal.SIGKILL), (point, done)
             assert alike(lines[-2], cache) == alike(line, once), "another call was hit"
             return cache, point

@@ -12,10 +12,14 @@ from pathlib import Path
 import pytest
 from test_vetting import ADA, acting_as
 
-from gpucache import fs, paths, store, strays
-from gpucache.compile_lock import CompileLock
-from gpucache.staging import Staging
-from gpucache.strays import STALE_S, free_lock, is_free, kind_of, lock_directory, of_root, size_of, stray
+from gpucache.disk.locks import is_free
+from gpucache.disk.staging import Staging
+from gpucache.layout import paths
+from gpucache.report import strays
+from gpucache.report.strays import STALE_S, kind_of, of_root, size_of, stray
+from gpucache.store import key_lock
+from gpucache.store.key_lock import KeyLock, lock_directory, remove_if_free
+from gpucache.store.quarantine import quarantine
 
 SPAWN = multiprocessing.get_context("spawn")
 PATIENCE_S = 60.0
@@ -28,12 +32,12 @@ UUID = "12345678-90ab-4cde-8f01-234567890abc"
 def root(tmp_path: Path) -> Path:
     path = tmp_path / "root"
     for name in ("tmp", "locks", "quarantine"):
-        Path(paths.own(str(path), name)).mkdir(parents=True)
+        Path(paths.ours(str(path), name)).mkdir(parents=True)
     return path
 
 
 def own(root: Path, *parts: str) -> Path:
-    return Path(paths.own(str(root), *parts))
+    return Path(paths.ours(str(root), *parts))
 
 
 def found(root: Path) -> dict[str, tuple[str, bool]]:
@@ -44,11 +48,14 @@ def found(root: Path) -> dict[str, tuple[str, bool]]:
 def snapshot(base: Path) -> dict[str, tuple[int, ...]]:
     """Everything below, with what would tell of a change."""
     facts = {str(path): path.lstat() for path in [base, *base.rglob("*")]}
-    return {path: (s.st_ino, s.st_mode, s.st_size, s.st_mtime_ns, s.st_ctime_ns) for path, s in facts.items()}
+    return {
+        path: (s.st_ino, s.st_mode, s.st_size, s.st_mtime_ns, s.st_ctime_ns)
+        for path, s in facts.items()
+    }
 
 
 def _stage(root: str, staged: Event, over: Event) -> None:
-    directory = Staging(paths.own(root, "tmp")).directory()
+    directory = Staging(paths.ours(root, "tmp")).directory()
     with open(f"{directory}/add.ttir", "w") as file:
         file.write("module {}")
     staged.set()
@@ -103,13 +110,19 @@ class TestStaging:
         for name, when in (("gpucache-new-young", YOUNG), ("gpucache-new-old", OLD)):
             own(root, "tmp", name).mkdir()
             os.utime(own(root, "tmp", name), (when, when))
-        assert found(root) == {"gpucache-new-young": ("staging", False), "gpucache-new-old": ("staging", True)}
+        assert found(root) == {
+            "gpucache-new-young": ("staging", False),
+            "gpucache-new-old": ("staging", True),
+        }
 
     def test_what_has_no_lock_is_dead_after_an_hour(self, root):
         for name, when in (("publish-young", YOUNG), ("publish-old", OLD)):
             own(root, "tmp", name).write_text("half")
             os.utime(own(root, "tmp", name), (when, when))
-        assert found(root) == {"publish-young": ("staging", False), "publish-old": ("staging", True)}
+        assert found(root) == {
+            "publish-young": ("staging", False),
+            "publish-old": ("staging", True),
+        }
 
     def test_of_another_user_is_not_told_dead(self, root, as_root):
         own(root, "tmp", "gpucache-staging-x").mkdir()
@@ -130,14 +143,14 @@ class TestLocks:
         path = own(root, "locks", "KEY.lock")
         kill = meanwhile(_lock, str(path), fcntl.LOCK_EX)
         assert found(root) == {"KEY.lock": ("lock", False)}
-        assert free_lock(str(path)) is False
+        assert remove_if_free(str(path)) is False
         assert path.exists()
         kill()
-        assert free_lock(str(path)) is True
+        assert remove_if_free(str(path)) is True
         assert not path.exists()
 
     def test_of_a_live_compile_is_held(self, root):
-        lock = CompileLock(str(own(root, "locks", "KEY.lock")))
+        lock = KeyLock(str(own(root, "locks", "KEY.lock")))
         assert lock.try_acquire(sys._getframe(), "add")
         try:
             assert found(root) == {"KEY.lock": ("lock", False)}
@@ -165,7 +178,7 @@ class TestLocks:
         for name in ("gone.lock", "link.lock"):
             assert not is_free(str(own(root, "locks", name)))
         assert found(root).keys() == {"fifo.lock", "link.lock"}
-        assert free_lock(str(own(root, "locks", "link.lock"))) is False
+        assert remove_if_free(str(own(root, "locks", "link.lock"))) is False
 
     def test_of_another_user_cannot_be_asked_and_counts_as_held(self, everyones, as_root):
         lock = everyones / "KEY.lock"
@@ -173,7 +186,7 @@ class TestLocks:
         lock.chmod(0o600)
         with acting_as(ADA):
             assert is_free(str(lock)) is False
-            assert free_lock(str(lock)) is False
+            assert remove_if_free(str(lock)) is False
 
     def test_elsewhere_than_in_the_root_are_found_there(self, root, tmp_path, monkeypatch):
         """On a network file system they lie in a directory of this node."""
@@ -181,12 +194,12 @@ class TestLocks:
         beside = tmp_path / "beside"
         beside.mkdir()
         (beside / "OTHER.lock").write_text("")
-        monkeypatch.setattr(fs, "lock_directory", lambda root, inside, make: str(beside))
+        monkeypatch.setattr(key_lock, "local_directory", lambda root, inside, make: str(beside))
         assert lock_directory(str(root)) == str(beside)
         assert found(root) == {"OTHER.lock": ("lock", True)}
 
     def test_where_there_are_none_nothing_is_made(self, tmp_path):
-        assert lock_directory(str(tmp_path)) == paths.own(str(tmp_path), "locks")
+        assert lock_directory(str(tmp_path)) == paths.ours(str(tmp_path), "locks")
         assert list(of_root(str(tmp_path))) == []
         assert os.listdir(tmp_path) == []
 
@@ -198,7 +211,7 @@ class TestQuarantine:
         (bad / "add.cubin").write_bytes(b"12345")
         os.utime(bad, (1, 1))
         before = time.time()
-        store.quarantine(str(root), str(bad))
+        quarantine(str(root), str(bad))
         (one,) = of_root(str(root))
         assert (one.kind, one.dead, one.size_bytes) == ("quarantine", True, 5)
         assert before <= one.modified <= time.time()
@@ -218,13 +231,22 @@ class TestLinks:
         directory = tmp_path / "home"
         for name in ("tmp", "locks", "quarantine", "v1/tmp"):
             (directory / name).mkdir(parents=True)
-        for path in (directory / "thesis.lock", directory / "tmp" / "thesis", directory / "v1" / "tmp" / "thesis"):
+        for path in (
+            directory / "thesis.lock",
+            directory / "tmp" / "thesis",
+            directory / "v1" / "tmp" / "thesis",
+        ):
             path.write_text("years")
             os.utime(path, (OLD, OLD))
         return directory
 
     @pytest.mark.parametrize(
-        "linked", [*(f"gpucache/v1/{name}" for name in ("tmp", "locks", "quarantine")), "gpucache/v1", "gpucache"]
+        "linked",
+        [
+            *(f"gpucache/v1/{name}" for name in ("tmp", "locks", "quarantine")),
+            "gpucache/v1",
+            "gpucache",
+        ],
     )
     def test_a_linked_directory_of_ours_has_none(self, root, elsewhere, linked):
         os.rename(root / linked, root.parent / "before")

@@ -7,9 +7,17 @@ from collections.abc import Callable
 import click
 import pytest
 
-from gpucache import terminal
+from gpucache.cli import terminal
+from gpucache.cli.terminal import (
+    OutputError,
+    check_answerable,
+    print_findings,
+    print_table,
+    printable,
+    progress,
+    say,
+)
 from gpucache.findings import Finding
-from gpucache.terminal import OutputError, check_answerable, print_findings, print_table, printable, progress, say
 
 
 class Terminal(io.TextIOWrapper):
@@ -92,7 +100,7 @@ class TestProgress:
     def test_loads_no_library_before_it_is_shown(self, python):
         code = (
             "import io, sys; sys.stderr = io.StringIO(); sys.stderr.isatty = lambda: True\n"
-            "from gpucache.terminal import progress\n"
+            "from gpucache.cli.terminal import progress\n"
             "with progress('looking') as show: show(1, 2)\n"
             "print('rich' in sys.modules)"
         )
@@ -103,7 +111,11 @@ class TestTables:
     def test_a_terminal_gets_aligned_columns_with_a_head(self, show):
         stdout = show("stdout")
         print_table(("name", "size"), [("a", "1 B"), ("long", "20 B")])
-        assert [line.rstrip() for line in stdout.seen.splitlines()] == ["name  size", "a     1 B", "long  20 B"]
+        assert [line.rstrip() for line in stdout.seen.splitlines()] == [
+            "name  size",
+            "a     1 B",
+            "long  20 B",
+        ]
 
     def test_what_is_folded_stays_whole_and_the_rest_is_cut(self, show):
         stdout = show("stdout")
@@ -168,7 +180,10 @@ class TestFindings:
     def test_on_a_terminal_they_are_paragraphs(self, show):
         stdout = show("stdout")
         print_findings(self.FINDINGS)
-        assert stdout.seen == "error: /a\\nb: it is [wrong] [code]\n  mend it\nwarning: X: y [other]\n  z\n"
+        assert (
+            stdout.seen
+            == "error: /a\\nb: it is [wrong] [code]\n  mend it\nwarning: X: y [other]\n  z\n"
+        )
 
 
 class TestQuestions:

@@ -20,13 +20,17 @@ from pathlib import Path
 
 import pytest
 
-from gpucache import CacheMissError, place, stats, store
-from gpucache.fs import holder
+from gpucache import CacheMissError, log
+from gpucache.disk.locks import holder
+from gpucache.log import warn_once
+from gpucache.store import manifest, stats
+from gpucache.store.lookup import sound
+from gpucache.store.manifest import intact, read_manifest, unchanged
 
 if importlib.util.find_spec("triton") is None:
     pytest.skip("needs triton: pip install '.[test]' on Linux", allow_module_level=True)
 
-from gpucache.triton import DeviceCacheManager
+from gpucache.triton.manager import DeviceCacheManager
 
 PYTHON = os.environ.get("GPUCACHE_TEST_TRITON", sys.executable)
 KERNELS = Path(__file__).with_name("kernels.py")
@@ -42,7 +46,12 @@ class Rank:
     def __init__(self, env, count=1, arch=(90,), start=True):
         command = [PYTHON, str(KERNELS), str(count), *map(str, arch)]
         self.process = subprocess.Popen(
-            command, env=env, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+            command,
+            env=env,
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
         )
         if start:
             self.expect("ready")
@@ -73,7 +82,12 @@ def ranks(root):
 
     def start(directory="triton/0", plugin=True, **options):
         more = options.pop("env", {})
-        env = {**os.environ, "GPUCACHE_DIR": str(root), "TRITON_CACHE_DIR": str(root / directory), **more}
+        env = {
+            **os.environ,
+            "GPUCACHE_DIR": str(root),
+            "TRITON_CACHE_DIR": str(root / directory),
+            **more,
+        }
         started.append(Rank({**env, **PLUGIN} if plugin else env, **options))
         return started[-1]
 
@@ -101,9 +115,9 @@ def entries(root):
     """Every entry of the store; each of them is whole."""
     found = sorted((root / "gpucache/v1/store").glob("*/*"))
     for path in found:
-        manifest, _ = store.read_manifest(str(path))
-        assert store.unchanged(str(path), manifest)
-        assert store.intact(str(path), manifest)
+        manifest, _ = read_manifest(str(path))
+        assert unchanged(str(path), manifest)
+        assert intact(str(path), manifest)
     return found
 
 
@@ -118,7 +132,10 @@ def waits_for_a_lock(rank):
     """Whether a thread of the rank sleeps in flock."""
     try:
         wanted = {task.name for task in Path(f"/proc/{rank.process.pid}/task").iterdir()}
-        return any((Path("/proc") / task / "wchan").exists() and _in_flock(rank.process.pid, task) for task in wanted)
+        return any(
+            (Path("/proc") / task / "wchan").exists() and _in_flock(rank.process.pid, task)
+            for task in wanted
+        )
     except OSError:
         return False
 
@@ -169,8 +186,15 @@ def test_threads_of_one_process_compile_once(root, tmp_path):
         [thread.start() for thread in threads], [thread.join() for thread in threads]
         print(len(compiled))
     """
-    env = {**os.environ, **PLUGIN, "GPUCACHE_DIR": str(root), "TRITON_CACHE_DIR": str(root / "triton/0")}
-    done = subprocess.run([PYTHON, "-c", code, KERNELS.parent], env=env, capture_output=True, text=True, timeout=120)
+    env = {
+        **os.environ,
+        **PLUGIN,
+        "GPUCACHE_DIR": str(root),
+        "TRITON_CACHE_DIR": str(root / "triton/0"),
+    }
+    done = subprocess.run(
+        [PYTHON, "-c", code, KERNELS.parent], env=env, capture_output=True, text=True, timeout=120
+    )
     assert done.stdout == "1\n", done.stderr
 
 
@@ -198,7 +222,12 @@ NESTED = """if True:
 
 def test_compiles_inside_compiles_do_not_deadlock(root):
     """Each of two processes holds the key that the other one needs in the middle of its own compile."""
-    env = {**os.environ, **PLUGIN, "GPUCACHE_DIR": str(root), "TRITON_CACHE_DIR": str(root / "triton/0")}
+    env = {
+        **os.environ,
+        **PLUGIN,
+        "GPUCACHE_DIR": str(root),
+        "TRITON_CACHE_DIR": str(root / "triton/0"),
+    }
     pair = [
         subprocess.Popen(
             [PYTHON, "-c", NESTED, KERNELS.parent, *order],
@@ -235,7 +264,9 @@ def test_when_the_holder_is_killed_a_waiter_takes_over(stage, ranks, root):
     waiter = ranks("triton/1")
     waiter.go()
     wait_until(lambda: waits_for_a_lock(waiter))
-    assert "for scaled" in holder(next(str(path) for path in (root / "gpucache/v1/locks").glob("*.lock")))
+    assert "for scaled" in holder(
+        next(str(path) for path in (root / "gpucache/v1/locks").glob("*.lock"))
+    )
     victim.process.kill()
     assert waiter.said(timeout=25)["compiled"] == 1, "well before the stall timeout of 30 s"
     assert len(entries(root)) == 1
@@ -266,7 +297,9 @@ def test_a_long_compile_is_waited_for_and_not_repeated(ranks, root):
     wait_until(lambda: waits_for_a_lock(waiter))
     lock = next((root / "gpucache/v1/locks").glob("*.lock"))
     since = time.time()
-    wait_until(lambda: lock.stat().st_mtime > since + 3)  # twice the stall timeout, by the holder's own beats
+    wait_until(
+        lambda: lock.stat().st_mtime > since + 3
+    )  # twice the stall timeout, by the holder's own beats
     assert waiter.process.poll() is None
     assert holding.said()["compiled"] == 1
     assert waiter.said()["compiled"] == 0
@@ -306,11 +339,20 @@ def test_a_forked_child_neither_holds_nor_frees_its_parents_lock(ranks, root, tm
         backend.make_ptx = staticmethod(forked) if static else forked
         triton.compile(kernels.source(0), target=GPUTarget("cuda", 90, 32))
     """
-    env = {**os.environ, **PLUGIN, "GPUCACHE_DIR": str(root), "TRITON_CACHE_DIR": str(root / "triton/0")}
+    env = {
+        **os.environ,
+        **PLUGIN,
+        "GPUCACHE_DIR": str(root),
+        "TRITON_CACHE_DIR": str(root / "triton/0"),
+    }
     for how, line in (("exit", "waited"), ("live", "child")):
         shutil.rmtree(root, ignore_errors=True)
         with subprocess.Popen(
-            [PYTHON, "-c", code, KERNELS.parent, how], env=env, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+            [PYTHON, "-c", code, KERNELS.parent, how],
+            env=env,
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            text=True,
         ) as parent:
             assert parent.stdout.readline() == line + "\n"
             waiter = ranks("triton/1")
@@ -366,7 +408,9 @@ DAMAGE = [
 ]
 
 
-@pytest.mark.parametrize(("pattern", "damage"), DAMAGE, ids=lambda value: getattr(value, "__name__", value))
+@pytest.mark.parametrize(
+    ("pattern", "damage"), DAMAGE, ids=lambda value: getattr(value, "__name__", value)
+)
 def test_every_damage_heals_in_the_next_two_processes(pattern, damage, ranks, root):
     first = ranks().said()
     damage(only(root, pattern))
@@ -453,7 +497,9 @@ def test_always_compile_compiles_and_keeps_the_result_to_itself(ranks, root):
     before = {path: path.stat().st_mtime_ns for path in root.rglob("scaled.*")}
     always = ranks(env={"TRITON_ALWAYS_COMPILE": "1"}).said()
     assert always["compiled"] == 1
-    assert {path: path.stat().st_mtime_ns for path in root.rglob("scaled.*") if path in before} == before
+    assert {
+        path: path.stat().st_mtime_ns for path in root.rglob("scaled.*") if path in before
+    } == before
     assert ranks().said()["compiled"] == 0
 
 
@@ -503,7 +549,7 @@ def test_a_deliberately_fresh_directory_is_not_shared(ranks, root, guard):
 
 
 def test_a_required_hit_names_what_is_missing(root, monkeypatch):
-    monkeypatch.setattr("gpucache.triton._places", {})
+    monkeypatch.setattr("gpucache.triton.manager._locations", {})
     monkeypatch.setenv("GPUCACHE_DIR", str(root))
     monkeypatch.setenv("TRITON_CACHE_DIR", str(root / "triton/0"))
     monkeypatch.setenv("GPUCACHE_REQUIRE_HIT", "1")
@@ -552,7 +598,9 @@ def one_warning(rank):
 @pytest.mark.root
 def test_on_a_full_disk_the_kernel_is_returned_with_one_warning(ranks, mounted):
     (mounted / "triton/0").mkdir(parents=True)
-    subprocess.run(["dd", "if=/dev/zero", f"of={mounted / 'full'}", "bs=4k"], capture_output=True, check=False)
+    subprocess.run(
+        ["dd", "if=/dev/zero", f"of={mounted / 'full'}", "bs=4k"], capture_output=True, check=False
+    )
     rank = ranks(count=2, env=STRICT)
     assert rank.said()["compiled"] == 2
     assert "No space left" in one_warning(rank)
@@ -577,7 +625,11 @@ def test_a_library_is_kept_where_it_can_be_loaded(mounted, manager):
 
 
 def test_what_killed_processes_left_in_a_device_directory_is_swept(ranks, root):
-    for name, age in (("tmp.gpucache-old", 1), ("tmp.gpucache-new", None), ("tmp.someone-elses", 1)):
+    for name, age in (
+        ("tmp.gpucache-old", 1),
+        ("tmp.gpucache-new", None),
+        ("tmp.someone-elses", 1),
+    ):
         (root / "triton/0" / name).mkdir(parents=True)
         if age:
             os.utime(root / "triton/0" / name, (age, age))
@@ -608,7 +660,9 @@ def test_a_root_that_vanishes_under_a_running_compile_costs_nothing(ranks, root)
 
 def test_a_python_without_gpucache_is_not_given_the_plug_in(gpucache, tmp_path):
     """It would die of a ModuleNotFoundError inside its first kernel launch."""
-    subprocess.run([sys.executable, "-m", "venv", "--without-pip", "--symlinks", tmp_path / "venv"], check=True)
+    subprocess.run(
+        [sys.executable, "-m", "venv", "--without-pip", "--symlinks", tmp_path / "venv"], check=True
+    )
     code = "import os; print('TRITON_CACHE_MANAGER' in os.environ)"
     env = {**os.environ, "GPUCACHE_FAKE_DEVICES": "1", "GPUCACHE_DIR": str(tmp_path / "root")}
     done = gpucache("run", "--", tmp_path / "venv/bin/python", "-c", code, env=env)
@@ -620,7 +674,7 @@ def test_a_python_without_gpucache_is_not_given_the_plug_in(gpucache, tmp_path):
 
 @pytest.fixture
 def manager(root, monkeypatch):
-    monkeypatch.setattr("gpucache.triton._places", {})
+    monkeypatch.setattr("gpucache.triton.manager._locations", {})
     monkeypatch.setenv("GPUCACHE_DIR", str(root))
     monkeypatch.setenv("TRITON_CACHE_DIR", str(root / "triton/0"))
     monkeypatch.delenv("TRITON_CACHE_MANAGER", raising=False)
@@ -675,10 +729,17 @@ BUILD = '''if True:
 )
 def test_a_real_library_heals_in_the_next_two_processes(damage, root):
     """Stock Triton 3.9 dies of SIGBUS at every start when a library was cut by a page."""
-    env = {**os.environ, **PLUGIN, "GPUCACHE_DIR": str(root), "TRITON_CACHE_DIR": str(root / "triton/0")}
+    env = {
+        **os.environ,
+        **PLUGIN,
+        "GPUCACHE_DIR": str(root),
+        "TRITON_CACHE_DIR": str(root / "triton/0"),
+    }
 
     def said():
-        done = subprocess.run([PYTHON, "-c", BUILD], env=env, capture_output=True, text=True, timeout=120)
+        done = subprocess.run(
+            [PYTHON, "-c", BUILD], env=env, capture_output=True, text=True, timeout=120
+        )
         if "has no attribute 'compile_module_from_src'" in done.stderr:
             return None
         assert done.returncode == 0, done.stderr
@@ -711,17 +772,19 @@ def test_a_rebuilt_library_is_not_thrown_out_by_the_next_rebuild(manager, root):
     assert all(Path(rank.get_file(LIBRARY)).read_bytes() == b"bad" for rank in ranks)
     paths = [Path(rank.put(b"good", LIBRARY)) for rank in ranks]
     assert [path.read_bytes() for path in paths] == [b"good"] * 3
-    quarantined = [path.read_bytes() for path in (root / "gpucache/v1/quarantine").glob(f"*/{LIBRARY}")]
+    quarantined = [
+        path.read_bytes() for path in (root / "gpucache/v1/quarantine").glob(f"*/{LIBRARY}")
+    ]
     assert set(quarantined) == {b"bad"}
 
 
 def test_while_another_rank_replaces_a_bad_library_ones_own_is_used(manager, root):
-    from gpucache.compile_lock import CompileLock
+    from gpucache.store.key_lock import KeyLock
 
     manager().put(b"bad", LIBRARY)
     late = manager()
     late.get_file(LIBRARY)
-    lock = CompileLock(f"{root}/gpucache/v1/locks/{late._single.entry_key}.lock")
+    lock = KeyLock(f"{root}/gpucache/v1/locks/{late._single.entry_key}.lock")
     assert lock.try_acquire(sys._getframe(), "another rank")
     assert Path(late.put(b"good", LIBRARY)).read_bytes() == b"good"
     lock.release()
@@ -753,7 +816,12 @@ def test_a_library_that_stock_triton_left_is_used(manager, root):
 def test_a_bad_store_leaves_a_good_directory_to_stock_triton(ranks, tmp_path):
     directory = str(tmp_path / "elsewhere" / "cache")
     Path(directory).mkdir(parents=True)
-    env = {**STRICT, "GPUCACHE_DIR": "/proc/nowhere", "TRITON_CACHE_DIR": directory, "GPUCACHE_SHARE": "1"}
+    env = {
+        **STRICT,
+        "GPUCACHE_DIR": "/proc/nowhere",
+        "TRITON_CACHE_DIR": directory,
+        "GPUCACHE_SHARE": "1",
+    }
     first = ranks(env=env)
     assert first.said()["compiled"] == 1
     assert "the store cannot be used" in one_warning(first)
@@ -768,10 +836,10 @@ def test_a_disk_that_does_not_answer_once_does_not_condemn_an_entry(ranks, root,
         raise OSError(errno.EIO, "Input/output error")
 
     with monkeypatch.context() as patch:
-        patch.setattr(store, "digest_of", fails)
+        patch.setattr(manifest, "digest_of", fails)
         with pytest.raises(OSError, match="Input"):
-            store.sound(str(entry), True, 0.0)
-    assert store.sound(str(entry), True, 0.0)
+            sound(str(entry), True, 0.0)
+    assert sound(str(entry), True, 0.0)
 
 
 @pytest.mark.parametrize("damage", [emptied, lambda path: path.write_bytes(bytes(8192)[:4096])])
@@ -790,7 +858,7 @@ def test_a_library_without_an_abi_tag_is_for_equal_pythons_only(manager, monkeyp
     manager().put(b"of this python", "cuda_utils.so")
     assert manager().get_file("cuda_utils.so") is not None
     assert Path(manager().get_file("cuda_utils.so")).read_bytes() == b"of this python"
-    monkeypatch.setattr("gpucache.single._libc", lambda: ("another", "libc"))
+    monkeypatch.setattr("gpucache.triton.single_file._libc", lambda: ("another", "libc"))
     other = manager()
     assert other.get_file("cuda_utils.so") is None
     assert Path(other.put(b"of another", "cuda_utils.so")).read_bytes() == b"of another"
@@ -805,16 +873,18 @@ def test_autotune_results_hold_for_the_same_silicon(manager, root, monkeypatch):
     assert not list((root / "gpucache/v1/store").iterdir()), "and not shared"
     shutil.rmtree(root / "triton/0")
     record_of(root, (9, 0), 16896)
-    monkeypatch.setattr("gpucache.triton._places", {})
+    monkeypatch.setattr("gpucache.triton.manager._locations", {})
     first = manager()
     assert first.get_file(name) is None
     first.put(timings, name, binary=False)
     second = manager()
     second.put(json.dumps({"key": [2], "configs_timings": []}), name, binary=False)
-    assert json.loads(Path(manager().get_file(name)).read_text())["key"] == [1], "the first complete file wins"
+    assert json.loads(Path(manager().get_file(name)).read_text())["key"] == [1], (
+        "the first complete file wins"
+    )
     shutil.rmtree(root / "gpucache/v1/devices")
     record_of(root, (9, 0), 14592)
-    monkeypatch.setattr("gpucache.triton._places", {})
+    monkeypatch.setattr("gpucache.triton.manager._locations", {})
     other = manager()
     assert other.get_file(name) is None, "another core count is another silicon"
     path = other.put(json.dumps({"key": [9], "configs_timings": []}), name, binary=False)
@@ -825,7 +895,9 @@ def record_of(root, capability, cores):
     from gpucache import Device, DeviceCacheRegistry, Snapshot, Status
 
     device = Device(uuid=f"GPU-{cores}", index=0, compute_capability=capability, core_count=cores)
-    DeviceCacheRegistry(root, Snapshot(status=Status.OK, source="nvml", devices=(device,)), {}).provision()
+    DeviceCacheRegistry(
+        root, Snapshot(status=Status.OK, source="nvml", devices=(device,)), {}
+    ).provision()
 
 
 def test_a_broken_autotune_result_is_a_miss(manager, root, monkeypatch):
@@ -882,10 +954,10 @@ def test_a_manager_in_a_thread_of_its_own_place_is_reused(manager):
 
 
 def test_a_cause_is_logged_once(caplog, monkeypatch):
-    monkeypatch.setattr(place, "_warned", set())
+    monkeypatch.setattr(log, "_warned", set())
     with caplog.at_level(logging.WARNING, "gpucache"):
         for _ in range(3):
-            place.warn_once("the disk", "is full")
+            warn_once("the disk", "is full")
     assert len(caplog.records) == 1
 
 
@@ -896,7 +968,7 @@ def test_even_our_defect_ends_in_a_compile_of_ones_own(manager, monkeypatch, cap
     for name in ("place.sound", "triton.publish", "triton.link_view"):
         monkeypatch.setattr(f"gpucache.{name}", broken)
     monkeypatch.setattr("gpucache.triton.DeviceCacheManager._hit", lambda *_: None)
-    monkeypatch.setattr(place, "_warned", set())
+    monkeypatch.setattr(log, "_warned", set())
     one = manager()
     with caplog.at_level(logging.WARNING, "gpucache"):
         assert one.get_group("scaled.json") is None
@@ -932,18 +1004,27 @@ def test_at_level_info_a_compile_says_where_it_looked_and_a_hit_says_nothing(ran
 def test_at_level_debug_a_hit_says_where_it_was(ranks, root):
     ranks().said()
     key = only(root, "scaled.json").parent.name
-    own, other = ranks(env={"GPUCACHE_LOG": "DEBUG"}), ranks("triton/1", env={"GPUCACHE_LOG": "debug"})
+    own, other = (
+        ranks(env={"GPUCACHE_LOG": "DEBUG"}),
+        ranks("triton/1", env={"GPUCACHE_LOG": "debug"}),
+    )
     own.said(), other.said()
     assert lines(own) == [
         f"DEBUG caching in {root}/triton/0, store in {root}, mode shared",
         f"DEBUG hit: scaled {key} in {root}/triton/0/{key}",
     ]
-    assert lines(other)[1] == f"DEBUG shared hit: scaled {key} from {root}/gpucache/v1/store/{key[:2]}/{key}"
+    assert (
+        lines(other)[1]
+        == f"DEBUG shared hit: scaled {key} from {root}/gpucache/v1/store/{key[:2]}/{key}"
+    )
 
 
 @pytest.mark.parametrize(
     ("setting", "why"),
-    [({"TRITON_ALWAYS_COMPILE": "1"}, "always-compile"), ({"TRITON_KERNEL_OVERRIDE": "1"}, "override")],
+    [
+        ({"TRITON_ALWAYS_COMPILE": "1"}, "always-compile"),
+        ({"TRITON_KERNEL_OVERRIDE": "1"}, "override"),
+    ],
 )
 def test_a_setting_that_makes_a_miss_is_named(setting, why, ranks, tmp_path):
     rank = ranks(env={"GPUCACHE_LOG": "info", "TRITON_HOME": str(tmp_path), **setting})

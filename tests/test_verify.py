@@ -26,12 +26,15 @@ from test_provision import BARE, CHANGING, INTERPRETER, PATIENCE_S, changes, str
 from test_triton import KERNELS, PLUGIN, PYTHON, ranks, record_of, root
 from test_vetting import ADA, BOB, acting_as
 
-from gpucache import damage, mending, store
-from gpucache import verify as verify_module
-from gpucache.compile_lock import CompileLock
-from gpucache.store import ASIDE, CONDEMNED, MANIFEST, entry_path, read_manifest
-from gpucache.triton import DeviceCacheManager
-from gpucache.verify import CODES, Verification, verify
+from gpucache.report import judge
+from gpucache.store.key_lock import KeyLock
+from gpucache.store.manifest import CONDEMNED, MANIFEST, entry_path, intact, read_manifest
+from gpucache.store.quarantine import ASIDE
+from gpucache.store.stock import stock_group
+from gpucache.triton.manager import DeviceCacheManager
+from gpucache.upkeep import repair
+from gpucache.upkeep import verify as verify_module
+from gpucache.upkeep.verify import CODES, Verification, verify
 
 __all__ = ["ranks", "root", "strace"]
 
@@ -71,10 +74,13 @@ COMPILING = """if True:
 def compiled(*places: tuple[Path, str, bool]) -> list[tuple[Any, str, list[str]]]:
     """In one new process, for each root, directory and whether with the plug-in: compiles, digest, paths."""
     asked = [
-        [str(root), str(root / name), PLUGIN["TRITON_CACHE_MANAGER"] if ours else ""] for root, name, ours in places
+        [str(root), str(root / name), PLUGIN["TRITON_CACHE_MANAGER"] if ours else ""]
+        for root, name, ours in places
     ]
     command = [PYTHON, "-W", "ignore", "-c", COMPILING, KERNELS.parent]
-    done = subprocess.run(command, input=json.dumps(asked), capture_output=True, text=True, timeout=PATIENCE_S)
+    done = subprocess.run(
+        command, input=json.dumps(asked), capture_output=True, text=True, timeout=PATIENCE_S
+    )
     assert done.returncode == 0, done.stderr
     return [tuple(one) for one in json.loads(done.stdout.splitlines()[-1])]
 
@@ -104,13 +110,15 @@ def ours(tmp_path_factory: pytest.TempPathFactory) -> Template:
     (_, digest, _), (again, _, _) = compiled((root, "triton/0", True), (root, "triton/1", True))
     assert again == 0
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("gpucache.triton._places", {})
+        patch.setattr("gpucache.triton.manager._locations", {})
         patch.setenv("GPUCACHE_DIR", str(root))
         patch.setenv("TRITON_CACHE_DIR", str(root / "triton/0"))
         DeviceCacheManager(AUTOTUNE_KEY).put(TIMINGS, AUTOTUNE, binary=False)
         DeviceCacheManager(LIBRARY_KEY).put(MODULE.read_bytes(), LIBRARY)
         patch.setenv("TRITON_CACHE_DIR", str(root / "triton/1"))
-        assert DeviceCacheManager(LIBRARY_KEY).get_file(LIBRARY) == str(root / "triton/1" / LIBRARY_KEY / LIBRARY)
+        assert DeviceCacheManager(LIBRARY_KEY).get_file(LIBRARY) == str(
+            root / "triton/1" / LIBRARY_KEY / LIBRARY
+        )
     return Template(root, digest)
 
 
@@ -119,7 +127,10 @@ def stock(tmp_path_factory: pytest.TempPathFactory) -> Template:
     """The same of stock Triton's, old enough that nobody can be at it."""
     root = tmp_path_factory.mktemp("stock") / "root"
     ((_, digest, _),) = compiled((root, "triton/0", False))
-    for key, name, content in ((AUTOTUNE_KEY, AUTOTUNE, TIMINGS.encode()), (LIBRARY_KEY, LIBRARY, MODULE.read_bytes())):
+    for key, name, content in (
+        (AUTOTUNE_KEY, AUTOTUNE, TIMINGS.encode()),
+        (LIBRARY_KEY, LIBRARY, MODULE.read_bytes()),
+    ):
         (root / "triton/0" / key).mkdir()
         (root / "triton/0" / key / name).write_bytes(content)
     for path in root.rglob("*"):
@@ -146,7 +157,15 @@ def snapshot(root: Path) -> dict[str, tuple[int, ...]]:
     for path in (root, *root.rglob("*")):
         s = path.lstat()
         read = s.st_atime_ns if stat.S_ISREG(s.st_mode) else 0
-        found[str(path)] = (s.st_ino, s.st_mode, s.st_nlink, s.st_size, s.st_mtime_ns, s.st_ctime_ns, read)
+        found[str(path)] = (
+            s.st_ino,
+            s.st_mode,
+            s.st_nlink,
+            s.st_size,
+            s.st_mtime_ns,
+            s.st_ctime_ns,
+            read,
+        )
     return found
 
 
@@ -204,7 +223,9 @@ def test_a_group_with_relative_paths_is_in_order(path, stock, tmp_path):
     os.rename(root / "triton/0", root / "triton/cache")
     group = only(root, f"triton/cache/*/{GROUP}")
     group.write_text(group.read_text().replace(f"{root}/triton/0", path))
-    assert codes(verify(str(root))) == (set() if path != "../elsewhere/cache" else {"group-elsewhere"})
+    assert codes(verify(str(root))) == (
+        set() if path != "../elsewhere/cache" else {"group-elsewhere"}
+    )
 
 
 def test_what_a_killed_removal_left_is_no_finding(ours, tmp_path):
@@ -217,7 +238,7 @@ def test_what_a_killed_removal_left_is_no_finding(ours, tmp_path):
 def test_a_removal_beside_it_is_no_finding(ours, tmp_path, monkeypatch):
     """The directory goes after it was listed and before its files are read."""
     root = ours.at(tmp_path / "root")
-    real, gone = damage.listing, []
+    real, gone = judge.listing, []
 
     def listed(path: str) -> Any:
         found = real(path)
@@ -227,14 +248,14 @@ def test_a_removal_beside_it_is_no_finding(ours, tmp_path, monkeypatch):
         return found
 
     kernel = kernel_key(root)
-    monkeypatch.setattr(damage, "listing", listed)
+    monkeypatch.setattr(judge, "listing", listed)
     assert verify(str(root)).findings == ()
     assert gone
 
 
 def test_an_entry_that_is_being_condemned_is_no_finding(ours, tmp_path, monkeypatch):
     root = ours.at(tmp_path / "root")
-    real, gone = damage.manifest_of, []
+    real, gone = judge.manifest_of, []
 
     def read(path: str) -> Any:
         if not gone:
@@ -242,7 +263,7 @@ def test_an_entry_that_is_being_condemned_is_no_finding(ours, tmp_path, monkeypa
             os.rename(path, os.path.join(os.path.dirname(path), CONDEMNED))
         return real(path)
 
-    monkeypatch.setattr(damage, "manifest_of", read)
+    monkeypatch.setattr(judge, "manifest_of", read)
     assert verify(str(root), repair=True).findings == ()
     assert gone
 
@@ -253,7 +274,8 @@ def test_progress_reaches_the_total(ours):
     assert (
         seen[-1][0]
         == seen[-1][1]
-        == len(list(ours.root.glob("triton/*/*"))) + len(list(ours.root.glob("gpucache/v1/store/*/*")))
+        == len(list(ours.root.glob("triton/*/*")))
+        + len(list(ours.root.glob("gpucache/v1/store/*/*")))
     )
     assert seen == sorted(seen)
 
@@ -309,7 +331,7 @@ REPLACED = (removed, a_directory, a_link, a_fifo)
 
 @dataclass(frozen=True)
 class Case:
-    """A damage, what is found of it, and how often the next process compiles the kernel after the repair."""
+    """A judge, what is found of it, and how often the next process compiles the kernel after the repair."""
 
     kind: str
     pattern: str
@@ -327,17 +349,23 @@ def ours_cases() -> Iterator[Case]:
     for name in (*contents, LIBRARY, AUTOTUNE):
         place = "gpucache/v1/store/*/*" if name == AUTOTUNE else "triton/0/*"
         for how in IN_PLACE:
-            yield Case("ours", f"{place}/{name}", how, frozenset({"digest-mismatch"}), name in contents)
+            yield Case(
+                "ours", f"{place}/{name}", how, frozenset({"digest-mismatch"}), name in contents
+            )
         for how in REPLACED:
             yield Case("ours", f"{place}/{name}", how, frozenset({"file-missing"}), 0)
     for name in (*contents, MANIFEST):
         missing = "manifest-missing" if name == MANIFEST else "file-missing"
         for how in REPLACED:
-            yield Case("ours", f"gpucache/v1/store/*/{{kernel}}/{name}", how, frozenset({missing}), 0)
+            yield Case(
+                "ours", f"gpucache/v1/store/*/{{kernel}}/{name}", how, frozenset({missing}), 0
+            )
     for how in (emptied, cut):
         yield Case("ours", f"triton/0/{{kernel}}/{MANIFEST}", how, frozenset({"manifest-torn"}), 1)
     for how in REPLACED:
-        yield Case("ours", f"triton/0/{{kernel}}/{MANIFEST}", how, frozenset({"manifest-missing"}), 0)
+        yield Case(
+            "ours", f"triton/0/{{kernel}}/{MANIFEST}", how, frozenset({"manifest-missing"}), 0
+        )
     for how in (emptied, cut, *REPLACED):
         yield Case("ours", f"triton/0/*/{GROUP}", how, frozenset({"group-torn"}), 0)
 
@@ -376,7 +404,9 @@ class Mended:
 
 
 @pytest.fixture(scope="module")
-def mended(ours: Template, stock: Template, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Mapping[str, Mended]]:
+def mended(
+    ours: Template, stock: Template, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[Mapping[str, Mended]]:
     """Each damage on a cache of its own, looked at, repaired, and then used by one new process."""
     base = tmp_path_factory.mktemp("cases")
     found, roots = {}, []
@@ -385,26 +415,42 @@ def mended(ours: Template, stock: Template, tmp_path_factory: pytest.TempPathFac
         case.damage(only(root, case.pattern.format(kernel=kernel_key(root))))
         for path in root.glob("triton/0/*"):
             if case.kind == "stock":  # long ago, or it may be being written
-                [os.utime(one, (LONG_AGO, LONG_AGO), follow_symlinks=False) for one in (path, *path.iterdir())]
+                [
+                    os.utime(one, (LONG_AGO, LONG_AGO), follow_symlinks=False)
+                    for one in (path, *path.iterdir())
+                ]
         before = snapshot(root)
         seen = verify(str(root))
-        found[case.id] = seen, snapshot(root) != before, verify(str(root), repair=True), verify(str(root))
+        found[case.id] = (
+            seen,
+            snapshot(root) != before,
+            verify(str(root), repair=True),
+            verify(str(root)),
+        )
         roots.append(root)
-    said = compiled(*((root, "triton/0", case.kind == "ours") for root, case in zip(roots, CASES, strict=True)))
+    said = compiled(
+        *((root, "triton/0", case.kind == "ours") for root, case in zip(roots, CASES, strict=True))
+    )
     yield {
         case.id: Mended(seen, repaired, again, *one, root, changed)
-        for case, one, root, (seen, changed, repaired, again) in zip(CASES, said, roots, found.values(), strict=True)
+        for case, one, root, (seen, changed, repaired, again) in zip(
+            CASES, said, roots, found.values(), strict=True
+        )
     }
     shutil.rmtree(base)
 
 
 @pytest.mark.parametrize("case", CASES, ids=lambda case: case.id)
-def test_every_damage_is_found_and_repaired_and_costs_a_compile_of_what_was_damaged_at_most(case, mended, ours):
+def test_every_damage_is_found_and_repaired_and_costs_a_compile_of_what_was_damaged_at_most(
+    case, mended, ours
+):
     one = mended[case.id]
     assert codes(one.seen) == case.codes
     assert not one.changed, "without repair nothing is written"
     assert not any(found.repaired or found.note for found in one.seen.findings)
-    assert [found.finding for found in one.repaired.findings] == [found.finding for found in one.seen.findings]
+    assert [found.finding for found in one.repaired.findings] == [
+        found.finding for found in one.seen.findings
+    ]
     assert one.repaired.unrepaired == ()
     assert all(found.note for found in one.repaired.findings)
     assert one.again.findings == ()
@@ -438,7 +484,9 @@ RELOCATIONS = {"mv": moved, "cp -a": copied("-a"), "cp -r": copied("-r"), "cp -a
 
 
 @pytest.mark.parametrize("how", RELOCATIONS.values(), ids=RELOCATIONS)
-def test_a_stock_directory_that_was_moved_or_copied_is_hit_again_and_leaves_the_original_alone(how, stock, tmp_path):
+def test_a_stock_directory_that_was_moved_or_copied_is_hit_again_and_leaves_the_original_alone(
+    how, stock, tmp_path
+):
     root = stock.at(tmp_path / "root")
     how(root / "triton/0", root / "triton/7")
     others = contents(root / "triton/0")
@@ -452,7 +500,9 @@ def test_a_stock_directory_that_was_moved_or_copied_is_hit_again_and_leaves_the_
     shutil.rmtree(root / "triton/0", ignore_errors=True)
     ((compiles, digest, used),) = compiled((root, "triton/7", False))
     assert (compiles, digest) == (0, stock.digest)
-    assert {os.path.dirname(path) for path in used} <= {str(root / "triton/7" / kernel_key_of(root, 7))}
+    assert {os.path.dirname(path) for path in used} <= {
+        str(root / "triton/7" / kernel_key_of(root, 7))
+    }
     assert verify(str(root)).findings == ()
 
 
@@ -481,11 +531,15 @@ def test_a_root_of_ours_that_was_moved_or_copied_is_whole_again(how, ours, tmp_p
     shutil.rmtree(tmp_path / "root", ignore_errors=True)
     root = tmp_path / "there"
     used = {path.name: entry_used(path) for path in root.glob("gpucache/v1/store/*/*")}
-    expected = {"group-elsewhere"} | ({"view-apart", "times-changed"} if how is RELOCATIONS["cp -r"] else set())
+    expected = {"group-elsewhere"} | (
+        {"view-apart", "times-changed"} if how is RELOCATIONS["cp -r"] else set()
+    )
     assert codes(verify(str(root))) == expected
     assert verify(str(root), repair=True).unrepaired == ()
     assert verify(str(root)).findings == ()
-    assert {path.name: entry_used(path) for path in root.glob("gpucache/v1/store/*/*")} == used, "no use was stamped"
+    assert {path.name: entry_used(path) for path in root.glob("gpucache/v1/store/*/*")} == used, (
+        "no use was stamped"
+    )
     assert len({path.stat().st_ino for path in root.rglob("scaled.cubin")}) == 1
     said = compiled((root, "triton/0", False), (root, "triton/1", True), (root, "triton/2", True))
     assert [one[:2] for one in said] == [(0, ours.digest)] * 3
@@ -496,7 +550,9 @@ def entry_used(entry: Path) -> int:
     return (entry / MANIFEST).stat().st_mtime_ns
 
 
-def test_a_view_that_was_copied_by_itself_is_linked_again_and_no_reader_misses_a_file(ours, tmp_path, monkeypatch):
+def test_a_view_that_was_copied_by_itself_is_linked_again_and_no_reader_misses_a_file(
+    ours, tmp_path, monkeypatch
+):
     """File by file under the same names, so that a reader with the paths finds each at any time."""
     root = ours.at(tmp_path / "root")
     view = root / "triton/1" / kernel_key(root)
@@ -508,9 +564,9 @@ def test_a_view_that_was_copied_by_itself_is_linked_again_and_no_reader_misses_a
         assert set(os.listdir(view)) == names
 
     seen = verify(str(root))
-    assert [(one.finding.code, one.finding.level, one.finding.subject) for one in seen.findings] == [
-        ("view-apart", "warning", str(view))
-    ]
+    assert [
+        (one.finding.code, one.finding.level, one.finding.subject) for one in seen.findings
+    ] == [("view-apart", "warning", str(view))]
     with monkeypatch.context() as patch:
         patch.setattr(os, "rename", looking)
         assert verify(str(root), repair=True).unrepaired == ()
@@ -542,7 +598,11 @@ def changed(path: Path) -> None:
     path.write_bytes(b"// of another compile\n" + path.read_bytes())
     said = json.loads((path.parent / MANIFEST).read_bytes())
     found = path.stat()
-    said["files"][path.name] = [found.st_size, found.st_mtime_ns, hashlib.sha256(path.read_bytes()).hexdigest()]
+    said["files"][path.name] = [
+        found.st_size,
+        found.st_mtime_ns,
+        hashlib.sha256(path.read_bytes()).hexdigest(),
+    ]
     (path.parent / MANIFEST).write_text(json.dumps(said))
 
 
@@ -555,9 +615,13 @@ def test_a_view_on_another_file_system_is_in_order_and_is_mended_there(ours, tmp
     assert verify(str(root)).findings == ()
     key = kernel_key(root)
     os.utime(root / "triton/1" / key / "scaled.ptx", (LONG_AGO, LONG_AGO))
-    assert [(one.finding.code, one.repaired) for one in verify(str(root), True).findings] == [("times-changed", True)]
+    assert [(one.finding.code, one.repaired) for one in verify(str(root), True).findings] == [
+        ("times-changed", True)
+    ]
     cut(root / "triton/1" / key / "scaled.cubin")
-    assert [(one.finding.code, one.repaired) for one in verify(str(root), True).findings] == [("digest-mismatch", True)]
+    assert [(one.finding.code, one.repaired) for one in verify(str(root), True).findings] == [
+        ("digest-mismatch", True)
+    ]
     assert compiled((root, "triton/1", True))[0][:2] == (0, ours.digest)
     assert verify(str(root)).findings == ()
 
@@ -599,7 +663,9 @@ def test_what_one_view_still_has_is_stored_again(ours, tmp_path):
     flipped(root / "triton/0" / key / "scaled.cubin")
     assert verify(str(root), repair=True).unrepaired == ()
     assert len({path.stat().st_ino for path in root.glob("triton/*/*/scaled.cubin")}) == 1
-    assert [one[:2] for one in compiled((root, "triton/0", True), (root, "triton/2", True))] == [(0, ours.digest)] * 2
+    assert [one[:2] for one in compiled((root, "triton/0", True), (root, "triton/2", True))] == [
+        (0, ours.digest)
+    ] * 2
     assert verify(str(root)).findings == ()
 
 
@@ -611,10 +677,16 @@ def test_a_torn_record_is_left_to_provision(ours, tmp_path, gpucache):
     record = only(root, "gpucache/v1/devices/*.json")
     cut(record)
     (one,) = verify(str(root), repair=True).findings
-    assert (one.finding.code, one.finding.subject, one.repaired) == ("record-torn", str(record), False)
+    assert (one.finding.code, one.finding.subject, one.repaired) == (
+        "record-torn",
+        str(record),
+        False,
+    )
     assert one.finding.fix == "gpucache provision"
     record.write_text(
-        json.dumps({**json.loads(only(ours.root, "gpucache/v1/devices/*.json").read_text()), "host": "b"})
+        json.dumps(
+            {**json.loads(only(ours.root, "gpucache/v1/devices/*.json").read_text()), "host": "b"}
+        )
     )
     assert verify(str(root)).findings[0].finding.fact == "it is the record of host b"
     record.unlink()
@@ -648,18 +720,26 @@ HOSTILE = {
 def test_a_manifest_that_leads_elsewhere_leads_nowhere(files, ours, tmp_path):
     root = ours.at(tmp_path / "root")
     manifest = root / "triton/0" / kernel_key(root) / MANIFEST
-    manifest.write_text(json.dumps({**json.loads(manifest.read_bytes()), "group": None, "files": files}))
+    manifest.write_text(
+        json.dumps({**json.loads(manifest.read_bytes()), "group": None, "files": files})
+    )
     assert codes(verify(str(root))) <= {"manifest-torn", "file-missing"}
     assert verify(str(root), repair=True).unrepaired == ()
     assert compiled((root, "triton/0", True))[0][1] == ours.digest
 
 
-@pytest.mark.parametrize("text", [b"null", b"[]", b"7", b"\xff\xfe", b"{}", b"[" * 100_000, b"{}}", b'{"files":{}}'])
+@pytest.mark.parametrize(
+    "text", [b"null", b"[]", b"7", b"\xff\xfe", b"{}", b"[" * 100_000, b"{}}", b'{"files":{}}']
+)
 def test_json_that_is_none_of_ours_is_torn(text, ours, stock, tmp_path):
     root, other = ours.at(tmp_path / "ours"), stock.at(tmp_path / "stock")
     (root / "triton/0" / kernel_key(root) / MANIFEST).write_bytes(text)
     assert codes(verify(str(root))) == {"manifest-torn"}
-    for pattern, code in ((GROUP, "group-torn"), (AUTOTUNE, "autotune-torn"), ("scaled.json", "metadata-torn")):
+    for pattern, code in (
+        (GROUP, "group-torn"),
+        (AUTOTUNE, "autotune-torn"),
+        ("scaled.json", "metadata-torn"),
+    ):
         path = only(other, f"triton/0/*/{pattern}")
         before = path.read_bytes()
         path.write_bytes(text)
@@ -702,15 +782,17 @@ def test_links_are_told_and_neither_followed_nor_removed(ours, tmp_path):
     links = plant_links(root, outside)
     never_read(outside)
     before = snapshot(outside)
-    for repair in (False, True):
-        found = verify(str(root), repair)
+    for repaired in (False, True):
+        found = verify(str(root), repaired)
         assert codes(found) == {"link"}
         assert sorted(one.finding.subject for one in found.findings) == links
         assert len(found.unrepaired) == len(links)
     assert snapshot(outside) == before
 
 
-@pytest.mark.parametrize("part", ["triton", "gpucache", "gpucache/v1", "gpucache/v1/store", "gpucache/v1/devices"])
+@pytest.mark.parametrize(
+    "part", ["triton", "gpucache", "gpucache/v1", "gpucache/v1/store", "gpucache/v1/devices"]
+)
 def test_a_part_of_the_root_that_is_a_link_is_told_and_not_entered(part, ours, tmp_path):
     root, outside = ours.at(tmp_path / "root"), tmp_path / "outside"
     os.rename(root / part, outside)
@@ -782,7 +864,9 @@ class TestAnotherUser:
         assert codes(found) == {"digest-mismatch"}
         assert all("Permission denied" in one.note for one in found.unrepaired)
         assert found.unrepaired == found.findings
-        assert [(path, path.lstat().st_ino, path.lstat().st_mtime_ns) for path in root.rglob("*")] == before
+        assert [
+            (path, path.lstat().st_ino, path.lstat().st_mtime_ns) for path in root.rglob("*")
+        ] == before
 
     @pytest.mark.parametrize("part", ["", "gpucache/v1", "gpucache/v1/store", "triton", "triton/0"])
     def test_a_directory_that_may_not_be_listed_is_told(self, part, root):
@@ -853,33 +937,42 @@ def test_what_a_running_compile_has_locked_is_told_and_left_to_it(ranks, ours, t
     assert all("for scaled" in one.note for one in found.findings)
     assert rank.said()["compiled"] == 1
     assert verify(str(root), repair=True).unrepaired == ()
-    assert [one[:2] for one in compiled((root, "triton/0", True), (root, "triton/1", True))] == [(0, ours.digest)] * 2
+    assert [one[:2] for one in compiled((root, "triton/0", True), (root, "triton/1", True))] == [
+        (0, ours.digest)
+    ] * 2
 
 
 class Before:
-    """A `CompileLock` in front of which something happens once: a race, placed by hand."""
+    """A `KeyLock` in front of which something happens once: a race, placed by hand."""
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch, happens: Callable[[], object]) -> None:
-        def lock(path: str) -> CompileLock:
-            monkeypatch.setattr(verify_module, "CompileLock", CompileLock)
+        def lock(path: str) -> KeyLock:
+            monkeypatch.setattr(verify_module, "KeyLock", KeyLock)
             happens()
-            return CompileLock(path)
+            return KeyLock(path)
 
-        monkeypatch.setattr(verify_module, "CompileLock", lock)
+        monkeypatch.setattr(verify_module, "KeyLock", lock)
 
 
-def test_an_entry_that_was_replaced_between_the_judgement_and_the_lock_is_left_alone(ours, tmp_path, monkeypatch):
+def test_an_entry_that_was_replaced_between_the_judgement_and_the_lock_is_left_alone(
+    ours, tmp_path, monkeypatch
+):
     root = ours.at(tmp_path / "root")
     cut(root / "triton/0" / kernel_key(root) / "scaled.cubin")
     said = []
-    Before(monkeypatch, lambda: said.extend(compiled((root, "triton/0", True), (root, "triton/1", True))))
+    Before(
+        monkeypatch,
+        lambda: said.extend(compiled((root, "triton/0", True), (root, "triton/1", True))),
+    )
     found = verify(str(root), repair=True)
     assert [one[:2] for one in said] == [(1, ours.digest), (0, ours.digest)]
     assert found.findings == ()
     assert verify(str(root)).findings == ()
 
 
-def test_an_entry_that_was_replaced_by_another_bad_one_is_told_and_left_to_the_next_run(ours, tmp_path, monkeypatch):
+def test_an_entry_that_was_replaced_by_another_bad_one_is_told_and_left_to_the_next_run(
+    ours, tmp_path, monkeypatch
+):
     root = ours.at(tmp_path / "root")
     view = root / "triton/0" / kernel_key(root)
     removed(view / "scaled.ptx")
@@ -891,44 +984,54 @@ def test_an_entry_that_was_replaced_by_another_bad_one_is_told_and_left_to_the_n
 
     Before(monkeypatch, replaced)
     found = verify(str(root), repair=True)
-    assert [(one.finding.code, one.note) for one in found.findings] == [("file-missing", "it changed meanwhile")]
+    assert [(one.finding.code, one.note) for one in found.findings] == [
+        ("file-missing", "it changed meanwhile")
+    ]
     assert found.unrepaired == found.findings
     assert verify(str(root), repair=True).unrepaired == ()
 
 
-def test_a_file_that_is_replaced_while_it_is_read_does_not_condemn_its_hard_links(ours, tmp_path, monkeypatch):
+def test_a_file_that_is_replaced_while_it_is_read_does_not_condemn_its_hard_links(
+    ours, tmp_path, monkeypatch
+):
     """What was read of an inode is believed of all its names."""
     root = ours.at(tmp_path / "root")
     cubin = Path(entry_path(str(root), kernel_key(root))) / "scaled.cubin"
-    real = damage.digest
+    real = judge.digest
 
     def digest(path: str) -> Any:
         if path == str(cubin):
-            monkeypatch.setattr(damage, "digest", real)
+            monkeypatch.setattr(judge, "digest", real)
             cubin.unlink()
             cubin.write_bytes(b"another")
         return real(path)
 
-    monkeypatch.setattr(damage, "digest", digest)
+    monkeypatch.setattr(judge, "digest", digest)
     assert verify(str(root), repair=True).findings == ()
     (one,) = verify(str(root), repair=True).findings
-    assert (one.finding.code, one.finding.subject, one.repaired) == ("digest-mismatch", str(cubin), True)
+    assert (one.finding.code, one.finding.subject, one.repaired) == (
+        "digest-mismatch",
+        str(cubin),
+        True,
+    )
     assert one.note.startswith(f"made again from {root}/triton/")
 
 
-def test_an_entry_that_another_process_publishes_during_the_repair_is_not_quarantined(ours, tmp_path, monkeypatch):
+def test_an_entry_that_another_process_publishes_during_the_repair_is_not_quarantined(
+    ours, tmp_path, monkeypatch
+):
     """Its place is free for an instant, and whoever publishes then has no lock."""
     root = ours.at(tmp_path / "root")
     entry = Path(entry_path(str(root), kernel_key(root)))
     shutil.copytree(entry, tmp_path / "another's", copy_function=shutil.copy2)
     removed(entry / "scaled.ptx")
-    real = mending.quarantine
+    real = repair.quarantine
 
     def quarantine(where: str, path: str) -> None:
         real(where, path)
         os.rename(tmp_path / "another's", entry)
 
-    monkeypatch.setattr(mending, "quarantine", quarantine)
+    monkeypatch.setattr(repair, "quarantine", quarantine)
     assert verify(str(root), repair=True).unrepaired == ()
     monkeypatch.undo()
     assert codes(verify(str(root), repair=True)) == {"view-apart"}
@@ -938,7 +1041,10 @@ def test_an_entry_that_another_process_publishes_during_the_repair_is_not_quaran
 def test_what_vanished_before_the_lock_is_no_finding(ours, tmp_path, monkeypatch):
     root = ours.at(tmp_path / "root")
     cut(root / "triton/0" / kernel_key(root) / "scaled.cubin")
-    Before(monkeypatch, lambda: [shutil.rmtree(path.parent) for path in list(root.rglob("scaled.cubin"))])
+    Before(
+        monkeypatch,
+        lambda: [shutil.rmtree(path.parent) for path in list(root.rglob("scaled.cubin"))],
+    )
     assert verify(str(root), repair=True).findings == ()
 
 
@@ -957,7 +1063,7 @@ def test_two_repairs_at_once_mend_everything_once(ours, stock, tmp_path, python)
     root = ours.at(tmp_path / "root")
     cut(root / "triton/0" / kernel_key(root) / "scaled.cubin")
     apart(only(root, f"triton/1/*/{LIBRARY}").parent)
-    code = "import sys; from gpucache.verify import verify; verify(sys.argv[1], True)"
+    code = "import sys; from gpucache.upkeep.verify import verify; verify(sys.argv[1], True)"
     with ThreadPoolExecutor(4) as pool:
         done = list(pool.map(lambda _: python(code, root), range(4)))
     assert [one.stderr for one in done] == [""] * 4
@@ -970,7 +1076,7 @@ def test_two_repairs_at_once_mend_everything_once(ours, stock, tmp_path, python)
 
 VERIFY = """
 import os, sys
-from gpucache.verify import verify
+from gpucache.upkeep.verify import verify
 def mark(name):
     try:
         os.rmdir("/gpucache-marker-" + name)
@@ -1002,7 +1108,9 @@ def made(ours: Template, stock: Template, tmp_path_factory: pytest.TempPathFacto
 class TestEverySystemCall:
     """SIGKILL before each call that changes the disk or a lock, during a repair of everything that can be repaired."""
 
-    def test_killed_at_any_of_them_the_cache_is_whole_and_the_next_repair_completes(self, strace, made, tmp_path):
+    def test_killed_at_any_of_them_the_cache_is_whole_and_the_next_repair_completes(
+        self, strace, made, tmp_path
+    ):
         def start(name: str) -> tuple[Path, Path]:
             (tmp_path / name).mkdir()
             root = made.at(tmp_path / name / "root")
@@ -1012,7 +1120,9 @@ class TestEverySystemCall:
         def traced(root: Path, *options: str) -> tuple[int, str, list[str]]:
             log = root.parent / "log"
             command = [strace, "-f", "-o", log, *options, INTERPRETER, "-S", "-c", VERIFY, root]
-            done = subprocess.run(command, env=BARE, capture_output=True, check=False, timeout=PATIENCE_S, text=True)
+            done = subprocess.run(
+                command, env=BARE, capture_output=True, check=False, timeout=PATIENCE_S, text=True
+            )
             return done.returncode, done.stderr, log.read_text().splitlines()
 
         once, _ = start("once")
@@ -1038,11 +1148,16 @@ class TestEverySystemCall:
             killed = list(pool.map(kill, points))
         assert all(well for _, well in killed)
         roots = [root for root, _ in killed]
-        check(compiled(*((one, "triton/1", True) for one in roots[::2])), made.digest)  # as it was left
+        check(
+            compiled(*((one, "triton/1", True) for one in roots[::2])), made.digest
+        )  # as it was left
         for one in roots:
             assert codes_left(verify(str(one), repair=True)) == {"link"}, one
             assert codes(verify(str(one))) == {"link"}, one
-        check(compiled(*((one, f"triton/{name}", name < 2) for one in roots for name in (0, 2))), made.digest)
+        check(
+            compiled(*((one, f"triton/{name}", name < 2) for one in roots for name in (0, 2))),
+            made.digest,
+        )
         for one in roots:
             shutil.rmtree(one.parent)
 
@@ -1057,20 +1172,27 @@ def codes_left(found: Verification) -> set[str]:
 
 def entries(root: Path) -> list[Path]:
     """Of the store; neither by way of a link, nor what a killed repair had begun."""
-    found = [path for shard in root.glob("gpucache/v1/store/*") if not shard.is_symlink() for path in shard.iterdir()]
+    found = [
+        path
+        for shard in root.glob("gpucache/v1/store/*")
+        if not shard.is_symlink()
+        for path in shard.iterdir()
+    ]
     return [path for path in found if not path.is_symlink() and not path.name.startswith(ASIDE)]
 
 
 def as_it_was_or_whole(entry: Path) -> bool:
     """Only the autotune result was damaged."""
     found = read_manifest(str(entry))
-    return found is not None and (store.intact(str(entry), found[0]) or AUTOTUNE in found[0]["files"])
+    return found is not None and (intact(str(entry), found[0]) or AUTOTUNE in found[0]["files"])
 
 
 def of_the_first(lines: list[str]) -> list[str]:
     """The calls of the thread that does the work, not of the one that beats for its locks."""
     first = lines[0].split()[0]
-    return [line for line in lines if line.split()[0] == first and "(" in line and "+++" not in line]
+    return [
+        line for line in lines if line.split()[0] == first and "(" in line and "+++" not in line
+    ]
 
 
 def points_of(lines: list[str]) -> list[tuple[str, int, str]]:
@@ -1124,7 +1246,7 @@ def test_zeros_of_the_right_size_are_no_binary(stock, tmp_path):
     cubin = only(root, "triton/0/*/scaled.cubin")
     cubin.write_bytes(bytes(cubin.stat().st_size))
     assert "binary-cut" in codes(verify(str(root)))
-    assert store.stock_group(str(cubin.parent), "scaled.json") is None
+    assert stock_group(str(cubin.parent), "scaled.json") is None
 
 
 def test_a_cache_seen_under_two_paths_is_in_order_under_both(stock, tmp_path, mount):

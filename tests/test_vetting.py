@@ -11,15 +11,18 @@ import filelock
 import pytest
 
 from gpucache import DeviceCacheRegistry
-from gpucache.device import Device, Snapshot, Status
+from gpucache.disk.vetting import Trust, vet, vet_child
+from gpucache.environment import is_on
 from gpucache.errors import ConfigurationError, ProvisionError, UnsafeDirectoryError
-from gpucache.vetting import Trust, is_on, vet, vet_child
+from gpucache.machine.device import Device, Snapshot, Status
 
 ADA, BOB = 65534, 65533  # two users who are not root
 NOBODY_ELSE = Trust()
 SNAPSHOT = Snapshot(status=Status.OK, source="nvml", devices=(Device(uuid="GPU-0", index=0),))
 
-assert filelock.FileLock  # loaded while root: the interpreter may lie where no other user can read it
+assert (
+    filelock.FileLock
+)  # loaded while root: the interpreter may lie where no other user can read it
 
 
 @contextmanager
@@ -54,7 +57,10 @@ def tree(root: Path) -> dict[str, tuple[int, ...]]:
     """Everything below, with what would tell of a change."""
     found = [root, *root.rglob("*")]
     facts = {str(path): path.lstat() for path in found}
-    return {path: (s.st_ino, s.st_mode, s.st_uid, s.st_mtime_ns, s.st_ctime_ns) for path, s in facts.items()}
+    return {
+        path: (s.st_ino, s.st_mode, s.st_uid, s.st_mtime_ns, s.st_ctime_ns)
+        for path, s in facts.items()
+    }
 
 
 def provision(root: Path, uid: int = 0, **environ: str) -> object:
@@ -70,19 +76,29 @@ class TestTrust:
     def test_a_list_of_user_ids(self):
         assert Trust.parse({"GPUCACHE_TRUST_UIDS": " 1000, 1001,,0"}).uids == {1000, 1001, 0}
 
-    @pytest.mark.parametrize("text", ["ada", "-1", "1000;1001", "1000 1001", "0x10", "1.5", "*", "١", "1000,ada"])
+    @pytest.mark.parametrize(
+        "text", ["ada", "-1", "1000;1001", "1000 1001", "0x10", "1.5", "*", "١", "1000,ada"]
+    )
     def test_anything_else_is_refused(self, text):
-        with pytest.raises(ConfigurationError, match="GPUCACHE_TRUST_UIDS=.* is not a comma-separated list") as caught:
+        with pytest.raises(
+            ConfigurationError, match="GPUCACHE_TRUST_UIDS=.* is not a comma-separated list"
+        ) as caught:
             Trust.parse({"GPUCACHE_TRUST_UIDS": text})
         assert caught.value.value == text
 
     def test_world_writable_is_a_switch(self):
         name = "GPUCACHE_TRUST_WORLD_WRITABLE"
-        assert [Trust.parse({name: value}).world_writable for value in ("1", "0", "")] == [True, False, False]
+        assert [Trust.parse({name: value}).world_writable for value in ("1", "0", "")] == [
+            True,
+            False,
+            False,
+        ]
 
     @pytest.mark.parametrize("text", ["yes", "true", "2", " 1", "on"])
     def test_a_switch_is_0_or_1(self, text):
-        with pytest.raises(ConfigurationError, match="GPUCACHE_TRUST_WORLD_WRITABLE='.*' is not 0 or 1"):
+        with pytest.raises(
+            ConfigurationError, match="GPUCACHE_TRUST_WORLD_WRITABLE='.*' is not 0 or 1"
+        ):
             Trust.parse({"GPUCACHE_TRUST_WORLD_WRITABLE": text})
         with pytest.raises(ConfigurationError):
             is_on({"SWITCH": text}, "SWITCH")
@@ -122,7 +138,10 @@ class TestWithoutAnotherUser:
     def test_an_ancestor_that_everybody_may_write_is_refused(self, tmp_path, below):
         (tmp_path / "below").mkdir()
         tmp_path.chmod(0o777)
-        with pytest.raises(UnsafeDirectoryError, match=r"everybody may write this ancestor \(mode 0777, not sticky\)"):
+        with pytest.raises(
+            UnsafeDirectoryError,
+            match=r"everybody may write this ancestor \(mode 0777, not sticky\)",
+        ):
             vet(str(tmp_path / below), NOBODY_ELSE)
 
     @pytest.mark.parametrize(("below", "there"), [("below", True), ("missing", False)])
@@ -137,7 +156,9 @@ class TestWithoutAnotherUser:
         tmp_path.chmod(0o777)
         assert vet(str(tmp_path / "below"), Trust(world_writable=True))
 
-    @pytest.mark.parametrize("way", ["link/inner", "a/../link/inner", "./link//inner/.", "relative/../other"])
+    @pytest.mark.parametrize(
+        "way", ["link/inner", "a/../link/inner", "./link//inner/.", "relative/../other"]
+    )
     def test_links_and_dots_are_followed_as_the_kernel_does(self, tmp_path, way):
         """The parent of where a link leads is not the parent of the link."""
         for name in ("a", "far/inner", "far/other"):
@@ -256,7 +277,9 @@ class TestAnotherUser:
         with acting_as(ADA), pytest.raises(UnsafeDirectoryError, match="everybody may write"):
             vet(str(theirs), Trust(uids=frozenset({BOB})))
 
-    @pytest.mark.parametrize("trust", [NOBODY_ELSE, Trust(uids=frozenset({BOB}), world_writable=True)])
+    @pytest.mark.parametrize(
+        "trust", [NOBODY_ELSE, Trust(uids=frozenset({BOB}), world_writable=True)]
+    )
     @pytest.mark.parametrize("below", ["", "below", "missing"])
     def test_another_users_link_is_refused_wherever_it_leads(self, home, below, trust):
         own = directory(home / "ada", 0o700, ADA)
@@ -403,7 +426,9 @@ class TestProvisioning:
     def test_an_empty_dir_of_kubernetes_needs_to_be_trusted(self, everyones):
         """It belongs to root, and everybody may write it."""
         root = directory(everyones / "empty-dir", 0o777)
-        with pytest.raises(UnsafeDirectoryError, match=r"GPUCACHE_TRUST_WORLD_WRITABLE=1 .*\(an emptyDir\)"):
+        with pytest.raises(
+            UnsafeDirectoryError, match=r"GPUCACHE_TRUST_WORLD_WRITABLE=1 .*\(an emptyDir\)"
+        ):
             provision(root, ADA)
         assert provision(root, ADA, GPUCACHE_TRUST_WORLD_WRITABLE="1").created == ("0",)
         assert stat.S_IMODE(root.stat().st_mode) == 0o777
@@ -414,7 +439,9 @@ class TestProvisioning:
         assert provision(everyones / "tmp" / "torchinductor_ada", ADA).created == ("0",)
 
     @pytest.mark.parametrize("planted", ["root", "root/triton", "root/triton/0"])
-    def test_a_directory_planted_between_look_and_make_is_refused(self, everyones, planted, monkeypatch):
+    def test_a_directory_planted_between_look_and_make_is_refused(
+        self, everyones, planted, monkeypatch
+    ):
         """Bob waits until Ada has looked."""
         shared = directory(everyones / "tmp", 0o1777)
         race(monkeypatch, shared / planted, lambda: directory(shared / planted, 0o777, BOB))
@@ -444,7 +471,10 @@ class TestProvisioning:
         for name in ("triton", "triton/0", "gpucache"):
             directory(root / name, 0o775, ADA)
         provision(root, ADA)
-        assert {stat.S_IMODE((root / name).stat().st_mode) for name in ("triton", "triton/0", "gpucache")} == {0o775}
+        assert {
+            stat.S_IMODE((root / name).stat().st_mode)
+            for name in ("triton", "triton/0", "gpucache")
+        } == {0o775}
         assert stat.S_IMODE(root.stat().st_mode) == 0o755
         assert stat.S_IMODE((root / "gpucache" / "v1").stat().st_mode) == 0o700
 

@@ -16,8 +16,9 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from gpucache import Device, DeviceCacheRegistry, Snapshot, Status, Unavailable, nodes, visible_devices
-from gpucache.device import fake_devices
+from gpucache import Device, DeviceCacheRegistry, Snapshot, Status, Unavailable, visible_devices
+from gpucache.machine import device_files
+from gpucache.machine.device import fake_devices
 
 FOUR = (
     "GPU-9942190a-aa31-4ff1-4aa9-c388d80f85f1",
@@ -41,7 +42,15 @@ def gpu(uuid: str, index: int | None, **facts: object) -> Device:
 
 
 def snapshot(*devices: Device, **facts: object) -> Snapshot:
-    return Snapshot(**{"status": Status.OK, "source": "nvml", "devices": devices, "driver": "580.95.05", **facts})
+    return Snapshot(
+        **{
+            "status": Status.OK,
+            "source": "nvml",
+            "devices": devices,
+            "driver": "580.95.05",
+            **facts,
+        }
+    )
 
 
 LIKE = snapshot(*(gpu(uuid, index) for index, uuid in enumerate(FOUR)))
@@ -51,9 +60,13 @@ MIXED = snapshot(
 )
 
 
-def show(machine: Snapshot, mask: str | None = None, **environ: str) -> tuple[list[str | None], str, str | None]:
+def show(
+    machine: Snapshot, mask: str | None = None, **environ: str
+) -> tuple[list[str | None], str, str | None]:
     """The directory names that a process with this mask sees, how that is known, and what was cut."""
-    visible = visible_devices(machine, environ if mask is None else {**environ, "CUDA_VISIBLE_DEVICES": mask})
+    visible = visible_devices(
+        machine, environ if mask is None else {**environ, "CUDA_VISIBLE_DEVICES": mask}
+    )
     assert visible.how in HOWS
     return [device.directory_name for device in visible.devices], visible.how, visible.cut
 
@@ -182,7 +195,10 @@ def test_a_cut_quotes_the_token_shortened():
     assert show(LIKE, "0,0")[2] == "'0' names a GPU again: CUDA then shows none at all"
     assert show(LIKE, "GPU-zzz")[2] == "'GPU-zzz' names no device: the list ends before it"
     assert show(LIKE, "GPU-9")[2] == "'GPU-9' fits several devices: the list ends before it"
-    assert show(LIKE, "GPU-9e8d,GPU-9e")[2] == "'GPU-9e' names a device again: CUDA then shows none at all"
+    assert (
+        show(LIKE, "GPU-9e8d,GPU-9e")[2]
+        == "'GPU-9e' names a device again: CUDA then shows none at all"
+    )
     assert len(show(LIKE, "9" * 5000)[2] or "") < 120
 
 
@@ -198,14 +214,22 @@ def test_an_empty_variable_says_so_and_a_blank_one_is_read():
 
 # ---- MIG: GPU 0 plain; GPU 1 in MIG mode with slots 0 (GI 3) and 2 (GI 5); GPU 2 in MIG mode without an instance
 
-PLAIN, PARENT, EMPTY = (f"GPU-{digit * 8}-0000-4000-8000-00000000000{i}" for i, digit in enumerate("abc"))
+PLAIN, PARENT, EMPTY = (
+    f"GPU-{digit * 8}-0000-4000-8000-00000000000{i}" for i, digit in enumerate("abc")
+)
 SLOT_0 = "MIG-11111111-df4c-5451-979d-3231ccb0822e"
 SLOT_2 = "MIG-22222222-c95f-5ef2-a935-195bd0094fbd"
 
 
 def instance(uuid: str, parent: Device, slot: int, gi: int | None, ci: int | None = 0) -> Device:
     return dataclasses.replace(
-        parent, uuid=uuid, parent_uuid=parent.uuid, slot=slot, gpu_instance=gi, compute_instance=ci, core_count=None
+        parent,
+        uuid=uuid,
+        parent_uuid=parent.uuid,
+        slot=slot,
+        gpu_instance=gi,
+        compute_instance=ci,
+        core_count=None,
     )
 
 
@@ -296,7 +320,10 @@ def test_a_token_that_shows_no_device_is_cut_and_told(mask, driver, counted):
 
 def test_of_two_compute_instances_of_one_gpu_instance_only_the_first_is_shown():
     parent = gpu(PARENT, 0)
-    first, second = instance("MIG-a", parent, 0, gi=3, ci=0), instance("MIG-b", parent, 1, gi=3, ci=1)
+    first, second = (
+        instance("MIG-a", parent, 0, gi=3, ci=0),
+        instance("MIG-b", parent, 1, gi=3, ci=1),
+    )
     other = instance("MIG-c", parent, 2, gi=5, ci=0)
     machine = snapshot(first, second, other, mig_parents=(parent,))
     assert show(machine)[0] == ["0.0", "0.2"]
@@ -337,7 +364,9 @@ def test_more_than_64_plain_gpus_are_all_shown():
 def test_like_gpus_count_by_bus_whatever_nvmls_list(mask):
     machine = snapshot(*LIKE.devices[::-1])
     assert show(machine, mask)[:2] == (["0", "1", "2", "3"], "alike")
-    renumbered = snapshot(*(dataclasses.replace(device, index=3 - index) for index, device in enumerate(LIKE.devices)))
+    renumbered = snapshot(
+        *(dataclasses.replace(device, index=3 - index) for index, device in enumerate(LIKE.devices))
+    )
     assert show(renumbered, mask)[:2] == (["3", "2", "1", "0"], "alike")
 
 
@@ -352,7 +381,10 @@ def test_without_every_bus_id_nvmls_order_stands():
 
 
 def test_one_gpu_needs_no_order():
-    assert show(snapshot(gpu(FOUR[0], 0, compute_capability=None, name=None)))[:2] == (["0"], "alike")
+    assert show(snapshot(gpu(FOUR[0], 0, compute_capability=None, name=None)))[:2] == (
+        ["0"],
+        "alike",
+    )
     assert show(snapshot(gpu(FOUR[0], None)))[:2] == ([None], "alike")
 
 
@@ -362,7 +394,13 @@ def test_gpus_of_unknown_capability_are_not_alike():
 
 
 @pytest.mark.parametrize(
-    "fact", [{"name": "NVIDIA H200"}, {"compute_capability": (9, 1)}, {"memory_bytes": 1}, {"core_count": 1}]
+    "fact",
+    [
+        {"name": "NVIDIA H200"},
+        {"compute_capability": (9, 1)},
+        {"memory_bytes": 1},
+        {"core_count": 1},
+    ],
 )
 def test_gpus_that_differ_in_anything_a_heuristic_may_use_are_not_alike(fact):
     odd = dataclasses.replace(LIKE.devices[3], **fact)
@@ -379,7 +417,10 @@ def test_mixed_gpus_without_an_answer_are_a_guess(mask):
 @pytest.mark.parametrize("mask", [None, "0,1,2,3"])
 def test_pci_bus_id_decides_the_order_of_mixed_gpus(mask):
     machine = snapshot(*MIXED.devices[::-1])
-    assert show(machine, mask, CUDA_DEVICE_ORDER="PCI_BUS_ID")[:2] == (["0", "1", "2", "3"], "order")
+    assert show(machine, mask, CUDA_DEVICE_ORDER="PCI_BUS_ID")[:2] == (
+        ["0", "1", "2", "3"],
+        "order",
+    )
 
 
 def test_libcudas_answer_decides_unmasked_and_for_integers():
@@ -422,7 +463,9 @@ def test_a_lost_gpu_leaves_nothing_alike():
 
 
 def test_a_hidden_gpu_is_not_counted():
-    machine = dataclasses.replace(LIKE, devices=LIKE.devices[1:], hidden=(Unavailable(0, 4, "no permission"),))
+    machine = dataclasses.replace(
+        LIKE, devices=LIKE.devices[1:], hidden=(Unavailable(0, 4, "no permission"),)
+    )
     assert show(machine, "0")[:2] == (["1"], "alike")
 
 
@@ -450,8 +493,27 @@ def test_an_answer_does_not_place_a_gpu_that_it_cannot_name():
 
 TOKENS = st.one_of(
     st.integers(-3, 6).map(str),
-    st.sampled_from(["", " ", "+1", "-0", " 2", "1x", "0x1", "1e9", "+", "-", "\u00b2", "all", "NoDevFiles", "9" * 20]),
-    st.sampled_from([*FOUR, PLAIN, PARENT, EMPTY, SLOT_0, SLOT_2, "MIG-x", "GPU-x", f"MIG-{PARENT}/3/0"]),
+    st.sampled_from(
+        [
+            "",
+            " ",
+            "+1",
+            "-0",
+            " 2",
+            "1x",
+            "0x1",
+            "1e9",
+            "+",
+            "-",
+            "\u00b2",
+            "all",
+            "NoDevFiles",
+            "9" * 20,
+        ]
+    ),
+    st.sampled_from(
+        [*FOUR, PLAIN, PARENT, EMPTY, SLOT_0, SLOT_2, "MIG-x", "GPU-x", f"MIG-{PARENT}/3/0"]
+    ),
     st.tuples(st.sampled_from([*FOUR, PARENT, SLOT_0, SLOT_2]), st.integers(0, 14)).map(
         lambda pair: pair[0][: pair[1]]
     ),
@@ -466,8 +528,12 @@ def machines(draw: st.DrawFn) -> Snapshot:
     """Up to four GPUs, like or not, plain or in MIG mode, some lost, with or without libcuda's answer."""
     plain: list[Device] = []
     parents: list[Device] = []
-    for index, uuid in enumerate(draw(st.permutations([*FOUR[:2], PARENT, EMPTY]))[: draw(st.integers(1, 4))]):
-        device = gpu(uuid, index, compute_capability=draw(st.sampled_from([(9, 0), (9, 0), (12, 0), None])))
+    for index, uuid in enumerate(
+        draw(st.permutations([*FOUR[:2], PARENT, EMPTY]))[: draw(st.integers(1, 4))]
+    ):
+        device = gpu(
+            uuid, index, compute_capability=draw(st.sampled_from([(9, 0), (9, 0), (12, 0), None]))
+        )
         if draw(st.integers(0, 4)) == 0:
             device = dataclasses.replace(device, pci_bus_id=None)
         if uuid not in FOUR and draw(st.booleans()):
@@ -478,7 +544,10 @@ def machines(draw: st.DrawFn) -> Snapshot:
         else:
             plain.append(device)
     order = draw(
-        st.none() | st.permutations([device.uuid for device in plain] + ["GPU-gone"] * draw(st.integers(0, 1)))
+        st.none()
+        | st.permutations(
+            [device.uuid for device in plain] + ["GPU-gone"] * draw(st.integers(0, 1))
+        )
     )
     return snapshot(
         *plain,
@@ -491,13 +560,17 @@ def machines(draw: st.DrawFn) -> Snapshot:
 
 @settings(max_examples=500, deadline=None)
 @given(
-    machine=machines(), mask=st.none() | LISTS | ANYTHING, order=st.sampled_from(["", "PCI_BUS_ID", "FASTEST_FIRST"])
+    machine=machines(),
+    mask=st.none() | LISTS | ANYTHING,
+    order=st.sampled_from(["", "PCI_BUS_ID", "FASTEST_FIRST"]),
 )
 @example(machine=mig(), mask=f"{PARENT},{SLOT_0}", order="")
 def test_no_value_raises_or_shows_what_cuda_could_not(machine, mask, order):
     """A subset of the machine without repeats, of each GPU instance one, before R570 one instance in all."""
     environ = (
-        {"CUDA_DEVICE_ORDER": order} if mask is None else {"CUDA_DEVICE_ORDER": order, "CUDA_VISIBLE_DEVICES": mask}
+        {"CUDA_DEVICE_ORDER": order}
+        if mask is None
+        else {"CUDA_DEVICE_ORDER": order, "CUDA_VISIBLE_DEVICES": mask}
     )
     visible = visible_devices(machine, environ)
     assert visible.how in HOWS
@@ -505,7 +578,11 @@ def test_no_value_raises_or_shows_what_cuda_could_not(machine, mask, order):
     assert set(visible.devices) <= set(machine.devices)
     assert len(set(visible.devices)) == len(visible.devices)
     instances = [device for device in visible.devices if device.parent_uuid]
-    known = [(device.parent_uuid, device.gpu_instance) for device in instances if device.gpu_instance is not None]
+    known = [
+        (device.parent_uuid, device.gpu_instance)
+        for device in instances
+        if device.gpu_instance is not None
+    ]
     assert len(set(known)) == len(known) or visible.how == "driver"
     if instances and machine.driver == "560.35.03" and visible.how != "driver":
         assert len(visible.devices) == 1
@@ -524,7 +601,7 @@ def test_on_plain_gpus_nothing_is_cut_exactly_when_every_token_counted(mask):
 def no_device_nodes(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
     """A real GPU beside the test says nothing about the machine in it."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(nodes, "DEV", str(tmp_path_factory.mktemp("dev")))
+        patch.setattr(device_files, "DEV", str(tmp_path_factory.mktemp("dev")))
         yield
 
 
@@ -568,7 +645,9 @@ def test_masked_workers_and_the_unmasked_launcher_name_the_same_directory(launch
 def test_unmasked_workers_see_what_the_launcher_sees(launcher):
     worker = DeviceCacheRegistry.load(launcher.root, {})
     assert worker.visible == launcher.visible
-    assert [worker.path(ordinal) for ordinal in worker] == [launcher.path(ordinal) for ordinal in launcher]
+    assert [worker.path(ordinal) for ordinal in worker] == [
+        launcher.path(ordinal) for ordinal in launcher
+    ]
 
 
 def test_on_a_whole_machine_a_directory_is_the_index(launcher):
@@ -589,7 +668,9 @@ TORCH_DIFFERS: dict[str | None, object] = {
     # it expects a digit behind a sign
     **dict.fromkeys(["+", "-", "0,+", "+-1", "--1", "+ 1"], "ValueError"),
     # Python reads no more than 4300 digits
-    **dict.fromkeys(["9" * 5000, "-" + "9" * 5000, "0" * 5000 + "1", "2," + "9" * 5000 + ",1"], "ValueError"),
+    **dict.fromkeys(
+        ["9" * 5000, "-" + "9" * 5000, "0" * 5000 + "1", "2," + "9" * 5000 + ",1"], "ValueError"
+    ),
     # it looks for repeats before bounds, and behind the end of a list of UUIDs
     "0,7,0": [],
     "GPU-9e,GPU-zzz,GPU-9e": [],
@@ -605,7 +686,11 @@ def torchs() -> object:
     except ValueError:
         return "ValueError"
     if parsed and isinstance(parsed[0], str):
-        return "asks CUDA" if parsed[0].startswith("MIG-") else torch.cuda._transform_uuid_to_ordinals(parsed, FOUR)
+        return (
+            "asks CUDA"
+            if parsed[0].startswith("MIG-")
+            else torch.cuda._transform_uuid_to_ordinals(parsed, FOUR)
+        )
     return list(takewhile(lambda number: number < len(FOUR), parsed))
 
 

@@ -1,0 +1,1 @@
+"""What the terminal says and asks; the only door to click and rich."""

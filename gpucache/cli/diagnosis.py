@@ -1,0 +1,135 @@
+"""The commands that tell why: `doctor`, `explain`, `config`."""
+
+from __future__ import annotations
+
+import os
+from typing import TYPE_CHECKING
+
+import click
+
+from gpucache.cli.caches import one_entry, scanned
+from gpucache.cli.terminal import (
+    codes_option,
+    is_terminal,
+    json_option,
+    log_to_stderr,
+    print_codes,
+    print_findings,
+    print_json,
+    print_table,
+    root_option,
+    say,
+)
+from gpucache.layout.paths import resolve_root
+
+if TYPE_CHECKING:
+    from gpucache.report.cache_report import Entry
+
+
+@click.command()
+@codes_option
+@root_option
+@json_option
+def doctor(codes: bool, root: str | None, as_json: bool) -> int:
+    """Tell what will hurt before it hurts: GPUs, disk, owners, environment, versions, locks, clocks.
+
+    Exit code 1 when there is an error, 0 with warnings only.
+
+    \b
+    gpucache doctor
+    gpucache doctor --root /scratch/kernels --json
+    """
+    from gpucache.diagnosis.doctor import CODES, examine
+
+    if codes:
+        return print_codes(CODES, as_json)
+    log_to_stderr("CRITICAL")  # what is wrong is among the findings
+    where = resolve_root(root, os.environ)
+    found = examine(where, os.environ)
+    if as_json:
+        print_json({"root": where, "findings": [finding.as_json() for finding in found]})
+    else:
+        print_findings(found)
+        say(f"note: {where}: {len(found) or 'no'} finding{'s' * (len(found) != 1)}")
+    return 1 if any(finding.level == "error" for finding in found) else 0
+
+
+@click.command()
+@click.argument("key")
+@click.argument("other", metavar="[KEY]", required=False)
+@root_option
+@json_option
+def explain(key: str, other: str | None, root: str | None, as_json: bool) -> None:
+    """Tell why two entries of one kernel differ, or why one entry is no hit for this environment.
+
+    KEY is a key, or what only one key begins with, as `gpucache ls` shows it. A hit is asked for with this shell's
+    environment: under `gpucache run` it is that of its command. No finding means that a process which compiles all the
+    same asks for another key.
+
+    \b
+    gpucache explain JRCHT7QYPGJA 3OBGYLUHQ4TL
+    gpucache run --plugin -- gpucache explain JRCHT7QYPGJA
+    """
+    report = scanned(root)
+    entry = one_entry(report, key)
+    if other is not None:
+        _differences(entry, one_entry(report, other), as_json)
+        return
+    from gpucache.diagnosis.why_missed import why_missed
+
+    found = why_missed(entry.key, report.root, os.environ)
+    if as_json:
+        print_json({"key": entry.key, "findings": [finding.as_json() for finding in found]})
+        return
+    print_findings(found)
+    if not found:
+        say(f"note: {entry.kernel} {entry.key} is a hit here")
+
+
+def _differences(a: Entry, b: Entry, as_json: bool) -> None:
+    from gpucache.diagnosis.difference import difference
+
+    found = difference(a.copies[0].path, b.copies[0].path)
+    rows = [{"kind": one.kind, "name": one.name, "a": one.a, "b": one.b} for one in found]
+    if as_json:
+        print_json({"a": a.key, "b": b.key, "differences": rows})
+        return
+    columns = ("what", "name", a.key[:12], b.key[:12])
+    print_table(
+        columns,
+        [(one.kind, one.name, _or_dash(one.a), _or_dash(one.b)) for one in found],
+        folded=columns,
+    )
+    if not found:
+        say("note: their files tell of no difference")
+
+
+@click.command()
+@root_option
+@json_option
+def config(root: str | None, as_json: bool) -> None:
+    """Show every setting in force, its value, and who set it.
+
+    \b
+    gpucache config
+    gpucache config --json
+    """
+    from gpucache.diagnosis.config import settings
+
+    found = settings(os.environ, root)
+    if as_json:
+        names = ("name", "value", "default", "source", "meaning", "problem")
+        print_json({"settings": [{name: getattr(one, name) for name in names} for one in found]})
+        return
+    shown = found if not is_terminal() else [one for one in found if one.value is not None]
+    columns = ("name", "value", "set by")
+    print_table(
+        columns, [(one.name, _or_dash(one.value), one.source) for one in shown], folded=columns
+    )
+    for one in found:
+        if one.problem is not None:
+            say(f"warning: {one.name}: {one.problem}")
+
+
+def _or_dash(value: str | None) -> str:
+    return "-" if value is None else value

@@ -1,0 +1,1 @@
+"""Why something is slow, missing or dangerous; changes nothing."""

@@ -1,0 +1,1 @@
+"""Which device has which directory: made once, on record, resolved free."""

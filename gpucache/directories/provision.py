@@ -1,0 +1,181 @@
+"""Make the tree on disk: look, lock, look again, build aside, publish by rename."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import lru_cache
+
+from gpucache.directories.record import Record, directories, merge, read_record
+from gpucache.disk.files import make_directory, write_whole
+from gpucache.disk.locks import local_directory, locked
+from gpucache.disk.mounts import file_system, is_local
+from gpucache.disk.vetting import Trust, vet, vet_child
+from gpucache.errors import RecordError
+from gpucache.layout import paths
+from gpucache.machine.device import Device, Snapshot
+from gpucache.machine.visible import guess_advice, visible_devices
+
+_TAG = b"""Signature: 8a477f597d28d172789f06886806bc55
+# This directory is a cache made by gpucache.
+# For information about cache directory tags see https://bford.info/cachedir/
+"""
+LITTLE_SPACE_BYTES = 256 * 2**20
+FEW_INODES = 1000
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Provision:
+    """What `DeviceCacheRegistry.provision` found and made."""
+
+    root: str
+    devices: tuple[Device, ...]
+    """Every device of the machine, whatever this process sees of them."""
+    directories: tuple[str, ...] = ()
+    """The name of each device's directory, in the order of ``devices``."""
+    created: tuple[str, ...] = ()
+    """Names of the directories that this call made."""
+    existing: tuple[str, ...] = ()
+    """Names of the directories that were there, or that another process made meanwhile."""
+    warnings: tuple[str, ...] = ()
+    """What will hurt later: fake devices, lost GPUs, a read-only, full, ``noexec`` or network file system."""
+
+
+def provision(
+    root: str, snapshot: Snapshot, trust: Trust, environ: Mapping[str, str], timeout_s: float
+) -> tuple[Record, Provision]:
+    """Make what is missing for the snapshot's devices; the host's record as it is now, and what was done.
+
+    Beside any number of processes and threads: see `DeviceCacheRegistry.provision`.
+    """
+    known = _look(root, snapshot, trust)
+    created: list[str] = []
+    if known is None:
+        known = _make(root, _with_order(root, snapshot, environ), trust, timeout_s, created)
+    names = directories(known, snapshot)
+    return known, Provision(
+        root=root,
+        devices=snapshot.devices,
+        directories=tuple(names.values()),
+        created=tuple(created),
+        existing=tuple(name for name in names.values() if name not in created),
+        warnings=_warnings(root, snapshot, known),
+    )
+
+
+def recorded(root: str) -> Record | None:
+    """This host's record, or None where there is none that can be used; writes nothing."""
+    host = paths.host_name()
+    try:
+        return read_record(paths.record_path(root, host), host)
+    except RecordError:
+        return None
+
+
+def _look(root: str, snapshot: Snapshot, trust: Trust) -> Record | None:
+    """The record when everything is there, without a lock; else None. All that is there has then been vetted."""
+    there = [vet(root, trust), *(vet_child(path, trust) for path in paths.our_directories(root))]
+    known = recorded(root)
+    record = merge(known, snapshot, paths.host_name())
+    names = directories(record, snapshot).values()
+    there += [vet_child(paths.device_directory(root, name), trust) for name in names]
+    if record != known or _order_missing(snapshot, known, record):
+        return None
+    return record if all(there) and os.path.exists(paths.tag_path(root)) else None
+
+
+def _make(
+    root: str, snapshot: Snapshot, trust: Trust, timeout_s: float, created: list[str]
+) -> Record:
+    make_directory(root)
+    vet(root, trust)  # another user may have made it first, or something above it
+    for path in paths.our_directories(root):
+        make_directory(path)
+        vet_child(path, trust)
+    locks = local_directory(root, paths.ours(root, "locks"))
+    vet(locks, trust)
+    with locked(os.path.join(locks, "provision.lock"), timeout_s=timeout_s):
+        known = recorded(root)  # another process may have been here while we waited
+        record = merge(known, snapshot, paths.host_name())
+        if not os.path.exists(paths.tag_path(root)):
+            write_whole(paths.tag_path(root), _TAG, paths.ours(root, "tmp"))
+        for name in directories(record, snapshot).values():
+            if make_directory(paths.device_directory(root, name)):
+                created.append(name)
+            vet_child(paths.device_directory(root, name), trust)
+        if record != known:  # last: who can read the record finds the directories
+            write_whole(
+                paths.record_path(root, record.host), record.dumps(), paths.ours(root, "tmp")
+            )
+    return record
+
+
+# ---- the order that only libcuda knows
+
+
+def _order_missing(snapshot: Snapshot, known: Record | None, record: Record) -> bool:
+    """Whether libcuda should be asked: not by a worker, and not again (or for want of an answer) while nothing changed.
+
+    A question costs the start of CUDA, half a second or, on a sick node, the whole time limit.
+    """
+    if snapshot.source == "record" or not _guessed(snapshot, record):
+        return False
+    return record != known or record.cuda_order is None
+
+
+def _guessed(snapshot: Snapshot, record: Record) -> bool:
+    return visible_devices(snapshot.with_order(record.cuda_order), {}).how == "guess"
+
+
+def _with_order(root: str, snapshot: Snapshot, environ: Mapping[str, str]) -> Snapshot:
+    known = recorded(root)
+    if not _order_missing(snapshot, known, merge(known, snapshot, paths.host_name())):
+        return snapshot
+    from gpucache.machine.libcuda import ask_order
+
+    return snapshot.with_order(ask_order(snapshot, environ) or ())
+
+
+# ---- what will hurt later
+
+
+def _warnings(root: str, snapshot: Snapshot, record: Record) -> tuple[str, ...]:
+    found = (
+        [f"the devices are fake ({snapshot.status.value}): {snapshot.detail}"]
+        if snapshot.fake
+        else []
+    )
+    if _guessed(snapshot, record):
+        found.append(guess_advice(snapshot))
+    found += [f"GPU {gpu.index} is lost: {gpu.text}" for gpu in snapshot.lost]
+    if hasattr(os, "statvfs"):
+        found += _disk_warnings(root)
+    if (kind := _network(root, os.stat(root).st_dev)) is not None:
+        found.append(
+            f"{root} is on a network file system ({kind}), where Triton is known to fail with stale handles: "
+            "prefer a local disk"
+        )
+    return tuple(found)
+
+
+@lru_cache(maxsize=64)
+def _network(root: str, device: int) -> str | None:
+    """The type of a network file system, None for a local one; remembered until another device is mounted there."""
+    return None if is_local(root) else file_system(root)
+
+
+def _disk_warnings(root: str) -> list[str]:
+    disk = os.statvfs(root)
+    found = []
+    if disk.f_flag & os.ST_RDONLY:
+        found.append(
+            f"{root} is on a read-only file system: what is cached is used, nothing new is kept"
+        )
+    if disk.f_flag & getattr(os, "ST_NOEXEC", 0):
+        found.append(f"{root} is mounted noexec: Triton cannot load its launcher from there")
+    if disk.f_bavail * disk.f_frsize < LITTLE_SPACE_BYTES:
+        found.append(f"{root} has {disk.f_bavail * disk.f_frsize // 2**20} MiB left")
+    if disk.f_files and disk.f_favail < FEW_INODES:
+        found.append(f"{root} has {disk.f_favail} inodes left, and a kernel takes nine")
+    return found

@@ -1,0 +1,292 @@
+"""`DeviceCacheRegistry`: every device of this process, and its Triton cache directory."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator, Mapping
+
+from gpucache import environment
+from gpucache.directories.provision import Provision, provision, recorded
+from gpucache.directories.record import Record, directories, merge, read_record
+from gpucache.disk.vetting import Trust, vet, vet_child, vet_file
+from gpucache.environment import (
+    DEVICE_ORDER,
+    TRUST_UIDS,
+    TRUST_WORLD_WRITABLE,
+    VISIBLE_DEVICES,
+    is_on,
+)
+from gpucache.errors import DeviceIndexError, RecordError
+from gpucache.layout import paths
+from gpucache.machine import device_files
+from gpucache.machine.device import Device, Snapshot, requested_fakes
+from gpucache.machine.visible import Visible, guess_advice, visible_devices
+
+_SETTINGS = (environment.DISABLE, TRUST_UIDS, TRUST_WORLD_WRITABLE, VISIBLE_DEVICES, DEVICE_ORDER)
+
+
+class DeviceCacheRegistry:
+    """The devices this process sees, in CUDA's order, each with its own Triton cache directory.
+
+    Constructing it makes nothing on disk; `provision` does. `path`, ``len``, ``in`` and iteration make no system call
+    and read no environment. A registry can be pickled, used after ``fork`` and in spawned processes, and shared by
+    threads.
+    """
+
+    __slots__ = (
+        "_paths",
+        "_settings",
+        "checked",
+        "devices",
+        "directories",
+        "root",
+        "snapshot",
+        "visible",
+    )
+
+    root: str
+    """Absolute path of the cache root."""
+    devices: tuple[Device, ...]
+    """The devices of this process; position = CUDA ordinal."""
+    directories: dict[str, str]
+    """UUID of every device of the machine, seen by this process or not, to the path of its directory."""
+    snapshot: Snapshot
+    """Every device of the machine, as discovered or as recorded."""
+    checked: bool
+    """Whether the devices are surely this process's: discovered now, or the very ones that the kernel shows it."""
+    visible: Visible
+    """How `CUDA_VISIBLE_DEVICES` made ``devices`` out of the snapshot."""
+
+    def __init__(
+        self,
+        root: str | os.PathLike[str] | None = None,
+        snapshot: Snapshot | None = None,
+        environ: Mapping[str, str] | None = None,
+    ) -> None:
+        """Take the devices of ``snapshot``, or discover them, and apply ``environ``'s `CUDA_VISIBLE_DEVICES`.
+
+        Args:
+            root: the cache root; by default `GPUCACHE_DIR`, `TORCHINDUCTOR_CACHE_DIR` or torch's default.
+            snapshot: what `gpucache.discover` returned; None discovers now.
+            environ: the environment of the process that will use the devices; by default ``os.environ``.
+
+        Raises:
+            DiscoveryError: the node is sick.
+        """
+        environ = os.environ if environ is None else environ
+        if snapshot is None:
+            from gpucache.machine.nvml import discover
+
+            snapshot = discover(environ)
+        root = paths.resolve_root(root, environ)
+        known = recorded(root)
+        if snapshot.cuda_order is None and known is not None:
+            snapshot = snapshot.with_order(known.cuda_order)
+        record = merge(known, snapshot, paths.host_name())
+        self.checked = True
+        self._set(root, snapshot, environ, record, visible_devices(snapshot, environ))
+
+    @classmethod
+    def load(
+        cls, root: str | os.PathLike[str] | None = None, environ: Mapping[str, str] | None = None
+    ) -> DeviceCacheRegistry:
+        """The registry from this host's record, without NVML: what a worker calls.
+
+        `GPUCACHE_DEVICE` (a UUID, as `environ` and `gpucache run` set it) makes that device the only one, ordinal 0
+        here whatever CUDA calls it; otherwise `CUDA_VISIBLE_DEVICES` decides. ``environ`` is ``os.environ`` by default.
+
+        Raises:
+            RecordError: the record is missing, torn, another host's, fake on a machine with the NVIDIA driver, or does
+                not tell which of its devices this process sees.
+            UnsafeDirectoryError: somebody else could plant code in the root.
+        """
+        environ = os.environ if environ is None else environ
+        host = paths.host_name()
+        root = paths.resolve_root(root, environ)
+        trust = Trust.parse(environ)
+        vet(root, trust)
+        for directory in paths.our_directories(root):
+            vet_child(directory, trust)
+        path = paths.record_path(root, host)
+        vet_file(path, trust)
+        record = read_record(path, host)
+        requested = requested_fakes(environ)
+        if record.fake and requested is None and device_files.driver_loaded():
+            raise RecordError(
+                path, "the record has fake devices, but this machine has the NVIDIA driver"
+            )
+        for name in record.names.values():
+            vet_child(paths.device_directory(root, name), trust)
+        snapshot = requested or record.snapshot()
+        whole = sees_all(record)
+        registry = cls.__new__(cls)
+        registry.checked = bool(whole) or requested is not None
+        registry._set(
+            root,
+            snapshot,
+            environ,
+            record,
+            _recorded_visible(path, record, snapshot, environ, whole),
+        )
+        return registry
+
+    def path(self, ordinal: int) -> str:
+        """The Triton cache directory of the device with this CUDA ordinal; a pure lookup.
+
+        Raises:
+            DeviceIndexError: this process has no such device (``-1`` included).
+        """
+        try:
+            return self._paths[ordinal]
+        except KeyError:
+            raise DeviceIndexError(ordinal, len(self._paths), self.visible.cut) from None
+
+    def __len__(self) -> int:
+        return len(self._paths)
+
+    def __iter__(self) -> Iterator[int]:
+        return iter(self._paths)
+
+    def __contains__(self, ordinal: object) -> bool:
+        return ordinal in self._paths
+
+    def __repr__(self) -> str:
+        return f"DeviceCacheRegistry(root={self.root!r}, devices={len(self)})"
+
+    def environ(self, ordinal: int, *, plugin: bool = False) -> dict[str, str]:
+        """The variables that give a child process this device's directory.
+
+        Empty when `GPUCACHE_DISABLE=1`. The device is pinned by its UUID, so that the child finds it whatever mask,
+        cgroup or container it runs in. ``plugin`` adds the Triton plug-in, by which a node compiles each kernel once:
+        only for children that can import gpucache, such as those of this interpreter. Triton imports it inside a
+        kernel launch, which fails where that cannot be.
+
+        Raises:
+            DeviceIndexError: this process has no such device.
+        """
+        path = self.path(ordinal)
+        if is_on(self._settings, environment.DISABLE):
+            return {}
+        variables = {
+            environment.ROOT: self.root,
+            environment.PINNED_DEVICE: self.devices[ordinal].uuid,
+            environment.INDUCTOR_ROOT: self.root,
+            environment.TRITON_DIRECTORY: path,
+        }
+        return variables | {environment.MANAGER: environment.OUR_MANAGER} if plugin else variables
+
+    def provision(self, timeout_s: float = 60.0) -> Provision:
+        """Make the root, its tag, a directory for every device of the snapshot, and the record, where missing.
+
+        Where only libcuda knows the order of the GPUs (unlike ones, MIG, a lost one) it is asked once, in a child with
+        this process's environment less the mask; the answer, or that there was none, is recorded until something
+        changes.
+
+        Any number of processes and threads may call it at once: each directory is made once, under one lock. Where
+        everything is there it takes no lock. A process killed at any instant leaves nothing that the next call does
+        not complete. Atomic for readers, not durable across a power cut. The record merges what other processes have
+        seen of this host; if that gave a device another name meanwhile, this registry takes it over.
+
+        Args:
+            timeout_s: how long to wait for another process that provisions.
+
+        Raises:
+            UnsafeDirectoryError: somebody else could plant code in the root. Nothing was made.
+            ProvisionError: the operating system refused (read-only, full, no permission). What was made until then
+                stays, each directory and file of it whole, and the next call goes on from there.
+            LockTimeoutError: another process held the lock all the time; the message names it.
+        """
+        if is_on(self._settings, environment.DISABLE):
+            return Provision(
+                root=self.root,
+                devices=self.snapshot.devices,
+                warnings=(f"{environment.DISABLE}=1: nothing was made",),
+            )
+        record, done = provision(
+            self.root, self.snapshot, Trust.parse(self._settings), os.environ, timeout_s
+        )
+        if self.visible.how == "guess":  # libcuda may have been asked now
+            self.snapshot = self.snapshot.with_order(record.cuda_order)
+            self._show(record, visible_devices(self.snapshot, self._settings))
+        else:
+            self._show(record, self.visible)
+        return done
+
+    def _set(
+        self,
+        root: str,
+        snapshot: Snapshot,
+        environ: Mapping[str, str],
+        record: Record,
+        visible: Visible,
+    ) -> None:
+        self.root = root
+        self.snapshot = snapshot
+        self._settings = {name: environ[name] for name in _SETTINGS if name in environ}
+        self._show(record, visible)
+
+    def _show(self, record: Record, visible: Visible) -> None:
+        names = record.names | directories(record, self.snapshot)
+        self.visible = visible
+        self.devices = visible.devices
+        self.directories = {
+            uuid: paths.device_directory(self.root, name) for uuid, name in names.items()
+        }
+        self._paths = {
+            ordinal: self.directories[device.uuid] for ordinal, device in enumerate(visible.devices)
+        }
+
+
+def _recorded_visible(
+    path: str, record: Record, snapshot: Snapshot, environ: Mapping[str, str], whole: bool | None
+) -> Visible:
+    """What this process sees of the recorded devices; an error where the record cannot tell."""
+    pinned = environ.get(environment.PINNED_DEVICE)
+    if pinned:
+        known = (*snapshot.devices, *(entry.device for entry in record.entries))
+        device = next((device for device in known if device.uuid == pinned), None)
+        if device is None:
+            raise RecordError(
+                path,
+                f"{environment.PINNED_DEVICE}={pinned} is not on record",
+                f"run `gpucache provision` on this host, or unset {environment.PINNED_DEVICE}",
+            )
+        return Visible(
+            (device,), "uuid", f"{environment.PINNED_DEVICE}={pinned} pins this process to it"
+        )
+    visible = visible_devices(snapshot, environ)
+    if visible.how == "guess":
+        import logging
+
+        logging.getLogger("gpucache").warning("%s: %s", path, guess_advice(snapshot))
+    if (
+        visible.how in ("uuid", "none", "fake")
+        or whole
+        or (whole is None and not record.renumbered)
+    ):
+        return visible
+    raise RecordError(
+        path,
+        f"this process does not see just the {len(record.gpus)} GPUs on record (a container, a cgroup, or new GPUs), "
+        "so a number does not say which GPU is meant",
+        f"start it under `gpucache run`, or set {environment.PINNED_DEVICE} or {VISIBLE_DEVICES} to a UUID; "
+        "if the host's GPUs have changed, run `gpucache provision` (delete the record first if some are gone)",
+    )
+
+
+def sees_all(record: Record) -> bool | None:
+    """Whether this process may open exactly the GPUs on record, by the kernel's word; None where that cannot be told.
+
+    A lost GPU has no UUID on record, but its node is still there.
+    """
+    openable = device_files.openable_gpus()
+    if openable is None or record.fake:
+        return None
+    if all(node.uuid for node in openable):
+        seen: set[object] = {node.uuid for node in openable}
+        known: set[object] = set(record.gpus)
+    elif None not in record.gpus.values():
+        seen, known = {node.minor for node in openable}, set(record.gpus.values())
+    else:
+        return None if len(openable) == len(record.gpus) + len(record.lost) else False
+    return known <= seen and len(seen - known) <= len(record.lost)

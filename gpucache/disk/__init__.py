@@ -1,0 +1,1 @@
+"""Files, locks, mounts, trust: file-system work that knows no kernel."""

@@ -1,0 +1,116 @@
+"""Make directories, publish files, hold locks. The only module that imports filelock."""
+
+from __future__ import annotations
+
+import errno
+import os
+import shutil
+import tempfile
+import time
+
+from gpucache.errors import ProvisionError
+
+_STALE_S = 3600.0
+STAGED = "publish-"
+
+
+def make_directory(path: str) -> bool:
+    """Make a directory and its missing parents, each with mode 0700; whether this call made the last one.
+
+    Any number of processes may do this at once: exactly one of them is told True.
+
+    Raises:
+        ProvisionError: the operating system refused.
+    """
+    missing = [path]
+    while (made := _mkdir(missing[-1])) is None and os.path.dirname(missing[-1]) != missing[-1]:
+        missing.append(os.path.dirname(missing[-1]))
+    for step in reversed(missing[:-1]):
+        made = _mkdir(step)
+    if (
+        made is None
+    ):  # the parent is there, and still nothing can be made in it: /proc and autofs answer so
+        raise ProvisionError(path, errno.ENOENT)
+    return made
+
+
+def _mkdir(path: str) -> bool | None:
+    """Whether this call made the directory; None where its parent is missing."""
+    try:
+        os.mkdir(path, 0o700)
+        return True
+    except FileExistsError:
+        if not os.path.isdir(path):
+            raise ProvisionError(
+                path, errno.ENOTDIR, "choose another root, or move that away"
+            ) from None
+        return False
+    except FileNotFoundError:
+        return None
+    except OSError as error:
+        raise ProvisionError(path, error.errno or errno.EIO) from error
+
+
+def write_whole(path: str, data: bytes, staging: str) -> None:
+    """Write a file so that readers find the old one or the whole new one.
+
+    Atomic for readers, also when this process is killed; not durable across a power cut (the file is synced, its
+    directory is not). Of several writers at once the last wins. ``staging`` is a directory on the same file system;
+    what killed writers left there is removed after an hour.
+
+    Raises:
+        ProvisionError: the operating system refused; the old file is untouched.
+    """
+    try:
+        sweep_old(staging, STAGED)
+        fd, temporary = tempfile.mkstemp(prefix=STAGED, dir=staging)
+        try:
+            with os.fdopen(fd, "wb") as file:
+                file.write(data)
+                file.flush()
+                os.fsync(fd)
+            os.rename(temporary, path)
+        except BaseException:
+            os.unlink(temporary)
+            raise
+    except OSError as error:
+        raise ProvisionError(path, error.errno or errno.EIO) from error
+
+
+def sweep_old(directory: str, prefix: str) -> None:
+    """Remove what killed processes left under this prefix more than an hour ago. Beside any other sweeper.
+
+    Raises:
+        OSError: the directory cannot be listed.
+    """
+    with os.scandir(directory) as found:
+        for item in found:
+            try:
+                old = item.name.startswith(prefix) and time.time() - item.stat().st_mtime > _STALE_S
+                if old and item.is_dir(follow_symlinks=False):
+                    shutil.rmtree(item.path, ignore_errors=True)
+                elif old:
+                    os.unlink(item.path)
+            except (FileNotFoundError, PermissionError):
+                continue  # another process swept it, or it is not ours to sweep
+
+
+def inside(path: str, directory: str) -> bool:
+    """Whether a path is a directory or lies below it, links followed."""
+    return os.path.join(os.path.realpath(path), "").startswith(
+        os.path.join(os.path.realpath(directory), "")
+    )
+
+
+def write_new(path: str, data: bytes) -> None:
+    """Write a whole new file; on failure nothing is left."""
+    fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o666)
+    try:
+        view = memoryview(data)
+        while view:
+            view = view[os.write(fd, view) :]
+    except OSError:
+        os.unlink(path)
+        raise
+    finally:
+        os.close(fd)

@@ -1,0 +1,176 @@
+"""Private directories for what is not yet whole: one per process, which holds it under ``flock`` for life.
+
+A sweeper tries that lock instead of guessing from a pid, which lies across containers and is used again.
+"""
+
+from __future__ import annotations
+
+import atexit
+import errno
+import fcntl
+import os
+import shutil
+import tempfile
+import threading
+import time
+from collections.abc import Callable
+from contextlib import suppress
+
+from gpucache.disk.files import make_directory, write_new
+
+_PREFIX = "staging-"
+_NEW = "new-"
+_STALE_S = 3600.0
+PREFIXES = (f"gpucache-{_PREFIX}", f"gpucache-{_NEW}")
+"""How the names of staging directories begin."""
+
+
+class Staging:
+    """Where this process may write: the preferred directory, else the first that takes it."""
+
+    def __init__(self, preferred: str) -> None:
+        self.preferred = preferred
+        self._mutex = threading.Lock()
+        self._made: dict[str, tuple[str, int]] = {}
+        self._count = 0
+        _all.append(self)
+
+    def directory(self) -> str:
+        """A new empty directory below the preferred place.
+
+        Raises:
+            OSError: nothing can be made there.
+        """
+        return self._new_below(self.preferred)
+
+    def write(self, name: str, data: bytes, usable: Callable[[str], bool]) -> str:
+        """Write a file of this name in the first place that takes it whole; its path.
+
+        ``usable`` may refuse a place: one mounted ``noexec``, for a shared library.
+
+        Raises:
+            OSError: no place takes it; the message names all of them.
+        """
+        failures = []
+        for place in _candidates(self.preferred):
+            try:
+                if not usable(place):
+                    raise OSError(errno.EPERM, "mounted noexec")
+                home = self._new_below(place)
+                try:
+                    write_new(os.path.join(home, name), data)
+                except OSError:
+                    shutil.rmtree(home, ignore_errors=True)
+                    raise
+                return os.path.join(home, name)
+            except OSError as error:
+                failures.append(f"{place} ({error.strerror or error})")
+        raise OSError(
+            errno.ENOSPC,
+            f"{name} of {len(data)} bytes can be written nowhere: {', '.join(failures)}",
+        )
+
+    def _new_below(self, place: str) -> str:
+        with self._mutex:
+            if place not in self._made or not os.path.isdir(self._made[place][0]):
+                if place == self.preferred:  # the others are the system's own
+                    make_directory(place)
+                gone = self._made.pop(place, None)
+                if gone is not None:
+                    os.close(gone[1])
+                self._made[place] = _claim(place)
+                with suppress(OSError):  # one may write to a place without the right to list it
+                    sweep_dead(place)
+            self._count += 1
+            path = os.path.join(self._made[place][0], str(self._count))
+        os.mkdir(path, 0o700)
+        return path
+
+    def forget(self) -> None:
+        """In the child of a fork: leave the parent's directories alone, without freeing its locks."""
+        for _, fd in self._made.values():
+            with suppress(OSError):
+                os.close(fd)
+        self._made = {}
+        self._mutex = threading.Lock()
+
+
+def _candidates(preferred: str) -> list[str]:
+    try:
+        return list(dict.fromkeys((preferred, tempfile.gettempdir(), "/dev/shm", "/var/tmp")))
+    except FileNotFoundError:  # where all temporary directories are full, it finds none
+        return list(dict.fromkeys((preferred, "/dev/shm", "/var/tmp")))
+
+
+def _claim(place: str) -> tuple[str, int]:
+    """Make and lock a directory. It gets the name that a sweeper looks for only once it is locked."""
+    new = tempfile.mkdtemp(prefix=f"gpucache-{_NEW}", dir=place)
+    fd = None
+    try:
+        fd = os.open(new, os.O_RDONLY | os.O_CLOEXEC)
+        with suppress(OSError):
+            fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        path = os.path.join(place, os.path.basename(new).replace(_NEW, _PREFIX, 1))
+        os.rename(new, path)
+    except OSError:
+        if fd is not None:
+            os.close(fd)
+        shutil.rmtree(new, ignore_errors=True)
+        raise
+    return path, fd
+
+
+def sweep_dead(place: str) -> int:
+    """Remove the staging directories of dead processes; how many. Beside any other process."""
+    count = 0
+    with os.scandir(place) as found:
+        items = [item for item in found if item.name.startswith(PREFIXES)]
+    for item in items:
+        if is_dead(item.path):
+            shutil.rmtree(item.path, ignore_errors=True)
+            count += 1
+    return count
+
+
+def is_dead(path: str) -> bool:
+    """Whether the process is gone that held this staging directory, of this user; asks its lock."""
+    new = os.path.basename(path).startswith(PREFIXES[1])  # not locked yet
+    try:
+        fd = os.open(
+            path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC | os.O_NOFOLLOW
+        )  # opening a FIFO would wait
+    except OSError:
+        return False  # another user's, or another sweeper's
+    try:
+        if os.fstat(fd).st_uid != os.geteuid() or (
+            new and time.time() - os.fstat(fd).st_mtime < _STALE_S
+        ):
+            return False
+        fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError:
+        return False  # alive
+    finally:
+        os.close(fd)
+    return True
+
+
+_all: list[Staging] = []
+
+
+def _remove_all() -> None:
+    """At exit: what was not published was private to this process."""
+    for staging in _all:
+        for path, _ in staging._made.values():
+            shutil.rmtree(path, ignore_errors=True)
+
+
+atexit.register(_remove_all)
+
+
+def _after_fork_in_child() -> None:
+    for staging in _all:
+        staging.forget()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_after_fork_in_child)

@@ -1,0 +1,175 @@
+"""Treat a cache as code: refuse a directory in which somebody else could plant it.
+
+Triton and torch ``dlopen``, ``exec`` and unpickle what they find in a cache directory.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import stat
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from gpucache.environment import TRUST_UIDS, TRUST_WORLD_WRITABLE, is_on
+from gpucache.errors import ConfigurationError, ProvisionError, UnsafeDirectoryError
+
+_MOST_LINKS = 40  # Linux's own limit (path_resolution(7))
+
+
+@dataclass(frozen=True, slots=True)
+class Trust:
+    """Whom the user trusts beside himself and root."""
+
+    uids: frozenset[int] = frozenset()
+    world_writable: bool = False
+    """Whether a directory that everybody may write is accepted: a Kubernetes ``emptyDir`` is one."""
+
+    @classmethod
+    def parse(cls, environ: Mapping[str, str]) -> Trust:
+        """Read `GPUCACHE_TRUST_UIDS` (``1000,1001``) and `GPUCACHE_TRUST_WORLD_WRITABLE` (``1``).
+
+        Raises:
+            ConfigurationError: a value makes no sense.
+        """
+        text = environ.get(TRUST_UIDS) or ""
+        tokens = [token.strip() for token in text.split(",") if token.strip()]
+        if not all(token.isascii() and token.isdigit() for token in tokens):
+            raise ConfigurationError(TRUST_UIDS, text, "a comma-separated list of user ids")
+        return cls(frozenset(map(int, tokens)), is_on(environ, TRUST_WORLD_WRITABLE))
+
+
+def vet(path: str, trust: Trust) -> bool:
+    """Check a directory and the way to it; whether it exists.
+
+    Refused: a directory owned by anyone but the effective user, root or a trusted uid; one that everybody may write;
+    an ancestor that everybody may write without the sticky bit; a link on the way that belongs to anyone but the
+    effective user or root. Of a path that does not exist, what exists is checked.
+
+    Limits: group permissions, access-control lists and the owners of ancestors are trusted, and what changes after
+    the check is not seen.
+
+    Raises:
+        UnsafeDirectoryError: with the fact and the way out.
+        ProvisionError: the path leads through something that is not a directory, or in circles.
+    """
+    if not hasattr(os, "geteuid"):
+        return os.path.isdir(path)
+    here, here_stat = "/", os.lstat("/")
+    pending = path.split("/")[::-1]
+    links = 0
+    while pending:
+        name = pending.pop()
+        if name in ("", "."):
+            continue
+        step = os.path.normpath(os.path.join(here, name))
+        if name != "..":
+            _vet_ancestor(here, here_stat, trust)
+        try:
+            step_stat = os.lstat(step)
+        except FileNotFoundError:
+            return False
+        except OSError as error:
+            raise ProvisionError(step, error.errno or errno.EIO) from error
+        if stat.S_ISLNK(step_stat.st_mode):
+            links += 1
+            _vet_link(step, step_stat, links)
+            target = os.readlink(step)
+            pending += target.split("/")[::-1]
+            here, here_stat = ("/", os.lstat("/")) if target.startswith("/") else (here, here_stat)
+        else:
+            here, here_stat = step, step_stat
+    _vet_directory(here, here_stat, trust)
+    return True
+
+
+def vet_child(path: str, trust: Trust) -> bool:
+    """Check a directory inside one that has been vetted; whether it exists. Costs one system call.
+
+    Raises:
+        UnsafeDirectoryError: as `vet`.
+        ProvisionError: as `vet`.
+    """
+    try:
+        found = os.lstat(path)
+    except FileNotFoundError:
+        return False
+    except OSError as error:
+        raise ProvisionError(path, error.errno or errno.EIO) from error
+    if stat.S_ISLNK(found.st_mode):
+        return vet(path, trust)
+    if hasattr(os, "geteuid"):
+        _vet_directory(path, found, trust)
+    return True
+
+
+def vet_file(path: str, trust: Trust) -> None:
+    """Check a file that is about to be believed, in a directory that has been vetted. A missing one is fine.
+
+    Raises:
+        UnsafeDirectoryError: it is another user's, or everybody may write it, or it is no plain file.
+    """
+    try:
+        found = os.lstat(path)
+    except OSError:
+        return
+    if not hasattr(os, "geteuid"):
+        return
+    if not stat.S_ISREG(found.st_mode):
+        raise UnsafeDirectoryError(
+            path, "is not a plain file", "remove it and run `gpucache provision`"
+        )
+    if found.st_uid not in (os.geteuid(), 0) and found.st_uid not in trust.uids:
+        raise UnsafeDirectoryError(
+            path,
+            f"belongs to uid {found.st_uid}, not to uid {os.geteuid()}",
+            "remove it and run `gpucache provision`",
+        )
+    if found.st_mode & stat.S_IWOTH and not trust.world_writable:
+        raise UnsafeDirectoryError(
+            path, "everybody may write it", "remove it and run `gpucache provision`"
+        )
+
+
+def _vet_directory(path: str, found: os.stat_result, trust: Trust) -> None:
+    if not stat.S_ISDIR(found.st_mode):
+        raise ProvisionError(path, errno.ENOTDIR, "choose another root, or move that away")
+    if found.st_uid not in (os.geteuid(), 0) and found.st_uid not in trust.uids:
+        raise UnsafeDirectoryError(
+            path,
+            f"belongs to uid {found.st_uid}, not to uid {os.geteuid()}, and a cache is executed",
+            f"set GPUCACHE_DIR to a directory of your own, or {TRUST_UIDS}={found.st_uid} if you trust that user",
+        )
+    if found.st_mode & stat.S_IWOTH and not trust.world_writable:
+        raise UnsafeDirectoryError(
+            path,
+            f"everybody may write it (mode {stat.S_IMODE(found.st_mode):04o}), and a cache is executed",
+            f"chmod o-w it, or set {TRUST_WORLD_WRITABLE}=1 where only your own processes reach it (an emptyDir)",
+        )
+
+
+def _vet_ancestor(path: str, found: os.stat_result, trust: Trust) -> None:
+    if not stat.S_ISDIR(found.st_mode):
+        raise ProvisionError(path, errno.ENOTDIR, "choose another root, or move that away")
+    if (
+        found.st_mode & stat.S_IWOTH
+        and not found.st_mode & stat.S_ISVTX
+        and not trust.world_writable
+    ):
+        raise UnsafeDirectoryError(
+            path,
+            f"everybody may write this ancestor (mode {stat.S_IMODE(found.st_mode):04o}, not sticky) "
+            "and so replace the cache, which is executed",
+            f"chmod o-w it, or set {TRUST_WORLD_WRITABLE}=1 where only your own processes reach it (an emptyDir)",
+        )
+
+
+def _vet_link(path: str, found: os.stat_result, links: int) -> None:
+    if found.st_uid not in (os.geteuid(), 0):
+        raise UnsafeDirectoryError(
+            path,
+            f"is a symbolic link of uid {found.st_uid}, who can point it anywhere",
+            "remove the link, or set GPUCACHE_DIR to a directory of your own",
+        )
+    if links > _MOST_LINKS:
+        raise ProvisionError(path, errno.ELOOP, "remove the circle of links")

@@ -1,0 +1,1 @@
+"""What Triton writes for one kernel: metadata, group, binary."""

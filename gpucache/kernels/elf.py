@@ -1,0 +1,29 @@
+"""Whether a compiled binary is as long as its own header says."""
+
+from __future__ import annotations
+
+import os
+import struct
+from collections.abc import Callable
+
+
+def is_whole_elf(path: str, opener: Callable[[str, int], int] | None = None) -> bool:
+    """Whether a file is not empty and, if it is a 64-bit ELF object, as long as its header tables say.
+
+    A cubin or library that was cut would otherwise be taken for good: Triton checks that it exists, no more.
+    """
+    with open(path, "rb", opener=opener) as file:
+        head = file.read(64)
+        size = file.seek(0, os.SEEK_END)
+    if (
+        head[:5] != b"\x7fELF\x02" or len(head) < 64
+    ):  # after a power cut a file may be zeros of the right size
+        return head[:4] != b"\x7fELF" and bool(head.strip(b"\0"))
+    programs, sections = struct.unpack_from("<QQ", head, 0x20)
+    program_size, program_count, section_size, section_count = struct.unpack_from(
+        "<HHHH", head, 0x36
+    )
+    return bool(
+        max(programs + program_size * program_count, sections + section_size * section_count)
+        <= size
+    )

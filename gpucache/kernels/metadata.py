@@ -1,0 +1,191 @@
+"""What Triton says of a kernel: the metadata file ``K.json`` of an entry, and what of the environment is in its key.
+
+One flat JSON object, written by `compiler/compiler.py` `compile` (3.2.0, 3.4.0, 3.6.0 and 3.9.0 read, and a kernel
+compiled with each): ``hash``, ``target``, every field of the backend's options, the environment variables that are part
+of the key, ``triton_version`` (not in 3.2), and what the stages found out, as ``shared`` and ``name``. Nothing marks
+which of these a name is. Environment variables are upper case and options are not, in all of these versions.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+# What `get_cache_invalidating_env_vars` of Triton 3.2.0, 3.4.0, 3.6.0 and 3.9.0 gives, each asked with every upper-case
+# word in its libtriton set in turn; a test asks again. The list is compiled in.
+_KEY_VARIABLES = """
+ALLOW_LHS_TMEM_LAYOUT_CONVERSION AMDGCN_ENABLE_DUMP AMDGCN_USE_BUFFER_ATOMICS AMDGCN_USE_BUFFER_OPS
+DISABLE_FAST_REDUCTION DISABLE_LLVM_OPT DISABLE_MMA_V3 DISABLE_MMA_V5 DISABLE_PTXAS_OPT LLVM_ENABLE_TIMING
+LLVM_EXTRACT_DI_LOCAL_VARIABLES LLVM_IR_ENABLE_DUMP LLVM_PASS_PLUGIN_PATH MLIR_DISABLE_MULTITHREADING MLIR_DUMP_PATH
+MLIR_ENABLE_DIAGNOSTICS MLIR_ENABLE_DUMP MLIR_ENABLE_TIMING NVPTX_ENABLE_DUMP STORE_TMEM_TO_GLOBAL_BYPASS_SMEM
+TRITON_CONSAN_INIT_ALLOCATIONS TRITON_DEFAULT_FP_FUSION TRITON_DISABLE_LINE_INFO
+TRITON_DISABLE_RESHAPE_ENCODING_INFERENCE TRITON_DUMP_MIR TRITON_ENABLE_ASAN TRITON_ENABLE_EXPERIMENTAL_CONSAN
+TRITON_ENABLE_LLVM_DEBUG TRITON_F32_DEFAULT TRITON_FORCE_DISABLE_FP_FUSION TRITON_HIP_GLOBAL_PREFETCH
+TRITON_HIP_LOCAL_PREFETCH TRITON_HIP_USE_ASYNC_COPY TRITON_HIP_USE_BLOCK_PINGPONG TRITON_HIP_USE_COEXEC_SCHEDULER
+TRITON_HIP_USE_EXPERT_SCHEDULING TRITON_HIP_USE_IN_THREAD_TRANSPOSE TRITON_LLVM_DEBUG_ONLY TRITON_OVERRIDE_ARCH
+TRITON_PARTITION_SCHEDULING_DUMP_DATA_ONLY TRITON_PARTITION_SCHEDULING_DUMP_LOOP_ONLY
+TRITON_PARTITION_SCHEDULING_ENABLE_DUMP_DOT TRITON_PLUGIN_PATHS TRITON_PLUGIN_VERSION_CHECK USE_IR_LOC
+"""
+KEY_VARIABLES = frozenset(_KEY_VARIABLES.split())
+"""The environment variables that are part of the key in some Triton from 3.2 to 3.9, as soon as they are not empty."""
+
+# What `backends/*/compiler.py` of the same four versions assigns to ``metadata``, beside options that it overwrites.
+_RESULTS = """
+name shared tmem_size tensordesc_meta
+global_scratch_size global_scratch_align profile_scratch_size profile_scratch_align
+"""
+_RESULT_NAMES = frozenset(_RESULTS.split())
+_VARIABLE = re.compile(r"[A-Z][A-Z0-9_]*")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Metadata:
+    """A compiled kernel, as its metadata file has it."""
+
+    name: str
+    """The symbol in the binary. The files of the entry are named after the source, which may be longer."""
+    target: str
+    """``cuda:90``, ``hip:gfx942``: what was compiled for, before `TRITON_OVERRIDE_ARCH`."""
+    arch: str
+    """``sm_90``, ``gfx942``: what the code is for; the option wins, which `TRITON_OVERRIDE_ARCH` sets."""
+    triton_version: str | None
+    """None where Triton does not say (3.2)."""
+    hash: str | None
+    """SHA-256 of all that the key is made of, in hexadecimal; the key is the same number in base 32 or 64."""
+    options: Mapping[str, Any]
+    """The backend's options by name. A stage may have changed one: warp specialisation raises ``num_warps``."""
+    environment: Mapping[str, str]
+    """The variables that are part of the key, as `key_environment` has them."""
+    results: Mapping[str, Any]
+    """What the compile found out."""
+
+    @classmethod
+    def parse(cls, text: str | bytes) -> Metadata:
+        """Read a metadata file.
+
+        Raises:
+            ValueError: it is not one.
+        """
+        said = _decoded(text)
+        target, name = _target(said), said.get("name")
+        if target is None or not isinstance(name, str):
+            raise ValueError("not the metadata of a kernel: no target or no name")
+        results = _results(said)
+        rest = {
+            field: value
+            for field, value in said.items()
+            if field not in results and field not in ("hash", "target", "triton_version")
+        }
+        environment = {
+            field: str(value) for field, value in rest.items() if _VARIABLE.fullmatch(field)
+        }
+        return cls(
+            name=name,
+            target=target,
+            arch=arch_of(_text(said.get("arch")) or target),
+            triton_version=_text(said.get("triton_version")),
+            hash=_text(said.get("hash")),
+            options={field: value for field, value in rest.items() if field not in environment},
+            environment=environment,
+            results=results,
+        )
+
+    @property
+    def num_warps(self) -> int | None:
+        """Warps per block, after warp specialisation."""
+        return _count(self.options.get("num_warps"))
+
+    @property
+    def shared_bytes(self) -> int | None:
+        """Shared memory per block, in bytes; all that Triton uses is dynamic, so that the binary does not say it."""
+        return _count(self.results.get("shared"))
+
+
+def brief(path: str) -> tuple[str | None, str | None]:
+    """As `target_and_version`, of a file; None twice for one that cannot be read. Never raises."""
+    try:
+        with open(path, "rb") as file:
+            return target_and_version(file.read())
+    except OSError:
+        return None, None
+
+
+def target_and_version(text: str | bytes) -> tuple[str | None, str | None]:
+    """Only the target (``cuda:90``) and Triton's version; None for what the text does not say. Never raises."""
+    try:
+        said = _decoded(text)
+    except ValueError:
+        return None, None
+    return _target(said), _text(said.get("triton_version"))
+
+
+def arch_of(target: str) -> str:
+    """The architecture of a target, or of the option of that name (3.4 and later): ``sm_90``, ``gfx942``.
+
+    >>> arch_of("cuda:90"), arch_of("sm90"), arch_of("hip:gfx942")
+    ('sm_90', 'sm_90', 'gfx942')
+    """
+    arch = target.rpartition(":")[2]
+    number = arch.removeprefix("sm").removeprefix("_")
+    return f"sm_{number}" if number[:1].isdigit() else arch
+
+
+def key_environment(environ: Mapping[str, str]) -> dict[str, str]:
+    """What of an environment is part of the key, in Triton's form: ``true``, ``false`` or the text itself.
+
+    As `get_cache_invalidating_env_vars` of Triton 3.2.0 to 3.9.0: ``1``, ``on`` and ``true`` are one value, in any
+    case; ``0``, ``off`` and ``false`` another, which is not that of a variable that is not set; ``""`` is not set.
+    """
+    return {
+        name: _normal(environ[name])
+        for name in sorted(KEY_VARIABLES & environ.keys())
+        if environ[name]
+    }
+
+
+def _normal(value: str) -> str:
+    word = value.lower()
+    if word in ("1", "on", "true"):
+        return "true"
+    return "false" if word in ("0", "off", "false") else value
+
+
+def _decoded(text: str | bytes) -> dict[str, Any]:
+    try:
+        said = json.loads(text)
+    except RecursionError as error:
+        raise ValueError("not the metadata of a kernel: nested too deep") from error
+    if not isinstance(said, dict):
+        raise ValueError("not the metadata of a kernel: no JSON object")
+    return said
+
+
+def _target(said: Mapping[str, Any]) -> str | None:
+    target = said.get("target")
+    if (
+        not isinstance(target, dict)
+        or "arch" not in target
+        or not isinstance(target.get("backend"), str)
+    ):
+        return None
+    return f"{target['backend']}:{target['arch']}"
+
+
+def _results(said: Mapping[str, Any]) -> dict[str, Any]:
+    """By name; and whatever follows ``triton_version``, which is written just before the stages run."""
+    names = list(said)
+    late = set(names[names.index("triton_version") + 1 :]) if "triton_version" in said else set()
+    return {
+        field: value for field, value in said.items() if field in _RESULT_NAMES or field in late
+    }
+
+
+def _text(value: object) -> str | None:
+    return value if isinstance(value, str) else None
+
+
+def _count(value: object) -> int | None:
+    return value if type(value) is int else None

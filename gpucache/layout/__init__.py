@@ -1,0 +1,1 @@
+"""Where everything is in a root, and what names look like."""

@@ -1,0 +1,117 @@
+"""Where everything is on disk, as pure functions of the root.
+
+<root>                        argument, else $GPUCACHE_DIR, else $TORCHINDUCTOR_CACHE_DIR, else torch's default
+├── CACHEDIR.TAG
+├── triton/<name>/<KEY>/…     one directory per device
+└── gpucache/v1/              all that is ours; a new format is a new directory
+    ├── devices/<host>.json   the devices as provisioned on that host
+    └── locks/  tmp/
+"""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Mapping
+
+from gpucache.environment import INDUCTOR_ROOT, ROOT
+from gpucache.errors import ConfigurationError
+
+
+def resolve_root(root: str | os.PathLike[str] | None, environ: Mapping[str, str]) -> str:
+    """The absolute root: the argument, else the environment's, else torch's default. ``""`` counts as unset.
+
+    Raises:
+        ConfigurationError: it is relative to a directory that is gone, or there is no temporary directory.
+    """
+    chosen = (
+        (os.fspath(root) if root is not None else "")
+        or environ.get(ROOT)
+        or environ.get(INDUCTOR_ROOT)
+    )
+    return absolute(chosen) if chosen else absolute(default_root(environ))
+
+
+def absolute(path: str) -> str:
+    """The path as an absolute one.
+
+    Raises:
+        ConfigurationError: it is relative, and the current directory is gone.
+    """
+    try:
+        return os.path.abspath(path)
+    except FileNotFoundError:
+        raise ConfigurationError(
+            ROOT, path, "an absolute path, and the current directory is gone"
+        ) from None
+
+
+def default_root(environ: Mapping[str, str]) -> str:
+    """``<temporary directory>/torchinductor_<user>``, exactly as torch names it.
+
+    After torch 2.13.0 `_inductor/runtime/cache_dir_utils.py` `default_cache_dir`: nine characters of a user name
+    become ``_``, and a user id without a passwd entry is named ``uid_<id>``. The temporary directory is
+    `tempfile.gettempdir()`, so it is the process's own whatever ``environ`` holds.
+
+    Raises:
+        ConfigurationError: there is no temporary directory.
+    """
+    import tempfile  # costs more to import than all of this module
+
+    try:
+        directory = tempfile.gettempdir()
+    except FileNotFoundError as error:
+        raise ConfigurationError(
+            "TMPDIR", environ.get("TMPDIR", ""), f"usable ({error.strerror})"
+        ) from None
+    return os.path.join(
+        directory, "torchinductor_" + re.sub(r'[\\/:*?"<>|]', "_", _user_name(environ))
+    )
+
+
+def _user_name(environ: Mapping[str, str]) -> str:
+    # The order of the standard library's getpass.getuser, which torch asks.
+    for name in ("LOGNAME", "USER", "LNAME", "USERNAME"):
+        if user := environ.get(name):
+            return user
+    if not hasattr(os, "getuid"):
+        return "unknown_user"
+    try:
+        import pwd
+
+        return pwd.getpwuid(os.getuid())[0]
+    except (KeyError, ImportError, OSError):
+        return f"uid_{os.getuid()}"
+
+
+def device_directory(root: str, name: str) -> str:
+    """A device's Triton cache directory."""
+    return f"{root}/triton/{name}"
+
+
+def ours(root: str, *parts: str) -> str:
+    """Something of ours, below ``gpucache/v1``."""
+    return "/".join((root, "gpucache", "v1", *parts))
+
+
+def our_directories(root: str) -> tuple[str, ...]:
+    """The directories between the root and what is read or made in it, outermost first."""
+    inner = tuple(ours(root, name) for name in ("devices", "locks", "tmp"))
+    return (f"{root}/triton", f"{root}/gpucache", ours(root), *inner)
+
+
+def record_path(root: str, host: str) -> str:
+    """The record of a host's devices; characters that no host name should have become ``_``."""
+    return ours(root, "devices", re.sub(r"[^A-Za-z0-9._-]", "_", host) + ".json")
+
+
+def tag_path(root: str) -> str:
+    """The tag that tells backup programs to pass the cache over (https://bford.info/cachedir/)."""
+    return os.path.join(root, "CACHEDIR.TAG")
+
+
+def host_name() -> str:
+    """This node's name, as the kernel has it."""
+    return (
+        os.uname().nodename if hasattr(os, "uname") else os.environ.get("COMPUTERNAME", "localhost")
+    )

@@ -1,0 +1,251 @@
+"""What a machine's GPUs are, as plain values: `Device`, `Snapshot` and their JSON."""
+
+from __future__ import annotations
+
+import enum
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass, fields, replace
+from typing import Any
+
+from gpucache.environment import FAKE_DEVICES
+from gpucache.errors import ConfigurationError
+
+_FAKE_LIMIT = 1024
+
+
+class Status(str, enum.Enum):
+    """Why a device list is what it is."""
+
+    OK = "ok"
+    REQUESTED = "requested"
+    """Fake devices, because `GPUCACHE_FAKE_DEVICES` asks for them."""
+    NO_BINDINGS = "no-bindings"
+    NO_LIBRARY = "no-library"
+    NO_DRIVER = "no-driver"
+    NO_DEVICES = "no-devices"
+    TEGRA = "tegra"
+    """A Jetson without NVML (before JetPack 6): one integrated GPU, of which nothing else is known."""
+    WRONG_BINDINGS = "wrong-bindings"
+    VERSION_MISMATCH = "version-mismatch"
+    NO_PERMISSION = "no-permission"
+    TIMEOUT = "timeout"
+    ERROR = "error"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Device:
+    """One CUDA device: a GPU, or a MIG instance (``parent_uuid`` is set). Only the UUID is always known."""
+
+    uuid: str
+    """``GPU-…`` or ``MIG-…`` as NVML spells it; ``FAKE-…`` for a fake. The one identity of a device."""
+    index: int | None = None
+    """NVML's number of the GPU (of the parent, for a MIG instance). Not an identity: containers renumber."""
+    minor: int | None = None
+    """The number of its node, ``/dev/nvidia<minor>`` (the parent's, for a MIG instance). Containers keep it."""
+    pci_bus_id: str | None = None
+    """``00000000:1b:00.0``: eight-digit domain, lower case. A MIG instance has its parent's."""
+    name: str | None = None
+    compute_capability: tuple[int, int] | None = None
+    """(major, minor)."""
+    memory_bytes: int | None = None
+    core_count: int | None = None
+    """CUDA cores of the whole GPU (``nvmlDeviceGetNumGpuCores``)."""
+    parent_uuid: str | None = None
+    slot: int | None = None
+    """Position among the parent's MIG devices. Slots have holes."""
+    gpu_instance: int | None = None
+    compute_instance: int | None = None
+    multiprocessor_count: int | None = None
+    """Streaming multiprocessors of a MIG instance (``nvmlDeviceGetAttributes`` answers for those only)."""
+    fake: bool = False
+
+    @property
+    def directory_name(self) -> str | None:
+        """The directory as NVML numbers it: ``"3"``, or ``"1.2"`` for slot 2 of GPU 1; None without an index.
+
+        A host's record may have given the device another name (see `gpucache.record`).
+        """
+        if self.index is None:
+            return None
+        return str(self.index) if self.slot is None else f"{self.index}.{self.slot}"
+
+    @property
+    def gpu_uuid(self) -> str:
+        """The UUID of the physical GPU: the parent's for a MIG instance."""
+        return self.parent_uuid or self.uuid
+
+    def as_json(self) -> dict[str, Any]:
+        """The fields that are known, as JSON's types; `parse` reads them back."""
+        known = {f.name: getattr(self, f.name) for f in fields(self)}
+        known = {
+            name: value for name, value in known.items() if value is not None and value is not False
+        }
+        if self.compute_capability is not None:
+            known["compute_capability"] = list(self.compute_capability)
+        return known
+
+    @classmethod
+    def parse(cls, value: object) -> Device:
+        """Read what `as_json` wrote; fields of a later version are passed over.
+
+        Raises:
+            ValueError: a field is missing or has the wrong type.
+        """
+        if not isinstance(value, Mapping):
+            raise ValueError(f"a device is a JSON object, not {value!r}")
+        known = {name: value[name] for name in _FIELD_TYPES if value.get(name) is not None}
+        if "compute_capability" in known:
+            known["compute_capability"] = _capability(known["compute_capability"])
+        for name, field_value in known.items():
+            if type(field_value) is not _FIELD_TYPES[name]:
+                raise ValueError(f"a device's {name} is not {field_value!r}")
+        if not known.get("uuid"):
+            raise ValueError(f"a device without a uuid: {dict(value)!r}")
+        return cls(**known)
+
+
+_FIELD_TYPES: dict[str, type] = {
+    "uuid": str,
+    "index": int,
+    "minor": int,
+    "pci_bus_id": str,
+    "name": str,
+    "compute_capability": tuple,
+    "memory_bytes": int,
+    "core_count": int,
+    "parent_uuid": str,
+    "slot": int,
+    "gpu_instance": int,
+    "compute_instance": int,
+    "multiprocessor_count": int,
+    "fake": bool,
+}
+
+
+def _capability(value: object) -> tuple[int, int]:
+    if (
+        isinstance(value, (list, tuple))
+        and len(value) == 2
+        and all(type(part) is int for part in value)
+    ):
+        return (value[0], value[1])
+    raise ValueError(f"a compute capability is [major, minor], not {value!r}")
+
+
+@dataclass(frozen=True, slots=True)
+class Unavailable:
+    """A GPU that NVML counts but this process cannot use."""
+
+    index: int
+    """NVML's number of it."""
+    code: int | None
+    """NVML's return code: 15 is GPU_IS_LOST, 4 is NO_PERMISSION; None where NVML gave no code."""
+    text: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Snapshot:
+    """The devices of a machine at one moment, and how that is known. Plain values, no handles."""
+
+    status: Status
+    source: str
+    """``"nvml"``, ``"fake"``, ``"tegra"``, or ``"record"`` when read from disk."""
+    detail: str = ""
+    """One sentence: what was found, or why the devices are fake."""
+    advice: str = ""
+    """What to do about it; empty when nothing needs doing."""
+    devices: tuple[Device, ...] = ()
+    """What CUDA could run on, in NVML's order: GPUs, and for a GPU in MIG mode its instances instead."""
+    mig_parents: tuple[Device, ...] = ()
+    """The GPUs in MIG mode, those without an instance included."""
+    lost: tuple[Unavailable, ...] = ()
+    """GPUs that fell off the bus or do not answer."""
+    hidden: tuple[Unavailable, ...] = ()
+    """GPUs that this process may not open (a container, a cgroup)."""
+    driver: str | None = None
+    nvml: str | None = None
+    cuda: int | None = None
+    """CUDA version of the driver: 13000 is 13.0."""
+    cuda_order: tuple[str, ...] | None = None
+    """UUIDs in libcuda's order, unmasked; empty when it gave no answer, None when it was not asked."""
+
+    @property
+    def fake(self) -> bool:
+        """Whether the devices are made up."""
+        return self.source == "fake" or any(device.fake for device in self.devices)
+
+    def as_json(self) -> dict[str, Any]:
+        """Every field as JSON's types."""
+        return {
+            "status": self.status.value,
+            "source": self.source,
+            "fake": self.fake,
+            "detail": self.detail,
+            "advice": self.advice,
+            "devices": [device.as_json() for device in self.devices],
+            "mig_parents": [device.as_json() for device in self.mig_parents],
+            "lost": [{"index": gpu.index, "code": gpu.code, "text": gpu.text} for gpu in self.lost],
+            "hidden": [
+                {"index": gpu.index, "code": gpu.code, "text": gpu.text} for gpu in self.hidden
+            ],
+            "driver": self.driver,
+            "nvml": self.nvml,
+            "cuda": self.cuda,
+            "cuda_order": list(self.cuda_order) if self.cuda_order is not None else None,
+        }
+
+    def with_order(self, cuda_order: tuple[str, ...] | None) -> Snapshot:
+        """The same devices, with the order that libcuda answered."""
+        return replace(self, cuda_order=cuda_order)
+
+
+def requested_fakes(environ: Mapping[str, str]) -> Snapshot | None:
+    """The fake devices that `GPUCACHE_FAKE_DEVICES` asks for; None when it is unset or empty.
+
+    Raises:
+        ConfigurationError: the value makes no sense.
+    """
+    text = environ.get(FAKE_DEVICES)
+    if not text:
+        return None
+    return Snapshot(
+        status=Status.REQUESTED,
+        source="fake",
+        detail=f"{FAKE_DEVICES} is set to {text}",
+        devices=parse_fake_devices(text),
+    )
+
+
+def parse_fake_devices(text: str) -> tuple[Device, ...]:
+    """Read `GPUCACHE_FAKE_DEVICES`: ``"8"``, or ``"8xH100:9.0"`` (count, name, compute capability).
+
+    Raises:
+        ConfigurationError: the text is neither.
+    """
+    match = re.fullmatch(
+        r"(\d{1,4})(?:x([^:]+))?(?::(\d{1,3})\.(\d{1,3}))?", text.strip(), re.ASCII
+    )
+    count = int(match[1]) if match else 0
+    if match is None or not 1 <= count <= _FAKE_LIMIT:
+        raise ConfigurationError(
+            FAKE_DEVICES, text, f'a count up to {_FAKE_LIMIT} or like "8xH100:9.0"'
+        )
+    capability = (int(match[3]), int(match[4])) if match[3] else None
+    return fake_devices(count, match[2], capability)
+
+
+def fake_devices(
+    count: int, name: str | None = None, compute_capability: tuple[int, int] | None = None
+) -> tuple[Device, ...]:
+    """Devices for a machine without any: index 0 to ``count`` - 1, UUIDs that no GPU can have."""
+    return tuple(
+        Device(
+            uuid=f"FAKE-{index}",
+            index=index,
+            name=name or "fake",
+            compute_capability=compute_capability,
+            fake=True,
+        )
+        for index in range(count)
+    )

@@ -1,0 +1,85 @@
+"""Ask libcuda in which order it enumerates the devices, always in a child process.
+
+`cuInit` in this process would break CUDA in every child it forks (vllm#32611, triton#10938), so the parent only starts
+this file as a script of its own, without a mask, and reads a line per device.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Mapping
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:  # the child has nothing but the standard library
+    from gpucache.machine.device import Snapshot
+
+_TIMEOUT_S = 20.0
+_MASKS = ("CUDA_VISIBLE_DEVICES", "CUDA_DEVICE_ORDER")
+
+
+def ask_order(
+    snapshot: Snapshot, environ: Mapping[str, str], timeout_s: float = _TIMEOUT_S
+) -> tuple[str, ...] | None:
+    """UUIDs of the snapshot's devices in CUDA's default order, unmasked; None when libcuda gives no usable answer.
+
+    Takes as long as `cuInit` in the child: about half a second, up to the time limit. A child that hangs is killed and
+    not waited for, since a process stuck in a driver cannot be reaped.
+    """
+    import subprocess
+    import threading
+
+    if not sys.executable:
+        return None
+    try:
+        child = subprocess.Popen(
+            [sys.executable, "-I", __file__],
+            env={k: v for k, v in environ.items() if k not in _MASKS},
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.DEVNULL,
+            start_new_session=True,
+            text=True,
+        )
+    except OSError:  # the interpreter was removed by an upgrade, or there is no process to be had
+        return None
+    try:
+        answer, _ = child.communicate(timeout=timeout_s)
+    except subprocess.TimeoutExpired:
+        child.kill()
+        if child.stdout is not None:
+            child.stdout.close()
+        threading.Thread(target=child.wait, name="gpucache-reap", daemon=True).start()
+        return None
+    by_digits = {_digits(device.uuid): device.uuid for device in snapshot.devices}
+    order = [by_digits.get(line) for line in answer.split()]
+    known = tuple(uuid for uuid in order if uuid is not None)
+    return known if known and len(known) == len(order) and child.returncode == 0 else None
+
+
+def _digits(uuid: str) -> str:
+    """``GPU-9942190a-aa31-…`` as the 32 hexadecimal digits that libcuda knows."""
+    return uuid.partition("-")[2].replace("-", "").lower()
+
+
+def _enumerate() -> list[str]:
+    """The 32 digits of each device, in CUDA's order. Only in the child."""
+    import ctypes
+
+    cuda = ctypes.CDLL("libcuda.so.1")
+    count = ctypes.c_int()
+    if cuda.cuInit(0) or cuda.cuDeviceGetCount(ctypes.byref(count)):
+        raise SystemExit(1)
+    found = []
+    for ordinal in range(count.value):
+        device, uuid = ctypes.c_int(), (ctypes.c_ubyte * 16)()
+        if cuda.cuDeviceGet(ctypes.byref(device), ordinal) or cuda.cuDeviceGetUuid_v2(
+            ctypes.byref(uuid), device
+        ):
+            raise SystemExit(1)
+        found.append(bytes(uuid).hex())
+    return found
+
+
+if __name__ == "__main__":
+    os.write(1, "\n".join(_enumerate()).encode("ascii"))

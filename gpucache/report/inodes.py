@@ -1,0 +1,147 @@
+"""Files counted by inode, so that a hard link that was seen before costs no system call and no bytes."""
+
+from __future__ import annotations
+
+import os
+import stat
+from collections.abc import Callable
+from typing import NamedTuple
+
+
+class Inode:
+    """A file, under as many names as it has."""
+
+    __slots__ = ("accessed", "found", "links", "mode", "mtime_ns", "number", "size_bytes")
+
+    def __init__(self, found: os.stat_result) -> None:
+        # The stat_result itself would be 20 objects more to keep.
+        self.number, self.mode, self.links, self.size_bytes = (
+            found.st_ino,
+            found.st_mode,
+            found.st_nlink,
+            found.st_size,
+        )
+        self.accessed, self.mtime_ns = found.st_atime, found.st_mtime_ns
+        self.found = 0
+        """How many of its names are known; the rest is elsewhere."""
+
+    @property
+    def modified(self) -> float:
+        """Seconds since the epoch."""
+        return self.mtime_ns / 1e9
+
+    @property
+    def is_link(self) -> bool:
+        """Whether it is a symbolic link."""
+        return stat.S_ISLNK(self.mode)
+
+    def readable(self, most_bytes: int) -> bool:
+        """Whether reading it waits for nobody, follows nothing and fits into memory."""
+        return stat.S_ISREG(self.mode) and self.size_bytes <= most_bytes
+
+
+class Sum:
+    """What one part of a tree takes."""
+
+    __slots__ = ("files", "logical", "name", "physical")
+
+    def __init__(self, name: str) -> None:
+        self.name, self.files, self.logical, self.physical = name, 0, 0, 0
+
+
+class Contents(NamedTuple):
+    """What is directly in a directory."""
+
+    files: dict[str, Inode]
+    new: list[Inode]
+    """Those of the files that were seen nowhere before, each once."""
+    directories: list[str]
+    """Their paths."""
+
+
+class Inodes:
+    """The files of a tree, listed directory by directory. Follows no link.
+
+    ``unreadable`` is told what cannot be listed; what vanishes meanwhile is passed over.
+    """
+
+    def __init__(self, unreadable: Callable[[str, OSError], None]) -> None:
+        self._known: dict[int, dict[int, Inode]] = {}
+        self._unreadable = unreadable
+
+    def items(self, path: str) -> list[os.DirEntry[str]]:
+        """What is in a directory."""
+        try:
+            with os.scandir(path) as items:
+                return list(items)
+        except FileNotFoundError:
+            return []
+        except OSError as error:
+            self._unreadable(path, error)
+            return []
+
+    def disk(self, path: str) -> dict[int, Inode]:
+        """The known inodes of the file system that holds a path."""
+        try:
+            return self._known.setdefault(os.lstat(path).st_dev, {})
+        except OSError:
+            return {}
+
+    def contents(self, path: str, disk: dict[int, Inode], total: Sum) -> Contents:
+        """What is directly in a directory, its files counted. The listing has their numbers: only new ones are asked.
+
+        Raises:
+            OSError: it cannot be listed, or is gone.
+        """
+        files: dict[str, Inode] = {}
+        new: list[Inode] = []
+        directories: list[str] = []
+        with os.scandir(path) as items:
+            for item in items:
+                if item.is_dir(follow_symlinks=False):
+                    directories.append(item.path)
+                    continue
+                number = item.inode()
+                inode = disk.get(number)
+                if inode is None:
+                    try:
+                        inode = disk[number] = Inode(item.stat(follow_symlinks=False))
+                    except FileNotFoundError:
+                        continue
+                    new.append(inode)
+                    total.physical += inode.size_bytes
+                total.logical += inode.size_bytes
+                files[item.name] = inode
+        total.files += len(files)
+        return Contents(files, new, directories)
+
+    def file(self, item: os.DirEntry[str], disk: dict[int, Inode], total: Sum) -> None:
+        """Count one file.
+
+        Raises:
+            OSError: it cannot be looked at, or is gone.
+        """
+        inode = disk.get(item.inode())
+        if inode is None:
+            inode = disk[item.inode()] = Inode(item.stat(follow_symlinks=False))
+            total.physical += inode.size_bytes
+        total.logical += inode.size_bytes
+        total.files += 1
+
+    def tree(
+        self, path: str, disk: dict[int, Inode], total: Sum, seen: Callable[[str], object] = str
+    ) -> None:
+        """Count a whole tree, however deep; ``seen`` is told the path of each file in it."""
+        waiting = [path]
+        while waiting:
+            directory = waiting.pop()
+            try:
+                files, _, inner = self.contents(directory, disk, total)
+            except FileNotFoundError:
+                continue
+            except OSError as error:
+                self._unreadable(directory, error)
+                continue
+            for name in files:
+                seen(f"{directory}/{name}")
+            waiting += inner

@@ -1,0 +1,1 @@
+"""One whole copy of each entry: publish, find, lock, remove, bound, count."""

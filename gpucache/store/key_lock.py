@@ -1,0 +1,265 @@
+"""One compile per key on a node: a lock that dies with its holder, beats while it works, and cannot hang a waiter.
+
+The holder has the key's file under ``flock``, so that its death frees it, and a thread that touches the file every half
+second *while the frame that began the compile is on its thread's stack*: a compile that raised frees the lock although
+its exception, and with it the manager object, is kept alive. A waiter watches the file's modification time and goes on
+alone when it stands still. Locks of another node are not seen: the files must lie on a local file system.
+"""
+
+from __future__ import annotations
+
+import errno
+import fcntl
+import os
+import sys
+import threading
+import time
+from contextlib import suppress
+from types import CodeType, FrameType
+
+from gpucache.disk.locks import local_directory, signature
+from gpucache.layout import paths
+
+_BEAT_S = 0.5
+
+
+class KeyLock:
+    """The lock of one key. An object is for one attempt of one thread; each opens the file for itself."""
+
+    def __init__(self, path: str) -> None:
+        self.path = path
+        self._fd: int | None = None
+        self._thread = 0
+        self._frame = 0
+        self._code: CodeType | None = None
+
+    @property
+    def held(self) -> bool:
+        """Whether this object holds the lock."""
+        return self._fd is not None
+
+    def try_acquire(self, frame: FrameType, what: str) -> bool:
+        """Take the lock if it is free. It is held until `release`, or until ``frame`` has left its thread's stack.
+
+        Raises:
+            OSError: the file cannot be made or locked, or no thread started to beat for it.
+        """
+        while True:
+            fd = os.open(self.path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
+            try:
+                fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                current = _same_file(fd, self.path)
+            except BlockingIOError:
+                os.close(fd)
+                return False
+            except OSError:
+                os.close(fd)
+                raise
+            if current:
+                break
+            os.close(fd)  # its last holder removed it while we opened it
+        self._fd = fd
+        self._thread, self._frame, self._code = threading.get_ident(), id(frame), frame.f_code
+        try:
+            _keeper.add(self)
+        except (
+            RuntimeError
+        ) as error:  # no thread can be started: too many, or the interpreter is ending
+            self.release()
+            raise OSError(errno.EAGAIN, str(error)) from None
+        _sign(fd, what)
+        return True
+
+    def release(self) -> None:
+        """Free the lock and remove its file. May be called twice, and from any thread."""
+        with _keeper.mutex:
+            fd, self._fd = self._fd, None
+            if fd is None:
+                return
+            _keeper.locks.discard(self)
+            with suppress(OSError):  # on a read-only disk it stays
+                if _same_file(
+                    fd, self.path
+                ):  # else the directory was removed, and another's file is there now
+                    os.unlink(
+                        self.path
+                    )  # while it is held: whoever opened it before compares, and opens again
+            _close(fd)
+
+    def wait(self, stall_s: float, deadline: float) -> bool:
+        """Sleep until the lock is freed; False once the holder has not beaten for ``stall_s``, or at the deadline.
+
+        Wakes within milliseconds: a helper thread sleeps in ``flock(LOCK_SH)``, which wakes all waiters at once.
+        ``deadline`` is on the clock of `time.monotonic`.
+
+        Raises:
+            OSError: no thread can be started.
+        """
+        if time.monotonic() > deadline:
+            return False  # even if it looks free: a lock that can be shared and never taken would be tried for ever
+        freed = threading.Event()
+        try:
+            threading.Thread(
+                target=_until_free, args=(self.path, freed), name="gpucache-wait", daemon=True
+            ).start()
+        except RuntimeError as error:
+            raise OSError(errno.EAGAIN, str(error)) from None
+        seen, since = _beat(self.path), time.monotonic()
+        while not freed.wait(_BEAT_S):
+            now, beat = time.monotonic(), _beat(self.path)
+            if beat != seen:
+                seen, since = beat, now
+            if now - since > stall_s or now > deadline:
+                return False  # the helper ends, and closes its file, when the lock is freed at last
+        return True
+
+    def beat(self, frames: dict[int, FrameType]) -> None:
+        """Touch the file while the compile goes on; free the lock once it is over. Only for the keeper."""
+        if not self._compiling(frames.get(self._thread)):
+            self.release()
+            return
+        with _keeper.mutex:
+            if self._fd is not None:
+                try:
+                    os.utime(self._fd)
+                except OSError:
+                    return  # waiters then go on alone, which is safe
+
+    def _compiling(self, frame: FrameType | None) -> bool:
+        while frame is not None:
+            if id(frame) == self._frame and frame.f_code is self._code:
+                return True
+            frame = frame.f_back
+        return False
+
+
+def locks_of_this_thread() -> list[KeyLock]:
+    """The locks that compiles on this thread's stack hold; those of compiles that are over are freed."""
+    mine = [lock for lock in _keeper.locks.copy() if lock._thread == threading.get_ident()]
+    frame = sys._getframe(
+        1
+    )  # not our own: a frame that refers to itself would keep the compile's alive
+    for lock in mine:
+        if not lock._compiling(frame):
+            lock.release()
+    return [lock for lock in mine if lock.held]
+
+
+def _sign(fd: int, what: str) -> None:
+    try:
+        os.ftruncate(fd, 0)
+        os.pwrite(fd, signature(what), 0)
+    except OSError:
+        return  # on a full disk the lock holds all the same
+
+
+def _close(fd: int) -> None:
+    with suppress(OSError):
+        fcntl.flock(
+            fd, fcntl.LOCK_UN
+        )  # close() alone would not free it from a child that C code forked
+    with suppress(OSError):
+        os.close(fd)
+
+
+def _same_file(fd: int, path: str) -> bool:
+    try:
+        return os.path.samestat(os.fstat(fd), os.stat(path))
+    except FileNotFoundError:
+        return False
+
+
+def _beat(path: str) -> int | None:
+    try:
+        return os.stat(path).st_mtime_ns
+    except OSError:
+        return None
+
+
+def _until_free(path: str, freed: threading.Event) -> None:
+    try:
+        fd = os.open(path, os.O_RDWR | os.O_CLOEXEC)
+        _keeper.waiting.add(fd)
+        try:
+            fcntl.flock(fd, fcntl.LOCK_SH)
+        finally:
+            _keeper.waiting.discard(fd)
+            _close(fd)
+    except OSError:
+        pass  # the file is gone, and so is its holder
+    freed.set()
+
+
+class _Keeper:
+    """The locks that this process holds, and the thread that beats for them."""
+
+    def __init__(self) -> None:
+        self.mutex = threading.RLock()
+        self.locks: set[KeyLock] = set()
+        self.waiting: set[int] = set()
+        self._thread: threading.Thread | None = None
+
+    def add(self, lock: KeyLock) -> None:
+        with self.mutex:
+            self.locks.add(lock)
+            if self._thread is None:
+                thread = threading.Thread(target=self._run, name="gpucache-beat", daemon=True)
+                thread.start()
+                self._thread = thread
+
+    def _run(self) -> None:
+        pause = threading.Event()
+        while True:
+            pause.wait(_BEAT_S)
+            locks = (
+                self.locks.copy()
+            )  # before the frames: one taken after them would look abandoned
+            frames = sys._current_frames()
+            for lock in locks:
+                lock.beat(frames)
+            del (
+                frames
+            )  # or this thread would keep every frame, and what it holds, alive until the next beat
+            with self.mutex:
+                if not self.locks:
+                    self._thread = None
+                    return
+
+
+_keeper = _Keeper()
+
+
+def _after_fork_in_child() -> None:
+    """The child neither holds nor frees its parent's locks: it only closes, since LOCK_UN would free the parent's."""
+    global _keeper
+    for lock in _keeper.locks:
+        if lock._fd is not None:
+            with suppress(OSError):
+                os.close(lock._fd)
+            lock._fd = None
+    for fd in _keeper.waiting:
+        with suppress(OSError):
+            os.close(fd)
+    _keeper = _Keeper()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_after_fork_in_child)
+
+
+def lock_directory(root: str) -> str:
+    """Where the locks of a root are, or would be; makes nothing."""
+    inside = paths.ours(root, "locks")
+    return inside if not os.path.isdir(inside) else local_directory(root, inside, make=False)
+
+
+def remove_if_free(path: str) -> bool:
+    """Remove a lock file that nobody holds; whether it was removed."""
+    lock = KeyLock(path)
+    try:
+        if not lock.try_acquire(sys._getframe(), "its removal"):
+            return False
+    except OSError:
+        return False
+    lock.release()
+    return not os.path.lexists(path)

@@ -1,0 +1,260 @@
+"""A limit that keeps itself: writers keep the store's size in a file, and evict what was used least recently.
+
+Counted and evicted are entries of the store, with their views; what stock Triton and torch left is never touched here.
+A put adds its size to the file, one small write; over the limit, one process at a time evicts down to nine tenths of
+it, in turns of 200 ms after its own kernel was returned. The size is counted anew after a prune, and once a day.
+
+The file is right but for what was put while it was counted, and what processes could not write before they ended:
+another one was writing at that moment. Bytes are those of the files' contents, with about 1 KiB for each view; links
+from elsewhere, and copies on another file system, are not counted.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import json
+import logging
+import os
+import threading
+import time
+import weakref
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import suppress
+
+from gpucache.disk import mounts
+from gpucache.environment import MAX_SIZE
+from gpucache.layout.keys import KEY, device_directories, view_key
+from gpucache.log import tell
+from gpucache.store.manifest import MANIFEST, Manifest
+from gpucache.store.recency import LEAST_GRACE_S, STAMP_S, is_recent, plausible
+from gpucache.store.removal import InUse, Target, refuse_mounts, remove
+from gpucache.store.size import GROUP_BYTES, Total, counted, last_uses, updated
+from gpucache.units import parse_size
+
+_SHARE, _MOST = 0.1, 50 * 2**30
+_LOW = 0.9
+_TURN_S = 0.2
+_PAUSE_S = 30.0
+
+
+def max_size_bytes(root: str, environ: Mapping[str, str]) -> int:
+    """What `GPUCACHE_MAX_SIZE` allows the store to take; 0 is no limit.
+
+    Raises:
+        ValueError: the variable makes no sense.
+        OSError: the file system does not answer.
+    """
+    text = environ.get(MAX_SIZE)
+    if text:
+        return parse_size(text)
+    if not hasattr(os, "statvfs"):
+        return _MOST
+    disk = os.statvfs(root)
+    return min(int(disk.f_blocks * disk.f_frsize * _SHARE), _MOST)
+
+
+class Limit:
+    """The limit of one root, as one process keeps it. Any thread may call it; only the disk is shared with others."""
+
+    def __init__(
+        self, root: str, locks: str, limit_bytes: int, grace_s: float = 3 * STAMP_S
+    ) -> None:
+        self.root = root
+        self.locks = locks
+        self.limit_bytes = limit_bytes
+        self.grace_s = max(grace_s, LEAST_GRACE_S)
+        self._reset()
+        _all.add(self)
+
+    def _reset(self) -> None:
+        self._mutex = (
+            threading.RLock()
+        )  # a manager object may go, and call us, while we are at work
+        self._pending = 0
+        self._due = False
+        self._not_before = 0.0
+        self._thread: threading.Thread | None = None
+        self._oldest: list[tuple[int, str]] = []
+        self._mounted: list[str] = []
+
+    def published(self, manifest: Manifest) -> None:
+        """Count what was put into the store, with one view. The eviction it may call for is left to `enforce`.
+
+        Never raises for what the disk says.
+        """
+        described = len(json.dumps(manifest, separators=(",", ":")))
+        self._put(sum(size for size, _, _ in manifest["files"].values()) + described + GROUP_BYTES)
+
+    def adopted(self, files: Iterable[str]) -> None:
+        """Count the files of an entry that stock Triton had made, as `published`."""
+        with suppress(OSError):
+            self._put(sum(os.stat(path).st_size for path in files) + 2 * GROUP_BYTES)
+
+    def viewed(self) -> None:
+        """Count one more view, as `published`."""
+        self._put(GROUP_BYTES)
+
+    def refused(self) -> None:
+        """The disk takes no more: what is over the limit is to go all the same, or nothing could ever be put again."""
+        self._put(0)
+
+    def enforce(self) -> None:
+        """Begin a turn of eviction in a thread if one is due. It ends by itself, before the interpreter does."""
+        with self._mutex:
+            running = self._thread is not None and self._thread.is_alive()
+            if not self._due or running or time.monotonic() < self._not_before:
+                return
+            self._due = False
+            self._thread = threading.Thread(target=self.turn, name="gpucache-limit")
+            with suppress(RuntimeError):  # no thread can be started: the interpreter is ending
+                self._thread.start()
+
+    def turn(self) -> None:
+        """Evict for 200 ms at most, unless another process does. Never raises for what the disk says.
+
+        The turn in which the store is counted anew takes as long as that does.
+        """
+        with suppress(OSError):
+            fd = os.open(self.locks, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+            _held.add(fd)
+            try:
+                fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                self._evict()
+            finally:
+                _held.discard(fd)
+                with suppress(OSError):
+                    fcntl.flock(
+                        fd, fcntl.LOCK_UN
+                    )  # a child of a fork may have the descriptor still
+                os.close(fd)
+
+    def _put(self, size: int) -> None:
+        if not self.limit_bytes:
+            return
+        with suppress(OSError):
+            total = self._add(size)
+            if total is not None and (
+                total.stale or total.draining or total.size_bytes > self.limit_bytes
+            ):
+                self._due = True
+
+    def _add(self, change: int, draining: bool | None = None) -> Total | None:
+        """Write the change to the file; None while another process does the same: with the next one."""
+        with self._mutex:
+            self._pending += change
+            total = updated(self.root, self._pending, draining=draining)
+            if total is not None:
+                self._pending = 0
+            return total
+
+    def _evict(self) -> None:
+        total = self._add(0)
+        if total is not None and total.stale:
+            total = updated(self.root, counted(self.root), anew=True)
+        if total is None or not (total.draining or total.size_bytes > self.limit_bytes):
+            return
+        size, aim, deadline = (
+            total.size_bytes,
+            int(self.limit_bytes * _LOW),
+            time.monotonic() + _TURN_S,
+        )
+        devices = [path for _, path in device_directories(self.root)]
+        self._mounted = [point for point in mounts.points() if point.startswith(f"{self.root}/")]
+        for used_ns, entry in self._oldest_first() if size > aim else ():
+            if is_recent(used_ns / 1e9, time.time(), self.grace_s):
+                self._oldest.clear()
+                self._pause()
+                break
+            freed = self._evicted(used_ns, entry, devices)
+            if freed:
+                tell(
+                    logging.INFO,
+                    "evicted: %s, %d bytes, not used since %.0f",
+                    entry,
+                    freed,
+                    used_ns / 1e9,
+                )
+            size -= freed
+            self._add(-freed, draining=True)
+            if size <= aim:
+                self._oldest.clear()
+            if size <= aim or time.monotonic() > deadline:
+                break
+        else:
+            if size > aim:  # nothing is left that could go
+                self._pause()
+        self._add(0, draining=size > aim)
+
+    def _oldest_first(self) -> Iterator[tuple[int, str]]:
+        """The stored entries by their last use: what an earlier turn has left to this one, and then all anew."""
+        for looked in (False, True):
+            if looked:
+                now = time.time()
+                self._oldest = sorted(
+                    last_uses(self.root), key=lambda one: plausible(one[0] / 1e9, now), reverse=True
+                )
+            while self._oldest:
+                yield self._oldest.pop()
+
+    def _pause(self) -> None:
+        self._not_before = time.monotonic() + min(self.grace_s, _PAUSE_S)
+
+    def _evicted(self, used_ns: int, entry: str, devices: Iterable[str]) -> int:
+        """Remove an entry and its views; the bytes it was counted with, 0 where it stays."""
+        places = _targets(entry, devices)
+        if (
+            not places or places[0].mark[1] != used_ns
+        ):  # used since we looked, so that others come first
+            return 0
+        if any(is_recent(place.mark[1] / 1e9, time.time(), self.grace_s) for place in places):
+            return 0
+        try:
+            refuse_mounts([place.path for place in places], self._mounted)
+            stored = remove(os.path.basename(entry), places, self.locks)[0]
+        except InUse:
+            return 0
+        links = sum(place.mark[0] == places[0].mark[0] for place in places) - 1
+        return stored.logical_bytes + links * GROUP_BYTES
+
+
+def _targets(entry: str, devices: Iterable[str]) -> list[Target]:
+    """The stored entry and its views; none where it is gone."""
+    key = os.path.basename(entry)
+    stored = _target(entry)
+    if stored is None:
+        return []
+    views = [_target(f"{device}/{view_key(key)}") for device in devices]
+    if not KEY.fullmatch(key):  # several files have their views under one key
+        views = [view for view in views if view is not None and view.mark[0] == stored.mark[0]]
+    return [stored, *(view for view in views if view is not None)]
+
+
+def _target(path: str) -> Target | None:
+    try:
+        found = os.lstat(f"{path}/{MANIFEST}")
+    except OSError:
+        return None
+    return Target(path, (found.st_ino, found.st_mtime_ns), ours=True)
+
+
+# ---- the file
+
+
+# ---- forks
+
+_held: set[int] = set()
+_all: weakref.WeakSet[Limit] = weakref.WeakSet()
+
+
+def _after_fork_in_child() -> None:
+    """The child of a fork must not hold the parent's turn, nor wait for one of its threads."""
+    for fd in _held:
+        with suppress(OSError):
+            os.close(fd)
+    _held.clear()
+    for limit in _all:
+        limit._reset()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_after_fork_in_child)

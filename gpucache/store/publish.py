@@ -1,0 +1,144 @@
+"""One copy of each entry per host, hard-linked into the device directories.
+
+An *entry* is a directory of files, as Triton made them, with `__entry__.json` beside them: size, modification time and
+SHA-256 of each file. (Not ``entry.json``: a kernel named ``entry`` has a file of that name.) The *view* of an entry in
+a device directory has the same inodes, the same `__entry__.json`, and a `__grp__*.json` of its own, which names the
+view's paths, for Triton's own manager. Reading takes no lock. Directories appear and go whole, by rename; the first
+complete writer wins, and nothing is rewritten in place.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import shutil
+import tempfile
+import time
+from collections.abc import Mapping
+from dataclasses import asdict
+
+from gpucache.disk.files import make_directory
+from gpucache.disk.staging import Staging
+from gpucache.kernels.group import GROUP, write_group
+from gpucache.store.lookup import sound
+from gpucache.store.manifest import MANIFEST, Facts, Manifest, entry_path, write_manifest
+from gpucache.store.quarantine import ASIDE, quarantine
+
+# A directory that another manager may be filling at this moment is left alone for so long.
+_FOREIGN_S = 120.0
+_NO_LINK = (errno.EXDEV, errno.EPERM, errno.EMLINK, errno.EOPNOTSUPP, errno.ENOSYS, errno.EACCES)
+
+
+def publish_entry(
+    root: str,
+    key: str,
+    files: Mapping[str, tuple[str, str]],
+    facts: Facts,
+    staging: Staging,
+    repair: bool,
+    used: float | None = None,
+) -> bool:
+    """Put files (name to path and SHA-256) into the store as one entry, unless a whole one is there.
+
+    ``repair`` allows to move a damaged entry aside, and needs the key's lock. ``used`` is when it was last used, if not
+    now (seconds since the epoch). Whether a whole entry is there now.
+
+    Raises:
+        OSError: the disk refused; the store is as it was.
+    """
+    target = entry_path(root, key)
+    aside = staging.directory()
+    try:
+        facts_of = {
+            name: _link_or_copy(path, f"{aside}/{name}", sha256)
+            for name, (path, sha256) in files.items()
+        }
+        write_manifest(aside, facts_of, asdict(facts))
+        if used is not None:  # now: once it is there, a reader may have stamped it
+            os.utime(f"{aside}/{MANIFEST}", (used, used))
+        make_directory(os.path.dirname(target))
+        return _put_in_place(root, aside, target, repair)
+    finally:
+        shutil.rmtree(aside, ignore_errors=True)
+
+
+def _put_in_place(root: str, made: str, target: str, repair: bool) -> bool:
+    """Rename a finished directory to where it belongs; plain rename replaces an empty one, and only that."""
+    wanted = set(os.listdir(made)) - {MANIFEST}
+    wanted = {name for name in wanted if not name.startswith(GROUP)}
+    for repairs in (repair, False):
+        try:
+            os.rename(made, target)
+            return True
+        except OSError as error:
+            if error.errno not in (errno.ENOTEMPTY, errno.EEXIST, errno.ENOTDIR):
+                raise
+        there = sound(
+            target, True, 0.0
+        )  # with digests: the caller may have found it damaged by them
+        if there is not None and there["files"].keys() == wanted:
+            return True  # another writer was first
+        if repairs:
+            quarantine(root, target)
+    return False
+
+
+def link_view(root: str, source: str, target: str, manifest: Manifest, repair: bool) -> bool:
+    """Make ``target`` a view of the store's entry ``source``, unless a whole one is there; whether one is there now.
+
+    Without ``repair`` (which needs the key's lock) only an absent or empty directory is filled.
+
+    Raises:
+        OSError: the disk refused; the view is as it was.
+    """
+    directory = os.path.dirname(target)
+    make_directory(directory)
+    aside = tempfile.mkdtemp(prefix=ASIDE, dir=directory)
+    try:
+        placed = {
+            name: _link_or_copy(f"{source}/{name}", f"{aside}/{name}", sha256)
+            for name, (_, _, sha256) in manifest["files"].items()
+        }
+        _give_manifest(source, aside, manifest, placed)
+        write_group(aside, target, manifest["group"], placed)
+        if repair and _busy(target):
+            return False
+        return _put_in_place(root, aside, target, repair)
+    finally:
+        shutil.rmtree(aside, ignore_errors=True)
+
+
+def _busy(target: str) -> bool:
+    """Whether another manager, which knows no lock of ours, may be filling the directory."""
+    if os.path.exists(f"{target}/{MANIFEST}"):
+        return False
+    try:
+        with os.scandir(target) as found:
+            return any(
+                time.time() - item.stat(follow_symlinks=False).st_mtime < _FOREIGN_S
+                for item in found
+            )
+    except OSError:
+        return False
+
+
+def _link_or_copy(source: str, target: str, sha256: str) -> tuple[int, int, str]:
+    """Hard-link a file, or copy it where that cannot be; size, modification time and digest of what is there."""
+    try:
+        os.link(source, target)
+    except OSError as error:
+        if error.errno not in _NO_LINK:
+            raise
+        shutil.copy2(source, target)
+    found = os.stat(target)
+    return found.st_size, found.st_mtime_ns, sha256
+
+
+def _give_manifest(
+    source: str, target: str, manifest: Manifest, placed: Mapping[str, tuple[int, int, str]]
+) -> None:
+    """The store's own manifest where the files are the store's own, so that a use of one stamps all."""
+    if all(placed[name] == tuple(facts) for name, facts in manifest["files"].items()):
+        _link_or_copy(f"{source}/{MANIFEST}", f"{target}/{MANIFEST}", "")
+    else:  # copied to a file system with coarser times
+        write_manifest(target, placed, manifest)

@@ -1,0 +1,70 @@
+"""Where damaged entries are moved to, out of everybody's way, for whoever wants to look at them."""
+
+from __future__ import annotations
+
+import errno
+import os
+import shutil
+import time
+
+from gpucache.disk.files import make_directory
+from gpucache.layout import paths
+
+ASIDE = "tmp.gpucache-"
+"""How a name begins, in a device directory, of what is not yet or no longer an entry."""
+
+
+def quarantine(root: str, path: str) -> bool:
+    """Move something damaged out of the way, for whoever wants to look at it; whether it is kept.
+
+    What lies on another file system than the quarantine is removed.
+
+    Raises:
+        OSError: it could not be moved.
+    """
+    directory = paths.ours(root, "quarantine")
+    make_directory(directory)
+    where = f"{directory}/{os.path.basename(path)}.{time.time_ns():x}.{os.getpid()}"
+    try:
+        os.rename(path, where)
+        return True
+    except FileNotFoundError:
+        return False
+    except OSError as error:
+        if error.errno != errno.EXDEV:
+            raise
+        remove_in_place(path)
+        return False
+
+
+def remove_in_place(path: str) -> None:
+    """Remove a directory that cannot be moved to elsewhere; aside where it is, if that can be.
+
+    Of a directory in an image's layer, overlayfs refuses every rename (``EXDEV``, unless ``redirect_dir`` is on): then
+    its manifest goes first, and its group, so that nobody takes the rest for an entry.
+
+    Raises:
+        OSError: it stays.
+    """
+    beside = f"{os.path.dirname(path)}/{ASIDE}{time.time_ns():x}.{os.getpid()}"
+    try:
+        os.rename(path, beside)
+    except OSError as error:
+        if error.errno != errno.EXDEV:
+            raise
+        beside = path
+        for name in sorted(
+            os.listdir(path)
+        ):  # names of ours and of groups begin with an underscore
+            if name.startswith("__"):
+                os.unlink(f"{path}/{name}")
+    shutil.rmtree(beside, ignore_errors=True)
+
+
+def quarantined(path: str) -> float | None:
+    """When something came to the quarantine, by its name, in seconds since the epoch."""
+    parts = path.rsplit(".", 2)
+    try:
+        return int(parts[1], 16) / 1e9
+    except (IndexError, ValueError):
+        return None

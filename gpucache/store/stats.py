@@ -1,0 +1,205 @@
+"""Counters of hits and misses: cheap in memory, one small file a process, summed over all of them.
+
+A process rewrites its own file at a miss, at exit, and otherwise at most every two seconds, so that one that is killed
+or leaves through ``os._exit`` loses its last seconds only. Files of dead processes are folded into one per device.
+"""
+
+from __future__ import annotations
+
+import atexit
+import fcntl
+import json
+import os
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+
+from gpucache.layout import paths
+
+COUNTERS = ("hits", "shared_hits", "misses", "waits", "errors_degraded")
+SECONDS = ("waited_s", "compiled_s", "saved_s")
+_FLUSH_S = 2.0
+_LENGTH = 2048  # more than the longest directory name, each byte of it escaped, with all counters
+_FOLDED = "folded.json"
+
+
+class Stats:
+    """The counters of one process for one device; without a directory, only in memory. Any thread may count."""
+
+    def __init__(self, directory: str | None, device: str) -> None:
+        self.directory = directory
+        self.device = device
+        self._reset()
+        _all.append(self)
+
+    def _reset(self) -> None:
+        self._mutex = threading.RLock()
+        self._values: dict[str, float] = {}
+        self._flushed = 0.0
+        self._fd: int | None = None
+        self._dirty = False
+
+    def add(self, name: str, amount: float = 1, *, now: bool = False) -> None:
+        """Count; ``now`` writes the file at once."""
+        with self._mutex:
+            self._values[name] = self._values.get(name, 0) + amount
+            self._dirty = True
+        if now or time.monotonic() - self._flushed > _FLUSH_S:
+            self.flush()
+
+    def flush(self) -> None:
+        """Write the file; a disk that refuses costs the counters only."""
+        with self._mutex:
+            self._flushed = time.monotonic()
+            if not self._dirty or self.directory is None:
+                return
+            try:
+                if self._fd is None:
+                    self._fd = _open(self.directory)
+                text = json.dumps({"device": self.device, "values": self._values}).encode()
+                os.pwrite(
+                    self._fd, text.ljust(_LENGTH), 0
+                )  # one write of one length: a reader sees it whole
+            except OSError:
+                return
+            self._dirty = False
+
+    def forget(self) -> None:
+        """In the child of a fork: start from nothing, leaving the parent's file and its lock alone."""
+        if self._fd is not None:
+            with suppress(OSError):
+                os.close(self._fd)
+        self._reset()
+
+
+def _open(directory: str) -> int:
+    """A new file, held under ``flock`` for life: that tells whoever folds that its process is alive.
+
+    It gets the name that is looked for only once it is locked, or it could be folded away before.
+    """
+    os.makedirs(directory, mode=0o700, exist_ok=True)
+    path = f"{directory}/{paths.host_name()}.{os.getpid()}.{time.time_ns():x}"
+    fd = os.open(f"{path}.new", os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
+    try:
+        fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        os.rename(f"{path}.new", f"{path}.json")
+    except OSError:
+        os.close(fd)
+        with suppress(OSError):
+            os.unlink(f"{path}.new")
+        raise
+    return fd
+
+
+def totals(root: str) -> dict[str, dict[str, float]]:
+    """The sum over all processes, living and dead, of each device directory's counters. Writes nothing."""
+    directory = paths.ours(root, "stats")
+    sums: dict[str, dict[str, float]] = {}
+    try:
+        with _folding(directory, os.O_RDONLY):
+            for path in _files(directory):
+                _sum(sums, _read(path))
+    except FileNotFoundError:  # nobody has folded yet, or nothing is there to sum
+        for path in _files(directory) if os.path.isdir(directory) else ():
+            _sum(sums, _read(path))
+    except OSError:
+        return sums
+    return sums
+
+
+def fold(root: str) -> int:
+    """Fold the files of dead processes into one; how many there were. Beside any writer and reader."""
+    directory = paths.ours(root, "stats")
+    if not os.path.isdir(directory):
+        return 0
+    with _folding(directory, os.O_RDONLY | os.O_CREAT):
+        dead = [
+            path for path in _files(directory) if os.path.basename(path) != _FOLDED and _dead(path)
+        ]
+        if not dead:
+            return 0
+        sums: dict[str, dict[str, float]] = {}
+        for path in (f"{directory}/{_FOLDED}", *dead):
+            _sum(sums, _read(path))
+        temporary = (
+            f"{directory}/folding"  # one name: what a killed or refused fold left is written over
+        )
+        with open(temporary, "w", encoding="utf-8") as file:
+            json.dump(
+                [{"device": device, "values": values} for device, values in sums.items()], file
+            )
+        # Killed between these two, the dead are counted twice: counters, not accounts.
+        os.rename(temporary, f"{directory}/{_FOLDED}")
+        for path in dead:
+            os.unlink(path)
+    return len(dead)
+
+
+@contextmanager
+def _folding(directory: str, flags: int) -> Iterator[None]:
+    """One folds, or one reads."""
+    fd = os.open(f"{directory}/lock", flags | os.O_CLOEXEC, 0o600)
+    try:
+        fcntl.flock(fd, fcntl.LOCK_EX)
+        yield
+    finally:
+        os.close(fd)
+
+
+def _files(directory: str) -> list[str]:
+    return sorted(f"{directory}/{name}" for name in os.listdir(directory) if name.endswith(".json"))
+
+
+def _read(path: str) -> list[dict[str, object]]:
+    try:
+        with open(path, encoding="utf-8") as file:
+            found = json.load(file)
+    except (OSError, ValueError):
+        return []
+    return [
+        item for item in (found if isinstance(found, list) else [found]) if isinstance(item, dict)
+    ]
+
+
+def _sum(sums: dict[str, dict[str, float]], found: list[dict[str, object]]) -> None:
+    for item in found:
+        values, device_name = item.get("values"), item.get("device")
+        if not isinstance(values, dict) or not isinstance(device_name, str):
+            continue
+        device = sums.setdefault(device_name, {})
+        for name, value in values.items():
+            if name in COUNTERS + SECONDS and isinstance(value, (int, float)):
+                device[name] = device.get(name, 0) + value
+
+
+def _dead(path: str) -> bool:
+    try:
+        fd = os.open(path, os.O_RDWR | os.O_CLOEXEC)
+    except OSError:
+        return False
+    try:
+        fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        return True
+    except OSError:
+        return False
+    finally:
+        os.close(fd)
+
+
+_all: list[Stats] = []
+
+
+def _flush_all() -> None:
+    for stats in _all:
+        stats.flush()
+
+
+def _after_fork_in_child() -> None:
+    for stats in _all:
+        stats.forget()
+
+
+atexit.register(_flush_all)
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_after_fork_in_child)

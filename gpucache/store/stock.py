@@ -1,0 +1,80 @@
+"""What Triton's own cache manager left in a device directory: recognised, and adopted as an entry."""
+
+from __future__ import annotations
+
+import errno
+import json
+import os
+import shutil
+import tempfile
+from collections.abc import Callable, Mapping
+from dataclasses import asdict
+
+from gpucache.kernels.elf import is_whole_elf
+from gpucache.kernels.group import GROUP, write_group
+from gpucache.layout.keys import is_key_of
+from gpucache.store.manifest import CONDEMNED, MANIFEST, Facts, Manifest, write_manifest
+from gpucache.store.quarantine import ASIDE
+
+
+def stock_group(
+    directory: str,
+    filename: str,
+    condemned: bool = False,
+    opener: Callable[[str, int], int] | None = None,
+) -> dict[str, str] | None:
+    """The whole group that Triton's own manager left in a directory: names to paths here; None where it is not whole.
+
+    The paths in a ``__grp__`` file are absolute and may point to where the directory was copied from, so that only the
+    names are taken. A metadata file that does not parse would crash Triton at every start. ``condemned``: also of a
+    view whose manifest the caller has renamed. ``opener`` is `open`'s.
+    """
+    if os.path.lexists(f"{directory}/{MANIFEST}") or (
+        not condemned and os.path.lexists(f"{directory}/{CONDEMNED}")
+    ):
+        return None  # one of ours, and it was found damaged, or is to go
+    try:
+        with open(f"{directory}/{GROUP}{filename}", encoding="utf-8", opener=opener) as file:
+            names = [os.path.basename(name) for name in json.load(file)["child_paths"]]
+        files = {name: f"{directory}/{name}" for name in names}
+        if filename not in files or not all(is_whole_elf(path, opener) for path in files.values()):
+            return None
+        with open(files[filename], encoding="utf-8", opener=opener) as file:
+            known = json.load(file)
+        own = is_key_of(
+            os.path.basename(directory), str(known.get("hash"))
+        )  # else it is another kernel's
+        return files if len(files) > 1 and known["target"] and known["name"] and own else None
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError):
+        return None
+
+
+def describe(directory: str, files: Mapping[str, tuple[str, str]], facts: Facts) -> None:
+    """Make a whole directory of Triton's own a view: give it a manifest, and a group that names this place.
+
+    Raises:
+        OSError: the disk refused; the directory is as it was.
+    """
+    describe_again(directory, files, asdict(facts))
+
+
+def describe_again(directory: str, files: Mapping[str, tuple[str, str]], facts: Manifest) -> None:
+    """As `describe`, with the facts of a manifest that is there already."""
+    aside = tempfile.mkdtemp(prefix=ASIDE, dir=os.path.dirname(directory))
+    try:
+        found = {name: os.stat(path) for name, (path, _) in files.items()}
+        known = {
+            name: (found[name].st_size, found[name].st_mtime_ns, files[name][1]) for name in files
+        }
+        write_manifest(aside, known, facts)
+        write_group(aside, directory, facts["group"], known)
+        for name in sorted(
+            os.listdir(aside), reverse=True
+        ):  # the manifest last: it says that all is in order
+            os.rename(f"{aside}/{name}", f"{directory}/{name}")
+        if os.path.lexists(
+            f"{directory}/{CONDEMNED}"
+        ):  # else the removal sees our manifest, and puts back the rest
+            raise FileNotFoundError(errno.ENOENT, "it is being removed", directory)
+    finally:
+        shutil.rmtree(aside, ignore_errors=True)

@@ -1,0 +1,180 @@
+"""Files that stand for themselves: shared libraries, autotune results, whatever is put outside a kernel's group.
+
+Each is an entry of its own in the store, under the key and what else must be equal: the Python and libc of a library
+without an ABI tag in its name (Triton 3.2 and 3.3), the silicon of an autotune result. Only what depends on nothing but
+the key has a view in the device directory, which is named by the key alone.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+import sysconfig
+import tempfile
+
+from gpucache.kernels.elf import is_whole_elf
+from gpucache.store.key_lock import KeyLock
+from gpucache.store.manifest import (
+    MANIFEST,
+    Facts,
+    Manifest,
+    digest_of,
+    entry_path,
+    read_manifest,
+    single_key,
+)
+from gpucache.store.publish import link_view, publish_entry
+from gpucache.store.quarantine import ASIDE, quarantine
+from gpucache.triton.location import Location
+from gpucache.triton.staged import Staged, executable
+
+
+class SingleFile:
+    """One such file, as one manager object sees it. Beside any number of processes; only a repair takes a lock."""
+
+    def __init__(self, place: Location, key: str, filename: str) -> None:
+        self.place = place
+        self.filename = filename
+        self.tag = _tag(filename, place.silicon)
+        self.entry_key = single_key(key, filename, str(self.tag))
+        self.entry = entry_path(place.root, self.entry_key)
+        self.view = f"{place.directory}/{key}"
+        self.bad: str | None = None
+        """SHA-256 of what was handed out, or could not be: a ``put`` after it says that it is no good."""
+
+    def get(self) -> str | None:
+        """Its path, or None.
+
+        Raises:
+            OSError: the disk refused.
+        """
+        if self.filename.endswith(".so") and not executable(self.place.directory):
+            return None
+        path = self._found()
+        if path is None:
+            return None
+        self.bad = digest_of(path)
+        return path if self._readable(path) else None
+
+    def _found(self) -> str | None:
+        place, beside = self.place, f"{self.view}/{self.filename}"
+        manifest = place.sound(self.view) if self.tag == "" else None
+        if manifest is not None and self.filename in manifest["files"]:
+            place.stats.add("hits")
+            return beside
+        if self.tag is not None:
+            manifest = place.sound(self.entry, verify=True)
+            if manifest is not None and self.filename in manifest["files"]:
+                place.stats.add("shared_hits", now=True)
+                return f"{self._viewed(manifest, repair=False)}/{self.filename}"
+        # What Triton's own manager left here; or an autotune result of silicon that we do not know.
+        ours = os.path.lexists(f"{self.view}/{MANIFEST}")
+        if (
+            self.tag not in ("", None)
+            or ours
+            or not os.path.isfile(beside)
+            or not is_whole_elf(beside)
+        ):
+            return None
+        place.stats.add("hits")
+        return beside
+
+    def put(self, compiled: Staged) -> str:
+        """Publish what ``compiled`` has staged; the path to use: the published one, or the staged one.
+
+        Raises:
+            OSError: the disk refused; the staged file is still there.
+        """
+        place = self.place
+        staged, sha256 = compiled.staged[self.filename]
+        if self.filename.endswith(".so") and not executable(place.directory):
+            return staged
+        if self.tag is None:
+            return self._keep(staged)
+        lock = KeyLock(f"{place.locks}/{self.entry_key}.lock")
+        locked = lock.try_acquire(sys._getframe(), self.filename)
+        try:
+            if self.bad is not None and not locked:
+                return staged  # another rank replaces it at this moment
+            if self.bad is not None:
+                self._discard()
+            facts = Facts(kernel=self.filename, group=None, tag=self.tag)
+            files = {self.filename: (staged, sha256)}
+            if not publish_entry(
+                place.root, self.entry_key, files, facts, place.staging, repair=locked
+            ):
+                return staged
+            manifest = place.sound(self.entry)
+            if manifest is None or manifest["files"][self.filename][2] == self.bad:
+                return staged
+            place.limit.published(manifest)
+            compiled.published = self._viewed(manifest, repair=locked)
+            return f"{compiled.published}/{self.filename}"
+        finally:
+            lock.release()
+
+    def _discard(self) -> None:
+        """Move aside what was no good, but not what another rank has put in its place since."""
+        for directory in (self.entry, self.view):
+            found = read_manifest(directory)
+            facts = found[0]["files"].get(self.filename) if found is not None else None
+            if facts is not None and facts[2] == self.bad:
+                quarantine(self.place.root, directory)
+        beside = f"{self.view}/{self.filename}"
+        if (
+            not os.path.lexists(f"{self.view}/{MANIFEST}")
+            and os.path.isfile(beside)
+            and digest_of(beside) == self.bad
+        ):
+            os.unlink(beside)  # Triton's own, which it would overwrite
+
+    def _viewed(self, manifest: Manifest, repair: bool) -> str:
+        """The directory to name: the view where there can be one, else the entry."""
+        try:
+            made = self.tag == "" and link_view(
+                self.place.root, self.entry, self.view, manifest, repair
+            )
+        except OSError:
+            return self.entry  # a read-only device directory
+        return self.view if made else self.entry
+
+    def _keep(self, staged: str) -> str:
+        """In this device directory only, as Triton's own manager does."""
+        os.makedirs(self.view, mode=0o700, exist_ok=True)
+        with open(staged, "rb") as file:
+            data = file.read()
+        fd, temporary = tempfile.mkstemp(prefix=ASIDE, dir=self.place.directory)
+        try:
+            with os.fdopen(fd, "wb") as file:
+                file.write(data)
+            os.rename(temporary, f"{self.view}/{self.filename}")
+        except OSError:
+            os.unlink(temporary)
+            raise
+        return f"{self.view}/{self.filename}"
+
+    def _readable(self, path: str) -> bool:
+        """Whether Triton's unguarded `json.load` of an autotune result would succeed."""
+        if not path.endswith(".autotune.json"):
+            return True
+        try:
+            with open(path, encoding="utf-8") as file:
+                return "configs_timings" in json.load(file)
+        except (ValueError, TypeError):
+            return False
+
+
+def _tag(filename: str, silicon: str | None) -> str | None:
+    """What must be equal beside the key for a file to be shared; None: it is not shared."""
+    if filename.endswith(".autotune.json"):
+        return silicon
+    if filename.endswith(".so") and str(sysconfig.get_config_var("EXT_SUFFIX")) not in filename:
+        return f"{sysconfig.get_config_var('SOABI')}-{'-'.join(_libc())}"
+    return ""
+
+
+def _libc() -> tuple[str, str]:
+    import platform
+
+    return platform.libc_ver()

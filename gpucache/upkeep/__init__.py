@@ -1,0 +1,1 @@
+"""Keep a cache small and whole: prune, clean, slim, verify --repair."""
