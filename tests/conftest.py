@@ -11,8 +11,17 @@ import sys
 import tempfile
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
+from typing import Any
 
 import pytest
+from support.cli import Command, Done
+from support.every_call import EveryCall
+from support.ranks import KERNELS, PLUGIN, Rank
+from support.trees import KEY, Stock
+from tree import make
+
+from gpucache.cli import main
+from gpucache.machine import device_files
 
 TESTS = Path(__file__).parent
 FAKENVML = TESTS / "fakenvml"
@@ -174,6 +183,109 @@ def everyones() -> Iterator[Path]:
     directory.chmod(0o755)
     yield directory
     shutil.rmtree(directory, ignore_errors=True)
+
+
+@pytest.fixture
+def root(tmp_path: Path) -> Path:
+    """Where a root may be made; nothing is there."""
+    return tmp_path / "root"
+
+
+@pytest.fixture(scope="session")
+def strace() -> str:
+    """The path of a strace that may trace."""
+    found = shutil.which("strace")
+    if found is None or subprocess.run([found, "-o", "/dev/null", "true"], check=False).returncode:
+        pytest.skip("needs strace, and the permission to trace")
+    return found
+
+
+@pytest.fixture
+def every_call(strace: str, tmp_path: Path) -> EveryCall:
+    """Kill a script before each system call by which it changes the disk or a lock."""
+    return EveryCall(strace, tmp_path)
+
+
+@pytest.fixture
+def stock(monkeypatch: pytest.MonkeyPatch) -> Stock:
+    """Triton's own manager of `KEY` in a device directory."""
+    runtime = pytest.importorskip("triton.runtime.cache")
+
+    def manager(directory: Path) -> Any:
+        monkeypatch.setenv("TRITON_CACHE_DIR", str(directory))
+        return runtime.FileCacheManager(KEY)
+
+    return manager
+
+
+@pytest.fixture
+def ranks(root: Path) -> Iterator[Callable[..., Rank]]:
+    """Start ranks that are killed at the end of the test, whatever happens."""
+    started = []
+
+    def start(directory: str = "triton/0", plugin: bool = True, **options: Any) -> Rank:
+        more = options.pop("env", {})
+        env = {
+            **os.environ,
+            "GPUCACHE_DIR": str(root),
+            "TRITON_CACHE_DIR": str(root / directory),
+            **more,
+        }
+        started.append(Rank({**env, **PLUGIN} if plugin else env, **options))
+        return started[-1]
+
+    yield start
+    for rank in started:
+        rank.process.kill()
+        rank.process.communicate()
+
+
+@pytest.fixture
+def bare_dev(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A /dev of this test's own, so that a real GPU beside it changes nothing."""
+    dev = tmp_path / "dev"
+    dev.mkdir()
+    monkeypatch.setattr(device_files, "DEV", str(dev))
+    monkeypatch.setattr(device_files, "PROC", str(dev / "proc"))
+    return dev
+
+
+@pytest.fixture
+def here(capfdbinary: pytest.CaptureFixture[bytes], monkeypatch: pytest.MonkeyPatch) -> Command:
+    """Run the command line in this process, with nobody to be asked."""
+
+    def run(*words: object) -> Done:
+        code = main.main(
+            [os.fsdecode(word) if isinstance(word, (bytes, Path)) else str(word) for word in words]
+        )
+        out, err = capfdbinary.readouterr()
+        return Done(code, os.fsdecode(out), os.fsdecode(err))
+
+    monkeypatch.setattr(sys, "stdin", None)
+    return run
+
+
+@pytest.fixture
+def keys(tmp_path: Path) -> list[str]:
+    """A root with six kernels in the store and in two device directories; their keys, oldest first."""
+    return make(str(tmp_path / "root"), 6, 2)
+
+
+@pytest.fixture(scope="session")
+def compiled(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, str]:
+    """A root in which the real Triton has compiled one kernel through the plug-in, and that kernel's key."""
+    if importlib.util.find_spec("triton") is None:
+        pytest.skip("needs triton: pip install '.[test]' on Linux")
+    root = tmp_path_factory.mktemp("compiled") / "root"
+    environ = {**os.environ, "GPUCACHE_FAKE_DEVICES": "2xH100:9.0"}
+    words = ["run", "--root", root, "--device", "1", "--", sys.executable, KERNELS, "1", "90"]
+    command = [sys.executable, "-m", "gpucache", *words]
+    done = subprocess.run(
+        command, env=environ, input="\n", capture_output=True, text=True, timeout=240
+    )
+    assert done.returncode == 0, done.stderr
+    (entry,) = root.glob("gpucache/v1/store/*/*/scaled.json")
+    return root, entry.parent.name
 
 
 # Markers whose tests may skip; a skip for anything else is then a failure. Unset: everything may.

@@ -14,9 +14,8 @@ import time
 from pathlib import Path
 
 import pytest
-from test_compile_lock import running
-from test_provision import strace
-from test_removal import SCRIPT, killed_everywhere
+from support.every_call import SCRIPT
+from support.processes import running
 from tree import make
 
 from gpucache.layout import paths
@@ -25,8 +24,6 @@ from gpucache.store.key_lock import KeyLock
 from gpucache.store.manifest import MANIFEST, entry_path
 from gpucache.upkeep import clean
 from gpucache.upkeep.clean import CleanPlan
-
-__all__ = ["strace"]
 
 GRACE_S = 900.0
 OLD = time.time() - 3 * 3600
@@ -382,7 +379,7 @@ mark("end")
 
 
 def test_killed_at_any_system_call_it_leaves_entries_whole_or_gone_and_nothing_else_touched(
-    strace, tmp_path
+    every_call,
 ):
     """SIGKILL before each call that changes the disk or a lock; what is left is whole, and goes the next time."""
     mine = ("notes.txt", "triton/0/notes.txt", "cache/data.bin")
@@ -420,4 +417,4 @@ def test_killed_at_any_system_call_it_leaves_entries_whole_or_gone_and_nothing_e
         left = {name for name in there(root) if not name.startswith("gpucache/")}
         assert left == {*mine, "CACHEDIR.TAG", "cache/link"}, line
 
-    killed_everywhere(strace, tmp_path, start, CLEAN, check, least=15)
+    every_call.killed_everywhere(CLEAN, start, check, least=15)

@@ -19,11 +19,6 @@ FAKE = "GPUCACHE_FAKE_DEVICES"
 
 
 @pytest.fixture
-def root(tmp_path):
-    return tmp_path / "root"
-
-
-@pytest.fixture
 def two(root):
     """An environment with two fake devices, provisioned nowhere yet."""
     return {**os.environ, FAKE: "2xH100:9.0", "GPUCACHE_DIR": str(root)}

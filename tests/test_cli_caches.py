@@ -3,70 +3,26 @@
 from __future__ import annotations
 
 import fcntl
-import importlib.util
 import json
 import os
 import pty
 import re
-import select
 import shutil
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import pytest
-from test_readme import TEXT
-from test_vetting import tree as snapshot
-from tree import bare_walk, make
+from support.cli import Done, check, documented, on_a_terminal, table
+from support.trees import everything_below
+from tree import bare_walk
 
 from gpucache import units
-from gpucache.cli import main
 from gpucache.store.manifest import MANIFEST, entry_path
 
-KERNELS = Path(__file__).with_name("kernels.py")
-PATIENCE_S = 60.0
 CHANGING = [["prune", "--max-entries", "0"], ["clean"]]
-
-
-class Done(NamedTuple):
-    code: int
-    out: str
-    err: str
-
-    @property
-    def rows(self) -> list[list[str]]:
-        return [line.split("\t") for line in self.out.splitlines()]
-
-    @property
-    def json(self) -> Any:
-        return json.loads(self.out)
-
-
-Command = Callable[..., Done]
-
-
-@pytest.fixture
-def here(capfdbinary: pytest.CaptureFixture[bytes], monkeypatch: pytest.MonkeyPatch) -> Command:
-    """Run the command line in this process, with nobody to be asked."""
-
-    def run(*words: object) -> Done:
-        code = main.main(
-            [os.fsdecode(word) if isinstance(word, (bytes, Path)) else str(word) for word in words]
-        )
-        out, err = capfdbinary.readouterr()
-        return Done(code, os.fsdecode(out), os.fsdecode(err))
-
-    monkeypatch.setattr(sys, "stdin", None)
-    return run
-
-
-@pytest.fixture
-def keys(tmp_path: Path) -> list[str]:
-    """A root with six kernels in the store and in two device directories; their keys, oldest first."""
-    return make(str(tmp_path / "root"), 6, 2)
 
 
 @pytest.fixture
@@ -74,110 +30,7 @@ def root(tmp_path: Path, keys: list[str]) -> Path:
     return tmp_path / "root"
 
 
-def on_a_terminal(
-    *words: object, answer: bytes = b"", env: Mapping[str, str] | None = None
-) -> tuple[int, str]:
-    """Exit code and all that a person sees, who types ``answer`` when asked."""
-    pid, terminal = pty.fork()
-    if pid == 0:
-        environ = {**os.environ, "TERM": "dumb", "COLUMNS": "160", "LINES": "50", **(env or {})}
-        os.execve(
-            sys.executable,
-            [sys.executable, "-m", "gpucache", *map(os.fspath, map(_word, words))],
-            environ,
-        )
-    seen, end = b"", time.monotonic() + PATIENCE_S
-    while time.monotonic() < end:
-        asked = bool(answer) and b"[y/N]: " in seen
-        if not select.select([terminal], [], [], 0.5 if asked else PATIENCE_S)[0]:
-            os.write(
-                terminal, answer
-            )  # an interrupt just before Python waits for input does not wake it
-            continue
-        try:
-            piece = os.read(terminal, 65536)
-        except OSError:  # the other side is closed
-            break
-        seen += piece
-        if answer and not asked and b"[y/N]: " in seen:
-            os.write(terminal, answer)
-    os.close(terminal)
-    return os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]), seen.decode().replace("\r\n", "\n")
-
-
-def _word(word: object) -> str | bytes | Path:
-    return word if isinstance(word, (bytes, Path)) else str(word)
-
-
-def table(text: str) -> list[list[str]]:
-    """The cells of a table without colours."""
-    return [re.split(r"  +", line.strip()) for line in text.splitlines()]
-
-
 # ---- --json is what the README says
-
-
-def documented(command: str) -> tuple[list[list[str]], dict[str, list[str]]]:
-    """The names in the README's row: those before and after each colon or semicolon, and those that parentheses add."""
-    (cell,) = re.findall(rf"^\| [^|]*`{re.escape(command)}`[^|]*\| (.*) \|$", TEXT, re.MULTILINE)
-    added = {
-        name: re.findall(r"`(\w+)`", inner)
-        for name, inner in re.findall(r"`(\w+)` \(([^)]*)\)", cell)
-    }
-    groups = [
-        re.findall(r"`(\w+)`", part) for part in re.split(r"[:;]", re.sub(r" \([^)]*\)", "", cell))
-    ]
-    return [group for group in groups if group], {
-        name: inner for name, inner in added.items() if inner
-    }
-
-
-TEXTS = {
-    "key",
-    "kind",
-    "kernel",
-    "target",
-    "arch",
-    "triton_version",
-    "name",
-    "why",
-    "path",
-    "cubin",
-}
-TEXTS |= {"code", "level", "subject", "fact", "fix", "note", "root", "by"}
-NUMBERS = {"created", "used"}
-COUNTS = {
-    "logical_bytes",
-    "physical_bytes",
-    "held_bytes",
-    "files",
-    "entries",
-    "slimmed",
-    "strays",
-    "registers",
-}
-COUNTS |= {"shared_bytes", "warps"}
-SWITCHES = {"stored", "dry_run", "repaired"}
-
-
-def check(said: Mapping[str, Any], names: list[str], **other: type | tuple[type, ...]) -> None:
-    """The object has these fields and no others, in this order, and each has the type that its name has everywhere."""
-    assert list(said) == names
-    for name, value in said.items():
-        kind = other.get(name) or (
-            (
-                str
-                if name in TEXTS
-                else float
-                if name in NUMBERS
-                else int
-                if name in COUNTS
-                else None
-            )
-            or (bool if name in SWITCHES else list)
-        )
-        assert isinstance(value, kind), (name, value)
-        assert kind is bool or not isinstance(value, bool), (name, value)
 
 
 class TestJson:
@@ -496,23 +349,6 @@ def utc(when: float) -> str:
     return time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(when))
 
 
-@pytest.fixture(scope="module")
-def compiled(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, str]:
-    """A root in which the real Triton has compiled one kernel through the plug-in, and that kernel's key."""
-    if importlib.util.find_spec("triton") is None:
-        pytest.skip("needs triton: pip install '.[test]' on Linux")
-    root = tmp_path_factory.mktemp("compiled") / "root"
-    environ = {**os.environ, "GPUCACHE_FAKE_DEVICES": "2xH100:9.0"}
-    words = ["run", "--root", root, "--device", "1", "--", sys.executable, KERNELS, "1", "90"]
-    command = [sys.executable, "-m", "gpucache", *words]
-    done = subprocess.run(
-        command, env=environ, input="\n", capture_output=True, text=True, timeout=240
-    )
-    assert done.returncode == 0, done.stderr
-    (entry,) = root.glob("gpucache/v1/store/*/*/scaled.json")
-    return root, entry.parent.name
-
-
 class TestAWholeEntry:
     def test_of_the_real_triton_has_all_that_one_asks(self, compiled, here):
         root, key = compiled
@@ -668,21 +504,21 @@ class TestRemoving:
         "command", [*CHANGING, ["clean", "--force"], ["prune", "--keep-binaries"], ["prune"]]
     )
     def test_a_dry_run_changes_nothing(self, command, here, root):
-        before = snapshot(root)
+        before = everything_below(root)
         assert here(*command, "--dry-run", "--root", root).code == 0
         assert here(*command, "--dry-run", "--json", "--root", root).code == 0
-        assert snapshot(root) == before
+        assert everything_below(root) == before
 
     @pytest.mark.parametrize("command", CHANGING, ids=["prune", "clean"])
     def test_where_nobody_can_be_asked_it_refuses_before_it_looks(self, command, here, root):
-        before = snapshot(root)
+        before = everything_below(root)
         for words in (command, [*command, "--json"]):
             done = here(*words, "--root", root)
             assert (done.code, done.out) == (2, "")
             assert done.err.endswith(
                 "Error: nobody can be asked here: say --yes, or --dry-run to look only\n"
             )
-        assert snapshot(root) == before
+        assert everything_below(root) == before
 
     @pytest.mark.parametrize("command", CHANGING, ids=["prune", "clean"])
     @pytest.mark.parametrize(
@@ -796,11 +632,11 @@ class TestRemoving:
         ids=lambda value: " ".join(value) if isinstance(value, list) else "",
     )
     def test_prune_refuses_what_makes_no_sense(self, words, code, said, here, root):
-        before = snapshot(root)
+        before = everything_below(root)
         done = here("prune", *words, "--yes", "--root", root)
         assert (done.code, done.out) == (code, "")
         assert said in done.err
-        assert snapshot(root) == before
+        assert everything_below(root) == before
 
     @pytest.mark.parametrize(
         ("words", "gone"),
@@ -856,21 +692,21 @@ class TestRoots:
         self, command, below, here, root
     ):
         (root / below).chmod(0o777)
-        before = snapshot(root)
+        before = everything_below(root)
         done = here(*command, "--root", root)
         assert (done.code, done.out) == (1, "")
         assert done.err.startswith(
             f"error: {root / below}: everybody may write it (mode 0777)".rstrip("/")
         )
         assert "\nhint: chmod o-w it, or set GPUCACHE_TRUST_WORLD_WRITABLE=1" in done.err
-        assert snapshot(root) == before
+        assert everything_below(root) == before
         assert len(here("ls", "--root", root).rows) == 6
         assert here("du", "--root", root).code == here("verify", "--root", root).code == 0
 
     @pytest.mark.parametrize("command", REFUSED, ids=" ".join)
     def test_another_users_is_looked_at_but_never_changed(self, command, as_root, here, root):
         os.chown(root, 54321, 54321)
-        before = snapshot(root)
+        before = everything_below(root)
         done = here(*command, "--root", root)
         assert (done.code, done.out) == (1, "")
         assert done.err.startswith(f"error: {root}: belongs to uid 54321, not to uid 0")
@@ -878,7 +714,7 @@ class TestRoots:
             "\nhint: set GPUCACHE_DIR to a directory of your own, or GPUCACHE_TRUST_UIDS=54321"
             in done.err
         )
-        assert snapshot(root) == before
+        assert everything_below(root) == before
         assert len(here("ls", "--root", root).rows) == 6
 
     @pytest.mark.parametrize(

@@ -5,28 +5,22 @@ from __future__ import annotations
 import json
 import os
 import sys
+from pathlib import Path
 
 import pytest
-from test_cli_caches import (
-    Done,
-    check,
-    compiled,
-    documented,
-    here,
-    keys,
-    on_a_terminal,
-    root,
-    table,
-)
+from support.cli import Done, check, documented, on_a_terminal, table
 
 from gpucache.diagnosis.config import VARIABLES
 from gpucache.diagnosis.doctor import CODES
 from gpucache.upkeep import verify
 
-__all__ = ["compiled", "here", "keys", "root"]
-
 LEVELS = {"error", "warning"}
 TEXT_OR_NONE = (str, type(None))
+
+
+@pytest.fixture
+def root(tmp_path: Path, keys: list[str]) -> Path:
+    return tmp_path / "root"
 
 
 class TestDoctor:

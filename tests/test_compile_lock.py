@@ -2,7 +2,6 @@ from __future__ import annotations
 
 import fcntl
 import json
-import multiprocessing
 import os
 import shutil
 import signal
@@ -10,18 +9,15 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from support.processes import KEY_HOLDER, PATIENCE_S, SPAWN, running
 
 from gpucache.disk.locks import holder
 from gpucache.store import key_lock
 from gpucache.store.key_lock import KeyLock, locks_of_this_thread
-
-SPAWN = multiprocessing.get_context("spawn")
-PATIENCE_S = 60.0
 
 
 @pytest.fixture
@@ -54,33 +50,6 @@ def is_free(path: str) -> bool:
         return lock.try_acquire(sys._getframe(), "probe")
     finally:
         lock.release()
-
-
-HOLDER = """
-import sys
-from gpucache.store.key_lock import KeyLock
-lock = KeyLock(sys.argv[1])
-assert lock.try_acquire(sys._getframe(), "add_kernel")
-print("held", flush=True)
-for line in sys.stdin:
-    lock.release()
-    print("released", flush=True)
-"""
-
-
-@contextmanager
-def running(code: str, *args: str) -> Iterator[subprocess.Popen[str]]:
-    """Another process, once it said that it holds the lock; it is killed in the end."""
-    command = [sys.executable, "-c", code, *args]
-    with subprocess.Popen(
-        command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
-    ) as process:
-        try:
-            assert process.stdout is not None
-            assert process.stdout.readline() == "held\n"
-            yield process
-        finally:
-            process.kill()  # leaving closes its stdin, which ends its child
 
 
 def release(process: subprocess.Popen[str]) -> None:
@@ -229,7 +198,7 @@ class TestRelease:
 
 class TestWaiting:
     def test_a_killed_holder_wakes_the_waiter_and_leaves_the_lock(self, path):
-        with running(HOLDER, path) as process:
+        with running(KEY_HOLDER, path) as process:
             assert not is_free(path)
             waiter = Waiter(path)
             process.kill()
@@ -237,7 +206,7 @@ class TestWaiting:
             assert is_free(path)
 
     def test_a_stopped_holder_is_waited_for_until_the_stall_time(self, path):
-        with running(HOLDER, path) as process:
+        with running(KEY_HOLDER, path) as process:
             os.kill(process.pid, signal.SIGSTOP)
             os.waitpid(process.pid, os.WUNTRACED)
             assert KeyLock(path).wait(1.0, later()) is False
@@ -248,7 +217,7 @@ class TestWaiting:
             assert waiter.ended() is True
 
     def test_a_holder_that_beats_is_waited_for_beyond_the_stall_time(self, path):
-        with running(HOLDER, path) as process:
+        with running(KEY_HOLDER, path) as process:
             waiter = Waiter(path, stall_s=2.0)
             began, beats = time.monotonic(), set()
 
@@ -262,7 +231,7 @@ class TestWaiting:
             assert waiter.ended() is True
 
     def test_the_deadline_ends_the_wait_for_a_holder_that_beats(self, path):
-        with running(HOLDER, path):
+        with running(KEY_HOLDER, path):
             began = time.monotonic()
             assert KeyLock(path).wait(PATIENCE_S, began + 0.5) is False
             assert time.monotonic() - began < PATIENCE_S / 2
@@ -285,7 +254,7 @@ class TestWaiting:
 
     @pytest.mark.parametrize("how", ["released", "killed"])
     def test_all_waiters_wake(self, path, how):
-        with running(HOLDER, path) as process:
+        with running(KEY_HOLDER, path) as process:
             waiters = [Waiter(path) for _ in range(10)]
             if how == "killed":
                 process.kill()
@@ -295,7 +264,7 @@ class TestWaiting:
         assert not key_lock._keeper.waiting
 
     def test_the_helper_of_a_wait_in_vain_ends_when_the_lock_is_freed(self, path):
-        with running(HOLDER, path) as process:
+        with running(KEY_HOLDER, path) as process:
             assert KeyLock(path).wait(PATIENCE_S, later(0.1)) is False
             assert key_lock._keeper.waiting
             release(process)
@@ -566,7 +535,7 @@ class TestFork:
 
     @pytest.mark.parametrize("how", ["Python", "C"])
     def test_the_child_of_a_waiter_does_not_keep_what_the_waiter_shared(self, path, how):
-        with running(HOLDER, path) as process, running(FORKED_WAITER, path, how) as waiter:
+        with running(KEY_HOLDER, path) as process, running(FORKED_WAITER, path, how) as waiter:
             process.kill()
             assert waiter.stdout is not None
             assert waiter.stdout.readline() == "woken\n"
@@ -575,7 +544,7 @@ class TestFork:
 
 class TestHolder:
     def test_it_is_named_with_its_kernel(self, path):
-        with running(HOLDER, path) as process:
+        with running(KEY_HOLDER, path) as process:
             said = json.loads(Path(path).read_text())
             host = os.uname().nodename
             assert (

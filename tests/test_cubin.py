@@ -14,6 +14,7 @@ import sys
 from pathlib import Path
 
 import pytest
+from support.ranks import KERNELS
 
 from gpucache.kernels.cubin import Resources, resources
 
@@ -21,7 +22,6 @@ if importlib.util.find_spec("triton") is None:
     pytest.skip("needs triton: pip install '.[test]' on Linux", allow_module_level=True)
 
 PYTHON = os.environ.get("GPUCACHE_TEST_TRITON", sys.executable)
-KERNELS = Path(__file__).with_name("kernels.py")
 COUNT = 64
 
 ENTRY = """.visible .entry {name}(.param .u64 p) {limit} {{

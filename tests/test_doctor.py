@@ -16,9 +16,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from test_compile_lock import HOLDER, running
-from test_fs import holder
-from test_vetting import ADA, BOB, acting_as, link, tree
+from support.processes import KEY_HOLDER, lock_holder, running
+from support.trees import everything_below
+from support.users import ADA, BOB, acting_as, link
 
 from gpucache import DeviceCacheRegistry, environment
 from gpucache.diagnosis.doctor import CODES, examine
@@ -186,7 +186,7 @@ def test_looking_changes_nothing(root, tmp_path):
     """But for the times of the temporary directory, where a file was for an instant."""
 
     def state() -> dict[str, tuple[int, ...]]:
-        found = tree(tmp_path)
+        found = everything_below(tmp_path)
         del found[paths.ours(root, "tmp")]
         return found
 
@@ -197,9 +197,9 @@ def test_looking_changes_nothing(root, tmp_path):
 
 
 def test_a_root_that_is_not_there_is_not_made(tmp_path, put):
-    before = tree(tmp_path)
+    before = everything_below(tmp_path)
     look(str(tmp_path / "no" / "root"))
-    assert tree(tmp_path) == before
+    assert everything_below(tmp_path) == before
 
 
 EXAMINE = """
@@ -765,9 +765,9 @@ class TestWhoMayWrite:
 
     def test_in_an_unsafe_root_no_probe_is_made(self, root):
         os.chmod(root, 0o777)
-        before = tree(Path(root))
+        before = everything_below(Path(root))
         look(root)
-        assert tree(Path(root)) == before
+        assert everything_below(Path(root)) == before
 
     def test_a_root_that_a_user_may_only_read_is_told(self, everyones, put):
         root = provisioned(everyones / "root")
@@ -958,7 +958,7 @@ def test_precompiled_headers_in_the_root_itself_are_not_told(put):
 @pytest.fixture
 def held(root: str) -> Iterator[subprocess.Popen[str]]:
     """Another process compiles a kernel."""
-    with running(HOLDER, str(lock_file(root))) as process:
+    with running(KEY_HOLDER, str(lock_file(root))) as process:
         yield process
         process.send_signal(signal.SIGCONT)
 
@@ -1027,7 +1027,7 @@ def test_the_lock_of_provisioning_is_told_only_when_held_for_long(root):
     aged(lock, 99 * HOUR_S)
     aged(f"{lock}.holder", 99 * HOUR_S)
     silent(look(root), "provision-lock-held", "lock-stale")
-    with holder(str(lock)) as process:
+    with lock_holder(str(lock)) as process:
         silent(look(root), "provision-lock-held")
         aged(f"{lock}.holder", 90)
         found = look(root)

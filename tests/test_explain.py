@@ -11,18 +11,16 @@ import json
 import os
 import shutil
 import subprocess
-import sys
 from pathlib import Path
 
 import pytest
+from support.ranks import PYTHON
+from support.trees import stock_entry
 
 from gpucache import GpuCacheError
 from gpucache.diagnosis.difference import Difference, difference
 from gpucache.report.directory import metadata_in
 
-PYTHON = os.environ.get("GPUCACHE_TEST_TRITON", sys.executable)
-KERNELS = Path(__file__).with_name("kernels.py")
-PLUGIN = {"TRITON_CACHE_MANAGER": "gpucache.triton:DeviceCacheManager"}
 needs_triton = pytest.mark.skipif(
     importlib.util.find_spec("triton") is None,
     reason="needs triton: pip install '.[test]' on Linux",
@@ -82,26 +80,6 @@ def compiled(tmp_path_factory, guard):
         return known[case]
 
     return compile_it
-
-
-def stock(directory, key, *, options=None, arch=90, triton_version="3.9.0", environment=None):
-    """An entry as Triton's own manager leaves it, small; its directory."""
-    path = Path(directory) / key
-    path.mkdir(parents=True)
-    target = {"backend": "cuda", "arch": arch, "warp_size": 32}
-    said = {
-        "hash": "00",
-        "target": target,
-        **(options or {}),
-        **(environment or {}),
-        "triton_version": triton_version,
-    }
-    (path / "k.json").write_text(json.dumps({**said, "shared": 0, "name": "k"}))
-    (path / "k.cubin").write_bytes(b"binary")
-    (path / "k.source").write_text("tt.func public @k() {")
-    children = {name: f"{path}/{name}" for name in ("k.json", "k.cubin")}
-    (path / "__grp__k.json").write_text(json.dumps({"child_paths": children}))
-    return str(path)
 
 
 def test_an_entry_does_not_differ_from_itself_nor_from_a_copy(compiled, tmp_path):
@@ -183,10 +161,10 @@ def test_another_assembler_is_noticed(compiled, tmp_path):
 
 
 def test_another_triton_is_named_and_not_what_follows_from_it(tmp_path):
-    one = stock(
+    one = stock_entry(
         tmp_path / "a", "KEY", triton_version="3.8.0", options={"num_warps": 4, "old": True}
     )
-    other = stock(
+    other = stock_entry(
         tmp_path / "b", "KEY", triton_version="3.9.0", options={"num_warps": 4, "new": True}
     )
     assert difference(one, other) == (Difference("triton", "triton_version", "3.8.0", "3.9.0"),)
@@ -197,7 +175,7 @@ def test_a_library_at_another_path_is_the_same_library(tmp_path):
     for name, content in (("a", "equal"), ("b", "equal"), ("c", "other")):
         (tmp_path / name).write_text(content)
     a, b, c = (
-        stock(
+        stock_entry(
             tmp_path / f"{name}-entry",
             "KEY",
             options={"extern_libs": [["libdevice", str(tmp_path / name)]]},

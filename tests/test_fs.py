@@ -2,13 +2,10 @@ from __future__ import annotations
 
 import errno
 import json
-import multiprocessing
 import os
 import re
 import signal
 import stat
-import subprocess
-import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -16,15 +13,13 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
+from support.processes import PATIENCE_S, SPAWN, lock_holder
 
 from gpucache.disk import locks as locks_module
 from gpucache.disk.files import make_directory, write_whole
 from gpucache.disk.locks import local_directory, locked
 from gpucache.errors import LockTimeoutError, ProvisionError
 from gpucache.layout import paths
-
-SPAWN = multiprocessing.get_context("spawn")
-PATIENCE_S = 60.0
 
 
 @contextmanager
@@ -305,7 +300,7 @@ class TestLocked:
         assert (tmp_path / "counter").read_text() == "100"
 
     def test_whoever_waits_in_vain_is_told_who_holds_it(self, lock):
-        with holder(lock) as process:
+        with lock_holder(lock) as process:
             with pytest.raises(LockTimeoutError) as caught, locked(lock, timeout_s=0.05):
                 pytest.fail("two held it")
         error = caught.value
@@ -329,7 +324,7 @@ class TestLocked:
         assert f"process {os.getpid()} " in caught.value.holder
 
     def test_killing_the_holder_frees_it(self, lock):
-        with holder(lock) as process:
+        with lock_holder(lock) as process:
             process.send_signal(signal.SIGKILL)
             process.wait(PATIENCE_S)
             with locked(lock, timeout_s=0):
@@ -360,7 +355,7 @@ class TestLocked:
     )
     def test_a_holder_that_did_not_say_who_it_is_is_no_trouble(self, lock, said):
         """Killed before it wrote, or on a full disk."""
-        with holder(lock):
+        with lock_holder(lock):
             Path(lock + ".holder").unlink()
             if said is not None:
                 Path(lock + ".holder").write_bytes(said)
@@ -393,11 +388,11 @@ class TestLocked:
 
     @pytest.mark.parametrize("how", ["unwinds", "vanishes"])
     def test_a_forked_child_that_ends_does_not_free_its_parents_lock(self, lock, how):
-        with holder(lock, how), pytest.raises(LockTimeoutError), locked(lock, timeout_s=0):
+        with lock_holder(lock, how), pytest.raises(LockTimeoutError), locked(lock, timeout_s=0):
             pytest.fail("two held it")
 
     def test_a_forked_child_does_not_keep_its_dead_parents_lock(self, lock):
-        with holder(lock, "stays") as process:
+        with lock_holder(lock, "stays") as process:
             process.send_signal(signal.SIGKILL)
             process.wait(PATIENCE_S)
             with locked(lock, timeout_s=0):
@@ -426,41 +421,6 @@ def count(lock, counter):
         with locked(lock, timeout_s=PATIENCE_S):
             number = int(Path(counter).read_text())
             Path(counter).write_text(str(number + 1))
-
-
-HOLDER = """
-import os, sys
-from gpucache.disk.locks import locked
-lock, how = sys.argv[1:]
-with locked(lock, timeout_s=60):
-    child = os.fork() if how else None
-    if child == 0:
-        if how == "unwinds":
-            sys.exit()
-        if how == "vanishes":
-            os._exit(0)
-        sys.stdin.read()
-        os._exit(0)
-    if how != "stays" and child:
-        os.waitpid(child, 0)
-    print("held", flush=True)
-    sys.stdin.read()
-"""
-
-
-@contextmanager
-def holder(lock: str, how: str = "") -> Iterator[subprocess.Popen[str]]:
-    """Another process that holds the lock, having forked a child that ends ``how`` or stays."""
-    command = [sys.executable, "-c", HOLDER, lock, how]
-    with subprocess.Popen(
-        command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
-    ) as process:
-        try:
-            assert process.stdout is not None
-            assert process.stdout.readline() == "held\n"
-            yield process
-        finally:
-            process.kill()  # leaving closes its stdin, which ends the child
 
 
 class TestLockDirectory:

@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
+from support.trees import randomly, walked
 
 from gpucache.report.inodes import Inode, Inodes, Sum
 
@@ -46,38 +47,6 @@ def chain(everyones: Path) -> Iterator[Callable[[int, str], Path]]:
 
     yield make
     subprocess.run(["rm", "-rf", everyones], check=True)
-
-
-def randomly(base: Path, draw: random.Random) -> None:
-    """Directories, files, hard links between them, and symbolic links to anything."""
-    directories, files = [base], []
-    for number in range(60):
-        path = draw.choice(directories) / str(number)
-        what = draw.choice(("directory", "file", "file", "hard link", "link"))
-        if what == "directory":
-            path.mkdir()
-            directories.append(path)
-        elif what == "link":
-            path.symlink_to(draw.choice((*directories, *files, "/etc", "nowhere")))
-        elif what == "hard link" and files:
-            os.link(draw.choice(files), path)
-            files.append(path)
-        else:
-            path.write_bytes(draw.randbytes(draw.choice((0, 1, 4096, 5000))))
-            files.append(path)
-
-
-def walked(base: Path) -> tuple[int, int, int]:
-    """Files, the sum of their sizes, and that of distinct inodes: by `os.walk` and one `lstat` each."""
-    found = []
-    for directory, inner, names in os.walk(base):
-        links = [name for name in inner if os.path.islink(f"{directory}/{name}")]
-        found += [os.lstat(f"{directory}/{name}") for name in (*names, *links)]
-    return (
-        len(found),
-        sum(one.st_size for one in found),
-        sum({one.st_ino: one.st_size for one in found}.values()),
-    )
 
 
 class TestTree:

@@ -76,11 +76,6 @@ class TestKey:
         assert not KEY.fullmatch(name)
 
 
-@pytest.fixture
-def root(tmp_path: Path) -> Path:
-    return tmp_path / "root"
-
-
 def make(path: Path) -> Path:
     path.mkdir(parents=True)
     return path

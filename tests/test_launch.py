@@ -1,7 +1,7 @@
 from __future__ import annotations
 
 import pytest
-from test_registry import LIKE, bare_dev, gpus, show  # noqa: F401  (a fixture)
+from support.gpus import LIKE, gpus, show
 
 from gpucache import (
     DeviceCacheRegistry,
@@ -11,6 +11,8 @@ from gpucache import (
     launch_environ,
 )
 from gpucache.directories.launch import local_rank
+
+pytestmark = pytest.mark.usefixtures("bare_dev")
 
 EIGHT = {"GPUCACHE_FAKE_DEVICES": "8"}
 OURS = ["GPUCACHE_DIR", "GPUCACHE_DEVICE", "TORCHINDUCTOR_CACHE_DIR", "TRITON_CACHE_DIR"]
@@ -230,7 +232,7 @@ def no_nvml(monkeypatch):
     )
 
 
-def test_a_current_record_is_used_without_asking_nvml(tmp_path, no_nvml, bare_dev):  # noqa: F811
+def test_a_current_record_is_used_without_asking_nvml(tmp_path, no_nvml, bare_dev):
     root = str(tmp_path / "root")
     DeviceCacheRegistry(root, gpus(*LIKE), {}).provision()
     show(bare_dev, *LIKE)
@@ -238,7 +240,7 @@ def test_a_current_record_is_used_without_asking_nvml(tmp_path, no_nvml, bare_de
     assert environ["GPUCACHE_DEVICE"] == LIKE[4].uuid
 
 
-def test_a_missing_directory_is_made_again_from_the_record(tmp_path, no_nvml, bare_dev):  # noqa: F811
+def test_a_missing_directory_is_made_again_from_the_record(tmp_path, no_nvml, bare_dev):
     root = tmp_path / "root"
     DeviceCacheRegistry(str(root), gpus(*LIKE), {}).provision()
     show(bare_dev, *LIKE)
@@ -247,7 +249,7 @@ def test_a_missing_directory_is_made_again_from_the_record(tmp_path, no_nvml, ba
     assert (root / "triton" / "4").is_dir()
 
 
-def test_a_mask_that_hides_all_is_answered_from_the_record_too(tmp_path, no_nvml, bare_dev):  # noqa: F811
+def test_a_mask_that_hides_all_is_answered_from_the_record_too(tmp_path, no_nvml, bare_dev):
     root = str(tmp_path / "root")
     DeviceCacheRegistry(root, gpus(*LIKE), {}).provision()
     show(bare_dev, *LIKE)
@@ -297,7 +299,7 @@ def test_a_relative_root_is_made_absolute_for_the_command(base, tmp_path, monkey
 @pytest.mark.parametrize("stale", ["partial view", "torn", "unasked fakes", "lost", "unknown uuid"])
 def test_a_record_that_is_not_current_is_renewed_through_nvml(
     stale, tmp_path, on_machine, bare_dev
-):  # noqa: F811
+):
     root = tmp_path / "root"
     on_machine("h100x4")
     seen = gpus(*LIKE)

@@ -17,9 +17,9 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from test_provision import PATIENCE_S
-from test_removal import Tree
-from test_store import KERNEL, OLD, set_used
+from support.processes import PATIENCE_S
+from support.trees import KERNEL, OLD, Tree, set_used
+from support.writers import put_kernel
 
 from gpucache import environment, log
 from gpucache.environment import MAX_SIZE
@@ -71,11 +71,6 @@ def over(kept: Limit, trees: list[Tree]) -> None:
 def patience(monkeypatch: pytest.MonkeyPatch) -> None:
     """A busy machine must not cut a turn short; the tests about that set the length themselves."""
     monkeypatch.setattr(limit, "_TURN_S", 60.0)
-
-
-@pytest.fixture
-def root(tmp_path: Path) -> Path:
-    return tmp_path / "root"
 
 
 @pytest.fixture
@@ -199,15 +194,6 @@ def write_kernels(root: str, number: int, count: int) -> None:
     for thread in threading.enumerate():
         if thread.name == "gpucache-limit":
             thread.join(PATIENCE_S)
-
-
-def put_kernel(key: str) -> dict[str, str]:
-    manager = DeviceCacheManager(key)
-    assert manager.get_group("add.json") is None
-    group = {name: manager.put(data, name) for name, data in KERNEL.items()}
-    manager.put_group("add.json", group)
-    assert all(map(os.path.exists, group.values()))
-    return group
 
 
 class TestEvicting:
@@ -423,8 +409,8 @@ class TestProcesses:
         code = """if True:
             import sys
             sys.path.insert(0, sys.argv[1])
-            from test_limit import put_kernel
-            put_kernel("N" * 52)
+            from support.writers import put_kernel_in_a_long_turn
+            put_kernel_in_a_long_turn("N" * 52)
         """
         env = {
             **os.environ,
@@ -596,7 +582,8 @@ class TestDisk:
     @pytest.mark.root
     def test_on_a_read_only_disk(self, root, mount, python):
         mount(root, "-t", "tmpfs", "-o", "size=1m,mode=0700", "none")
-        code = "import sys; sys.path.insert(0, sys.argv[1]); from test_limit import put_kernel; put_kernel('N' * 52)"
+        code = "import sys; sys.path.insert(0, sys.argv[1]); "
+        code += "from support.writers import put_kernel; put_kernel('N' * 52)"
         assert (
             python(code, Path(__file__).parent, env={**os.environ, MAX_SIZE: "0"}).returncode == 0
         )

@@ -11,9 +11,9 @@ import json
 import os
 import subprocess
 import sys
-from pathlib import Path
 
 import pytest
+from support.ranks import KERNELS
 
 from gpucache.kernels.metadata import (
     KEY_VARIABLES,
@@ -25,7 +25,6 @@ from gpucache.kernels.metadata import (
 )
 
 PYTHON = os.environ.get("GPUCACHE_TEST_TRITON", sys.executable)
-KERNELS = Path(__file__).with_name("kernels.py")
 needs_triton = pytest.mark.skipif(
     importlib.util.find_spec("triton") is None,
     reason="needs triton: pip install '.[test]' on Linux",

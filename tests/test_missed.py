@@ -7,18 +7,15 @@ import importlib.util
 import os
 import shutil
 import subprocess
-import sys
 from pathlib import Path
 
 import pytest
-from test_explain import stock
+from support.ranks import KERNELS, PLUGIN, PYTHON
+from support.trees import stock_entry
 
 from gpucache import Device, DeviceCacheRegistry, Snapshot, Status
 from gpucache.diagnosis.why_missed import why_missed
 
-PYTHON = os.environ.get("GPUCACHE_TEST_TRITON", sys.executable)
-KERNELS = Path(__file__).with_name("kernels.py")
-PLUGIN = {"TRITON_CACHE_MANAGER": "gpucache.triton:DeviceCacheManager"}
 needs_triton = pytest.mark.skipif(
     importlib.util.find_spec("triton") is None,
     reason="needs triton: pip install '.[test]' on Linux",
@@ -27,11 +24,6 @@ needs_triton = pytest.mark.skipif(
 
 def codes(found):
     return {(one.code, one.level) for one in found}
-
-
-@pytest.fixture
-def root(tmp_path):
-    return tmp_path / "root"
 
 
 @pytest.fixture
@@ -174,7 +166,7 @@ def test_what_is_nowhere_is_absent(root):
 
 def test_the_directory_of_a_pinned_device_is_where_it_looks(root):
     record(root, (9, 0))
-    stock(root / "triton/0", "K" * 52, triton_version=INSTALLED)
+    stock_entry(root / "triton/0", "K" * 52, triton_version=INSTALLED)
     assert why_missed("K" * 52, str(root), {**SHARED, "GPUCACHE_DEVICE": "GPU-x"}) == ()
     (found,) = why_missed("K" * 52, str(root), {**SHARED, "TRITON_HOME": str(root)})
     assert (found.code, found.level) == ("elsewhere", "error")
@@ -194,12 +186,14 @@ SHARED = {**PLUGIN, "GPUCACHE_SHARE": "1"}
 
 def test_a_kernel_for_another_architecture_is_named(root):
     record(root, (9, 0))
-    path = stock(root / "triton/0", "KEY", arch=80, triton_version=INSTALLED)
+    path = stock_entry(root / "triton/0", "KEY", arch=80, triton_version=INSTALLED)
     (found,) = why_missed(path, str(root), SHARED)
     assert (found.code, found.level) == ("other-architecture", "error")
     assert "made for sm_80; this host has sm_90" in found.fact
     assert (
-        why_missed(stock(root / "triton/0", "OTHER", triton_version=INSTALLED), str(root), SHARED)
+        why_missed(
+            stock_entry(root / "triton/0", "OTHER", triton_version=INSTALLED), str(root), SHARED
+        )
         == ()
     )
 
@@ -207,7 +201,7 @@ def test_a_kernel_for_another_architecture_is_named(root):
 @needs_triton
 @pytest.mark.parametrize("made", ["2.9.1", None])
 def test_a_kernel_of_another_triton_is_named(made, root):
-    path = stock(root / "triton/0", "KEY", triton_version=made)
+    path = stock_entry(root / "triton/0", "KEY", triton_version=made)
     (found,) = why_missed(path, str(root), SHARED)
     assert (found.code, found.level, found.subject) == ("other-triton", "error", "triton")
     assert (made or "a version before 3.3") in found.fact
@@ -215,7 +209,7 @@ def test_a_kernel_of_another_triton_is_named(made, root):
 
 
 def test_a_variable_that_was_set_when_it_was_made_is_named(root):
-    path = stock(
+    path = stock_entry(
         root / "triton/0", "KEY", triton_version=INSTALLED, environment={"DISABLE_LLVM_OPT": "true"}
     )
     (found,) = why_missed(path, str(root), SHARED)
@@ -226,7 +220,7 @@ def test_a_variable_that_was_set_when_it_was_made_is_named(root):
 @pytest.mark.parametrize("gone", [False, True], ids=["copied", "moved"])
 def test_a_group_that_names_another_place_is_told(gone, root):
     """Stock Triton reads the files there, or compiles again; we read them where they lie."""
-    first = Path(stock(root / "triton/0", "KEY", triton_version=INSTALLED))
+    first = Path(stock_entry(root / "triton/0", "KEY", triton_version=INSTALLED))
     shutil.copytree(first, root / "triton/1/KEY")
     if gone:
         shutil.rmtree(first)
@@ -244,19 +238,19 @@ def test_a_compile_that_did_not_end_is_told(root):
     (root / "triton/0/KEY").mkdir(parents=True)
     (found,) = why_missed(str(root / "triton/0/KEY"), str(root), SHARED)
     assert found.code == "stock-incomplete"
-    path = Path(stock(root / "triton/0", "CUT"))
+    path = Path(stock_entry(root / "triton/0", "CUT"))
     (path / "k.cubin").write_bytes(b"")
     assert "stock-incomplete" in {one.code for one in why_missed(str(path), str(root), SHARED)}
 
 
 def test_an_entry_that_is_being_removed_is_told(root):
-    path = Path(stock(root / "triton/0", "KEY", triton_version=INSTALLED))
+    path = Path(stock_entry(root / "triton/0", "KEY", triton_version=INSTALLED))
     (path / "__entry__.json.removed").touch()
     assert codes(why_missed(str(path), str(root), SHARED)) == {("being-removed", "error")}
 
 
 def test_a_directory_that_everybody_may_write_is_told(root):
-    path = stock(root / "triton/0", "KEY", triton_version=INSTALLED)
+    path = stock_entry(root / "triton/0", "KEY", triton_version=INSTALLED)
     (root / "triton/0").chmod(0o777)
     assert codes(why_missed(path, str(root), SHARED)) == {("unsafe-directory", "error")}
 

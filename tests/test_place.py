@@ -34,11 +34,6 @@ def nothing_warned(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(log, "_warned", set())
 
 
-@pytest.fixture
-def root(tmp_path: Path) -> Path:
-    return tmp_path / "root"
-
-
 def provision(root: Path, *devices: Device) -> None:
     snapshot = Snapshot(status=Status.OK, source="nvml", devices=devices)
     DeviceCacheRegistry(root, snapshot, {"CUDA_DEVICE_ORDER": "PCI_BUS_ID"}).provision()

@@ -4,14 +4,10 @@ import dataclasses
 import errno
 import json
 import os
-import re
 import shutil
-import signal
 import stat
 import subprocess
-import sys
 import threading
-from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
@@ -19,10 +15,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from test_fs import PATIENCE_S, holder
-from test_vetting import ADA, BOB, acting_as, directory, tree
+from support.every_call import SCRIPT
+from support.processes import BARE, INTERPRETER, PATIENCE_S, lock_holder
+from support.trees import everything_below
+from support.users import ADA, BOB, acting_as, directory
 
-import gpucache
 from gpucache import DeviceCacheRegistry, Provision
 from gpucache.directories import provision as provision_module
 from gpucache.directories.record import Record, merge, read_record
@@ -107,12 +104,12 @@ class TestWhatItMakes:
 
     def test_the_second_call_changes_nothing_and_takes_no_lock(self, root, monkeypatch):
         provision(root)
-        before, text = tree(root), record_file(root).read_bytes()
+        before, text = everything_below(root), record_file(root).read_bytes()
         monkeypatch.setattr(provision_module, "locked", pytest.fail)
         monkeypatch.setattr(provision_module, "make_directory", pytest.fail)
         again = provision(root)
         assert (again.created, again.existing) == ((), NAMES)
-        assert tree(root) == before
+        assert everything_below(root) == before
         assert record_file(root).read_bytes() == text
 
     def test_constructing_makes_nothing(self, root):
@@ -352,16 +349,6 @@ def two_containers() -> tuple[Snapshot, Snapshot]:
 
 # ---- many processes
 
-INTERPRETER = os.path.realpath(sys.executable)  # no shim, so that strace counts our calls only
-BARE = {
-    "PYTHONPATH": os.pathsep.join(
-        [str(Path(gpucache.__file__).parents[1]), *filter(None, sys.path)]
-    ),
-    "PYTHONDONTWRITEBYTECODE": "1",
-    "PYTHONHASHSEED": "0",
-    "HOME": "/nowhere",
-}
-
 MACHINE = """
 import json, os, sys
 from gpucache.machine.device import Device, Snapshot, Status, Unavailable
@@ -434,118 +421,44 @@ def workers(count: int) -> Iterator[Workers]:
 # ---- every system call
 
 PROVISION = (
-    MACHINE
+    SCRIPT
+    + MACHINE
     + """
-def mark(name):
-    try:
-        os.rmdir("/gpucache-marker-" + name)
-    except FileNotFoundError:
-        pass
-ours = registry(sys.argv[1], 0, 4, 4)
+ours = registry(sys.argv[1] + "/root", 0, 4, 4)
 mark("begin")
 ours.provision()
 mark("end")
 """
 )
-# What changes the disk, or a lock ("?": not on every architecture).
-CHANGING = (
-    "?mkdir,?mkdirat,?open,openat,?creat,write,?pwrite64,?writev,fsync,?fdatasync,?rename,?renameat,?renameat2,flock,"
-    "?link,?linkat,?symlink,?symlinkat,?unlink,?unlinkat,?rmdir,?chmod,fchmod,?fchmodat,?chown,fchown,?fchownat,"
-    "?truncate,ftruncate,?utimensat"
-)
-
-
-@pytest.fixture(scope="module")
-def strace() -> str:
-    found = shutil.which("strace")
-    if found is None or subprocess.run([found, "-o", "/dev/null", "true"], check=False).returncode:
-        pytest.skip("needs strace, and the permission to trace")
-    return found
-
-
-def traced(strace: str, log: Path, root: Path, *options: str) -> subprocess.CompletedProcess[bytes]:
-    command = [strace, "-f", "-o", log, *options, INTERPRETER, "-S", "-c", PROVISION, root]
-    return subprocess.run(command, env=BARE, capture_output=True, check=False, timeout=PATIENCE_S)
-
-
-def calls(strace: str, log: Path, root: Path) -> list[tuple[str, int, str]]:
-    """Each call between the marks: its name, its number among the process's calls of that name, its line."""
-    done = traced(strace, log, root, "-e", f"trace={CHANGING}")
-    assert done.returncode == 0, done.stderr
-    seen: Counter[str] = Counter()
-    found, between = [], False
-    for line in log.read_text().splitlines():
-        match = re.match(r"\d+ +(\w+)\(", line)
-        if match is None:
-            continue
-        seen[match[1]] += 1
-        if "gpucache-marker" in line:
-            between = "gpucache-marker-begin" in line
-        elif between:
-            found.append((match[1], seen[match[1]], line))
-    return found
-
-
-def alike(line: str, root: Path) -> str:
-    """A line of the trace without its result and what differs from run to run."""
-    line = line.rpartition(" = ")[0].replace(str(root.parent), "PARENT")
-    return " ".join(re.sub(r"publish-\w+|\d+", "?", line).split())  # strace pads short pids
-
-
-def changes(name: str, line: str) -> bool:
-    """Whether it changes the disk or a lock; to open for reading does not."""
-    return name not in ("open", "openat") or any(
-        flag in line for flag in ("O_CREAT", "O_TRUNC", "O_WRONLY", "O_RDWR")
-    )
 
 
 class TestEverySystemCall:
-    def test_where_all_is_there_it_neither_locks_nor_writes(self, strace, tmp_path):
-        provision(tmp_path / "root")
-        found = calls(strace, tmp_path / "log", tmp_path / "root")
-        assert found, "the trace saw nothing of provision()"
-        assert [line for name, _, line in found if changes(name, line)] == []
+    def test_where_all_is_there_it_neither_locks_nor_writes(self, every_call):
+        def start(home: Path) -> list[object]:
+            provision(home / "root")
+            return []
+
+        assert every_call.changes(PROVISION, start) == []
+        assert every_call.changes(PROVISION, lambda _: [], "from-nothing"), (
+            "the trace saw nothing of provision()"
+        )
 
     @pytest.mark.parametrize("before", [0, 2], ids=["from nothing", "from two devices"])
     def test_killed_at_any_of_them_it_leaves_nothing_that_the_next_call_does_not_complete(
-        self, strace, tmp_path, before
+        self, every_call, before
     ):
         """SIGKILL before each call that changes the disk or a lock; afterwards the record is whole, the lock free."""
 
-        def start(name: str) -> Path:
-            root = tmp_path / name / "root"
+        def start(home: Path) -> list[object]:
             if before:
-                provision(root, machine_of(before))
-            return root
+                provision(home / "root", machine_of(before))
+            return []
 
-        once = start("once")
-        points = [
-            call for call in calls(strace, tmp_path / "log", once) if changes(call[0], call[2])
-        ]
-        assert len(points) >= 20
-        assert {"write", "fsync", "flock"} <= {name for name, _, _ in points}
+        def check(home: Path, line: str) -> None:
+            check_after_kill(home / "root", before)
 
-        def kill(point: tuple[str, int, str]) -> Path:
-            name, number, line = point
-            root, log = start(f"{name}-{number}"), tmp_path / f"{name}-{number}.log"
-            done = traced(
-                strace,
-                log,
-                root,
-                "-e",
-                f"trace={name}",
-                "-e",
-                f"inject={name}:signal=KILL:when={number}",
-            )
-            assert done.returncode in (-signal.SIGKILL, 128 + signal.SIGKILL), (point, done)
-            assert alike(log.read_text().splitlines()[-2], root) == alike(line, once), (
-                "another call was hit"
-            )
-            return root
-
-        with ThreadPoolExecutor(os.cpu_count()) as pool:
-            for root in pool.map(kill, points):
-                check_after_kill(root, before)
+        names = every_call.killed_everywhere(PROVISION, start, check, least=20)
+        assert {"write", "fsync", "flock"} <= names
 
 
 def check_after_kill(root: Path, before: int) -> None:
@@ -711,7 +624,7 @@ class TestLock:
     def test_a_lock_that_another_process_keeps_is_told(self, root):
         (root / "gpucache" / "v1" / "locks").mkdir(parents=True)
         lock = str(root / "gpucache" / "v1" / "locks" / "provision.lock")
-        with holder(lock) as process, pytest.raises(LockTimeoutError) as caught:
+        with lock_holder(lock) as process, pytest.raises(LockTimeoutError) as caught:
             provision(root, timeout_s=0.05)
         assert (caught.value.path, caught.value.timeout_s) == (lock, 0.05)
         assert f"held by process {process.pid} on {paths.host_name()} since 20" in str(caught.value)
@@ -719,7 +632,7 @@ class TestLock:
 
     def test_a_lock_that_another_process_keeps_does_not_matter_where_all_is_there(self, root):
         provision(root)
-        with holder(str(root / "gpucache" / "v1" / "locks" / "provision.lock")):
+        with lock_holder(str(root / "gpucache" / "v1" / "locks" / "provision.lock")):
             assert provision(root, timeout_s=0).existing == NAMES
 
 

@@ -19,9 +19,22 @@ from typing import Any
 
 import pytest
 import tree as trees
-from test_provision import PATIENCE_S, strace
-from test_removal import KEY, SCRIPT, Tree, aged, killed_everywhere, stock, whole_or_no_hit
-from test_store import KERNEL, OLD, set_used
+from support.every_call import SCRIPT
+from support.processes import PATIENCE_S
+from support.ranks import KERNELS, WORKER
+from support.trees import (
+    KERNEL,
+    KEY,
+    OLD,
+    Tree,
+    aged,
+    left_by_stock,
+    physical,
+    planned,
+    pruned,
+    set_used,
+    whole_or_no_hit,
+)
 
 from gpucache import environment
 from gpucache.errors import ConfigurationError
@@ -32,12 +45,9 @@ from gpucache.store.manifest import CONDEMNED, entry_path
 from gpucache.store.quarantine import ASIDE
 from gpucache.store.size import updated
 from gpucache.upkeep import prune
-from gpucache.upkeep.prune import PrunePlan, PrunePolicy, PruneResult, plan
-
-__all__ = ["stock", "strace"]
+from gpucache.upkeep.prune import PrunePolicy, PruneResult, plan
 
 NOW = 1_000_000_000.0
-TESTS = Path(__file__).parent
 
 
 # ---- policies: values in, values out
@@ -254,18 +264,6 @@ class TestPolicy:
 # ---- carried out
 
 
-def planned(root: Path, **policy: Any) -> PrunePlan:
-    return plan(scan(str(root)), PrunePolicy(**policy), {})
-
-
-def pruned(root: Path, **policy: Any) -> PruneResult:
-    return planned(root, **policy).execute()
-
-
-def physical(root: Path) -> int:
-    return sum(usage.physical_bytes for usage in scan(str(root)).usage)
-
-
 @pytest.fixture
 def tree(tmp_path: Path) -> Tree:
     return Tree(tmp_path)
@@ -317,7 +315,7 @@ class TestExecute:
         pytest.importorskip("triton")
         root = tmp_path / "root"
         env = {**os.environ, **plugged_in(root), "TRITON_CACHE_DIR": f"{root}/triton/0"}
-        command = [sys.executable, str(TESTS / "kernels.py"), "1", "90"]
+        command = [sys.executable, str(KERNELS), "1", "90"]
         subprocess.run(
             command,
             env=env,
@@ -378,19 +376,6 @@ def littered(root: Path) -> None:
     for path in root.rglob("*"):
         if "dead" in str(path) or path.name in ("E" * 52, "H" * 52, "Z" * 52):
             os.utime(path, (OLD - 7200, OLD - 7200))
-
-
-def left_by_stock(device: Path, key: str) -> Path:
-    """As Triton's own manager leaves a kernel; used an hour ago."""
-    home = device / key
-    home.mkdir(parents=True)
-    for name, data in KERNEL.items():
-        (home / name).write_bytes(data)
-    children = {name: str(home / name) for name in KERNEL}
-    (home / "__grp__add.json").write_text(json.dumps({"child_paths": children}))
-    for path in home.iterdir():
-        os.utime(path, (OLD, OLD))
-    return home
 
 
 class TestFreed:
@@ -526,7 +511,7 @@ assert done.skipped == () and done.entries + done.slimmed == 2, done
 
 
 @pytest.mark.parametrize("what", ["remove", "slim"])
-def test_killed_at_any_system_call_all_is_whole_or_no_hit(strace, tmp_path, stock, what):
+def test_killed_at_any_system_call_all_is_whole_or_no_hit(every_call, stock, what):
     """An entry with two views, one of stock Triton's, a stray of each kind; links lead out of the root."""
 
     def start(home: Path) -> list[object]:
@@ -580,7 +565,7 @@ def test_killed_at_any_system_call_all_is_whole_or_no_hit(strace, tmp_path, stoc
         assert not any(map(os.path.lexists, directories)), line
         assert os.listdir(home / "outside") == ["add.json"], line
 
-    killed_everywhere(strace, tmp_path, start, PRUNE, check, least=50)
+    every_call.killed_everywhere(PRUNE, start, check, least=50)
 
 
 # ---- beside readers and writers
@@ -605,13 +590,7 @@ def readers(tmp_path: Path) -> Iterator[list[subprocess.Popen[str]]]:
     for number in range(4):
         directory = {"TRITON_CACHE_DIR": str(tmp_path / "root/triton" / str(number))}
         env = {**os.environ, **plugged_in(tmp_path / "root"), **directory}
-        command = [
-            sys.executable,
-            str(TESTS / "prune_worker.py"),
-            str(number),
-            str(GRACE_S),
-            str(tmp_path / "stop"),
-        ]
+        command = [sys.executable, str(WORKER), str(number), str(GRACE_S), str(tmp_path / "stop")]
         pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
         started.append(subprocess.Popen(command, env=env, text=True, bufsize=1, **pipes))
     yield started

@@ -12,12 +12,11 @@ import sys
 from pathlib import Path
 
 import pytest
+from support.cli import README, TEXT
 
 from gpucache import __all__ as public
 from gpucache.cli import main
 
-README = Path(__file__).parent.parent / "README.md"
-TEXT = README.read_text(encoding="utf-8")
 SHELL = [block.strip() for block in re.findall(r"```sh\n(.*?)```", TEXT, re.DOTALL)]
 INSTALLS = [block for block in SHELL if "pip install" in block]
 LINES = [

@@ -10,8 +10,8 @@ import sys
 from pathlib import Path
 
 import pytest
+from support.ranks import ONE_KERNEL
 
-SCRIPT = Path(__file__).with_name("compile_kernel.py")
 RUN = [sys.executable, "-m", "gpucache", "run"]
 
 pytestmark = pytest.mark.skipif(
@@ -45,7 +45,7 @@ def kernels(root: Path) -> dict[str, list[str]]:
 
 
 def test_a_compile_lands_in_its_devices_directory_and_the_next_run_hits_it(eight, tmp_path):
-    command = [*RUN, "--device", "2", "--", sys.executable, str(SCRIPT)]
+    command = [*RUN, "--device", "2", "--", sys.executable, str(ONE_KERNEL)]
     (first,) = compiled(command, eight)
     assert first["TRITON_CACHE_DIR"] == str(tmp_path / "root" / "triton" / "2")
     assert first["hit"] is False
@@ -57,7 +57,7 @@ def test_a_compile_lands_in_its_devices_directory_and_the_next_run_hits_it(eight
 
 def test_a_masked_compile_lands_in_the_same_directory_as_the_launcher_names(eight, tmp_path):
     (said,) = compiled(
-        [*RUN, "--", sys.executable, str(SCRIPT)], {**eight, "CUDA_VISIBLE_DEVICES": "5"}
+        [*RUN, "--", sys.executable, str(ONE_KERNEL)], {**eight, "CUDA_VISIBLE_DEVICES": "5"}
     )
     assert said["GPUCACHE_DEVICE"] == "FAKE-5"
     assert kernels(tmp_path / "root") == {"5": ["add"]}
@@ -69,7 +69,7 @@ def test_the_fake_nvml_machine_gives_real_uuids(machine, tmp_path):
         "GPUCACHE_DIR": str(tmp_path / "root"),
         "CUDA_VISIBLE_DEVICES": "GPU-e4",
     }
-    (said,) = compiled([*RUN, "--", sys.executable, str(SCRIPT)], environ)
+    (said,) = compiled([*RUN, "--", sys.executable, str(ONE_KERNEL)], environ)
     assert said["GPUCACHE_DEVICE"] == "GPU-e429a63e-c61c-4795-b757-5132caeb8e70"
     assert kernels(tmp_path / "root") == {"2": ["add"]}
 
@@ -90,7 +90,7 @@ def test_each_rank_of_torchrun_compiles_into_its_own_devices_directory(
         "--no-python",
     ]
     environ = eight if mask is None else {**eight, "CUDA_VISIBLE_DEVICES": mask}
-    ranks = compiled([*torchrun, *RUN, "--", sys.executable, str(SCRIPT)], environ)
+    ranks = compiled([*torchrun, *RUN, "--", sys.executable, str(ONE_KERNEL)], environ)
     where = {rank["LOCAL_RANK"]: Path(str(rank["TRITON_CACHE_DIR"])).name for rank in ranks}
     assert where == dict(zip("0123", directories, strict=True))
     assert kernels(tmp_path / "root") == {name: ["add"] for name in sorted(directories)}
@@ -106,5 +106,5 @@ def test_in_front_of_torchrun_it_sets_the_root_and_the_inner_run_the_device(eigh
         "--nproc-per-node=2",
         "--no-python",
     ]
-    ranks = compiled([*RUN, "--", *torchrun, *RUN, "--", sys.executable, str(SCRIPT)], eight)
+    ranks = compiled([*RUN, "--", *torchrun, *RUN, "--", sys.executable, str(ONE_KERNEL)], eight)
     assert sorted(Path(str(rank["TRITON_CACHE_DIR"])).name for rank in ranks) == ["0", "1"]

@@ -9,6 +9,7 @@ import sys
 from pathlib import Path
 
 import pytest
+from support.gpus import LIKE, gpus, show
 
 import gpucache
 from gpucache import (
@@ -16,60 +17,17 @@ from gpucache import (
     DeviceCacheRegistry,
     DeviceIndexError,
     RecordError,
-    Snapshot,
-    Status,
     Unavailable,
     UnsafeDirectoryError,
 )
 from gpucache.layout import paths
-from gpucache.machine import device_files
 
-LIKE = [
-    Device(
-        uuid=f"GPU-{index:08x}-0000-4000-8000-000000000000",
-        index=index,
-        minor=index,
-        pci_bus_id=f"00000000:{index + 16:02x}:00.0",
-        name="NVIDIA H100 80GB HBM3",
-        compute_capability=(9, 0),
-        memory_bytes=80 * 2**30,
-    )
-    for index in range(8)
-]
-
-
-def gpus(*devices: Device) -> Snapshot:
-    return Snapshot(status=Status.OK, source="nvml", devices=devices, driver="580.95.05")
+pytestmark = pytest.mark.usefixtures("bare_dev")
 
 
 @pytest.fixture
 def root(tmp_path: Path) -> str:
     return str(tmp_path / "root")
-
-
-@pytest.fixture(autouse=True)
-def bare_dev(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A /dev of this test's own, so that a real GPU beside it changes nothing."""
-    dev = tmp_path / "dev"
-    dev.mkdir()
-    monkeypatch.setattr(device_files, "DEV", str(dev))
-    monkeypatch.setattr(device_files, "PROC", str(dev / "proc"))
-    return dev
-
-
-def show(dev: Path, *devices: Device, uuids: bool = False) -> None:
-    """Let the kernel show just these GPUs."""
-    for node in dev.glob("nvidia[0-9]*"):
-        node.unlink()
-    shutil.rmtree(dev / "proc", ignore_errors=True)
-    for device in devices:
-        (dev / f"nvidia{device.minor}").touch()
-        if uuids:
-            place = dev / "proc" / str(device.pci_bus_id)
-            place.mkdir(parents=True)
-            (place / "information").write_text(
-                f"GPU UUID: \t {device.uuid}\nDevice Minor: \t {device.minor}\n"
-            )
 
 
 def names(registry: DeviceCacheRegistry) -> list[str]:

@@ -6,22 +6,31 @@ import errno
 import json
 import multiprocessing
 import os
-import re
 import shutil
-import signal
 import subprocess
 import sys
 import threading
-from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Any
 
 import pytest
-from test_provision import BARE, CHANGING, INTERPRETER, PATIENCE_S, strace
-from test_store import FACTS, GROUP, KERNEL, OLD, Cache, points_of, set_used
+from support.every_call import SCRIPT
+from support.processes import PATIENCE_S
+from support.trees import (
+    FACTS,
+    GROUP,
+    KERNEL,
+    KEY,
+    OLD,
+    Cache,
+    Tree,
+    aged,
+    at_rename,
+    place,
+    set_used,
+    whole_or_no_hit,
+)
 
-from gpucache.disk.files import make_directory
 from gpucache.disk.staging import Staging
 from gpucache.layout import paths
 from gpucache.store import key_lock, lookup
@@ -37,80 +46,9 @@ from gpucache.store.manifest import (
     single_key,
 )
 from gpucache.store.publish import link_view, publish_entry
-from gpucache.store.quarantine import ASIDE, quarantine
+from gpucache.store.quarantine import quarantine
 from gpucache.store.removal import NOTHING, Freed, InUse, Target, delete, finish, remove, taken
 from gpucache.store.stock import describe, stock_group
-
-__all__ = ["strace"]
-
-KEY = "A" * 52
-
-
-def place(directory: Path, ours: bool = True) -> Target:
-    """A directory of an entry as a plan sees it now."""
-    seen = (directory / MANIFEST if ours else directory).lstat()
-    return Target(str(directory), (seen.st_ino, seen.st_mtime_ns), ours)
-
-
-class Tree(Cache):
-    """An entry with two views that nobody has used for an hour."""
-
-    def __init__(self, base: Path, key: str = KEY) -> None:
-        (base / "root").mkdir(parents=True, exist_ok=True)
-        self.base, self.root, self.key = base, base / "root", key
-        self.staging = Staging(paths.ours(str(self.root), "tmp"))
-        self.entry = Path(entry_path(str(self.root), key))
-        self.view = self.root / "triton" / "0" / key
-        self.other_view = self.root / "triton" / "1" / key
-        self.locks = str(self.root / "gpucache/v1/locks")
-        make_directory(self.locks)
-        self.view.parent.mkdir(parents=True, exist_ok=True)
-        assert self.publish()
-        for view in self.views:
-            assert self.link(view)
-        set_used(self.entry, OLD)
-        self.unstage()
-
-    def publish(
-        self, files: Mapping[str, bytes] = KERNEL, facts: Facts = FACTS, repair: bool = False
-    ) -> bool:
-        return publish_entry(
-            str(self.root), self.key, self.staged(files), facts, self.staging, repair
-        )
-
-    def unstage(self) -> None:
-        """As when the compile's object is gone."""
-        for home in self.root.glob("gpucache/v1/tmp/*/*"):
-            shutil.rmtree(home)
-
-    @property
-    def views(self) -> list[Path]:
-        return [self.view, self.other_view]
-
-    @property
-    def directories(self) -> list[Path]:
-        return [self.entry, *self.views]
-
-    @property
-    def places(self) -> list[Target]:
-        return [place(directory) for directory in self.directories]
-
-    def remove(self) -> list[Freed]:
-        return remove(KEY, self.places, self.locks)
-
-    def all_there(self) -> bool:
-        """Whether it is as it was, and can be removed by the next."""
-        assert all(map(self.whole, self.directories))
-        assert not list(self.base.rglob(CONDEMNED))
-        assert not self.left()
-        assert os.listdir(self.locks) == []
-        return True
-
-    def all_gone(self) -> bool:
-        assert not any(map(os.path.lexists, self.directories))
-        assert not self.left()
-        assert os.listdir(self.locks) == []
-        return True
 
 
 @pytest.fixture
@@ -118,42 +56,9 @@ def tree(tmp_path: Path) -> Tree:
     return Tree(tmp_path)
 
 
-Stock = Callable[[Path], Any]
-
-
-@pytest.fixture
-def stock(monkeypatch: pytest.MonkeyPatch) -> Stock:
-    """Triton's own manager of the key in a device directory."""
-    runtime = pytest.importorskip("triton.runtime.cache")
-
-    def manager(directory: Path) -> Any:
-        monkeypatch.setenv("TRITON_CACHE_DIR", str(directory))
-        return runtime.FileCacheManager(KEY)
-
-    return manager
-
-
 def hit(directory: Path) -> Manifest | None:
     """What a reader does whose stamp is due."""
     return sound(str(directory), False, 0.0, stamp_s=0.0)
-
-
-def at_rename(
-    monkeypatch: pytest.MonkeyPatch, number: int, act: Callable[[], object], *, after: bool = False
-) -> None:
-    """Do something right before (or after) the renaming of this number, once."""
-    rename, seen = os.rename, [0]
-
-    def renaming(source: str, target: str) -> None:
-        seen[0] += 1
-        mine = seen[0] == number
-        if mine and not after:
-            act()
-        rename(source, target)
-        if mine and after:
-            act()
-
-    monkeypatch.setattr(os, "rename", renaming)
 
 
 class TestRemove:
@@ -592,14 +497,6 @@ class TestDelete:
 
 # ---- every system call
 
-SCRIPT = """
-import json, os, sys
-def mark(name):
-    try:
-        os.rmdir("/gpucache-marker-" + name)
-    except FileNotFoundError:
-        pass
-"""
 REMOVE = (
     SCRIPT
     + """
@@ -616,87 +513,7 @@ mark("end")
 )
 
 
-def killed_everywhere(
-    strace: str,
-    base: Path,
-    start: Callable[[Path], list[object]],
-    script: str,
-    check: Callable[[Path, str], None],
-    least: int,
-) -> int:
-    """Kill the script before each of its calls that change the disk or a lock, each time in a new tree.
-
-    ``start`` makes the tree in a directory and says the script's arguments; ``check`` looks at what a kill left.
-    """
-
-    def traced(home: Path, *options: str) -> tuple[subprocess.CompletedProcess[bytes], list[str]]:
-        words, log = start(home), home / "log"
-        command = [strace, "-f", "-o", log, *options, INTERPRETER, "-S", "-c", script, home, *words]
-        done = subprocess.run(
-            command, env=BARE, capture_output=True, check=False, timeout=PATIENCE_S
-        )
-        lines = log.read_text().splitlines()
-        return done, [
-            line for line in lines if line.split()[0] == lines[0].split()[0]
-        ]  # not the lock's beat
-
-    def alike(line: str, home: Path) -> str:
-        """A line without its result and what differs from run to run."""
-        line = re.sub(r"(\)? += .*| <unfinished \.\.\.>)$", "", line).replace(str(home), "HOME")
-        line = re.sub(
-            r"(gpucache-new-|gpucache-staging-|tmp\.gpucache-)[\w.-]+|[0-9a-f]{8,}|\d+", "?", line
-        )
-        return " ".join(line.split())
-
-    once = base / "once"
-    done, lines = traced(once, "-e", f"trace={CHANGING}")
-    assert done.returncode == 0, done.stderr
-    points = points_of(lines)
-    assert len(points) >= least
-
-    def kill(point: tuple[str, int, str]) -> tuple[Path, str]:
-        name, number, line = point
-        home = base / f"{name}-{number}"
-        done, lines = traced(
-            home, "-e", f"trace={name}", "-e", f"inject={name}:signal=KILL:when={number}"
-        )
-        assert done.returncode in (-signal.SIGKILL, 128 + signal.SIGKILL), (point, done)
-        calls = [seen for seen in lines if re.match(r"\d+ +\w+\(", seen)]
-        assert alike(calls[-1], home) == alike(line, once), "another call was hit"
-        return home, line
-
-    with ThreadPoolExecutor(os.cpu_count()) as pool:
-        for home, line in pool.map(kill, points):
-            check(home, line)
-    return len(points)
-
-
-def whole_or_no_hit(directory: Path, stock: Stock, files: Mapping[str, bytes], line: str) -> None:
-    """What a directory is to the plug-in and to Triton's own manager: an entry with every file, or none."""
-    if not directory.is_dir():
-        return
-    manifest = sound(str(directory), True, 0.0)
-    if manifest is not None:
-        assert manifest["files"].keys() <= files.keys(), line
-    stocks = (
-        stock(directory.parent).get_group("add.json")
-        if directory.parents[1].name == "triton"
-        else None
-    )
-    for group in (stocks, stock_group(str(directory), "add.json")):
-        assert group is None or {"add.json", "add.cubin"} <= group.keys(), line
-        for name, path in (group or {}).items():
-            assert Path(path).read_bytes() == files[name], line
-
-
-def aged(root: Path) -> None:
-    """As if what a kill left had been lying there for hours."""
-    halves = [found.parent for found in root.rglob(CONDEMNED)]
-    for path in [*root.rglob(MANIFEST), *root.rglob(f"{ASIDE}*"), *halves]:
-        os.utime(path, (OLD - 7200, OLD - 7200), follow_symlinks=False)
-
-
-def test_killed_at_any_system_call_the_entry_is_whole_or_none(strace, tmp_path, stock):
+def test_killed_at_any_system_call_the_entry_is_whole_or_none(every_call, stock):
     from gpucache.report.cache_report import scan
     from gpucache.upkeep.prune import PrunePolicy, plan
 
@@ -718,7 +535,7 @@ def test_killed_at_any_system_call_the_entry_is_whole_or_none(strace, tmp_path, 
         assert not any(map(os.path.lexists, directories)), line
         assert not [stray for stray in scan(str(root)).strays if stray.dead], line
 
-    killed_everywhere(strace, tmp_path, start, REMOVE, check, least=24)
+    every_call.killed_everywhere(REMOVE, start, check, least=24)
 
 
 @pytest.fixture

@@ -18,9 +18,11 @@ from pathlib import Path
 
 import pytest
 import tree
-from test_inodes import randomly, walked
-from test_strays import OLD, UUID, YOUNG
-from test_vetting import ADA
+from support.processes import SPAWN
+from support.ranks import KERNELS, PLUGIN
+from support.strays import OLD, UUID, YOUNG
+from support.trees import randomly, walked
+from support.users import ADA
 
 from gpucache.disk.staging import Staging
 from gpucache.findings import Finding
@@ -40,13 +42,10 @@ from gpucache.store.publish import link_view, publish_entry
 from gpucache.store.removal import InUse, Target, remove
 from gpucache.store.stats import Stats
 
-SPAWN = multiprocessing.get_context("spawn")
 PATIENCE_S = 120.0
-HERE = Path(__file__).parent
 PYTHONS = list(
     dict.fromkeys((sys.executable, os.environ.get("GPUCACHE_TEST_TRITON", sys.executable)))
 )
-PLUGIN = {"TRITON_CACHE_MANAGER": "gpucache.triton:DeviceCacheManager"}
 
 
 def key(name: object) -> str:
@@ -227,7 +226,7 @@ def adds_up(found: CacheReport) -> bool:
 def compile_kernels(python: str, root: Path, directory: str, *words: object, plugin: bool) -> None:
     environ = {**os.environ, "GPUCACHE_DIR": str(root), "TRITON_CACHE_DIR": str(root / directory)}
     environ |= PLUGIN if plugin else {}
-    command = [python, str(HERE / "kernels.py"), *map(str, words)]
+    command = [python, str(KERNELS), *map(str, words)]
     done = subprocess.run(
         command, env=environ, input="\n", capture_output=True, text=True, timeout=240
     )

@@ -19,18 +19,26 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from test_prune import left_by_stock, physical, planned, pruned
-from test_removal import KEY, Tree, at_rename, stock
-from test_store import KERNEL, OLD, set_used, used
+from support.ranks import KERNELS
+from support.trees import (
+    KERNEL,
+    KEY,
+    OLD,
+    Tree,
+    at_rename,
+    left_by_stock,
+    physical,
+    planned,
+    pruned,
+    set_used,
+    used,
+)
 
 from gpucache.store.lookup import sound
 from gpucache.store.manifest import CONDEMNED, MANIFEST, read_manifest
 from gpucache.store.removal import InUse
 from gpucache.upkeep.slim import DROPPED, kept, slim
 
-__all__ = ["stock"]
-
-KERNELS = Path(__file__).with_name("kernels.py")
 PYTHONS = os.environ.get("GPUCACHE_TEST_TRITON", sys.executable).split(",")
 SMALL = {name: data for name, data in KERNEL.items() if kept(name)}
 

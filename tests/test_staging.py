@@ -2,7 +2,6 @@ from __future__ import annotations
 
 import errno
 import fcntl
-import multiprocessing
 import os
 import shutil
 import subprocess
@@ -15,13 +14,12 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
+from support.processes import PATIENCE_S, SPAWN
 
 from gpucache.disk import staging
 from gpucache.disk.files import write_new
 from gpucache.disk.staging import Staging, sweep_dead
 
-SPAWN = multiprocessing.get_context("spawn")
-PATIENCE_S = 60.0
 Mount = Callable[..., Path]
 
 

@@ -3,7 +3,6 @@ from __future__ import annotations
 import errno
 import fcntl
 import json
-import multiprocessing
 import os
 import subprocess
 import sys
@@ -15,13 +14,11 @@ from multiprocessing.synchronize import Barrier
 from pathlib import Path
 
 import pytest
+from support.processes import PATIENCE_S, SPAWN
 
 from gpucache.layout import paths
 from gpucache.store import stats
 from gpucache.store.stats import Stats, fold, totals
-
-SPAWN = multiprocessing.get_context("spawn")
-PATIENCE_S = 60.0
 
 
 @pytest.fixture

@@ -4,89 +4,28 @@ import errno
 import hashlib
 import json
 import os
-import re
 import shutil
-import signal
 import stat
 import subprocess
 import threading
 import time
-from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
 import pytest
-from test_provision import BARE, CHANGING, INTERPRETER, PATIENCE_S, changes, strace
+from support.every_call import SCRIPT
+from support.processes import PATIENCE_S
+from support.trees import FACTS, GROUP, KERNEL, KEY, OLD, Cache, set_used, used
 
-from gpucache.disk.staging import Staging
 from gpucache.layout import paths
 from gpucache.store import manifest as manifest_module
 from gpucache.store.lookup import sound
-from gpucache.store.manifest import MANIFEST, Facts, Manifest, digest_of, entry_path
+from gpucache.store.manifest import MANIFEST, Facts, Manifest, digest_of
 from gpucache.store.publish import link_view, publish_entry
 from gpucache.store.recency import boot_time
 from gpucache.store.stock import describe, stock_group
-
-__all__ = ["strace"]
-
-KEY = "KEYKEYKEY"
-METADATA = json.dumps({"name": "add", "target": {"backend": "cuda", "arch": 90}}).encode()
-KERNEL = {"add.json": METADATA, "add.ptx": b".version 8.7", "add.cubin": bytes(range(256)) * 16}
-GROUP = "__grp__add.json"
-FACTS = Facts(
-    kernel="add", group="add.json", target="cuda:90", triton_version="3.9.0", compile_s=1.5
-)
-OLD = time.time() - 3600
-
-
-class Cache:
-    """A store and two device directories, on real disk."""
-
-    def __init__(self, base: Path) -> None:
-        self.base = base
-        self.root = base / "root"
-        (self.root / "triton").mkdir(parents=True)
-        self.staging = Staging(paths.ours(str(self.root), "tmp"))
-        self.entry = Path(entry_path(str(self.root), KEY))
-        self.view = self.root / "triton" / "0" / KEY
-        self.other_view = self.root / "triton" / "1" / KEY
-
-    def staged(self, files: Mapping[str, bytes] = KERNEL) -> dict[str, tuple[str, str]]:
-        """As a compile leaves its files."""
-        home = Path(self.staging.directory())
-        for name, data in files.items():
-            (home / name).write_bytes(data)
-        return {
-            name: (str(home / name), hashlib.sha256(data).hexdigest())
-            for name, data in files.items()
-        }
-
-    def publish(
-        self, files: Mapping[str, bytes] = KERNEL, facts: Facts = FACTS, repair: bool = False
-    ) -> bool:
-        return publish_entry(str(self.root), KEY, self.staged(files), facts, self.staging, repair)
-
-    def link(self, view: Path | None = None, repair: bool = False) -> bool:
-        manifest = found(self.entry)
-        assert manifest is not None
-        return link_view(str(self.root), str(self.entry), str(view or self.view), manifest, repair)
-
-    def whole(self, directory: Path, files: Mapping[str, bytes] = KERNEL) -> bool:
-        """Whether an entry or a view has all files, each with its content, and a manifest that agrees."""
-        manifest = sound(str(directory), True, 0.0)
-        assert manifest is not None
-        assert manifest["files"].keys() == files.keys()
-        assert {name: (directory / name).read_bytes() for name in files} == files
-        return True
-
-    def quarantined(self) -> list[Path]:
-        return sorted((self.root / "gpucache" / "v1" / "quarantine").glob("*"))
-
-    def left(self) -> list[Path]:
-        """Half-made directories that nobody will finish."""
-        return list(self.base.rglob("tmp.gpucache-*"))
 
 
 @pytest.fixture
@@ -126,15 +65,6 @@ def mount(as_root: None) -> Iterator[Callable[[Path], Path]]:
 
 def found(directory: Path, verify: bool = False, boot: float = 0.0) -> Manifest | None:
     return sound(str(directory), verify, boot)
-
-
-def used(directory: Path) -> float:
-    return (directory / MANIFEST).stat().st_mtime
-
-
-def set_used(directory: Path, when: float) -> float:
-    os.utime(directory / MANIFEST, (when, when))
-    return used(directory)
 
 
 def group_paths(view: Path) -> dict[str, str]:
@@ -698,18 +628,6 @@ def age(directory: Path) -> None:
 Stock = Callable[[Path], Any]
 
 
-@pytest.fixture
-def stock(monkeypatch: pytest.MonkeyPatch) -> Stock:
-    """Triton's own manager of the key in a device directory."""
-    runtime = pytest.importorskip("triton.runtime.cache")
-
-    def manager(directory: Path) -> Any:
-        monkeypatch.setenv("TRITON_CACHE_DIR", str(directory))
-        return runtime.FileCacheManager(KEY)
-
-    return manager
-
-
 class TestStockGroup:
     @pytest.fixture
     def view(self, cache: Cache, stock: Stock) -> Path:
@@ -844,19 +762,16 @@ def test_torch_collects_a_view_and_emits_it_elsewhere(linked, python, stock, tmp
 
 # ---- every system call
 
-PUBLISH = """
-import hashlib, os, sys, tempfile, shutil, json
+PUBLISH = (
+    SCRIPT
+    + """
+import hashlib
 from gpucache.disk.staging import Staging
 from gpucache.store.manifest import Facts, entry_path
 from gpucache.store.publish import link_view, publish_entry
 from gpucache.store.lookup import sound
-def mark(name):
-    try:
-        os.rmdir("/gpucache-marker-" + name)
-    except FileNotFoundError:
-        pass
-root, view, key, repair = sys.argv[1], sys.argv[2], sys.argv[3], sys.argv[4] == "True"
-files = {name: bytes.fromhex(data) for name, data in json.loads(sys.argv[5]).items()}
+root, view, key, repair = sys.argv[2], sys.argv[3], sys.argv[4], sys.argv[5] == "True"
+files = {name: bytes.fromhex(data) for name, data in json.loads(sys.argv[6]).items()}
 staging = Staging(root + "/gpucache/v1/tmp")
 home = staging.directory()
 staged = {}
@@ -871,96 +786,36 @@ assert publish_entry(root, key, staged, facts, staging, repair)
 assert link_view(root, entry, view, sound(entry, False, 0.0), repair)
 mark("end")
 """
+)
 
 
 class TestEverySystemCall:
     @pytest.mark.parametrize("damaged", [False, True], ids=["from nothing", "over damaged ones"])
-    def test_killed_at_any_of_them_entry_and_view_are_absent_or_whole(
-        self, strace, tmp_path, damaged
-    ):
+    def test_killed_at_any_of_them_entry_and_view_are_absent_or_whole(self, every_call, damaged):
         """SIGKILL before each call that changes the disk; what was damaged is still so, or absent, or whole."""
         files = json.dumps({name: data.hex() for name, data in KERNEL.items()})
+        caches = {}
 
-        def start(name: str) -> Cache:
-            cache = Cache(tmp_path / name)
+        def start(home: Path) -> list[object]:
+            cache = caches[home] = Cache(home)
             if damaged:
                 cache.publish()
                 cache.link()
                 os.truncate(cache.entry / "add.cubin", 1)
-            return cache
+            return [cache.root, cache.view, KEY, damaged, files]
 
-        def traced(
-            cache: Cache, *options: str
-        ) -> tuple[subprocess.CompletedProcess[bytes], list[str]]:
-            log = cache.base / "log"
-            script = [
-                INTERPRETER,
-                "-S",
-                "-c",
-                PUBLISH,
-                cache.root,
-                cache.view,
-                KEY,
-                str(damaged),
-                files,
-            ]
-            command = [strace, "-f", "-o", log, *options, *script]
-            done = subprocess.run(
-                command, env=BARE, capture_output=True, check=False, timeout=PATIENCE_S
-            )
-            return done, log.read_text().splitlines()
+        def check(home: Path, line: str) -> None:
+            cache = caches[home]
+            for directory in (cache.entry, cache.view):
+                assert as_it_may_be(cache, directory, damaged), (directory, line)
+            assert cache.publish(repair=damaged), line
+            assert cache.link(repair=damaged), line
+            assert cache.whole(cache.entry), line
+            assert cache.whole(cache.view), line
 
-        def alike(line: str, cache: Cache) -> str:
-            """A line of the trace without its result and what differs from run to run."""
-            line = line.rpartition(" = ")[0].replace(str(cache.base), "BASE")
-            line = re.sub(
-                r"(gpucache-new-|gpucache-staging-|tmp\.gpucache-)\w+|[0-9a-f]{8,}|\d+", "?", line
-            )
-            return " ".join(line.split())  # strace pads short pids
-
-        once = start("once")
-        done, lines = traced(once, "-e", f"trace={CHANGING}")
-        assert done.returncode == 0, done.stderr
-        points = points_of(lines)
-        names = {name for name, _, _ in points}
-        assert len(points) >= 15
+        names = every_call.killed_everywhere(PUBLISH, start, check, least=15)
         assert names & {"link", "linkat"}
         assert names & {"rename", "renameat", "renameat2"}
-
-        def kill(point: tuple[str, int, str]) -> tuple[Cache, object]:
-            name, number, line = point
-            cache = start(f"{name}-{number}")
-            done, lines = traced(
-                cache, "-e", f"trace={name}", "-e", f"inject={name}:signal=KILL:when={number}"
-            )
-            assert done.returncode in (-signal.SIGKILL, 128 + signal.SIGKILL), (point, done)
-            assert alike(lines[-2], cache) == alike(line, once), "another call was hit"
-            return cache, point
-
-        with ThreadPoolExecutor(os.cpu_count()) as pool:
-            for cache, point in pool.map(kill, points):
-                for directory in (cache.entry, cache.view):
-                    assert as_it_may_be(cache, directory, damaged), (directory, point)
-                assert cache.publish(repair=damaged), point
-                assert cache.link(repair=damaged), point
-                assert cache.whole(cache.entry), point
-                assert cache.whole(cache.view), point
-
-
-def points_of(lines: list[str]) -> list[tuple[str, int, str]]:
-    """Each changing call between the marks: its name, its number among the process's calls of that name, its line."""
-    seen: Counter[str] = Counter()
-    points, between = [], False
-    for line in lines:
-        match = re.match(r"\d+ +(\w+)\(", line)
-        if match is None:
-            continue
-        seen[match[1]] += 1
-        if "gpucache-marker" in line:
-            between = "gpucache-marker-begin" in line
-        elif between and changes(match[1], line):
-            points.append((match[1], seen[match[1]], line))
-    return points
 
 
 def as_it_may_be(cache: Cache, directory: Path, damaged: bool) -> bool:

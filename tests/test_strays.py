@@ -1,7 +1,6 @@
 from __future__ import annotations
 
 import fcntl
-import multiprocessing
 import os
 import sys
 import time
@@ -10,22 +9,18 @@ from multiprocessing.synchronize import Event
 from pathlib import Path
 
 import pytest
-from test_vetting import ADA, acting_as
+from support.processes import PATIENCE_S, SPAWN
+from support.strays import OLD, UUID, YOUNG
+from support.users import ADA, acting_as
 
 from gpucache.disk.locks import is_free
 from gpucache.disk.staging import Staging
 from gpucache.layout import paths
 from gpucache.report import strays
-from gpucache.report.strays import STALE_S, kind_of, of_root, size_of, stray
+from gpucache.report.strays import kind_of, of_root, size_of, stray
 from gpucache.store import key_lock
 from gpucache.store.key_lock import KeyLock, lock_directory, remove_if_free
 from gpucache.store.quarantine import quarantine
-
-SPAWN = multiprocessing.get_context("spawn")
-PATIENCE_S = 60.0
-OLD = time.time() - STALE_S - 60
-YOUNG = time.time() - STALE_S + 600
-UUID = "12345678-90ab-4cde-8f01-234567890abc"
 
 
 @pytest.fixture

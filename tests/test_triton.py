@@ -19,6 +19,8 @@ import time
 from pathlib import Path
 
 import pytest
+from support.gpus import record_device
+from support.ranks import KERNELS, PLUGIN, PYTHON
 
 from gpucache import CacheMissError, log
 from gpucache.disk.locks import holder
@@ -32,69 +34,7 @@ if importlib.util.find_spec("triton") is None:
 
 from gpucache.triton.manager import DeviceCacheManager
 
-PYTHON = os.environ.get("GPUCACHE_TEST_TRITON", sys.executable)
-KERNELS = Path(__file__).with_name("kernels.py")
-PLUGIN = {"TRITON_CACHE_MANAGER": "gpucache.triton:DeviceCacheManager"}
-
-
 STRICT = {"PYTHONWARNINGS": "error", "TRITON_DEFAULT_FP_FUSION": "1"}
-
-
-class Rank:
-    """A process that compiles kernels once it is told to."""
-
-    def __init__(self, env, count=1, arch=(90,), start=True):
-        command = [PYTHON, str(KERNELS), str(count), *map(str, arch)]
-        self.process = subprocess.Popen(
-            command,
-            env=env,
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-            text=True,
-        )
-        if start:
-            self.expect("ready")
-
-    def expect(self, line):
-        said = self.process.stdout.readline()
-        assert said == line + "\n", (said, self.process.stderr.read() if not said else "")
-
-    def go(self):
-        self.process.stdin.write("\n")
-        self.process.stdin.flush()
-
-    def said(self, timeout=120):
-        out, self.err = self.process.communicate("\n", timeout=timeout)
-        assert self.process.returncode == 0, self.err
-        return json.loads(out.splitlines()[-1])
-
-
-@pytest.fixture
-def root(tmp_path):
-    return tmp_path / "root"
-
-
-@pytest.fixture
-def ranks(root):
-    """Start ranks that are killed at the end of the test, whatever happens."""
-    started = []
-
-    def start(directory="triton/0", plugin=True, **options):
-        more = options.pop("env", {})
-        env = {
-            **os.environ,
-            "GPUCACHE_DIR": str(root),
-            "TRITON_CACHE_DIR": str(root / directory),
-            **more,
-        }
-        started.append(Rank({**env, **PLUGIN} if plugin else env, **options))
-        return started[-1]
-
-    yield start
-    for rank in started:
-        rank.process.kill()
-        rank.process.communicate()
 
 
 def together(ranks):
@@ -872,7 +812,7 @@ def test_autotune_results_hold_for_the_same_silicon(manager, root, monkeypatch):
     assert manager().get_file(name), "unknown silicon is kept here"
     assert not list((root / "gpucache/v1/store").iterdir()), "and not shared"
     shutil.rmtree(root / "triton/0")
-    record_of(root, (9, 0), 16896)
+    record_device(root, (9, 0), 16896)
     monkeypatch.setattr("gpucache.triton.manager._locations", {})
     first = manager()
     assert first.get_file(name) is None
@@ -883,7 +823,7 @@ def test_autotune_results_hold_for_the_same_silicon(manager, root, monkeypatch):
         "the first complete file wins"
     )
     shutil.rmtree(root / "gpucache/v1/devices")
-    record_of(root, (9, 0), 14592)
+    record_device(root, (9, 0), 14592)
     monkeypatch.setattr("gpucache.triton.manager._locations", {})
     other = manager()
     assert other.get_file(name) is None, "another core count is another silicon"
@@ -891,17 +831,8 @@ def test_autotune_results_hold_for_the_same_silicon(manager, root, monkeypatch):
     assert json.loads(Path(path).read_text())["key"] == [9]
 
 
-def record_of(root, capability, cores):
-    from gpucache import Device, DeviceCacheRegistry, Snapshot, Status
-
-    device = Device(uuid=f"GPU-{cores}", index=0, compute_capability=capability, core_count=cores)
-    DeviceCacheRegistry(
-        root, Snapshot(status=Status.OK, source="nvml", devices=(device,)), {}
-    ).provision()
-
-
 def test_a_broken_autotune_result_is_a_miss(manager, root, monkeypatch):
-    record_of(root, (9, 0), 16896)
+    record_device(root, (9, 0), 16896)
     name = "kernel.autotune.json"
     manager().put('{"key": [1], "configs_ti', name, binary=False)
     again = manager()

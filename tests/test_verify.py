@@ -10,11 +10,9 @@ import json
 import os
 import re
 import shutil
-import signal
 import stat
 import subprocess
 import sysconfig
-from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -22,9 +20,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from test_provision import BARE, CHANGING, INTERPRETER, PATIENCE_S, changes, strace
-from test_triton import KERNELS, PLUGIN, PYTHON, ranks, record_of, root
-from test_vetting import ADA, BOB, acting_as
+from support.every_call import SCRIPT
+from support.gpus import record_device
+from support.processes import PATIENCE_S
+from support.ranks import KERNELS, PLUGIN, PYTHON
+from support.users import ADA, BOB, acting_as
 
 from gpucache.report import judge
 from gpucache.store.key_lock import KeyLock
@@ -35,8 +35,6 @@ from gpucache.triton.manager import DeviceCacheManager
 from gpucache.upkeep import repair
 from gpucache.upkeep import verify as verify_module
 from gpucache.upkeep.verify import CODES, Verification, verify
-
-__all__ = ["ranks", "root", "strace"]
 
 AUTOTUNE_KEY = "A" * 52
 AUTOTUNE = "scaled.autotune.json"
@@ -106,7 +104,7 @@ class Template:
 def ours(tmp_path_factory: pytest.TempPathFactory) -> Template:
     """A kernel in two views, a library in two, an autotune result, all shared; a record."""
     root = tmp_path_factory.mktemp("ours") / "root"
-    record_of(root, (9, 0), 16896)
+    record_device(root, (9, 0), 16896)
     (_, digest, _), (again, _, _) = compiled((root, "triton/0", True), (root, "triton/1", True))
     assert again == 0
     with pytest.MonkeyPatch.context() as patch:
@@ -1074,19 +1072,16 @@ def test_two_repairs_at_once_mend_everything_once(ours, stock, tmp_path, python)
 
 # ---- every system call
 
-VERIFY = """
-import os, sys
+VERIFY = (
+    SCRIPT
+    + """
 from gpucache.upkeep.verify import verify
-def mark(name):
-    try:
-        os.rmdir("/gpucache-marker-" + name)
-    except FileNotFoundError:
-        pass
 mark("begin")
-found = verify(sys.argv[1], True)
+found = verify(sys.argv[1] + "/root", True)
 mark("end")
 assert {one.finding.code for one in found.unrepaired} == {"link"}, found.unrepaired
 """
+)
 
 
 @pytest.fixture(scope="module")
@@ -1109,45 +1104,26 @@ class TestEverySystemCall:
     """SIGKILL before each call that changes the disk or a lock, during a repair of everything that can be repaired."""
 
     def test_killed_at_any_of_them_the_cache_is_whole_and_the_next_repair_completes(
-        self, strace, made, tmp_path
+        self, every_call, made
     ):
-        def start(name: str) -> tuple[Path, Path]:
-            (tmp_path / name).mkdir()
-            root = made.at(tmp_path / name / "root")
-            plant_links(root, tmp_path / name / "outside")
-            return root, tmp_path / name / "outside"
+        outsides, roots = {}, []
 
-        def traced(root: Path, *options: str) -> tuple[int, str, list[str]]:
-            log = root.parent / "log"
-            command = [strace, "-f", "-o", log, *options, INTERPRETER, "-S", "-c", VERIFY, root]
-            done = subprocess.run(
-                command, env=BARE, capture_output=True, check=False, timeout=PATIENCE_S, text=True
-            )
-            return done.returncode, done.stderr, log.read_text().splitlines()
+        def start(home: Path) -> list[object]:
+            root = made.at(home / "root")
+            plant_links(root, home / "outside")
+            outsides[home] = snapshot(home / "outside")
+            return []
 
-        once, _ = start("once")
-        returncode, said, lines = traced(once, "-e", f"trace={CHANGING}")
-        assert returncode == 0, said
-        points = points_of(lines)
-        assert len(points) >= 60
-        assert {"rename", "unlink", "mkdir", "flock"} <= {name for name, _, _ in points}
+        def after_kill(home: Path, line: str) -> None:
+            assert all(map(as_it_was_or_whole, entries(home / "root"))), line
+            assert snapshot(home / "outside") == outsides[home], line
+            roots.append(home / "root")
 
-        def kill(point: tuple[str, int, str]) -> tuple[Path, bool]:
-            name, number, line = point
-            root, outside = start(f"{name}-{number}")
-            before = snapshot(outside)
-            returncode, said, lines = traced(
-                root, "-e", f"trace={name}", "-e", f"inject={name}:signal=KILL:when={number}"
-            )
-            assert returncode in (-signal.SIGKILL, 128 + signal.SIGKILL), (point, said)
-            assert alike(of_the_first(lines)[-1], root) == alike(line, once), "another call was hit"
-            whole = all(map(as_it_was_or_whole, entries(root)))
-            return root, whole and snapshot(outside) == before
-
-        with ThreadPoolExecutor(os.cpu_count()) as pool:
-            killed = list(pool.map(kill, points))
-        assert all(well for _, well in killed)
-        roots = [root for root, _ in killed]
+        # A lock is signed alike for each key.
+        names = every_call.killed_everywhere(
+            VERIFY, start, after_kill, least=60, once={"ftruncate", "pwrite64"}
+        )
+        assert {"rename", "unlink", "mkdir", "flock"} <= names
         check(
             compiled(*((one, "triton/1", True) for one in roots[::2])), made.digest
         )  # as it was left
@@ -1185,42 +1161,6 @@ def as_it_was_or_whole(entry: Path) -> bool:
     """Only the autotune result was damaged."""
     found = read_manifest(str(entry))
     return found is not None and (intact(str(entry), found[0]) or AUTOTUNE in found[0]["files"])
-
-
-def of_the_first(lines: list[str]) -> list[str]:
-    """The calls of the thread that does the work, not of the one that beats for its locks."""
-    first = lines[0].split()[0]
-    return [
-        line for line in lines if line.split()[0] == first and "(" in line and "+++" not in line
-    ]
-
-
-def points_of(lines: list[str]) -> list[tuple[str, int, str]]:
-    """Each changing call between the marks: its name, its number among the thread's calls of that name, its line.
-
-    A lock is signed alike for each key, so that the first one stands for all.
-    """
-    taken_once, told = {"ftruncate", "pwrite64"}, set[str]()
-    seen: Counter[str] = Counter()
-    points, between = [], False
-    for line in of_the_first(lines):
-        match = re.match(r"\d+ +(\w+)\(", line)
-        if match is None:
-            continue
-        seen[match[1]] += 1
-        if "gpucache-marker" in line:
-            between = "gpucache-marker-begin" in line
-        elif between and changes(match[1], line) and match[1] not in (taken_once & told):
-            told.add(match[1])
-            points.append((match[1], seen[match[1]], line))
-    return points
-
-
-def alike(line: str, root: Path) -> str:
-    """A line of the trace without its result and what differs from run to run."""
-    line = re.sub(r" = .*| <unfinished.*", "", line).replace(str(root.parent), "BASE")
-    line = re.sub(r"tmp\.gpucache-\w+|[0-9a-f]{8,}|\d+", "?", line)
-    return " ".join(line.split()).rstrip(")")  # strace pads short pids
 
 
 def test_a_kernel_under_another_ones_key_is_found_and_compiled_again(ours, stock, tmp_path):

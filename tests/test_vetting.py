@@ -3,12 +3,12 @@ from __future__ import annotations
 import errno
 import os
 import stat
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from pathlib import Path
 
-import filelock
 import pytest
+from support.trees import everything_below
+from support.users import ADA, BOB, acting_as, directory, link
 
 from gpucache import DeviceCacheRegistry
 from gpucache.disk.vetting import Trust, vet, vet_child
@@ -16,51 +16,8 @@ from gpucache.environment import is_on
 from gpucache.errors import ConfigurationError, ProvisionError, UnsafeDirectoryError
 from gpucache.machine.device import Device, Snapshot, Status
 
-ADA, BOB = 65534, 65533  # two users who are not root
 NOBODY_ELSE = Trust()
 SNAPSHOT = Snapshot(status=Status.OK, source="nvml", devices=(Device(uuid="GPU-0", index=0),))
-
-assert (
-    filelock.FileLock
-)  # loaded while root: the interpreter may lie where no other user can read it
-
-
-@contextmanager
-def acting_as(uid: int) -> Iterator[None]:
-    """Be another user for the kernel (effective ids, no groups, no capabilities)."""
-    groups = os.getgroups()
-    os.setgroups([])
-    os.setegid(uid)
-    os.seteuid(uid)
-    try:
-        yield
-    finally:
-        os.seteuid(0)
-        os.setegid(0)
-        os.setgroups(groups)
-
-
-def directory(path: Path, mode: int = 0o755, uid: int = 0) -> Path:
-    path.mkdir(exist_ok=True)
-    os.chown(path, uid, uid)
-    path.chmod(mode)
-    return path
-
-
-def link(path: Path, target: str | Path, uid: int = 0) -> Path:
-    path.symlink_to(target)
-    os.chown(path, uid, uid, follow_symlinks=False)
-    return path
-
-
-def tree(root: Path) -> dict[str, tuple[int, ...]]:
-    """Everything below, with what would tell of a change."""
-    found = [root, *root.rglob("*")]
-    facts = {str(path): path.lstat() for path in found}
-    return {
-        path: (s.st_ino, s.st_mode, s.st_uid, s.st_mtime_ns, s.st_ctime_ns)
-        for path, s in facts.items()
-    }
 
 
 def provision(root: Path, uid: int = 0, **environ: str) -> object:
@@ -412,10 +369,10 @@ class TestProvisioning:
     )
     def test_where_it_is_refused_nothing_is_made(self, everyones, prepare: Callable[[Path], Path]):
         root = prepare(directory(everyones / "home", 0o1777))
-        before = tree(everyones)
+        before = everything_below(everyones)
         with pytest.raises(UnsafeDirectoryError):
             provision(root, ADA)
-        assert tree(everyones) == before
+        assert everything_below(everyones) == before
 
     def test_a_trusted_users_root_is_used(self, everyones):
         root = directory(everyones / "root", 0o775, BOB)

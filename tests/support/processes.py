@@ -1,0 +1,86 @@
+"""Other processes: plain ones, ones that hold a lock until they are killed, and how long a test waits for them."""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+import subprocess
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import gpucache
+
+SPAWN = multiprocessing.get_context("spawn")
+PATIENCE_S = 60.0
+INTERPRETER = os.path.realpath(sys.executable)  # no shim, so that strace counts our calls only
+BARE = {
+    "PYTHONPATH": os.pathsep.join(
+        [str(Path(gpucache.__file__).parents[1]), *filter(None, sys.path)]
+    ),
+    "PYTHONDONTWRITEBYTECODE": "1",
+    "PYTHONHASHSEED": "0",
+    "HOME": "/nowhere",
+}
+
+LOCK_HOLDER = """
+import os, sys
+from gpucache.disk.locks import locked
+lock, how = sys.argv[1:]
+with locked(lock, timeout_s=60):
+    child = os.fork() if how else None
+    if child == 0:
+        if how == "unwinds":
+            sys.exit()
+        if how == "vanishes":
+            os._exit(0)
+        sys.stdin.read()
+        os._exit(0)
+    if how != "stays" and child:
+        os.waitpid(child, 0)
+    print("held", flush=True)
+    sys.stdin.read()
+"""
+
+
+@contextmanager
+def lock_holder(lock: str, how: str = "") -> Iterator[subprocess.Popen[str]]:
+    """Another process that holds the lock, having forked a child that ends ``how`` or stays."""
+    command = [sys.executable, "-c", LOCK_HOLDER, lock, how]
+    with subprocess.Popen(
+        command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+    ) as process:
+        try:
+            assert process.stdout is not None
+            assert process.stdout.readline() == "held\n"
+            yield process
+        finally:
+            process.kill()  # leaving closes its stdin, which ends the child
+
+
+KEY_HOLDER = """
+import sys
+from gpucache.store.key_lock import KeyLock
+lock = KeyLock(sys.argv[1])
+assert lock.try_acquire(sys._getframe(), "add_kernel")
+print("held", flush=True)
+for line in sys.stdin:
+    lock.release()
+    print("released", flush=True)
+"""
+
+
+@contextmanager
+def running(code: str, *args: str) -> Iterator[subprocess.Popen[str]]:
+    """Another process, once it said that it holds the lock; it is killed in the end."""
+    command = [sys.executable, "-c", code, *args]
+    with subprocess.Popen(
+        command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+    ) as process:
+        try:
+            assert process.stdout is not None
+            assert process.stdout.readline() == "held\n"
+            yield process
+        finally:
+            process.kill()  # leaving closes its stdin, which ends its child

@@ -1,0 +1,44 @@
+"""Other users of the machine, and what belongs to them."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import filelock
+
+ADA, BOB = 65534, 65533  # two users who are not root
+
+assert (
+    filelock.FileLock
+)  # loaded while root: the interpreter may lie where no other user can read it
+
+
+@contextmanager
+def acting_as(uid: int) -> Iterator[None]:
+    """Be another user for the kernel (effective ids, no groups, no capabilities)."""
+    groups = os.getgroups()
+    os.setgroups([])
+    os.setegid(uid)
+    os.seteuid(uid)
+    try:
+        yield
+    finally:
+        os.seteuid(0)
+        os.setegid(0)
+        os.setgroups(groups)
+
+
+def directory(path: Path, mode: int = 0o755, uid: int = 0) -> Path:
+    path.mkdir(exist_ok=True)
+    os.chown(path, uid, uid)
+    path.chmod(mode)
+    return path
+
+
+def link(path: Path, target: str | Path, uid: int = 0) -> Path:
+    path.symlink_to(target)
+    os.chown(path, uid, uid, follow_symlinks=False)
+    return path
