@@ -84,9 +84,8 @@ def main() -> None:
         ("gpucache", 1),
     ):
         with tempfile.TemporaryDirectory() as root:
-            os.environ["TMPDIR"] = (
-                root  # or a root in the temporary directory would be taken for a fresh one
-            )
+            # or a root in the temporary directory would be taken for a fresh one
+            os.environ["TMPDIR"] = root
             for state in ("cold", "warm"):
                 seen = run(Path(root), manager, count, kernels)
                 size, blocks = disk(Path(root))

@@ -194,9 +194,8 @@ def _evaluated(form: str, text: str) -> dict[str, str]:
         return json.loads(text)
     if form == "dotenv":  # the grammar that shells and dotenv readers share
         text = "set -a\n" + text
-    if (
-        form == "fish"
-    ):  # single quotes in fish know \\ and \'; a shell sees the same text through $'…'
+    # single quotes in fish know \\ and \'; a shell sees the same text through $'…'
+    if form == "fish":
         lines = [line.removeprefix("set -gx ").split(" ", 1) for line in text.splitlines()]
         text = "".join(f"export {name}=$'{value[1:-1]}'\n" for name, value in lines)
     script = text + "\n".join(f'printf "%s\\0" "${name}"' for name in names)

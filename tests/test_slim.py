@@ -149,9 +149,8 @@ class TestSlim:
             assert sound(str(tree.entry), False, 0.0)
 
         with monkeypatch.context() as patch:
-            at_rename(
-                patch, 8, read, after=True
-            )  # three manifests, three directories, and staging's own
+            # three manifests, three directories, and staging's own
+            at_rename(patch, 8, read, after=True)
             slimmed(tree)
         assert used(tree.entry) > OLD + 1800
 

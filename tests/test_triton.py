@@ -237,9 +237,8 @@ def test_a_long_compile_is_waited_for_and_not_repeated(ranks, root):
     wait_until(lambda: waits_for_a_lock(waiter))
     lock = next((root / "gpucache/v1/locks").glob("*.lock"))
     since = time.time()
-    wait_until(
-        lambda: lock.stat().st_mtime > since + 3
-    )  # twice the stall timeout, by the holder's own beats
+    # twice the stall timeout, by the holder's own beats
+    wait_until(lambda: lock.stat().st_mtime > since + 3)
     assert waiter.process.poll() is None
     assert holding.said()["compiled"] == 1
     assert waiter.said()["compiled"] == 0

@@ -1124,9 +1124,8 @@ class TestEverySystemCall:
             VERIFY, start, after_kill, least=60, once={"ftruncate", "pwrite64"}
         )
         assert {"rename", "unlink", "mkdir", "flock"} <= names
-        check(
-            compiled(*((one, "triton/1", True) for one in roots[::2])), made.digest
-        )  # as it was left
+        # as it was left
+        check(compiled(*((one, "triton/1", True) for one in roots[::2])), made.digest)
         for one in roots:
             assert codes_left(verify(str(one), repair=True)) == {"link"}, one
             assert codes(verify(str(one))) == {"link"}, one

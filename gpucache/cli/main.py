@@ -54,9 +54,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     except (click.Abort, KeyboardInterrupt):
         return 130
     except OutputError as error:
-        os.dup2(
-            os.open(os.devnull, os.O_WRONLY), 1
-        )  # what is still buffered must not fail again at exit
+        # what is still buffered must not fail again at exit
+        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
         if error.cause.errno != errno.EPIPE:  # whoever read has gone, and knows why
             say(f"error: could not write to stdout: {error.cause.strerror}")
         return 1

@@ -203,9 +203,8 @@ def print_table(
         overflow: Literal["fold", "ellipsis"] = "fold" if column in folded else "ellipsis"
         table.add_column(column, overflow=overflow, no_wrap=column in _SHORT)
     for row in rows:
-        table.add_row(
-            *(Text(printable(cell)) for cell in row)
-        )  # as text: a path may look like markup
+        # as text: a path may look like markup
+        table.add_row(*(Text(printable(cell)) for cell in row))
     if isinstance(sys.stdout, io.TextIOWrapper):
         sys.stdout.reconfigure(errors="backslashreplace")  # a letter that the locale lacks
     try:

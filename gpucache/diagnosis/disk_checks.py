@@ -275,9 +275,8 @@ def clock_skew(root: str, environ: Mapping[str, str]) -> Iterator[Finding]:
         if not (vet(root, trust) and vet_child(directory, trust)):
             return
         before = time.time()
-        fd, probe = tempfile.mkstemp(
-            prefix=STAGED, dir=directory
-        )  # a sweep knows the name, should we be killed
+        # a sweep knows the name, should we be killed
+        fd, probe = tempfile.mkstemp(prefix=STAGED, dir=directory)
         try:
             made, after = os.fstat(fd).st_mtime, time.time()
         finally:

@@ -243,9 +243,8 @@ def merge(known: Record | None, snapshot: Snapshot, host: str) -> Record:
         entries=tuple(sorted(entries + _named(_unknown(known, snapshot), entries), key=_order)),
         mig_parents=snapshot.mig_parents if whole else _merged_parents(known, snapshot),
         lost=snapshot.lost if whole else known.lost,
-        driver=snapshot.driver
-        if whole
-        else known.driver,  # a container may bring another CUDA than the host's
+        # a container may bring another CUDA than the host's
+        driver=snapshot.driver if whole else known.driver,
         nvml=snapshot.nvml if whole else known.nvml,
         cuda=snapshot.cuda if whole else known.cuda,
         cuda_order=_merged_order(known.cuda_order, snapshot.cuda_order, whole),

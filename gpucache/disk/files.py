@@ -27,9 +27,8 @@ def make_directory(path: str) -> bool:
         missing.append(os.path.dirname(missing[-1]))
     for step in reversed(missing[:-1]):
         made = _mkdir(step)
-    if (
-        made is None
-    ):  # the parent is there, and still nothing can be made in it: /proc and autofs answer so
+    # the parent is there, and still nothing can be made in it: /proc and autofs answer so
+    if made is None:
         raise ProvisionError(path, errno.ENOENT)
     return made
 

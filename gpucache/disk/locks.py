@@ -98,9 +98,8 @@ def local_directory(root: str, inside: str, make: bool = True) -> str:
 def is_free(path: str) -> bool:
     """Whether nobody holds the lock file. Shares the lock for an instant: who asks for it then is told it is held."""
     try:
-        fd = os.open(
-            path, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK
-        )  # opening a FIFO would wait
+        # opening a FIFO would wait
+        fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK)
     except OSError:
         return False
     try:

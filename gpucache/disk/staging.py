@@ -136,9 +136,8 @@ def is_dead(path: str) -> bool:
     """Whether the process is gone that held this staging directory, of this user; asks its lock."""
     new = os.path.basename(path).startswith(PREFIXES[1])  # not locked yet
     try:
-        fd = os.open(
-            path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC | os.O_NOFOLLOW
-        )  # opening a FIFO would wait
+        # opening a FIFO would wait
+        fd = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC | os.O_NOFOLLOW)
     except OSError:
         return False  # another user's, or another sweeper's
     try:

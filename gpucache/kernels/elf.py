@@ -15,9 +15,8 @@ def is_whole_elf(path: str, opener: Callable[[str, int], int] | None = None) -> 
     with open(path, "rb", opener=opener) as file:
         head = file.read(64)
         size = file.seek(0, os.SEEK_END)
-    if (
-        head[:5] != b"\x7fELF\x02" or len(head) < 64
-    ):  # after a power cut a file may be zeros of the right size
+    # after a power cut a file may be zeros of the right size
+    if head[:5] != b"\x7fELF\x02" or len(head) < 64:
         return head[:4] != b"\x7fELF" and bool(head.strip(b"\0"))
     programs, sections = struct.unpack_from("<QQ", head, 0x20)
     program_size, program_count, section_size, section_count = struct.unpack_from(

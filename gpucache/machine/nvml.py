@@ -164,9 +164,8 @@ def _within(timeout_s: float) -> Snapshot:
         if attempt is None or attempt.outcome is not None:
             attempt = _Attempt()
             attempt.start()
-            _running = (
-                attempt  # only now: one that could not start would be waited for by everyone after
-            )
+            # only now: one that could not start would be waited for by everyone after
+            _running = attempt
     attempt.join(timeout_s)
     if attempt.outcome is None:
         raise _Failure(

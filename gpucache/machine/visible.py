@@ -136,9 +136,8 @@ def _cuda_order(
     position: dict[str, int] = {}
     for device in answer or ():
         position.setdefault(device.gpu_uuid, len(position))
-    if not position.keys() >= {
-        gpu.uuid for gpu in gpus
-    }:  # integers count a GPU in MIG mode without an instance too
+    # integers count a GPU in MIG mode without an instance too
+    if not position.keys() >= {gpu.uuid for gpu in gpus}:
         return by_bus, "guess"
     return sorted(by_bus, key=lambda gpu: position[gpu.uuid]), "driver"
 

@@ -244,9 +244,8 @@ class Judge:
             return directory.endswith(f"/{below}")
         if (parent, directory) not in self._same:
             try:
-                self._same[parent, directory] = os.path.samefile(
-                    parent, directory
-                )  # a mount may give it two names
+                # a mount may give it two names
+                self._same[parent, directory] = os.path.samefile(parent, directory)
             except (OSError, ValueError):  # gone, or no path at all: a null byte
                 self._same[parent, directory] = False
         return self._same[parent, directory]

@@ -62,9 +62,8 @@ class KeyLock:
         self._thread, self._frame, self._code = threading.get_ident(), id(frame), frame.f_code
         try:
             _keeper.add(self)
-        except (
-            RuntimeError
-        ) as error:  # no thread can be started: too many, or the interpreter is ending
+        except RuntimeError as error:
+            # no thread can be started: too many, or the interpreter is ending
             self.release()
             raise OSError(errno.EAGAIN, str(error)) from None
         _sign(fd, what)
@@ -78,12 +77,10 @@ class KeyLock:
                 return
             _keeper.locks.discard(self)
             with suppress(OSError):  # on a read-only disk it stays
-                if _same_file(
-                    fd, self.path
-                ):  # else the directory was removed, and another's file is there now
-                    os.unlink(
-                        self.path
-                    )  # while it is held: whoever opened it before compares, and opens again
+                # else the directory was removed, and another's file is there now
+                if _same_file(fd, self.path):
+                    # while it is held: whoever opened it before compares, and opens again
+                    os.unlink(self.path)
             _close(fd)
 
     def wait(self, stall_s: float, deadline: float) -> bool:
@@ -96,7 +93,8 @@ class KeyLock:
             OSError: no thread can be started.
         """
         if time.monotonic() > deadline:
-            return False  # even if it looks free: a lock that can be shared and never taken would be tried for ever
+            # even if it looks free: a lock that can be shared and never taken would be tried for ever
+            return False
         freed = threading.Event()
         try:
             threading.Thread(
@@ -136,9 +134,8 @@ class KeyLock:
 def locks_of_this_thread() -> list[KeyLock]:
     """The locks that compiles on this thread's stack hold; those of compiles that are over are freed."""
     mine = [lock for lock in _keeper.locks.copy() if lock._thread == threading.get_ident()]
-    frame = sys._getframe(
-        1
-    )  # not our own: a frame that refers to itself would keep the compile's alive
+    # not our own: a frame that refers to itself would keep the compile's alive
+    frame = sys._getframe(1)
     for lock in mine:
         if not lock._compiling(frame):
             lock.release()
@@ -155,9 +152,8 @@ def _sign(fd: int, what: str) -> None:
 
 def _close(fd: int) -> None:
     with suppress(OSError):
-        fcntl.flock(
-            fd, fcntl.LOCK_UN
-        )  # close() alone would not free it from a child that C code forked
+        # close() alone would not free it from a child that C code forked
+        fcntl.flock(fd, fcntl.LOCK_UN)
     with suppress(OSError):
         os.close(fd)
 
@@ -211,15 +207,13 @@ class _Keeper:
         pause = threading.Event()
         while True:
             pause.wait(_BEAT_S)
-            locks = (
-                self.locks.copy()
-            )  # before the frames: one taken after them would look abandoned
+            # before the frames: one taken after them would look abandoned
+            locks = self.locks.copy()
             frames = sys._current_frames()
             for lock in locks:
                 lock.beat(frames)
-            del (
-                frames
-            )  # or this thread would keep every frame, and what it holds, alive until the next beat
+            # or this thread would keep every frame, and what it holds, alive until the next beat
+            del frames
             with self.mutex:
                 if not self.locks:
                     self._thread = None

@@ -67,9 +67,8 @@ class Limit:
         _all.add(self)
 
     def _reset(self) -> None:
-        self._mutex = (
-            threading.RLock()
-        )  # a manager object may go, and call us, while we are at work
+        # a manager object may go, and call us, while we are at work
+        self._mutex = threading.RLock()
         self._pending = 0
         self._due = False
         self._not_before = 0.0
@@ -123,9 +122,8 @@ class Limit:
             finally:
                 _held.discard(fd)
                 with suppress(OSError):
-                    fcntl.flock(
-                        fd, fcntl.LOCK_UN
-                    )  # a child of a fork may have the descriptor still
+                    # a child of a fork may have the descriptor still
+                    fcntl.flock(fd, fcntl.LOCK_UN)
                 os.close(fd)
 
     def _put(self, size: int) -> None:
@@ -202,9 +200,8 @@ class Limit:
     def _evicted(self, used_ns: int, entry: str, devices: Iterable[str]) -> int:
         """Remove an entry and its views; the bytes it was counted with, 0 where it stays."""
         places = _targets(entry, devices)
-        if (
-            not places or places[0].mark[1] != used_ns
-        ):  # used since we looked, so that others come first
+        # used since we looked, so that others come first
+        if not places or places[0].mark[1] != used_ns:
             return 0
         if any(is_recent(place.mark[1] / 1e9, time.time(), self.grace_s) for place in places):
             return 0

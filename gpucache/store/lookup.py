@@ -32,9 +32,8 @@ def sound(directory: str, verify: bool, boot: float, stamp_s: float = STAMP_S) -
             return None
         if not same:
             return _renewed(directory, manifest)
-    if (
-        used < boot or not -_SKEW_S <= time.time() - used <= stamp_s
-    ):  # a time ahead is that of a wrong clock
+    # a time ahead is that of a wrong clock
+    if used < boot or not -_SKEW_S <= time.time() - used <= stamp_s:
         try:
             os.utime(f"{directory}/{MANIFEST}")
         except FileNotFoundError:

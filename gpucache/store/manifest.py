@@ -41,9 +41,8 @@ class Facts:
 _FIELDS = Facts.__dataclass_fields__.keys()
 
 
-_READ = (
-    os.O_RDONLY | getattr(os, "O_CLOEXEC", 0) | getattr(os, "O_NONBLOCK", 0)
-)  # a FIFO must not hang anyone
+# a FIFO must not hang anyone
+_READ = os.O_RDONLY | getattr(os, "O_CLOEXEC", 0) | getattr(os, "O_NONBLOCK", 0)
 
 
 _decode = json.JSONDecoder().raw_decode  # faster than json.loads, and on the path of every hit

@@ -73,9 +73,8 @@ def _put_in_place(root: str, made: str, target: str, repair: bool) -> bool:
         except OSError as error:
             if error.errno not in (errno.ENOTEMPTY, errno.EEXIST, errno.ENOTDIR):
                 raise
-        there = sound(
-            target, True, 0.0
-        )  # with digests: the caller may have found it damaged by them
+        # with digests: the caller may have found it damaged by them
+        there = sound(target, True, 0.0)
         if there is not None and there["files"].keys() == wanted:
             return True  # another writer was first
         if repairs:

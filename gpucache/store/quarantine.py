@@ -53,9 +53,8 @@ def remove_in_place(path: str) -> None:
         if error.errno != errno.EXDEV:
             raise
         beside = path
-        for name in sorted(
-            os.listdir(path)
-        ):  # names of ours and of groups begin with an underscore
+        # names of ours and of groups begin with an underscore
+        for name in sorted(os.listdir(path)):
             if name.startswith("__"):
                 os.unlink(f"{path}/{name}")
     shutil.rmtree(beside, ignore_errors=True)

@@ -88,9 +88,8 @@ def taken(key: str, places: Sequence[Target], locks: str | None) -> Iterator[lis
     Raises:
         InUse: it is as it was.
     """
-    lock = _locked(
-        key, locks, sys._getframe(2)
-    )  # our caller's, for it is there as long as the block
+    # our caller's, for it is there as long as the block
+    lock = _locked(key, locks, sys._getframe(2))
     try:
         hidden = _condemn(places)
         asides = [_beside(place.path) for place in places]
@@ -134,9 +133,8 @@ def finish(path: str, modified: float, locks: str | None) -> Freed:
         found = os.lstat(path)
         if not stat.S_ISDIR(found.st_mode) or found.st_mtime != modified:
             raise InUse("it was used or replaced meanwhile")
-        if os.path.lexists(
-            f"{path}/{MANIFEST}"
-        ):  # one that lost to a reader was killed before it had put all back
+        # one that lost to a reader was killed before it had put all back
+        if os.path.lexists(f"{path}/{MANIFEST}"):
             os.unlink(f"{path}/{CONDEMNED}")
             raise InUse("it is an entry again")
         if _group(path) is not None and _was_group(path):  # stock Triton has compiled it again
@@ -194,13 +192,10 @@ def _condemn(places: Sequence[Target]) -> list[tuple[str, str]]:
                 os.rename(f"{place.path}/{name}", f"{place.path}/{CONDEMNED}")
         for place in places:
             if place.ours and os.lstat(f"{place.path}/{CONDEMNED}").st_mtime_ns != place.mark[1]:
-                raise InUse(
-                    "it was used or replaced meanwhile"
-                )  # overlayfs may have given it another inode
-        shown = [
-            *hidden,
-            *((place.path, MANIFEST) for place in places),
-        ]  # Triton's own becomes ours when it is used
+                # overlayfs may have given it another inode
+                raise InUse("it was used or replaced meanwhile")
+        # Triton's own becomes ours when it is used
+        shown = [*hidden, *((place.path, MANIFEST) for place in places)]
         if any(os.path.lexists(f"{directory}/{name}") for directory, name in shown):
             raise InUse("it was used or replaced meanwhile")
     except BaseException:

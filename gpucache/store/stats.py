@@ -58,9 +58,8 @@ class Stats:
                 if self._fd is None:
                     self._fd = _open(self.directory)
                 text = json.dumps({"device": self.device, "values": self._values}).encode()
-                os.pwrite(
-                    self._fd, text.ljust(_LENGTH), 0
-                )  # one write of one length: a reader sees it whole
+                # one write of one length: a reader sees it whole
+                os.pwrite(self._fd, text.ljust(_LENGTH), 0)
             except OSError:
                 return
             self._dirty = False
@@ -122,9 +121,8 @@ def fold(root: str) -> int:
         sums: dict[str, dict[str, float]] = {}
         for path in (f"{directory}/{_FOLDED}", *dead):
             _sum(sums, _read(path))
-        temporary = (
-            f"{directory}/folding"  # one name: what a killed or refused fold left is written over
-        )
+        # one name: what a killed or refused fold left is written over
+        temporary = f"{directory}/folding"
         with open(temporary, "w", encoding="utf-8") as file:
             json.dump(
                 [{"device": device, "values": values} for device, values in sums.items()], file

@@ -41,9 +41,8 @@ def stock_group(
             return None
         with open(files[filename], encoding="utf-8", opener=opener) as file:
             known = json.load(file)
-        own = is_key_of(
-            os.path.basename(directory), str(known.get("hash"))
-        )  # else it is another kernel's
+        # else it is another kernel's
+        own = is_key_of(os.path.basename(directory), str(known.get("hash")))
         return files if len(files) > 1 and known["target"] and known["name"] and own else None
     except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError):
         return None
@@ -68,13 +67,11 @@ def describe_again(directory: str, files: Mapping[str, tuple[str, str]], facts: 
         }
         write_manifest(aside, known, facts)
         write_group(aside, directory, facts["group"], known)
-        for name in sorted(
-            os.listdir(aside), reverse=True
-        ):  # the manifest last: it says that all is in order
+        # the manifest last: it says that all is in order
+        for name in sorted(os.listdir(aside), reverse=True):
             os.rename(f"{aside}/{name}", f"{directory}/{name}")
-        if os.path.lexists(
-            f"{directory}/{CONDEMNED}"
-        ):  # else the removal sees our manifest, and puts back the rest
+        # else the removal sees our manifest, and puts back the rest
+        if os.path.lexists(f"{directory}/{CONDEMNED}"):
             raise FileNotFoundError(errno.ENOENT, "it is being removed", directory)
     finally:
         shutil.rmtree(aside, ignore_errors=True)

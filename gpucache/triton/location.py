@@ -76,10 +76,8 @@ def locate(directory: str | None, environ: Mapping[str, str]) -> Location:
         directory = paths.absolute(directory) if directory else None
         root = paths.resolve_root(None, environ)
         mode = _mode(directory, root, environ)
-    except (
-        GpuCacheError,
-        OSError,
-    ) as error:  # the current directory is gone, or there is no temporary one
+    except (GpuCacheError, OSError) as error:
+        # the current directory is gone, or there is no temporary one
         warn_once("the cache cannot be found", error)
         root, mode = os.devnull, "private"
     else:

@@ -193,9 +193,8 @@ class DeviceCacheManager(CacheManager):
         found = self._adopted(filename, repair=False)
         if found is not None:
             return found
-        if (
-            place.root in _full
-        ):  # nothing will be published, so that waiting would only make the ranks take turns
+        # nothing will be published, so that waiting would only make the ranks take turns
+        if place.root in _full:
             self._missed(filename, None, why)
             return None
         lock = KeyLock(f"{place.locks}/{self.key}.lock")

@@ -263,9 +263,8 @@ class _Execution:
             else:
                 freed = remove(entry.key, places, self.locks)
         except InUse as why:
-            if any(
-                os.path.lexists(place.path) for place in places
-            ):  # else another process was faster
+            # else another process was faster
+            if any(os.path.lexists(place.path) for place in places):
                 self.skipped.append(Skipped(entry.key, str(why)))
             return
         self._count("slimmed" if slimming else "entries", freed)

@@ -80,9 +80,8 @@ def on_a_terminal(
     while time.monotonic() < end:
         asked = bool(answer) and b"[y/N]: " in seen
         if not select.select([terminal], [], [], 0.5 if asked else PATIENCE_S)[0]:
-            os.write(
-                terminal, answer
-            )  # an interrupt just before Python waits for input does not wake it
+            # an interrupt just before Python waits for input does not wake it
+            os.write(terminal, answer)
             continue
         try:
             piece = os.read(terminal, 65536)

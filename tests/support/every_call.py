@@ -132,9 +132,8 @@ class EveryCall:
 def alike(line: str, home: Path) -> str:
     """A line of the trace without its result and what differs from run to run: numbers, digests, random names."""
     line = re.sub(r"(\)? += .*| <unfinished \.\.\.>)$", "", line).replace(str(home), "HOME")
-    line = re.sub(
-        r"/\*.*?\*/", "", line
-    )  # a time that strace spells out, with a fraction or without
+    # a time that strace spells out, with a fraction or without
+    line = re.sub(r"/\*.*?\*/", "", line)
     line = re.sub(
         r"(publish-|gpucache-new-|gpucache-staging-|tmp\.gpucache-)[\w.-]+|[0-9a-f]{8,}|\d+",
         "?",

@@ -11,9 +11,8 @@ import filelock
 
 ADA, BOB = 65534, 65533  # two users who are not root
 
-assert (
-    filelock.FileLock
-)  # loaded while root: the interpreter may lie where no other user can read it
+# loaded while root: the interpreter may lie where no other user can read it
+assert filelock.FileLock
 
 
 @contextmanager
