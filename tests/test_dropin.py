@@ -206,10 +206,10 @@ def test_torch_and_we_name_the_same_directories(
 @pytest.mark.torch
 def test_torch_and_we_agree_on_a_user_without_a_passwd_entry(python, as_root, everyones):
     code = """if True:
-        import os, sys, gpucache.dropin
+        import os, sys, gpucache.directories.dropin
         from torch._inductor.runtime import cache_dir_utils
         os.setgid(54321), os.setuid(54321)
-        for functions in (cache_dir_utils, gpucache.dropin):
+        for functions in (cache_dir_utils, gpucache.directories.dropin):
             os.environ.pop("TORCHINDUCTOR_CACHE_DIR", None)
             print(functions.default_cache_dir(), functions.cache_dir(), functions.triton_cache_dir(4))
     """

@@ -500,7 +500,7 @@ PRUNE = (
     + """
 from gpucache.upkeep.prune import PrunePolicy, plan
 from gpucache.report.cache_report import scan
-import gpucache.slim, tempfile, packaging.specifiers
+import gpucache.upkeep.slim, tempfile, packaging.specifiers
 made = plan(scan(sys.argv[2]), PrunePolicy(max_entries=0, grace_s=600.0, keep_binaries=sys.argv[3] == "slim"), {})
 mark("begin")
 done = made.execute()

@@ -105,7 +105,7 @@ class Root:
         )
 
     def single(self, key: str, name: str, tag: str, *directories: str) -> Path:
-        """A stored file that stands for itself, as `gpucache.single` puts it."""
+        """A stored file that stands for itself, as `gpucache.triton.single_file` puts it."""
         return self.entry(key, {name: b"\x7fELF"}, Facts(name, None, tag=tag), *directories)
 
     def entry(self, key: str, files: Mapping[str, bytes], facts: Facts, *directories: str) -> Path:

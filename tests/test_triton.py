@@ -846,7 +846,8 @@ def test_a_broken_autotune_result_is_a_miss(manager, root, monkeypatch):
 def test_it_imports_no_triton_no_nvml_and_no_registry(python):
     code = """if True:
         import sys, gpucache.triton
-        heavy = ("triton", "torch", "pynvml", "filelock", "click", "gpucache.registry", "gpucache.discovery")
+        heavy = ("triton", "torch", "pynvml", "filelock", "click")
+        heavy += ("gpucache.directories.registry", "gpucache.machine.nvml")
         print([name for name in heavy if name in sys.modules])
     """
     assert python(code).stdout == "[]\n"
@@ -895,9 +896,9 @@ def test_even_our_defect_ends_in_a_compile_of_ones_own(manager, monkeypatch, cap
     def broken(*_, **__):
         raise RuntimeError("a defect")
 
-    for name in ("place.sound", "triton.publish", "triton.link_view"):
-        monkeypatch.setattr(f"gpucache.{name}", broken)
-    monkeypatch.setattr("gpucache.triton.DeviceCacheManager._hit", lambda *_: None)
+    for name in ("location.sound", "manager.publish_entry", "manager.link_view"):
+        monkeypatch.setattr(f"gpucache.triton.{name}", broken)
+    monkeypatch.setattr("gpucache.triton.manager.DeviceCacheManager._hit", lambda *_: None)
     monkeypatch.setattr(log, "_warned", set())
     one = manager()
     with caplog.at_level(logging.WARNING, "gpucache"):

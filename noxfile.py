@@ -1,0 +1,99 @@
+"""Every command that a change must pass. `nox -l` lists them, `.ci/run` runs them on a fresh machine."""
+
+from __future__ import annotations
+
+import shutil
+import tempfile
+from pathlib import Path
+
+import nox
+
+nox.options.sessions = ["lint", "fast"]
+nox.options.reuse_existing_virtualenvs = True
+
+SHARED = Path(".nox/shared").absolute()
+"""The environment of all sessions that need Triton, which takes a gigabyte."""
+BENCHMARKS = sorted(
+    path.stem.removeprefix("bench_") for path in Path("benchmarks").glob("bench_*.py")
+)
+
+
+@nox.session
+def lint(session: nox.Session) -> None:
+    """Style, format, types and contracts."""
+    session.install("-e", ".[dev]")
+    session.run("ruff", "check")
+    session.run("ruff", "format", "--check")
+    session.run("mypy")
+    session.run("lint-imports")
+
+
+def _python(session: nox.Session, *packages: str) -> str:
+    """The Python of the shared environment, with what the tests need and these packages."""
+    python = f"{SHARED}/bin/python"
+    if not Path(python).exists():
+        session.run("python3", "-m", "venv", str(SHARED), external=True)
+    session.run(python, "-m", "pip", "install", "-q", "-e", ".[test]", *packages, external=True)
+    return python
+
+
+@nox.session(venv_backend="none")
+def fast(session: nox.Session) -> None:
+    """The tests without compiles and kills: under two minutes."""
+    python = _python(session)
+    chosen = ("-m", "not compiles and not kills", *session.posargs)
+    session.run(python, "-m", "pytest", "-q", *chosen)
+
+
+@nox.session(venv_backend="none")
+def tests(session: nox.Session) -> None:
+    """Every test; with the branch coverage of all processes unless some are named."""
+    python = _python(session)
+    if session.posargs:
+        session.run(python, "-m", "pytest", *session.posargs)
+        return
+    session.run(python, "-m", "coverage", "run", "-m", "pytest")
+    session.run(python, "-m", "coverage", "combine", "-q")
+    session.run(python, "-m", "coverage", "report")
+
+
+@nox.session
+def oldest(session: nox.Session) -> None:
+    """What touches Triton's contract, on the oldest Triton that the plug-in supports."""
+    # Triton 3.2 imports setuptools to build its launcher.
+    session.install("-e", ".[test]", "triton==3.2.0", "setuptools")
+    session.run("pytest", "-q", "-m", "contract", *session.posargs)
+
+
+@nox.session(venv_backend="none")
+def torch(session: nox.Session) -> None:
+    """The tests beside the real torch."""
+    python = _python(session, "torch==2.13.0")
+    session.run(python, "-m", "pytest", "-q", "-m", "torch", *session.posargs)
+
+
+@nox.session(venv_backend="none")
+def bench(session: nox.Session) -> None:
+    """A smoke run of every benchmark, or those named in full."""
+    python = _python(session)
+    for name in session.posargs or BENCHMARKS:
+        if name == "path":
+            quick = () if session.posargs else ("--benchmark-disable",)
+            session.run(python, "-m", "pytest", "-q", "benchmarks/bench_path.py", *quick)
+        else:
+            quick = () if session.posargs else ("--smoke",)
+            session.run(python, f"benchmarks/bench_{name}.py", *quick)
+
+
+@nox.session
+def release(session: nox.Session) -> None:
+    """Build sdist and wheel, install the wheel from nothing, and do the main job with it."""
+    session.install("build")
+    shutil.rmtree("dist", ignore_errors=True)
+    session.run("python", "-m", "build")
+    (wheel,) = Path("dist").glob("*.whl")
+    with tempfile.TemporaryDirectory() as work:
+        session.run("python", "-m", "venv", f"{work}/user")
+        session.run(f"{work}/user/bin/pip", "install", "-q", str(wheel), external=True)
+        provision = (f"{work}/user/bin/gpucache", "provision")
+        session.run(*provision, external=True, env={"GPUCACHE_DIR": f"{work}/root"})
