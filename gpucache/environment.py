@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import threading
-from collections.abc import Mapping
+from gpucache.errors import ConfigurationError, GpuCacheError
 
-from gpucache.errors import (
-    ConfigurationError,
-    GpuCacheError,
-)
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
 
 SET_BY_US = "GPUCACHE_SET"
 
@@ -67,12 +66,14 @@ def nvml_timeout_s(environ: Mapping[str, str]) -> float:
     Raises:
         ConfigurationError: `GPUCACHE_NVML_TIMEOUT_S` makes no sense.
     """
+    from threading import TIMEOUT_MAX  # who asks NVML has imported it, and a worker does not
+
     text = environ.get(NVML_TIMEOUT) or str(_DEFAULT_TIMEOUT_S)
     try:
         seconds = float(text)
     except ValueError:
         seconds = -1.0
-    if not 0 < seconds <= threading.TIMEOUT_MAX:
+    if not 0 < seconds <= TIMEOUT_MAX:
         raise ConfigurationError(NVML_TIMEOUT, text, "a number of seconds above 0")
     return seconds
 

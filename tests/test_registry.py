@@ -332,19 +332,6 @@ def test_a_registry_takes_over_the_name_that_another_process_gave_meanwhile(root
     assert done.created == ("1",)
 
 
-def test_loading_imports_no_nvml_no_lock_and_no_command_line(root, python):
-    DeviceCacheRegistry(root, gpus(*LIKE), {}).provision()
-    code = """if True:
-        import sys
-        from gpucache import DeviceCacheRegistry
-        DeviceCacheRegistry.load(sys.argv[1], {}).path(0)
-        heavy = ("pynvml", "filelock", "click", "rich", "torch", "triton", "logging", "subprocess", "ctypes")
-        print([name for name in heavy if name in sys.modules])
-    """
-    done = python(code, root)
-    assert (done.stdout, done.stderr) == ("[]\n", "")
-
-
 def test_the_record_of_another_host_is_not_ours(root, monkeypatch):
     DeviceCacheRegistry(root, gpus(*LIKE), {}).provision()
     monkeypatch.setattr(paths, "host_name", lambda: "another-node")

@@ -11,8 +11,7 @@ from collections.abc import Iterable, Iterator, Mapping
 
 from gpucache import environment
 from gpucache.diagnosis import disk_checks, environment_checks
-from gpucache.directories.provision import recorded
-from gpucache.directories.record import Record, read_record
+from gpucache.directories.record import Record, read_record, recorded
 from gpucache.directories.registry import DeviceCacheRegistry
 from gpucache.environment import DEVICE_ORDER, FAKE_DEVICES, VISIBLE_DEVICES
 from gpucache.errors import DiscoveryError, GpuCacheError, RecordError

@@ -14,7 +14,7 @@ from dataclasses import dataclass, replace
 
 from gpucache import environment
 from gpucache.diagnosis.environment_checks import always_compiling
-from gpucache.directories.provision import recorded
+from gpucache.directories.record import recorded
 from gpucache.disk.reading import digest, read
 from gpucache.disk.vetting import Trust, vet
 from gpucache.environment import SHARE

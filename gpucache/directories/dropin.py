@@ -14,11 +14,15 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Iterator
 from contextlib import contextmanager
 
 from gpucache import environment
 from gpucache.layout import paths
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
 
 _get = os.environ.get
 # The value of TORCHINDUCTOR_CACHE_DIR that was last made and vetted, and the prefix of its device directories. One

@@ -7,13 +7,17 @@ import re
 import shutil
 import sys
 import zlib
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 
 from gpucache import environment
 from gpucache.directories.registry import DeviceCacheRegistry
 from gpucache.environment import SET_BY_US, is_on
 from gpucache.errors import RecordError
+from gpucache.values import Value
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
 
 # Local rank, and the variable by which that launcher states how many tasks it put on this node. torchrun always
 # means it; mpirun and srun set a rank for a single task too, which may itself be a launcher.
@@ -26,8 +30,7 @@ _RANKS = (
 )
 
 
-@dataclass(frozen=True, slots=True)
-class Setting:
+class Setting(Value):
     """What happened to one variable."""
 
     name: str
@@ -38,8 +41,7 @@ class Setting:
     reason: str
 
 
-@dataclass(frozen=True, slots=True)
-class LaunchReport:
+class LaunchReport(Value):
     """Which device was chosen, what became of each variable, and what will hurt later."""
 
     choice: str

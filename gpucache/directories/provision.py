@@ -3,19 +3,22 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
-from dataclasses import dataclass
 from functools import lru_cache
 
-from gpucache.directories.record import Record, directories, merge, read_record
+from gpucache.directories.record import Record, directories, merge, recorded
 from gpucache.disk.files import make_directory, write_whole
 from gpucache.disk.locks import local_directory, locked
 from gpucache.disk.mounts import file_system, is_local
 from gpucache.disk.vetting import Trust, vet, vet_child
-from gpucache.errors import RecordError
 from gpucache.layout import paths
 from gpucache.machine.device import Device, Snapshot
 from gpucache.machine.visible import guess_advice, visible_devices
+from gpucache.values import Value
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
 
 _TAG = b"""Signature: 8a477f597d28d172789f06886806bc55
 # This directory is a cache made by gpucache.
@@ -25,8 +28,7 @@ LITTLE_SPACE_BYTES = 256 * 2**20
 FEW_INODES = 1000
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Provision:
+class Provision(Value, kw_only=True):
     """What `DeviceCacheRegistry.provision` found and made."""
 
     root: str
@@ -62,15 +64,6 @@ def provision(
         existing=tuple(name for name in names.values() if name not in created),
         warnings=_warnings(root, snapshot, known),
     )
-
-
-def recorded(root: str) -> Record | None:
-    """This host's record, or None where there is none that can be used; writes nothing."""
-    host = paths.host_name()
-    try:
-        return read_record(paths.record_path(root, host), host)
-    except RecordError:
-        return None
 
 
 def _look(root: str, snapshot: Snapshot, trust: Trust) -> Record | None:

@@ -10,20 +10,24 @@ from __future__ import annotations
 import json
 import os
 import re
-from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, replace
 from functools import lru_cache
-from typing import Any
 
 from gpucache.errors import RecordError
+from gpucache.layout import paths
 from gpucache.machine.device import Device, Snapshot, Status, Unavailable
+from gpucache.values import Value, replace
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Mapping
+    from typing import Any
+
 
 _VERSION = 1
 _NAME = re.compile(r"[0-9]{1,9}(\.[0-9]{1,9})?")
 
 
-@dataclass(frozen=True, slots=True)
-class Listed:
+class Listed(Value):
     """One device that was seen on the host, and the name of its directory."""
 
     directory: str
@@ -32,8 +36,7 @@ class Listed:
     """Whether it was there when the host was last seen whole. The name stays its own either way."""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Record:
+class Record(Value, kw_only=True):
     """Every device known of one host. A value: `merge` makes the next one."""
 
     host: str
@@ -193,6 +196,15 @@ def read_record(path: str, host: str) -> Record:
     if record.host != host:
         raise RecordError(path, f"this is the record of host {record.host}, not of {host}")
     return record
+
+
+def recorded(root: str) -> Record | None:
+    """This host's record, or None where there is none that can be used; writes nothing."""
+    host = paths.host_name()
+    try:
+        return read_record(paths.record_path(root, host), host)
+    except RecordError:
+        return None
 
 
 def _others(path: str) -> str:

@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator, Mapping
 
 from gpucache import environment
-from gpucache.directories.provision import Provision, provision, recorded
-from gpucache.directories.record import Record, directories, merge, read_record
+from gpucache.directories.record import Record, directories, merge, read_record, recorded
 from gpucache.disk.vetting import Trust, vet, vet_child, vet_file
 from gpucache.environment import (
     DEVICE_ORDER,
@@ -21,6 +19,13 @@ from gpucache.layout import paths
 from gpucache.machine import device_files
 from gpucache.machine.device import Device, Snapshot, requested_fakes
 from gpucache.machine.visible import Visible, guess_advice, visible_devices
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Mapping
+
+    from gpucache.directories.provision import Provision
+
 
 _SETTINGS = (environment.DISABLE, TRUST_UIDS, TRUST_WORLD_WRITABLE, VISIBLE_DEVICES, DEVICE_ORDER)
 
@@ -196,6 +201,8 @@ class DeviceCacheRegistry:
                 stays, each directory and file of it whole, and the next call goes on from there.
             LockTimeoutError: another process held the lock all the time; the message names it.
         """
+        from gpucache.directories.provision import Provision, provision  # not for a worker
+
         if is_on(self._settings, environment.DISABLE):
             return Provision(
                 root=self.root,

@@ -7,13 +7,17 @@ import fcntl
 import json
 import os
 import time
-from collections.abc import Iterator
 from contextlib import contextmanager
 
 from gpucache.disk.files import make_directory
 from gpucache.disk.mounts import is_local
 from gpucache.errors import LockTimeoutError, ProvisionError
 from gpucache.layout.paths import host_name
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
 
 _POLL_S = 0.01
 

@@ -13,10 +13,14 @@ import shutil
 import tempfile
 import threading
 import time
-from collections.abc import Callable
 from contextlib import suppress
 
 from gpucache.disk.files import make_directory, write_new
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
 
 _PREFIX = "staging-"
 _NEW = "new-"

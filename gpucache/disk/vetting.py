@@ -8,17 +8,20 @@ from __future__ import annotations
 import errno
 import os
 import stat
-from collections.abc import Mapping
-from dataclasses import dataclass
 
 from gpucache.environment import TRUST_UIDS, TRUST_WORLD_WRITABLE, is_on
 from gpucache.errors import ConfigurationError, ProvisionError, UnsafeDirectoryError
+from gpucache.values import Value
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
 
 _MOST_LINKS = 40  # Linux's own limit (path_resolution(7))
 
 
-@dataclass(frozen=True, slots=True)
-class Trust:
+class Trust(Value):
     """Whom the user trusts beside himself and root."""
 
     uids: frozenset[int] = frozenset()

@@ -11,10 +11,14 @@ and 13.4). The top byte of a text section's ``sh_info``, often said to be the co
 from __future__ import annotations
 
 import struct
-from collections.abc import Iterator
-from dataclasses import dataclass
 
 from gpucache.disk import reading
+from gpucache.values import Value
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
 
 _HEADER = struct.Struct("<16sHHIQQQIHHHHHH")
 _SECTION = struct.Struct("<IIQQQQIIQQ")
@@ -24,8 +28,7 @@ _SIZED = 4
 _REGISTERS, _STACK = 0x2F, 0x12
 
 
-@dataclass(frozen=True, slots=True)
-class Resources:
+class Resources(Value):
     """What a thread of one kernel needs."""
 
     registers: int
@@ -33,8 +36,7 @@ class Resources:
     """Stack frame with spilled registers and what called functions need; 0 where nothing was spilled."""
 
 
-@dataclass(frozen=True, slots=True)
-class _Section:
+class _Section(Value):
     name: int
     kind: int
     link: int

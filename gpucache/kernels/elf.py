@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import os
 import struct
-from collections.abc import Callable
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable
 
 
 def is_whole_elf(path: str, opener: Callable[[str, int], int] | None = None) -> bool:

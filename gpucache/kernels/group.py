@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable
 
 from gpucache.disk.files import write_new
 from gpucache.disk.reading import read
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Iterable
 
 
 def read_group(path: str) -> dict[str, str] | None:

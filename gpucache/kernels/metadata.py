@@ -10,9 +10,14 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Mapping
-from dataclasses import dataclass
-from typing import Any
+
+from gpucache.values import Value
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+    from typing import Any
+
 
 # What `get_cache_invalidating_env_vars` of Triton 3.2.0, 3.4.0, 3.6.0 and 3.9.0 gives, each asked with every upper-case
 # word in its libtriton set in turn; a test asks again. The list is compiled in.
@@ -41,8 +46,7 @@ _RESULT_NAMES = frozenset(_RESULTS.split())
 _VARIABLE = re.compile(r"[A-Z][A-Z0-9_]*")
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Metadata:
+class Metadata(Value, kw_only=True):
     """A compiled kernel, as its metadata file has it."""
 
     name: str

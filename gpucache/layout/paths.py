@@ -12,10 +12,13 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Mapping
 
 from gpucache.environment import INDUCTOR_ROOT, ROOT
 from gpucache.errors import ConfigurationError
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Mapping
 
 
 def resolve_root(root: str | os.PathLike[str] | None, environ: Mapping[str, str]) -> str:

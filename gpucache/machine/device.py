@@ -4,12 +4,16 @@ from __future__ import annotations
 
 import enum
 import re
-from collections.abc import Mapping
-from dataclasses import dataclass, fields, replace
-from typing import Any
 
 from gpucache.environment import FAKE_DEVICES
 from gpucache.errors import ConfigurationError
+from gpucache.values import Value, as_dict, replace
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+    from typing import Any
+
 
 _FAKE_LIMIT = 1024
 
@@ -33,8 +37,7 @@ class Status(str, enum.Enum):
     ERROR = "error"
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Device:
+class Device(Value, kw_only=True):
     """One CUDA device: a GPU, or a MIG instance (``parent_uuid`` is set). Only the UUID is always known."""
 
     uuid: str
@@ -77,9 +80,10 @@ class Device:
 
     def as_json(self) -> dict[str, Any]:
         """The fields that are known, as JSON's types; `parse` reads them back."""
-        known = {f.name: getattr(self, f.name) for f in fields(self)}
         known = {
-            name: value for name, value in known.items() if value is not None and value is not False
+            name: value
+            for name, value in as_dict(self).items()
+            if value is not None and value is not False
         }
         if self.compute_capability is not None:
             known["compute_capability"] = list(self.compute_capability)
@@ -92,7 +96,7 @@ class Device:
         Raises:
             ValueError: a field is missing or has the wrong type.
         """
-        if not isinstance(value, Mapping):
+        if not isinstance(value, dict):
             raise ValueError(f"a device is a JSON object, not {value!r}")
         known = {name: value[name] for name in _FIELD_TYPES if value.get(name) is not None}
         if "compute_capability" in known:
@@ -101,7 +105,7 @@ class Device:
             if type(field_value) is not _FIELD_TYPES[name]:
                 raise ValueError(f"a device's {name} is not {field_value!r}")
         if not known.get("uuid"):
-            raise ValueError(f"a device without a uuid: {dict(value)!r}")
+            raise ValueError(f"a device without a uuid: {value!r}")
         return cls(**known)
 
 
@@ -133,8 +137,7 @@ def _capability(value: object) -> tuple[int, int]:
     raise ValueError(f"a compute capability is [major, minor], not {value!r}")
 
 
-@dataclass(frozen=True, slots=True)
-class Unavailable:
+class Unavailable(Value):
     """A GPU that NVML counts but this process cannot use."""
 
     index: int
@@ -144,8 +147,7 @@ class Unavailable:
     text: str
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Snapshot:
+class Snapshot(Value, kw_only=True):
     """The devices of a machine at one moment, and how that is known. Plain values, no handles."""
 
     status: Status

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import os
 import re
-from dataclasses import dataclass
+
+from gpucache.values import Value
 
 DEV = "/dev"
 PROC = "/proc/driver/nvidia/gpus"
 
 
-@dataclass(frozen=True, slots=True)
-class DeviceFile:
+class DeviceFile(Value):
     """A GPU's device node that this process may open."""
 
     minor: int

@@ -8,11 +8,15 @@ covers, the behaviour of driver 525.60.13 as checked in pytorch#92315.
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
 
 from gpucache.environment import DEVICE_ORDER, VISIBLE_DEVICES
 from gpucache.machine.device import Device, Snapshot
+from gpucache.values import Value
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Mapping, Sequence
+
 
 _MIG_LIMIT = 64
 _MIG_ERA = 570  # the driver branch since which one process may see several MIG instances
@@ -20,8 +24,7 @@ _MIG_ERA = 570  # the driver branch since which one process may see several MIG 
 _INTEGER = re.compile(r"[ \t\n\v\f\r]*([+-]?)0*([0-9]+)")
 
 
-@dataclass(frozen=True, slots=True)
-class Visible:
+class Visible(Value):
     """The devices that CUDA shows one process. A position in ``devices`` is a CUDA ordinal."""
 
     devices: tuple[Device, ...]
@@ -33,8 +36,7 @@ class Visible:
     """Why the list ended early or came out empty; None when every token counted."""
 
 
-@dataclass(frozen=True, slots=True)
-class _Gpu:
+class _Gpu(Value):
     """A physical GPU as CUDA counts them: itself, or in MIG mode its instances (possibly none)."""
 
     uuid: str

@@ -1,0 +1,46 @@
+"""What must not be imported where a process starts: each of these modules costs a launch or a worker milliseconds.
+
+Nothing is timed here; `benchmarks/bench_startup.py` does that.
+"""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+import gpucache
+
+SLOW = {
+    *("click", "rich", "packaging", "filelock", "pynvml", "torch", "triton"),
+    *("dataclasses", "inspect", "typing", "collections.abc", "contextlib", "logging"),
+    *("shutil", "tempfile", "threading", "subprocess", "ctypes", "traceback", "datetime"),
+}
+PACKAGE = Path(gpucache.__file__).parent.parent
+
+
+def imported(code: str, environ: dict[str, str]) -> set[str]:
+    """Which of the slow modules the code imports, in a Python whose site-packages import nothing of their own."""
+    told = "import atexit, sys; sys.path.insert(0, sys.argv[1])\n"
+    told += "atexit.register(lambda: sys.stderr.write(' '.join(sys.modules)))\n"
+    command = [sys.executable, "-S", "-c", told + code, PACKAGE]
+    done = subprocess.run(command, env=environ, capture_output=True, text=True, timeout=60)
+    assert done.returncode == 0, done.stderr
+    return SLOW & set(done.stderr.split())
+
+
+@pytest.fixture
+def provisioned(tmp_path, gpucache) -> dict[str, str]:
+    """The environment of a process on a machine with two fake devices, whose directories are there."""
+    environ = {"PATH": os.environ["PATH"], "GPUCACHE_DIR": f"{tmp_path}/root"}
+    environ["GPUCACHE_FAKE_DEVICES"] = "2"
+    assert gpucache("provision", env={**os.environ, **environ}).returncode == 0
+    return environ
+
+
+def test_a_worker_imports_nothing_slow(provisioned):
+    code = "from gpucache import DeviceCacheRegistry; DeviceCacheRegistry.load().path(0)"
+    assert imported(code, provisioned) == set()
