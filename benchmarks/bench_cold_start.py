@@ -24,7 +24,7 @@ from pathlib import Path
 
 from report import environment
 
-KERNELS = Path(__file__).parent.parent / "tests" / "kernels.py"
+KERNELS = Path(__file__).parent.parent / "tests/support/kernels.py"
 
 
 def run(root: Path, manager: str, ranks: int, kernels: int) -> dict[str, float]:

@@ -21,7 +21,7 @@ from pathlib import Path
 
 from report import environment, line
 
-KERNELS = Path(__file__).parent.parent / "tests" / "kernels.py"
+KERNELS = Path(__file__).parent.parent / "tests/support/kernels.py"
 
 
 def seconds(manager: object, key: str) -> float:

@@ -29,6 +29,7 @@ from typing import Any
 
 import tree
 from report import environment, line
+from walk import bare_walk
 
 
 def timed(function: Callable[[], object]) -> float:
@@ -49,9 +50,9 @@ def command(root: str, *words: str) -> tuple[dict[str, Any], float]:
 def looking(root: str, entries: int, rounds: int) -> None:
     from gpucache.report.cache_report import scan
 
-    files, size = tree.bare_walk(root)
+    files, size = bare_walk(root)
     print(f"  {files} files, {size / 2**20:.0f} MiB of logical size")
-    walks = [timed(lambda: tree.bare_walk(root)) for _ in range(rounds)]
+    walks = [timed(lambda: bare_walk(root)) for _ in range(rounds)]
     walk = statistics.median(walks)
     print(line("bare walk", walks))
     print(line("report.scan", [timed(lambda: scan(root)) for _ in range(rounds)], walk))
@@ -71,7 +72,7 @@ def pruning(root: str, entries: int, views: int, rounds: int) -> None:
     for _ in range(rounds):
         keys = tree.make(root, entries, views)
         before = physical(root)
-        walks.append(timed(lambda: tree.bare_walk(root)))
+        walks.append(timed(lambda: bare_walk(root)))
         said, seconds = command(root, "prune", "--max-entries", str(half), "--yes")
         removed, freed = said["removed"], before - physical(root)
         prunes.append(seconds)

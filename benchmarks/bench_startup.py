@@ -1,7 +1,12 @@
 """What does gpucache add to the start of a process?
 
-Whole processes, started in turn so that a busy machine disturbs all alike: a bare interpreter, ``import gpucache``, the
-same with the registry loaded from the record, and the command line. Ratios are to the bare interpreter of the same run.
+Whole processes, started in turn so that a busy machine disturbs all alike: a bare interpreter; ``import gpucache``; a
+worker, which loads the registry from the record and asks it for a path; the command line; and eight launches at once,
+beside eight bare interpreters at once. Then what the plug-in's import adds to a process that has imported Triton.
+Everything is *warm*: a first round, which is not counted, has read the files and written the bytecode.
+
+Ratios are of one round, the process to its neighbour, as medians with the quartiles in brackets. Where other work
+shares the processor, believe the ratio of CPU time.
 
 Does not measure: a cold page cache, or NVML.
 
@@ -11,26 +16,48 @@ Repeat: python benchmarks/bench_startup.py [--smoke]
 from __future__ import annotations
 
 import argparse
+import importlib.util
 import os
 import statistics
 import subprocess
 import sys
 import tempfile
-import time
 from pathlib import Path
 
-from report import environment, line
+from process import Spent, line, run
+from report import environment
 
 SCRIPT = Path(sys.executable).with_name("gpucache")
+BARE = "python -c pass"
 LOAD = "from gpucache import DeviceCacheRegistry; DeviceCacheRegistry.load().path(0)"
 COMMANDS = {
-    "python -c pass": [sys.executable, "-c", "pass"],
+    BARE: [sys.executable, "-c", "pass"],
     "import gpucache": [sys.executable, "-c", "import gpucache"],
-    "import, load the record, resolve": [sys.executable, "-c", LOAD],
+    "worker: import, load(), path(0)": [sys.executable, "-c", LOAD],
     "gpucache path 0": [str(SCRIPT), "path", "0"],
     "gpucache run -- true": [str(SCRIPT), "run", "--", "true"],
     "gpucache --help": [str(SCRIPT), "--help"],
 }
+AT_ONCE = 8
+TRITON = "import triton"
+PLUGIN = "import triton, gpucache.triton"
+
+
+def rounds_of(count: int, environ: dict[str, str]) -> dict[str, list[Spent]]:
+    """What each process took, in so many rounds; the copies at once are called by their number."""
+    imports = {
+        code: [sys.executable, "-c", code]
+        for code in (TRITON, PLUGIN)
+        if importlib.util.find_spec("triton")
+    }
+    spent: dict[str, list[Spent]] = {}
+    for number in range(count + 1):
+        taken = {name: run(command, environ) for name, command in {**COMMANDS, **imports}.items()}
+        for name in (BARE, "gpucache run -- true"):
+            taken[f"{AT_ONCE} x {name}"] = run(COMMANDS[name], environ, copies=AT_ONCE)
+        for name in taken if number > 0 else ():  # the first round has warmed the rest
+            spent.setdefault(name, []).append(taken[name])
+    return spent
 
 
 def main() -> None:
@@ -39,20 +66,23 @@ def main() -> None:
     )
     parser.add_argument("--smoke", action="store_true", help="only prove that it runs")
     rounds = 2 if parser.parse_args().smoke else 30
+    print(environment())
     with tempfile.TemporaryDirectory() as root:
         environ = {**os.environ, "GPUCACHE_DIR": root, "GPUCACHE_FAKE_DEVICES": "8"}
         environ.pop("PYTHONDONTWRITEBYTECODE", None)  # an installed package has its bytecode
         subprocess.run([SCRIPT, "provision"], env=environ, check=True, capture_output=True)
-        seconds: dict[str, list[float]] = {name: [] for name in COMMANDS}
-        for _ in range(rounds):
-            for name, command in COMMANDS.items():
-                start = time.perf_counter()
-                subprocess.run(command, env=environ, check=True, capture_output=True)
-                seconds[name].append(time.perf_counter() - start)
-    print(environment())
-    bare = statistics.median(seconds["python -c pass"])
-    for name, samples in seconds.items():
-        print(line(name, samples, bare))
+        spent = rounds_of(rounds, environ)
+    for name, samples in spent.items():
+        bare = f"{AT_ONCE} x {BARE}" if name.startswith(f"{AT_ONCE} x") else BARE
+        print(line(name, samples, spent[bare]))
+    if PLUGIN not in spent:
+        print("skipped: the plug-in's import after Triton's, for Triton is not installed")
+        return
+    added = [
+        both.cpu_s - alone.cpu_s for both, alone in zip(spent[PLUGIN], spent[TRITON], strict=True)
+    ]
+    low, median, high = (1e3 * cpu for cpu in statistics.quantiles(added, n=4, method="inclusive"))
+    print(f"import gpucache.triton after triton adds {median:.1f} ms of CPU ({low:.1f}-{high:.1f})")
 
 
 if __name__ == "__main__":

@@ -15,7 +15,8 @@ def environment() -> str:
             (line.split(":", 1)[1].strip() for line in file if line.startswith("model name")),
             "unknown CPU",
         )
-    return f"Python {platform.python_version()}, Linux {platform.release()}, {os.cpu_count()} x {model}"
+    load = f"load {os.getloadavg()[0]:.1f}"
+    return f"Python {platform.python_version()}, Linux {platform.release()}, {os.cpu_count()} x {model}, {load}"
 
 
 def line(name: str, seconds: Sequence[float], baseline: float | None = None) -> str:
@@ -23,10 +24,22 @@ def line(name: str, seconds: Sequence[float], baseline: float | None = None) -> 
     median = statistics.median(seconds)
     p95 = sorted(seconds)[max(0, -(-len(seconds) * 95 // 100) - 1)]
     ratio = "" if baseline is None else f"{median / baseline:9.2f}x"
-    return f"{name:<44} median {_short(median)}  p95 {_short(p95)}  n={len(seconds):<5}{ratio}"
+    return f"{name:<44} median {short(median)}  p95 {short(p95)}  n={len(seconds):<5}{ratio}"
 
 
-def _short(seconds: float) -> str:
+def ratio(samples: Sequence[float], baseline: Sequence[float]) -> str:
+    """How many times the baseline, median and quartiles, where both took turns: each is divided by its neighbour."""
+    ratios = [sample / bare for sample, bare in zip(samples, baseline, strict=True)]
+    low, median, high = statistics.quantiles(ratios, n=4, method="inclusive")
+    return f"{_times(median)}x ({_times(low)}-{_times(high)})"
+
+
+def _times(ratio: float) -> str:
+    return f"{ratio:.2f}" if ratio >= 0.1 else f"{ratio:.2g}"
+
+
+def short(seconds: float) -> str:
+    """Eight figures wide, with the unit in which they are at least one."""
     for unit, factor in (("s ", 1.0), ("ms", 1e3), ("us", 1e6)):
         if seconds * factor >= 1:
             return f"{seconds * factor:8.2f} {unit}"

@@ -1,4 +1,4 @@
-"""Make a cache of real shape, fast and without Triton, and walk or delete it with nothing but system calls.
+"""Make a cache of real shape, fast and without Triton, read one kernel of it, and delete it by bare system calls.
 
 The layout is that of the store's own functions. Names, sizes and metadata are those of a vector addition compiled by
 Triton 3.9; what the other files say is repeated up to that size, so that nothing here can be run or disassembled.
@@ -176,17 +176,16 @@ def make(root: str, entries: int, views: int, seed: int = 0) -> list[str]:
     return sorted(used, key=used.__getitem__)
 
 
-def bare_walk(root: str) -> tuple[int, int]:
-    """How many files are below the root, and the sum of their sizes: each hard link counted, each one asked for."""
-    files = size = 0
-    with os.scandir(root) as found:
-        for item in found:
-            if item.is_dir(follow_symlinks=False):
-                more, bytes_more = bare_walk(item.path)
-                files, size = files + more, size + bytes_more
-            else:
-                files, size = files + 1, size + item.stat(follow_symlinks=False).st_size
-    return files, size
+def contents(root: str, key: str) -> dict[str, bytes]:
+    """What Triton would put for a kernel that `make` made: its seven files."""
+    with os.scandir(f"{root}/triton/0/{key}") as found:
+        names = [item.name for item in found if not item.name.startswith("__")]
+    return {name: _read(f"{root}/triton/0/{key}/{name}") for name in names}
+
+
+def new_key(draw: random.Random) -> str:
+    """A key such as Triton's: 32 bytes in base 32."""
+    return base64.b32encode(draw.randbytes(32)).decode().rstrip("=")
 
 
 def bare_delete(root: str, keys: Iterable[str]) -> None:
@@ -199,6 +198,11 @@ def bare_delete(root: str, keys: Iterable[str]) -> None:
                 for item in found:
                     os.unlink(item.path)
             os.rmdir(directory)
+
+
+def _read(path: str) -> bytes:
+    with open(path, "rb") as file:
+        return file.read()
 
 
 def _entry(
