@@ -16,7 +16,7 @@ from typing import Any
 import pytest
 from support.cli import Command, Done
 from support.every_call import EveryCall
-from support.ranks import KERNELS, PLUGIN, Rank
+from support.ranks import KERNELS, PLUGIN, Rank, end
 from support.trees import KEY, Stock
 from tree import make
 
@@ -236,8 +236,7 @@ def ranks(root: Path) -> Iterator[Callable[..., Rank]]:
 
     yield start
     for rank in started:
-        rank.process.kill()
-        rank.process.communicate()
+        end(rank.process)
 
 
 @pytest.fixture

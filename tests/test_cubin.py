@@ -6,22 +6,19 @@
 from __future__ import annotations
 
 import importlib.util
-import os
 import random
 import re
 import subprocess
-import sys
 from pathlib import Path
 
 import pytest
-from support.ranks import KERNELS
+from support.ranks import compile_kernels, python_with_triton
 
 from gpucache.kernels.cubin import Resources, resources
 
 if importlib.util.find_spec("triton") is None:
     pytest.skip("needs triton: pip install '.[test]' on Linux", allow_module_level=True)
 
-PYTHON = os.environ.get("GPUCACHE_TEST_TRITON", sys.executable)
 COUNT = 64
 
 ENTRY = """.visible .entry {name}(.param .u64 p) {limit} {{
@@ -59,21 +56,14 @@ def ptx(arch):
 def tools():
     """The directory of the ptxas and cuobjdump that the Triton under test brings."""
     code = "import os, triton; print(os.path.dirname(triton.__file__))"
-    done = subprocess.run(
-        [PYTHON, "-c", code], capture_output=True, text=True, check=True, timeout=60
-    )
-    return Path(done.stdout.strip()) / "backends/nvidia/bin"
+    return Path(python_with_triton(code).strip()) / "backends/nvidia/bin"
 
 
 @pytest.fixture(scope="module")
 def cubins(tmp_path_factory, guard):
     """Binaries of a kernel that the real Triton compiled."""
     directory = tmp_path_factory.mktemp("cubins")
-    env = {**os.environ, "TRITON_CACHE_DIR": str(directory)}
-    command = [PYTHON, str(KERNELS), "2", "80", "90"]
-    subprocess.run(
-        command, env=env, input="\n", text=True, check=True, capture_output=True, timeout=120
-    )
+    compile_kernels({"TRITON_CACHE_DIR": str(directory)}, 2, 80, 90)
     return sorted(directory.glob("*/scaled.cubin"))
 
 

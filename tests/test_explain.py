@@ -10,11 +10,10 @@ import importlib.util
 import json
 import os
 import shutil
-import subprocess
 from pathlib import Path
 
 import pytest
-from support.ranks import PYTHON
+from support.ranks import PYTHON, python_with_triton
 from support.trees import stock_entry
 
 from gpucache import GpuCacheError
@@ -69,13 +68,7 @@ def compiled(tmp_path_factory, guard):
             file, directory = base / name, base / str(len(known))
             file.write_text(text)
             how |= {"file": str(file), "directory": str(directory)}
-            done = subprocess.run(
-                [python, "-c", COMPILE, json.dumps(how)],
-                capture_output=True,
-                text=True,
-                timeout=120,
-            )
-            assert done.returncode == 0, done.stderr
+            python_with_triton(COMPILE, json.dumps(how), python=python)
             (known[case],) = (str(path.parent) for path in directory.glob("*/scaled.json"))
         return known[case]
 
@@ -141,12 +134,11 @@ def test_what_is_in_no_file_is_not_made_up(compiled):
 
 def test_another_assembler_is_noticed(compiled, tmp_path):
     """Its version is in the key, and in no metadata."""
-    code = "import os, triton; print(os.path.dirname(triton.__file__))"
-    done = subprocess.run(
-        [PYTHON, "-c", code], capture_output=True, text=True, check=True, timeout=60
-    )
+    package = python_with_triton(
+        "import os, triton; print(os.path.dirname(triton.__file__))"
+    ).strip()
     environ = {}
-    for path in (Path(done.stdout.strip()) / "backends/nvidia/bin").glob("ptxas*"):
+    for path in (Path(package) / "backends/nvidia/bin").glob("ptxas*"):
         script = tmp_path / path.name
         script.write_text(
             f'#!/bin/sh\ncase "$*" in *--version*) {path} --version; echo a;; *) {path} "$@" -O1;; esac\n'

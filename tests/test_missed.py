@@ -6,11 +6,10 @@ import importlib.metadata
 import importlib.util
 import os
 import shutil
-import subprocess
 from pathlib import Path
 
 import pytest
-from support.ranks import KERNELS, PLUGIN, PYTHON
+from support.ranks import PLUGIN, compile_kernels
 from support.trees import stock_entry
 
 from gpucache import Device, DeviceCacheRegistry, Snapshot, Status
@@ -32,16 +31,7 @@ def entry(root):
     if importlib.util.find_spec("triton") is None:
         pytest.skip("needs triton")
     more = {**PLUGIN, "GPUCACHE_DIR": str(root), "TRITON_CACHE_DIR": str(root / "triton/0")}
-    command = [PYTHON, str(KERNELS), "1", "90"]
-    subprocess.run(
-        command,
-        env={**os.environ, **more},
-        input="\n",
-        text=True,
-        check=True,
-        capture_output=True,
-        timeout=120,
-    )
+    compile_kernels(more, 1, 90)
     (path,) = (root / "triton/0").glob("*/scaled.json")
     return path.parent.name, more
 

@@ -9,7 +9,6 @@ import itertools
 import json
 import os
 import shutil
-import subprocess
 import sys
 import time
 from collections.abc import Iterator, Mapping
@@ -21,7 +20,7 @@ import pytest
 import tree as trees
 from support.every_call import SCRIPT
 from support.processes import PATIENCE_S
-from support.ranks import KERNELS, WORKER
+from support.ranks import COMPILE, compile_kernels, end, warm
 from support.trees import (
     KERNEL,
     KEY,
@@ -35,6 +34,7 @@ from support.trees import (
     set_used,
     whole_or_no_hit,
 )
+from support.warm import WarmProcess
 
 from gpucache import environment
 from gpucache.errors import ConfigurationError
@@ -315,23 +315,13 @@ class TestExecute:
         pytest.importorskip("triton")
         root = tmp_path / "root"
         env = {**os.environ, **plugged_in(root), "TRITON_CACHE_DIR": f"{root}/triton/0"}
-        command = [sys.executable, str(KERNELS), "1", "90"]
-        subprocess.run(
-            command,
-            env=env,
-            input="\n\n",
-            text=True,
-            capture_output=True,
-            check=True,
-            timeout=PATIENCE_S,
-        )
+        compile_kernels(env, 1, 90, python=sys.executable)
         (path,) = (root / "gpucache/v1/store").glob("*/*")
         path.rename(tmp_path / "kept")
         shutil.rmtree(root / "triton/0")
         held = {**env, "KERNELS_AT": "make_ptx:block"}
-        with subprocess.Popen(
-            command, env=held, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, bufsize=1
-        ) as compiling:
+        compiling = warm(sys.executable).start(COMPILE, 1, 90, env=held)
+        try:
             assert compiling.stdout.readline() == "ready\n"
             compiling.stdin.write("\n")
             assert compiling.stdout.readline() == "at make_ptx\n"
@@ -343,6 +333,8 @@ class TestExecute:
             assert "for scaled" in done.skipped[0].why
             assert sound(str(path), True, 0.0)
             compiling.communicate("\n", timeout=PATIENCE_S)
+        finally:
+            end(compiling)
         assert compiling.returncode == 0
         set_used(path, OLD)
         assert pruned(root, max_entries=0).entries == 1
@@ -583,20 +575,20 @@ def plugged_in(root: Path) -> dict[str, str]:
 
 
 @pytest.fixture
-def readers(tmp_path: Path) -> Iterator[list[subprocess.Popen[str]]]:
+def readers(tmp_path: Path) -> Iterator[list[WarmProcess]]:
     """Four processes that compile and read, each in its own device directory, until there is a file ``stop``."""
     pytest.importorskip("triton")
     started = []
     for number in range(4):
         directory = {"TRITON_CACHE_DIR": str(tmp_path / "root/triton" / str(number))}
         env = {**os.environ, **plugged_in(tmp_path / "root"), **directory}
-        command = [sys.executable, str(WORKER), str(number), str(GRACE_S), str(tmp_path / "stop")]
-        pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
-        started.append(subprocess.Popen(command, env=env, text=True, bufsize=1, **pipes))
+        code = "import prune_worker; prune_worker.main()"
+        started.append(
+            warm(sys.executable).start(code, number, GRACE_S, tmp_path / "stop", env=env)
+        )
     yield started
     for reader in started:
-        reader.kill()
-        reader.communicate()
+        end(reader)
 
 
 def over_only_what_is_in_use(root: Path, max_bytes: int, now: float, done: PruneResult) -> bool:

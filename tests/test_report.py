@@ -19,7 +19,7 @@ from pathlib import Path
 import pytest
 import tree
 from support.processes import SPAWN
-from support.ranks import KERNELS, PLUGIN
+from support.ranks import PLUGIN, compile_kernels, python_with_triton
 from support.strays import OLD, UUID, YOUNG
 from support.trees import randomly, walked
 from support.users import ADA
@@ -223,16 +223,6 @@ def adds_up(found: CacheReport) -> bool:
 # ---- what Triton makes
 
 
-def compile_kernels(python: str, root: Path, directory: str, *words: object, plugin: bool) -> None:
-    environ = {**os.environ, "GPUCACHE_DIR": str(root), "TRITON_CACHE_DIR": str(root / directory)}
-    environ |= PLUGIN if plugin else {}
-    command = [python, str(KERNELS), *map(str, words)]
-    done = subprocess.run(
-        command, env=environ, input="\n", capture_output=True, text=True, timeout=240
-    )
-    assert done.returncode == 0, done.stderr
-
-
 @pytest.fixture(scope="module", params=PYTHONS, ids=lambda python: Path(python).parts[-3])
 def compiled(
     request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
@@ -246,12 +236,14 @@ def compiled(
     if python == sys.executable and importlib.util.find_spec("triton") is None:
         pytest.skip("needs triton: pip install '.[test]' on Linux")
     path = tmp_path_factory.mktemp("compiled") / "root"
+
+    def at(directory: str) -> dict[str, str]:
+        return {"GPUCACHE_DIR": str(path), "TRITON_CACHE_DIR": str(path / directory)}
+
     for directory in ("triton/0", "triton/1"):
-        compile_kernels(python, path, directory, 2, 90, plugin=True)
-    compile_kernels(python, path, "triton/2", 1, 90, 80, plugin=False)
-    version = subprocess.check_output(
-        [python, "-c", "import triton; print(triton.__version__)"], text=True
-    ).strip()
+        compile_kernels({**at(directory), **PLUGIN}, 2, 90, python=python)
+    compile_kernels(at("triton/2"), 1, 90, 80, python=python)
+    version = python_with_triton("import triton; print(triton.__version__)", python=python).strip()
     return path, None if version.startswith("3.2.") else version
 
 

@@ -10,7 +10,6 @@ import json
 import os
 import shutil
 import stat
-import subprocess
 import sys
 import time
 from collections.abc import Mapping
@@ -19,7 +18,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from support.ranks import KERNELS
+from support.ranks import PLUGIN, compile_kernels
 from support.trees import (
     KERNEL,
     KEY,
@@ -58,23 +57,8 @@ def slimmed(tree: Tree) -> int:
 
 def compiled(python: str, root: Path, directory: str, *, plugin: bool) -> Mapping[str, Any]:
     """What a fresh process says that compiled, or found, two real kernels."""
-    ours = {"TRITON_CACHE_MANAGER": "gpucache.triton:DeviceCacheManager"} if plugin else {}
-    env = {
-        **os.environ,
-        "GPUCACHE_DIR": str(root),
-        "TRITON_CACHE_DIR": str(root / "triton" / directory),
-        **ours,
-    }
-    done = subprocess.run(
-        [python, str(KERNELS), "2", "90"],
-        env=env,
-        input="\n",
-        text=True,
-        capture_output=True,
-        timeout=120,
-    )
-    assert done.returncode == 0, done.stderr
-    said: Mapping[str, Any] = json.loads(done.stdout.splitlines()[-1])
+    env = {"GPUCACHE_DIR": str(root), "TRITON_CACHE_DIR": str(root / "triton" / directory)}
+    said = compile_kernels({**env, **PLUGIN} if plugin else env, 2, 90, python=python)
     assert said["dangling"] == []
     return said
 

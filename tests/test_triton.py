@@ -20,7 +20,8 @@ from pathlib import Path
 
 import pytest
 from support.gpus import record_device
-from support.ranks import KERNELS, PLUGIN, PYTHON
+from support.ranks import PLUGIN, compile_kernels, end, python_with_triton, together, warm
+from support.templates import Template
 
 from gpucache import CacheMissError, log
 from gpucache.disk.locks import holder
@@ -35,12 +36,6 @@ if importlib.util.find_spec("triton") is None:
 from gpucache.triton.manager import DeviceCacheManager
 
 STRICT = {"PYTHONWARNINGS": "error", "TRITON_DEFAULT_FP_FUSION": "1"}
-
-
-def together(ranks):
-    for rank in ranks:
-        rank.go()
-    return [rank.said() for rank in ranks]
 
 
 def physical(root):
@@ -87,34 +82,41 @@ def _in_flock(pid, task):
 # ---- once per node
 
 
+@pytest.fixture(scope="module")
+def twelve_kernels(tmp_path_factory):
+    """What one rank makes alone; do not change it."""
+    root = tmp_path_factory.mktemp("alone") / "root"
+    env = {**PLUGIN, "GPUCACHE_DIR": str(root), "TRITON_CACHE_DIR": str(root / "triton/0")}
+    return Template(root, compile_kernels(env, 12, 90)["digests"])
+
+
 @pytest.mark.parametrize("private", [True, False], ids=["private directories", "one directory"])
-def test_eight_ranks_compile_twelve_kernels_twelve_times(private, ranks, root, tmp_path):
-    together([ranks("triton/0", count=12, env={"GPUCACHE_DIR": str(tmp_path / "alone")})])
-    alone = physical(tmp_path / "alone") + physical(root)
-    shutil.rmtree(root)
+def test_eight_ranks_compile_twelve_kernels_twelve_times(private, ranks, root, twelve_kernels):
     directories = [f"triton/{n if private else 0}" for n in range(8)]
     said = together([ranks(directory, count=12) for directory in directories])
     assert sum(one["compiled"] for one in said) == 12
     assert len({json.dumps(one["digests"]) for one in said}) == 1
     assert [one["dangling"] for one in said] == [[]] * 8
     assert len(entries(root)) == 12
-    assert physical(root) < 1.1 * alone
+    assert physical(root) < 1.1 * physical(twelve_kernels.root)
     again = together([ranks(directory, count=12) for directory in directories])
     assert sum(one["compiled"] for one in again) == 0
     assert not list((root / "gpucache/v1/locks").glob("*.lock"))
     assert not list((root / "gpucache/v1/tmp").iterdir())
 
 
-def test_two_architectures_are_two_kernels(ranks, root):
+def test_two_architectures_are_two_kernels(ranks, root, twelve_kernels):
+    """Those for sm_90 are there; four ranks find them, and four compile for sm_80."""
+    twelve_kernels.at(root)
     said = together([ranks(f"triton/{n}", count=12, arch=(90 - 10 * (n % 2),)) for n in range(8)])
-    assert sum(one["compiled"] for one in said) == 24
+    assert sum(one["compiled"] for one in said[::2]) == 0
+    assert sum(one["compiled"] for one in said[1::2]) == 12
     assert len(entries(root)) == 24
 
 
 def test_threads_of_one_process_compile_once(root, tmp_path):
     code = """if True:
         import sys, threading
-        sys.path.insert(0, sys.argv[1])
         import kernels, triton
         from triton.backends.compiler import GPUTarget
         compiled = kernels.count_compiles()
@@ -132,18 +134,14 @@ def test_threads_of_one_process_compile_once(root, tmp_path):
         "GPUCACHE_DIR": str(root),
         "TRITON_CACHE_DIR": str(root / "triton/0"),
     }
-    done = subprocess.run(
-        [PYTHON, "-c", code, KERNELS.parent], env=env, capture_output=True, text=True, timeout=120
-    )
-    assert done.stdout == "1\n", done.stderr
+    assert python_with_triton(code, env=env) == "1\n"
 
 
 NESTED = """if True:
     import sys
-    sys.path.insert(0, sys.argv[1])
     import kernels, triton
     from triton.backends.compiler import GPUTarget
-    outer, inner = int(sys.argv[2]), int(sys.argv[3])
+    outer, inner = int(sys.argv[1]), int(sys.argv[2])
     backend = triton.backends.backends["nvidia"].compiler
     make, static = backend.make_ptx, isinstance(vars(backend)["make_ptx"], staticmethod)
     def compiled(number):
@@ -168,16 +166,7 @@ def test_compiles_inside_compiles_do_not_deadlock(root):
         "GPUCACHE_DIR": str(root),
         "TRITON_CACHE_DIR": str(root / "triton/0"),
     }
-    pair = [
-        subprocess.Popen(
-            [PYTHON, "-c", NESTED, KERNELS.parent, *order],
-            env=env,
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            text=True,
-        )
-        for order in ("01", "10")
-    ]
+    pair = [warm().start(NESTED, *order, env=env) for order in ("01", "10")]
     try:
         assert [process.stdout.readline() for process in pair] == ["holding\n"] * 2
         for process in pair:
@@ -186,8 +175,7 @@ def test_compiles_inside_compiles_do_not_deadlock(root):
         assert [process.communicate(timeout=25)[0] for process in pair] == ["done\n"] * 2
     finally:
         for process in pair:
-            process.kill()
-            process.communicate()
+            end(process)
     assert len(entries(root)) == 2
 
 
@@ -258,7 +246,6 @@ def test_a_compile_that_raised_blocks_nobody_though_its_exception_is_kept(ranks,
 def test_a_forked_child_neither_holds_nor_frees_its_parents_lock(ranks, root, tmp_path):
     code = """if True:
         import os, sys
-        sys.path.insert(0, sys.argv[1])
         os.environ["KERNELS_AT"] = ""
         import kernels, triton
         from triton.backends.compiler import GPUTarget
@@ -267,8 +254,8 @@ def test_a_forked_child_neither_holds_nor_frees_its_parents_lock(ranks, root, tm
         def forked(*words):
             backend.make_ptx = staticmethod(make) if static else make
             if os.fork() == 0:
-                os._exit(0) if sys.argv[2] == "exit" else (print("child", flush=True), sys.stdin.read(), os._exit(0))
-            if sys.argv[2] == "exit":
+                os._exit(0) if sys.argv[1] == "exit" else (print("child", flush=True), sys.stdin.read(), os._exit(0))
+            if sys.argv[1] == "exit":
                 os.wait()
                 print("waited", flush=True)
                 sys.stdin.readline()
@@ -286,13 +273,8 @@ def test_a_forked_child_neither_holds_nor_frees_its_parents_lock(ranks, root, tm
     }
     for how, line in (("exit", "waited"), ("live", "child")):
         shutil.rmtree(root, ignore_errors=True)
-        with subprocess.Popen(
-            [PYTHON, "-c", code, KERNELS.parent, how],
-            env=env,
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            text=True,
-        ) as parent:
+        parent = warm().start(code, how, env=env)
+        try:
             assert parent.stdout.readline() == line + "\n"
             waiter = ranks("triton/1")
             waiter.go()
@@ -303,7 +285,8 @@ def test_a_forked_child_neither_holds_nor_frees_its_parents_lock(ranks, root, tm
                 assert waiter.said()["compiled"] == 0
             else:
                 assert waiter.said(timeout=25)["compiled"] == 1
-            parent.stdin.close()
+        finally:
+            end(parent)
 
 
 # ---- damage
@@ -676,9 +659,7 @@ def test_a_real_library_heals_in_the_next_two_processes(damage, root):
     }
 
     def said():
-        done = subprocess.run(
-            [PYTHON, "-c", BUILD], env=env, capture_output=True, text=True, timeout=120
-        )
+        done = warm().run(BUILD, env=env)
         if "has no attribute 'compile_module_from_src'" in done.stderr:
             return None
         assert done.returncode == 0, done.stderr
@@ -697,7 +678,7 @@ def test_a_real_library_heals_in_the_next_two_processes(damage, root):
             shutil.rmtree(path)
         key, name = library.parent.name, library.name
         code = f"import triton, gpucache.triton as p; p.DeviceCacheManager({key!r}).put(bytes(16384), {name!r})"
-        subprocess.run([PYTHON, "-c", code], env=env, check=True, timeout=60)
+        python_with_triton(code, env=env)
     else:
         damage(library)
     assert said() == ["built", "42"]

@@ -22,8 +22,8 @@ from typing import Any
 import pytest
 from support.every_call import SCRIPT
 from support.gpus import record_device
-from support.processes import PATIENCE_S
-from support.ranks import KERNELS, PLUGIN, PYTHON
+from support.ranks import PLUGIN, python_with_triton
+from support.templates import Template
 from support.users import ADA, BOB, acting_as
 
 from gpucache.report import judge
@@ -48,7 +48,6 @@ LONG_AGO = 1.5e9  # before any boot of this machine, and long since not busy
 
 COMPILING = """if True:
     import hashlib, json, os, sys
-    sys.path.insert(0, sys.argv[1])
     import kernels, triton
     from triton.backends.compiler import GPUTarget
     compiled = kernels.count_compiles()
@@ -75,29 +74,8 @@ def compiled(*places: tuple[Path, str, bool]) -> list[tuple[Any, str, list[str]]
         [str(root), str(root / name), PLUGIN["TRITON_CACHE_MANAGER"] if ours else ""]
         for root, name, ours in places
     ]
-    command = [PYTHON, "-W", "ignore", "-c", COMPILING, KERNELS.parent]
-    done = subprocess.run(
-        command, input=json.dumps(asked), capture_output=True, text=True, timeout=PATIENCE_S
-    )
-    assert done.returncode == 0, done.stderr
-    return [tuple(one) for one in json.loads(done.stdout.splitlines()[-1])]
-
-
-@dataclass(frozen=True)
-class Template:
-    """A cache that real processes made, to be copied."""
-
-    root: Path
-    digest: str
-
-    def at(self, root: Path) -> Path:
-        """The same cache, as if it had been made at another path."""
-        subprocess.run(["cp", "-a", self.root, root], check=True)
-        for group in root.rglob("__grp__*"):
-            before = group.stat()
-            group.write_bytes(group.read_bytes().replace(bytes(self.root), bytes(root)))
-            os.utime(group, ns=(before.st_atime_ns, before.st_mtime_ns))
-        return root
+    said = python_with_triton(COMPILING, text=json.dumps(asked))
+    return [tuple(one) for one in json.loads(said.splitlines()[-1])]
 
 
 @pytest.fixture(scope="module")

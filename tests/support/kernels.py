@@ -45,6 +45,14 @@ def source(number):
     return ASTSource(fn=scaled, signature=types, constants=constants)
 
 
+def hash_triton():
+    """Let Triton hash its own files, as each process does that compiles; it keeps the result."""
+    from triton.compiler import compiler
+    from triton.runtime import cache
+
+    (cache.triton_key if hasattr(cache, "triton_key") else compiler.triton_key)()
+
+
 def count_compiles():
     """A list that grows by one with each real compile."""
     compiled = []

@@ -2,45 +2,103 @@
 
 from __future__ import annotations
 
+import atexit
+import functools
 import json
 import os
 import subprocess
 import sys
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
+from typing import Any
+
+from support.warm import WarmProcess, WarmPython
 
 PYTHON = os.environ.get("GPUCACHE_TEST_TRITON", sys.executable)
 """The Python whose Triton compiles."""
 KERNELS = Path(__file__).with_name("kernels.py")
 WORKER = Path(__file__).with_name("prune_worker.py")
 ONE_KERNEL = Path(__file__).with_name("compile_kernel.py")
+COMPILE = "import kernels; kernels.main()"
 PLUGIN = {"TRITON_CACHE_MANAGER": "gpucache.triton:DeviceCacheManager"}
 
 
-class Rank:
-    """A process that compiles kernels once it is told to."""
+@functools.cache
+def warm(python: str = PYTHON) -> WarmPython:
+    """The one warm Python of this interpreter, until this process ends."""
+    made = WarmPython(python)
+    atexit.register(made.close)
+    return made
 
-    def __init__(self, env, count=1, arch=(90,), start=True):
-        command = [PYTHON, str(KERNELS), str(count), *map(str, arch)]
-        self.process = subprocess.Popen(
-            command,
-            env=env,
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-            text=True,
-        )
+
+def python_with_triton(
+    code: str,
+    *words: object,
+    env: Mapping[str, str] | None = None,
+    text: str = "",
+    python: str = PYTHON,
+) -> str:
+    """What code prints that a process of a warm Python runs, and ends well."""
+    done = warm(python).run(code, *words, env=dict(os.environ if env is None else env), text=text)
+    assert done.returncode == 0, done.stderr
+    return done.stdout
+
+
+def compile_kernels(env: Mapping[str, str], *words: object, python: str = PYTHON) -> dict[str, Any]:
+    """What ``kernels.py`` says of the words, its count and architectures, in an environment and more of it."""
+    out = python_with_triton(COMPILE, *words, env={**os.environ, **env}, text="\n", python=python)
+    return json.loads(out.splitlines()[-1])
+
+
+def end(process: subprocess.Popen[str] | WarmProcess) -> None:
+    """Kill it, if that is needed, and forget it."""
+    process.kill()
+    process.wait()
+    for file in (process.stdin, process.stdout, process.stderr):
+        if file is not None:
+            with suppress(BrokenPipeError):
+                file.close()
+
+
+class Rank:
+    """A process that compiles kernels once it is told to; of a warm Python, unless the interpreter is to differ."""
+
+    def __init__(
+        self,
+        env: Mapping[str, str],
+        count: int = 1,
+        arch: Sequence[int] = (90,),
+        start: bool = True,
+    ) -> None:
+        words = [str(count), *map(str, arch)]
+        self.process: subprocess.Popen[str] | WarmProcess
+        if "PYTHONWARNINGS" in env:
+            pipes: dict[str, Any] = dict.fromkeys(("stdin", "stdout", "stderr"), subprocess.PIPE)
+            self.process = subprocess.Popen(
+                [PYTHON, str(KERNELS), *words], env=env, text=True, **pipes
+            )
+        else:
+            self.process = warm().start(COMPILE, *words, env=env)
         if start:
             self.expect("ready")
 
-    def expect(self, line):
+    def expect(self, line: str) -> None:
         said = self.process.stdout.readline()
         assert said == line + "\n", (said, self.process.stderr.read() if not said else "")
 
-    def go(self):
+    def go(self) -> None:
         self.process.stdin.write("\n")
         self.process.stdin.flush()
 
-    def said(self, timeout=120):
+    def said(self, timeout: float = 120) -> dict[str, Any]:
         out, self.err = self.process.communicate("\n", timeout=timeout)
         assert self.process.returncode == 0, self.err
         return json.loads(out.splitlines()[-1])
+
+
+def together(ranks: Sequence[Rank]) -> list[dict[str, Any]]:
+    """Let all of them go at once."""
+    for rank in ranks:
+        rank.go()
+    return [rank.said() for rank in ranks]
