@@ -14,9 +14,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import support.ranks
 from support.cli import Command, Done
 from support.every_call import EveryCall
 from support.ranks import KERNELS, PLUGIN, Rank, end
+from support.templates import Template, made_by_a_rank
 from support.trees import KEY, Stock
 from tree import make
 
@@ -218,8 +220,27 @@ def stock(monkeypatch: pytest.MonkeyPatch) -> Stock:
     return manager
 
 
+@pytest.fixture(scope="session")
+def triton() -> None:
+    """The test compiles real kernels, and has the marker `compiles`."""
+    if importlib.util.find_spec("triton") is None:
+        pytest.skip("needs triton: pip install '.[test]' on Linux")
+
+
+@pytest.fixture(scope="session")
+def one_kernel(tmp_path_factory: pytest.TempPathFactory, triton: None) -> Template:
+    """A kernel compiled through the plug-in; do not change it."""
+    return made_by_a_rank(tmp_path_factory.mktemp("one") / "root", 1)
+
+
+@pytest.fixture(scope="session")
+def one_stock_kernel(tmp_path_factory: pytest.TempPathFactory, triton: None) -> Template:
+    """A kernel compiled by stock Triton; do not change it."""
+    return made_by_a_rank(tmp_path_factory.mktemp("one") / "root", 1, plugin=False)
+
+
 @pytest.fixture
-def ranks(root: Path) -> Iterator[Callable[..., Rank]]:
+def ranks(root: Path, triton: None) -> Iterator[Callable[..., Rank]]:
     """Start ranks that are killed at the end of the test, whatever happens."""
     started = []
 
@@ -271,10 +292,8 @@ def keys(tmp_path: Path) -> list[str]:
 
 
 @pytest.fixture(scope="session")
-def compiled(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, str]:
+def compiled(tmp_path_factory: pytest.TempPathFactory, triton: None) -> tuple[Path, str]:
     """A root in which the real Triton has compiled one kernel through the plug-in, and that kernel's key."""
-    if importlib.util.find_spec("triton") is None:
-        pytest.skip("needs triton: pip install '.[test]' on Linux")
     root = tmp_path_factory.mktemp("compiled") / "root"
     environ = {**os.environ, "GPUCACHE_FAKE_DEVICES": "2xH100:9.0"}
     words = ["run", "--root", root, "--device", "1", "--", sys.executable, KERNELS, "1", "90"]
@@ -291,7 +310,16 @@ def compiled(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, str]:
 _MAY_SKIP = os.environ.get("GPUCACHE_TEST_MAY_SKIP")
 
 
+# What a fixture stands for, as a marker: what takes long can then be left out (`-m "not compiles and not kills"`).
+_MARKED = {"triton": "compiles", "every_call": "kills"}
+
+
+@pytest.hookimpl(tryfirst=True)  # before tests are chosen by their markers
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    for item in items:
+        for fixture, marker in _MARKED.items():
+            if fixture in getattr(item, "fixturenames", ()):
+                item.add_marker(marker)
     missing = {}
     if not Path("/dev/nvidiactl").exists():
         missing["gpu"] = "needs an NVIDIA GPU: there is no /dev/nvidiactl"
@@ -301,6 +329,11 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
         for marker, reason in missing.items():
             if item.get_closest_marker(marker):
                 item.add_marker(pytest.mark.skip(reason=reason))
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_runtest_setup(item: pytest.Item) -> None:
+    support.ranks.marked = item.get_closest_marker("compiles") is not None
 
 
 @pytest.hookimpl(wrapper=True)

@@ -53,14 +53,14 @@ def ptx(arch):
 
 
 @pytest.fixture(scope="module")
-def tools():
+def tools(triton):
     """The directory of the ptxas and cuobjdump that the Triton under test brings."""
     code = "import os, triton; print(os.path.dirname(triton.__file__))"
     return Path(python_with_triton(code).strip()) / "backends/nvidia/bin"
 
 
 @pytest.fixture(scope="module")
-def cubins(tmp_path_factory, guard):
+def cubins(tmp_path_factory, guard, triton):
     """Binaries of a kernel that the real Triton compiled."""
     directory = tmp_path_factory.mktemp("cubins")
     compile_kernels({"TRITON_CACHE_DIR": str(directory)}, 2, 80, 90)

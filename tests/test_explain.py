@@ -5,8 +5,6 @@
 
 from __future__ import annotations
 
-import importlib.metadata
-import importlib.util
 import json
 import os
 import shutil
@@ -20,10 +18,7 @@ from gpucache import GpuCacheError
 from gpucache.diagnosis.difference import Difference, difference
 from gpucache.report.directory import metadata_in
 
-needs_triton = pytest.mark.skipif(
-    importlib.util.find_spec("triton") is None,
-    reason="needs triton: pip install '.[test]' on Linux",
-)
+needs_triton = pytest.mark.usefixtures("triton")
 
 KERNEL = """
 import triton, triton.language as tl
@@ -55,10 +50,8 @@ COMPILE = """if True:
 
 
 @pytest.fixture(scope="module")
-def compiled(tmp_path_factory, guard):
+def compiled(tmp_path_factory, guard, triton):
     """Compile the kernel in some way with the real Triton, once; its directory."""
-    if importlib.util.find_spec("triton") is None:
-        pytest.skip("needs triton")
     base = tmp_path_factory.mktemp("explain")
     known = {}
 

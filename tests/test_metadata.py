@@ -6,7 +6,6 @@
 from __future__ import annotations
 
 import base64
-import importlib.util
 import json
 import os
 
@@ -22,10 +21,7 @@ from gpucache.kernels.metadata import (
     target_and_version,
 )
 
-needs_triton = pytest.mark.skipif(
-    importlib.util.find_spec("triton") is None,
-    reason="needs triton: pip install '.[test]' on Linux",
-)
+needs_triton = pytest.mark.usefixtures("triton")
 HIP = {
     "hash": "00",
     "target": {"backend": "hip", "arch": "gfx942", "warp_size": 64},
@@ -39,10 +35,8 @@ def asked(code, **environ):
 
 
 @pytest.fixture(scope="module")
-def compiled(tmp_path_factory, guard):
+def compiled(tmp_path_factory, guard, triton):
     """The metadata files of a kernel compiled by the real Triton for sm_80 and sm_90, by key."""
-    if importlib.util.find_spec("triton") is None:
-        pytest.skip("needs triton")
     directory = tmp_path_factory.mktemp("compiled")
     compile_kernels(
         {"TRITON_CACHE_DIR": str(directory), "TRITON_DISABLE_LINE_INFO": "On"}, 1, 80, 90

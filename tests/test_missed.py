@@ -9,16 +9,13 @@ import shutil
 from pathlib import Path
 
 import pytest
-from support.ranks import PLUGIN, compile_kernels
+from support.ranks import PLUGIN
 from support.trees import stock_entry
 
 from gpucache import Device, DeviceCacheRegistry, Snapshot, Status
 from gpucache.diagnosis.why_missed import why_missed
 
-needs_triton = pytest.mark.skipif(
-    importlib.util.find_spec("triton") is None,
-    reason="needs triton: pip install '.[test]' on Linux",
-)
+needs_triton = pytest.mark.usefixtures("triton")
 
 
 def codes(found):
@@ -26,12 +23,10 @@ def codes(found):
 
 
 @pytest.fixture
-def entry(root):
+def entry(root, one_kernel):
     """The key of a kernel that the real Triton compiled under the plug-in, and the environment that it had."""
-    if importlib.util.find_spec("triton") is None:
-        pytest.skip("needs triton")
     more = {**PLUGIN, "GPUCACHE_DIR": str(root), "TRITON_CACHE_DIR": str(root / "triton/0")}
-    compile_kernels(more, 1, 90)
+    one_kernel.at(root)
     (path,) = (root / "triton/0").glob("*/scaled.json")
     return path.parent.name, more
 

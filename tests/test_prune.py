@@ -310,9 +310,8 @@ class TestExecute:
         assert updated(root, 0) == (0, False, 0.0)
         assert all(one.all_there() for one in trees)
 
-    def test_a_compile_under_way_keeps_its_key(self, tmp_path):
+    def test_a_compile_under_way_keeps_its_key(self, tmp_path, triton):
         """A real one: its process holds the lock, and its entry came back meanwhile."""
-        pytest.importorskip("triton")
         root = tmp_path / "root"
         env = {**os.environ, **plugged_in(root), "TRITON_CACHE_DIR": f"{root}/triton/0"}
         compile_kernels(env, 1, 90, python=sys.executable)
@@ -575,9 +574,8 @@ def plugged_in(root: Path) -> dict[str, str]:
 
 
 @pytest.fixture
-def readers(tmp_path: Path) -> Iterator[list[WarmProcess]]:
+def readers(tmp_path: Path, triton: None) -> Iterator[list[WarmProcess]]:
     """Four processes that compile and read, each in its own device directory, until there is a file ``stop``."""
-    pytest.importorskip("triton")
     started = []
     for number in range(4):
         directory = {"TRITON_CACHE_DIR": str(tmp_path / "root/triton" / str(number))}

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.util
 import json
 import os
 import subprocess
@@ -14,10 +13,7 @@ from support.ranks import ONE_KERNEL
 
 RUN = [sys.executable, "-m", "gpucache", "run"]
 
-pytestmark = pytest.mark.skipif(
-    importlib.util.find_spec("triton") is None,
-    reason="needs triton: pip install '.[test]' on Linux",
-)
+pytestmark = pytest.mark.usefixtures("triton")
 
 
 @pytest.fixture

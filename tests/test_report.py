@@ -3,7 +3,6 @@ from __future__ import annotations
 import base64
 import dataclasses
 import hashlib
-import importlib.util
 import json
 import multiprocessing
 import os
@@ -225,7 +224,7 @@ def adds_up(found: CacheReport) -> bool:
 
 @pytest.fixture(scope="module", params=PYTHONS, ids=lambda python: Path(python).parts[-3])
 def compiled(
-    request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
+    request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory, triton: None
 ) -> tuple[Path, str | None]:
     """A root that a real Triton has filled, and what that says of its version; do not change it.
 
@@ -233,8 +232,6 @@ def compiled(
     for another architecture.
     """
     python = request.param
-    if python == sys.executable and importlib.util.find_spec("triton") is None:
-        pytest.skip("needs triton: pip install '.[test]' on Linux")
     path = tmp_path_factory.mktemp("compiled") / "root"
 
     def at(directory: str) -> dict[str, str]:

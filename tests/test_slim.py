@@ -69,8 +69,7 @@ def grown_old(root: Path) -> None:
 
 
 @pytest.mark.parametrize("python", PYTHONS)
-def test_a_smaller_entry_is_a_hit_through_the_plug_in_and_to_stock_triton(python, tmp_path):
-    pytest.importorskip("triton")
+def test_a_smaller_entry_is_a_hit_through_the_plug_in_and_to_stock_triton(python, tmp_path, triton):
     root = tmp_path / "root"
     first = compiled(python, root, "0", plugin=True)
     assert first["compiled"] == 2
@@ -90,8 +89,7 @@ def test_a_smaller_entry_is_a_hit_through_the_plug_in_and_to_stock_triton(python
 
 
 @pytest.mark.parametrize("python", PYTHONS)
-def test_a_smaller_one_of_stock_triton_is_a_hit_to_it_and_is_adopted(python, tmp_path):
-    pytest.importorskip("triton")
+def test_a_smaller_one_of_stock_triton_is_a_hit_to_it_and_is_adopted(python, tmp_path, triton):
     root = tmp_path / "root"
     first = compiled(python, root, "0", plugin=False)
     grown_old(root)

@@ -20,8 +20,8 @@ from pathlib import Path
 
 import pytest
 from support.gpus import record_device
-from support.ranks import PLUGIN, compile_kernels, end, python_with_triton, together, warm
-from support.templates import Template
+from support.ranks import PLUGIN, end, python_with_triton, together, warm
+from support.templates import made_by_a_rank
 
 from gpucache import CacheMissError, log
 from gpucache.disk.locks import holder
@@ -79,15 +79,27 @@ def _in_flock(pid, task):
     return Path(f"/proc/{pid}/task/{task}/syscall").read_text().startswith("73 ")  # flock on x86-64
 
 
+@pytest.fixture
+def first(one_kernel, root):
+    """One kernel is there, compiled through the plug-in for `triton/0`; what its process said of the binary."""
+    one_kernel.at(root)
+    return one_kernel.digests
+
+
+@pytest.fixture
+def first_of_stock(one_stock_kernel, root):
+    """The same, compiled by stock Triton."""
+    one_stock_kernel.at(root)
+    return one_stock_kernel.digests
+
+
 # ---- once per node
 
 
 @pytest.fixture(scope="module")
-def twelve_kernels(tmp_path_factory):
+def twelve_kernels(tmp_path_factory, triton):
     """What one rank makes alone; do not change it."""
-    root = tmp_path_factory.mktemp("alone") / "root"
-    env = {**PLUGIN, "GPUCACHE_DIR": str(root), "TRITON_CACHE_DIR": str(root / "triton/0")}
-    return Template(root, compile_kernels(env, 12, 90)["digests"])
+    return made_by_a_rank(tmp_path_factory.mktemp("alone") / "root", 12)
 
 
 @pytest.mark.parametrize("private", [True, False], ids=["private directories", "one directory"])
@@ -114,7 +126,7 @@ def test_two_architectures_are_two_kernels(ranks, root, twelve_kernels):
     assert len(entries(root)) == 24
 
 
-def test_threads_of_one_process_compile_once(root, tmp_path):
+def test_threads_of_one_process_compile_once(root, tmp_path, triton):
     code = """if True:
         import sys, threading
         import kernels, triton
@@ -158,7 +170,7 @@ NESTED = """if True:
 """
 
 
-def test_compiles_inside_compiles_do_not_deadlock(root):
+def test_compiles_inside_compiles_do_not_deadlock(root, triton):
     """Each of two processes holds the key that the other one needs in the middle of its own compile."""
     env = {
         **os.environ,
@@ -333,33 +345,30 @@ DAMAGE = [
 @pytest.mark.parametrize(
     ("pattern", "damage"), DAMAGE, ids=lambda value: getattr(value, "__name__", value)
 )
-def test_every_damage_heals_in_the_next_two_processes(pattern, damage, ranks, root):
-    first = ranks().said()
+def test_every_damage_heals_in_the_next_two_processes(pattern, damage, ranks, root, first):
     damage(only(root, pattern))
     second, third = ranks().said(), ranks().said()
-    assert second["digests"] == third["digests"] == first["digests"]
+    assert second["digests"] == third["digests"] == first
     assert third["compiled"] == 0
     assert len(entries(root)) == 1
 
 
-def test_damage_that_keeps_size_and_time_is_found_by_verification(ranks, root):
-    first = ranks().said()
+def test_damage_that_keeps_size_and_time_is_found_by_verification(ranks, root, first):
     cubin = only(root, "scaled.cubin")
     before = cubin.stat()
     flipped(cubin)
     os.utime(cubin, ns=(before.st_atime_ns, before.st_mtime_ns))
-    assert ranks().said()["digests"] != first["digests"], "the limit that is stated"
-    assert ranks(env={"GPUCACHE_VERIFY": "always"}).said()["digests"] == first["digests"]
+    assert ranks().said()["digests"] != first, "the limit that is stated"
+    assert ranks(env={"GPUCACHE_VERIFY": "always"}).said()["digests"] == first
 
 
-def test_damage_is_found_at_the_first_use_after_a_reboot(ranks, root):
-    first = ranks().said()
+def test_damage_is_found_at_the_first_use_after_a_reboot(ranks, root, first):
     cubin, manifest = only(root, "scaled.cubin"), only(root, "__entry__.json")
     before = cubin.stat()
     flipped(cubin)
     os.utime(cubin, ns=(before.st_atime_ns, before.st_mtime_ns))
     os.utime(manifest, (1, 1))  # last used before this machine started
-    assert ranks().said()["digests"] == first["digests"]
+    assert ranks().said()["digests"] == first
 
 
 # ---- beside Triton's own manager
@@ -388,18 +397,17 @@ def test_a_device_directory_that_was_moved_is_hit_and_stock_triton_follows(ranks
     assert ranks("triton/9", count=2, plugin=False).said()["compiled"] == 0
 
 
-def test_a_cubin_of_stock_triton_that_was_cut_is_not_adopted(ranks, root):
-    first = ranks(plugin=False).said()
+def test_a_cubin_of_stock_triton_that_was_cut_is_not_adopted(ranks, root, first_of_stock):
     truncated(only(root, "scaled.cubin"))
     for path in only(root, "scaled.cubin").parent.iterdir():
         os.utime(path, (1, 1))
-    assert ranks().said()["digests"] == first["digests"]
-    assert ranks("triton/1").said()["digests"] == first["digests"]
+    assert ranks().said()["digests"] == first_of_stock
+    assert ranks("triton/1").said()["digests"] == first_of_stock
 
 
 @pytest.mark.parametrize("left", ["empty", "half-made", "only a cubin"])
+@pytest.mark.usefixtures("first_of_stock")
 def test_what_others_leave_behind_heals(left, ranks, root):
-    ranks(plugin=False).said()
     (key,) = (root / "triton/0").iterdir()
     for path in list(key.iterdir()):
         if left == "empty" or (left == "only a cubin") != (path.suffix == ".cubin"):
@@ -414,8 +422,8 @@ def test_what_others_leave_behind_heals(left, ranks, root):
 # ---- Triton's own modes
 
 
+@pytest.mark.usefixtures("first")
 def test_always_compile_compiles_and_keeps_the_result_to_itself(ranks, root):
-    ranks().said()
     before = {path: path.stat().st_mtime_ns for path in root.rglob("scaled.*")}
     always = ranks(env={"TRITON_ALWAYS_COMPILE": "1"}).said()
     assert always["compiled"] == 1
@@ -462,8 +470,8 @@ def test_disabled_it_is_stock_triton(ranks, root):
     assert not (root / "gpucache").exists()
 
 
+@pytest.mark.usefixtures("first")
 def test_a_deliberately_fresh_directory_is_not_shared(ranks, root, guard):
-    ranks().said()
     fresh = str(guard / "tmp" / "fresh")
     assert ranks(env={"TRITON_CACHE_DIR": fresh}).said()["compiled"] == 1
     shutil.rmtree(fresh)
@@ -649,7 +657,7 @@ BUILD = '''if True:
     [emptied, truncated, "a page less", "does not load"],
     ids=lambda damage: getattr(damage, "__name__", damage),
 )
-def test_a_real_library_heals_in_the_next_two_processes(damage, root):
+def test_a_real_library_heals_in_the_next_two_processes(damage, root, triton):
     """Stock Triton 3.9 dies of SIGBUS at every start when a library was cut by a page."""
     env = {
         **os.environ,
@@ -748,8 +756,8 @@ def test_a_bad_store_leaves_a_good_directory_to_stock_triton(ranks, tmp_path):
     assert ranks(env=env).said()["compiled"] == 0
 
 
+@pytest.mark.usefixtures("first")
 def test_a_disk_that_does_not_answer_once_does_not_condemn_an_entry(ranks, root, monkeypatch):
-    ranks().said()
     (entry,) = entries(root)
 
     def fails(path):
@@ -834,8 +842,8 @@ def test_it_imports_no_triton_no_nvml_and_no_registry(python):
     assert python(code).stdout == "[]\n"
 
 
+@pytest.mark.usefixtures("first")
 def test_a_hit_takes_no_lock_and_writes_nothing(ranks, root):
-    ranks().said()
     os.utime(only(root, "__entry__.json"))
     before = {path: path.stat().st_mtime_ns for path in (root / "triton").rglob("*")}
     for path in (root / "gpucache/v1/locks", root / "gpucache/v1/store"):
@@ -913,8 +921,8 @@ def test_at_level_info_a_compile_says_where_it_looked_and_a_hit_says_nothing(ran
     assert (again.said()["compiled"], lines(again)) == (0, [])
 
 
+@pytest.mark.usefixtures("first")
 def test_at_level_debug_a_hit_says_where_it_was(ranks, root):
-    ranks().said()
     key = only(root, "scaled.json").parent.name
     own, other = (
         ranks(env={"GPUCACHE_LOG": "DEBUG"}),
@@ -945,8 +953,8 @@ def test_a_setting_that_makes_a_miss_is_named(setting, why, ranks, tmp_path):
     assert line.endswith(f": {why}")
 
 
+@pytest.mark.usefixtures("first")
 def test_a_miss_for_damage_is_named(ranks, root):
-    ranks().said()
     emptied(only(root, "scaled.cubin"))
     rank = ranks(env={"GPUCACHE_LOG": "info"})
     assert rank.said()["compiled"] == 1

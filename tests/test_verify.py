@@ -79,7 +79,7 @@ def compiled(*places: tuple[Path, str, bool]) -> list[tuple[Any, str, list[str]]
 
 
 @pytest.fixture(scope="module")
-def ours(tmp_path_factory: pytest.TempPathFactory) -> Template:
+def ours(tmp_path_factory: pytest.TempPathFactory, triton: None) -> Template:
     """A kernel in two views, a library in two, an autotune result, all shared; a record."""
     root = tmp_path_factory.mktemp("ours") / "root"
     record_device(root, (9, 0), 16896)
@@ -95,11 +95,11 @@ def ours(tmp_path_factory: pytest.TempPathFactory) -> Template:
         assert DeviceCacheManager(LIBRARY_KEY).get_file(LIBRARY) == str(
             root / "triton/1" / LIBRARY_KEY / LIBRARY
         )
-    return Template(root, digest)
+    return Template(root, {"0-90": digest})
 
 
 @pytest.fixture(scope="module")
-def stock(tmp_path_factory: pytest.TempPathFactory) -> Template:
+def stock(tmp_path_factory: pytest.TempPathFactory, triton: None) -> Template:
     """The same of stock Triton's, old enough that nobody can be at it."""
     root = tmp_path_factory.mktemp("stock") / "root"
     ((_, digest, _),) = compiled((root, "triton/0", False))
@@ -111,7 +111,7 @@ def stock(tmp_path_factory: pytest.TempPathFactory) -> Template:
         (root / "triton/0" / key / name).write_bytes(content)
     for path in root.rglob("*"):
         os.utime(path, (LONG_AGO, LONG_AGO))
-    return Template(root, digest)
+    return Template(root, {"0-90": digest})
 
 
 def only(root: Path, pattern: str) -> Path:
@@ -155,6 +155,7 @@ def never_read(root: Path) -> None:
 # ---- a cache in order
 
 
+@pytest.mark.usefixtures("triton")
 @pytest.mark.parametrize("kind", ["ours", "stock"])
 @pytest.mark.parametrize("repair", [False, True])
 def test_a_healthy_cache_gives_no_finding_and_is_only_looked_at(kind, repair, request, tmp_path):
@@ -1075,7 +1076,7 @@ def made(ours: Template, stock: Template, tmp_path_factory: pytest.TempPathFacto
     os.truncate(root / "triton/2" / AUTOTUNE_KEY / AUTOTUNE, 3)
     for path in (root / "triton/2" / AUTOTUNE_KEY).iterdir():
         os.utime(path, (LONG_AGO, LONG_AGO))
-    return Template(root, ours.digest)
+    return Template(root, ours.digests)
 
 
 class TestEverySystemCall:

@@ -24,9 +24,18 @@ COMPILE = "import kernels; kernels.main()"
 PLUGIN = {"TRITON_CACHE_MANAGER": "gpucache.triton:DeviceCacheManager"}
 
 
-@functools.cache
+marked = False
+"""Whether the running test has the marker `compiles`."""
+
+
 def warm(python: str = PYTHON) -> WarmPython:
-    """The one warm Python of this interpreter, until this process ends."""
+    """The one warm Python of this interpreter, until this process ends; for tests with the marker `compiles`."""
+    assert marked, "a test that compiles asks for the fixture `triton`, which marks it"
+    return _warm(python)
+
+
+@functools.cache
+def _warm(python: str) -> WarmPython:
     made = WarmPython(python)
     atexit.register(made.close)
     return made
