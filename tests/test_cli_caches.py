@@ -17,7 +17,7 @@ from typing import NamedTuple
 import pytest
 from support.cli import Done, check, documented, on_a_terminal, table
 from support.trees import everything_below
-from tree import bare_walk
+from walk import bare_walk
 
 from gpucache import units
 from gpucache.store.manifest import MANIFEST, entry_path
