@@ -1,148 +1,373 @@
-"""Every environment variable that gpucache reads: its name, its default, and how its value is read."""
+"""Every environment variable that gpucache reads: its name, default and meaning, and how its value is read.
+
+One table, a line a variable, and the only place that spells their names. `gpucache config` shows the table, and a test
+compares the README with it.
+"""
 
 from __future__ import annotations
 
-from gpucache.errors import ConfigurationError, GpuCacheError
+from gpucache.errors import ConfigurationError
+from gpucache.values import Value
 
-TYPE_CHECKING = False
+TYPE_CHECKING = False  # importing typing for it would double the cost of this module
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Callable, Mapping
+    from typing import Generic, TypeVar
+
+    T = TypeVar("T")
+
+    class _Typed(Generic[T]):
+        pass
+else:
+    T = None
+
+    class _Typed:
+        """What `typing.Generic` is to type checkers, without importing it."""
+
+        def __class_getitem__(cls, _):
+            return cls
 
 
-SET_BY_US = "GPUCACHE_SET"
+class Variable(_Typed[T]):
+    """One environment variable, whose value is a ``T``. Formatted as text, it is its name."""
+
+    def __init__(
+        self,
+        name: str,
+        default: T,
+        meaning: str,
+        parse: Callable[[str], T],
+        *,
+        default_text: str | None = None,
+        ignored: bool = False,
+        empty_is_set: bool = False,
+    ) -> None:
+        self.name = name
+        self.default = default
+        """The value of a variable that is not set."""
+        self.meaning = meaning
+        """One line."""
+        self.parse = parse
+        """Makes a value of a text. Raises `ValueError`, which says what is expected, for one that makes no sense."""
+        self.default_text = default_text
+        """The default as a person would write it; None where that is nothing."""
+        self.ignored = ignored
+        """Whether only `read_or_default` reads it, so that a value that makes no sense stops nobody."""
+        self.empty_is_set = empty_is_set
+        """Whether ``""`` is a value; of all other variables it counts as unset."""
+
+    def __str__(self) -> str:
+        return self.name
+
+    def text(self, environ: Mapping[str, str]) -> str | None:
+        """What the environment says; None where the variable counts as unset."""
+        text = environ.get(self.name)
+        return text if text or self.empty_is_set else None
+
+    def read(self, environ: Mapping[str, str]) -> T:
+        """The value.
+
+        Raises:
+            ConfigurationError: the environment's makes no sense.
+        """
+        text = self.text(environ)
+        if text is None:
+            return self.default
+        try:
+            return self.parse(text)
+        except ValueError as error:
+            raise ConfigurationError(self.name, text, str(error)) from None
+
+    def read_or_default(self, environ: Mapping[str, str]) -> T:
+        """The value as a kernel launch reads it: one that makes no sense is told once in the log, and is the default.
+
+        Never raises.
+        """
+        try:
+            return self.read(environ)
+        except ConfigurationError as error:
+            from gpucache.log import warn_once  # logging would be a third of a worker's start
+
+            warn_once(error.problem, "ignored", f"it is {self.default_text or 'unset'}")
+            return self.default
 
 
-TRUST_UIDS = "GPUCACHE_TRUST_UIDS"
+# ---- how a value is read
 
 
-TRUST_WORLD_WRITABLE = "GPUCACHE_TRUST_WORLD_WRITABLE"
+def _text(text: str) -> str:
+    return text
 
 
-def is_on(environ: Mapping[str, str], name: str) -> bool:
-    """A switch: ``1`` is on, ``0``, empty and unset are off.
-
-    Raises:
-        ConfigurationError: any other value.
-    """
-    value = environ.get(name) or "0"
-    if value not in ("0", "1"):
-        raise ConfigurationError(name, value, "0 or 1")
-    return value == "1"
+def _switch(text: str) -> bool:
+    if text not in ("0", "1"):
+        raise ValueError("0 or 1")
+    return text == "1"
 
 
-ROOT = "GPUCACHE_DIR"
+def _zero_or_always(text: str) -> bool:
+    if text not in ("0", "always"):
+        raise ValueError("0 or always")
+    return text == "always"
 
 
-INDUCTOR_ROOT = "TORCHINDUCTOR_CACHE_DIR"
+def _triton_switch(text: str) -> bool:
+    """A switch of Triton's own: in any case of letters, all but five words turn it on."""
+    return text.lower() not in ("", "0", "false", "off", "no")
 
 
-TRITON_DIRECTORY = "TRITON_CACHE_DIR"
+def _not_empty(text: str) -> bool:
+    return text != ""
 
 
-PINNED_DEVICE = "GPUCACHE_DEVICE"
-
-
-DISABLE = "GPUCACHE_DISABLE"
-
-
-MANAGER = "TRITON_CACHE_MANAGER"
-
-
-OUR_MANAGER = "gpucache.triton:DeviceCacheManager"
-
-
-FAKE_DEVICES = "GPUCACHE_FAKE_DEVICES"
-
-
-NVML_TIMEOUT = "GPUCACHE_NVML_TIMEOUT_S"
-
-
-_DEFAULT_TIMEOUT_S = 10.0
-
-
-def nvml_timeout_s(environ: Mapping[str, str]) -> float:
-    """How long NVML may take, in seconds.
-
-    Raises:
-        ConfigurationError: `GPUCACHE_NVML_TIMEOUT_S` makes no sense.
-    """
-    from threading import TIMEOUT_MAX  # who asks NVML has imported it, and a worker does not
-
-    text = environ.get(NVML_TIMEOUT) or str(_DEFAULT_TIMEOUT_S)
+def _seconds(text: str) -> float:
     try:
         seconds = float(text)
     except ValueError:
         seconds = -1.0
-    if not 0 < seconds <= TIMEOUT_MAX:
-        raise ConfigurationError(NVML_TIMEOUT, text, "a number of seconds above 0")
+    if not 0 <= seconds < float("inf"):
+        raise ValueError("a number of seconds")
     return seconds
 
 
-VISIBLE_DEVICES = "CUDA_VISIBLE_DEVICES"
+def _seconds_to_wait(text: str) -> float:
+    """A time limit that `threading` can wait for."""
+    import threading
 
-
-DEVICE_ORDER = "CUDA_DEVICE_ORDER"
-
-
-MAX_SIZE = "GPUCACHE_MAX_SIZE"
-
-
-DEFAULT_MAX_SIZE = "10% of the file system, at most 50GiB"
-
-
-SHARE = "GPUCACHE_SHARE"
-
-
-VERIFY = "GPUCACHE_VERIFY"
-
-
-REQUIRE_HIT = "GPUCACHE_REQUIRE_HIT"
-
-
-STALL_TIMEOUT = "GPUCACHE_STALL_TIMEOUT_S"
-
-
-LOCK_TIMEOUT = "GPUCACHE_LOCK_TIMEOUT_S"
-
-
-STAMP = "GPUCACHE_STAMP_S"
-
-
-STALL_S = 30.0
-"""How long a compile may go without a heartbeat, unless `GPUCACHE_STALL_TIMEOUT_S` says otherwise."""
-
-
-def said(environ: Mapping[str, str], name: str, word: str) -> bool:
-    """Whether a variable has this one value; another than that, ``0`` or none is told once, and counts as unset."""
-    value = environ.get(name) or "0"
-    if value not in (word, "0"):
-        from gpucache.log import warn_once  # logging would be a third of a worker's start
-
-        warn_once(f"{name}={value} is not {word!r}", "ignored", "going on without it")
-    return value == word
-
-
-def seconds(environ: Mapping[str, str], name: str, default: float) -> float:
-    """A variable's number of seconds; what is none is told once, and counts as unset."""
-    text = environ.get(name) or ""
     try:
-        seconds = float(text or default)
+        seconds = float(text)
     except ValueError:
         seconds = -1.0
-    if 0 <= seconds < float("inf"):
-        return seconds
-    from gpucache.log import warn_once
-
-    warn_once(f"{name} is not a number of seconds", text, f"it is {default:g}")
-    return default
+    if not 0 < seconds <= threading.TIMEOUT_MAX:
+        raise ValueError("a number of seconds above 0")
+    return seconds
 
 
-def disabled(environ: Mapping[str, str]) -> bool:
-    """Whether `GPUCACHE_DISABLE` makes the plug-in step aside; a value that makes no sense does not."""
+def _size(text: str) -> int:
+    from gpucache.units import parse_size
+
     try:
-        return is_on(environ, DISABLE)
-    except GpuCacheError as error:
-        from gpucache.log import warn_once
+        return parse_size(text)
+    except ValueError:
+        raise ValueError("a size like 20GiB, 500MB or 4096") from None
 
-        warn_once("ignored", error, "caching as without it")
-        return False
+
+def _log_level(text: str) -> int:
+    from gpucache.log import LEVELS, level_of
+
+    level = level_of(text)
+    if level is None:
+        raise ValueError(" or ".join(LEVELS))
+    return level
+
+
+def _user_ids(text: str) -> frozenset[int]:
+    tokens = [token.strip() for token in text.split(",") if token.strip()]
+    if not all(token.isascii() and token.isdigit() for token in tokens):
+        raise ValueError("a comma-separated list of user ids")
+    return frozenset(map(int, tokens))
+
+
+class Fakes(Value):
+    """The fake devices that `GPUCACHE_FAKE_DEVICES` asks for."""
+
+    count: int
+    name: str | None
+    compute_capability: tuple[int, int] | None
+
+
+_MOST_FAKES = 1024
+
+
+def _fakes(text: str) -> Fakes:
+    """``8``, or ``8xH100:9.0``: count, name and compute capability."""
+    import re
+
+    pattern = r"(\d{1,4})(?:x([^:]+))?(?::(\d{1,3})\.(\d{1,3}))?"
+    match = re.fullmatch(pattern, text.strip(), re.ASCII)
+    count = int(match[1]) if match else 0
+    if match is None or not 1 <= count <= _MOST_FAKES:
+        raise ValueError(f'a count up to {_MOST_FAKES} or like "8xH100:9.0"')
+    capability = (int(match[3]), int(match[4])) if match[3] else None
+    return Fakes(count, match[2], capability)
+
+
+# ---- the table
+
+OUR_MANAGER = "gpucache.triton:DeviceCacheManager"
+"""The value of `TRITON_CACHE_MANAGER` that makes Triton use our plug-in."""
+
+ROOT = Variable[str | None](
+    "GPUCACHE_DIR",
+    None,
+    "the cache root; without it TORCHINDUCTOR_CACHE_DIR, else torch's default",
+    _text,
+)
+PINNED_DEVICE = Variable[str | None](
+    "GPUCACHE_DEVICE", None, "the UUID of this process's device", _text
+)
+FAKE_DEVICES = Variable[Fakes | None](
+    "GPUCACHE_FAKE_DEVICES", None, "fake devices, anywhere: 8 or 8xH100:9.0", _fakes
+)
+DISABLE = Variable(
+    "GPUCACHE_DISABLE",
+    False,
+    "1: nothing is made and nothing set, and the plug-in is stock Triton",
+    _switch,
+    default_text="0",
+)
+TRUST_UIDS = Variable[frozenset[int]](
+    "GPUCACHE_TRUST_UIDS",
+    frozenset(),
+    "other owners whose cache may be used: 1000,1001",
+    _user_ids,
+)
+TRUST_WORLD_WRITABLE = Variable(
+    "GPUCACHE_TRUST_WORLD_WRITABLE",
+    False,
+    "1: accept a root that everybody may write",
+    _switch,
+    default_text="0",
+)
+SHARE = Variable[bool | None](
+    "GPUCACHE_SHARE", None, "1: share a fresh directory too; 0: never share", _switch, ignored=True
+)
+VERIFY = Variable(
+    "GPUCACHE_VERIFY",
+    False,
+    "always: check digests at every hit",
+    _zero_or_always,
+    default_text="0",
+    ignored=True,
+)
+REQUIRE_HIT = Variable(
+    "GPUCACHE_REQUIRE_HIT",
+    False,
+    "1: raise CacheMissError instead of compiling",
+    _switch,
+    default_text="0",
+    ignored=True,
+)
+STALL_TIMEOUT = Variable(
+    "GPUCACHE_STALL_TIMEOUT_S",
+    30.0,
+    "how long to wait for a compile without a heartbeat",
+    _seconds,
+    default_text="30",
+    ignored=True,
+)
+LOCK_TIMEOUT = Variable(
+    "GPUCACHE_LOCK_TIMEOUT_S",
+    300.0,
+    "how long to wait for a compile in all",
+    _seconds,
+    default_text="300",
+    ignored=True,
+)
+STAMP = Variable(
+    "GPUCACHE_STAMP_S",
+    300.0,
+    "how often at most an entry's use is stamped",
+    _seconds,
+    default_text="300",
+    ignored=True,
+)
+MAX_SIZE = Variable[int | None](
+    "GPUCACHE_MAX_SIZE",
+    None,
+    "how large the store may grow: 20GiB; 0: no limit",
+    _size,
+    default_text="10% of the file system, at most 50GiB",
+    ignored=True,
+)
+LOG = Variable[int | None](
+    "GPUCACHE_LOG",
+    None,
+    "what of the log goes to stderr: debug, info, warning or error",
+    _log_level,
+    ignored=True,
+)
+NVML_TIMEOUT = Variable(
+    "GPUCACHE_NVML_TIMEOUT_S",
+    10.0,
+    "how long NVML may take",
+    _seconds_to_wait,
+    default_text="10",
+)
+SET_BY_RUN = Variable[str | None](
+    "GPUCACHE_SET",
+    None,
+    "the variables that gpucache run set, with a checksum of each",
+    _text,
+)
+INDUCTOR_ROOT = Variable[str | None](
+    "TORCHINDUCTOR_CACHE_DIR",
+    None,
+    "torch's: where TorchInductor caches, and the root without GPUCACHE_DIR",
+    _text,
+)
+TRITON_DIRECTORY = Variable[str | None](
+    "TRITON_CACHE_DIR", None, "Triton's: the device directory of this process", _text
+)
+TRITON_HOME = Variable[str | None](
+    "TRITON_HOME",
+    None,
+    "Triton's: where .triton/cache is without TRITON_CACHE_DIR; else the home",
+    _text,
+)
+MANAGER = Variable[str | None](
+    "TRITON_CACHE_MANAGER", None, f"Triton's: the plug-in is {OUR_MANAGER}", _text
+)
+ALWAYS_COMPILE = Variable(
+    "TRITON_ALWAYS_COMPILE",
+    False,
+    "Triton's: compile whatever is cached, and share nothing",
+    _triton_switch,
+)
+OVERRIDE = Variable(
+    "TRITON_KERNEL_OVERRIDE",
+    False,
+    "Triton's: take stages of kernels from files, and share nothing",
+    _triton_switch,
+)
+USE_IR_LOC = Variable("USE_IR_LOC", False, "Triton's: its own cache manager acts", _not_empty)
+VISIBLE_DEVICES = Variable[str | None](
+    "CUDA_VISIBLE_DEVICES",
+    None,
+    "CUDA's: which devices there are, in which order; empty: none",
+    _text,
+    empty_is_set=True,
+)
+DEVICE_ORDER = Variable(
+    "CUDA_DEVICE_ORDER",
+    "FASTEST_FIRST",
+    "CUDA's: PCI_BUS_ID orders by bus address",
+    _text,
+    default_text="FASTEST_FIRST",
+)
+
+VARIABLES = tuple(value for value in tuple(globals().values()) if isinstance(value, Variable))
+"""The whole table, in the order above."""
+
+LINE_INFO = "TRITON_DISABLE_LINE_INFO"
+"""Triton's, and part of each kernel's key. gpucache only tells whether two kernels were compiled with the same."""
+
+BY_BUS = "PCI_BUS_ID"
+"""The value of `CUDA_DEVICE_ORDER` with which CUDA counts the GPUs by their bus addresses."""
+
+
+# ---- what `gpucache run` set
+
+
+def mark(name: str, value: str) -> str:
+    """What `GPUCACHE_SET` holds of one variable: its name, and a checksum of the value that `gpucache run` gave it."""
+    import os
+    import zlib
+
+    return f"{name}:{zlib.crc32(os.fsencode(value)):08x}"
+
+
+def was_set_by_run(name: str, environ: Mapping[str, str]) -> bool:
+    """Whether `gpucache run` set the variable, and nobody has changed its value since."""
+    marks = (SET_BY_RUN.text(environ) or "").split(",")
+    return name in environ and mark(name, environ[name]) in marks

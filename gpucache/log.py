@@ -5,15 +5,8 @@ from __future__ import annotations
 import logging
 import os
 
-TYPE_CHECKING = False
-if TYPE_CHECKING:
-    from collections.abc import Mapping
-
-
-LOG = "GPUCACHE_LOG"
 LEVELS = ("debug", "info", "warning", "error")
 _log = logging.getLogger("gpucache")
-_seen: set[str] = set()
 
 
 def level_of(text: str) -> int | None:
@@ -29,21 +22,13 @@ def tell(level: int, message: str, *words: object) -> None:
         return  # to log that would raise again
 
 
-def configure(environ: Mapping[str, str]) -> None:
-    """Send the log to stderr as `GPUCACHE_LOG` says, once a process; without it nothing is touched.
+def configure(level: int | None) -> None:
+    """Send the log from this level on to stderr, once a process; without a level nothing is touched.
 
     Python's last-resort handler then prints warnings where the program has set up no logging. What the program has set
     up goes on, so that one that logs to stderr itself has every line twice.
     """
-    text = environ.get(LOG)
-    if not text or text in _seen:
-        return
-    _seen.add(text)
-    level = level_of(text)
-    if level is None:
-        tell(logging.WARNING, "%s=%r is none of %s; ignored", LOG, text, ", ".join(LEVELS))
-        return
-    if any(isinstance(handler, _ToStderr) for handler in _log.handlers):
+    if level is None or any(isinstance(handler, _ToStderr) for handler in _log.handlers):
         return
     handler = _ToStderr()
     handler.setFormatter(

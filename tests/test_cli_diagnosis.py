@@ -10,8 +10,8 @@ from pathlib import Path
 import pytest
 from support.cli import Done, check, documented, on_a_terminal, table
 
-from gpucache.diagnosis.config import VARIABLES
 from gpucache.diagnosis.doctor import CODES
+from gpucache.environment import VARIABLES
 from gpucache.upkeep import verify
 
 LEVELS = {"error", "warning"}

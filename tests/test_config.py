@@ -6,9 +6,11 @@ import re
 from pathlib import Path
 
 import pytest
+from support.cli import TEXT
 
 from gpucache import launch_environ
-from gpucache.diagnosis.config import VARIABLES, set_by_run, settings
+from gpucache.diagnosis.config import settings
+from gpucache.environment import LINE_INFO, VARIABLES, was_set_by_run
 
 SOURCES = Path(__file__).parent.parent / "gpucache"
 
@@ -17,17 +19,27 @@ def in_force(environ, root=None):
     return {one.name: one for one in settings(environ, root)}
 
 
-def test_every_variable_that_the_code_names_is_in_the_table():
-    named = set()
-    for path in SOURCES.rglob("*.py"):
-        if path.name != "config.py":
-            named |= set(
-                re.findall(r'"((?:GPUCACHE|TRITON|TORCHINDUCTOR|CUDA)_[A-Z_]+)"', path.read_text())
-            )
-    known = {variable.name for variable in VARIABLES}
-    elsewhere = {"TRITON_DISABLE_LINE_INFO"}  # one of Triton's own that only an explanation names
-    assert {"GPUCACHE_DIR", "GPUCACHE_SHARE", "TRITON_HOME"} <= named
-    assert named - known - elsewhere == set()
+def names_in(path: Path) -> set[str]:
+    """The names of variables that a source file spells as a text of their own."""
+    return set(
+        re.findall(
+            r"""["']((?:GPUCACHE|TRITON|TORCHINDUCTOR|CUDA)_[A-Z_]+|USE_IR_LOC)["']""",
+            path.read_text(),
+        )
+    )
+
+
+def test_the_table_alone_spells_the_names_of_variables():
+    table = SOURCES / "environment.py"
+    assert {str(path): names_in(path) for path in SOURCES.rglob("*.py") if names_in(path)} == {
+        str(table): {variable.name for variable in VARIABLES} | {LINE_INFO}
+    }
+
+
+def test_the_readme_has_the_variables_of_the_table_and_no_others():
+    rows = re.findall(r"^\| (`[A-Z].*?) \|", TEXT, re.MULTILINE)
+    told = [name for row in rows for name in re.findall(r"`([A-Z][A-Z_]+)`", row)]
+    assert sorted(told) == sorted(variable.name for variable in VARIABLES)
 
 
 def test_the_table_has_one_line_for_each():
@@ -90,9 +102,9 @@ def test_what_run_set_is_told_from_what_was_changed_since(tmp_path):
     assert {one.name for one in found.values() if one.source == "gpucache run"} == ours
     assert found["TRITON_CACHE_DIR"].source == found["GPUCACHE_DIR"].source == "environment"
     changed = {**environ, "TORCHINDUCTOR_CACHE_DIR": "/other"}
-    assert set_by_run("TORCHINDUCTOR_CACHE_DIR", environ)
-    assert not set_by_run("TORCHINDUCTOR_CACHE_DIR", changed)
-    assert not set_by_run("GPUCACHE_SHARE", environ)
+    assert was_set_by_run("TORCHINDUCTOR_CACHE_DIR", environ)
+    assert not was_set_by_run("TORCHINDUCTOR_CACHE_DIR", changed)
+    assert not was_set_by_run("GPUCACHE_SHARE", environ)
 
 
 @pytest.mark.parametrize(

@@ -8,7 +8,6 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from gpucache.environment import FAKE_DEVICES
 from gpucache.errors import ConfigurationError
 from gpucache.machine.device import (
     Device,
@@ -16,7 +15,6 @@ from gpucache.machine.device import (
     Status,
     Unavailable,
     fake_devices,
-    parse_fake_devices,
     requested_fakes,
 )
 
@@ -205,7 +203,7 @@ def test_a_snapshot_with_a_fake_device_is_fake_wherever_it_was_read():
     ],
 )
 def test_fakes_are_asked_for_by_count_name_and_capability(text, count, name, capability):
-    devices = parse_fake_devices(text)
+    devices = requested_fakes({"GPUCACHE_FAKE_DEVICES": text}).devices
     assert [device.uuid for device in devices] == [f"FAKE-{index}" for index in range(count)]
     assert [device.index for device in devices] == list(range(count))
     assert {(device.name, device.compute_capability, device.fake) for device in devices} == {
@@ -233,16 +231,16 @@ def test_fakes_are_asked_for_by_count_name_and_capability(text, count, name, cap
 )
 def test_a_fake_machine_that_makes_no_sense_is_refused(text):
     with pytest.raises(ConfigurationError) as caught:
-        requested_fakes({FAKE_DEVICES: text})
-    assert (caught.value.name, caught.value.value) == (FAKE_DEVICES, text)
+        requested_fakes({"GPUCACHE_FAKE_DEVICES": text})
+    assert (caught.value.name, caught.value.value) == ("GPUCACHE_FAKE_DEVICES", text)
 
 
 def test_an_empty_request_for_fakes_is_none():
     assert requested_fakes({}) is None
-    assert requested_fakes({FAKE_DEVICES: ""}) is None
+    assert requested_fakes({"GPUCACHE_FAKE_DEVICES": ""}) is None
 
 
 def test_requested_fakes_are_plainly_marked():
-    snapshot = requested_fakes({FAKE_DEVICES: "2"})
+    snapshot = requested_fakes({"GPUCACHE_FAKE_DEVICES": "2"})
     assert (snapshot.status, snapshot.source, snapshot.fake) == (Status.REQUESTED, "fake", True)
     assert snapshot.detail == "GPUCACHE_FAKE_DEVICES is set to 2"

@@ -10,7 +10,6 @@ from concurrent.futures import ThreadPoolExecutor
 import pynvml
 import pytest
 
-from gpucache.environment import FAKE_DEVICES, NVML_TIMEOUT
 from gpucache.errors import ConfigurationError, DiscoveryError, NoDeviceError
 from gpucache.machine import nvml
 from gpucache.machine.device import Device, Status, Unavailable
@@ -605,13 +604,17 @@ while "hang" not in seen:
 attempts = [thread.name for thread in threading.enumerate()].count("gpucache-nvml")
 print(json.dumps([errors, seen.split()[1::2], attempts]))
 """
-    env = {**machine("init_sleep_ms = -1\n"), "FAKENVML_LOG": str(fifo), NVML_TIMEOUT: "0.1"}
+    env = {
+        **machine("init_sleep_ms = -1\n"),
+        "FAKENVML_LOG": str(fifo),
+        "GPUCACHE_NVML_TIMEOUT_S": "0.1",
+    }
     errors, calls, attempts = ask(code, fifo, env=env)
     assert [(error["error"], error["status"], error["code"]) for error in errors] == [
         ("DiscoveryError", "timeout", None)
     ] * 2
     assert errors[0]["detail"] == "NVML did not answer within 0.1 s"
-    assert NVML_TIMEOUT in errors[0]["advice"]
+    assert "GPUCACHE_NVML_TIMEOUT_S" in errors[0]["advice"]
     assert calls == ["nvmlInitWithFlags", "hang"]
     assert attempts == 1
 
@@ -691,42 +694,42 @@ print(json.dumps([parent, in_child(answer)]))
 
 def test_fakes_that_are_asked_for_need_no_nvml(on_machine, calls, caplog):
     on_machine("h100x4")
-    snapshot = discover({FAKE_DEVICES: "8xH100:9.0"})
+    snapshot = discover({"GPUCACHE_FAKE_DEVICES": "8xH100:9.0"})
     assert (snapshot.status, snapshot.source, len(snapshot.devices)) == (
         Status.REQUESTED,
         "fake",
         8,
     )
     assert {(gpu.name, gpu.compute_capability) for gpu in snapshot.devices} == {("H100", (9, 0))}
-    assert len(discover({FAKE_DEVICES: "8"}).devices) == 8
+    assert len(discover({"GPUCACHE_FAKE_DEVICES": "8"}).devices) == 8
     assert calls() == caplog.messages == []
 
 
 @pytest.mark.parametrize("text", ["0", "many", "8xH100:9"])
 def test_fakes_that_make_no_sense_are_an_error(text):
-    with pytest.raises(ConfigurationError, match=FAKE_DEVICES):
-        discover({FAKE_DEVICES: text})
+    with pytest.raises(ConfigurationError, match="GPUCACHE_FAKE_DEVICES"):
+        discover({"GPUCACHE_FAKE_DEVICES": text})
 
 
 def test_a_required_gpu_is_never_a_requested_fake(on_machine):
     on_machine("h100x4")
-    assert discover({FAKE_DEVICES: "8"}, require_gpu=True).detail == "4 GPUs"
+    assert discover({"GPUCACHE_FAKE_DEVICES": "8"}, require_gpu=True).detail == "4 GPUs"
     on_machine("init_error = DRIVER_NOT_LOADED\n")
     with pytest.raises(NoDeviceError):
-        discover({FAKE_DEVICES: "8"}, require_gpu=True)
+        discover({"GPUCACHE_FAKE_DEVICES": "8"}, require_gpu=True)
 
 
 @pytest.mark.parametrize("text", ["", "60", "2.5", "1e3"])
 def test_the_time_limit_is_a_number_of_seconds(on_machine, text):
     on_machine("h100x4")
-    assert len(discover({NVML_TIMEOUT: text}).devices) == 4
+    assert len(discover({"GPUCACHE_NVML_TIMEOUT_S": text}).devices) == 4
 
 
 @pytest.mark.parametrize("text", ["0", "-1", "soon", "10s", "nan", "inf", "1e400", "1e18"])
 def test_a_time_limit_that_makes_no_sense_is_an_error(text):
     with pytest.raises(ConfigurationError, match="a number of seconds above 0") as caught:
-        discover({NVML_TIMEOUT: text})
-    assert (caught.value.name, caught.value.value) == (NVML_TIMEOUT, text)
+        discover({"GPUCACHE_NVML_TIMEOUT_S": text})
+    assert (caught.value.name, caught.value.value) == ("GPUCACHE_NVML_TIMEOUT_S", text)
 
 
 def test_nothing_is_written_to_the_environment(on_machine):

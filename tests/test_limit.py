@@ -21,8 +21,7 @@ from support.processes import PATIENCE_S
 from support.trees import KERNEL, OLD, Tree, set_used
 from support.writers import put_kernel
 
-from gpucache import environment, log
-from gpucache.environment import MAX_SIZE
+from gpucache import log
 from gpucache.layout.keys import view_key
 from gpucache.report.cache_report import scan
 from gpucache.store import limit, size
@@ -243,8 +242,8 @@ class TestEvicting:
         assert trees[1].entry.exists()
 
     def test_of_four_processes_over_the_limit_all_end_below_it(self, root, monkeypatch):
-        monkeypatch.setenv(MAX_SIZE, "100KB")
-        monkeypatch.setenv(environment.STAMP, "0")
+        monkeypatch.setenv("GPUCACHE_MAX_SIZE", "100KB")
+        monkeypatch.setenv("GPUCACHE_STAMP_S", "0")
         context = multiprocessing.get_context("spawn")
         writers = [
             context.Process(target=write_kernels, args=(str(root), number, 25))
@@ -384,7 +383,7 @@ class TestProcesses:
         monkeypatch.setenv("GPUCACHE_DIR", str(root))
         monkeypatch.setenv("TRITON_CACHE_DIR", str(root / "triton/0"))
         monkeypatch.setenv("GPUCACHE_SHARE", "1")
-        monkeypatch.setenv(MAX_SIZE, str(counted(str(root))))
+        monkeypatch.setenv("GPUCACHE_MAX_SIZE", str(counted(str(root))))
         monkeypatch.setattr("gpucache.triton.manager._locations", {})
         return DeviceCacheManager
 
@@ -417,11 +416,11 @@ class TestProcesses:
             "GPUCACHE_DIR": str(root),
             "TRITON_CACHE_DIR": f"{root}/triton/0",
             "GPUCACHE_SHARE": "1",
-            MAX_SIZE: str(counted(str(root)) // 2),
+            "GPUCACHE_MAX_SIZE": str(counted(str(root)) // 2),
         }
         done = python(code, Path(__file__).parent, env=env)
         assert (done.returncode, done.stderr) == (0, "")
-        assert counted(str(root)) <= int(env[MAX_SIZE]) * 0.9
+        assert counted(str(root)) <= int(env["GPUCACHE_MAX_SIZE"]) * 0.9
 
     def test_a_manager_that_goes_while_another_thread_of_ours_counts_hangs_nobody(
         self, trees, root, monkeypatch
@@ -497,7 +496,7 @@ class TestSetting:
         ],
     )
     def test_the_variable_is_a_size(self, tmp_path, text, size):
-        assert max_size_bytes(str(tmp_path), {MAX_SIZE: text}) == size
+        assert max_size_bytes(str(tmp_path), {"GPUCACHE_MAX_SIZE": text}) == size
 
     def test_without_one_it_is_a_tenth_of_the_file_system_and_no_more_than_50_gib(
         self, tmp_path, monkeypatch
@@ -505,7 +504,9 @@ class TestSetting:
         disk = os.statvfs(tmp_path)
         expected = min(disk.f_blocks * disk.f_frsize // 10, 50 * 2**30)
         assert max_size_bytes(str(tmp_path), {}) == pytest.approx(expected, abs=1)
-        assert max_size_bytes(str(tmp_path), {MAX_SIZE: ""}) == pytest.approx(expected, abs=1)
+        assert max_size_bytes(str(tmp_path), {"GPUCACHE_MAX_SIZE": ""}) == pytest.approx(
+            expected, abs=1
+        )
 
     @pytest.mark.root
     def test_on_a_small_file_system_it_is_small(self, tmp_path, mount):
@@ -513,15 +514,16 @@ class TestSetting:
         assert max_size_bytes(str(point), {}) == 2**20 // 10
 
     @pytest.mark.parametrize("text", ["-1", "plenty", "10%", "1e9", "GiB"])
-    def test_what_is_no_size_is_warned_of_once_and_means_no_limit(
+    def test_what_is_no_size_is_warned_of_once_and_means_the_default(
         self, trees, root, monkeypatch, caplog, text
     ):
         monkeypatch.setattr(log, "_warned", set())
-        environ = {"GPUCACHE_DIR": str(root), "GPUCACHE_SHARE": "1", MAX_SIZE: text}
+        environ = {"GPUCACHE_DIR": str(root), "GPUCACHE_SHARE": "1", "GPUCACHE_MAX_SIZE": text}
         with caplog.at_level(logging.WARNING, "gpucache"):
             settled = [location.locate(str(root / "triton/0"), environ) for _ in range(3)]
-        assert [one.limit.limit_bytes for one in settled] == [0] * 3
-        assert [MAX_SIZE in record.message for record in caplog.records] == [True]
+        default = max_size_bytes(str(root), {})
+        assert [one.limit.limit_bytes for one in settled] == [default] * 3
+        assert ["GPUCACHE_MAX_SIZE" in record.message for record in caplog.records] == [True]
 
     def test_zero_is_no_limit_and_costs_nothing(self, trees, root):
         kept = keeping(root, 0)
@@ -537,7 +539,7 @@ class TestSetting:
     def test_where_nothing_is_shared_there_is_no_limit(self, root, tmp_path, mode):
         environ = {
             "GPUCACHE_DIR": "/proc/nowhere" if mode == "private" else str(root),
-            MAX_SIZE: "1",
+            "GPUCACHE_MAX_SIZE": "1",
         }
         if mode == "stock":
             environ["GPUCACHE_SHARE"] = "0"
@@ -553,7 +555,7 @@ class TestDisk:
         monkeypatch.setenv("GPUCACHE_DIR", str(root))
         monkeypatch.setenv("TRITON_CACHE_DIR", str(root / "triton/0"))
         monkeypatch.setenv("GPUCACHE_SHARE", "1")
-        monkeypatch.setenv(MAX_SIZE, "1")
+        monkeypatch.setenv("GPUCACHE_MAX_SIZE", "1")
         monkeypatch.setattr("gpucache.triton.manager._locations", {})
         monkeypatch.setattr("gpucache.triton.manager._full", set())
 
@@ -585,7 +587,10 @@ class TestDisk:
         code = "import sys; sys.path.insert(0, sys.argv[1]); "
         code += "from support.writers import put_kernel; put_kernel('N' * 52)"
         assert (
-            python(code, Path(__file__).parent, env={**os.environ, MAX_SIZE: "0"}).returncode == 0
+            python(
+                code, Path(__file__).parent, env={**os.environ, "GPUCACHE_MAX_SIZE": "0"}
+            ).returncode
+            == 0
         )
         subprocess.run(["mount", "-o", "remount,ro", root], check=True)
         put_kernel("M" * 52)

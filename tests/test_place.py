@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from gpucache import DeviceCacheRegistry, log
-from gpucache.environment import disabled
+from gpucache.environment import DISABLE
 from gpucache.layout import paths
 from gpucache.log import warn_once
 from gpucache.machine.device import Device, Snapshot, Status
@@ -311,7 +311,9 @@ class TestSettings:
         found = at(root, tmp_path / "chosen", **{name: text})
         assert (found.stall_s, found.timeout_s) == (30.0, 300.0)
         default = "30" if "STALL" in name else "300"
-        assert lines(caplog) == [f"{name} is not a number of seconds: {text}; it is {default}"]
+        assert lines(caplog) == [
+            f"{name}={text!r} is not a number of seconds: ignored; it is {default}"
+        ]
 
     @pytest.mark.parametrize("name", ["GPUCACHE_STALL_TIMEOUT_S", "GPUCACHE_LOCK_TIMEOUT_S"])
     def test_an_empty_number_counts_as_unset(self, root, tmp_path, caplog, name):
@@ -324,12 +326,12 @@ class TestSettings:
         [({}, False), ({"GPUCACHE_DISABLE": "0"}, False), ({"GPUCACHE_DISABLE": "1"}, True)],
     )
     def test_it_may_be_disabled(self, environ, off):
-        assert disabled(environ) is off
+        assert DISABLE.read_or_default(environ) is off
 
     def test_a_switch_that_makes_no_sense_is_told_and_disables_nothing(self, caplog):
-        assert disabled({"GPUCACHE_DISABLE": "yes"}) is False
+        assert DISABLE.read_or_default({"GPUCACHE_DISABLE": "yes"}) is False
         (line,) = lines(caplog)
-        assert "GPUCACHE_DISABLE" in line
+        assert line == "GPUCACHE_DISABLE='yes' is not 0 or 1: ignored; it is 0"
 
 
 class TestWarnOnce:

@@ -979,7 +979,9 @@ def test_without_the_variable_nothing_is_configured(ranks):
 def test_a_level_that_makes_no_sense_is_told_once(ranks):
     rank = ranks(count=2, env={**STRICT, "GPUCACHE_LOG": "loud"})
     rank.said()
-    assert rank.err == "GPUCACHE_LOG='loud' is none of debug, info, warning, error; ignored\n"
+    assert rank.err == (
+        "GPUCACHE_LOG='loud' is not debug or info or warning or error: ignored; it is unset\n"
+    )
 
 
 def test_a_handler_of_the_program_that_raises_does_not_reach_a_kernel_launch(manager, monkeypatch):

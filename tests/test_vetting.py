@@ -12,7 +12,6 @@ from support.users import ADA, BOB, acting_as, directory, link
 
 from gpucache import DeviceCacheRegistry
 from gpucache.disk.vetting import Trust, vet, vet_child
-from gpucache.environment import is_on
 from gpucache.errors import ConfigurationError, ProvisionError, UnsafeDirectoryError
 from gpucache.machine.device import Device, Snapshot, Status
 
@@ -57,8 +56,6 @@ class TestTrust:
             ConfigurationError, match="GPUCACHE_TRUST_WORLD_WRITABLE='.*' is not 0 or 1"
         ):
             Trust.parse({"GPUCACHE_TRUST_WORLD_WRITABLE": text})
-        with pytest.raises(ConfigurationError):
-            is_on({"SWITCH": text}, "SWITCH")
 
 
 class TestWithoutAnotherUser:

@@ -216,9 +216,9 @@ def env(ordinal: int, root: str | None, form: str, as_json: bool) -> None:
     eval "$(gpucache env 0)"
     gpucache env 0 --format fish | source
     """
-    from gpucache.environment import DISABLE, is_on
+    from gpucache.environment import DISABLE
 
-    variables = {} if is_on(os.environ, DISABLE) else _marked(_recorded(root).environ(ordinal))
+    variables = {} if DISABLE.read(os.environ) else _marked(_recorded(root).environ(ordinal))
     if as_json or form == "json":
         print_json(variables)
         return
@@ -229,9 +229,9 @@ def env(ordinal: int, root: str | None, form: str, as_json: bool) -> None:
 def _marked(variables: dict[str, str]) -> dict[str, str]:
     """With the mark by which a later `gpucache run` may choose another device."""
     from gpucache.directories.launch import marks
-    from gpucache.environment import SET_BY_US
+    from gpucache.environment import SET_BY_RUN
 
-    return {**variables, SET_BY_US: marks(variables)}
+    return {**variables, SET_BY_RUN.name: marks(variables)}
 
 
 def _complete_file(

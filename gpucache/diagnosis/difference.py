@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from itertools import zip_longest
 
 from gpucache.disk.reading import digest, read
+from gpucache.environment import LINE_INFO
 from gpucache.errors import GpuCacheError
 from gpucache.kernels.metadata import Metadata
 from gpucache.report.directory import group_in, metadata_in
@@ -73,7 +74,7 @@ def _kernel(directory: str) -> Metadata:
 
 def _written_alike(metadata: Metadata) -> tuple[str | None, ...]:
     """What else decides how a kernel's first form is written: the frontend, and whether it has names and lines."""
-    return metadata.triton_version, metadata.environment.get("TRITON_DISABLE_LINE_INFO")
+    return metadata.triton_version, metadata.environment.get(LINE_INFO)
 
 
 def _plain(a: Metadata, b: Metadata) -> Iterator[Difference]:

@@ -22,7 +22,6 @@ from gpucache.disk import mounts
 from gpucache.disk.files import STAGED, inside
 from gpucache.disk.locks import holder, is_free
 from gpucache.disk.vetting import Trust, vet, vet_child, vet_file
-from gpucache.environment import STALL_S, STALL_TIMEOUT
 from gpucache.errors import GpuCacheError, ProvisionError, UnsafeDirectoryError
 from gpucache.findings import Finding
 from gpucache.layout import paths
@@ -193,10 +192,8 @@ def over_limit(root: str, environ: Mapping[str, str]) -> Iterator[Finding]:
     Raises:
         OSError: the file system does not answer.
     """
-    try:
-        allowed, taken = limit.max_size_bytes(_nearest(root), environ), total_bytes(root)
-    except ValueError:
-        return  # told as a bad value
+    allowed = limit.max_size_bytes(_nearest(root), environ)
+    taken = total_bytes(root)
     if allowed and taken is not None and taken > allowed:
         fact = f"the store takes {size(taken)}, and {environment.MAX_SIZE} allows {size(allowed)}"
         fix = f"raise {environment.MAX_SIZE}, or wait: what was used in the last minutes is not evicted"
@@ -224,7 +221,7 @@ def headers(root: str, environ: Mapping[str, str]) -> Iterator[Finding]:
 
 def kernel_locks(root: str, environ: Mapping[str, str]) -> Iterator[Finding]:
     """Locks whose holder has died, or has shown no sign of life for as long as a waiter waits."""
-    stall_s = float(environ.get(STALL_TIMEOUT) or STALL_S)
+    stall_s = environment.STALL_TIMEOUT.read_or_default(environ)
     for path in _listed(lock_directory(root)):
         if not path.endswith(".lock") or os.path.basename(path) == "provision.lock":
             continue

@@ -13,7 +13,7 @@ from gpucache import environment
 from gpucache.diagnosis import disk_checks, environment_checks
 from gpucache.directories.record import Record, read_record, recorded
 from gpucache.directories.registry import DeviceCacheRegistry
-from gpucache.environment import DEVICE_ORDER, FAKE_DEVICES, VISIBLE_DEVICES
+from gpucache.environment import BY_BUS, DEVICE_ORDER, FAKE_DEVICES, VISIBLE_DEVICES
 from gpucache.errors import DiscoveryError, GpuCacheError, RecordError
 from gpucache.findings import Finding
 from gpucache.layout import paths
@@ -161,7 +161,7 @@ def _discovered(environ: Mapping[str, str]) -> tuple[Snapshot, tuple[Finding, ..
 
 def _fake(snapshot: Snapshot) -> Iterator[Finding]:
     if snapshot.fake:
-        subject = FAKE_DEVICES if snapshot.status is Status.REQUESTED else "NVML"
+        subject = FAKE_DEVICES.name if snapshot.status is Status.REQUESTED else "NVML"
         fix = snapshot.advice or f"unset {FAKE_DEVICES} where real devices are meant"
         yield Finding(
             "fake-devices", "warning", subject, f"the devices are fake: {snapshot.detail}", fix
@@ -179,10 +179,10 @@ def _mask(snapshot: Snapshot, shown: Visible, environ: Mapping[str, str]) -> Ite
     """A mask that leaves nothing is an error, unless that is plainly meant. Of made-up devices a mask says nothing."""
     if shown.cut is None or (snapshot.fake and snapshot.status is not Status.REQUESTED):
         return
-    mask = environ.get(VISIBLE_DEVICES, "")
+    mask = VISIBLE_DEVICES.text(environ) or ""
     level = "warning" if shown.devices or mask in _MEANS_NO_DEVICE else "error"
     fix = f"unset {VISIBLE_DEVICES}, or list each device once, by a UUID that `gpucache devices` shows"
-    yield Finding("mask-cut", level, VISIBLE_DEVICES, f"{mask!r}: {shown.cut}", fix)
+    yield Finding("mask-cut", level, VISIBLE_DEVICES.name, f"{mask!r}: {shown.cut}", fix)
 
 
 def _order(
@@ -195,17 +195,17 @@ def _order(
                 "only libcuda knows in which order it counts these GPUs, and it has not been asked"
             )
             fix = f"{_provision(root)}, which asks it once; or {fix}"
-        yield Finding("order-guess", "warning", DEVICE_ORDER, fact, fix)
+        yield Finding("order-guess", "warning", DEVICE_ORDER.name, fact, fix)
     kinds = {
         gpu.name: None
         for gpu in (*snapshot.devices, *snapshot.mig_parents)
         if gpu.parent_uuid is None
     }
-    if shown.how == "driver" and len(kinds) > 1 and environ.get(DEVICE_ORDER) != "PCI_BUS_ID":
+    if shown.how == "driver" and len(kinds) > 1 and DEVICE_ORDER.read(environ) != BY_BUS:
         indices = ", ".join(str(device.directory_name) for device in shown.devices)
         fact = f"{', '.join(map(str, kinds))}: CUDA counts fastest first; its 0, 1, … are nvidia-smi's {indices}"
-        fix = f"set {DEVICE_ORDER}=PCI_BUS_ID, or name devices by UUID in {VISIBLE_DEVICES}"
-        yield Finding("mixed-gpus", "warning", DEVICE_ORDER, fact, fix)
+        fix = f"set {DEVICE_ORDER}={BY_BUS}, or name devices by UUID in {VISIBLE_DEVICES}"
+        yield Finding("mixed-gpus", "warning", DEVICE_ORDER.name, fact, fix)
 
 
 # ---- the record
@@ -257,7 +257,7 @@ def _refusal(record: Record, environ: Mapping[str, str]) -> tuple[str, str]:
         return "record-fake", "error"
     return (
         ("pin-unknown", "error")
-        if environ.get(environment.PINNED_DEVICE)
+        if environment.PINNED_DEVICE.text(environ)
         else ("record-mismatch", "warning")
     )
 

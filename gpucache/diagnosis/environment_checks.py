@@ -10,7 +10,7 @@ from collections.abc import Iterator, Mapping
 
 from gpucache import environment
 from gpucache.diagnosis import disk_checks
-from gpucache.diagnosis.config import IGNORED, VARIABLES, settings
+from gpucache.diagnosis.config import settings
 from gpucache.directories.record import Record
 from gpucache.disk.files import inside
 from gpucache.environment import SHARE
@@ -20,7 +20,11 @@ from gpucache.layout import paths
 TESTED_TRITON = ((3, 2), (3, 9))
 """The first and the last Triton that the plug-in was tested with."""
 
-_CACHE_VARIABLES = (environment.ROOT, environment.INDUCTOR_ROOT, environment.TRITON_DIRECTORY)
+_CACHE_VARIABLES = (
+    environment.ROOT.name,
+    environment.INDUCTOR_ROOT.name,
+    environment.TRITON_DIRECTORY.name,
+)
 
 
 def bad_values(environ: Mapping[str, str]) -> Iterator[Finding]:
@@ -29,7 +33,7 @@ def bad_values(environ: Mapping[str, str]) -> Iterator[Finding]:
         if one.problem is None:
             continue
         fix = f"correct or unset {one.name}"
-        if one.name in IGNORED:
+        if one.ignored:
             yield Finding(
                 "ignored-value", "warning", one.name, f"{one.problem}, and so ignored", fix
             )
@@ -40,8 +44,8 @@ def bad_values(environ: Mapping[str, str]) -> Iterator[Finding]:
 def empty_variables(environ: Mapping[str, str]) -> Iterator[Finding]:
     """What is ``""`` counts as unset with us, and with nobody else (Triton 3.9.0 and torch 2.13.0, run)."""
     consequences = {
-        environment.TRITON_DIRECTORY: "Triton 3.4 and later raises an exception",
-        environment.INDUCTOR_ROOT: "torch caches in the current directory, and executes what it finds there",
+        environment.TRITON_DIRECTORY.name: "Triton 3.4 and later raises an exception",
+        environment.INDUCTOR_ROOT.name: "torch caches in the current directory, and executes what it finds there",
     }
     for name, consequence in consequences.items():
         if environ.get(name) == "":
@@ -66,7 +70,7 @@ def odd_variables(environ: Mapping[str, str]) -> Iterator[Finding]:
 
 def hijacked(root: str, environ: Mapping[str, str]) -> Iterator[Finding]:
     """Torch's first kernel sets `TRITON_CACHE_DIR` for the whole process and all that it starts (triton#9368)."""
-    value = environ.get(environment.TRITON_DIRECTORY, "")
+    value = environment.TRITON_DIRECTORY.text(environ) or ""
     if not os.path.isabs(value) or inside(value, root):
         return
     parent, name = os.path.split(os.path.normpath(value))
@@ -79,14 +83,14 @@ def hijacked(root: str, environ: Mapping[str, str]) -> Iterator[Finding]:
         return  # a directory of the user's choice
     fact = f"{value} is in {whose}, and the root is {root}: a program that used torch before may have set it"
     fix = f"unset {environment.TRITON_DIRECTORY}, or start the program under `gpucache run --force`"
-    yield Finding("triton-dir-hijacked", "warning", environment.TRITON_DIRECTORY, fact, fix)
+    yield Finding("triton-dir-hijacked", "warning", environment.TRITON_DIRECTORY.name, fact, fix)
 
 
 def other_device(root: str, known: Record | None, environ: Mapping[str, str]) -> Iterator[Finding]:
     """A device directory that is not the pinned device's, by the host's record."""
     value, pinned = (
-        environ.get(environment.TRITON_DIRECTORY, ""),
-        environ.get(environment.PINNED_DEVICE, ""),
+        environment.TRITON_DIRECTORY.text(environ) or "",
+        environment.PINNED_DEVICE.text(environ) or "",
     )
     if known is None or pinned not in known.names or not os.path.isabs(value):
         return
@@ -94,16 +98,18 @@ def other_device(root: str, known: Record | None, environ: Mapping[str, str]) ->
     if inside(value, f"{root}/triton") and not inside(value, wanted):
         fact = f"{value} is not the directory of {pinned}, which {environment.PINNED_DEVICE} names"
         fix = f"set {environment.TRITON_DIRECTORY}={wanted}, or start the program under `gpucache run --force`"
-        yield Finding("triton-dir-other-device", "warning", environment.TRITON_DIRECTORY, fact, fix)
+        yield Finding(
+            "triton-dir-other-device", "warning", environment.TRITON_DIRECTORY.name, fact, fix
+        )
 
 
 def plugin(environ: Mapping[str, str]) -> Iterator[Finding]:
     """Whose manager Triton uses."""
-    value = environ.get(environment.MANAGER)
+    value = environment.MANAGER.text(environ)
     if value and not _importable(value):
         fact = f"{value} cannot be imported by {sys.executable}, so that each kernel launch fails there"
         fix = f"install it where the program runs, or unset {environment.MANAGER}"
-        yield Finding("plugin-missing", "error", environment.MANAGER, fact, fix)
+        yield Finding("plugin-missing", "error", environment.MANAGER.name, fact, fix)
     elif value != environment.OUR_MANAGER:
         whose = (
             f"Triton's cache belongs to {value}"
@@ -113,7 +119,7 @@ def plugin(environ: Mapping[str, str]) -> Iterator[Finding]:
         run = "gpucache run --plugin --force" if value else "gpucache run --plugin"
         fix = f"start the program under `{run}`, or set {environment.MANAGER}={environment.OUR_MANAGER}"
         fact = f"{whose}: each rank compiles each kernel"
-        yield Finding("plugin-inactive", "warning", environment.MANAGER, fact, fix)
+        yield Finding("plugin-inactive", "warning", environment.MANAGER.name, fact, fix)
 
 
 def _importable(manager: str) -> bool:
@@ -128,30 +134,31 @@ def _importable(manager: str) -> bool:
 
 def switched_off(environ: Mapping[str, str]) -> Iterator[Finding]:
     """What the user has turned off, perhaps in another year."""
-    if environ.get(environment.DISABLE) == "1":
+    if environment.DISABLE.read(environ):
         fact = (
             f"{environment.DISABLE}=1: no directory is made or set, and the plug-in is stock Triton"
         )
         yield Finding(
-            "disabled", "warning", environment.DISABLE, fact, f"unset {environment.DISABLE}"
+            "disabled", "warning", environment.DISABLE.name, fact, f"unset {environment.DISABLE}"
         )
     yield from always_compiling(environ, "warning")
-    if environ.get(SHARE) == "0":
+    if SHARE.read(environ) is False:
         fact = f"{SHARE}=0: the plug-in is stock Triton, and each rank compiles each kernel"
-        yield Finding("not-sharing", "warning", SHARE, fact, f"unset {SHARE}")
+        yield Finding("not-sharing", "warning", SHARE.name, fact, f"unset {SHARE}")
 
 
 def always_compiling(environ: Mapping[str, str], level: str) -> Iterator[Finding]:
     """The settings of Triton's that make every kernel a miss."""
-    for name in ("TRITON_ALWAYS_COMPILE", "TRITON_KERNEL_OVERRIDE"):
-        if environ.get(name, "").lower() not in ("", "0", "false", "off", "no"):
+    for variable in (environment.ALWAYS_COMPILE, environment.OVERRIDE):
+        if variable.read(environ):
+            name = variable.name
             fact = f"{name}={environ[name]}: every kernel is compiled, whatever is cached"
             yield Finding("always-compile", level, name, fact, f"unset {name}")
 
 
 def unknown(environ: Mapping[str, str]) -> Iterator[Finding]:
     """Names that begin like ours: misspelt, or of another version."""
-    known, ours = [variable.name for variable in VARIABLES], "GPUCACHE_"
+    known, ours = [variable.name for variable in environment.VARIABLES], "GPUCACHE_"
     for name in sorted(environ):
         if (
             name.startswith(ours)

@@ -100,10 +100,8 @@ def _here(entry: str, root: str, environ: Mapping[str, str], directory: str | No
 
 
 def _own_directory(root: str, environ: Mapping[str, str]) -> str | None:
-    directory, pinned = (
-        environ.get(environment.TRITON_DIRECTORY),
-        environ.get(environment.PINNED_DEVICE),
-    )
+    directory = environment.TRITON_DIRECTORY.text(environ)
+    pinned = environment.PINNED_DEVICE.text(environ)
     if directory or not pinned:
         return os.path.abspath(directory) if directory else None
     record = recorded(root)
@@ -127,23 +125,27 @@ def _names(directory: str) -> list[str]:
 
 def _apart(root: str, environ: Mapping[str, str], directory: str) -> Iterator[tuple[str, str, str]]:
     """The settings by which Triton's own manager acts, which knows no store."""
-    manager = environ.get(environment.MANAGER)
+    manager = environment.MANAGER.text(environ)
     if manager != environment.OUR_MANAGER:
         fact = f"the cache manager is {manager or 'the one of Triton'}"
         yield (
-            environment.MANAGER,
+            environment.MANAGER.name,
             fact,
             f"set {environment.MANAGER}={environment.OUR_MANAGER}, as gpucache run does; and ask under it",
         )
-    for name, off in ((environment.DISABLE, "1"), (SHARE, "0")):
-        if environ.get(name) == off:
-            yield name, f"{name}={off}", f"unset {name}"
-    if environ.get("USE_IR_LOC"):
-        yield "USE_IR_LOC", f"USE_IR_LOC={environ['USE_IR_LOC']}", "unset USE_IR_LOC"
-    if environ.get(SHARE) != "1" and is_fresh(directory, root):
+    off = []
+    if environment.DISABLE.read_or_default(environ):
+        off.append(environment.DISABLE.name)
+    if SHARE.read_or_default(environ) is False:
+        off.append(SHARE.name)
+    if environment.USE_IR_LOC.read(environ):
+        off.append(environment.USE_IR_LOC.name)
+    for name in off:
+        yield name, f"{name}={environ[name]}", f"unset {name}"
+    if not SHARE.read_or_default(environ) and is_fresh(directory, root):
         fact = f"{directory} is a fresh cache in the temporary directory"
         yield (
-            environment.TRITON_DIRECTORY,
+            environment.TRITON_DIRECTORY.name,
             fact,
             f"set {SHARE}=1, or another {environment.TRITON_DIRECTORY}",
         )
@@ -277,7 +279,7 @@ def _architecture(metadata: Metadata, here: _Here) -> Iterator[Finding]:
         return
     devices = [entry.device for entry in record.entries if entry.present]
     pinned = [
-        device for device in devices if device.uuid == here.environ.get(environment.PINNED_DEVICE)
+        device for device in devices if device.uuid == environment.PINNED_DEVICE.text(here.environ)
     ]
     known = {device.compute_capability for device in pinned or devices}
     present = {arch_of(f"cuda:{one[0]}{one[1]}") for one in known if one is not None}

@@ -25,6 +25,8 @@ if TYPE_CHECKING:
 
 
 _get = os.environ.get
+_INDUCTOR_ROOT = environment.INDUCTOR_ROOT.name
+_TRITON_DIRECTORY = environment.TRITON_DIRECTORY.name
 # The value of TORCHINDUCTOR_CACHE_DIR that was last made and vetted, and the prefix of its device directories. One
 # tuple, so that threads see both or neither.
 _settled: tuple[str | None, str] = (None, "")
@@ -39,7 +41,7 @@ def cache_dir() -> str:
         UnsafeDirectoryError: somebody else could plant code there; the environment is left as it was.
         ProvisionError: it cannot be made.
     """
-    value = _get(environment.INDUCTOR_ROOT)
+    value = _get(_INDUCTOR_ROOT)
     if value and value == _settled[0]:
         return value
     return _settle(value)
@@ -59,10 +61,10 @@ def triton_cache_dir(device: int) -> str:
     Raises:
         UnsafeDirectoryError, ProvisionError: as `cache_dir`.
     """
-    directory = _get(environment.TRITON_DIRECTORY)
+    directory = _get(_TRITON_DIRECTORY)
     if directory:
         return directory
-    value = _get(environment.INDUCTOR_ROOT)
+    value = _get(_INDUCTOR_ROOT)
     settled = _settled
     if not value or value != settled[0]:
         _settle(value)
@@ -77,9 +79,9 @@ def temporary_cache_dir(directory: str) -> Iterator[None]:
     Both variables are restored, absence included, and Inductor's in-memory caches are cleared on both ways when
     Inductor is loaded. Process-wide, as in torch: not for threads that compile at the same time.
     """
-    saved = {name: _get(name) for name in (environment.INDUCTOR_ROOT, environment.TRITON_DIRECTORY)}
-    os.environ[environment.INDUCTOR_ROOT] = directory
-    os.environ.pop(environment.TRITON_DIRECTORY, None)
+    saved = {name: _get(name) for name in (_INDUCTOR_ROOT, _TRITON_DIRECTORY)}
+    os.environ[_INDUCTOR_ROOT] = directory
+    os.environ.pop(_TRITON_DIRECTORY, None)
     try:
         _clear_inductor()
         yield
@@ -97,7 +99,7 @@ def _settle(value: str | None) -> str:
     global _settled
     directory = os.path.abspath(value or default_cache_dir())
     _make(directory)
-    os.environ[environment.INDUCTOR_ROOT] = directory
+    os.environ[_INDUCTOR_ROOT] = directory
     _settled = (directory, os.path.join(directory, "triton", ""))
     return directory
 
@@ -105,9 +107,8 @@ def _settle(value: str | None) -> str:
 def _make(directory: str) -> None:
     from gpucache.disk.files import make_directory
     from gpucache.disk.vetting import Trust, vet
-    from gpucache.environment import is_on
 
-    if is_on(os.environ, environment.DISABLE):
+    if environment.DISABLE.read(os.environ):
         os.makedirs(directory, exist_ok=True)
         return
     trust = Trust.parse(os.environ)

@@ -6,11 +6,10 @@ import os
 import re
 import shutil
 import sys
-import zlib
 
 from gpucache import environment
 from gpucache.directories.registry import DeviceCacheRegistry
-from gpucache.environment import SET_BY_US, is_on
+from gpucache.environment import SET_BY_RUN, mark, was_set_by_run
 from gpucache.errors import RecordError
 from gpucache.values import Value
 
@@ -68,24 +67,24 @@ def launch_environ(
     Raises:
         GpuCacheError: discovery, vetting or provisioning failed, or the device does not exist.
     """
-    if is_on(base, environment.DISABLE):
+    if environment.DISABLE.read(base):
         return dict(base), LaunchReport(f"{environment.DISABLE}=1: nothing is set")
     ours = _set_by_outer(base)
     # The outer call's pin was for the outer command; its root still holds.
     environ = {
         name: value
         for name, value in base.items()
-        if name != environment.PINNED_DEVICE or name not in ours
+        if name != environment.PINNED_DEVICE.name or name not in ours
     }
     if root is not None:
-        environ[environment.ROOT] = root
+        environ[environment.ROOT.name] = root
     registry, warnings = _provisioned(environ)
     ordinal, choice = _ordinal(registry, base, device)
     wanted = _root_only(registry) if ordinal is None else registry.environ(ordinal)
     if plugin:
-        wanted[environment.MANAGER] = environment.OUR_MANAGER
+        wanted[environment.MANAGER.name] = environment.OUR_MANAGER
     force_of = {
-        name: force or (name == environment.ROOT and root is not None) for name in _VARIABLES
+        name: force or (name == environment.ROOT.name and root is not None) for name in _VARIABLES
     }
     considered = (
         _setting(name, base, wanted.get(name), ours, force_of[name], choice) for name in _VARIABLES
@@ -95,11 +94,11 @@ def launch_environ(
 
 
 _VARIABLES = (
-    environment.ROOT,
-    environment.PINNED_DEVICE,
-    environment.INDUCTOR_ROOT,
-    environment.TRITON_DIRECTORY,
-    environment.MANAGER,
+    environment.ROOT.name,
+    environment.PINNED_DEVICE.name,
+    environment.INDUCTOR_ROOT.name,
+    environment.TRITON_DIRECTORY.name,
+    environment.MANAGER.name,
 )
 
 
@@ -137,7 +136,7 @@ def _provisioned(environ: Mapping[str, str]) -> tuple[DeviceCacheRegistry, tuple
     if registry is None:  # not `or`: a registry without devices is false
         registry = DeviceCacheRegistry(environ=environ)
     warnings = registry.provision().warnings
-    if environ.get(environment.PINNED_DEVICE):  # the user's
+    if environment.PINNED_DEVICE.text(environ):  # the user's
         registry = DeviceCacheRegistry.load(environ=environ)
     return registry, warnings
 
@@ -159,7 +158,7 @@ def _current(environ: Mapping[str, str]) -> DeviceCacheRegistry | None:
 
 
 def _root_only(registry: DeviceCacheRegistry) -> dict[str, str]:
-    return {environment.ROOT: registry.root, environment.INDUCTOR_ROOT: registry.root}
+    return {environment.ROOT.name: registry.root, environment.INDUCTOR_ROOT.name: registry.root}
 
 
 def _ordinal(
@@ -235,7 +234,7 @@ def _setting(
     if had == wanted:
         return Setting(name, "kept", had, "it has the right value")
     if (
-        name not in (environment.PINNED_DEVICE, environment.MANAGER)
+        name not in (environment.PINNED_DEVICE.name, environment.MANAGER.name)
         and os.path.abspath(had) == wanted
     ):
         return Setting(
@@ -259,21 +258,15 @@ def _applied(base: Mapping[str, str], settings: list[Setting], ours: set[str]) -
     made |= {
         setting.name for setting in settings if setting.action == "kept" and setting.name in ours
     }
-    environ[SET_BY_US] = marks({name: environ[name] for name in made})
+    environ[SET_BY_RUN.name] = marks({name: environ[name] for name in made})
     return environ
 
 
 def marks(variables: Mapping[str, str]) -> str:
     """The value of `GPUCACHE_SET` that tells an inner call which variables are ours to replace."""
-    return ",".join(_mark(name, variables[name]) for name in _VARIABLES if name in variables)
-
-
-def _mark(name: str, value: str) -> str:
-    """A name and a checksum of the value we gave it, by which an inner call knows whether the user changed it since."""
-    return f"{name}:{zlib.crc32(os.fsencode(value)):08x}"
+    return ",".join(mark(name, variables[name]) for name in _VARIABLES if name in variables)
 
 
 def _set_by_outer(environ: Mapping[str, str]) -> set[str]:
     """The variables that an outer call set and that still have its value."""
-    marks = set(environ.get(SET_BY_US, "").split(","))
-    return {name for name in _VARIABLES if name in environ and _mark(name, environ[name]) in marks}
+    return {name for name in _VARIABLES if was_set_by_run(name, environ)}

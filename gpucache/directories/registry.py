@@ -7,13 +7,6 @@ import os
 from gpucache import environment
 from gpucache.directories.record import Record, directories, merge, read_record, recorded
 from gpucache.disk.vetting import Trust, vet, vet_child, vet_file
-from gpucache.environment import (
-    DEVICE_ORDER,
-    TRUST_UIDS,
-    TRUST_WORLD_WRITABLE,
-    VISIBLE_DEVICES,
-    is_on,
-)
 from gpucache.errors import DeviceIndexError, RecordError
 from gpucache.layout import paths
 from gpucache.machine import device_files
@@ -26,8 +19,13 @@ if TYPE_CHECKING:
 
     from gpucache.directories.provision import Provision
 
-
-_SETTINGS = (environment.DISABLE, TRUST_UIDS, TRUST_WORLD_WRITABLE, VISIBLE_DEVICES, DEVICE_ORDER)
+_SETTINGS = (
+    environment.DISABLE.name,
+    environment.TRUST_UIDS.name,
+    environment.TRUST_WORLD_WRITABLE.name,
+    environment.VISIBLE_DEVICES.name,
+    environment.DEVICE_ORDER.name,
+)
 
 
 class DeviceCacheRegistry:
@@ -170,15 +168,17 @@ class DeviceCacheRegistry:
             DeviceIndexError: this process has no such device.
         """
         path = self.path(ordinal)
-        if is_on(self._settings, environment.DISABLE):
+        if environment.DISABLE.read(self._settings):
             return {}
         variables = {
-            environment.ROOT: self.root,
-            environment.PINNED_DEVICE: self.devices[ordinal].uuid,
-            environment.INDUCTOR_ROOT: self.root,
-            environment.TRITON_DIRECTORY: path,
+            environment.ROOT.name: self.root,
+            environment.PINNED_DEVICE.name: self.devices[ordinal].uuid,
+            environment.INDUCTOR_ROOT.name: self.root,
+            environment.TRITON_DIRECTORY.name: path,
         }
-        return variables | {environment.MANAGER: environment.OUR_MANAGER} if plugin else variables
+        if plugin:
+            variables[environment.MANAGER.name] = environment.OUR_MANAGER
+        return variables
 
     def provision(self, timeout_s: float = 60.0) -> Provision:
         """Make the root, its tag, a directory for every device of the snapshot, and the record, where missing.
@@ -203,7 +203,7 @@ class DeviceCacheRegistry:
         """
         from gpucache.directories.provision import Provision, provision  # not for a worker
 
-        if is_on(self._settings, environment.DISABLE):
+        if environment.DISABLE.read(self._settings):
             return Provision(
                 root=self.root,
                 devices=self.snapshot.devices,
@@ -248,7 +248,7 @@ def _recorded_visible(
     path: str, record: Record, snapshot: Snapshot, environ: Mapping[str, str], whole: bool | None
 ) -> Visible:
     """What this process sees of the recorded devices; an error where the record cannot tell."""
-    pinned = environ.get(environment.PINNED_DEVICE)
+    pinned = environment.PINNED_DEVICE.text(environ)
     if pinned:
         known = (*snapshot.devices, *(entry.device for entry in record.entries))
         device = next((device for device in known if device.uuid == pinned), None)
@@ -276,8 +276,9 @@ def _recorded_visible(
         path,
         f"this process does not see just the {len(record.gpus)} GPUs on record (a container, a cgroup, or new GPUs), "
         "so a number does not say which GPU is meant",
-        f"start it under `gpucache run`, or set {environment.PINNED_DEVICE} or {VISIBLE_DEVICES} to a UUID; "
-        "if the host's GPUs have changed, run `gpucache provision` (delete the record first if some are gone)",
+        f"start it under `gpucache run`, or set {environment.PINNED_DEVICE} or {environment.VISIBLE_DEVICES} "
+        "to a UUID; if the host's GPUs have changed, run `gpucache provision` "
+        "(delete the record first if some are gone)",
     )
 
 

@@ -9,8 +9,8 @@ import errno
 import os
 import stat
 
-from gpucache.environment import TRUST_UIDS, TRUST_WORLD_WRITABLE, is_on
-from gpucache.errors import ConfigurationError, ProvisionError, UnsafeDirectoryError
+from gpucache.environment import ROOT, TRUST_UIDS, TRUST_WORLD_WRITABLE
+from gpucache.errors import ProvisionError, UnsafeDirectoryError
 from gpucache.values import Value
 
 TYPE_CHECKING = False
@@ -35,11 +35,7 @@ class Trust(Value):
         Raises:
             ConfigurationError: a value makes no sense.
         """
-        text = environ.get(TRUST_UIDS) or ""
-        tokens = [token.strip() for token in text.split(",") if token.strip()]
-        if not all(token.isascii() and token.isdigit() for token in tokens):
-            raise ConfigurationError(TRUST_UIDS, text, "a comma-separated list of user ids")
-        return cls(frozenset(map(int, tokens)), is_on(environ, TRUST_WORLD_WRITABLE))
+        return cls(TRUST_UIDS.read(environ), TRUST_WORLD_WRITABLE.read(environ))
 
 
 def vet(path: str, trust: Trust) -> bool:
@@ -141,7 +137,7 @@ def _vet_directory(path: str, found: os.stat_result, trust: Trust) -> None:
         raise UnsafeDirectoryError(
             path,
             f"belongs to uid {found.st_uid}, not to uid {os.geteuid()}, and a cache is executed",
-            f"set GPUCACHE_DIR to a directory of your own, or {TRUST_UIDS}={found.st_uid} if you trust that user",
+            f"set {ROOT} to a directory of your own, or {TRUST_UIDS}={found.st_uid} if you trust that user",
         )
     if found.st_mode & stat.S_IWOTH and not trust.world_writable:
         raise UnsafeDirectoryError(
@@ -172,7 +168,7 @@ def _vet_link(path: str, found: os.stat_result, links: int) -> None:
         raise UnsafeDirectoryError(
             path,
             f"is a symbolic link of uid {found.st_uid}, who can point it anywhere",
-            "remove the link, or set GPUCACHE_DIR to a directory of your own",
+            f"remove the link, or set {ROOT} to a directory of your own",
         )
     if links > _MOST_LINKS:
         raise ProvisionError(path, errno.ELOOP, "remove the circle of links")

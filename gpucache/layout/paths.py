@@ -27,12 +27,9 @@ def resolve_root(root: str | os.PathLike[str] | None, environ: Mapping[str, str]
     Raises:
         ConfigurationError: it is relative to a directory that is gone, or there is no temporary directory.
     """
-    chosen = (
-        (os.fspath(root) if root is not None else "")
-        or environ.get(ROOT)
-        or environ.get(INDUCTOR_ROOT)
-    )
-    return absolute(chosen) if chosen else absolute(default_root(environ))
+    chosen = os.fspath(root) if root is not None else ""
+    chosen = chosen or ROOT.text(environ) or INDUCTOR_ROOT.text(environ) or default_root(environ)
+    return absolute(chosen)
 
 
 def absolute(path: str) -> str:
@@ -45,7 +42,7 @@ def absolute(path: str) -> str:
         return os.path.abspath(path)
     except FileNotFoundError:
         raise ConfigurationError(
-            ROOT, path, "an absolute path, and the current directory is gone"
+            ROOT.name, path, "an absolute path, and the current directory is gone"
         ) from None
 
 

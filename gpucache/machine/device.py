@@ -3,19 +3,14 @@
 from __future__ import annotations
 
 import enum
-import re
 
 from gpucache.environment import FAKE_DEVICES
-from gpucache.errors import ConfigurationError
 from gpucache.values import Value, as_dict, replace
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Mapping
     from typing import Any
-
-
-_FAKE_LIMIT = 1024
 
 
 class Status(str, enum.Enum):
@@ -208,39 +203,21 @@ def requested_fakes(environ: Mapping[str, str]) -> Snapshot | None:
     Raises:
         ConfigurationError: the value makes no sense.
     """
-    text = environ.get(FAKE_DEVICES)
-    if not text:
+    fakes = FAKE_DEVICES.read(environ)
+    if fakes is None:
         return None
     return Snapshot(
         status=Status.REQUESTED,
         source="fake",
-        detail=f"{FAKE_DEVICES} is set to {text}",
-        devices=parse_fake_devices(text),
+        detail=f"{FAKE_DEVICES} is set to {FAKE_DEVICES.text(environ)}",
+        devices=fake_devices(fakes.count, fakes.name, fakes.compute_capability),
     )
-
-
-def parse_fake_devices(text: str) -> tuple[Device, ...]:
-    """Read `GPUCACHE_FAKE_DEVICES`: ``"8"``, or ``"8xH100:9.0"`` (count, name, compute capability).
-
-    Raises:
-        ConfigurationError: the text is neither.
-    """
-    match = re.fullmatch(
-        r"(\d{1,4})(?:x([^:]+))?(?::(\d{1,3})\.(\d{1,3}))?", text.strip(), re.ASCII
-    )
-    count = int(match[1]) if match else 0
-    if match is None or not 1 <= count <= _FAKE_LIMIT:
-        raise ConfigurationError(
-            FAKE_DEVICES, text, f'a count up to {_FAKE_LIMIT} or like "8xH100:9.0"'
-        )
-    capability = (int(match[3]), int(match[4])) if match[3] else None
-    return fake_devices(count, match[2], capability)
 
 
 def fake_devices(
     count: int, name: str | None = None, compute_capability: tuple[int, int] | None = None
 ) -> tuple[Device, ...]:
-    """Devices for a machine without any: index 0 to ``count`` - 1, UUIDs that no GPU can have."""
+    """Devices for a machine without any: numbered from index 0, with UUIDs that no GPU can have."""
     return tuple(
         Device(
             uuid=f"FAKE-{index}",

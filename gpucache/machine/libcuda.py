@@ -18,7 +18,6 @@ if TYPE_CHECKING:  # the child has nothing but the standard library
     from gpucache.machine.device import Snapshot
 
 _TIMEOUT_S = 20.0
-_MASKS = ("CUDA_VISIBLE_DEVICES", "CUDA_DEVICE_ORDER")
 
 
 def ask_order(
@@ -32,12 +31,16 @@ def ask_order(
     import subprocess
     import threading
 
+    from gpucache.environment import DEVICE_ORDER, VISIBLE_DEVICES
+
     if not sys.executable:
         return None
+    masks = (VISIBLE_DEVICES.name, DEVICE_ORDER.name)
+    unmasked = {name: value for name, value in environ.items() if name not in masks}
     try:
         child = subprocess.Popen(
             [sys.executable, "-I", __file__],
-            env={k: v for k, v in environ.items() if k not in _MASKS},
+            env=unmasked,
             stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE,
             stderr=subprocess.DEVNULL,

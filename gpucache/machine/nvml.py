@@ -16,7 +16,7 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
-from gpucache.environment import NVML_TIMEOUT, nvml_timeout_s
+from gpucache.environment import NVML_TIMEOUT
 from gpucache.errors import DiscoveryError, NoDeviceError
 from gpucache.machine.device import (
     Device,
@@ -94,7 +94,7 @@ def discover(
     if not require_gpu and (requested := requested_fakes(environ)) is not None:
         return requested
     try:
-        return _within(timeout_s if timeout_s is not None else nvml_timeout_s(environ))
+        return _within(timeout_s if timeout_s is not None else NVML_TIMEOUT.read(environ))
     except _Failure as failure:
         return _without_gpu(failure, require_gpu)
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import re
 
-from gpucache.environment import DEVICE_ORDER, VISIBLE_DEVICES
+from gpucache.environment import BY_BUS, DEVICE_ORDER, VISIBLE_DEVICES
 from gpucache.machine.device import Device, Snapshot
 from gpucache.values import Value
 
@@ -58,7 +58,7 @@ def visible_devices(snapshot: Snapshot, environ: Mapping[str, str]) -> Visible:
     prefix that is unique in the snapshot. Not modelled: MPS, which renumbers (use UUIDs there).
     """
     gpus = _physical(snapshot)
-    mask = environ.get(VISIBLE_DEVICES)
+    mask = VISIBLE_DEVICES.text(environ)
     if mask == "":
         return Visible((), "none", f"{VISIBLE_DEVICES} is empty: no device")
     if mask is not None and mask.startswith(("GPU-", "MIG-")):
@@ -75,7 +75,7 @@ def visible_devices(snapshot: Snapshot, environ: Mapping[str, str]) -> Visible:
 def guess_advice(snapshot: Snapshot) -> str:
     """What to do where nobody knows the order of the snapshot's GPUs."""
     unlike = not _any_mig(_physical(snapshot)) and not snapshot.lost
-    way = f"set {DEVICE_ORDER}=PCI_BUS_ID, or name" if unlike else "name"
+    way = f"set {DEVICE_ORDER}={BY_BUS}, or name" if unlike else "name"
     return (
         "libcuda did not say in which order it counts these GPUs, so that a number may mean another GPU: "
         f"{way} devices by UUID in {VISIBLE_DEVICES}"
@@ -133,7 +133,7 @@ def _cuda_order(
     )
     if _alike(gpus, snapshot):
         return by_bus, "alike"
-    if environ.get(DEVICE_ORDER) == "PCI_BUS_ID" and not _any_mig(gpus) and not snapshot.lost:
+    if DEVICE_ORDER.read(environ) == BY_BUS and not _any_mig(gpus) and not snapshot.lost:
         return by_bus, "order"
     position: dict[str, int] = {}
     for device in answer or ():
@@ -158,7 +158,7 @@ def _answered(
         _gpu_instance(device) for device in expected
     }:
         return None
-    if environ.get(DEVICE_ORDER) == "PCI_BUS_ID" and all(device.pci_bus_id for device in answer):
+    if DEVICE_ORDER.read(environ) == BY_BUS and all(device.pci_bus_id for device in answer):
         return tuple(sorted(answer, key=lambda device: device.pci_bus_id or ""))
     return answer
 

@@ -29,7 +29,6 @@ from gpucache.store.manifest import MANIFEST, Manifest
 from gpucache.store.recency import LEAST_GRACE_S, STAMP_S, is_recent, plausible
 from gpucache.store.removal import InUse, Target, refuse_mounts, remove
 from gpucache.store.size import GROUP_BYTES, Total, counted, last_uses, updated
-from gpucache.units import parse_size
 
 _SHARE, _MOST = 0.1, 50 * 2**30
 _LOW = 0.9
@@ -41,12 +40,11 @@ def max_size_bytes(root: str, environ: Mapping[str, str]) -> int:
     """What `GPUCACHE_MAX_SIZE` allows the store to take; 0 is no limit.
 
     Raises:
-        ValueError: the variable makes no sense.
         OSError: the file system does not answer.
     """
-    text = environ.get(MAX_SIZE)
-    if text:
-        return parse_size(text)
+    allowed = MAX_SIZE.read_or_default(environ)
+    if allowed is not None:
+        return allowed
     if not hasattr(os, "statvfs"):
         return _MOST
     disk = os.statvfs(root)

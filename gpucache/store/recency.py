@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Mapping
 
-from gpucache.environment import STAMP, seconds
+from gpucache.environment import STAMP
 from gpucache.errors import ConfigurationError
 
 _AHEAD_S = 86400.0
@@ -24,7 +24,7 @@ def plausible(used: float, now: float) -> float:
     return used if used - now <= _AHEAD_S else 0.0
 
 
-STAMP_S = 300.0
+STAMP_S = STAMP.default
 """The use of an entry is stamped again after so long."""
 
 
@@ -35,7 +35,7 @@ def boot_time() -> float:
 
 def stamp_interval(environ: Mapping[str, str]) -> float:
     """How often at most a use is stamped, in seconds. Never more seldom than by default, by which others prune."""
-    return min(seconds(environ, STAMP, STAMP_S), STAMP_S)
+    return min(STAMP.read_or_default(environ), STAMP_S)
 
 
 def check_grace(grace_s: float, environ: Mapping[str, str]) -> None:

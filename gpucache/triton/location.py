@@ -11,18 +11,6 @@ from gpucache.disk.files import inside, make_directory, sweep_old
 from gpucache.disk.locks import local_directory
 from gpucache.disk.staging import Staging
 from gpucache.disk.vetting import Trust, vet, vet_child
-from gpucache.environment import (
-    LOCK_TIMEOUT,
-    MAX_SIZE,
-    REQUIRE_HIT,
-    SHARE,
-    STALL_S,
-    STALL_TIMEOUT,
-    VERIFY,
-    disabled,
-    said,
-    seconds,
-)
 from gpucache.errors import GpuCacheError, RecordError
 from gpucache.layout import paths
 from gpucache.log import warn_once
@@ -56,8 +44,8 @@ class Location(Value, kw_only=True):
     """Compute capability and core count, which alone decide an autotuner's timings; None where unknown or mixed."""
     verify: bool = False
     require_hit: bool = False
-    stall_s: float = STALL_S
-    timeout_s: float = 300.0
+    stall_s: float = environment.STALL_TIMEOUT.default
+    timeout_s: float = environment.LOCK_TIMEOUT.default
     boot: float = 0.0
     stamp_s: float = STAMP_S
     """How often at most the use of an entry is stamped. What prunes must leave alone what was used in twice that."""
@@ -112,10 +100,10 @@ def locate(directory: str | None, environ: Mapping[str, str]) -> Location:
         ),
         mode=mode,
         silicon=_silicon(known, device),
-        verify=said(environ, VERIFY, "always"),
-        require_hit=said(environ, REQUIRE_HIT, "1"),
-        stall_s=seconds(environ, STALL_TIMEOUT, STALL_S),
-        timeout_s=seconds(environ, LOCK_TIMEOUT, 300.0),
+        verify=environment.VERIFY.read_or_default(environ),
+        require_hit=environment.REQUIRE_HIT.read_or_default(environ),
+        stall_s=environment.STALL_TIMEOUT.read_or_default(environ),
+        timeout_s=environment.LOCK_TIMEOUT.read_or_default(environ),
         boot=boot_time(),
         limit=_limit_of(root, locks, mode, environ),
         stamp_s=stamp_interval(environ),
@@ -127,13 +115,13 @@ def _limit_of(root: str, locks: str, mode: str, environ: Mapping[str, str]) -> L
     if mode == "shared":
         try:
             allowed = max_size_bytes(root, environ)
-        except (ValueError, OSError) as error:
-            warn_once(f"{MAX_SIZE}={environ.get(MAX_SIZE)}", error, "the store has no limit")
+        except OSError as error:
+            warn_once("the size of the file system is unknown", error, "the store has no limit")
     return Limit(root, locks, allowed, 3 * stamp_interval(environ))
 
 
 def _device(known: Record, environ: Mapping[str, str]) -> Device | None:
-    pinned = environ.get(environment.PINNED_DEVICE)
+    pinned = environment.PINNED_DEVICE.text(environ)
     present = [entry.device for entry in known.entries if entry.present]
     if not pinned:
         return present[0] if len(present) == 1 else None
@@ -145,7 +133,7 @@ def default_directory(root: str, known: Record | None, environ: Mapping[str, str
     device = _device(known, environ) if known is not None else None
     if known is not None and device is not None:
         return paths.device_directory(root, known.names[device.uuid])
-    home = environ.get("TRITON_HOME") or os.path.expanduser("~")
+    home = environment.TRITON_HOME.text(environ) or os.path.expanduser("~")
     try:
         return os.path.abspath(os.path.join(home, ".triton", "cache"))
     except OSError:
@@ -153,10 +141,10 @@ def default_directory(root: str, known: Record | None, environ: Mapping[str, str
 
 
 def _mode(directory: str | None, root: str, environ: Mapping[str, str]) -> str:
-    share = environ.get(SHARE)
-    if share == "0" or disabled(environ):
+    share = environment.SHARE.read_or_default(environ)
+    if share is False or environment.DISABLE.read_or_default(environ):
         return "stock"
-    if share == "1" or not directory:
+    if share or not directory:
         return "shared"
     return "stock" if is_fresh(directory, root) else "shared"
 

@@ -21,6 +21,7 @@ import weakref
 from types import FrameType
 from typing import Any
 
+from gpucache import environment
 from gpucache.disk.locks import holder
 from gpucache.errors import CacheMissError
 from gpucache.kernels.group import STANDALONE
@@ -40,6 +41,8 @@ _settling = threading.RLock()
 _full: set[str] = set()
 """Roots that refused a publication; cleared by the next one that succeeds."""
 _get = os.environ.get
+_TRITON_DIRECTORY = environment.TRITON_DIRECTORY.name
+_USE_IR_LOC = environment.USE_IR_LOC.name
 _log = logging.getLogger("gpucache")
 
 
@@ -375,7 +378,7 @@ class DeviceCacheManager(CacheManager):
 
 
 def _location() -> Location:
-    directory = _get("TRITON_CACHE_DIR") or None
+    directory = _get(_TRITON_DIRECTORY) or None
     place = _locations.get(directory)
     if place is None:
         with _settling:
@@ -385,7 +388,7 @@ def _location() -> Location:
 
 
 def _settled(directory: str | None) -> Location:
-    configure(os.environ)
+    configure(environment.LOG.read_or_default(os.environ))
     place = locate(directory, os.environ)
     tell(
         logging.DEBUG,
@@ -397,27 +400,27 @@ def _settled(directory: str | None) -> Location:
     return place
 
 
-def _knob(name: str, variable: str) -> Any:
+def _knob(name: str, variable: environment.Variable[bool]) -> Any:
     """A compilation setting, from Triton's knobs (3.4 and later) or the environment."""
     knobs = sys.modules.get("triton.knobs")
     if knobs is None:
-        return _get(variable, "0").lower() not in ("", "0", "false", "off", "no")
+        return variable.read(os.environ)
     return getattr(knobs.compilation, name, None)
 
 
 def _overriding() -> bool:
     """Whether `TRITON_KERNEL_OVERRIDE` is on: such a kernel has the key of the plain one, and must reach nobody."""
-    return bool(_knob("override", "TRITON_KERNEL_OVERRIDE"))
+    return bool(_knob("override", environment.OVERRIDE))
 
 
 def _always_compiling() -> bool:
     """Whether `TRITON_ALWAYS_COMPILE` is on: hits are ignored, and the result is this process's own."""
-    return bool(_knob("always_compile", "TRITON_ALWAYS_COMPILE"))
+    return bool(_knob("always_compile", environment.ALWAYS_COMPILE))
 
 
 def _triton_only() -> bool:
     """Whether Triton's own manager is to act: `USE_IR_LOC` bakes the cache's path into the code."""
-    return bool(_get("USE_IR_LOC"))
+    return bool(_get(_USE_IR_LOC))
 
 
 def _facts(filename: str, metadata: str, spent: float | None) -> Facts:
