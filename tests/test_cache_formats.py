@@ -17,7 +17,8 @@ from gpucache.cli.cache_rows import (
     plan_cells,
     usage_rows,
 )
-from gpucache.report.cache_report import Entry, scan
+from gpucache.report.cache_report import scan
+from gpucache.report.entries import Entry
 from gpucache.upkeep import clean
 
 LIBRARY, AUTOTUNE = "A" * 52, "B" * 52

@@ -37,7 +37,8 @@ from support.trees import (
 from support.warm import WarmProcess
 
 from gpucache.errors import ConfigurationError
-from gpucache.report.cache_report import CacheReport, Copy, Entry, File, scan
+from gpucache.report.cache_report import CacheReport, scan
+from gpucache.report.entries import Copy, Entry, File
 from gpucache.report.strays import Stray
 from gpucache.store.lookup import sound
 from gpucache.store.manifest import CONDEMNED, entry_path

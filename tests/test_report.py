@@ -26,8 +26,9 @@ from support.users import ADA
 from gpucache.disk.staging import Staging
 from gpucache.findings import Finding
 from gpucache.layout import paths
-from gpucache.report import cache_report, entries
-from gpucache.report.cache_report import CacheReport, Entry, scan
+from gpucache.report import cache_report, entry_builder, key_directories
+from gpucache.report.cache_report import CacheReport, scan
+from gpucache.report.entries import Entry
 from gpucache.report.inodes import Contents, Inode, Inodes
 from gpucache.store.manifest import (
     CONDEMNED,
@@ -443,7 +444,7 @@ class TestStockTriton:
             b"\xff",
             b"[" * 100_000,
             b'{"target": 3, "triton_version": []}',
-            b"0" * (entries.READ_BYTES + 1),
+            b"0" * (entry_builder.READ_BYTES + 1),
         ],
         ids=["empty", "torn", "no-object", "binary", "deep", "other-types", "huge"],
     )
@@ -977,7 +978,7 @@ class TestRaces:
                 act(directory)
                 return read_manifest(directory, *more)
 
-            monkeypatch.setattr(cache_report, "read_manifest", acted)
+            monkeypatch.setattr(key_directories, "read_manifest", acted)
 
         return put
 

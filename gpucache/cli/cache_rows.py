@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING, Any
 from gpucache.units import ago, size
 
 if TYPE_CHECKING:
-    from gpucache.report.cache_report import CacheReport, Copy, Entry
+    from gpucache.report.cache_report import CacheReport
+    from gpucache.report.entries import Copy, Entry
     from gpucache.upkeep.clean import CleanPlan, OtherFile
     from gpucache.upkeep.prune import PrunePlan, PruneResult
 

@@ -32,7 +32,8 @@ from gpucache.layout.paths import ours, resolve_root
 from gpucache.units import parse_duration, parse_size, size
 
 if TYPE_CHECKING:
-    from gpucache.report.cache_report import CacheReport, Entry
+    from gpucache.report.cache_report import CacheReport
+    from gpucache.report.entries import Entry
     from gpucache.upkeep.clean import CleanPlan
     from gpucache.upkeep.prune import PrunePlan
 
@@ -118,10 +119,10 @@ def ls(
         raise click.UsageError(
             "KEY shows one entry, and nothing of a list: leave the filters and --limit out"
         )
-    report = scanned(root)
     if key is not None:
-        _show(one_entry(report, key), as_json)
+        _show(one_entry(existing(root), key), as_json)
         return
+    report = scanned(root)
     now = time.time()
     found = [
         entry
@@ -376,7 +377,7 @@ def verify(repair: bool, codes: bool, root: str | None, as_json: bool) -> int:
 
     if codes:
         return print_codes(CODES, as_json)
-    where = _existing(root)
+    where = existing(root)
     if repair:
         _vet(where)
         _refuse_device_directory(where)
@@ -402,7 +403,7 @@ def scanned(root: str | None, vetted: bool = False) -> CacheReport:
     """What is in the root; ``vetted`` before anything is written or deleted there."""
     from gpucache.report.cache_report import scan
 
-    where = _existing(root)
+    where = existing(root)
     if vetted:
         _vet(where)
         _refuse_device_directory(where)
@@ -410,7 +411,8 @@ def scanned(root: str | None, vetted: bool = False) -> CacheReport:
         return scan(where, show)
 
 
-def _existing(root: str | None) -> str:
+def existing(root: str | None) -> str:
+    """The root that a command is about; where there is nothing, a note says so."""
     where = resolve_root(root, os.environ)
     if not os.path.lexists(where):
         say(f"note: there is no {where}")
@@ -442,16 +444,18 @@ def _vet(root: str) -> None:
         vet_child(path, trust)
 
 
-def one_entry(report: CacheReport, key: str) -> Entry:
+def one_entry(root: str, key: str) -> Entry:
     """The entry of a key, or of what only one key begins with.
 
     Raises:
         NoEntryError: there is none, or more than one.
     """
-    found = [entry for entry in report.entries if entry.key == key]
-    found = found or [entry for entry in report.entries if entry.key.startswith(key)]
+    from gpucache.report.find import find_entries
+
+    with progress("looking") as show:
+        found = find_entries(root, key, show)
     if len(found) != 1:
-        raise NoEntryError(report.root, key, tuple(entry.key for entry in found))
+        raise NoEntryError(os.path.realpath(root), key, tuple(entry.key for entry in found))
     return found[0]
 
 

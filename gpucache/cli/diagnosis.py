@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from gpucache.cli.caches import one_entry, scanned
+from gpucache.cli.caches import existing, one_entry
 from gpucache.cli.terminal import (
     codes_option,
     is_terminal,
@@ -23,7 +23,7 @@ from gpucache.cli.terminal import (
 from gpucache.layout.paths import resolve_root
 
 if TYPE_CHECKING:
-    from gpucache.report.cache_report import Entry
+    from gpucache.report.entries import Entry
 
 
 @click.command()
@@ -70,14 +70,14 @@ def explain(key: str, other: str | None, root: str | None, as_json: bool) -> Non
     gpucache explain JRCHT7QYPGJA 3OBGYLUHQ4TL
     gpucache run --plugin -- gpucache explain JRCHT7QYPGJA
     """
-    report = scanned(root)
-    entry = one_entry(report, key)
+    where = existing(root)
+    entry = one_entry(where, key)
     if other is not None:
-        _differences(entry, one_entry(report, other), as_json)
+        _differences(entry, one_entry(where, other), as_json)
         return
     from gpucache.diagnosis.why_missed import why_missed
 
-    found = why_missed(entry.key, report.root, os.environ)
+    found = why_missed(entry.key, os.path.realpath(where), os.environ)
     if as_json:
         print_json({"key": entry.key, "findings": [finding.as_json() for finding in found]})
         return

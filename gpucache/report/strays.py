@@ -9,6 +9,7 @@ import time
 from collections.abc import Iterator
 from contextlib import suppress
 from dataclasses import dataclass, replace
+from typing import Literal
 
 from gpucache.disk import staging
 from gpucache.disk.files import STAGED
@@ -26,14 +27,26 @@ STALE_S = 3600.0
 _TRITON = re.compile(r"(?:.+\.)?tmp\.pid_[0-9]+_[0-9a-f-]+")
 
 
+StrayKind = Literal[
+    "staging",
+    "aside",
+    "half-removed",
+    "lock",
+    "quarantine",
+    "empty",
+    "triton-temporary",
+    "torch-temporary",
+]
+
+
 @dataclass(frozen=True, slots=True)
 class Stray:
     """Something in a cache that is no entry."""
 
-    kind: str
+    kind: StrayKind
     """``staging``, ``aside``, ``half-removed``, ``lock``, ``quarantine`` and ``empty`` (an empty key directory) are
-    remains of ours or of Triton's entries; ``triton-temporary`` and ``torch-temporary`` are what killed writers of
-    theirs left."""
+    what gpucache or Triton's entries left; ``triton-temporary`` and ``torch-temporary`` are what killed writers of
+    Triton and torch left."""
     path: str
     size_bytes: int
     modified: float
@@ -42,7 +55,7 @@ class Stray:
     """Whether nobody uses it any more: its lock is free, or it is more than an hour old."""
 
 
-def stray(kind: str, path: str, dead: bool | None = None) -> Stray | None:
+def stray(kind: StrayKind, path: str, dead: bool | None = None) -> Stray | None:
     """The stray at a path, by age dead or alive where nothing tells; None where it is gone."""
     try:
         found = os.lstat(path)
@@ -72,7 +85,7 @@ def size_of(path: str) -> int:
     return size
 
 
-def kind_of(name: str) -> str | None:
+def kind_of(name: str) -> StrayKind | None:
     """What a name in a device directory or a key directory stands for; None for no stray."""
     if "tmp" not in name:
         return None

@@ -11,8 +11,9 @@ from dataclasses import dataclass
 from gpucache.disk import mounts
 from gpucache.errors import ConfigurationError
 from gpucache.layout import paths
-from gpucache.report.cache_report import CacheReport, Entry
-from gpucache.report.entries import touched
+from gpucache.report.cache_report import CacheReport
+from gpucache.report.entries import Entry
+from gpucache.report.entry_builder import touched
 from gpucache.report.strays import Stray
 from gpucache.store.key_lock import lock_directory, remove_if_free
 from gpucache.store.manifest import MANIFEST

@@ -1,0 +1,165 @@
+"""`KeyDirectories`: reads the directories named after keys, and makes entries, strays and findings of them."""
+
+from __future__ import annotations
+
+import os
+
+from gpucache.findings import Finding, repair_command
+from gpucache.report.entries import Entry
+from gpucache.report.entry_builder import READ_BYTES, EntryBuilder, is_tritons
+from gpucache.report.inodes import Inode, Inodes, Sum
+from gpucache.report.strays import Stray, StrayKind, kind_of, stray
+from gpucache.store.manifest import CONDEMNED, MANIFEST, Facts, facts_of, read_manifest, single_key
+
+
+class KeyDirectories:
+    """The key directories of one root, as far as they were read.
+
+    Read the store's directories before those of devices: a view is known by its manifest, which is the store's inode.
+    Reads only; what vanishes meanwhile raises `FileNotFoundError`, and is no entry.
+    """
+
+    def __init__(self, root: str) -> None:
+        self.root = root
+        self.inodes = Inodes(self.unreadable)
+        self.strays: list[Stray] = []
+        self.findings: list[Finding] = []
+        self._entries: dict[str, EntryBuilder] = {}
+        self._by_manifest: dict[Inode, EntryBuilder] = {}
+
+    def entries(self) -> tuple[Entry, ...]:
+        """The entries of all directories that were read, in the order in which each was seen first."""
+        return tuple([builder.entry() for builder in self._entries.values()])
+
+    def read(self, path: str, device: str | None, known: dict[int, Inode], total: Sum) -> None:
+        """Read one key directory: the store's, a view of the store, or one of Triton's own.
+
+        ``device`` is the name of the device directory, None for the store; ``known`` has the inodes of that file
+        system, as `Inodes.disk` gives them; the files are counted into ``total``.
+
+        Raises:
+            OSError: the directory cannot be listed, or is gone.
+        """
+        files, new, directories = self.inodes.contents(path, known, total)
+        for inode in new:
+            if inode.is_link:
+                self.link(path)
+        for directory in directories:
+            self.stray_name(directory)
+            self.inodes.tree(directory, known, total)
+        if CONDEMNED in files:
+            self.stray("half-removed", path)
+            return
+        if not files and not directories:
+            self.stray("empty", path)
+            return
+        new = self._without_temporaries(path, files, new)
+        stored = device is None
+        if files and (stored or MANIFEST in files or _is_tritons(files, directories)):
+            self._add_copy(path, device, files, new)
+
+    def _without_temporaries(
+        self, path: str, files: dict[str, Inode], new: list[Inode]
+    ) -> list[Inode]:
+        """Take what a killed writer left out of ``files``, and return ``new`` without it."""
+        temporaries = [name for name in files if kind_of(name) is not None]
+        for name in temporaries:
+            self.stray_name(f"{path}/{name}")
+            gone = files.pop(name)
+            new = [inode for inode in new if inode is not gone]
+        return new
+
+    def _add_copy(
+        self, path: str, device: str | None, files: dict[str, Inode], new: list[Inode]
+    ) -> None:
+        """Add a key directory to its entry: the one with the same manifest, which views share, or with the same key."""
+        manifest = files.get(MANIFEST)
+        facts: Facts | None = None
+        builder: EntryBuilder | None = None
+        if manifest is not None:
+            mark = manifest.number, manifest.mtime_ns
+            builder = self._by_manifest.get(manifest)
+        else:
+            found = os.lstat(path)
+            mark = found.st_ino, found.st_mtime_ns
+        if builder is None:
+            facts = self._facts(path, manifest, stored=device is None)
+            builder = self._builder(os.path.basename(path), device, facts)
+            if manifest is not None:
+                self._by_manifest[manifest] = builder
+        builder.add(path, device, files, new, mark, facts)
+
+    def _builder(self, key: str, device: str | None, facts: Facts | None) -> EntryBuilder:
+        if device is not None and facts is not None and facts.group is None:
+            key = single_key(key, facts.kernel, facts.tag)
+        builder = self._entries.get(key)
+        if builder is None:
+            builder = self._entries[key] = EntryBuilder(key)
+        return builder
+
+    def _facts(self, path: str, manifest: Inode | None, stored: bool) -> Facts | None:
+        """What an entry's manifest says; None without a sound one.
+
+        Raises:
+            FileNotFoundError: the entry is being removed or replaced.
+        """
+        if manifest is None:
+            if stored:
+                self._manifest_missing(path)
+            return None
+        found = read_manifest(path) if manifest.readable(READ_BYTES) else None
+        facts = facts_of(found[0]) if found is not None else None
+        if facts is not None and _is_sound(facts):
+            return facts
+        os.lstat(f"{path}/{MANIFEST}")  # else it was removed while we read it, which is no damage
+        fact = f"{MANIFEST} cannot be understood"
+        self._finding("manifest-torn", path, fact, repair_command(self.root))
+        return None
+
+    def _manifest_missing(self, path: str) -> None:
+        for name in (MANIFEST, CONDEMNED):
+            # The manifest was renamed while the directory was listed: a removal began, or gave way to a reader.
+            if os.path.isfile(f"{path}/{name}"):
+                raise FileNotFoundError(path)
+        os.lstat(path)
+        fact = f"a stored entry without {MANIFEST}"
+        self._finding("manifest-missing", path, fact, repair_command(self.root))
+
+    # ---- what else was found
+
+    def stray(self, kind: StrayKind, path: str) -> None:
+        """Tell of a stray, unless it is gone by now."""
+        found = stray(kind, path)
+        if found is not None:
+            self.strays.append(found)
+
+    def stray_name(self, path: str) -> None:
+        """Tell of what is a stray by its name; anything else is passed over."""
+        kind = kind_of(os.path.basename(path))
+        if kind is not None:
+            self.stray(kind, path)
+
+    def link(self, path: str) -> None:
+        """Tell of a symbolic link at a path or in the directory there."""
+        self._finding("link", path, "a symbolic link in a cache is not followed", "remove it")
+
+    def unreadable(self, path: str, error: OSError) -> None:
+        """Tell of a path that could not be read."""
+        self._finding("unreadable", path, error.strerror or str(error), "look at it as its owner")
+
+    def _finding(self, code: str, subject: str, fact: str, fix: str) -> None:
+        self.findings.append(Finding(code, "warning", subject, fact, fix))
+
+
+def _is_tritons(files: dict[str, Inode], directories: list[str]) -> bool:
+    others = [path for path in directories if kind_of(os.path.basename(path)) is None]
+    return is_tritons(files, others)
+
+
+def _is_sound(facts: Facts) -> bool:
+    """Whether a manifest says what it is to say, in texts that can be shown."""
+    texts: list[object] = [facts.kernel, facts.tag]
+    texts += [
+        text for text in (facts.group, facts.target, facts.triton_version) if text is not None
+    ]
+    return all(isinstance(text, str) and text.isprintable() for text in texts)
