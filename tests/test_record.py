@@ -76,11 +76,11 @@ def record(*snapshots: Snapshot, known: Record | None = None) -> Record:
 
 
 def indices(known: Record) -> dict[str, int | None]:
-    return {entry.directory: entry.device.index for entry in known.entries}
+    return {entry.directory: entry.device.index for entry in known.devices}
 
 
 def present(known: Record) -> list[str]:
-    return [entry.directory for entry in known.entries if entry.present]
+    return [entry.directory for entry in known.devices if entry.present]
 
 
 FULL = view(*EIGHT)
@@ -190,7 +190,7 @@ def test_hidden_gpus_make_a_view_partial_even_where_nothing_was_known():
 
 def test_a_partial_view_brings_news_of_everything_but_the_number():
     better = dataclasses.replace(EIGHT[5], index=0, core_count=16896)
-    entry = record(FULL, view(better)).entries[5]
+    entry = record(FULL, view(better)).devices[5]
     assert entry == Listed("5", dataclasses.replace(better, index=5))
 
 
@@ -259,7 +259,7 @@ def test_gpus_that_moved_on_the_bus_are_the_same_gpus():
     known = record(FULL, view(*moved))
     assert known.names == record(FULL).names
     assert present(known) == list("01234567")
-    assert [entry.device for entry in known.entries] == moved
+    assert [entry.device for entry in known.devices] == moved
 
 
 # ---- MIG
@@ -494,12 +494,12 @@ def test_whatever_is_seen_names_stay_and_no_two_devices_share_one(history):
     known: Record | None = None
     for look in history:
         before, known = known, record(look, known=known)
-        assert len(set(known.names.values())) == len(known.names) == len(known.entries)
+        assert len(set(known.names.values())) == len(known.names) == len(known.devices)
         if before is not None and before.fake == known.fake and not known.fake:
             assert before.names.items() <= known.names.items()
         if look.fake == known.fake:
             shown = {device.uuid for device in look.devices}
-            there = {entry.device.uuid for entry in known.entries if entry.present}
+            there = {entry.device.uuid for entry in known.devices if entry.present}
             assert shown <= there
             assert directories(known, look) == {uuid: known.names[uuid] for uuid in shown}
             assert not {parent.uuid for parent in known.mig_parents} & there
@@ -533,7 +533,7 @@ RECORDS = st.builds(
     host=st.text(max_size=8),
     source=st.sampled_from(["nvml", "fake"]),
     status=st.sampled_from(Status),
-    entries=st.lists(
+    devices=st.lists(
         st.builds(Listed, NAMES, DEVICES, st.booleans()),
         max_size=3,
         unique_by=(lambda entry: entry.directory, lambda entry: entry.device.uuid),
@@ -864,7 +864,7 @@ def test_reading_imports_neither_nvml_nor_locks(tmp_path, python):
     code = """if True:
         import sys
         from gpucache.directories import record
-        assert len(record.read_record(sys.argv[1], "node7").entries) == 10
+        assert len(record.read_record(sys.argv[1], "node7").devices) == 10
         print(sorted({"pynvml", "filelock", "torch", "triton"} & set(sys.modules)))
     """
     done = python(code, path)

@@ -264,7 +264,7 @@ def _refusal(record: Record, environ: Mapping[str, str]) -> tuple[str, str]:
 
 def _outdated(root: str, path: str, record: Record, snapshot: Snapshot) -> Iterator[Finding]:
     """MIG instances come and go under a running machine, and the kernel's nodes do not tell."""
-    present = {entry.device.uuid for entry in record.entries if entry.present}
+    present = {device.uuid for device in record.present}
     new = [device.uuid for device in snapshot.devices if device.uuid not in present]
     if new and snapshot.source == "nvml":
         names = ", ".join(new[:4]) + (" and others" if len(new) > 4 else "")

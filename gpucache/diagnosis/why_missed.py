@@ -277,7 +277,7 @@ def _architecture(metadata: Metadata, here: _Here) -> Iterator[Finding]:
     record = recorded(here.root)
     if record is None or not metadata.target.startswith("cuda:"):
         return
-    devices = [entry.device for entry in record.entries if entry.present]
+    devices = record.present
     pinned = [
         device for device in devices if device.uuid == environment.PINNED_DEVICE.text(here.environ)
     ]

@@ -20,29 +20,32 @@ from gpucache.values import Value, replace
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
-    from typing import Any
+    from typing import Any, Literal
 
 
 _VERSION = 1
 _NAME = re.compile(r"[0-9]{1,9}(\.[0-9]{1,9})?")
+_MOST_HOSTS = 4
 
 
 class Listed(Value):
-    """One device that was seen on the host, and the name of its directory."""
+    """One line of the record: a device that was seen on the host, and the name of its directory."""
 
     directory: str
     device: Device
     present: bool = True
-    """Whether it was there when the host was last seen whole. The name stays its own either way."""
+    """Whether the device was there when the host was last seen whole. It keeps its directory either way."""
 
 
 class Record(Value, kw_only=True):
-    """Every device known of one host. A value: `merge` makes the next one."""
+    """Every device that was ever seen on one host. A record does not change: `merge` makes the next one of it."""
 
     host: str
-    source: str
+    source: Literal["nvml", "fake"]
+    """What told of the devices; for a Jetson without NVML it is ``nvml`` too."""
     status: Status = Status.OK
-    entries: tuple[Listed, ...] = ()
+    devices: tuple[Listed, ...] = ()
+    """In the order of their directories' numbers."""
     mig_parents: tuple[Device, ...] = ()
     lost: tuple[Unavailable, ...] = ()
     driver: str | None = None
@@ -57,22 +60,25 @@ class Record(Value, kw_only=True):
 
     @property
     def names(self) -> dict[str, str]:
-        """The directory of each UUID."""
-        return {entry.device.uuid: entry.directory for entry in self.entries}
+        """The name of each device's directory, by UUID; also of devices that are gone."""
+        return {listed.device.uuid: listed.directory for listed in self.devices}
+
+    @property
+    def present(self) -> tuple[Device, ...]:
+        """The devices that were there when the host was last seen whole."""
+        return tuple(listed.device for listed in self.devices if listed.present)
 
     @property
     def gpus(self) -> dict[str, int | None]:
-        """The physical GPUs of the host, lost ones excepted: UUID to the minor number of its node."""
-        found = {
-            entry.device.gpu_uuid: entry.device.minor for entry in self.entries if entry.present
-        }
+        """The minor number of each physical GPU's device file, by UUID; lost GPUs are left out."""
+        found = {device.gpu_uuid: device.minor for device in self.present}
         return found | {parent.uuid: parent.minor for parent in self.mig_parents}
 
     @property
     def renumbered(self) -> bool:
-        """Whether two known devices were seen under one number: then some process sees only part of the host."""
-        places = [entry.device.directory_name for entry in self.entries if entry.present]
-        return len(set(places)) < len(places)
+        """Whether two present devices were seen under one number: then some process sees only a part of the host."""
+        numbers = [device.directory_name for device in self.present]
+        return len(set(numbers)) < len(numbers)
 
     def snapshot(self) -> Snapshot:
         """The devices as `gpucache.visible_devices` takes them."""
@@ -80,7 +86,7 @@ class Record(Value, kw_only=True):
             status=self.status,
             source="record",
             detail=f"as provisioned on {self.host}",
-            devices=tuple(entry.device for entry in self.entries if entry.present),
+            devices=self.present,
             mig_parents=self.mig_parents,
             lost=self.lost,
             driver=self.driver,
@@ -104,11 +110,11 @@ class Record(Value, kw_only=True):
             "lost": [[gpu.index, gpu.code, gpu.text] for gpu in self.lost],
             "devices": [
                 {
-                    "directory": entry.directory,
-                    "present": entry.present,
-                    "device": entry.device.as_json(),
+                    "directory": listed.directory,
+                    "present": listed.present,
+                    "device": listed.device.as_json(),
                 }
-                for entry in self.entries
+                for listed in self.devices
             ],
         }
         return (json.dumps(value, indent=1, sort_keys=True) + "\n").encode("ascii")
@@ -126,17 +132,16 @@ def parse_record(text: bytes) -> Record:
         if not isinstance(value, dict) or value.get("version") != _VERSION:
             raise ValueError("not a record of this version")
         order = value["cuda_order"]
-        entries = tuple(_entry(item) for item in _typed(value["devices"], list))
-        if min(
-            len({entry.directory for entry in entries}),
-            len({entry.device.uuid for entry in entries}),
-        ) < len(entries):
+        devices = tuple(_listed(item) for item in _typed(value["devices"], list))
+        names = {listed.directory for listed in devices}
+        uuids = {listed.device.uuid for listed in devices}
+        if len(names) < len(devices) or len(uuids) < len(devices):
             raise ValueError("a directory or a UUID is there twice")
         return Record(
             host=_typed(value["host"], str),
-            source=_typed(value["source"], str),
+            source=_source(value["source"]),
             status=Status(value["status"]),
-            entries=entries,
+            devices=devices,
             mig_parents=tuple(
                 Device.parse(parent) for parent in _typed(value["mig_parents"], list)
             ),
@@ -152,11 +157,17 @@ def parse_record(text: bytes) -> Record:
         raise ValueError(f"not a whole record: {error!r}") from error
 
 
-def _entry(value: Mapping[str, Any]) -> Listed:
+def _listed(value: Mapping[str, Any]) -> Listed:
     directory = _typed(value["directory"], str)
     if not _NAME.fullmatch(directory):  # it becomes part of a path
         raise ValueError(f"not a directory name: {directory!r}")
     return Listed(directory, Device.parse(value["device"]), _typed(value["present"], bool))
+
+
+def _source(value: object) -> Literal["nvml", "fake"]:
+    if value == "nvml" or value == "fake":
+        return value
+    raise ValueError(f"neither nvml nor fake: {value!r}")
 
 
 def _unavailable(value: object) -> Unavailable:
@@ -175,7 +186,7 @@ def _optional(value: Any, expected: type) -> Any:
 
 
 def read_record(path: str, host: str) -> Record:
-    """The record of this host. Safe beside any writer: a record is published whole.
+    """Read a host's record. Safe beside any writer: a record is published whole.
 
     Raises:
         RecordError: it is missing, torn or another host's; the message says to run `gpucache provision`.
@@ -198,120 +209,154 @@ def read_record(path: str, host: str) -> Record:
     return record
 
 
-def recorded(root: str) -> Record | None:
-    """This host's record, or None where there is none that can be used; writes nothing."""
+def of_this_host(root: str) -> Record:
+    """The record that a root has of this host, as `read_record`.
+
+    Raises:
+        RecordError: as `read_record`.
+    """
     host = paths.host_name()
+    return read_record(paths.record_path(root, host), host)
+
+
+def recorded(root: str) -> Record | None:
+    """The record that a root has of this host; None where there is none that can be used. Writes nothing."""
     try:
-        return read_record(paths.record_path(root, host), host)
+        return of_this_host(root)
     except RecordError:
         return None
 
 
 def _others(path: str) -> str:
+    """The hosts that have a record beside the missing one, for its error message."""
     try:
-        hosts = sorted(
-            name[:-5] for name in os.listdir(os.path.dirname(path)) if name.endswith(".json")
-        )
+        names = sorted(os.listdir(os.path.dirname(path)))
     except OSError:
         return ""
-    return (
-        f" (only of {', '.join(hosts[:4])}{' and others' if len(hosts) > 4 else ''})"
-        if hosts
-        else ""
-    )
+    hosts = [name.removesuffix(".json") for name in names if name.endswith(".json")]
+    if not hosts:
+        return ""
+    more = " and others" if len(hosts) > _MOST_HOSTS else ""
+    return f" (only of {', '.join(hosts[:_MOST_HOSTS])}{more})"
 
 
 def merge(known: Record | None, snapshot: Snapshot, host: str) -> Record:
-    """What is known of the host after this snapshot, which may show a part of it only.
+    """What is known of the host after this snapshot, which may show only a part of the host.
 
-    A snapshot shows the host whole when nothing is hidden and no more GPUs are missing than it counts as lost: then
-    what it lacks is absent and its indices are news. Otherwise it adds to what is known. A real record is never
-    replaced by a fake one, and a fake one is replaced whole.
+    After a snapshot that shows the host whole, devices that it does not list are marked absent, and its index numbers
+    replace the recorded ones. Any other snapshot only adds to what is known. A real record is never replaced by a fake
+    one, and a fake one is replaced whole.
     """
     if known is not None and snapshot.source == "record" and snapshot.fake == known.fake:
         return known  # it was read from here, and may be older than what is here now
     if known is not None and snapshot.fake and not known.fake:
         return known
     if known is None or known.fake:
-        known = Record(host=host, source="")
+        known = Record(host=host, source="nvml")
+    sighting = _sighting(known, snapshot)
     seen = {device.uuid: device for device in snapshot.devices}
-    there = {
-        entry.device.uuid
-        for entry in known.entries
-        if entry.present and not _displaced(entry.device, snapshot)
-    }
-    missing = {
-        entry.device.gpu_uuid for entry in known.entries if entry.device.uuid in there - seen.keys()
-    }
-    whole = not snapshot.hidden and len(missing) <= len(snapshot.lost)
-    entries = [
-        _renewed(entry, seen.get(entry.device.uuid), entry.device.uuid in there, whole)
-        for entry in known.entries
-    ]
+    old = [_renewed(listed, seen.get(listed.device.uuid), sighting) for listed in known.devices]
+    new = _named(_unknown(known, snapshot), old)
+    # Of the host's software too: a container may bring another CUDA than the host's.
+    newest = snapshot if sighting.whole else known
     return replace(
         known,
         source="fake" if snapshot.fake else "nvml",
         status=snapshot.status,
-        entries=tuple(sorted(entries + _named(_unknown(known, snapshot), entries), key=_order)),
-        mig_parents=snapshot.mig_parents if whole else _merged_parents(known, snapshot),
-        lost=snapshot.lost if whole else known.lost,
-        # a container may bring another CUDA than the host's
-        driver=snapshot.driver if whole else known.driver,
-        nvml=snapshot.nvml if whole else known.nvml,
-        cuda=snapshot.cuda if whole else known.cuda,
-        cuda_order=_merged_order(known.cuda_order, snapshot.cuda_order, whole),
+        devices=tuple(sorted(old + new, key=_order)),
+        mig_parents=_merged_parents(known, snapshot, sighting),
+        lost=newest.lost,
+        driver=newest.driver,
+        nvml=newest.nvml,
+        cuda=newest.cuda,
+        cuda_order=_merged_order(known.cuda_order, snapshot.cuda_order, sighting),
     )
 
 
+class _Sighting(Value):
+    """How much of a known host a snapshot shows."""
+
+    whole: bool
+    """Whether nothing is hidden from the process, and no more GPUs are missing than it counts as lost."""
+    there: frozenset[str]
+    """UUIDs of the recorded devices that are still there as far as the snapshot tells, shown by it or not."""
+
+
+def _sighting(known: Record, snapshot: Snapshot) -> _Sighting:
+    there = [device for device in known.present if not _displaced(device, snapshot)]
+    seen = {device.uuid for device in snapshot.devices}
+    missing = {device.gpu_uuid for device in there if device.uuid not in seen}
+    whole = not snapshot.hidden and len(missing) <= len(snapshot.lost)
+    return _Sighting(whole, frozenset(device.uuid for device in there))
+
+
 def directories(record: Record, snapshot: Snapshot) -> dict[str, str]:
-    """The directory of each of the snapshot's devices; fakes beside a real record keep their own numbers."""
+    """The name of the directory of each of the snapshot's devices, by UUID, also of those that are not on record yet.
+
+    Fake devices beside a real record have the directories of their own numbers.
+    """
     if snapshot.fake and not record.fake:
         return {device.uuid: device.directory_name or "0" for device in snapshot.devices}
     names = record.names
-    for entry in _named(_unknown(record, snapshot), list(record.entries)):
-        names[entry.device.uuid] = entry.directory
+    for listed in _named(_unknown(record, snapshot), list(record.devices)):
+        names[listed.device.uuid] = listed.directory
     return {device.uuid: names[device.uuid] for device in snapshot.devices}
 
 
 def _unknown(record: Record, snapshot: Snapshot) -> list[Device]:
-    known = {entry.device.uuid for entry in record.entries}
-    return [device for device in snapshot.devices if device.uuid not in known]
+    names = record.names
+    return [device for device in snapshot.devices if device.uuid not in names]
 
 
-def _order(entry: Listed) -> tuple[int, ...]:
-    return tuple(int(part) for part in entry.directory.split("."))
+def _order(listed: Listed) -> tuple[int, ...]:
+    return tuple(int(part) for part in listed.directory.split("."))
 
 
-def _renewed(entry: Listed, now: Device | None, there: bool, whole: bool) -> Listed:
+def _renewed(listed: Listed, now: Device | None, sighting: _Sighting) -> Listed:
+    """A line of the record after a sighting, in which the device was seen as ``now``, or not at all."""
     if now is None:
-        return replace(entry, present=there and not whole)
-    if whole:
-        return Listed(entry.directory, now)
-    old = entry.device  # a partial view may have renumbered
-    return Listed(entry.directory, replace(now, index=old.index, slot=old.slot))
+        is_present = listed.device.uuid in sighting.there and not sighting.whole
+        return replace(listed, present=is_present)
+    if sighting.whole:
+        return Listed(listed.directory, now)
+    # Who sees a part of the host may number its GPUs anew.
+    old = listed.device
+    return Listed(listed.directory, replace(now, index=old.index, slot=old.slot))
 
 
 def _displaced(device: Device, snapshot: Snapshot) -> bool:
     """Whether the snapshot shows something else where the device was."""
     if device.parent_uuid is None:
-        others = (*snapshot.devices, *snapshot.mig_parents)
-        return any(parent.uuid == device.uuid for parent in snapshot.mig_parents) or (
-            device.pci_bus_id is not None
-            and any(other.pci_bus_id == device.pci_bus_id for other in others)
-        )
-    place = (device.parent_uuid, device.gpu_instance, device.compute_instance)
-    return any(other.uuid == device.parent_uuid for other in snapshot.devices) or (
-        None not in place
-        and any(
-            (other.parent_uuid, other.gpu_instance, other.compute_instance) == place
-            for other in snapshot.devices
-        )
-    )
+        return _gpu_displaced(device, snapshot)
+    return _instance_displaced(device, snapshot)
 
 
-def _named(devices: list[Device], entries: list[Listed]) -> list[Listed]:
-    """New devices under the names NVML gives them, or where those are taken, under the next free ones."""
-    taken = {entry.directory for entry in entries}
+def _gpu_displaced(gpu: Device, snapshot: Snapshot) -> bool:
+    """Whether the GPU is in MIG mode now, so that it is no device itself, or something else is at its bus address."""
+    if any(parent.uuid == gpu.uuid for parent in snapshot.mig_parents):
+        return True
+    if gpu.pci_bus_id is None:
+        return False
+    shown = (*snapshot.devices, *snapshot.mig_parents)
+    return any(other.pci_bus_id == gpu.pci_bus_id for other in shown)
+
+
+def _instance_displaced(instance: Device, snapshot: Snapshot) -> bool:
+    """Whether the MIG instance's GPU is whole now, or has another instance of the same numbers."""
+    if any(other.uuid == instance.parent_uuid for other in snapshot.devices):
+        return True
+    if instance.gpu_instance is None or instance.compute_instance is None:
+        return False
+    return any(_instance(other) == _instance(instance) for other in snapshot.devices)
+
+
+def _instance(device: Device) -> tuple[str | None, int | None, int | None]:
+    return device.parent_uuid, device.gpu_instance, device.compute_instance
+
+
+def _named(devices: list[Device], known: list[Listed]) -> list[Listed]:
+    """List new devices under the names that NVML gives them; under the next free ones where those are taken."""
+    taken = {listed.directory for listed in known}
     named: dict[str, str] = {}
     for device in devices:
         if device.directory_name is not None and device.directory_name not in taken:
@@ -332,8 +377,10 @@ def _next_free(device: Device, taken: Iterable[str]) -> str:
     return f"{prefix}{number}"
 
 
-def _merged_parents(known: Record, snapshot: Snapshot) -> tuple[Device, ...]:
-    """The GPUs in MIG mode after a partial view, which may have renumbered them."""
+def _merged_parents(known: Record, snapshot: Snapshot, sighting: _Sighting) -> tuple[Device, ...]:
+    """The GPUs in MIG mode; those of a partial sighting are added, under the numbers that they have on record."""
+    if sighting.whole:
+        return snapshot.mig_parents
     plain = {device.uuid for device in snapshot.devices}
     parents = {parent.uuid: parent for parent in known.mig_parents if parent.uuid not in plain}
     for parent in snapshot.mig_parents:
@@ -343,9 +390,10 @@ def _merged_parents(known: Record, snapshot: Snapshot) -> tuple[Device, ...]:
 
 
 def _merged_order(
-    known: tuple[str, ...] | None, now: tuple[str, ...] | None, whole: bool
+    known: tuple[str, ...] | None, now: tuple[str, ...] | None, sighting: _Sighting
 ) -> tuple[str, ...] | None:
-    """The newer answer, unless a partial view answered for a part of the devices of the older one."""
-    if now is None or (not whole and known is not None and set(now) < set(known)):
+    """The newer of libcuda's answers, unless a partial sighting asked about a part of the older one's devices."""
+    if now is None:
         return known
-    return now
+    is_part = known is not None and set(now) < set(known)
+    return known if is_part and not sighting.whole else now

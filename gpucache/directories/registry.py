@@ -250,7 +250,7 @@ def _recorded_visible(
     """What this process sees of the recorded devices; an error where the record cannot tell."""
     pinned = environment.PINNED_DEVICE.text(environ)
     if pinned:
-        known = (*snapshot.devices, *(entry.device for entry in record.entries))
+        known = (*snapshot.devices, *(listed.device for listed in record.devices))
         device = next((device for device in known if device.uuid == pinned), None)
         if device is None:
             raise RecordError(

@@ -6,7 +6,7 @@ import os
 from functools import lru_cache
 
 from gpucache import environment
-from gpucache.directories.record import Record, read_record
+from gpucache.directories.record import Record, of_this_host
 from gpucache.disk.files import inside, make_directory, sweep_old
 from gpucache.disk.locks import local_directory
 from gpucache.disk.staging import Staging
@@ -72,7 +72,7 @@ def locate(directory: str | None, environ: Mapping[str, str]) -> Location:
         root, mode = os.devnull, "private"
     else:
         try:
-            known = read_record(paths.record_path(root, paths.host_name()), paths.host_name())
+            known = of_this_host(root)
             device = _device(known, environ)
         except RecordError as error:
             if not directory and mode != "stock":
@@ -122,10 +122,10 @@ def _limit_of(root: str, locks: str, mode: str, environ: Mapping[str, str]) -> L
 
 def _device(known: Record, environ: Mapping[str, str]) -> Device | None:
     pinned = environment.PINNED_DEVICE.text(environ)
-    present = [entry.device for entry in known.entries if entry.present]
     if not pinned:
-        return present[0] if len(present) == 1 else None
-    return next((entry.device for entry in known.entries if entry.device.uuid == pinned), None)
+        return known.present[0] if len(known.present) == 1 else None
+    devices = {listed.device.uuid: listed.device for listed in known.devices}
+    return devices.get(pinned)
 
 
 def default_directory(root: str, known: Record | None, environ: Mapping[str, str]) -> str:
@@ -183,10 +183,8 @@ def _prepared(root: str, environ: Mapping[str, str]) -> str:
 
 def _silicon(known: Record | None, device: Device | None) -> str | None:
     """One kind of silicon, for the pinned device or for all that are there."""
-    present = (
-        [entry.device for entry in known.entries if entry.present] if known is not None else []
-    )
-    kinds = {_kind(one) for one in ([device] if device is not None else present)}
+    present = known.present if known is not None else ()
+    kinds = {_kind(one) for one in ((device,) if device is not None else present)}
     return kinds.pop() if len(kinds) == 1 else None
 
 
