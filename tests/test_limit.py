@@ -190,6 +190,11 @@ def write_kernels(root: str, number: int, count: int) -> None:
     }
     for each in range(count):
         put_kernel(f"{LETTERS[number]}{LETTERS[each % 24]}{LETTERS[each // 24]}" + "A" * 49)
+    finish_turns()
+
+
+def finish_turns() -> None:
+    """Wait for the threads in which puts of this process count and evict."""
     for thread in threading.enumerate():
         if thread.name == "gpucache-limit":
             thread.join(PATIENCE_S)
@@ -600,8 +605,10 @@ class TestDisk:
 
     def test_on_a_root_that_vanished(self, root):
         put_kernel("N" * 52)
+        finish_turns()  # one that counts would make its file again while the root goes
         shutil.rmtree(root)
         put_kernel("M" * 52)
+        finish_turns()
         kept = DeviceCacheManager("M" * 52)._place.limit
         shutil.rmtree(root)
         kept.turn()
