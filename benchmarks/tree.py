@@ -13,14 +13,20 @@ import os
 import random
 import time
 from collections.abc import Iterable
-from dataclasses import asdict
 
 from gpucache import DeviceCacheRegistry, Snapshot, Status
 from gpucache.disk.files import make_directory, write_new
 from gpucache.kernels.group import write_group
 from gpucache.layout import paths
 from gpucache.machine.device import Device
-from gpucache.store.manifest import MANIFEST, Facts, entry_path, write_manifest
+from gpucache.store.manifest import (
+    MANIFEST,
+    Facts,
+    Manifest,
+    Published,
+    entry_path,
+    write_manifest,
+)
 
 DAY_S = 86400.0
 KERNELS = (
@@ -219,8 +225,10 @@ def _entry(
     for name, (data, _) in files.items():
         write_new(f"{directory}/{name}", data)
         os.utime(f"{directory}/{name}", ns=(compiled_ns, compiled_ns))
-    known = {name: (len(data), compiled_ns, sha256) for name, (data, sha256) in files.items()}
-    write_manifest(directory, known, asdict(facts))
+    known = {}
+    for name, (data, sha256) in files.items():
+        known[name] = Published(len(data), compiled_ns, sha256)
+    write_manifest(directory, Manifest(facts, known, paths.host_name()))
     os.utime(f"{directory}/{MANIFEST}", (used, used))
     os.utime(directory, (compiled, compiled))
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import errno
-import json
 import multiprocessing
 import os
 import shutil
@@ -43,6 +42,7 @@ from gpucache.store.manifest import (
     Manifest,
     digest_of,
     entry_path,
+    parse_manifest,
     single_key,
 )
 from gpucache.store.publish import link_view, publish_entry
@@ -191,7 +191,7 @@ class TestLosing:
             return True
 
         def condemned() -> None:
-            manifest = json.loads((tree.other_view / CONDEMNED).read_text())
+            manifest = parse_manifest((tree.other_view / CONDEMNED).read_bytes())
             seen.append(_renewed(str(tree.other_view), manifest))
 
         at_rename(monkeypatch, 3, condemned, after=True)
@@ -323,12 +323,12 @@ class TestStock:
     def test_one_that_was_adopted_meanwhile_stays(self, of_stock, monkeypatch, stock):
         """Between the look and the condemning, and after it: then whoever adopts it is told."""
         files = stock_group(str(of_stock.view), "add.json")
-        staged = {name: (path, digest_of(path)) for name, path in files.items()}
+        digests = {name: digest_of(path) for name, path in files.items()}
         places = [place(of_stock.view, ours=False)]
 
         def adopt() -> None:
             with pytest.raises(FileNotFoundError, match="being removed"):
-                describe(str(of_stock.view), staged, FACTS)
+                describe(str(of_stock.view), digests, FACTS)
 
         with monkeypatch.context() as patch:
             at_rename(patch, 1, adopt, after=True)

@@ -129,12 +129,8 @@ class TestPublish:
     def test_what_is_published_is_sound_and_names_all_that_is_known(self, published):
         manifest = found(published.entry)
         assert manifest is not None
-        known = {
-            name: manifest[name]
-            for name in ("kernel", "group", "target", "triton_version", "compile_s", "tag")
-        }
-        assert Facts(**known) == FACTS
-        assert manifest["origin"] == paths.host_name()
+        assert manifest.facts == FACTS
+        assert manifest.origin == paths.host_name()
         assert published.whole(published.entry)
 
     def test_the_manifest_tells_each_files_size_time_and_digest(self, published):
@@ -413,7 +409,7 @@ class TestRelocation:
         monkeypatch.setattr(manifest_module, "digest_of", pytest.fail)
         manifest = found(copy)
         assert manifest is not None
-        assert Facts(**{name: manifest[name] for name in WHOLE if name != "version"}) == FACTS
+        assert manifest.facts == FACTS
 
     def test_its_origin_stays(self, linked, copy):
         text = (copy / MANIFEST).read_text().replace(paths.host_name(), "elsewhere")
@@ -694,7 +690,7 @@ class TestStockGroup:
         files = stock_group(str(view), "add.json")
         staged = {name: (path, digest_of(path)) for name, path in files.items()}
         assert publish_entry(str(cache.root), KEY, staged, FACTS, cache.staging, repair=False)
-        describe(str(view), staged, FACTS)
+        describe(str(view), {name: sha256 for name, (_, sha256) in staged.items()}, FACTS)
         assert cache.whole(view)
         assert cache.whole(cache.entry)
         assert inodes(view, KERNEL) == inodes(cache.entry, KERNEL)
@@ -709,16 +705,16 @@ class TestStockGroup:
         shutil.copytree(view, moved)
         shutil.rmtree(view)
         files = stock_group(str(moved), "add.json")
-        describe(str(moved), {name: (path, digest_of(path)) for name, path in files.items()}, FACTS)
+        describe(str(moved), {name: digest_of(path) for name, path in files.items()}, FACTS)
         assert stock(moved.parent).get_group("add.json") == {
             name: str(moved / name) for name in KERNEL
         }
 
     def test_a_file_that_vanishes_meanwhile_is_told_and_nothing_changes(self, view):
-        files = {name: (path, "") for name, path in stock_group(str(view), "add.json").items()}
+        digests = dict.fromkeys(stock_group(str(view), "add.json"), "")
         before = sorted(os.listdir(view))
         with pytest.raises(FileNotFoundError):
-            describe(str(view), {**files, "gone": (str(view / "gone"), "")}, FACTS)
+            describe(str(view), {**digests, "gone": ""}, FACTS)
         assert sorted(os.listdir(view)) == before
         assert os.listdir(view.parent) == [KEY]
 

@@ -232,7 +232,7 @@ def test_a_removal_beside_it_is_no_finding(ours, tmp_path, monkeypatch):
 
 def test_an_entry_that_is_being_condemned_is_no_finding(ours, tmp_path, monkeypatch):
     root = ours.at(tmp_path / "root")
-    real, gone = judge.manifest_of, []
+    real, gone = judge.read, []
 
     def read(path: str) -> Any:
         if not gone:
@@ -240,7 +240,7 @@ def test_an_entry_that_is_being_condemned_is_no_finding(ours, tmp_path, monkeypa
             os.rename(path, os.path.join(os.path.dirname(path), CONDEMNED))
         return real(path)
 
-    monkeypatch.setattr(judge, "manifest_of", read)
+    monkeypatch.setattr(judge, "read", read)
     assert verify(str(root), repair=True).findings == ()
     assert gone
 
@@ -1138,7 +1138,7 @@ def entries(root: Path) -> list[Path]:
 def as_it_was_or_whole(entry: Path) -> bool:
     """Only the autotune result was damaged."""
     found = read_manifest(str(entry))
-    return found is not None and (intact(str(entry), found[0]) or AUTOTUNE in found[0]["files"])
+    return found is not None and (intact(str(entry), found[0]) or AUTOTUNE in found[0].files)
 
 
 def test_a_kernel_under_another_ones_key_is_found_and_compiled_again(ours, stock, tmp_path):

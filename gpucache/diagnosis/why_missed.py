@@ -25,7 +25,7 @@ from gpucache.kernels.metadata import Metadata, arch_of, key_environment
 from gpucache.layout import paths
 from gpucache.layout.keys import device_directories, view_key
 from gpucache.report.directory import group_in, manifest_in, metadata_in
-from gpucache.store.manifest import CONDEMNED, MANIFEST, entry_path
+from gpucache.store.manifest import CONDEMNED, MANIFEST, Published, entry_path
 from gpucache.store.stock import stock_group
 from gpucache.triton.location import default_directory, is_fresh
 
@@ -210,26 +210,24 @@ def _ours(path: str) -> Iterator[Finding]:
             "manifest-damaged", "error", path, f"{MANIFEST} cannot be read or understood", fix
         )
         return
-    try:
-        changed = [
-            said
-            for name, facts in manifest["files"].items()
-            if (said := _changed(f"{path}/{name}", *facts))
-        ]
-    except TypeError:
-        changed = [f"{MANIFEST} is not ours"]
+    changed = []
+    for name, published in manifest.files.items():
+        said = _changed(f"{path}/{name}", published)
+        if said is not None:
+            changed.append(said)
     if changed:
         yield Finding("files-changed", "error", path, "; ".join(changed), fix)
 
 
-def _changed(path: str, size: int, mtime_ns: int, sha256: str) -> str | None:
+def _changed(path: str, published: Published) -> str | None:
     """What became of a file since it was published; its time alone does not matter."""
     name = os.path.basename(path)
     try:
         found = os.stat(path)
-        if found.st_size != size:
-            return f"{name} has {found.st_size} bytes, not {size}"
-        return None if digest(path)[0] == sha256 else f"{name} has another content"
+        if found.st_size != published.size_bytes:
+            return f"{name} has {found.st_size} bytes, not {published.size_bytes}"
+        same = digest(path)[0] == published.sha256
+        return None if same else f"{name} has another content"
     except FileNotFoundError:
         return f"{name} is missing"
     except OSError as error:

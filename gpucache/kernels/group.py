@@ -9,7 +9,7 @@ from gpucache.disk.reading import read
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Collection, Iterable
 
 
 def read_group(path: str) -> dict[str, str] | None:
@@ -21,15 +21,26 @@ def read_group(path: str) -> dict[str, str] | None:
     text = read(path)
     try:
         children = json.loads(text)["child_paths"]
-        whole = all(is_plain(name) and isinstance(where, str) for name, where in children.items())
+        whole = are_plain(children) and all(isinstance(path, str) for path in children.values())
         return children if whole and children else None
     except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
         return None
 
 
-def is_plain(name: object) -> bool:
-    """Whether it is a file's name, and no way out of the directory."""
-    return isinstance(name, str) and name not in ("", ".", "..") and not {"/", "\0"} & set(name)
+_NO_NAMES = frozenset(("", ".", ".."))
+
+
+def are_plain(names: Collection[str]) -> bool:
+    """Whether each is the name of a file directly in a directory, and no way out of it.
+
+    >>> are_plain(["add.json"]), are_plain(["../add.json"]), are_plain([".."])
+    (True, False, False)
+
+    Raises:
+        TypeError: one of them is no text.
+    """
+    letters = "".join(names)
+    return "/" not in letters and "\0" not in letters and _NO_NAMES.isdisjoint(names)
 
 
 GROUP = "__grp__"

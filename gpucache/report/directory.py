@@ -23,7 +23,7 @@ def group_in(directory: str) -> str | None:
     """The name of a directory's metadata file, by our manifest or Triton's group file; None where there is neither."""
     found = manifest_in(directory)
     if found is not None:
-        return found["group"] if isinstance(found["group"], str) else None
+        return found.facts.group
     try:
         names = sorted(name for name in os.listdir(directory) if name.startswith(GROUP))
     except OSError:

@@ -13,7 +13,7 @@ from gpucache.report.inodes import Inode
 from gpucache.store.manifest import MANIFEST, Facts
 
 READ_BYTES = 2**20
-"""A file that is longer than this is no metadata and no manifest, and is not read."""
+"""A file that is longer than this is no metadata, and is not read."""
 _AUTOTUNE = ".autotune.json"
 # What Triton 3.0 to 3.9 puts into a key directory without a group: what a compile has made so far, and what it builds.
 _STAGES = re.compile(r".+\.(?:source|ttir|ttgir|llir|ptx|cubin|amdgcn|hsaco|so|autotune\.json)")

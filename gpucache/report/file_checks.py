@@ -5,14 +5,11 @@ from __future__ import annotations
 import json
 import os
 import stat
-from typing import Any
 
 from gpucache.disk.reading import quietly, read
 from gpucache.kernels.elf import is_whole_elf
-from gpucache.kernels.group import is_plain
 from gpucache.kernels.metadata import Metadata
 from gpucache.layout.keys import is_key_of
-from gpucache.store.manifest import Manifest, facts_of
 
 
 def no_file(found: os.stat_result | None) -> str | None:
@@ -23,29 +20,6 @@ def no_file(found: os.stat_result | None) -> str | None:
         return None
     kind = {stat.S_IFLNK: "symbolic link", stat.S_IFDIR: "directory", stat.S_IFIFO: "FIFO"}
     return f"a {kind.get(stat.S_IFMT(found.st_mode), 'device or socket')} is in its place"
-
-
-def manifest_of(path: str) -> Manifest | None:
-    """A manifest that leads nowhere else; None where it cannot be understood.
-
-    Raises:
-        OSError: it cannot be read.
-    """
-    text = read(path)
-    try:
-        said: Any = json.loads(text)
-        facts = facts_of(said)
-        files = said["files"]
-        whole = (
-            said["version"] == 1
-            and bool(files)
-            and all(map(is_plain, files))
-            and all(map(_facts, files.values()))
-        )
-        known = isinstance(facts.kernel, str) and isinstance(facts.tag, str)
-        return said if whole and known and (facts.group is None or facts.group in files) else None
-    except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
-        return None
 
 
 def complaint(path: str, metadata: bool, binary: bool) -> tuple[str, str] | None:
@@ -86,7 +60,3 @@ def _timings(text: bytes) -> bool:
     except (ValueError, RecursionError):
         return False
     return isinstance(said, dict) and "configs_timings" in said
-
-
-def _facts(value: object) -> bool:
-    return isinstance(value, list) and [type(part) for part in value] == [int, int, str]

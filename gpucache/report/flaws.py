@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
-from gpucache.store.manifest import MANIFEST, Manifest, facts_of, single_key
+from gpucache.store.manifest import MANIFEST, Manifest, single_key
 
 SPOILING = frozenset(
     (
@@ -72,11 +72,7 @@ class Judged:
     @property
     def digests(self) -> dict[str, str]:
         """What was published: names to SHA-256."""
-        return (
-            {}
-            if self.manifest is None
-            else {name: facts[2] for name, facts in self.manifest["files"].items()}
-        )
+        return {} if self.manifest is None else self.manifest.digests
 
     @property
     def store_key(self) -> str | None:
@@ -84,5 +80,5 @@ class Judged:
         key = os.path.basename(self.path)
         if self.manifest is None or self.stored:
             return key if self.stored else None
-        facts = facts_of(self.manifest)
+        facts = self.manifest.facts
         return key if facts.group is not None else single_key(key, facts.kernel, facts.tag)

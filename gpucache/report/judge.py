@@ -12,11 +12,11 @@ from collections.abc import Mapping, Sequence, Set
 from dataclasses import replace
 
 from gpucache.disk.mounts import file_system
-from gpucache.disk.reading import digest, listing
+from gpucache.disk.reading import digest, listing, read
 from gpucache.kernels.group import GROUP, STANDALONE, read_group
-from gpucache.report.file_checks import complaint, manifest_of, no_file
+from gpucache.report.file_checks import complaint, no_file
 from gpucache.report.flaws import Flaw, Judged
-from gpucache.store.manifest import CONDEMNED, MANIFEST, Manifest
+from gpucache.store.manifest import CONDEMNED, MANIFEST, Manifest, Published, parse_manifest
 
 # Where two names can surely have one inode; elsewhere copies may be all that there can be.
 _LINKING = {
@@ -79,43 +79,37 @@ class Judge:
     def _ours(self, look: _Look, stored: bool) -> Manifest | None:
         manifest = look.manifest()
         if manifest is not None:
-            for name, (size, mtime_ns, sha256) in manifest["files"].items():
-                self._published(look, name, (size, mtime_ns), sha256, name == manifest["group"])
-            if not stored and manifest["group"] is not None:
-                self._group(look, manifest["group"], manifest["files"].keys())
+            group = manifest.facts.group
+            for name, published in manifest.files.items():
+                self._published(look, name, published, metadata=name == group)
+            if not stored and group is not None:
+                self._group(look, group, manifest.files.keys())
         told = {flaw.subject for flaw in look.flaws}
         for name in look.links():
             if f"{look.path}/{name}" not in told:
                 look.flaw("link", name, "it is not followed")
         return manifest
 
-    def _published(
-        self, look: _Look, name: str, as_published: tuple[int, int], sha256: str, metadata: bool
-    ) -> None:
+    def _published(self, look: _Look, name: str, published: Published, metadata: bool) -> None:
         if (why := no_file(look.files.get(name))) is not None:
             look.flaw("file-missing", name, why)
             return
-        if look.files[name].st_size != as_published[0]:
-            look.flaw(
-                "digest-mismatch",
-                name,
-                f"it has {look.files[name].st_size} bytes, not {as_published[0]}",
-            )
+        there = look.files[name]
+        if there.st_size != published.size_bytes:
+            fact = f"it has {there.st_size} bytes, not {published.size_bytes}"
+            look.flaw("digest-mismatch", name, fact)
             return
         try:
             found, wrong = self._content(look, name, metadata)
         except OSError as error:
             look.refused(name, error)
             return
-        if found != sha256:
-            look.flaw(
-                "digest-mismatch",
-                name,
-                f"SHA-256 is {found[:16]}…, and was published as {sha256[:16]}…",
-            )
+        if found != published.sha256:
+            fact = f"SHA-256 is {found[:16]}…, and was published as {published.sha256[:16]}…"
+            look.flaw("digest-mismatch", name, fact)
         elif wrong is not None:
             look.flaw(wrong[0], name, wrong[1])
-        elif (look.files[name].st_size, look.files[name].st_mtime_ns) != as_published:
+        elif there.st_mtime_ns != published.mtime_ns:
             look.flaw("times-changed", name, "its time is not the published one, its digest is")
 
     def _content(
@@ -125,8 +119,8 @@ class Judge:
         path, inode = f"{look.path}/{name}", _state(look.files[name])
         if inode not in self._known:
             wrong = complaint(path, metadata, name.endswith((".cubin", ".so")))
-            sha256, read = digest(path)
-            if _state(read) != inode:  # what is known of an inode is believed of all its names
+            sha256, after = digest(path)
+            if _state(after) != inode:  # what is known of an inode is believed of all its names
                 raise FileNotFoundError(errno.ENOENT, "it was replaced meanwhile", path)
             self._known[inode] = sha256, wrong
         return self._known[inode]
@@ -273,7 +267,7 @@ class _Look:
             self.flaw("manifest-missing", MANIFEST, why)
             return None
         try:
-            found = manifest_of(f"{self.path}/{MANIFEST}")
+            found = parse_manifest(read(f"{self.path}/{MANIFEST}"))
         except OSError as error:
             self.refused(MANIFEST, error)
             return None

@@ -6,10 +6,17 @@ import os
 
 from gpucache.findings import Finding, repair_command
 from gpucache.report.entries import Entry
-from gpucache.report.entry_builder import READ_BYTES, EntryBuilder, is_tritons
+from gpucache.report.entry_builder import EntryBuilder, is_tritons
 from gpucache.report.inodes import Inode, Inodes, Sum
 from gpucache.report.strays import Stray, StrayKind, kind_of, stray
-from gpucache.store.manifest import CONDEMNED, MANIFEST, Facts, facts_of, read_manifest, single_key
+from gpucache.store.manifest import (
+    CONDEMNED,
+    MANIFEST,
+    MOST_BYTES,
+    Facts,
+    read_manifest,
+    single_key,
+)
 
 
 class KeyDirectories:
@@ -107,10 +114,9 @@ class KeyDirectories:
             if stored:
                 self._manifest_missing(path)
             return None
-        found = read_manifest(path) if manifest.readable(READ_BYTES) else None
-        facts = facts_of(found[0]) if found is not None else None
-        if facts is not None and _is_sound(facts):
-            return facts
+        found = read_manifest(path) if manifest.readable(MOST_BYTES) else None
+        if found is not None:
+            return found[0].facts
         os.lstat(f"{path}/{MANIFEST}")  # else it was removed while we read it, which is no damage
         fact = f"{MANIFEST} cannot be understood"
         self._finding("manifest-torn", path, fact, repair_command(self.root))
@@ -154,12 +160,3 @@ class KeyDirectories:
 def _is_tritons(files: dict[str, Inode], directories: list[str]) -> bool:
     others = [path for path in directories if kind_of(os.path.basename(path)) is None]
     return is_tritons(files, others)
-
-
-def _is_sound(facts: Facts) -> bool:
-    """Whether a manifest says what it is to say, in texts that can be shown."""
-    texts: list[object] = [facts.kernel, facts.tag]
-    texts += [
-        text for text in (facts.group, facts.target, facts.triton_version) if text is not None
-    ]
-    return all(isinstance(text, str) and text.isprintable() for text in texts)

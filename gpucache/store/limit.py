@@ -12,7 +12,6 @@ from elsewhere, and copies on another file system, are not counted.
 from __future__ import annotations
 
 import fcntl
-import json
 import logging
 import os
 import threading
@@ -79,8 +78,9 @@ class Limit:
 
         Never raises for what the disk says.
         """
-        described = len(json.dumps(manifest, separators=(",", ":")))
-        self._put(sum(size for size, _, _ in manifest["files"].values()) + described + GROUP_BYTES)
+        described = len(manifest.encoded())
+        content = sum(published.size_bytes for published in manifest.files.values())
+        self._put(content + described + GROUP_BYTES)
 
     def adopted(self, files: Iterable[str]) -> None:
         """Count the files of an entry that stock Triton had made, as `published`."""

@@ -7,7 +7,7 @@ import time
 
 from gpucache.store.manifest import MANIFEST, Manifest, intact, read_manifest, unchanged
 from gpucache.store.recency import STAMP_S
-from gpucache.store.stock import describe_again
+from gpucache.store.stock import describe
 
 _SKEW_S = 2.0
 
@@ -46,10 +46,7 @@ def sound(directory: str, verify: bool, boot: float, stamp_s: float = STAMP_S) -
 def _renewed(directory: str, manifest: Manifest) -> Manifest | None:
     """The manifest of a directory that was copied with other times, and a group that names this place."""
     try:
-        files = {
-            name: (f"{directory}/{name}", facts[2]) for name, facts in manifest["files"].items()
-        }
-        describe_again(directory, files, manifest)
+        describe(directory, manifest.digests, manifest.facts, manifest.origin)
     except FileNotFoundError:
         return None  # it is being removed
     except OSError:

@@ -1,4 +1,8 @@
-"""The manifest ``__entry__.json`` of an entry: what was published, file by file, and what is known of the kernel."""
+"""The manifest ``__entry__.json`` of an entry: what was published, file by file, and what is known of the kernel.
+
+Everybody reads a manifest by `parse_manifest`, so that a hit, `gpucache verify`, a report and an explanation agree on
+which manifests are sound.
+"""
 
 from __future__ import annotations
 
@@ -8,10 +12,10 @@ import json
 import os
 import stat
 from collections.abc import Mapping
-from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 from gpucache.disk.files import write_new
+from gpucache.kernels.group import are_plain
 from gpucache.layout import paths
 
 MANIFEST = "__entry__.json"
@@ -20,12 +24,21 @@ MANIFEST = "__entry__.json"
 CONDEMNED = "__entry__.json.removed"
 """What a manifest is called from the moment on when its directory is to go: nobody takes the entry for one any more."""
 
+MOST_BYTES = 2**20
+"""What is longer is no manifest, and is not read."""
 
-Manifest = Mapping[str, Any]
+
+class Published(NamedTuple):
+    """One file of an entry as it was when the entry was published."""
+
+    size_bytes: int
+    mtime_ns: int
+    """Modification time, in nanoseconds since the epoch."""
+    sha256: str
+    """Digest of the content, in hexadecimal."""
 
 
-@dataclass(frozen=True, slots=True)
-class Facts:
+class Facts(NamedTuple):
     """What is known of an entry beside its files."""
 
     kernel: str
@@ -38,19 +51,101 @@ class Facts:
     """What else must be equal for a file to be shared: a Python ABI, a kind of silicon."""
 
 
-_FIELDS = Facts.__dataclass_fields__.keys()
+class Manifest(NamedTuple):
+    """A sound manifest. The names of its files are plain, and its texts can be shown."""
+
+    facts: Facts
+    files: Mapping[str, Published]
+    """By name; never empty, and with the group's metadata file among them if there is a group."""
+    origin: str | None
+    """The host on which the entry was compiled; None where the manifest does not say."""
+
+    @property
+    def digests(self) -> dict[str, str]:
+        """The SHA-256 of each file, by the file's name."""
+        return {name: published.sha256 for name, published in self.files.items()}
+
+    def encoded(self) -> bytes:
+        """The manifest as it is written."""
+        said = {
+            "version": 1,
+            "files": self.files,
+            **self.facts._asdict(),
+            "origin": self.origin,
+        }
+        return json.dumps(said, separators=(",", ":")).encode()
 
 
-# a FIFO must not hang anyone
-_READ = os.O_RDONLY | getattr(os, "O_CLOEXEC", 0) | getattr(os, "O_NONBLOCK", 0)
-
+# A FIFO must not hang anyone, and a link may lead to another user's file.
+_READ = (
+    os.O_RDONLY
+    | getattr(os, "O_CLOEXEC", 0)
+    | getattr(os, "O_NONBLOCK", 0)
+    | getattr(os, "O_NOFOLLOW", 0)
+)
 
 _decode = json.JSONDecoder().raw_decode  # faster than json.loads, and on the path of every hit
+_FOREVER = float("inf")
 
 
-def facts_of(manifest: Manifest) -> Facts:
-    """What a manifest says of an entry beside its files."""
-    return Facts(**{name: manifest[name] for name in _FIELDS})
+def parse_manifest(data: bytes) -> Manifest | None:
+    """The manifest in the content of a file; None where that is torn, or says what no manifest says.
+
+    Unsound is one with a value of another type, a file's name that leads out of the directory, a text that a terminal
+    could not show, or a group that is none of the files.
+    """
+    try:
+        text = data.decode()
+        said, end = _decode(text)
+        if said["version"] != 1 or text[end:].strip():
+            return None
+        facts = Facts(
+            said["kernel"],
+            said["group"],
+            said["target"],
+            said["triton_version"],
+            said["compile_s"],
+            said["tag"],
+        )
+        files = _parse_files(said["files"])
+        origin = said.get("origin")
+        if _are_texts(facts, origin, files) and _are_consistent(facts, files):
+            return Manifest(facts, files, origin)
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
+        return None  # no JSON, or JSON of another shape
+    return None
+
+
+def _parse_files(said: dict[str, list[Any]]) -> dict[str, Published]:
+    files = {}
+    for name, (size_bytes, mtime_ns, sha256) in said.items():
+        if type(size_bytes) is not int or type(mtime_ns) is not int or type(sha256) is not str:
+            raise TypeError(name)
+        files[name] = Published(size_bytes, mtime_ns, sha256)
+    return files
+
+
+def _are_texts(facts: Facts, origin: str | None, files: Mapping[str, Published]) -> bool:
+    """Whether all texts are printable: no escape sequence, no null byte, no lone surrogate.
+
+    Raises:
+        TypeError: what should be a text is none.
+    """
+    texts = [facts.kernel, facts.tag, *files]
+    for optional in (facts.target, facts.triton_version, origin):
+        if optional is not None:
+            texts.append(optional)
+    return "".join(texts).isprintable()
+
+
+def _are_consistent(facts: Facts, files: Mapping[str, Published]) -> bool:
+    """Whether the facts and the files can be those of one entry."""
+    if not files or not are_plain(files):
+        return False
+    if facts.group is not None and facts.group not in files:
+        return False
+    spent = facts.compile_s
+    return spent is None or (type(spent) in (int, float) and 0 <= spent < _FOREVER)
 
 
 def entry_path(root: str, key: str) -> str:
@@ -65,7 +160,11 @@ def single_key(key: str, filename: str, tag: str) -> str:
 
 
 def read_manifest(directory: str, name: str = MANIFEST) -> tuple[Manifest, float] | None:
-    """An entry's manifest and when it was last used (seconds since the epoch); None without a sound one."""
+    """An entry's manifest and when it was last used (seconds since the epoch); None without a sound one.
+
+    Raises:
+        OSError: the disk does not answer.
+    """
     try:
         fd = os.open(f"{directory}/{name}", _READ)
     except OSError as error:
@@ -73,19 +172,13 @@ def read_manifest(directory: str, name: str = MANIFEST) -> tuple[Manifest, float
         return None
     try:
         found = os.fstat(fd)
-        if not stat.S_ISREG(found.st_mode):
+        if not stat.S_ISREG(found.st_mode) or found.st_size > MOST_BYTES:
             return None
-        manifest, _ = _decode(os.read(fd, found.st_size).decode())
-        whole = (
-            manifest["version"] == 1
-            and type(manifest["files"]) is dict
-            and manifest.keys() >= _FIELDS
-        )
-        return (manifest, found.st_mtime) if whole and manifest["files"] else None
-    except (ValueError, KeyError, TypeError, RecursionError):
-        return None
+        data = os.read(fd, found.st_size)
     finally:
         os.close(fd)
+    manifest = parse_manifest(data)
+    return None if manifest is None else (manifest, found.st_mtime)
 
 
 def raise_unless_damage(error: OSError) -> None:
@@ -97,30 +190,30 @@ def raise_unless_damage(error: OSError) -> None:
 def unchanged(directory: str, manifest: Manifest) -> bool:
     """Whether every file is there with the size and the modification time it was published with."""
     try:
-        for name, (size, mtime_ns, _) in manifest["files"].items():
+        for name, (size_bytes, mtime_ns, _) in manifest.files.items():
             found = os.stat(f"{directory}/{name}")
-            if found.st_size != size or found.st_mtime_ns != mtime_ns:
+            if found.st_size != size_bytes or found.st_mtime_ns != mtime_ns:
                 return False
     except OSError as error:
         raise_unless_damage(error)
         return False
-    except (ValueError, TypeError):
-        return False
+    except ValueError:
+        return False  # a name that the encoding of this process's file names does not have
     return True
 
 
 def intact(directory: str, manifest: Manifest) -> bool:
     """Whether every file's content is what was published."""
     try:
-        return all(
-            digest_of(f"{directory}/{name}") == sha256
-            for name, (_, _, sha256) in manifest["files"].items()
-        )
+        for name, published in manifest.files.items():
+            if digest_of(f"{directory}/{name}") != published.sha256:
+                return False
     except OSError as error:
         raise_unless_damage(error)
         return False
-    except (ValueError, TypeError):
-        return False
+    except ValueError:
+        return False  # as in `unchanged`
+    return True
 
 
 def digest_of(path: str) -> str:
@@ -129,11 +222,10 @@ def digest_of(path: str) -> str:
         return hashlib.sha256(file.read()).hexdigest()
 
 
-def write_manifest(
-    directory: str, files: Mapping[str, tuple[int, int, str]], facts: Manifest
-) -> None:
-    """``facts`` are those of `Facts`, or of the manifest that is written anew."""
-    known = {name: facts[name] for name in _FIELDS}
-    origin = facts.get("origin") or paths.host_name()
-    manifest = {"version": 1, "files": files, **known, "origin": origin}
-    write_new(f"{directory}/{MANIFEST}", json.dumps(manifest, separators=(",", ":")).encode())
+def write_manifest(directory: str, manifest: Manifest) -> None:
+    """Write the manifest of a directory that is not an entry yet.
+
+    Raises:
+        OSError: the disk refused; nothing is left.
+    """
+    write_new(f"{directory}/{MANIFEST}", manifest.encoded())

@@ -15,13 +15,20 @@ import shutil
 import tempfile
 import time
 from collections.abc import Mapping
-from dataclasses import asdict
 
 from gpucache.disk.files import make_directory
 from gpucache.disk.staging import Staging
 from gpucache.kernels.group import GROUP, write_group
+from gpucache.layout.paths import host_name
 from gpucache.store.lookup import sound
-from gpucache.store.manifest import MANIFEST, Facts, Manifest, entry_path, write_manifest
+from gpucache.store.manifest import (
+    MANIFEST,
+    Facts,
+    Manifest,
+    Published,
+    entry_path,
+    write_manifest,
+)
 from gpucache.store.quarantine import ASIDE, quarantine
 
 # A directory that another manager may be filling at this moment is left alone for so long.
@@ -49,11 +56,10 @@ def publish_entry(
     target = entry_path(root, key)
     aside = staging.directory()
     try:
-        facts_of = {
-            name: _link_or_copy(path, f"{aside}/{name}", sha256)
-            for name, (path, sha256) in files.items()
-        }
-        write_manifest(aside, facts_of, asdict(facts))
+        placed = {}
+        for name, (path, sha256) in files.items():
+            placed[name] = _link_or_copy(path, f"{aside}/{name}", sha256)
+        write_manifest(aside, Manifest(facts, placed, host_name()))
         if used is not None:  # now: once it is there, a reader may have stamped it
             os.utime(f"{aside}/{MANIFEST}", (used, used))
         make_directory(os.path.dirname(target))
@@ -75,7 +81,7 @@ def _put_in_place(root: str, made: str, target: str, repair: bool) -> bool:
                 raise
         # with digests: the caller may have found it damaged by them
         there = sound(target, True, 0.0)
-        if there is not None and there["files"].keys() == wanted:
+        if there is not None and there.files.keys() == wanted:
             return True  # another writer was first
         if repairs:
             quarantine(root, target)
@@ -94,12 +100,11 @@ def link_view(root: str, source: str, target: str, manifest: Manifest, repair: b
     make_directory(directory)
     aside = tempfile.mkdtemp(prefix=ASIDE, dir=directory)
     try:
-        placed = {
-            name: _link_or_copy(f"{source}/{name}", f"{aside}/{name}", sha256)
-            for name, (_, _, sha256) in manifest["files"].items()
-        }
+        placed = {}
+        for name, sha256 in manifest.digests.items():
+            placed[name] = _link_or_copy(f"{source}/{name}", f"{aside}/{name}", sha256)
         _give_manifest(source, aside, manifest, placed)
-        write_group(aside, target, manifest["group"], placed)
+        write_group(aside, target, manifest.facts.group, placed)
         if repair and _busy(target):
             return False
         return _put_in_place(root, aside, target, repair)
@@ -121,8 +126,8 @@ def _busy(target: str) -> bool:
         return False
 
 
-def _link_or_copy(source: str, target: str, sha256: str) -> tuple[int, int, str]:
-    """Hard-link a file, or copy it where that cannot be; size, modification time and digest of what is there."""
+def _link_or_copy(source: str, target: str, sha256: str) -> Published:
+    """Hard-link a file of this digest, or copy it where it cannot be linked; the file as it is then."""
     try:
         os.link(source, target)
     except OSError as error:
@@ -130,14 +135,14 @@ def _link_or_copy(source: str, target: str, sha256: str) -> tuple[int, int, str]
             raise
         shutil.copy2(source, target)
     found = os.stat(target)
-    return found.st_size, found.st_mtime_ns, sha256
+    return Published(found.st_size, found.st_mtime_ns, sha256)
 
 
 def _give_manifest(
-    source: str, target: str, manifest: Manifest, placed: Mapping[str, tuple[int, int, str]]
+    source: str, target: str, manifest: Manifest, placed: Mapping[str, Published]
 ) -> None:
     """The store's own manifest where the files are the store's own, so that a use of one stamps all."""
-    if all(placed[name] == tuple(facts) for name, facts in manifest["files"].items()):
+    if placed == manifest.files:
         _link_or_copy(f"{source}/{MANIFEST}", f"{target}/{MANIFEST}", "")
     else:  # copied to a file system with coarser times
-        write_manifest(target, placed, manifest)
+        write_manifest(target, manifest._replace(files=placed))

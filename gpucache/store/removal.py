@@ -161,8 +161,8 @@ def _key_of(path: str) -> str:
     key = os.path.basename(path)
     with suppress(OSError):
         found = read_manifest(path, CONDEMNED)
-        if found is not None and found[0]["group"] is None and KEY.fullmatch(key):
-            return single_key(key, found[0]["kernel"], found[0]["tag"])
+        if found is not None and found[0].facts.group is None and KEY.fullmatch(key):
+            return single_key(key, found[0].facts.kernel, found[0].facts.tag)
     return key
 
 

@@ -8,12 +8,12 @@ import os
 import shutil
 import tempfile
 from collections.abc import Callable, Mapping
-from dataclasses import asdict
 
 from gpucache.kernels.elf import is_whole_elf
 from gpucache.kernels.group import GROUP, write_group
 from gpucache.layout.keys import is_key_of
-from gpucache.store.manifest import CONDEMNED, MANIFEST, Facts, Manifest, write_manifest
+from gpucache.layout.paths import host_name
+from gpucache.store.manifest import CONDEMNED, MANIFEST, Facts, Manifest, Published, write_manifest
 from gpucache.store.quarantine import ASIDE
 
 
@@ -48,25 +48,24 @@ def stock_group(
         return None
 
 
-def describe(directory: str, files: Mapping[str, tuple[str, str]], facts: Facts) -> None:
+def describe(
+    directory: str, digests: Mapping[str, str], facts: Facts, origin: str | None = None
+) -> None:
     """Make a whole directory of Triton's own a view: give it a manifest, and a group that names this place.
+
+    ``digests`` are the SHA-256 of its files by name; ``origin`` is where they were compiled, if not on this host.
 
     Raises:
         OSError: the disk refused; the directory is as it was.
     """
-    describe_again(directory, files, asdict(facts))
-
-
-def describe_again(directory: str, files: Mapping[str, tuple[str, str]], facts: Manifest) -> None:
-    """As `describe`, with the facts of a manifest that is there already."""
     aside = tempfile.mkdtemp(prefix=ASIDE, dir=os.path.dirname(directory))
     try:
-        found = {name: os.stat(path) for name, (path, _) in files.items()}
-        known = {
-            name: (found[name].st_size, found[name].st_mtime_ns, files[name][1]) for name in files
-        }
-        write_manifest(aside, known, facts)
-        write_group(aside, directory, facts["group"], known)
+        files = {}
+        for name, sha256 in digests.items():
+            found = os.stat(f"{directory}/{name}")
+            files[name] = Published(found.st_size, found.st_mtime_ns, sha256)
+        write_manifest(aside, Manifest(facts, files, origin or host_name()))
+        write_group(aside, directory, facts.group, files)
         # the manifest last: it says that all is in order
         for name in sorted(os.listdir(aside), reverse=True):
             os.rename(f"{aside}/{name}", f"{directory}/{name}")

@@ -182,12 +182,12 @@ class DeviceCacheManager(CacheManager):
 
     def _hit(self, filename: str) -> dict[str, str] | None:
         manifest = self._place.sound(self._view)
-        if manifest is None or manifest["group"] != filename:
+        if manifest is None or manifest.facts.group != filename:
             return None
         self._place.stats.add("hits")
         if _log.isEnabledFor(logging.DEBUG):
-            tell(logging.DEBUG, "hit: %s %s in %s", manifest["kernel"], self.key, self._view)
-        return {name: f"{self._view}/{name}" for name in manifest["files"]}
+            tell(logging.DEBUG, "hit: %s %s in %s", manifest.facts.kernel, self.key, self._view)
+        return {name: f"{self._view}/{name}" for name in manifest.files}
 
     def _search(self, filename: str, frame: FrameType) -> dict[str, str] | None:
         """The store, else what another manager left here, else a miss with the key's lock held."""
@@ -249,14 +249,14 @@ class DeviceCacheManager(CacheManager):
             quarantine(place.root, entry)
         if manifest is None:
             return self._from_stock(filename)
-        if manifest["group"] != filename:
+        if manifest.facts.group != filename:
             return None
         place.stats.add("shared_hits")
-        place.stats.add("saved_s", manifest["compile_s"] or 0.0, now=True)
+        place.stats.add("saved_s", manifest.facts.compile_s or 0.0, now=True)
         at = self._viewed(entry, manifest, repair)
         place.limit.viewed()
-        tell(logging.DEBUG, "shared hit: %s %s from %s", manifest["kernel"], self.key, entry)
-        return {name: f"{at}/{name}" for name in manifest["files"]}
+        tell(logging.DEBUG, "shared hit: %s %s from %s", manifest.facts.kernel, self.key, entry)
+        return {name: f"{at}/{name}" for name in manifest.files}
 
     def _from_stock(self, filename: str) -> dict[str, str] | None:
         """Adopt what Triton's own manager made in the device directory: a whole group becomes an entry."""
@@ -273,7 +273,8 @@ class DeviceCacheManager(CacheManager):
             publish_entry(
                 self._place.root, self.key, staged, facts, self._place.staging, repair=False
             )
-            describe(self._view, staged, facts)
+            digests = {name: sha256 for name, (_, sha256) in staged.items()}
+            describe(self._view, digests, facts)
             self._place.limit.adopted(files.values())
         except FileNotFoundError:
             return None  # it is being removed
@@ -359,7 +360,7 @@ class DeviceCacheManager(CacheManager):
                 return self._view
             # Something damaged is in its place. Whoever holds the lock meanwhile mends it as well.
             lock = KeyLock(f"{self._place.locks}/{self.key}.lock")
-            if not locked and lock.try_acquire(sys._getframe(), str(manifest["kernel"])):
+            if not locked and lock.try_acquire(sys._getframe(), manifest.facts.kernel):
                 try:
                     return (
                         self._view

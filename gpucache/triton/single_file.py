@@ -60,12 +60,12 @@ class SingleFile:
     def _found(self) -> str | None:
         place, beside = self.place, f"{self.view}/{self.filename}"
         manifest = place.sound(self.view) if self.tag == "" else None
-        if manifest is not None and self.filename in manifest["files"]:
+        if manifest is not None and self.filename in manifest.files:
             place.stats.add("hits")
             return beside
         if self.tag is not None:
             manifest = place.sound(self.entry, verify=True)
-            if manifest is not None and self.filename in manifest["files"]:
+            if manifest is not None and self.filename in manifest.files:
                 place.stats.add("shared_hits", now=True)
                 return f"{self._viewed(manifest, repair=False)}/{self.filename}"
         # What Triton's own manager left here; or an autotune result of silicon that we do not know.
@@ -106,7 +106,7 @@ class SingleFile:
             ):
                 return staged
             manifest = place.sound(self.entry)
-            if manifest is None or manifest["files"][self.filename][2] == self.bad:
+            if manifest is None or manifest.files[self.filename].sha256 == self.bad:
                 return staged
             place.limit.published(manifest)
             compiled.published = self._viewed(manifest, repair=locked)
@@ -118,8 +118,10 @@ class SingleFile:
         """Move aside what was no good, but not what another rank has put in its place since."""
         for directory in (self.entry, self.view):
             found = read_manifest(directory)
-            facts = found[0]["files"].get(self.filename) if found is not None else None
-            if facts is not None and facts[2] == self.bad:
+            if found is None:
+                continue
+            published = found[0].files.get(self.filename)
+            if published is not None and published.sha256 == self.bad:
                 quarantine(self.place.root, directory)
         beside = f"{self.view}/{self.filename}"
         if (

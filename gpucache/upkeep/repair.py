@@ -7,7 +7,6 @@ leaves the old one or the new one, and a reader that has a path finds a file of 
 
 from __future__ import annotations
 
-import json
 import os
 import shutil
 import tempfile
@@ -15,11 +14,10 @@ import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence, Set
 from contextlib import contextmanager
 
-from gpucache.disk.files import write_new
 from gpucache.kernels.group import GROUP, read_group, write_group
 from gpucache.report.flaws import Flaw, Judged
 from gpucache.report.judge import Judge
-from gpucache.store.manifest import MANIFEST
+from gpucache.store.manifest import MANIFEST, Published, write_manifest
 from gpucache.store.publish import link_view
 from gpucache.store.quarantine import ASIDE, quarantine
 
@@ -95,8 +93,9 @@ class _Repairing:
                     raise
         if "times-changed" in view.codes:
             return self._renewed(view)
-        if view.manifest is not None:
-            self._regrouped(view.path, {view.manifest["group"]: view.digests})
+        group = view.manifest.facts.group if view.manifest is not None else None
+        if group is not None:
+            self._regrouped(view.path, {group: view.digests})
         return "the group file was written anew"
 
     def _entry_of(self, view: Judged) -> Judged | None:
@@ -113,24 +112,22 @@ class _Repairing:
         with self._aside(view.path) as aside:
             _link(entry, aside)
             if view.manifest is not None:
-                write_group(aside, view.path, view.manifest["group"], view.digests)
+                write_group(aside, view.path, view.manifest.facts.group, view.digests)
             self._moved_in(aside, view.path)
         return f"linked to {entry.path}"
 
     def _renewed(self, one: Judged) -> str:
         """A manifest with the times that the files have now. That of the last use stays."""
         assert one.manifest is not None
-        files = {
-            name: (one.files[name].st_size, one.files[name].st_mtime_ns, sha256)
-            for name, sha256 in one.digests.items()
-        }
+        files = {}
+        for name, sha256 in one.digests.items():
+            files[name] = Published(one.files[name].st_size, one.files[name].st_mtime_ns, sha256)
         used = one.files[MANIFEST]
         with self._aside(one.path) as aside:
-            said = json.dumps({**one.manifest, "files": files}, separators=(",", ":"))
-            write_new(f"{aside}/{MANIFEST}", said.encode())
+            write_manifest(aside, one.manifest._replace(files=files))
             os.utime(f"{aside}/{MANIFEST}", ns=(used.st_atime_ns, used.st_mtime_ns))
             if not one.stored:
-                write_group(aside, one.path, one.manifest["group"], files)
+                write_group(aside, one.path, one.manifest.facts.group, files)
             self._moved_in(aside, one.path)
         return "the manifest was written anew"
 

@@ -16,7 +16,7 @@ from gpucache.disk.reading import quietly
 from gpucache.disk.staging import Staging
 from gpucache.kernels.group import GROUP, write_group
 from gpucache.layout import paths
-from gpucache.store.manifest import CONDEMNED, MANIFEST, entry_path, facts_of, read_manifest
+from gpucache.store.manifest import CONDEMNED, MANIFEST, entry_path, read_manifest
 from gpucache.store.publish import link_view, publish_entry
 from gpucache.store.quarantine import ASIDE
 from gpucache.store.removal import NOTHING, Freed, InUse, Target, delete, taken
@@ -59,14 +59,11 @@ def _stored(root: str, key: str, places: Sequence[Target], asides: Sequence[str]
         raise InUse("its manifest cannot be understood")
     manifest, used = found
     entry = entry_path(root, key)
-    files = {
-        name: (f"{asides[0]}/{name}", facts[2])
-        for name, facts in manifest["files"].items()
-        if kept(name)
-    }
-    made = publish_entry(
-        root, key, files, facts_of(manifest), _staging(root), repair=False, used=used
-    )
+    files = {}
+    for name, sha256 in manifest.digests.items():
+        if kept(name):
+            files[name] = (f"{asides[0]}/{name}", sha256)
+    made = publish_entry(root, key, files, manifest.facts, _staging(root), repair=False, used=used)
     smaller = read_manifest(entry) if made else None
     if smaller is None:
         raise InUse("another process has put something in its place")
@@ -105,8 +102,8 @@ def _keep_manifest(aside: str, smaller: str, names: Iterable[str]) -> None:
     found = read_manifest(aside, CONDEMNED)
     if found is not None:
         manifest, used = found
-        files = {name: (f"{smaller}/{name}", manifest["files"][name][2]) for name in names}
-        describe(smaller, files, facts_of(manifest))
+        digests = {name: manifest.files[name].sha256 for name in names}
+        describe(smaller, digests, manifest.facts)
         os.utime(f"{smaller}/{MANIFEST}", (used, used))
 
 

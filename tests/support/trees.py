@@ -125,7 +125,7 @@ class Cache:
         """Whether an entry or a view has all files, each with its content, and a manifest that agrees."""
         manifest = sound(str(directory), True, 0.0)
         assert manifest is not None
-        assert manifest["files"].keys() == files.keys()
+        assert manifest.files.keys() == files.keys()
         assert {name: (directory / name).read_bytes() for name in files} == files
         return True
 
@@ -250,7 +250,7 @@ def whole_or_no_hit(directory: Path, stock: Stock, files: Mapping[str, bytes], l
         return
     manifest = sound(str(directory), True, 0.0)
     if manifest is not None:
-        assert manifest["files"].keys() <= files.keys(), line
+        assert manifest.files.keys() <= files.keys(), line
     stocks = (
         stock(directory.parent).get_group("add.json")
         if directory.parents[1].name == "triton"
