@@ -1,50 +1,41 @@
-"""What a kernel launch may log without harm, and where it goes: to stderr as `GPUCACHE_LOG` says, else as before."""
+"""What may be logged without harm wherever gpucache runs, in a kernel launch too; nothing else of gpucache logs.
+
+`logging` takes a third of a worker's start to import, so it is imported with the first line that is logged.
+"""
 
 from __future__ import annotations
 
-import logging
 import os
 
-LEVELS = ("debug", "info", "warning", "error")
-_log = logging.getLogger("gpucache")
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+DEBUG, INFO, WARNING, ERROR = 10, 20, 30, 40  # as `logging` numbers them
+LEVELS = {"debug": DEBUG, "info": INFO, "warning": WARNING, "error": ERROR}
+_before_first_line: list[Callable[[], None]] = []
 
 
 def level_of(text: str) -> int | None:
     """The level of `logging` that a value of `GPUCACHE_LOG` means, in any case of letters; None for nonsense."""
-    return getattr(logging, text.upper()) if text.lower() in LEVELS else None
+    return LEVELS.get(text.lower())
+
+
+def before_first_line(prepare: Callable[[], None]) -> None:
+    """Have ``prepare`` called once, before the first line that is logged: it sets up `logging` as the program wants."""
+    _before_first_line.append(prepare)
 
 
 def tell(level: int, message: str, *words: object) -> None:
     """One line of the log. A handler or filter of the program that raises costs the line, not the kernel launch."""
     try:
-        _log.log(level, message, *words)
+        import logging
+
+        while _before_first_line:
+            _before_first_line.pop(0)()
+        logging.getLogger("gpucache").log(level, message, *words)
     except Exception:
         return  # to log that would raise again
-
-
-def configure(level: int | None) -> None:
-    """Send the log from this level on to stderr, once a process; without a level nothing is touched.
-
-    Python's last-resort handler then prints warnings where the program has set up no logging. What the program has set
-    up goes on, so that one that logs to stderr itself has every line twice.
-    """
-    if level is None or any(isinstance(handler, _ToStderr) for handler in _log.handlers):
-        return
-    handler = _ToStderr()
-    handler.setFormatter(
-        logging.Formatter("%(asctime)s gpucache[%(process)d] %(levelname)s %(message)s")
-    )
-    handler.setLevel(level)
-    _log.addHandler(handler)
-    if level < _log.getEffectiveLevel():
-        _log.setLevel(level)
-
-
-class _ToStderr(logging.StreamHandler):  # type: ignore[type-arg]
-    """Ours, told from one that the program has attached."""
-
-    def handleError(self, record: logging.LogRecord) -> None:  # noqa: N802
-        """A stderr that is closed or full is no reason to print a traceback there, nor to raise."""
 
 
 _warned: set[str] = set()
@@ -62,4 +53,4 @@ def warn_once(
     )
     if kind not in _warned:
         _warned.add(kind)
-        tell(logging.WARNING, "%s: %s; %s", what, cause, outcome)
+        tell(WARNING, "%s: %s; %s", what, cause, outcome)

@@ -13,6 +13,7 @@ from pathlib import Path
 
 import pytest
 
+from gpucache import DeviceCacheRegistry
 from gpucache.cli import main
 
 FAKE = "GPUCACHE_FAKE_DEVICES"
@@ -261,7 +262,7 @@ def test_wrong_usage_ends_with_2(words, gpucache):
 
 
 def test_an_unexpected_failure_ends_with_3_and_a_traceback(monkeypatch, capsys):
-    monkeypatch.setattr(main, "_recorded", lambda root: 1 / 0)
+    monkeypatch.setattr(DeviceCacheRegistry, "load", lambda root: 1 / 0)
     assert main.main(["path", "0"]) == 3
     assert "ZeroDivisionError" in capsys.readouterr().err
 
@@ -270,8 +271,9 @@ def test_an_interrupt_ends_with_130(monkeypatch):
     def interrupted(root):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(main, "_recorded", interrupted)
+    monkeypatch.setattr(DeviceCacheRegistry, "load", interrupted)
     assert main.main(["path", "0"]) == 130
+    assert main.main(["path", "--json", "0"]) == 130
 
 
 def test_a_reader_that_goes_away_is_no_defect(two):
@@ -577,16 +579,6 @@ def test_disabled_the_command_runs_as_if_we_were_not_there(gpucache, two, root):
         )
     )
     assert not root.exists()
-
-
-def test_run_loads_no_table_printer(two, python):
-    code = """if True:
-        import os, sys
-        os.execvpe = lambda *words: print([name for name in ("rich", "pynvml") if name in sys.modules])
-        from gpucache.cli.main import main
-        main(["run", "--device", "0", "--", "true"])
-    """
-    assert python(code, env=two).stdout == "[]\n"
 
 
 def test_the_console_script_is_installed(tmp_path):

@@ -16,7 +16,7 @@ import gpucache
 
 SLOW = {
     *("click", "rich", "packaging", "filelock", "pynvml", "torch", "triton"),
-    *("dataclasses", "inspect", "typing", "collections.abc", "contextlib", "logging"),
+    *("dataclasses", "inspect", "typing", "collections.abc", "logging"),
     *("shutil", "tempfile", "threading", "subprocess", "ctypes", "traceback", "datetime"),
 }
 PACKAGE = Path(gpucache.__file__).parent.parent
@@ -43,4 +43,15 @@ def provisioned(tmp_path, gpucache) -> dict[str, str]:
 
 def test_a_worker_imports_nothing_slow(provisioned):
     code = "from gpucache import DeviceCacheRegistry; DeviceCacheRegistry.load().path(0)"
+    assert imported(code, provisioned) == set()
+
+
+@pytest.mark.parametrize(
+    "words",
+    [["path", "0"], ["env", "0", "--format", "fish"], ["run", "--device", "1", "--", "true"]],
+    ids=lambda words: words[0],
+)
+def test_the_commands_that_start_ranks_import_nothing_slow(words, provisioned):
+    code = "os = __import__('os'); os.execvpe = lambda *_: sys.exit()\n"
+    code += f"from gpucache.cli.main import main; sys.exit(main({words!r}))"
     assert imported(code, provisioned) == set()

@@ -15,7 +15,7 @@ import pytest
 from support.cli import README, TEXT
 
 from gpucache import __all__ as public
-from gpucache.cli import main
+from gpucache.cli.commands import cli
 
 SHELL = [block.strip() for block in re.findall(r"```sh\n(.*?)```", TEXT, re.DOTALL)]
 INSTALLS = [block for block in SHELL if "pip install" in block]
@@ -135,11 +135,11 @@ def test_every_public_name_but_values_and_errors_is_in_the_readme():
 
 
 def test_every_command_is_in_the_readme():
-    assert [name for name in main.cli.list_commands(None) if f"gpucache {name}" not in TEXT] == []
+    assert [name for name in cli.list_commands(None) if f"gpucache {name}" not in TEXT] == []
 
 
 def test_every_option_is_in_the_readme():
-    commands = [main.cli.get_command(None, name) for name in main.cli.list_commands(None)]
+    commands = [cli.get_command(None, name) for name in cli.list_commands(None)]
     options = [parameter for command in commands for parameter in command.params]
     names = {
         name

@@ -12,19 +12,17 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from gpucache.cli import cache_rows as formats
+from gpucache.cli.options import codes_option, json_option, root_option
 from gpucache.cli.terminal import (
     check_answerable,
-    codes_option,
     confirmed,
     is_terminal,
-    json_option,
     print_codes,
     print_findings,
     print_json,
     print_json_rows,
     print_table,
     progress,
-    root_option,
     say,
 )
 from gpucache.errors import ConfigurationError, NoEntryError

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import os
 import re
-import shlex
-from collections.abc import Iterable, Mapping
-from typing import TYPE_CHECKING, Any
 
+TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from collections.abc import Iterable, Mapping
+    from typing import Any
+
     from gpucache.directories.registry import DeviceCacheRegistry
     from gpucache.machine.device import Device
 
@@ -51,6 +52,8 @@ def counter_cells(values: Mapping[str, float], columns: Iterable[str]) -> tuple[
 
 def sh(name: str, value: str) -> str:
     """A line for ``eval`` in a POSIX shell."""
+    import shlex
+
     return f"export {name}={shlex.quote(value)}"
 
 

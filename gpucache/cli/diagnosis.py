@@ -8,16 +8,14 @@ from typing import TYPE_CHECKING
 import click
 
 from gpucache.cli.caches import existing, one_entry
+from gpucache.cli.options import codes_option, json_option, root_option
 from gpucache.cli.terminal import (
-    codes_option,
     is_terminal,
-    json_option,
     log_to_stderr,
     print_codes,
     print_findings,
     print_json,
     print_table,
-    root_option,
     say,
 )
 from gpucache.layout.paths import resolve_root

@@ -2,41 +2,37 @@
 
 from __future__ import annotations
 
-import io
-import json
 import os
-import re
 import sys
 import time
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
-from contextlib import contextmanager
-from typing import TYPE_CHECKING, Any, Literal
 
-import click
-
+TYPE_CHECKING = False  # commands that print one path start without typing, json and click
 if TYPE_CHECKING:
+    from collections.abc import Callable, Collection, Mapping, Sequence
+    from types import TracebackType
+    from typing import Any, Literal
+
+    LogLevel = Literal["WARNING", "ERROR", "CRITICAL"]
+
     from gpucache.errors import GpuCacheError
     from gpucache.findings import Finding
 
 _SHORT = ("key", "arch", "triton", "files", "size", "used")
-_BREAK = re.compile(r"[\t\n\r]")
-
-# Not readable: whether a directory may be used is for vetting to say, with its reasons.
-root_option = click.option(
-    "--root",
-    type=click.Path(readable=False),
-    help="Cache root, instead of $GPUCACHE_DIR and torch's default.",
-)
-json_option = click.option("--json", "as_json", is_flag=True, help="Print JSON.")
-codes_option = click.option(
-    "--codes", is_flag=True, help="Only list every code of a finding, and what it means."
-)
+_BREAKS = "\t\n\r"
 
 
 def complain(error: GpuCacheError) -> None:
     """What is wrong, and the way out."""
     say(f"error: {error.problem}")
     say(f"hint: {error.hint}")
+
+
+def complain_of_defect() -> None:
+    """Show the exception that is being handled, which nobody expected."""
+    import traceback
+
+    traceback.print_exc()
+    say("error: this is a defect of gpucache; the lines above tell its developers where")
 
 
 class OutputError(Exception):
@@ -70,28 +66,38 @@ def say(text: str) -> None:
     if sys.stderr is None:
         return  # closed by whoever started us
     try:
-        click.echo(printable(text), err=True)
+        sys.stderr.write(printable(text) + "\n")
+        sys.stderr.flush()
     except (OSError, ValueError):
         return  # nobody can be told
 
 
-def log_to_stderr(level: str) -> None:
-    """Show the library's log; what a command tells itself it need not say twice."""
-    import logging
+def log_to_stderr(level: LogLevel) -> None:
+    """Show the library's log from this level on; what a command tells itself it need not say twice."""
+    from gpucache.log import before_first_line
 
-    handler = logging.StreamHandler()
-    handler.setFormatter(logging.Formatter("warning: %(message)s"))
-    handler.setLevel(level)
-    logging.getLogger("gpucache").addHandler(handler)
+    def attach() -> None:
+        import logging
+
+        handler = logging.StreamHandler()
+        handler.setFormatter(logging.Formatter("warning: %(message)s"))
+        handler.setLevel(level)
+        logging.getLogger("gpucache").addHandler(handler)
+
+    before_first_line(attach)
 
 
 def print_json(value: object) -> None:
     """One JSON value, for people to read as well."""
+    import json
+
     print_data(json.dumps(value, indent=2))
 
 
 def print_json_rows(about: Mapping[str, Any], name: str, rows: Sequence[object]) -> None:
     """One JSON object whose last field is a long list: a line a row, which is five times faster than indenting."""
+    import json
+
     head = json.dumps(about)[:-1]
     body = ",\n".join(map(json.dumps, rows))
     print_data(f"{head}{', ' if about else ''}{json.dumps(name)}: [\n{body}\n]}}")
@@ -127,6 +133,8 @@ def check_answerable() -> None:
     Raises:
         UsageError: there is nobody to ask.
     """
+    import click
+
     if any(stream is None or not stream.isatty() for stream in (sys.stdin, sys.stderr)):
         raise click.UsageError("nobody can be asked here: say --yes, or --dry-run to look only")
 
@@ -137,6 +145,8 @@ def confirmed(question: str) -> bool:
     Raises:
         Abort: the question was interrupted.
     """
+    import click
+
     try:
         return click.confirm(question, err=True)
     except click.Abort:
@@ -144,40 +154,39 @@ def confirmed(question: str) -> bool:
         raise
 
 
-@contextmanager
-def progress(what: str) -> Iterator[Callable[[int, int], None] | None]:
+class progress:  # noqa: N801  # used as a function is
     """A bar on a terminal's stderr for what takes longer than a second; None where nobody would see it."""
-    if sys.stderr is None or not sys.stderr.isatty():
-        yield None
-        return
-    bar = _Bar(what)
-    try:
-        yield bar.show
-    finally:
-        bar.close()
 
-
-class _Bar:
     def __init__(self, what: str) -> None:
-        self.what = what
-        self.began = time.monotonic()
-        self.shown: Any = None
+        self._what = what
+        self._bar: Any = None
 
-    def show(self, done: int, total: int) -> None:
-        if self.shown is None:
-            if time.monotonic() - self.began < 1:
+    def __enter__(self) -> Callable[[int, int], None] | None:
+        if sys.stderr is None or not sys.stderr.isatty():
+            return None
+        self._began = time.monotonic()
+        return self._show
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        if self._bar is not None:
+            self._bar.stop()
+
+    def _show(self, done: int, total: int) -> None:
+        if self._bar is None:
+            if time.monotonic() - self._began < 1:
                 return
             from rich.console import Console
             from rich.progress import Progress
 
-            self.shown = Progress(console=Console(stderr=True), transient=True)
-            self.shown.start()
-            self.task = self.shown.add_task(self.what, total=total)
-        self.shown.update(self.task, completed=done, total=total)
-
-    def close(self) -> None:
-        if self.shown is not None:
-            self.shown.stop()
+            self._bar = Progress(console=Console(stderr=True), transient=True)
+            self._bar.start()
+            self._task = self._bar.add_task(self._what, total=total)
+        self._bar.update(self._task, completed=done, total=total)
 
 
 def print_table(
@@ -205,6 +214,8 @@ def print_table(
     for row in rows:
         # as text: a path may look like markup
         table.add_row(*(Text(printable(cell)) for cell in row))
+    import io
+
     if isinstance(sys.stdout, io.TextIOWrapper):
         sys.stdout.reconfigure(errors="backslashreplace")  # a letter that the locale lacks
     try:
@@ -222,7 +233,14 @@ def printable(text: str) -> str:
 
 def _line(cells: Sequence[str]) -> str:
     """Cells that a tab separates, on one line whatever is in them."""
-    return "\t".join(_BREAK.sub(lambda found: _escape(found[0]), cell) for cell in cells)
+    return "\t".join(_without_breaks(cell) for cell in cells)
+
+
+def _without_breaks(cell: str) -> str:
+    for letter in _BREAKS:
+        if letter in cell:
+            cell = cell.replace(letter, _escape(letter))
+    return cell
 
 
 def _escape(letter: str) -> str:

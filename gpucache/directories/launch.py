@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import re
-import shutil
 import sys
 
 from gpucache import environment
@@ -104,8 +103,20 @@ _VARIABLES = (
 
 def runs_our_python(command: Sequence[str], environ: Mapping[str, str]) -> bool:
     """Whether a command is this very interpreter, or a script whose first line names it (as torchrun's does)."""
-    found = shutil.which(command[0], path=environ.get("PATH"))
+    found = which(command[0], environ)
     return found is not None and (_is_ours(found) or _is_ours(_interpreter(found, environ)))
+
+
+def which(command: str, environ: Mapping[str, str]) -> str | None:
+    """The file that executing this command in this environment runs; None where there is none."""
+    if os.path.dirname(command):
+        candidates = [command]
+    else:
+        candidates = [os.path.join(place, command) for place in os.get_exec_path(environ)]
+    for candidate in candidates:
+        if os.path.isfile(candidate) and os.access(candidate, os.X_OK):
+            return candidate
+    return None
 
 
 def _is_ours(executable: str | None) -> bool:
@@ -127,7 +138,7 @@ def _interpreter(script: str, environ: Mapping[str, str]) -> str | None:
         return None
     words = os.fsdecode(line[2:]).split() if line.startswith(b"#!") else []
     if len(words) > 1 and os.path.basename(words[0]) == "env":
-        return shutil.which(words[1], path=environ.get("PATH"))
+        return which(words[1], environ)
     return words[0] if words else None
 
 

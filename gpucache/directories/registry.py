@@ -9,6 +9,7 @@ from gpucache.directories.record import Record, directories, merge, read_record,
 from gpucache.disk.vetting import Trust, vet, vet_child, vet_file
 from gpucache.errors import DeviceIndexError, RecordError
 from gpucache.layout import paths
+from gpucache.log import WARNING, tell
 from gpucache.machine import device_files
 from gpucache.machine.device import Device, Snapshot, requested_fakes
 from gpucache.machine.visible import Visible, guess_advice, visible_devices
@@ -263,9 +264,7 @@ def _recorded_visible(
         )
     visible = visible_devices(snapshot, environ)
     if visible.how == "guess":
-        import logging
-
-        logging.getLogger("gpucache").warning("%s: %s", path, guess_advice(snapshot))
+        tell(WARNING, "%s: %s", path, guess_advice(snapshot))
     if (
         visible.how in ("uuid", "none", "fake")
         or whole

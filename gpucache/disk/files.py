@@ -1,11 +1,9 @@
-"""Make directories, publish files, hold locks. The only module that imports filelock."""
+"""Make directories, write whole files, and sweep away what killed processes left."""
 
 from __future__ import annotations
 
 import errno
 import os
-import shutil
-import tempfile
 import time
 
 from gpucache.errors import ProvisionError
@@ -60,6 +58,8 @@ def write_whole(path: str, data: bytes, staging: str) -> None:
     Raises:
         ProvisionError: the operating system refused; the old file is untouched.
     """
+    import tempfile  # where everything is there, nothing is written
+
     try:
         sweep_old(staging, STAGED)
         fd, temporary = tempfile.mkstemp(prefix=STAGED, dir=staging)
@@ -87,6 +87,8 @@ def sweep_old(directory: str, prefix: str) -> None:
             try:
                 old = item.name.startswith(prefix) and time.time() - item.stat().st_mtime > _STALE_S
                 if old and item.is_dir(follow_symlinks=False):
+                    import shutil
+
                     shutil.rmtree(item.path, ignore_errors=True)
                 elif old:
                     os.unlink(item.path)

@@ -7,7 +7,6 @@ thread; no handle outlives the call, so that nothing dangles after ``fork`` or a
 from __future__ import annotations
 
 import errno
-import logging
 import os
 import threading
 import warnings
@@ -18,6 +17,7 @@ from typing import Any
 
 from gpucache.environment import NVML_TIMEOUT
 from gpucache.errors import DiscoveryError, NoDeviceError
+from gpucache.log import WARNING, tell
 from gpucache.machine.device import (
     Device,
     Snapshot,
@@ -55,8 +55,6 @@ _HOPELESS = {
     ),
 }
 _NO_GPU_HERE = {Status.NO_BINDINGS, Status.NO_LIBRARY, Status.NO_DRIVER, Status.NO_DEVICES}
-
-_log = logging.getLogger("gpucache")
 
 
 class _Failure(Exception):
@@ -113,8 +111,8 @@ def _without_gpu(failure: _Failure, require_gpu: bool) -> Snapshot:
         ) from failure
     if require_gpu:
         raise NoDeviceError(failure.status.value, failure.detail, failure.advice) from failure
-    _log.warning(
-        "no GPU here (%s): %s; using one fake device", failure.status.value, failure.detail
+    tell(
+        WARNING, "no GPU here (%s): %s; using one fake device", failure.status.value, failure.detail
     )
     return Snapshot(
         status=failure.status,
@@ -284,7 +282,7 @@ def _snapshot(nvml: Any) -> Snapshot:
     if not devices:
         raise _nothing(count, parents, lost, hidden)
     for gone in lost:
-        _log.warning("GPU %d is lost: %s (code %s)", gone.index, gone.text, gone.code)
+        tell(WARNING, "GPU %d is lost: %s (code %s)", gone.index, gone.text, gone.code)
     return Snapshot(
         status=Status.OK,
         source="nvml",
@@ -360,7 +358,7 @@ def _instances(nvml: Any, parent_handle: Any, parent: Device) -> list[Device]:
             uuid = nvml.nvmlDeviceGetUUID(handle)
         except (nvml.NVMLError, UnicodeDecodeError) as error:
             if getattr(error, "value", None) not in (_NOT_FOUND, _NO_PERMISSION):
-                _log.warning("MIG slot %d of GPU %s cannot be read: %s", slot, parent.index, error)
+                tell(WARNING, "MIG slot %d of GPU %s cannot be read: %s", slot, parent.index, error)
             continue
         found.append(_instance(nvml, handle, uuid, slot, parent))
     return found

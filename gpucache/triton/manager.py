@@ -26,7 +26,8 @@ from gpucache.disk.locks import holder
 from gpucache.errors import CacheMissError
 from gpucache.kernels.group import STANDALONE
 from gpucache.kernels.metadata import target_and_version
-from gpucache.log import configure, tell, warn_once
+from gpucache.log import tell, warn_once
+from gpucache.stderr_log import configure
 from gpucache.store.key_lock import KeyLock, locks_of_this_thread
 from gpucache.store.manifest import MANIFEST, Facts, Manifest, digest_of, entry_path
 from gpucache.store.publish import link_view, publish_entry

@@ -1,0 +1,72 @@
+"""Every command by name, imported when it is asked for; and how click runs one."""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING
+
+import click
+
+from gpucache import __version__
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+# In the order of a cache's life, which is that of the help.
+_HOME = {
+    "devices": "devices",
+    "provision": "devices",
+    "path": "devices",
+    "env": "devices",
+    "run": "run",
+    "stats": "stats",
+    "ls": "caches",
+    "du": "caches",
+    "prune": "caches",
+    "clean": "caches",
+    "verify": "caches",
+    "doctor": "diagnosis",
+    "explain": "diagnosis",
+    "config": "diagnosis",
+}
+
+
+def run_with_click(words: Sequence[str]) -> int:
+    """Run the command of these words; the exit code. Errors of usage are shown as click shows them."""
+    try:
+        return cli.main(args=list(words), prog_name="gpucache", standalone_mode=False) or 0
+    except click.ClickException as error:
+        error.show()
+        return error.exit_code
+    except click.Abort:
+        return 130
+
+
+class _Commands(click.Group):
+    """Every command, each imported when it is asked for."""
+
+    def list_commands(self, context: click.Context) -> list[str]:
+        """The names of all commands."""
+        return list(_HOME)
+
+    def get_command(self, context: click.Context, name: str) -> click.Command | None:
+        """The command of this name; None where there is none."""
+        if name not in _HOME:
+            return None
+        module = import_module(f"gpucache.cli.{_HOME[name]}")
+        command: click.Command = getattr(module, name)
+        return command
+
+
+@click.group(cls=_Commands, context_settings={"help_option_names": ["-h", "--help"]})
+@click.version_option(__version__)
+def cli() -> None:
+    """Give every GPU its own safe Triton cache directory, and see, bound and mend what is in them.
+
+    \b
+    gpucache provision                              make the directories
+    gpucache run -- python train.py                 start a command in its device's
+    torchrun --no-python … gpucache run -- python train.py
+    gpucache ls                                     what is cached
+    gpucache doctor                                 what will hurt
+    """

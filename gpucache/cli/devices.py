@@ -1,0 +1,135 @@
+"""The commands about this machine's devices and their directories: `devices`, `provision`, `path`, `env`."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import click
+
+from gpucache.cli import device_rows
+from gpucache.cli.options import json_option, root_option
+from gpucache.cli.resolve import EnvCall, PathCall
+from gpucache.cli.terminal import log_to_stderr, print_json, print_table, say
+
+if TYPE_CHECKING:
+    from gpucache.cli.terminal import LogLevel
+    from gpucache.directories.registry import DeviceCacheRegistry
+
+_require_gpu = click.option(
+    "--require-gpu", is_flag=True, help="Fail instead of making up a device."
+)
+
+
+@click.command()
+@root_option
+@json_option
+@_require_gpu
+def devices(root: str | None, as_json: bool, require_gpu: bool) -> None:
+    """List this machine's devices and their directories; makes nothing.
+
+    \b
+    gpucache devices
+    gpucache devices --json --require-gpu
+    """
+    registry = _discovered(root, require_gpu)
+    rows = device_rows.device_rows(registry)
+    visible = registry.visible
+    if as_json:
+        about = {
+            "root": registry.root,
+            **registry.snapshot.as_json(),
+            "how": visible.how,
+            "cut": visible.cut,
+        }
+        print_json({**about, "devices": rows})
+        return
+    print_table(device_rows.COLUMNS, [device_rows.device_cells(row) for row in rows])
+    if visible.cut:
+        say(f"note: {visible.cut}")
+    if visible.how == "guess":
+        from gpucache.machine.visible import guess_advice
+
+        say(f"note: {guess_advice(registry.snapshot)}")
+
+
+@click.command()
+@root_option
+@json_option
+@_require_gpu
+def provision(root: str | None, as_json: bool, require_gpu: bool) -> None:
+    """Make a cache directory for every device of this machine.
+
+    Any number of processes may do this at once; what is there is left alone.
+
+    \b
+    gpucache provision
+    gpucache provision --root /scratch/kernels --json
+    """
+    registry = _discovered(root, require_gpu, log="ERROR")
+    done = registry.provision()
+    for warning in done.warnings:
+        say(f"warning: {warning}")
+    rows = device_rows.device_rows(registry)
+    if as_json:
+        about = registry.snapshot.as_json()
+        print_json(
+            {
+                "root": done.root,
+                **{key: about[key] for key in ("status", "source", "fake", "detail", "advice")},
+                "created": list(done.created),
+                "existing": list(done.existing),
+                "warnings": list(done.warnings),
+                "devices": rows,
+            }
+        )
+        return
+    states = dict.fromkeys(done.created, "created") | dict.fromkeys(done.existing, "existing")
+    print_table(
+        ("path", "state", "uuid"),
+        [(row["path"], states.get(row["directory"], "not made"), row["uuid"]) for row in rows],
+    )
+
+
+@click.command()
+@click.argument("ordinal", type=int)
+@root_option
+@json_option
+def path(ordinal: int, root: str | None, as_json: bool) -> int:
+    """Print the Triton cache directory of the device with this CUDA ordinal, from the record.
+
+    \b
+    gpucache path 0
+    CUDA_VISIBLE_DEVICES=3 TRITON_CACHE_DIR=$(gpucache path 3) python tune.py
+    """
+    return PathCall(ordinal=ordinal, root=root, as_json=as_json).execute()
+
+
+@click.command()
+@click.argument("ordinal", type=int)
+@root_option
+@click.option(
+    "--format",
+    "form",
+    type=click.Choice(["sh", "fish", "json", "dotenv"]),
+    default="sh",
+    show_default=True,
+)
+@json_option
+def env(ordinal: int, root: str | None, form: str, as_json: bool) -> int:
+    """Print the variables that give a process this device's directory, from the record.
+
+    \b
+    eval "$(gpucache env 0)"
+    gpucache env 0 --format fish | source
+    """
+    return EnvCall(ordinal=ordinal, root=root, form="json" if as_json else form).execute()
+
+
+def _discovered(
+    root: str | None, require_gpu: bool, log: LogLevel = "WARNING"
+) -> DeviceCacheRegistry:
+    from gpucache.directories.registry import DeviceCacheRegistry
+    from gpucache.machine.nvml import discover
+
+    log_to_stderr(log)
+    return DeviceCacheRegistry(root, discover(require_gpu=require_gpu))

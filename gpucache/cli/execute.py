@@ -1,0 +1,102 @@
+"""What `gpucache run` does, whoever has read its command line (`quick`, or click in `run`)."""
+
+from __future__ import annotations
+
+import errno
+import os
+
+from gpucache.cli.terminal import complain, complain_of_defect, log_to_stderr, say
+from gpucache.errors import GpuCacheError
+from gpucache.values import Value
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from gpucache.directories.launch import LaunchReport
+
+
+class RunCall(Value, kw_only=True):
+    """`gpucache run`: become a command, with the cache directories of its device."""
+
+    command: tuple[str, ...]
+    device: int | None = None
+    root: str | None = None
+    strict: bool = False
+    force: bool = False
+    plugin: bool | None = None
+    """None: where the command is this environment's Python."""
+
+    def execute(self) -> int:
+        """Execute the command, which replaces this process; the exit code where that fails, or was not tried."""
+        environ = dict(os.environ)
+        failure = 0
+        try:
+            environ = self._environ()
+        except GpuCacheError as error:
+            complain(error)
+            failure = 1
+        except Exception:
+            # A defect of gpucache is no reason for the command not to run.
+            complain_of_defect()
+            failure = 3
+        if failure and self.strict:
+            return failure
+        if failure:
+            say(f"warning: executing {self.command[0]} with its environment unchanged")
+        return _execute(self.command, environ)
+
+    def _environ(self) -> dict[str, str]:
+        """The environment for the command; what the user should know of it is told."""
+        from gpucache.directories.launch import launch_environ, runs_our_python
+
+        log_to_stderr("ERROR")
+        plugin = self.plugin
+        if plugin is None:
+            plugin = runs_our_python(self.command, os.environ)
+        environ, report = launch_environ(
+            os.environ, device=self.device, force=self.force, root=self.root, plugin=plugin
+        )
+        if self.plugin is None and not plugin:
+            say(
+                f"note: {self.command[0]} is not this environment's Python, so only directories are set; "
+                "--plugin compiles each kernel once per node where it can import gpucache"
+            )
+        _tell(report)
+        return environ
+
+
+def _tell(report: LaunchReport) -> None:
+    for warning in report.warnings:
+        say(f"warning: {warning}")
+    if report.choice.endswith("the root only"):
+        say(f"note: {report.choice}, and TRITON_CACHE_DIR is not set")
+    for setting in report.settings:
+        if setting.action == "kept" and "you set it" in setting.reason:
+            say(f"note: kept {setting.name}={setting.value}: {setting.reason}")
+
+
+def _execute(command: Sequence[str], environ: dict[str, str]) -> int:
+    import signal
+
+    # Python ignores these two, and an ignored signal stays so across exec. Whether our parent had them ignored as well
+    # cannot be told any more.
+    for name in ("SIGPIPE", "SIGXFSZ"):
+        if hasattr(signal, name):
+            signal.signal(getattr(signal, name), signal.SIG_DFL)
+    try:
+        os.execvpe(command[0], list(command), environ)
+    except OSError as error:
+        if error.errno == errno.ENOEXEC:
+            return _execute(_by_shell(command, environ), environ)
+        say(f"error: {command[0]}: {error.strerror}")
+        not_found = error.errno in (errno.ENOENT, errno.ENOTDIR)
+        return 127 if not_found else 126
+
+
+def _by_shell(command: Sequence[str], environ: dict[str, str]) -> list[str]:
+    """The command for a script without a ``#!`` line, which the system does not execute."""
+    from gpucache.directories.launch import which
+
+    script = which(command[0], environ) or command[0]
+    return ["/bin/sh", script, *command[1:]]

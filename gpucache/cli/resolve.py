@@ -1,0 +1,72 @@
+"""What `gpucache path` and `gpucache env` do, whoever has read their command line (`quick`, or click in `devices`)."""
+
+from __future__ import annotations
+
+import os
+
+from gpucache.cli.terminal import print_data
+from gpucache.values import Value
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from gpucache.directories.registry import DeviceCacheRegistry
+
+
+class PathCall(Value, kw_only=True):
+    """`gpucache path`: print the directory of the device with this CUDA ordinal."""
+
+    ordinal: int
+    root: str | None = None
+    as_json: bool = False
+
+    def execute(self) -> int:
+        """Print the directory, or all that is known of the device; the exit code."""
+        registry = _recorded(self.root)
+        found = registry.path(self.ordinal)
+        if self.as_json:
+            from gpucache.cli.device_rows import device_row
+            from gpucache.cli.terminal import print_json
+
+            print_json(device_row(registry.devices[self.ordinal], found, self.ordinal))
+        else:
+            print_data(found)
+        return 0
+
+
+class EnvCall(Value, kw_only=True):
+    """`gpucache env`: print the variables that give a process this device's directory."""
+
+    ordinal: int
+    root: str | None = None
+    form: str = "sh"
+    """``sh``, ``fish``, ``dotenv`` or ``json``."""
+
+    def execute(self) -> int:
+        """Print a line for each variable, or one JSON object; the exit code."""
+        variables = self._variables()
+        if self.form == "json":
+            from gpucache.cli.terminal import print_json
+
+            print_json(variables)
+            return 0
+        from gpucache.cli.device_rows import VARIABLE_FORMATS
+
+        for name, value in variables.items():
+            print_data(VARIABLE_FORMATS[self.form](name, value))
+        return 0
+
+    def _variables(self) -> dict[str, str]:
+        """The device's variables, with the mark by which a later `gpucache run` may choose another device."""
+        from gpucache.directories.launch import marks
+        from gpucache.environment import DISABLE, SET_BY_RUN
+
+        if DISABLE.read(os.environ):
+            return {}
+        variables = _recorded(self.root).environ(self.ordinal)
+        return {**variables, SET_BY_RUN.name: marks(variables)}
+
+
+def _recorded(root: str | None) -> DeviceCacheRegistry:
+    from gpucache.directories.registry import DeviceCacheRegistry
+
+    return DeviceCacheRegistry.load(root)

@@ -1,0 +1,44 @@
+"""The command `gpucache stats`."""
+
+from __future__ import annotations
+
+import os
+from contextlib import suppress
+
+import click
+
+from gpucache.cli import device_rows
+from gpucache.cli.options import json_option, root_option
+from gpucache.cli.terminal import print_json, print_table
+
+
+@click.command()
+@root_option
+@json_option
+def stats(root: str | None, as_json: bool) -> None:
+    """Show hits, misses and seconds saved, per device directory and in all.
+
+    \b
+    gpucache stats
+    gpucache stats --json
+    """
+    from gpucache.disk.vetting import Trust, vet
+    from gpucache.layout.paths import resolve_root
+    from gpucache.store.stats import COUNTERS, SECONDS, fold, totals
+
+    where = resolve_root(root, os.environ)
+    vet(where, Trust.parse(os.environ))
+    with suppress(OSError):  # read-only: they are summed without being folded
+        fold(where)
+    sums = totals(where)
+    columns = COUNTERS + SECONDS
+    sums = {name: dict.fromkeys(columns, 0) | values for name, values in sums.items()}
+    everything = {name: sum(values.get(name, 0) for values in sums.values()) for name in columns}
+    if as_json:
+        print_json({"root": where, "devices": sums, "all": everything})
+        return
+    rows = [*sorted(sums.items()), ("all", everything)]
+    print_table(
+        ("directory", *columns),
+        [(name, *device_rows.counter_cells(values, columns)) for name, values in rows],
+    )

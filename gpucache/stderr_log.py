@@ -1,0 +1,32 @@
+"""Sends the log to stderr, for `GPUCACHE_LOG`, in a process whose program may have set up no logging."""
+
+from __future__ import annotations
+
+import logging
+
+_log = logging.getLogger("gpucache")
+
+
+def configure(level: int | None) -> None:
+    """Send the log from this level on to stderr, once a process; without a level nothing is touched.
+
+    Python's last-resort handler then prints warnings where the program has set up no logging. What the program has set
+    up goes on, so that one that logs to stderr itself has every line twice.
+    """
+    if level is None or any(isinstance(handler, _ToStderr) for handler in _log.handlers):
+        return
+    handler = _ToStderr()
+    handler.setFormatter(
+        logging.Formatter("%(asctime)s gpucache[%(process)d] %(levelname)s %(message)s")
+    )
+    handler.setLevel(level)
+    _log.addHandler(handler)
+    if level < _log.getEffectiveLevel():
+        _log.setLevel(level)
+
+
+class _ToStderr(logging.StreamHandler):  # type: ignore[type-arg]
+    """Ours, told from one that the program has attached."""
+
+    def handleError(self, record: logging.LogRecord) -> None:  # noqa: N802
+        """A stderr that is closed or full is no reason to print a traceback there, nor to raise."""
