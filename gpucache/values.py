@@ -38,10 +38,12 @@ class _ValueType(type):
         body["__slots__"] = own
         body["__match_args__"] = () if kw_only else names
         made = super().__new__(meta, name, bases, body)
-        made._fields, made._defaults, made._kw_only = names, defaults, kw_only
+        made._fields, made._names = names, frozenset(names)
+        made._defaults, made._kw_only = defaults, kw_only
         return made
 
     _fields: tuple[str, ...]
+    _names: frozenset[str]
     _defaults: dict[str, Any]
     _kw_only: bool
 
@@ -68,17 +70,13 @@ class Value(metaclass=_ValueType):
 
     def __init__(self, *args: Any, **named: Any) -> None:
         cls = type(self)
-        names = cls._fields
-        if len(args) > len(names) or (args and cls._kw_only):
-            raise TypeError(f"{cls.__name__} takes {len(names)} fields by name, not {args!r}")
-        given = dict(zip(names, args, strict=False))
-        if given.keys() & named.keys() or named.keys() - set(names):
-            raise TypeError(f"{cls.__name__} has each of {names} once, not {args!r} and {named!r}")
-        given = {**cls._defaults, **given, **named}
-        for name in names:
-            if name not in given:
-                raise TypeError(f"{cls.__name__} needs a value for {name!r}")
-            object.__setattr__(self, name, given[name])
+        if args:
+            named = _by_name(cls, args, named)
+        given = cls._defaults | named
+        if given.keys() != cls._names:
+            raise _wrong_fields(cls, given)
+        for name, value in given.items():
+            _set(self, name, value)
 
     def __iter_values(self) -> Iterator[Any]:
         return (getattr(self, name) for name in type(self)._fields)
@@ -108,6 +106,28 @@ class Value(metaclass=_ValueType):
     def __reduce__(self) -> tuple[Any, ...]:
         named = {name: getattr(self, name) for name in type(self)._fields}
         return _made, (type(self), named)
+
+
+_set = object.__setattr__  # a value's own refuses
+
+
+def _by_name(cls: _ValueType, args: tuple[Any, ...], named: dict[str, Any]) -> dict[str, Any]:
+    """All the values that a constructor was given, those by position too, by the name of their field."""
+    names = cls._fields
+    if cls._kw_only or len(args) > len(names):
+        raise TypeError(f"{cls.__name__} takes {len(names)} fields by name, not {args!r}")
+    given = dict(zip(names, args, strict=False))
+    if given.keys() & named.keys():
+        raise TypeError(f"{cls.__name__} has each of {names} once, not {args!r} and {named!r}")
+    return given | named
+
+
+def _wrong_fields(cls: _ValueType, given: dict[str, Any]) -> TypeError:
+    unknown = sorted(given.keys() - cls._names)
+    missing = [name for name in cls._fields if name not in given]
+    return TypeError(
+        f"{cls.__name__} has no {unknown}" if unknown else f"{cls.__name__} needs {missing}"
+    )
 
 
 def _made(cls: type[T], named: dict[str, Any]) -> T:

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import json
 import os
-import re
 from functools import lru_cache
 
 from gpucache.errors import RecordError
@@ -24,7 +23,6 @@ if TYPE_CHECKING:
 
 
 _VERSION = 1
-_NAME = re.compile(r"[0-9]{1,9}(\.[0-9]{1,9})?")
 _MOST_HOSTS = 4
 
 
@@ -159,7 +157,7 @@ def parse_record(text: bytes) -> Record:
 
 def _listed(value: Mapping[str, Any]) -> Listed:
     directory = _typed(value["directory"], str)
-    if not _NAME.fullmatch(directory):  # it becomes part of a path
+    if not _is_name(directory):  # it becomes part of a path
         raise ValueError(f"not a directory name: {directory!r}")
     return Listed(directory, Device.parse(value["device"]), _typed(value["present"], bool))
 
@@ -168,6 +166,14 @@ def _source(value: object) -> Literal["nvml", "fake"]:
     if value == "nvml" or value == "fake":
         return value
     raise ValueError(f"neither nvml nor fake: {value!r}")
+
+
+def _is_name(directory: str) -> bool:
+    """Whether a text is a number, or two joined by a dot, of at most nine digits each."""
+    numbers = directory.split(".")
+    return len(numbers) <= 2 and all(
+        number.isascii() and number.isdigit() and len(number) <= 9 for number in numbers
+    )
 
 
 def _unavailable(value: object) -> Unavailable:

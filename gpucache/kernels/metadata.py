@@ -43,7 +43,7 @@ name shared tmem_size tensordesc_meta
 global_scratch_size global_scratch_align profile_scratch_size profile_scratch_align
 """
 _RESULT_NAMES = frozenset(_RESULTS.split())
-_VARIABLE = re.compile(r"[A-Z][A-Z0-9_]*")
+_VARIABLE = r"[A-Z][A-Z0-9_]*"
 
 
 class Metadata(Value, kw_only=True):
@@ -84,7 +84,7 @@ class Metadata(Value, kw_only=True):
             if field not in results and field not in ("hash", "target", "triton_version")
         }
         environment = {
-            field: str(value) for field, value in rest.items() if _VARIABLE.fullmatch(field)
+            field: str(value) for field, value in rest.items() if re.fullmatch(_VARIABLE, field)
         }
         return cls(
             name=name,

@@ -9,6 +9,7 @@ from gpucache.values import Value
 
 DEV = "/dev"
 PROC = "/proc/driver/nvidia/gpus"
+_MOST_DIGITS = 6
 
 
 class DeviceFile(Value):
@@ -30,32 +31,37 @@ def openable_gpus() -> tuple[DeviceFile, ...] | None:
     ``access(2)`` asks the file's mode and the device cgroup alike (Linux `fs/namei.c`, `inode_permission`).
     """
     try:
-        found = [re.fullmatch(r"nvidia([0-9]{1,6})", name) for name in os.listdir(DEV)]
+        suffixes = [name[len("nvidia") :] for name in os.listdir(DEV) if name.startswith("nvidia")]
     except OSError:
         return None
-    minors = sorted(int(match[1]) for match in found if match)
+    minors = sorted(int(suffix) for suffix in suffixes if _is_number(suffix))
     if not minors:
         return None
     uuids = _uuids()
-    return tuple(
-        DeviceFile(minor, uuids.get(minor))
+    may_open = [
+        minor
         for minor in minors
         if os.access(os.path.join(DEV, f"nvidia{minor}"), os.R_OK | os.W_OK)
-    )
+    ]
+    return tuple(DeviceFile(minor, uuids.get(minor)) for minor in may_open)
+
+
+def _is_number(suffix: str) -> bool:
+    """Whether this follows ``nvidia`` in the name of a GPU's node; ``ctl`` and ``-uvm`` are of the driver's own."""
+    return suffix.isascii() and suffix.isdigit() and len(suffix) <= _MOST_DIGITS
 
 
 def _uuids() -> dict[int, str]:
     """Minor number to UUID, from the lines ``GPU UUID:`` and ``Device Minor:`` of each GPU's ``information``."""
     known: dict[int, str] = {}
     try:
-        places = os.listdir(PROC)
+        bus_ids = os.listdir(PROC)
     except OSError:
         return known
-    for place in places:
+    for bus_id in bus_ids:
+        path = os.path.join(PROC, bus_id, "information")
         try:
-            with open(
-                os.path.join(PROC, place, "information"), encoding="utf-8", errors="replace"
-            ) as file:
+            with open(path, encoding="utf-8", errors="replace") as file:
                 text = file.read(4096)
         except OSError:
             continue

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 _MIG_LIMIT = 64
 _MIG_ERA = 570  # the driver branch since which one process may see several MIG instances
 # What strtoul reads: ASCII only; the text behind the number does not count.
-_INTEGER = re.compile(r"[ \t\n\v\f\r]*([+-]?)0*([0-9]+)")
+_INTEGER = r"[ \t\n\v\f\r]*([+-]?)0*([0-9]+)"
 
 
 class Visible(Value):
@@ -219,7 +219,7 @@ def _by_integer(tokens: list[str], gpus: list[_Gpu], how: str, snapshot: Snapsho
 
 def _integer(token: str) -> int | None:
     """The number that strtoul reads; one beyond every GPU where it is negative or huge; None where there is none."""
-    match = _INTEGER.match(token)
+    match = re.match(_INTEGER, token)
     if match is None:
         return None
     beyond = len(match[2]) > 9 or (match[1] == "-" and match[2] != "0")
