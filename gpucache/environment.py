@@ -194,6 +194,9 @@ def _fakes(text: str) -> Fakes:
 
 # ---- the table
 
+PREFIX = "GPUCACHE_"
+"""How the names of gpucache's own variables begin."""
+
 OUR_MANAGER = "gpucache.triton:DeviceCacheManager"
 """The value of `TRITON_CACHE_MANAGER` that makes Triton use our plug-in."""
 

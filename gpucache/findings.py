@@ -1,13 +1,16 @@
-"""What is wrong, as a value: the report of what is on disk, `verify` and `doctor` all speak in these."""
+"""`Finding`: one thing that is wrong, in which the report of a root, `verify`, `doctor` and `explain` all speak."""
 
 from __future__ import annotations
 
 import shlex
 from dataclasses import dataclass
+from typing import Literal
+
+Level = Literal["error", "warning"]
 
 
 def repair_command(root: str) -> str:
-    """What mends a root, for a shell."""
+    """The command that repairs a root, as one types it into a shell."""
     return f"gpucache verify --repair --root {shlex.quote(root)}"
 
 
@@ -17,7 +20,7 @@ class Finding:
 
     code: str
     """Stable, for scripts: ``group-elsewhere``. A code keeps its meaning; new ones may come."""
-    level: str
+    level: Level
     """``error`` (it hurts now, or somebody could do harm) or ``warning`` (it will hurt, or costs time)."""
     subject: str
     """The path, variable, device or package that it is about."""
@@ -28,4 +31,10 @@ class Finding:
 
     def as_json(self) -> dict[str, str]:
         """Every field, by its name."""
-        return {name: getattr(self, name) for name in ("code", "level", "subject", "fact", "fix")}
+        return {
+            "code": self.code,
+            "level": self.level,
+            "subject": self.subject,
+            "fact": self.fact,
+            "fix": self.fix,
+        }

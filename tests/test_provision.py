@@ -640,8 +640,7 @@ class TestNetwork:
     @pytest.fixture
     def locks(self, root: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
         """The root is on NFS, as far as we are told; where its locks then are."""
-        for module in (mounts, provision_module):
-            monkeypatch.setattr(module, "file_system", lambda _: "nfs4")
+        monkeypatch.setattr(mounts, "file_system", lambda _: "nfs4")
         path = Path(local_directory(str(root), str(root)))
         path.rmdir()
         yield path

@@ -1,4 +1,4 @@
-"""What `gpucache.doctor` asks about the environment: variables of ours, of torch's and of Triton's."""
+"""What `doctor` asks about the environment: variables of gpucache, of torch and of Triton, and Triton's version."""
 
 from __future__ import annotations
 
@@ -9,12 +9,10 @@ import sys
 from collections.abc import Iterator, Mapping
 
 from gpucache import environment
-from gpucache.diagnosis import disk_checks
+from gpucache.diagnosis.checks import Case, tells
 from gpucache.diagnosis.config import settings
-from gpucache.directories.record import Record
 from gpucache.disk.files import inside
-from gpucache.environment import SHARE
-from gpucache.findings import Finding
+from gpucache.findings import Finding, Level
 from gpucache.layout import paths
 
 TESTED_TRITON = ((3, 2), (3, 9))
@@ -25,129 +23,155 @@ _CACHE_VARIABLES = (
     environment.INDUCTOR_ROOT.name,
     environment.TRITON_DIRECTORY.name,
 )
+_EMPTY_MEANS = {
+    environment.TRITON_DIRECTORY.name: "Triton 3.4 and later raises an exception",
+    environment.INDUCTOR_ROOT.name: "torch caches in the current directory, and executes what it finds there",
+}
 
 
-def bad_values(environ: Mapping[str, str]) -> Iterator[Finding]:
-    """Variables of ours whose values make no sense; the finding's subject is the name."""
-    for one in settings(environ):
-        if one.problem is None:
-            continue
-        fix = f"correct or unset {one.name}"
-        if one.ignored:
-            yield Finding(
-                "ignored-value", "warning", one.name, f"{one.problem}, and so ignored", fix
-            )
-        else:
-            yield Finding("bad-value", "error", one.name, one.problem, fix)
-
-
-def empty_variables(environ: Mapping[str, str]) -> Iterator[Finding]:
-    """What is ``""`` counts as unset with us, and with nobody else (Triton 3.9.0 and torch 2.13.0, run)."""
-    consequences = {
-        environment.TRITON_DIRECTORY.name: "Triton 3.4 and later raises an exception",
-        environment.INDUCTOR_ROOT.name: "torch caches in the current directory, and executes what it finds there",
+@tells(
+    {
+        "bad-value": "a variable has a value that makes no sense, and commands fail",
+        "ignored-value": "a variable has a value that makes no sense, and the plug-in goes on without it",
     }
-    for name, consequence in consequences.items():
-        if environ.get(name) == "":
+)
+def bad_values(environ: Mapping[str, str]) -> Iterator[Finding]:
+    """Variables whose values make no sense; the finding's subject is the variable's name."""
+    for setting in settings(environ):
+        if setting.problem is None:
+            continue
+        name, fix = setting.name, f"correct or unset {setting.name}"
+        if setting.ignored:
+            fact = f"{setting.problem}, and so ignored"
+            yield Finding("ignored-value", "warning", name, fact, fix)
+        else:
+            yield Finding("bad-value", "error", name, setting.problem, fix)
+
+
+@tells({"cache-dir-empty": "TRITON_CACHE_DIR or TORCHINDUCTOR_CACHE_DIR is set to nothing"})
+def empty_variables(case: Case) -> Iterator[Finding]:
+    """A variable set to ``""`` counts as unset in gpucache, and nowhere else (Triton 3.9.0 and torch 2.13.0, run)."""
+    for name, consequence in _EMPTY_MEANS.items():
+        if case.environ.get(name) == "":
+            fact = f"it is set to '': {consequence}"
             fix = f"unset {name}, or start the program under `gpucache run`"
-            yield Finding("cache-dir-empty", "error", name, f"it is set to '': {consequence}", fix)
+            yield Finding("cache-dir-empty", "error", name, fact, fix)
 
 
-def odd_variables(environ: Mapping[str, str]) -> Iterator[Finding]:
+@tells(
+    {
+        "cache-dir-blanks": "a cache directory's variable has blanks around its value",
+        "cache-dir-relative": "a cache directory's variable depends on the current directory",
+    }
+)
+def odd_variables(case: Case) -> Iterator[Finding]:
     """Triton 3.5 and later no longer strips blanks, and torch never did."""
     for name in _CACHE_VARIABLES:
-        value = environ.get(name, "")
-        if value != value.strip():
+        value = case.environ.get(name, "")
+        stripped = value.strip()
+        if value != stripped:
             fact = f"{value!r} has blanks around it, which are taken for part of the path"
-            fix = f"set {name}={value.strip()}" if value.strip() else f"unset {name}"
+            fix = f"set {name}={stripped}" if stripped else f"unset {name}"
             yield Finding("cache-dir-blanks", "warning", name, fact, fix)
         elif value and not os.path.isabs(value):
             fact = f"{value!r} is another directory for each process that starts elsewhere"
-            yield Finding(
-                "cache-dir-relative", "warning", name, fact, f"set {name} to an absolute path"
-            )
+            fix = f"set {name} to an absolute path"
+            yield Finding("cache-dir-relative", "warning", name, fact, fix)
 
 
-def hijacked(root: str, environ: Mapping[str, str]) -> Iterator[Finding]:
+@tells(
+    {
+        "triton-dir-hijacked": "TRITON_CACHE_DIR leads into the cache of another root, or of torch's default",
+    }
+)
+def hijacked(case: Case) -> Iterator[Finding]:
     """Torch's first kernel sets `TRITON_CACHE_DIR` for the whole process and all that it starts (triton#9368)."""
-    value = environment.TRITON_DIRECTORY.text(environ) or ""
-    if not os.path.isabs(value) or inside(value, root):
+    variable = environment.TRITON_DIRECTORY
+    value = variable.text(case.environ) or ""
+    if not os.path.isabs(value) or inside(value, case.root):
         return
-    parent, name = os.path.split(os.path.normpath(value))
-    default = paths.default_root(environ)
-    if inside(value, default):
-        whose = f"torch's default directory, {default}"
-    elif os.path.basename(parent) == "triton" and disk_checks.DEVICE_NAME.fullmatch(name):
-        whose = f"another root, {os.path.dirname(parent)}"
-    else:
-        return  # a directory of the user's choice
-    fact = f"{value} is in {whose}, and the root is {root}: a program that used torch before may have set it"
-    fix = f"unset {environment.TRITON_DIRECTORY}, or start the program under `gpucache run --force`"
-    yield Finding("triton-dir-hijacked", "warning", environment.TRITON_DIRECTORY.name, fact, fix)
+    whose = _owner_of(value, paths.default_root(case.environ))
+    if whose is None:
+        return
+    fact = f"{value} is in {whose}, and the root is {case.root}: a program that used torch before may have set it"
+    fix = f"unset {variable}, or start the program under `gpucache run --force`"
+    yield Finding("triton-dir-hijacked", "warning", variable.name, fact, fix)
 
 
-def other_device(root: str, known: Record | None, environ: Mapping[str, str]) -> Iterator[Finding]:
+def _owner_of(directory: str, torchs_default: str) -> str | None:
+    """Whose a device directory is, by its path; None for a directory of the user's choice."""
+    if inside(directory, torchs_default):
+        return f"torch's default directory, {torchs_default}"
+    parent, name = os.path.split(os.path.normpath(directory))
+    is_device = paths.is_device_name(name) or name == "None"  # torch's, for no device in particular
+    if os.path.basename(parent) == "triton" and is_device:
+        return f"another root, {os.path.dirname(parent)}"
+    return None
+
+
+@tells(
+    {
+        "triton-dir-other-device": "TRITON_CACHE_DIR is another device's directory than GPUCACHE_DEVICE's",
+    }
+)
+def other_device(case: Case) -> Iterator[Finding]:
     """A device directory that is not the pinned device's, by the host's record."""
-    value, pinned = (
-        environment.TRITON_DIRECTORY.text(environ) or "",
-        environment.PINNED_DEVICE.text(environ) or "",
-    )
-    if known is None or pinned not in known.names or not os.path.isabs(value):
+    variable = environment.TRITON_DIRECTORY
+    value = variable.text(case.environ) or ""
+    pinned = environment.PINNED_DEVICE.text(case.environ)
+    names = case.known.names if case.known is not None else {}
+    if pinned not in names or not os.path.isabs(value):
         return
-    wanted = paths.device_directory(root, known.names[pinned])
-    if inside(value, f"{root}/triton") and not inside(value, wanted):
+    wanted = paths.device_directory(case.root, names[pinned])
+    if inside(value, paths.triton_directory(case.root)) and not inside(value, wanted):
         fact = f"{value} is not the directory of {pinned}, which {environment.PINNED_DEVICE} names"
-        fix = f"set {environment.TRITON_DIRECTORY}={wanted}, or start the program under `gpucache run --force`"
-        yield Finding(
-            "triton-dir-other-device", "warning", environment.TRITON_DIRECTORY.name, fact, fix
-        )
+        fix = f"set {variable}={wanted}, or start the program under `gpucache run --force`"
+        yield Finding("triton-dir-other-device", "warning", variable.name, fact, fix)
 
 
-def plugin(environ: Mapping[str, str]) -> Iterator[Finding]:
-    """Whose manager Triton uses."""
-    value = environment.MANAGER.text(environ)
-    if value and not _importable(value):
+@tells(
+    {
+        "plugin-inactive": "Triton does not use our plug-in: each rank compiles for itself",
+        "plugin-missing": "TRITON_CACHE_MANAGER names what this Python cannot import, and kernel launches fail",
+    }
+)
+def plugin(case: Case) -> Iterator[Finding]:
+    """Another cache manager than gpucache's, or one that is not installed here."""
+    variable, ours = environment.MANAGER, environment.OUR_MANAGER
+    value = variable.text(case.environ)
+    if value and not _is_importable(value):
         fact = f"{value} cannot be imported by {sys.executable}, so that each kernel launch fails there"
-        fix = f"install it where the program runs, or unset {environment.MANAGER}"
-        yield Finding("plugin-missing", "error", environment.MANAGER.name, fact, fix)
-    elif value != environment.OUR_MANAGER:
-        whose = (
-            f"Triton's cache belongs to {value}"
-            if value
-            else "it is not set, and Triton caches for itself"
-        )
-        run = "gpucache run --plugin --force" if value else "gpucache run --plugin"
-        fix = f"start the program under `{run}`, or set {environment.MANAGER}={environment.OUR_MANAGER}"
+        fix = f"install it where the program runs, or unset {variable}"
+        yield Finding("plugin-missing", "error", variable.name, fact, fix)
+    elif value != ours:
+        if value:
+            whose, run = f"Triton's cache belongs to {value}", "gpucache run --plugin --force"
+        else:
+            whose, run = "it is not set, and Triton caches for itself", "gpucache run --plugin"
         fact = f"{whose}: each rank compiles each kernel"
-        yield Finding("plugin-inactive", "warning", environment.MANAGER.name, fact, fix)
+        fix = f"start the program under `{run}`, or set {variable}={ours}"
+        yield Finding("plugin-inactive", "warning", variable.name, fact, fix)
 
 
-def _importable(manager: str) -> bool:
+def _is_importable(manager: str) -> bool:
     """Whether the package of a ``module:Class`` is there; it is not imported."""
     from importlib.util import find_spec
 
+    module = manager.partition(":")[0]
+    package = module.partition(".")[0]
     try:
-        return find_spec(manager.partition(":")[0].partition(".")[0]) is not None
+        return find_spec(package) is not None
     except (ImportError, ValueError):
         return False
 
 
-def switched_off(environ: Mapping[str, str]) -> Iterator[Finding]:
-    """What the user has turned off, perhaps in another year."""
-    if environment.DISABLE.read(environ):
-        fact = (
-            f"{environment.DISABLE}=1: no directory is made or set, and the plug-in is stock Triton"
-        )
-        yield Finding(
-            "disabled", "warning", environment.DISABLE.name, fact, f"unset {environment.DISABLE}"
-        )
-    yield from always_compiling(environ, "warning")
-    if SHARE.read(environ) is False:
-        fact = f"{SHARE}=0: the plug-in is stock Triton, and each rank compiles each kernel"
-        yield Finding("not-sharing", "warning", SHARE.name, fact, f"unset {SHARE}")
+@tells({"always-compile": "a variable of Triton's makes it compile whatever is cached"})
+def always_compile(case: Case) -> Iterator[Finding]:
+    """A warning: the program works, and has no use of its cache."""
+    yield from always_compiling(case.environ, "warning")
 
 
-def always_compiling(environ: Mapping[str, str], level: str) -> Iterator[Finding]:
+def always_compiling(environ: Mapping[str, str], level: Level) -> Iterator[Finding]:
     """The settings of Triton's that make every kernel a miss."""
     for variable in (environment.ALWAYS_COMPILE, environment.OVERRIDE):
         if variable.read(environ):
@@ -156,31 +180,46 @@ def always_compiling(environ: Mapping[str, str], level: str) -> Iterator[Finding
             yield Finding("always-compile", level, name, fact, f"unset {name}")
 
 
-def unknown(environ: Mapping[str, str]) -> Iterator[Finding]:
-    """Names that begin like ours: misspelt, or of another version."""
-    known, ours = [variable.name for variable in environment.VARIABLES], "GPUCACHE_"
-    for name in sorted(environ):
-        if (
-            name.startswith(ours)
-            and name not in known
-            and not name.removeprefix(ours).startswith("TEST_")
-        ):
-            near = difflib.get_close_matches(name, known, 1)
-            fix = (
-                f"set {near[0]} if that is meant"
-                if near
-                else f"unset {name}; `gpucache config` lists what there is"
-            )
-            yield Finding(
-                "unknown-variable",
-                "warning",
-                name,
-                f"{name}={environ[name]!r} is nothing to gpucache",
-                fix,
-            )
+@tells({"unknown-variable": "a variable looks like one of ours, and is none"})
+def unknown(case: Case) -> Iterator[Finding]:
+    """Names that begin as gpucache's do: misspelt, or of another version."""
+    known = [variable.name for variable in environment.VARIABLES]
+    for name in sorted(case.environ):
+        if name in known or not _looks_like_ours(name):
+            continue
+        fix = f"unset {name}; `gpucache config` lists what there is"
+        near = difflib.get_close_matches(name, known, 1)
+        if near:
+            fix = f"set {near[0]} if that is meant"
+        fact = f"{name}={case.environ[name]!r} is nothing to gpucache"
+        yield Finding("unknown-variable", "warning", name, fact, fix)
 
 
-def triton_version() -> Iterator[Finding]:
+def _looks_like_ours(name: str) -> bool:
+    """Whether a name begins with ``GPUCACHE_``; those of gpucache's own tests are left out."""
+    prefix = environment.PREFIX
+    return name.startswith(prefix) and not name.startswith(f"{prefix}TEST_")
+
+
+@tells(
+    {
+        "disabled": "GPUCACHE_DISABLE=1: nothing of ours acts",
+        "not-sharing": "GPUCACHE_SHARE=0: the plug-in shares nothing",
+    }
+)
+def switched_off(case: Case) -> Iterator[Finding]:
+    """What the user has turned off, perhaps in another year."""
+    disable, share = environment.DISABLE, environment.SHARE
+    if disable.read(case.environ):
+        fact = f"{disable}=1: no directory is made or set, and the plug-in is stock Triton"
+        yield Finding("disabled", "warning", disable.name, fact, f"unset {disable}")
+    if share.read(case.environ) is False:
+        fact = f"{share}=0: the plug-in is stock Triton, and each rank compiles each kernel"
+        yield Finding("not-sharing", "warning", share.name, fact, f"unset {share}")
+
+
+@tells({"triton-untested": "the installed Triton is none that the plug-in was tested with"})
+def triton_version(case: Case) -> Iterator[Finding]:
     """Of this interpreter, by its metadata: importing Triton takes seconds."""
     from importlib.metadata import PackageNotFoundError, version
 
@@ -189,9 +228,10 @@ def triton_version() -> Iterator[Finding]:
     except PackageNotFoundError:
         return
     (first, last), found = TESTED_TRITON, re.match(r"([0-9]{1,6})\.([0-9]{1,6})", installed)
-    if found is None or not first <= (int(found[1]), int(found[2])) <= last:
-        tested = f"{first[0]}.{first[1]} to {last[0]}.{last[1]}"
-        fact = f"Triton {installed} is installed; the plug-in was tested with {tested}"
-        wanted = f"triton>={first[0]}.{first[1]},<{last[0]}.{last[1] + 1}"
-        fix = f"`gpucache run --no-plugin`; or {wanted}, if torch allows it"
-        yield Finding("triton-untested", "warning", "triton", fact, fix)
+    if found is not None and first <= (int(found[1]), int(found[2])) <= last:
+        return
+    tested = f"{first[0]}.{first[1]} to {last[0]}.{last[1]}"
+    fact = f"Triton {installed} is installed; the plug-in was tested with {tested}"
+    wanted = f"triton>={first[0]}.{first[1]},<{last[0]}.{last[1] + 1}"
+    fix = f"`gpucache run --no-plugin`; or {wanted}, if torch allows it"
+    yield Finding("triton-untested", "warning", "triton", fact, fix)

@@ -7,8 +7,8 @@ from functools import lru_cache
 
 from gpucache.directories.record import Record, directories, merge, recorded
 from gpucache.disk.files import make_directory, write_whole
+from gpucache.disk.fitness import fitness, network_file_system
 from gpucache.disk.locks import local_directory, locked
-from gpucache.disk.mounts import file_system, is_local
 from gpucache.disk.vetting import Trust, vet, vet_child
 from gpucache.layout import paths
 from gpucache.machine.device import Device, Snapshot
@@ -17,15 +17,13 @@ from gpucache.values import Value
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Iterator, Mapping
 
 
 _TAG = b"""Signature: 8a477f597d28d172789f06886806bc55
 # This directory is a cache made by gpucache.
 # For information about cache directory tags see https://bford.info/cachedir/
 """
-LITTLE_SPACE_BYTES = 256 * 2**20
-FEW_INODES = 1000
 
 
 class Provision(Value, kw_only=True):
@@ -134,41 +132,36 @@ def _with_order(root: str, snapshot: Snapshot, environ: Mapping[str, str]) -> Sn
 
 
 def _warnings(root: str, snapshot: Snapshot, record: Record) -> tuple[str, ...]:
-    found = (
-        [f"the devices are fake ({snapshot.status.value}): {snapshot.detail}"]
-        if snapshot.fake
-        else []
-    )
+    found = []
+    if snapshot.fake:
+        found.append(f"the devices are fake ({snapshot.status.value}): {snapshot.detail}")
     if _guessed(snapshot, record):
-        found.append(guess_advice(snapshot))
+        fact, fix = guess_advice(snapshot)
+        found.append(f"{fact}: {fix}")
     found += [f"GPU {gpu.index} is lost: {gpu.text}" for gpu in snapshot.lost]
-    if hasattr(os, "statvfs"):
-        found += _disk_warnings(root)
-    if (kind := _network(root, os.stat(root).st_dev)) is not None:
-        found.append(
-            f"{root} is on a network file system ({kind}), where Triton is known to fail with stale handles: "
+    return (*found, *_disk_warnings(root))
+
+
+def _disk_warnings(root: str) -> Iterator[str]:
+    """The facts of which `doctor` has findings (`gpucache.diagnosis.disk_checks`), a sentence each."""
+    disk = fitness(root)
+    if disk.read_only:
+        yield f"{root} is on a read-only file system: what is cached is used, nothing new is kept"
+    if disk.noexec:
+        yield f"{root} is mounted noexec: Triton cannot load its launcher from there"
+    if disk.little_space_mib is not None:
+        yield f"{root} has {disk.little_space_mib} MiB left"
+    if disk.few_inodes is not None:
+        yield f"{root} has {disk.few_inodes} inodes left, and a kernel takes nine"
+    network = _network(root, os.stat(root).st_dev)
+    if network is not None:
+        yield (
+            f"{root} is on a network file system ({network}), where Triton is known to fail with stale handles: "
             "prefer a local disk"
         )
-    return tuple(found)
 
 
 @lru_cache(maxsize=64)
 def _network(root: str, device: int) -> str | None:
-    """The type of a network file system, None for a local one; remembered until another device is mounted there."""
-    return None if is_local(root) else file_system(root)
-
-
-def _disk_warnings(root: str) -> list[str]:
-    disk = os.statvfs(root)
-    found = []
-    if disk.f_flag & os.ST_RDONLY:
-        found.append(
-            f"{root} is on a read-only file system: what is cached is used, nothing new is kept"
-        )
-    if disk.f_flag & getattr(os, "ST_NOEXEC", 0):
-        found.append(f"{root} is mounted noexec: Triton cannot load its launcher from there")
-    if disk.f_bavail * disk.f_frsize < LITTLE_SPACE_BYTES:
-        found.append(f"{root} has {disk.f_bavail * disk.f_frsize // 2**20} MiB left")
-    if disk.f_files and disk.f_favail < FEW_INODES:
-        found.append(f"{root} has {disk.f_favail} inodes left, and a kernel takes nine")
-    return found
+    """As `network_file_system`; remembered until another device is mounted there, since it reads all mounts."""
+    return network_file_system(root)

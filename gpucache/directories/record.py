@@ -157,7 +157,7 @@ def parse_record(text: bytes) -> Record:
 
 def _listed(value: Mapping[str, Any]) -> Listed:
     directory = _typed(value["directory"], str)
-    if not _is_name(directory):  # it becomes part of a path
+    if not paths.is_device_name(directory):  # it becomes part of a path
         raise ValueError(f"not a directory name: {directory!r}")
     return Listed(directory, Device.parse(value["device"]), _typed(value["present"], bool))
 
@@ -166,14 +166,6 @@ def _source(value: object) -> Literal["nvml", "fake"]:
     if value == "nvml" or value == "fake":
         return value
     raise ValueError(f"neither nvml nor fake: {value!r}")
-
-
-def _is_name(directory: str) -> bool:
-    """Whether a text is a number, or two joined by a dot, of at most nine digits each."""
-    numbers = directory.split(".")
-    return len(numbers) <= 2 and all(
-        number.isascii() and number.isdigit() and len(number) <= 9 for number in numbers
-    )
 
 
 def _unavailable(value: object) -> Unavailable:

@@ -264,7 +264,8 @@ def _recorded_visible(
         )
     visible = visible_devices(snapshot, environ)
     if visible.how == "guess":
-        tell(WARNING, "%s: %s", path, guess_advice(snapshot))
+        fact, fix = guess_advice(snapshot)
+        tell(WARNING, "%s: %s: %s", path, fact, fix)
     if (
         visible.how in ("uuid", "none", "fake")
         or whole

@@ -84,9 +84,27 @@ def _user_name(environ: Mapping[str, str]) -> str:
         return f"uid_{os.getuid()}"
 
 
+def triton_directory(root: str) -> str:
+    """The directory that holds the device directories."""
+    return f"{root}/triton"
+
+
+def is_device_name(name: str) -> bool:
+    """Whether a device directory may have this name: NVML's number of a GPU (``3``), or of a GPU and a slot (``1.2``).
+
+    Written without a pattern, which each worker would have to compile.
+    """
+    numbers = name.split(".")
+    return len(numbers) <= 2 and all(map(_is_short_number, numbers))
+
+
+def _is_short_number(text: str) -> bool:
+    return text.isascii() and text.isdigit() and len(text) <= 9
+
+
 def device_directory(root: str, name: str) -> str:
     """A device's Triton cache directory."""
-    return f"{root}/triton/{name}"
+    return f"{triton_directory(root)}/{name}"
 
 
 def ours(root: str, *parts: str) -> str:

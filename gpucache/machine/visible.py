@@ -72,14 +72,14 @@ def visible_devices(snapshot: Snapshot, environ: Mapping[str, str]) -> Visible:
     return _by_integer(mask.split(","), ordered, how, snapshot)
 
 
-def guess_advice(snapshot: Snapshot) -> str:
-    """What to do where nobody knows the order of the snapshot's GPUs."""
-    unlike = not _any_mig(_physical(snapshot)) and not snapshot.lost
-    way = f"set {DEVICE_ORDER}={BY_BUS}, or name" if unlike else "name"
-    return (
-        "libcuda did not say in which order it counts these GPUs, so that a number may mean another GPU: "
-        f"{way} devices by UUID in {VISIBLE_DEVICES}"
-    )
+def guess_advice(snapshot: Snapshot) -> tuple[str, str]:
+    """What is wrong where nobody knows the order of the snapshot's GPUs, and what to do about it."""
+    fact = "libcuda did not say in which order it counts these GPUs, so that a number may mean another GPU"
+    fix = f"name devices by UUID in {VISIBLE_DEVICES}"
+    bus_helps = not _any_mig(_physical(snapshot)) and not snapshot.lost
+    if bus_helps:
+        fix = f"set {DEVICE_ORDER}={BY_BUS}, or {fix}"
+    return fact, fix
 
 
 def _physical(snapshot: Snapshot) -> list[_Gpu]:

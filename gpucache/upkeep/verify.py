@@ -17,7 +17,7 @@ from typing import Any
 from gpucache.directories import record
 from gpucache.disk.locks import holder
 from gpucache.disk.reading import listing, read
-from gpucache.findings import Finding, repair_command
+from gpucache.findings import Finding, Level, repair_command
 from gpucache.layout import paths
 from gpucache.layout.keys import KEY, STORE_KEY, device_directories, shards, unlinked, view_key
 from gpucache.report.flaws import Flaw, Judged
@@ -256,7 +256,7 @@ class _Verifying:
     def _tell(
         self, code: str, subject: str, fact: str, repaired: bool = False, note: str = ""
     ) -> None:
-        level = "warning" if code in _WARNINGS else "error"
+        level: Level = "warning" if code in _WARNINGS else "error"
         fix = _FIXES.get(code, repair_command(self.root))
         self.found.append(Checked(Finding(code, level, subject, fact, fix), repaired, note))
 

@@ -1,0 +1,89 @@
+"""What `doctor` asks about the record of this host's devices, which workers read instead of asking NVML."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator, Mapping
+
+from gpucache import environment
+from gpucache.diagnosis.checks import Case, provision_fix, tells
+from gpucache.directories.record import Record, of_this_host
+from gpucache.directories.registry import DeviceCacheRegistry
+from gpucache.errors import RecordError
+from gpucache.findings import Finding, Level
+from gpucache.layout import paths
+from gpucache.layout.keys import device_directories
+from gpucache.machine import device_files
+from gpucache.machine.device import requested_fakes
+
+
+@tells(
+    {
+        "root-missing": "nothing was provisioned: the root is not there",
+        "record-missing": "this host has no record of its devices",
+        "record-unusable": "the record is torn, unreadable or another host's",
+        "record-fake": "the record has fake devices, and this machine has the NVIDIA driver",
+        "record-mismatch": "the kernel shows this process other GPUs than those on record",
+        "record-outdated": "NVML shows devices that are not on record",
+        "pin-unknown": "GPUCACHE_DEVICE names a device that is not on record",
+    }
+)
+def record(case: Case) -> Iterator[Finding]:
+    """What keeps workers from reading the record is an error, unless `gpucache run` makes up for it."""
+    if case.unsafe:
+        return
+    if not os.path.isdir(case.root):
+        fix = provision_fix(case.root)
+        yield Finding("root-missing", "warning", case.root, "it is not there", fix)
+        return
+    try:
+        found = of_this_host(case.root)
+    except RecordError as error:
+        yield from _unread(case.root, error)
+        return
+    try:
+        DeviceCacheRegistry.load(case.root, case.environ)
+    except RecordError as error:
+        code, level = _refusal(found, case.environ)
+        yield Finding(code, level, error.path, error.fact, error.hint)
+    else:
+        yield from _outdated(case, found)
+
+
+def _unread(root: str, error: RecordError) -> Iterator[Finding]:
+    """A record that cannot be read. A directory in which only stock Triton caches needs none."""
+    if not _is_missing(error.path):
+        yield Finding("record-unusable", "error", error.path, error.fact, error.hint)
+    elif os.path.isdir(f"{root}/gpucache") or not device_directories(root):
+        yield Finding("record-missing", "warning", error.path, error.fact, error.hint)
+
+
+def _is_missing(path: str) -> bool:
+    try:
+        os.lstat(path)
+    except FileNotFoundError:
+        return True
+    except OSError:
+        return False
+    return False
+
+
+def _refusal(found: Record, environ: Mapping[str, str]) -> tuple[str, Level]:
+    """For which of its reasons `DeviceCacheRegistry.load` refused a sound record."""
+    if found.fake and device_files.driver_loaded() and requested_fakes(environ) is None:
+        return "record-fake", "error"
+    if environment.PINNED_DEVICE.text(environ):
+        return "pin-unknown", "error"
+    return "record-mismatch", "warning"
+
+
+def _outdated(case: Case, found: Record) -> Iterator[Finding]:
+    """MIG instances come and go under a running machine, and the kernel's device files do not tell."""
+    present = {device.uuid for device in found.present}
+    new = [device.uuid for device in case.snapshot.devices if device.uuid not in present]
+    if new and case.snapshot.source == "nvml":
+        path = paths.record_path(case.root, found.host)
+        more = " and others" if len(new) > 4 else ""
+        fact = f"NVML shows {', '.join(new[:4])}{more}, which the record does not have as present"
+        fix = provision_fix(case.root)
+        yield Finding("record-outdated", "warning", path, fact, fix)

@@ -1,0 +1,49 @@
+"""Whether a file system is fit for a cache: by which measures `provision` warns and `doctor` has findings."""
+
+from __future__ import annotations
+
+import os
+
+from gpucache.disk import mounts
+from gpucache.values import Value
+
+_LITTLE_SPACE_BYTES = 256 * 2**20
+_FEW_INODES = 1000
+
+
+class Fitness(Value):
+    """What of a file system may hurt a cache on it."""
+
+    read_only: bool = False
+    """Hits go on, and nothing new is kept."""
+    noexec: bool = False
+    """Nothing can be loaded from there: neither Triton's launcher nor what torch compiles."""
+    little_space_mib: int | None = None
+    """The MiB left for this user; None where they are enough."""
+    few_inodes: int | None = None
+    """The inodes left for this user; None where they are enough, or the file system does not count them."""
+
+
+def fitness(path: str) -> Fitness:
+    """How fit the file system of an existing path is; all is well where the operating system does not tell.
+
+    Raises:
+        OSError: the file system does not answer.
+    """
+    if not hasattr(os, "statvfs"):
+        return Fitness()
+    disk = os.statvfs(path)
+    free_bytes = disk.f_bavail * disk.f_frsize
+    is_full = free_bytes < _LITTLE_SPACE_BYTES
+    lacks_inodes = disk.f_files > 0 and disk.f_favail < _FEW_INODES
+    return Fitness(
+        read_only=bool(disk.f_flag & os.ST_RDONLY),
+        noexec=bool(disk.f_flag & getattr(os, "ST_NOEXEC", 0)),
+        little_space_mib=free_bytes // 2**20 if is_full else None,
+        few_inodes=disk.f_favail if lacks_inodes else None,
+    )
+
+
+def network_file_system(path: str) -> str | None:
+    """The type of the network file system that an existing path is on (``nfs4``); None where it is a local one."""
+    return None if mounts.is_local(path) else mounts.file_system(path)
