@@ -17,7 +17,7 @@ import pytest
 import support.ranks
 from support.cli import Command, Done
 from support.every_call import EveryCall
-from support.ranks import KERNELS, PLUGIN, Rank, end
+from support.ranks import KERNELS, PLUGIN, Rank
 from support.templates import Template, made_by_a_rank
 from support.trees import KEY, Stock
 from tree import make
@@ -257,7 +257,7 @@ def ranks(root: Path, triton: None) -> Iterator[Callable[..., Rank]]:
 
     yield start
     for rank in started:
-        end(rank.process)
+        rank.process.end()
 
 
 @pytest.fixture

@@ -20,7 +20,7 @@ import pytest
 import tree as trees
 from support.every_call import SCRIPT
 from support.processes import PATIENCE_S
-from support.ranks import COMPILE, compile_kernels, end, warm
+from support.ranks import COMPILE, compile_kernels, warm
 from support.trees import (
     KERNEL,
     KEY,
@@ -333,7 +333,7 @@ class TestExecute:
             assert sound(str(path), True, 0.0)
             compiling.communicate("\n", timeout=PATIENCE_S)
         finally:
-            end(compiling)
+            compiling.end()
         assert compiling.returncode == 0
         set_used(path, OLD)
         assert pruned(root, max_entries=0).entries == 1
@@ -586,7 +586,7 @@ def readers(tmp_path: Path, triton: None) -> Iterator[list[WarmProcess]]:
         )
     yield started
     for reader in started:
-        end(reader)
+        reader.end()
 
 
 def over_only_what_is_in_use(root: Path, max_bytes: int, now: float, done: PruneResult) -> bool:

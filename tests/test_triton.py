@@ -20,7 +20,7 @@ from pathlib import Path
 
 import pytest
 from support.gpus import record_device
-from support.ranks import PLUGIN, end, python_with_triton, together, warm
+from support.ranks import PLUGIN, python_with_triton, together, warm
 from support.templates import made_by_a_rank
 
 from gpucache import CacheMissError, log
@@ -187,7 +187,7 @@ def test_compiles_inside_compiles_do_not_deadlock(root, triton):
         assert [process.communicate(timeout=25)[0] for process in pair] == ["done\n"] * 2
     finally:
         for process in pair:
-            end(process)
+            process.end()
     assert len(entries(root)) == 2
 
 
@@ -298,7 +298,7 @@ def test_a_forked_child_neither_holds_nor_frees_its_parents_lock(ranks, root, tm
             else:
                 assert waiter.said(timeout=25)["compiled"] == 1
         finally:
-            end(parent)
+            parent.end()
 
 
 # ---- damage

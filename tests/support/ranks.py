@@ -6,14 +6,12 @@ import atexit
 import functools
 import json
 import os
-import subprocess
 import sys
 from collections.abc import Mapping, Sequence
-from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-from support.warm import WarmProcess, WarmPython
+from support.warm import WarmPython
 
 PYTHON = os.environ.get("GPUCACHE_TEST_TRITON", sys.executable)
 """The Python whose Triton compiles."""
@@ -28,15 +26,18 @@ marked = False
 """Whether the running test has the marker `compiles`."""
 
 
-def warm(python: str = PYTHON) -> WarmPython:
-    """The one warm Python of this interpreter, until this process ends; for tests with the marker `compiles`."""
+def warm(python: str = PYTHON, warnings: str = "") -> WarmPython:
+    """The one warm Python of this interpreter and filter of warnings, until this process ends.
+
+    For tests with the marker `compiles`.
+    """
     assert marked, "a test that compiles asks for the fixture `triton`, which marks it"
-    return _warm(python)
+    return _warm(python, warnings)
 
 
 @functools.cache
-def _warm(python: str) -> WarmPython:
-    made = WarmPython(python)
+def _warm(python: str, warnings: str) -> WarmPython:
+    made = WarmPython(python, {**os.environ, "PYTHONWARNINGS": warnings})
     atexit.register(made.close)
     return made
 
@@ -60,18 +61,8 @@ def compile_kernels(env: Mapping[str, str], *words: object, python: str = PYTHON
     return json.loads(out.splitlines()[-1])
 
 
-def end(process: subprocess.Popen[str] | WarmProcess) -> None:
-    """Kill it, if that is needed, and forget it."""
-    process.kill()
-    process.wait()
-    for file in (process.stdin, process.stdout, process.stderr):
-        if file is not None:
-            with suppress(BrokenPipeError):
-                file.close()
-
-
 class Rank:
-    """A process that compiles kernels once it is told to; of a warm Python, unless the interpreter is to differ."""
+    """A process that compiles kernels once it is told to."""
 
     def __init__(
         self,
@@ -80,15 +71,9 @@ class Rank:
         arch: Sequence[int] = (90,),
         start: bool = True,
     ) -> None:
-        words = [str(count), *map(str, arch)]
-        self.process: subprocess.Popen[str] | WarmProcess
-        if "PYTHONWARNINGS" in env:
-            pipes: dict[str, Any] = dict.fromkeys(("stdin", "stdout", "stderr"), subprocess.PIPE)
-            self.process = subprocess.Popen(
-                [PYTHON, str(KERNELS), *words], env=env, text=True, **pipes
-            )
-        else:
-            self.process = warm().start(COMPILE, *words, env=env)
+        self.process = warm(warnings=env.get("PYTHONWARNINGS", "")).start(
+            COMPILE, count, *arch, env=env
+        )
         if start:
             self.expect("ready")
 

@@ -30,16 +30,12 @@ _MOST = 1 << 17
 class WarmPython:
     """Starts processes of one interpreter with Triton in it. Ended by `close`, or with the process that made it."""
 
-    def __init__(self, python: str) -> None:
+    def __init__(self, python: str, env: dict[str, str]) -> None:
         self._socket, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         with theirs:
             command = [python, __file__, str(theirs.fileno())]
-            self._server = subprocess.Popen(
-                command,
-                pass_fds=[theirs.fileno()],
-                stdin=subprocess.DEVNULL,
-                stdout=subprocess.DEVNULL,
-            )
+            pipes: dict[str, Any] = {"stdin": subprocess.DEVNULL, "stdout": subprocess.DEVNULL}
+            self._server = subprocess.Popen(command, env=env, pass_fds=[theirs.fileno()], **pipes)
 
     def start(self, code: str, *words: object, env: dict[str, str]) -> WarmProcess:
         """Run code in a new process, whose ``sys.argv[1:]`` are the words."""
@@ -60,7 +56,7 @@ class WarmPython:
         try:
             out, err = process.communicate(text, timeout)
         finally:
-            process.kill()
+            process.end()
         return subprocess.CompletedProcess([code, *words], process.wait(), out, err)
 
     def close(self) -> None:
@@ -114,11 +110,19 @@ class WarmProcess:
         return out, err
 
     def send_signal(self, number: int) -> None:
-        if self.poll() is None:  # until it is waited for, no other process has its number
+        if self.poll() is None:  # once it has ended, its number may be that of another process
             os.kill(self.pid, number)
 
     def kill(self) -> None:
         self.send_signal(signal.SIGKILL)
+
+    def end(self) -> None:
+        """Kill it, if that is needed, and forget it."""
+        self.kill()
+        self.wait()
+        for file in (self.stdin, self.stdout, self.stderr):
+            with suppress(BrokenPipeError):
+                file.close()
 
 
 # ---- the side of the server
