@@ -28,17 +28,21 @@ LOCK_HOLDER = """
 import os, sys
 from gpucache.disk.locks import locked
 lock, how = sys.argv[1:]
+forked, through = os.pipe()
 with locked(lock, timeout_s=60):
     child = os.fork() if how else None
     if child == 0:
+        os.write(through, b"!")
         if how == "unwinds":
             sys.exit()
         if how == "vanishes":
             os._exit(0)
         sys.stdin.read()
         os._exit(0)
-    if how != "stays" and child:
-        os.waitpid(child, 0)
+    if child:
+        os.read(forked, 1)  # until its fork is over, the child has the lock's descriptor too
+        if how != "stays":
+            os.waitpid(child, 0)
     print("held", flush=True)
     sys.stdin.read()
 """
