@@ -37,7 +37,8 @@ def warm(python: str = PYTHON, warnings: str = "") -> WarmPython:
 
 @functools.cache
 def _warm(python: str, warnings: str) -> WarmPython:
-    made = WarmPython(python, {**os.environ, "PYTHONWARNINGS": warnings})
+    env = {**os.environ, "PYTHONWARNINGS": warnings}
+    made = WarmPython([python], "import kernels; kernels.hash_triton()", env)
     atexit.register(made.close)
     return made
 

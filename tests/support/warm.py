@@ -1,8 +1,8 @@
-"""A Python that has imported Triton, and forks a process for each piece of code: `WarmPython`.
+"""A Python that has done what is slow, and forks a process for each piece of code: `WarmPython`.
 
 To import Triton takes 0.1 s, and to hash its 500 MB, which is part of every key, 0.3 s: four fifths of a process that
-compiles one small kernel or finds it cached. Both are done once here, in ``python warm.py FD``. What is forked has its
-own environment, arguments and pipes, imports gpucache by itself, and ends as any Python does.
+compiles one small kernel or finds it cached. Both are done once here, in ``python warm.py FD PRELOAD``. What is forked
+has its own environment, arguments and pipes, and ends as any Python does.
 """
 
 from __future__ import annotations
@@ -14,6 +14,8 @@ import signal
 import socket
 import subprocess
 import sys
+import threading
+from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from concurrent.futures import TimeoutError as FutureTimeoutError
 from contextlib import suppress
@@ -30,26 +32,36 @@ _MOST = 1 << 17
 class WarmPython:
     """Starts processes of one interpreter with Triton in it. Ended by `close`, or with the process that made it."""
 
-    def __init__(self, python: str, env: dict[str, str]) -> None:
+    def __init__(self, python: Sequence[str], preload: str, env: Mapping[str, str]) -> None:
+        """``python`` is a command with its options; ``preload`` is the code that it runs once."""
+        self._asking = threading.Lock()
         self._socket, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         with theirs:
-            command = [python, __file__, str(theirs.fileno())]
+            command = [*python, __file__, str(theirs.fileno()), preload]
             pipes: dict[str, Any] = {"stdin": subprocess.DEVNULL, "stdout": subprocess.DEVNULL}
             self._server = subprocess.Popen(command, env=env, pass_fds=[theirs.fileno()], **pipes)
 
-    def start(self, code: str, *words: object, env: dict[str, str]) -> WarmProcess:
+    def start(self, code: str, *words: object, env: Mapping[str, str]) -> WarmProcess:
         """Run code in a new process, whose ``sys.argv[1:]`` are the words."""
-        request = json.dumps({"code": code, "words": [str(word) for word in words], "env": env})
+        request = json.dumps(
+            {"code": code, "words": [str(word) for word in words], "env": dict(env)}
+        )
         inputs, outputs, errors, status = (os.pipe() for _ in range(4))
         theirs = [inputs[0], outputs[1], errors[1], status[1]]
-        socket.send_fds(self._socket, [request.encode()], theirs)
+        with self._asking:  # an answer is that to the last question
+            socket.send_fds(self._socket, [request.encode()], theirs)
+            pid = int(self._socket.recv(64))
         for fd in theirs:
             os.close(fd)
-        pid = int(self._socket.recv(64))
         return WarmProcess(pid, inputs[1], outputs[0], errors[0], status[0])
 
     def run(
-        self, code: str, *words: object, env: dict[str, str], text: str = "", timeout: float = 120
+        self,
+        code: str,
+        *words: object,
+        env: Mapping[str, str],
+        text: str = "",
+        timeout: float = 120,
     ) -> subprocess.CompletedProcess[str]:
         """As `subprocess.run` of ``python -c code``."""
         process = self.start(code, *words, env=env)
@@ -168,9 +180,7 @@ def _report(pidfd: int, pid: int, status: int) -> None:
 
 if __name__ == "__main__":
     sys.path[0] = str(Path(__file__).parent)
-    import kernels
-
-    kernels.hash_triton()
+    exec(sys.argv[2], {})
     request = _serve(socket.socket(fileno=int(sys.argv[1])))
     os.environ.clear()
     os.environ.update(request["env"])
