@@ -87,8 +87,8 @@ def unsafe(root: str, environ: Mapping[str, str]) -> Iterator[Finding]:
 
 def _vetted(root: str) -> Iterator[tuple[str, Callable[[str, Trust], object]]]:
     """What must be safe below a root, and how it is vetted."""
-    own = (paths.ours(root, name) for name in ("store", "quarantine", "stats"))
-    for path in dict.fromkeys((*paths.our_directories(root), *own, lock_directory(root))):
+    directories = (*paths.our_directories(root), lock_directory(root))
+    for path in dict.fromkeys(directories):  # the locks are among ours, where the disk is local
         yield path, vet_child
     yield paths.record_path(root, paths.host_name()), vet_file
     for path in _listed(paths.triton_directory(root)):

@@ -66,7 +66,8 @@ def provision(
 
 def _look(root: str, snapshot: Snapshot, trust: Trust) -> Record | None:
     """The record when everything is there, without a lock; else None. All that is there has then been vetted."""
-    there = [vet(root, trust), *(vet_child(path, trust) for path in paths.our_directories(root))]
+    there = [vet(root, trust)]
+    there += [vet_child(path, trust) for path in paths.provisioned_directories(root)]
     known = recorded(root)
     record = merge(known, snapshot, paths.host_name())
     names = directories(record, snapshot).values()
@@ -81,7 +82,7 @@ def _make(
 ) -> Record:
     make_directory(root)
     vet(root, trust)  # another user may have made it first, or something above it
-    for path in paths.our_directories(root):
+    for path in paths.provisioned_directories(root):
         make_directory(path)
         vet_child(path, trust)
     locks = local_directory(root, paths.ours(root, "locks"))

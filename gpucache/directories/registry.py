@@ -109,7 +109,7 @@ class DeviceCacheRegistry:
         root = paths.resolve_root(root, environ)
         trust = Trust.parse(environ)
         vet(root, trust)
-        for directory in paths.our_directories(root):
+        for directory in paths.provisioned_directories(root):
             vet_child(directory, trust)
         path = paths.record_path(root, host)
         vet_file(path, trust)

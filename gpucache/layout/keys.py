@@ -1,11 +1,19 @@
-"""What the names on disk look like: keys, and the directories that Triton caches in."""
+"""What keys look like on disk, and walks that find the directories which have keys.
+
+The patterns, `is_key_of` and `view_key` are pure; `device_directories`, `shards` and `unlinked` look at the disk.
+"""
 
 from __future__ import annotations
 
 import base64
 import os
 import re
-from itertools import accumulate
+
+from gpucache.layout.paths import ours, triton_directory
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from gpucache.layout.paths import Part
 
 KEY = re.compile(r"[0-9a-f]{64}|[A-Z2-7]{52}|[A-Za-z0-9_-]{42}[AEIMQUYcgkosw048]")
 """A key of Triton's, a SHA-256: hexadecimal in 3.0 and 3.1, base64 in 3.2 (its last letter holds but four bits), base32
@@ -16,7 +24,7 @@ STORE_KEY = re.compile(rf"(?:{KEY.pattern})(?:{_SINGLE.pattern})?")
 
 
 def is_key_of(key: str, digest: str) -> bool:
-    """Whether a key may be that of a kernel whose metadata have this hash; also where one of them is none."""
+    """Whether a key may be that of a kernel whose metadata have this hash; True where either does not look like one."""
     if not KEY.fullmatch(key) or not re.fullmatch(r"[0-9a-f]{64}", digest):
         return True
     data = bytes.fromhex(digest)
@@ -30,33 +38,37 @@ def is_key_of(key: str, digest: str) -> bool:
 
 def view_key(store_key: str) -> str:
     """The key under which device directories have a stored entry."""
-    return (
-        store_key[:-17]
-        if not KEY.fullmatch(store_key) and _SINGLE.fullmatch(store_key[-17:])
-        else store_key
-    )
+    if KEY.fullmatch(store_key):
+        return store_key
+    key, separator, rest = store_key.rpartition("-")
+    return key if _SINGLE.fullmatch(separator + rest) else store_key
+
+
+# ---- walks
 
 
 def device_directories(root: str) -> list[tuple[str, str]]:
     """Name and path of each directory below a root that Triton caches in; links are left out.
 
     Those are ``triton/<name>``, and the root (named ``.``) or its ``triton`` where they have keys directly below, as
-    Triton's default directory and torch's `fresh_cache` do.
+    Triton's default directory and torch's `fresh_cache` do. One that is mounted under two names is listed once.
     """
-    shared = f"{root}/triton"
-    found = [
-        (name, path)
-        for name, path in ((".", root), ("triton", shared))
-        if any(map(KEY.fullmatch, _inner(path)))
-    ]
-    found += sorted(
-        (name, f"{shared}/{name}") for name in _inner(shared) if not KEY.fullmatch(name)
-    )
-    return list({_identity(path): (name, path) for name, path in reversed(found)}.values())[::-1]
+    shared = triton_directory(root)
+    found = []
+    for name, path in ((".", root), ("triton", shared)):
+        if any(KEY.fullmatch(inner) for inner in _inner(path)):
+            found.append((name, path))
+    for name in sorted(_inner(shared)):
+        if not KEY.fullmatch(name):
+            found.append((name, f"{shared}/{name}"))
+    first_of: dict[object, tuple[str, str]] = {}
+    for name, path in found:
+        first_of.setdefault(_identity(path), (name, path))
+    return list(first_of.values())
 
 
 def _identity(path: str) -> object:
-    """A directory that is mounted under two names is one."""
+    """What a directory has in common with itself under another name."""
     try:
         found = os.stat(path)
     except OSError:
@@ -65,18 +77,20 @@ def _identity(path: str) -> object:
 
 
 def shards(root: str) -> list[str]:
-    """The paths of the store's parts; links are left out."""
+    """The paths of the store's parts, each of which has the keys that begin alike; links are left out."""
     store = unlinked(root, "store")
     return sorted(f"{store}/{name}" for name in _inner(store)) if store is not None else []
 
 
-def unlinked(root: str, *parts: str) -> str | None:
-    """A path of ours below a root; None where a link leads to it, out of the root perhaps."""
-    _, *steps = accumulate((root, "gpucache", "v1", *parts), "{}/{}".format)
-    return None if any(map(os.path.islink, steps)) else steps[-1]
+def unlinked(root: str, part: Part | None = None) -> str | None:
+    """As `ours`; None where a step of the path is a symbolic link, which may lead out of the root."""
+    path = ours(root, part)
+    steps = [f"{root}/gpucache", ours(root), path]
+    return None if any(os.path.islink(step) for step in steps) else path
 
 
 def _inner(path: str) -> list[str]:
+    """The names of the directories in a directory, less those in which torch unpacks; none behind a link."""
     if os.path.islink(path):
         return []
     try:
@@ -84,7 +98,7 @@ def _inner(path: str) -> list[str]:
             return [
                 item.name
                 for item in items
-                if item.is_dir(follow_symlinks=False) and item.name[:4] != "tmp."
+                if item.is_dir(follow_symlinks=False) and not item.name.startswith("tmp.")
             ]
     except OSError:
         return []

@@ -5,7 +5,11 @@
 ├── triton/<name>/<KEY>/…     one directory per device
 └── gpucache/v1/              all that is ours; a new format is a new directory
     ├── devices/<host>.json   the devices as provisioned on that host
-    └── locks/  tmp/
+    ├── store/<KEY[:2]>/<KEY>/…   one copy of each entry, hard-linked into the device directories
+    ├── locks/                a lock for each key that is being compiled, and one for provisioning
+    ├── tmp/                  what is not yet published
+    ├── quarantine/           damaged entries, which nothing reads
+    └── stats/                counters, and the size of the store
 """
 
 from __future__ import annotations
@@ -19,6 +23,12 @@ from gpucache.errors import ConfigurationError
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Mapping
+    from typing import Literal
+
+    Part = Literal["devices", "store", "locks", "tmp", "quarantine", "stats"]
+
+_PROVISIONED: tuple[Part, ...] = ("devices", "locks", "tmp")
+_FILLED: tuple[Part, ...] = ("store", "quarantine", "stats")
 
 
 def resolve_root(root: str | os.PathLike[str] | None, environ: Mapping[str, str]) -> str:
@@ -64,9 +74,8 @@ def default_root(environ: Mapping[str, str]) -> str:
         raise ConfigurationError(
             "TMPDIR", environ.get("TMPDIR", ""), f"usable ({error.strerror})"
         ) from None
-    return os.path.join(
-        directory, "torchinductor_" + re.sub(r'[\\/:*?"<>|]', "_", _user_name(environ))
-    )
+    user = re.sub(r'[\\/:*?"<>|]', "_", _user_name(environ))
+    return os.path.join(directory, f"torchinductor_{user}")
 
 
 def _user_name(environ: Mapping[str, str]) -> str:
@@ -107,20 +116,27 @@ def device_directory(root: str, name: str) -> str:
     return f"{triton_directory(root)}/{name}"
 
 
-def ours(root: str, *parts: str) -> str:
-    """Something of ours, below ``gpucache/v1``."""
-    return "/".join((root, "gpucache", "v1", *parts))
+def ours(root: str, part: Part | None = None, *below: str) -> str:
+    """``<root>/gpucache/v1``, or one of its parts, or what is below that part."""
+    directory = f"{root}/gpucache/v1"
+    return "/".join((directory, part, *below)) if part is not None else directory
+
+
+def provisioned_directories(root: str) -> tuple[str, ...]:
+    """The directories that provisioning makes below a root beside those of the devices, outermost first."""
+    inner = tuple(ours(root, part) for part in _PROVISIONED)
+    return (triton_directory(root), f"{root}/gpucache", ours(root), *inner)
 
 
 def our_directories(root: str) -> tuple[str, ...]:
-    """The directories between the root and what is read or made in it, outermost first."""
-    inner = tuple(ours(root, name) for name in ("devices", "locks", "tmp"))
-    return (f"{root}/triton", f"{root}/gpucache", ours(root), *inner)
+    """All directories of ours below a root, outermost first: those of provisioning, and those that caching fills."""
+    return (*provisioned_directories(root), *(ours(root, part) for part in _FILLED))
 
 
 def record_path(root: str, host: str) -> str:
     """The record of a host's devices; characters that no host name should have become ``_``."""
-    return ours(root, "devices", re.sub(r"[^A-Za-z0-9._-]", "_", host) + ".json")
+    name = re.sub(r"[^A-Za-z0-9._-]", "_", host)
+    return ours(root, "devices", f"{name}.json")
 
 
 def tag_path(root: str) -> str:
@@ -130,6 +146,6 @@ def tag_path(root: str) -> str:
 
 def host_name() -> str:
     """This node's name, as the kernel has it."""
-    return (
-        os.uname().nodename if hasattr(os, "uname") else os.environ.get("COMPUTERNAME", "localhost")
-    )
+    if hasattr(os, "uname"):
+        return os.uname().nodename
+    return os.environ.get("COMPUTERNAME", "localhost")

@@ -174,7 +174,7 @@ def _prepared(root: str, environ: Mapping[str, str]) -> str:
     vet(root, trust)  # another user may have made it first
     for name in ("locks", "tmp", "store"):
         make_directory(paths.ours(root, name))
-    for path in (*paths.our_directories(root), paths.ours(root, "store")):
+    for path in paths.our_directories(root):
         vet_child(path, trust)
     locks = local_directory(root, paths.ours(root, "locks"))
     vet(locks, trust)
