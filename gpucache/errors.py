@@ -17,6 +17,14 @@ from __future__ import annotations
 
 import os
 
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Literal
+
+    RecordReason = Literal[
+        "missing", "unreadable", "torn", "foreign", "fake", "pin-unknown", "not-whole"
+    ]
+
 
 class GpuCacheError(Exception):
     """All exceptions raised from this package's code.
@@ -101,11 +109,16 @@ class RecordError(GpuCacheError, LookupError):
     def __init__(
         self,
         path: str,
+        reason: RecordReason,
         fact: str,
         hint: str = "run `gpucache provision` on this host, for this root",
     ) -> None:
-        super().__init__(f"{path}: {fact}", hint, path, fact, hint)
+        super().__init__(f"{path}: {fact}", hint, path, reason, fact, hint)
         self.path = path
+        self.reason = reason
+        """``foreign``: it is another host's. ``fake``: its devices are made up, and this machine has the driver.
+        ``pin-unknown``: it lacks the device that `GPUCACHE_DEVICE` names. ``not-whole``: this process does not see just
+        the GPUs that it lists."""
         self.fact = fact
 
 

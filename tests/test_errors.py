@@ -76,10 +76,15 @@ EXAMPLES = [
         id="device index",
     ),
     pytest.param(
-        RecordError("/cache/devices/a.json", "the record is torn", "delete it"),
+        RecordError("/cache/devices/a.json", "torn", "the record is torn", "delete it"),
         LookupError,
         ["/cache/devices/a.json: the record is torn", "; delete it"],
-        {"path": "/cache/devices/a.json", "fact": "the record is torn", "hint": "delete it"},
+        {
+            "path": "/cache/devices/a.json",
+            "reason": "torn",
+            "fact": "the record is torn",
+            "hint": "delete it",
+        },
         id="record",
     ),
     pytest.param(
@@ -179,7 +184,7 @@ class TestEveryError:
 
 def test_the_default_of_a_way_out_survives_pickling_too():
     for error in (
-        RecordError("/r", "is torn"),
+        RecordError("/r", "torn", "is torn"),
         ProvisionError("/r", errno.EROFS, "remount it"),
         DeviceIndexError(-1, 0),
     ):

@@ -104,6 +104,7 @@ def test_the_rank_chooses_the_device(base, tmp_path):
     environ, report = launch_environ({**base, "LOCAL_RANK": "5"})
     assert environ["TRITON_CACHE_DIR"] == str(tmp_path / "root" / "triton" / "5")
     assert environ["GPUCACHE_DEVICE"] == "FAKE-5"
+    assert report.device == 5
     assert "LOCAL_RANK" in report.choice
     assert (tmp_path / "root" / "triton" / "5").is_dir()
 
@@ -119,6 +120,7 @@ def test_without_a_device_only_the_root_is_set(base, tmp_path, more):
     assert actions(report) == {"GPUCACHE_DIR": "kept", "TORCHINDUCTOR_CACHE_DIR": "set"}
     assert environ["TORCHINDUCTOR_CACHE_DIR"] == str(tmp_path / "root")
     assert "TRITON_CACHE_DIR" not in environ
+    assert report.device is None
     assert "root only" in report.choice
 
 
@@ -146,7 +148,9 @@ def test_what_the_user_set_is_kept_and_said(base):
     assert environ["TRITON_CACHE_DIR"] == "/mine"
     (kept,) = (setting for setting in report.settings if setting.name == "TRITON_CACHE_DIR")
     assert (kept.action, kept.value) == ("kept", "/mine")
+    assert kept.by == "user"
     assert "you set it" in kept.reason
+    assert {setting.by for setting in report.settings if setting is not kept} == {"gpucache"}
     assert "TRITON_CACHE_DIR" not in environ["GPUCACHE_SET"]
 
 

@@ -69,10 +69,11 @@ class RunCall(Value, kw_only=True):
 def _tell(report: LaunchReport) -> None:
     for warning in report.warnings:
         say(f"warning: {warning}")
-    if report.choice.endswith("the root only"):
+    root_only = report.device is None and report.settings  # none at all where gpucache is disabled
+    if root_only:
         say(f"note: {report.choice}, and TRITON_CACHE_DIR is not set")
     for setting in report.settings:
-        if setting.action == "kept" and "you set it" in setting.reason:
+        if setting.by == "user":
             say(f"note: kept {setting.name}={setting.value}: {setting.reason}")
 
 

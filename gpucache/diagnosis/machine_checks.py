@@ -31,7 +31,7 @@ def discovered(environ: Mapping[str, str]) -> tuple[Snapshot, tuple[Finding, ...
         return discover(environ), ()
     except DiscoveryError as error:
         sick = Finding(f"gpu-{error.status}", "error", "NVML", error.detail, error.advice)
-        return Snapshot(status=Status(error.status), source="sick"), (sick,)
+        return Snapshot(status=Status(error.status), source="none"), (sick,)
 
 
 @tells({"gpu-lost": "a GPU fell off the bus, or does not answer"})

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
+from typing import TYPE_CHECKING
 
-from gpucache import environment
 from gpucache.diagnosis.checks import Case, provision_fix, tells
 from gpucache.directories.record import Record, of_this_host
 from gpucache.directories.registry import DeviceCacheRegistry
@@ -13,8 +13,9 @@ from gpucache.errors import RecordError
 from gpucache.findings import Finding, Level
 from gpucache.layout import paths
 from gpucache.layout.keys import device_directories
-from gpucache.machine import device_files
-from gpucache.machine.device import requested_fakes
+
+if TYPE_CHECKING:
+    from gpucache.errors import RecordReason
 
 
 @tells(
@@ -44,37 +45,32 @@ def record(case: Case) -> Iterator[Finding]:
     try:
         DeviceCacheRegistry.load(case.root, case.environ)
     except RecordError as error:
-        code, level = _refusal(found, case.environ)
-        yield Finding(code, level, error.path, error.fact, error.hint)
+        yield _refused(error)
     else:
         yield from _outdated(case, found)
 
 
 def _unread(root: str, error: RecordError) -> Iterator[Finding]:
     """A record that cannot be read. A directory in which only stock Triton caches needs none."""
-    if not _is_missing(error.path):
-        yield Finding("record-unusable", "error", error.path, error.fact, error.hint)
-    elif os.path.isdir(f"{root}/gpucache") or not device_directories(root):
-        yield Finding("record-missing", "warning", error.path, error.fact, error.hint)
+    needs_one = os.path.isdir(f"{root}/gpucache") or not device_directories(root)
+    if error.reason != "missing" or needs_one:
+        yield _refused(error)
 
 
-def _is_missing(path: str) -> bool:
-    try:
-        os.lstat(path)
-    except FileNotFoundError:
-        return True
-    except OSError:
-        return False
-    return False
+_REFUSALS: dict[RecordReason, tuple[str, Level]] = {
+    "missing": ("record-missing", "warning"),
+    "unreadable": ("record-unusable", "error"),
+    "torn": ("record-unusable", "error"),
+    "foreign": ("record-unusable", "error"),
+    "fake": ("record-fake", "error"),
+    "pin-unknown": ("pin-unknown", "error"),
+    "not-whole": ("record-mismatch", "warning"),
+}
 
 
-def _refusal(found: Record, environ: Mapping[str, str]) -> tuple[str, Level]:
-    """For which of its reasons `DeviceCacheRegistry.load` refused a sound record."""
-    if found.fake and device_files.driver_loaded() and requested_fakes(environ) is None:
-        return "record-fake", "error"
-    if environment.PINNED_DEVICE.text(environ):
-        return "pin-unknown", "error"
-    return "record-mismatch", "warning"
+def _refused(error: RecordError) -> Finding:
+    code, level = _REFUSALS[error.reason]
+    return Finding(code, level, error.path, error.fact, error.hint)
 
 
 def _outdated(case: Case, found: Record) -> Iterator[Finding]:

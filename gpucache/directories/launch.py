@@ -15,6 +15,7 @@ from gpucache.values import Value
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
+    from typing import Literal
 
 
 # Local rank, and the variable by which that launcher states how many tasks it put on this node. torchrun always
@@ -32,17 +33,21 @@ class Setting(Value):
     """What happened to one variable."""
 
     name: str
-    action: str
-    """``set``, ``kept`` (the user's, which wins), ``replaced`` or ``removed``."""
+    action: Literal["set", "kept", "replaced", "removed"]
     value: str | None
     """What the command will see; None when it is unset."""
     reason: str
+    by: Literal["gpucache", "user"] = "gpucache"
+    """Whose choice the value is: the user's where it is kept although gpucache would give another, which wins."""
 
 
 class LaunchReport(Value):
     """Which device was chosen, what became of each variable, and what will hurt later."""
 
     choice: str
+    """How the device was chosen, or why none was."""
+    device: int | None = None
+    """The CUDA ordinal of the device; None where only the root is set, or nothing."""
     settings: tuple[Setting, ...] = ()
     warnings: tuple[str, ...] = ()
 
@@ -89,7 +94,7 @@ def launch_environ(
         _setting(name, base, wanted.get(name), ours, force_of[name], choice) for name in _VARIABLES
     )
     settings = [setting for setting in considered if setting is not None]
-    return _applied(base, settings, ours), LaunchReport(choice, tuple(settings), warnings)
+    return _applied(base, settings, ours), LaunchReport(choice, ordinal, tuple(settings), warnings)
 
 
 _VARIABLES = (
@@ -255,7 +260,7 @@ def _setting(
         return Setting(name, "replaced", wanted, f"an outer gpucache run set it; {choice}")
     if force:
         return Setting(name, "replaced", wanted, f"as asked, over {had}")
-    return Setting(name, "kept", had, f"you set it; with --force it would be {wanted}")
+    return Setting(name, "kept", had, f"you set it; with --force it would be {wanted}", by="user")
 
 
 def _applied(base: Mapping[str, str], settings: list[Setting], ours: set[str]) -> dict[str, str]:

@@ -21,6 +21,8 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
     from typing import Any, Literal
 
+    from gpucache.errors import RecordReason
+
 
 _VERSION = 1
 _MOST_HOSTS = 4
@@ -193,17 +195,22 @@ def read_record(path: str, host: str) -> Record:
         with open(path, "rb") as file:
             record = parse_record(file.read())
     except FileNotFoundError:
-        raise RecordError(path, f"there is no record of host {host}{_others(path)}") from None
+        is_dangling_link = os.path.lexists(path)
+        reason: RecordReason = "unreadable" if is_dangling_link else "missing"
+        fact = f"there is no record of host {host}{_others(path)}"
+        raise RecordError(path, reason, fact) from None
     except OSError as error:
         raise RecordError(
             path,
+            "unreadable",
             f"the record cannot be read: {error.strerror}",
             "run as the user who provisioned, or `gpucache provision` under another root",
         ) from error
     except ValueError as error:
-        raise RecordError(path, f"the record cannot be understood: {error}") from error
+        raise RecordError(path, "torn", f"the record cannot be understood: {error}") from error
     if record.host != host:
-        raise RecordError(path, f"this is the record of host {record.host}, not of {host}")
+        fact = f"this is the record of host {record.host}, not of {host}"
+        raise RecordError(path, "foreign", fact)
     return record
 
 

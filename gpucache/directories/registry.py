@@ -117,7 +117,7 @@ class DeviceCacheRegistry:
         requested = requested_fakes(environ)
         if record.fake and requested is None and device_files.driver_loaded():
             raise RecordError(
-                path, "the record has fake devices, but this machine has the NVIDIA driver"
+                path, "fake", "the record has fake devices, but this machine has the NVIDIA driver"
             )
         for name in record.names.values():
             vet_child(paths.device_directory(root, name), trust)
@@ -256,6 +256,7 @@ def _recorded_visible(
         if device is None:
             raise RecordError(
                 path,
+                "pin-unknown",
                 f"{environment.PINNED_DEVICE}={pinned} is not on record",
                 f"run `gpucache provision` on this host, or unset {environment.PINNED_DEVICE}",
             )
@@ -274,6 +275,7 @@ def _recorded_visible(
         return visible
     raise RecordError(
         path,
+        "not-whole",
         f"this process does not see just the {len(record.gpus)} GPUs on record (a container, a cgroup, or new GPUs), "
         "so a number does not say which GPU is meant",
         f"start it under `gpucache run`, or set {environment.PINNED_DEVICE} or {environment.VISIBLE_DEVICES} "

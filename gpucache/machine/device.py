@@ -10,7 +10,7 @@ from gpucache.values import Value, as_dict, replace
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Mapping
-    from typing import Any
+    from typing import Any, Literal
 
 
 class Status(str, enum.Enum):
@@ -146,8 +146,8 @@ class Snapshot(Value, kw_only=True):
     """The devices of a machine at one moment, and how that is known. Plain values, no handles."""
 
     status: Status
-    source: str
-    """``"nvml"``, ``"fake"``, ``"tegra"``, or ``"record"`` when read from disk."""
+    source: Literal["nvml", "fake", "tegra", "record", "none"]
+    """What told of the devices; ``"record"`` when read from disk, ``"none"`` when the node is sick and nothing did."""
     detail: str = ""
     """One sentence: what was found, or why the devices are fake."""
     advice: str = ""

@@ -16,6 +16,9 @@ from gpucache.values import Value
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
+    from typing import Literal
+
+    How = Literal["uuid", "order", "alike", "driver", "fake", "none", "guess"]
 
 
 _MIG_LIMIT = 64
@@ -28,7 +31,7 @@ class Visible(Value):
     """The devices that CUDA shows one process. A position in ``devices`` is a CUDA ordinal."""
 
     devices: tuple[Device, ...]
-    how: str
+    how: How
     """How the order is known: ``uuid`` (the variable names the devices), ``order`` (`CUDA_DEVICE_ORDER=PCI_BUS_ID`),
     ``alike`` (equal GPUs, so CUDA's heuristic keeps NVML's order), ``driver`` (libcuda was asked and the answer
     recorded), ``fake`` (by position), ``none`` (an empty variable), or ``guess``: nobody knows."""
@@ -123,7 +126,7 @@ def _cuda_order(
     answer: tuple[Device, ...] | None,
     snapshot: Snapshot,
     environ: Mapping[str, str],
-) -> tuple[list[_Gpu], str]:
+) -> tuple[list[_Gpu], How]:
     if snapshot.fake:
         return gpus, "fake"
     by_bus = (
@@ -183,7 +186,7 @@ def _enumerated(chosen: Iterable[tuple[Device, ...]], snapshot: Snapshot) -> tup
 
 
 def _shown(
-    chosen: list[tuple[Device, ...]], how: str, cut: str | None, snapshot: Snapshot
+    chosen: list[tuple[Device, ...]], how: How, cut: str | None, snapshot: Snapshot
 ) -> Visible:
     """What CUDA makes of the tokens' devices; a token of which nothing is left is told."""
     devices = _enumerated(chosen, snapshot)
@@ -198,7 +201,7 @@ def _driver_branch(driver: str | None) -> int:
     return int(match[0]) if match else _MIG_ERA
 
 
-def _by_integer(tokens: list[str], gpus: list[_Gpu], how: str, snapshot: Snapshot) -> Visible:
+def _by_integer(tokens: list[str], gpus: list[_Gpu], how: How, snapshot: Snapshot) -> Visible:
     chosen: list[int] = []
     cut = None
     for token in tokens:
