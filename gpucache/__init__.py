@@ -17,7 +17,7 @@ joined by ``|`` do not know each other:
 - `machine`: which GPUs there are and which a process sees; touches no cache
   | `layout`: where everything is in a root, and what names look like
 - `environment`: every environment variable: its name, and how its value is read
-- `errors`, `log` (with `stderr_log`), `units`, `findings`; `values` (frozen values that start fast)
+- `errors`, `forks`, `log` (with `stderr_log`), `units`, `findings`; `values` (frozen values that start fast)
 """
 
 from __future__ import annotations

@@ -16,6 +16,7 @@ import time
 from contextlib import suppress
 
 from gpucache.disk.files import make_directory, write_new
+from gpucache.forks import after_fork
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -170,10 +171,7 @@ def _remove_all() -> None:
 atexit.register(_remove_all)
 
 
+@after_fork
 def _after_fork_in_child() -> None:
     for staging in _all:
         staging.forget()
-
-
-if hasattr(os, "register_at_fork"):
-    os.register_at_fork(after_in_child=_after_fork_in_child)

@@ -17,6 +17,7 @@ from typing import Any
 
 from gpucache.environment import NVML_TIMEOUT
 from gpucache.errors import DiscoveryError, NoDeviceError
+from gpucache.forks import after_fork
 from gpucache.log import WARNING, tell
 from gpucache.machine.device import (
     Device,
@@ -144,14 +145,11 @@ _lock = threading.Lock()
 _running: _Attempt | None = None
 
 
+@after_fork
 def _forget() -> None:
     # The child of a fork has neither the thread nor, perhaps, a lock that anyone will release.
     global _lock, _running
     _lock, _running = threading.Lock(), None
-
-
-if hasattr(os, "register_at_fork"):
-    os.register_at_fork(after_in_child=_forget)
 
 
 def _within(timeout_s: float) -> Snapshot:

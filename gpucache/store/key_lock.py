@@ -18,6 +18,7 @@ from contextlib import suppress
 from types import CodeType, FrameType
 
 from gpucache.disk.locks import local_directory, signature
+from gpucache.forks import after_fork
 from gpucache.layout import paths
 
 _BEAT_S = 0.5
@@ -223,6 +224,7 @@ class _Keeper:
 _keeper = _Keeper()
 
 
+@after_fork
 def _after_fork_in_child() -> None:
     """The child neither holds nor frees its parent's locks: it only closes, since LOCK_UN would free the parent's."""
     global _keeper
@@ -235,10 +237,6 @@ def _after_fork_in_child() -> None:
         with suppress(OSError):
             os.close(fd)
     _keeper = _Keeper()
-
-
-if hasattr(os, "register_at_fork"):
-    os.register_at_fork(after_in_child=_after_fork_in_child)
 
 
 def lock_directory(root: str) -> str:

@@ -22,6 +22,7 @@ from contextlib import suppress
 
 from gpucache.disk import mounts
 from gpucache.environment import MAX_SIZE
+from gpucache.forks import after_fork
 from gpucache.layout.keys import KEY, device_directories, view_key
 from gpucache.log import tell
 from gpucache.store.manifest import MANIFEST, Manifest
@@ -241,6 +242,7 @@ _held: set[int] = set()
 _all: weakref.WeakSet[Limit] = weakref.WeakSet()
 
 
+@after_fork
 def _after_fork_in_child() -> None:
     """The child of a fork must not hold the parent's turn, nor wait for one of its threads."""
     for fd in _held:
@@ -249,7 +251,3 @@ def _after_fork_in_child() -> None:
     _held.clear()
     for limit in _all:
         limit._reset()
-
-
-if hasattr(os, "register_at_fork"):
-    os.register_at_fork(after_in_child=_after_fork_in_child)

@@ -15,6 +15,7 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 
+from gpucache.forks import after_fork
 from gpucache.layout import paths
 
 COUNTERS = ("hits", "shared_hits", "misses", "waits", "errors_degraded")
@@ -193,11 +194,10 @@ def _flush_all() -> None:
         stats.flush()
 
 
+@after_fork
 def _after_fork_in_child() -> None:
     for stats in _all:
         stats.forget()
 
 
 atexit.register(_flush_all)
-if hasattr(os, "register_at_fork"):
-    os.register_at_fork(after_in_child=_after_fork_in_child)

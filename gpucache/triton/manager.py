@@ -24,6 +24,7 @@ from typing import Any
 from gpucache import environment
 from gpucache.disk.locks import holder
 from gpucache.errors import CacheMissError
+from gpucache.forks import after_fork
 from gpucache.kernels.group import STANDALONE
 from gpucache.kernels.metadata import target_and_version
 from gpucache.log import tell, warn_once
@@ -433,10 +434,7 @@ def _facts(filename: str, metadata: str, spent: float | None) -> Facts:
     )
 
 
+@after_fork
 def _after_fork_in_child() -> None:
     global _settling
     _settling = threading.RLock()
-
-
-if hasattr(os, "register_at_fork"):
-    os.register_at_fork(after_in_child=_after_fork_in_child)

@@ -1,0 +1,20 @@
+"""What a forked child forgets. The rule: it closes its copies of the parent's locks, and never unlocks them.
+
+``flock`` belongs to the open file, which parent and child share: ``LOCK_UN`` in the child would free the parent's lock.
+Nor may the child wait for a `threading.Lock` that a thread of the parent held: that thread is not in the child.
+"""
+
+from __future__ import annotations
+
+import os
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+
+def after_fork(forget: Callable[[], None]) -> Callable[[], None]:
+    """Have ``forget`` called in every forked child, before anything else runs there. A decorator."""
+    if hasattr(os, "register_at_fork"):
+        os.register_at_fork(after_in_child=forget)
+    return forget
