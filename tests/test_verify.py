@@ -232,7 +232,7 @@ def test_a_removal_beside_it_is_no_finding(ours, tmp_path, monkeypatch):
 
 def test_an_entry_that_is_being_condemned_is_no_finding(ours, tmp_path, monkeypatch):
     root = ours.at(tmp_path / "root")
-    real, gone = judge.read, []
+    real, gone = judge.read_stated, []
 
     def read(path: str) -> Any:
         if not gone:
@@ -240,7 +240,7 @@ def test_an_entry_that_is_being_condemned_is_no_finding(ours, tmp_path, monkeypa
             os.rename(path, os.path.join(os.path.dirname(path), CONDEMNED))
         return real(path)
 
-    monkeypatch.setattr(judge, "read", read)
+    monkeypatch.setattr(judge, "read_stated", read)
     assert verify(str(root), repair=True).findings == ()
     assert gone
 
@@ -974,16 +974,16 @@ def test_a_file_that_is_replaced_while_it_is_read_does_not_condemn_its_hard_link
     """What was read of an inode is believed of all its names."""
     root = ours.at(tmp_path / "root")
     cubin = Path(entry_path(str(root), kernel_key(root))) / "scaled.cubin"
-    real = judge.digest
+    real = judge.examine
 
-    def digest(path: str) -> Any:
+    def examine(path: str, is_metadata: bool) -> Any:
         if path == str(cubin):
-            monkeypatch.setattr(judge, "digest", real)
+            monkeypatch.setattr(judge, "examine", real)
             cubin.unlink()
             cubin.write_bytes(b"another")
-        return real(path)
+        return real(path, is_metadata)
 
-    monkeypatch.setattr(judge, "digest", digest)
+    monkeypatch.setattr(judge, "examine", examine)
     assert verify(str(root), repair=True).findings == ()
     (one,) = verify(str(root), repair=True).findings
     assert (one.finding.code, one.finding.subject, one.repaired) == (

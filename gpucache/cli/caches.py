@@ -366,6 +366,8 @@ def _counted(count: int, one: str, many: str) -> str:
 def verify(repair: bool, codes: bool, root: str | None, as_json: bool) -> int:
     """Check every digest, every path in a group and every JSON file. Exit code 1 when something is wrong and stays so.
 
+    From two thousand kernels on as many processes look as there are cores, one for a thousand kernels.
+
     \b
     gpucache verify
     gpucache verify --repair --json

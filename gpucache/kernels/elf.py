@@ -10,22 +10,30 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
 
+HEAD_BYTES = 64
+"""How much of the beginning of a file `is_whole` looks at: the header of a 64-bit ELF object."""
+
+
 def is_whole_elf(path: str, opener: Callable[[str, int], int] | None = None) -> bool:
     """Whether a file is not empty and, if it is a 64-bit ELF object, as long as its header tables say.
 
     A cubin or library that was cut would otherwise be taken for good: Triton checks that it exists, no more.
     """
     with open(path, "rb", opener=opener) as file:
-        head = file.read(64)
+        head = file.read(HEAD_BYTES)
         size = file.seek(0, os.SEEK_END)
-    # after a power cut a file may be zeros of the right size
-    if head[:5] != b"\x7fELF\x02" or len(head) < 64:
+    return is_whole(head, size)
+
+
+def is_whole(head: bytes, size: int) -> bool:
+    """As `is_whole_elf`, of a file of this size that begins with ``head``."""
+    if head[:5] != b"\x7fELF\x02" or len(head) < HEAD_BYTES:
+        # No header to go by, but after a power cut a file may be zeros of the right size.
         return head[:4] != b"\x7fELF" and bool(head.strip(b"\0"))
     programs, sections = struct.unpack_from("<QQ", head, 0x20)
     program_size, program_count, section_size, section_count = struct.unpack_from(
         "<HHHH", head, 0x36
     )
-    return bool(
-        max(programs + program_size * program_count, sections + section_size * section_count)
-        <= size
-    )
+    programs_end = programs + program_size * program_count
+    sections_end = sections + section_size * section_count
+    return bool(max(programs_end, sections_end) <= size)

@@ -54,5 +54,8 @@ def write_group(directory: str, final: str, group: str | None, names: Iterable[s
         write_new(f"{directory}/{GROUP}{group}", json.dumps({"child_paths": children}).encode())
 
 
-STANDALONE = (".so", ".autotune.json")
+AUTOTUNE = ".autotune.json"
+"""How the name of an autotuner's result ends."""
+
+STANDALONE = (".so", AUTOTUNE)
 """How the names of files end that are no stage of a kernel."""

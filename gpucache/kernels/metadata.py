@@ -74,9 +74,7 @@ class Metadata(Value, kw_only=True):
             ValueError: it is not one.
         """
         said = _decoded(text)
-        target, name = _target(said), said.get("name")
-        if target is None or not isinstance(name, str):
-            raise ValueError("not the metadata of a kernel: no target or no name")
+        target, name = _identity(said)
         results = _results(said)
         rest = {
             field: value
@@ -155,6 +153,29 @@ def _normal(value: str) -> str:
     if word in ("1", "on", "true"):
         return "true"
     return "false" if word in ("0", "off", "false") else value
+
+
+def hash_in(text: str | bytes) -> str | None:
+    """The kernel's hash in a metadata file, as `Metadata.hash`; only what makes the file one is looked at.
+
+    Raises:
+        ValueError: it is not one.
+    """
+    said = _decoded(text)
+    _identity(said)
+    return _text(said.get("hash"))
+
+
+def _identity(said: Mapping[str, Any]) -> tuple[str, str]:
+    """Target and name, which every metadata file has.
+
+    Raises:
+        ValueError: one of them is missing.
+    """
+    target, name = _target(said), said.get("name")
+    if target is None or not isinstance(name, str):
+        raise ValueError("not the metadata of a kernel: no target or no name")
+    return target, name
 
 
 def _decoded(text: str | bytes) -> dict[str, Any]:

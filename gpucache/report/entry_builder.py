@@ -7,14 +7,13 @@ import re
 from collections.abc import Collection, Iterable, Mapping
 
 from gpucache.kernels import metadata
-from gpucache.kernels.group import GROUP
+from gpucache.kernels.group import AUTOTUNE, GROUP
 from gpucache.report.entries import Copy, CopyKind, Entry, EntryKind, File
 from gpucache.report.inodes import Inode
 from gpucache.store.manifest import MANIFEST, Facts
 
 READ_BYTES = 2**20
 """A file that is longer than this is no metadata, and is not read."""
-_AUTOTUNE = ".autotune.json"
 # What Triton 3.0 to 3.9 puts into a key directory without a group: what a compile has made so far, and what it builds.
 _STAGES = re.compile(r".+\.(?:source|ttir|ttgir|llir|ptx|cubin|amdgcn|hsaco|so|autotune\.json)")
 
@@ -67,7 +66,7 @@ class EntryBuilder:
         return Entry(
             key=self.key,
             kind=_entry_kind(self.facts),
-            kernel=self.facts.kernel.removesuffix(_AUTOTUNE),
+            kernel=self.facts.kernel.removesuffix(AUTOTUNE),
             target=self.facts.target,
             triton_version=self.facts.triton_version,
             files=tuple([File(name, inode.size_bytes) for name, inode in self.files.items()]),
@@ -147,4 +146,4 @@ def _entry_kind(facts: Facts) -> EntryKind:
         return "kernel"
     if facts.kernel.endswith(".so"):
         return "library"
-    return "autotune" if facts.kernel.endswith(_AUTOTUNE) else "file"
+    return "autotune" if facts.kernel.endswith(AUTOTUNE) else "file"

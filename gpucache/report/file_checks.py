@@ -1,15 +1,42 @@
-"""What is wrong with one file of an entry, by itself. Reads only, and leaves no access time (`gpucache.reading`)."""
+"""What is wrong with one file of an entry, by itself.
+
+Reads only, and leaves no access time (`gpucache.disk.reading`).
+"""
 
 from __future__ import annotations
 
 import json
 import os
 import stat
+from typing import Literal, NamedTuple
 
-from gpucache.disk.reading import quietly, read
-from gpucache.kernels.elf import is_whole_elf
-from gpucache.kernels.metadata import Metadata
+from gpucache.disk.reading import read, read_digested, read_head
+from gpucache.kernels import elf
+from gpucache.kernels.group import AUTOTUNE
+from gpucache.kernels.metadata import hash_in
 from gpucache.layout.keys import is_key_of
+from gpucache.report.flaws import FlawCode
+
+_BINARIES = (".cubin", ".so")
+
+Check = Literal["metadata", "timings", "binary", "none"]
+
+
+class Wrong(NamedTuple):
+    """Why a file is of no use."""
+
+    code: FlawCode
+    fact: str
+
+
+class Examined(NamedTuple):
+    """A file that was read from beginning to end."""
+
+    sha256: str
+    """In hexadecimal."""
+    wrong: Wrong | None
+    found: os.stat_result
+    """The file as it was after the last byte was read."""
 
 
 def no_file(found: os.stat_result | None) -> str | None:
@@ -18,45 +45,70 @@ def no_file(found: os.stat_result | None) -> str | None:
         return "it is not there"
     if stat.S_ISREG(found.st_mode):
         return None
-    kind = {stat.S_IFLNK: "symbolic link", stat.S_IFDIR: "directory", stat.S_IFIFO: "FIFO"}
-    return f"a {kind.get(stat.S_IFMT(found.st_mode), 'device or socket')} is in its place"
+    kinds = {stat.S_IFLNK: "symbolic link", stat.S_IFDIR: "directory", stat.S_IFIFO: "FIFO"}
+    kind = kinds.get(stat.S_IFMT(found.st_mode), "device or socket")
+    return f"a {kind} is in its place"
 
 
-def complaint(path: str, metadata: bool, binary: bool) -> tuple[str, str] | None:
-    """What is wrong with a file of a kernel or a file that stands for itself: a code and a fact.
+def examine(path: str, is_metadata: bool) -> Examined:
+    """Read a published file once: its digest, and what is wrong with it whatever was published.
 
     Raises:
         OSError: it cannot be read.
     """
-    if metadata:
-        try:
-            said = Metadata.parse(read(path))
-        except ValueError as error:
-            return "metadata-torn", str(error)
-        own = is_key_of(os.path.basename(os.path.dirname(path)), said.hash or "")
-        return (
-            None if own else ("key-mismatch", f"it is of another kernel, whose hash is {said.hash}")
-        )
-    if path.endswith(".autotune.json"):
-        return (
-            None
-            if _timings(read(path))
-            else ("autotune-torn", "it does not parse, or has no timings")
-        )
-    if binary and not is_whole_elf(path, quietly):
-        size = os.lstat(path).st_size
-        return (
-            "binary-cut",
-            f"its {size} bytes are no ELF object, or fewer than its header says"
-            if size
-            else "it is empty",
-        )
+    check = _check_of(path, is_metadata)
+    if check == "none" and path.endswith(_BINARIES):
+        check = "binary"
+    taken = read_digested(path, whole=check in ("metadata", "timings"))
+    wrong = _wrong(check, path, taken.data, taken.found.st_size)
+    return Examined(taken.sha256, wrong, taken.found)
+
+
+def examine_stock(path: str, is_metadata: bool) -> Wrong | None:
+    """What is wrong with a file of stock Triton's, which left no digest: all but JSON is read as a binary is.
+
+    Raises:
+        OSError: it cannot be read.
+    """
+    check = _check_of(path, is_metadata)
+    if check != "none":
+        return _wrong(check, path, read(path), 0)
+    head, size = read_head(path, elf.HEAD_BYTES)
+    return _wrong("binary", path, head, size)
+
+
+def _check_of(path: str, is_metadata: bool) -> Check:
+    if is_metadata:
+        return "metadata"
+    return "timings" if path.endswith(AUTOTUNE) else "none"
+
+
+def _wrong(check: Check, path: str, data: bytes, size: int) -> Wrong | None:
+    """What is wrong with a file of this content, of which a binary may have its beginning only."""
+    if check == "metadata":
+        return _wrong_metadata(path, data)
+    if check == "timings" and not _has_timings(data):
+        return Wrong("autotune-torn", "it does not parse, or has no timings")
+    if check == "binary" and not elf.is_whole(data[: elf.HEAD_BYTES], size):
+        fact = f"its {size} bytes are no ELF object, or fewer than its header says"
+        return Wrong("binary-cut", fact if size else "it is empty")
     return None
 
 
-def _timings(text: bytes) -> bool:
+def _wrong_metadata(path: str, data: bytes) -> Wrong | None:
     try:
-        said = json.loads(text)
+        digest = hash_in(data)
+    except ValueError as error:
+        return Wrong("metadata-torn", str(error))
+    key = os.path.basename(os.path.dirname(path))
+    if is_key_of(key, digest or ""):
+        return None
+    return Wrong("key-mismatch", f"it is of another kernel, whose hash is {digest}")
+
+
+def _has_timings(data: bytes) -> bool:
+    try:
+        said = json.loads(data)
     except (ValueError, RecursionError):
         return False
     return isinstance(said, dict) and "configs_timings" in said

@@ -1,84 +1,95 @@
-"""What was found in one directory of an entry, as values."""
+"""`Flaw`: one thing that is wrong with an entry on disk; all codes, what each means, how bad it is, what to do."""
 
 from __future__ import annotations
 
-import os
 from collections.abc import Mapping
-from dataclasses import dataclass, field
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 
-from gpucache.store.manifest import MANIFEST, Manifest, single_key
+from gpucache.findings import Finding, Level, repair_command
 
-SPOILING = frozenset(
+FlawCode = Literal[
+    "manifest-missing",
+    "manifest-torn",
+    "digest-mismatch",
+    "times-changed",
+    "view-apart",
+    "file-missing",
+    "not-a-directory",
+    "metadata-torn",
+    "key-mismatch",
+    "group-torn",
+    "group-elsewhere",
+    "group-dangling",
+    "binary-cut",
+    "autotune-torn",
+    "link",
+    "unreadable",
+]
+
+DAMAGE: Mapping[FlawCode, str] = {
+    # the store, and its views in device directories
+    "manifest-missing": "an entry or view of ours has no __entry__.json",
+    "manifest-torn": "the __entry__.json of an entry or view cannot be understood",
+    "digest-mismatch": "a file's content is not what was published",
+    "times-changed": "a file's content is what was published, its time is not: it was copied",
+    "view-apart": "a view has copies of what the store has, and could have hard links",
+    # stock Triton's directories too
+    "file-missing": "a file of an entry is not there, or is no file",
+    "not-a-directory": "something else is where a key's directory belongs",
+    "metadata-torn": "K.json is not a kernel's metadata: stock Triton crashes at every start",
+    "key-mismatch": "a key's directory has another kernel, which would be launched in its place",
+    "group-torn": "a __grp__ file is missing or torn: Triton before 3.7 crashes at every start",
+    "group-elsewhere": "a __grp__ file names another directory, though the files are here: it was moved or copied",
+    "group-dangling": "a __grp__ file names files that are not here",
+    "binary-cut": "a file of a kernel is empty or zeros, or a binary shorter than its ELF header says",
+    "autotune-torn": "an autotune result does not parse: stock Triton crashes at every start",
+}
+"""What `gpucache verify --repair` can mend, or move to the quarantine: each code with its meaning."""
+
+UNTOUCHED: Mapping[FlawCode, str] = {
+    "link": "a symbolic link lies in the cache: it is not followed",
+    "unreadable": "something could not be read",
+}
+"""What a repair leaves as it is: each code with its meaning."""
+
+SPOILING: frozenset[FlawCode] = frozenset(
     (
-        *("manifest-missing", "manifest-torn", "file-missing", "digest-mismatch"),
-        *(
-            "metadata-torn",
-            "key-mismatch",
-            "binary-cut",
-            "autotune-torn",
-            "group-dangling",
-            "not-a-directory",
-        ),
+        "manifest-missing",
+        "manifest-torn",
+        "file-missing",
+        "digest-mismatch",
+        "metadata-torn",
+        "key-mismatch",
+        "binary-cut",
+        "autotune-torn",
+        "group-dangling",
+        "not-a-directory",
     )
 )
 """The codes after which a directory is of no use as it is."""
 
+# What costs time or space, and no hit.
+_WARNINGS: frozenset[FlawCode] = frozenset(
+    ("times-changed", "view-apart", "group-elsewhere", "link")
+)
+_FIXES: Mapping[FlawCode, str] = {
+    "link": "put what it leads to in its place, or remove it",
+    "unreadable": "look at it as its owner",
+}
+
 
 class Flaw(NamedTuple):
-    """One thing that is wrong."""
+    """One thing that is wrong with a directory of an entry."""
 
-    code: str
+    code: FlawCode
     subject: str
-    """The path."""
+    """The path of what is wrong."""
     fact: str
     mark: tuple[int, int]
     """Inode of the directory and of the subject: they tell whether it is still the one that was judged."""
 
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Judged:
-    """A directory of an entry as it was when looked at."""
-
-    path: str
-    stored: bool
-    """Whether it is the store's; else it lies in a device directory."""
-    found: os.stat_result | None = None
-    files: Mapping[str, os.stat_result] = field(default_factory=dict)
-    manifest: Manifest | None = None
-    """Of one of ours, where it can be understood."""
-    flaws: tuple[Flaw, ...] = ()
-
-    @property
-    def ours(self) -> bool:
-        """Whether it is an entry or a view of ours, though its manifest may be damaged."""
-        return self.stored or MANIFEST in self.files or "manifest-missing" in self.codes
-
-    @property
-    def codes(self) -> set[str]:
-        """Of its flaws."""
-        return {flaw.code for flaw in self.flaws}
-
-    @property
-    def spoiled(self) -> bool:
-        """Whether it is of no use; a group file tells stock Triton alone what belongs to a kernel."""
-        return bool(self.codes & SPOILING) or (not self.ours and "group-torn" in self.codes)
-
-    @property
-    def whole(self) -> bool:
-        """Whether its files are what was published, every one of them."""
-        return self.manifest is not None and not self.spoiled and "unreadable" not in self.codes
-
-    @property
-    def digests(self) -> dict[str, str]:
-        """What was published: names to SHA-256."""
-        return {} if self.manifest is None else self.manifest.digests
-
-    @property
-    def store_key(self) -> str | None:
-        """The key under which the store has it, or would."""
-        key = os.path.basename(self.path)
-        if self.manifest is None or self.stored:
-            return key if self.stored else None
-        facts = self.manifest.facts
-        return key if facts.group is not None else single_key(key, facts.kernel, facts.tag)
+    def finding(self, root: str) -> Finding:
+        """The flaw as `gpucache verify` and `gpucache explain` tell it of this root."""
+        level: Level = "warning" if self.code in _WARNINGS else "error"
+        fix = _FIXES.get(self.code) or repair_command(root)
+        return Finding(self.code, level, self.subject, self.fact, fix)

@@ -1,6 +1,6 @@
-"""What is wrong with the directories of one key, as values. Reads only: no lock, no stamp, no link followed.
+"""`Judge`: finds what is wrong with the directories of one key. Reads only: no lock, no stamp, no link followed.
 
-The digests are in our own manifests; of what stock Triton cached, a byte that was flipped cannot be told.
+The digests are in the manifests of gpucache; of what stock Triton cached, a byte that was flipped cannot be told.
 """
 
 from __future__ import annotations
@@ -8,14 +8,16 @@ from __future__ import annotations
 import errno
 import os
 import stat
-from collections.abc import Mapping, Sequence, Set
+from collections.abc import Collection, Mapping, Sequence, Set
 from dataclasses import replace
 
 from gpucache.disk.mounts import file_system
-from gpucache.disk.reading import digest, listing, read
+from gpucache.disk.reading import listing, read_stated
 from gpucache.kernels.group import GROUP, STANDALONE, read_group
-from gpucache.report.file_checks import complaint, no_file
-from gpucache.report.flaws import Flaw, Judged
+from gpucache.report.file_checks import Examined, examine, examine_stock, no_file
+from gpucache.report.flaws import Flaw, FlawCode
+from gpucache.report.group_paths import GroupPaths
+from gpucache.report.judged import Judged
 from gpucache.store.manifest import CONDEMNED, MANIFEST, Manifest, Published, parse_manifest
 
 # Where two names can surely have one inode; elsewhere copies may be all that there can be.
@@ -34,136 +36,177 @@ _LINKING = {
     "zfs",
 }
 
+_State = tuple[int, int, int, int, int]
+
 
 class Judge:
-    """Judges directories. What it has read of an inode it remembers, so that hard links are read once."""
+    """Judges directories. What it has read of an inode it remembers, so that hard links are read once.
+
+    One thread at a time.
+    """
 
     def __init__(self) -> None:
-        self._known: dict[tuple[int, ...], tuple[str, tuple[str, str] | None]] = {}
-        self._same: dict[tuple[str, str], bool] = {}
+        self._examined: dict[_State, Examined] = {}
+        self._manifests: dict[_State, Manifest] = {}
+        self._paths = GroupPaths()
         self._linking: dict[int, bool] = {}
 
     def key(self, stored: Sequence[str], others: Sequence[str]) -> list[Judged]:
-        """All directories of one of Triton's keys: the store's, and those in device directories; the store's first."""
+        """Judge all directories of one of Triton's keys: first the store's, then those in device directories."""
         entries = [found for path in stored if (found := self.directory(path, True)) is not None]
         views = [found for path in others if (found := self.directory(path, False)) is not None]
         return entries + [self._beside(view, entries) for view in views]
 
+    def forget(self) -> None:
+        """Forget what was read; before the next key, whose files are others."""
+        self._examined.clear()
+        self._manifests.clear()
+
     def directory(self, path: str, stored: bool) -> Judged | None:
-        """One directory by itself; None for what is no entry: gone, empty or half removed."""
-        judged = Judged(path=path, stored=stored)
+        """Judge one directory by itself; None for what is no entry: gone, empty or half removed."""
         try:
             found, files = listing(path)
         except FileNotFoundError:
             return None
         except NotADirectoryError:
-            return replace(
-                judged,
-                flaws=(Flaw("not-a-directory", path, "a file is in its place", (0, _inode(path))),),
-            )
+            flaw = Flaw("not-a-directory", path, "a file is in its place", (0, _inode(path)))
+            return Judged(path=path, stored=stored, flaws=(flaw,))
         except OSError as error:
-            return replace(
-                judged, flaws=(Flaw("unreadable", path, os.strerror(error.errno or 0), (0, 0)),)
-            )
+            flaw = Flaw("unreadable", path, os.strerror(error.errno or 0), (0, 0))
+            return Judged(path=path, stored=stored, flaws=(flaw,))
         if not files or CONDEMNED in files:
             return None
-        look, manifest = _Look(path, found, files), None
+        look = _Look(path, found, files)
+        manifest = None
         if stored or MANIFEST in files:
-            manifest = self._ours(look, stored)
+            manifest = self._judge_ours(look, stored)
         else:
-            self._stock(look)
-        return replace(judged, found=found, files=files, manifest=manifest, flaws=tuple(look.flaws))
+            self._judge_stock(look)
+        return Judged(
+            path=path,
+            stored=stored,
+            found=found,
+            files=files,
+            manifest=manifest,
+            flaws=tuple(look.flaws),
+        )
 
-    # ---- ours
+    # ---- entries and views of gpucache
 
-    def _ours(self, look: _Look, stored: bool) -> Manifest | None:
-        manifest = look.manifest()
+    def _judge_ours(self, look: _Look, stored: bool) -> Manifest | None:
+        manifest = self._manifest(look)
         if manifest is not None:
             group = manifest.facts.group
             for name, published in manifest.files.items():
-                self._published(look, name, published, metadata=name == group)
+                self._judge_published(look, name, published, is_metadata=name == group)
             if not stored and group is not None:
-                self._group(look, group, manifest.files.keys())
+                self._judge_group(look, group, manifest.files.keys())
         told = {flaw.subject for flaw in look.flaws}
         for name in look.links():
             if f"{look.path}/{name}" not in told:
                 look.flaw("link", name, "it is not followed")
         return manifest
 
-    def _published(self, look: _Look, name: str, published: Published, metadata: bool) -> None:
-        if (why := no_file(look.files.get(name))) is not None:
-            look.flaw("file-missing", name, why)
+    def _manifest(self, look: _Look) -> Manifest | None:
+        why = no_file(look.files.get(MANIFEST))
+        if why is not None:
+            look.flaw("manifest-missing", MANIFEST, why)
+            return None
+        known = self._manifests.get(_state(look.files[MANIFEST]))
+        if known is not None:
+            return known
+        try:
+            data, state = read_stated(f"{look.path}/{MANIFEST}")
+        except OSError as error:
+            look.refused(MANIFEST, error)
+            return None
+        manifest = parse_manifest(data)
+        if manifest is None:
+            look.flaw("manifest-torn", MANIFEST, "it cannot be understood")
+        else:
+            self._manifests[_state(state)] = manifest
+        return manifest
+
+    def _judge_published(
+        self, look: _Look, name: str, published: Published, is_metadata: bool
+    ) -> None:
+        there = look.files.get(name)
+        why = no_file(there)
+        if there is None or why is not None:
+            look.flaw("file-missing", name, why or "")
             return
-        there = look.files[name]
         if there.st_size != published.size_bytes:
             fact = f"it has {there.st_size} bytes, not {published.size_bytes}"
             look.flaw("digest-mismatch", name, fact)
             return
         try:
-            found, wrong = self._content(look, name, metadata)
+            examined = self._examine(look, name, is_metadata)
         except OSError as error:
             look.refused(name, error)
             return
+        found = examined.sha256
         if found != published.sha256:
             fact = f"SHA-256 is {found[:16]}…, and was published as {published.sha256[:16]}…"
             look.flaw("digest-mismatch", name, fact)
-        elif wrong is not None:
-            look.flaw(wrong[0], name, wrong[1])
+        elif examined.wrong is not None:
+            look.flaw(examined.wrong.code, name, examined.wrong.fact)
         elif there.st_mtime_ns != published.mtime_ns:
             look.flaw("times-changed", name, "its time is not the published one, its digest is")
 
-    def _content(
-        self, look: _Look, name: str, metadata: bool
-    ) -> tuple[str, tuple[str, str] | None]:
-        """SHA-256, and what is wrong with the file by itself."""
-        path, inode = f"{look.path}/{name}", _state(look.files[name])
-        if inode not in self._known:
-            wrong = complaint(path, metadata, name.endswith((".cubin", ".so")))
-            sha256, after = digest(path)
-            if _state(after) != inode:  # what is known of an inode is believed of all its names
-                raise FileNotFoundError(errno.ENOENT, "it was replaced meanwhile", path)
-            self._known[inode] = sha256, wrong
-        return self._known[inode]
+    def _examine(self, look: _Look, name: str, is_metadata: bool) -> Examined:
+        """Read a file, unless this inode, in this state, was read by another name.
+
+        Raises:
+            FileNotFoundError: another file is there than the one that was listed.
+            OSError: it cannot be read.
+        """
+        state = _state(look.files[name])
+        known = self._examined.get(state)
+        if known is not None:
+            return known
+        path = f"{look.path}/{name}"
+        examined = examine(path, is_metadata)
+        if (
+            _state(examined.found) != state
+        ):  # what is known of an inode is believed of all its names
+            raise FileNotFoundError(errno.ENOENT, "it was replaced meanwhile", path)
+        self._examined[state] = examined
+        return examined
+
+    # ---- views beside their entry
 
     def _beside(self, view: Judged, entries: Sequence[Judged]) -> Judged:
-        """What only the store's entry tells: a manifest that is gone, a copy that could be a hard link."""
+        """Add what only the store's entry tells: a manifest that is gone, a copy that could be a hard link."""
         if view.found is None:
             return view
         mark = (view.found.st_ino, 0)
         if not view.ours:
-            taken = {
-                _identity(found)
-                for entry in entries
-                for name, found in entry.files.items()
-                if name != MANIFEST
-            }
-            if any(_identity(found) in taken for found in view.files.values()):
+            if _has_files_of(view, entries):
                 fact = "its files are the store's, and it has none"
-                return replace(
-                    view, flaws=(Flaw("manifest-missing", f"{view.path}/{MANIFEST}", fact, mark),)
-                )
+                flaw = Flaw("manifest-missing", f"{view.path}/{MANIFEST}", fact, mark)
+                return replace(view, flaws=(flaw,))
         elif view.whole and any(self._could_be_linked(view, entry) for entry in entries):
             fact = "it has copies of what the store has, and could have hard links"
-            return replace(view, flaws=(*view.flaws, Flaw("view-apart", view.path, fact, mark)))
+            flaw = Flaw("view-apart", view.path, fact, mark)
+            return replace(view, flaws=(*view.flaws, flaw))
         return view
 
     def _could_be_linked(self, view: Judged, entry: Judged) -> bool:
-        if (
-            not entry.whole
-            or view.digests != entry.digests
-            or view.found is None
-            or entry.found is None
-        ):
+        if view.found is None or entry.found is None or not entry.whole:
             return False
-        apart = any(view.files[name].st_ino != entry.files[name].st_ino for name in view.digests)
+        if view.digests != entry.digests:
+            return False
         device = view.found.st_dev
-        if apart and device == entry.found.st_dev and device not in self._linking:
+        apart = any(view.files[name].st_ino != entry.files[name].st_ino for name in view.digests)
+        if not apart or device != entry.found.st_dev:
+            return False
+        if device not in self._linking:
             self._linking[device] = file_system(view.path) in _LINKING
-        return apart and device == entry.found.st_dev and self._linking[device]
+        return self._linking[device]
 
     # ---- stock Triton's
 
-    def _stock(self, look: _Look) -> None:
+    def _judge_stock(self, look: _Look) -> None:
         links = look.links()
         for name in links:
             look.flaw("link", name, "it is not followed, and its directory not judged")
@@ -172,114 +215,92 @@ class Judge:
         grouped: set[str] = set()
         for name in look.files:
             if name.startswith(GROUP):
-                grouped |= self._group(look, name.removeprefix(GROUP), None)
+                grouped.update(self._judge_group(look, name.removeprefix(GROUP), None))
         for name in look.files:
             if name.endswith(STANDALONE) and name not in grouped:
-                self._single(look, name)
+                self._judge_stock_file(look, name, "file-missing", is_metadata=False)
 
-    def _group(self, look: _Look, filename: str, wanted: Set[str] | None) -> set[str]:
-        """A group file and, of stock Triton's, its files; their names. ``wanted`` is what one of ours must name."""
+    def _judge_group(self, look: _Look, filename: str, wanted: Set[str] | None) -> Collection[str]:
+        """Judge a group file, and of stock Triton's also its files; returns the names in it.
+
+        ``wanted`` is what the group of a view must name; None for one of stock Triton's.
+        """
         name = f"{GROUP}{filename}"
+        why = no_file(look.files.get(name))
         try:
-            children = None if no_file(look.files.get(name)) else read_group(f"{look.path}/{name}")
+            children = read_group(f"{look.path}/{name}") if why is None else None
         except OSError as error:
             look.refused(name, error)
-            return set()
-        if children is None or (
-            children.keys() != wanted if wanted is not None else filename not in children
-        ):
-            fact = (
-                no_file(look.files.get(name))
-                or "it does not parse, or does not name what belongs to the kernel"
-            )
-            look.flaw("group-torn", name, fact)
-            return set()
+            return ()
+        if children is None or not _names_what_it_should(children, filename, wanted):
+            fact = "it does not parse, or does not name what belongs to the kernel"
+            look.flaw("group-torn", name, why or fact)
+            return ()
         if wanted is None:
-            self._children(look, filename, children)
-        elsewhere = [
-            path for child, path in children.items() if not self._names(path, look.path, child)
-        ]
-        if elsewhere and not any(no_file(look.files.get(child)) for child in children):
-            where = os.path.dirname(elsewhere[0]).encode(errors="replace").decode()
-            look.flaw("group-elsewhere", name, f"it names files in {where}")
-        return set(children)
+            for child in children:
+                is_metadata = child == filename
+                self._judge_stock_file(look, child, "group-dangling", is_metadata)
+        where = self._paths.elsewhere(children, look.path)
+        if where is not None and not any(no_file(look.files.get(child)) for child in children):
+            shown = where.encode(errors="replace").decode()
+            look.flaw("group-elsewhere", name, f"it names files in {shown}")
+        return children.keys()
 
-    def _children(self, look: _Look, filename: str, children: Mapping[str, str]) -> None:
-        for name in children:
-            if (why := no_file(look.files.get(name))) is not None:
-                look.flaw("group-dangling", name, why)
-            else:
-                self._checked(look, name, name == filename)
-
-    def _single(self, look: _Look, name: str) -> None:
-        if (why := no_file(look.files[name])) is not None:
-            look.flaw("file-missing", name, why)
-        else:
-            self._checked(look, name, False)
-
-    def _checked(self, look: _Look, name: str, metadata: bool) -> None:
+    def _judge_stock_file(
+        self, look: _Look, name: str, if_missing: FlawCode, is_metadata: bool
+    ) -> None:
+        why = no_file(look.files.get(name))
+        if why is not None:
+            look.flaw(if_missing, name, why)
+            return
         try:
-            wrong = complaint(f"{look.path}/{name}", metadata, True)
+            wrong = examine_stock(f"{look.path}/{name}", is_metadata)
         except OSError as error:
             look.refused(name, error)
             return
         if wrong is not None:
-            look.flaw(wrong[0], name, wrong[1])
-
-    def _names(self, path: str, directory: str, child: str) -> bool:
-        """Whether a path in a group is that of the child in this directory, maybe by way of links above it."""
-        parent, name = os.path.split(path)
-        if name != child or parent == directory:
-            return name == child
-        if not os.path.isabs(path):  # `TRITON_CACHE_DIR` was relative, to we do not know what
-            below = "/".join(
-                part for part in os.path.normpath(parent).split("/") if part not in ("..", ".")
-            )
-            return directory.endswith(f"/{below}")
-        if (parent, directory) not in self._same:
-            try:
-                # a mount may give it two names
-                self._same[parent, directory] = os.path.samefile(parent, directory)
-            except (OSError, ValueError):  # gone, or no path at all: a null byte
-                self._same[parent, directory] = False
-        return self._same[parent, directory]
+            look.flaw(wrong.code, name, wrong.fact)
 
 
 class _Look:
-    """A directory that is being judged."""
+    """A directory that is being judged, and the flaws found in it so far."""
 
     def __init__(
         self, path: str, found: os.stat_result, files: Mapping[str, os.stat_result]
     ) -> None:
-        self.path, self.found, self.files = path, found, files
+        self.path = path
+        self.found = found
+        self.files = files
         self.flaws: list[Flaw] = []
 
-    def flaw(self, code: str, name: str, fact: str) -> None:
+    def flaw(self, code: FlawCode, name: str, fact: str) -> None:
         inode = self.files[name].st_ino if name in self.files else 0
         self.flaws.append(Flaw(code, f"{self.path}/{name}", fact, (self.found.st_ino, inode)))
 
     def refused(self, name: str, error: OSError) -> None:
-        if not isinstance(error, FileNotFoundError):  # which the next look will find missing
+        """Tell that a file cannot be read; not of one that is gone, which the next look will find missing."""
+        if not isinstance(error, FileNotFoundError):
             self.flaw("unreadable", name, os.strerror(error.errno or 0))
-
-    def manifest(self) -> Manifest | None:
-        if (why := no_file(self.files.get(MANIFEST))) is not None:
-            self.flaw("manifest-missing", MANIFEST, why)
-            return None
-        try:
-            found = parse_manifest(read(f"{self.path}/{MANIFEST}"))
-        except OSError as error:
-            self.refused(MANIFEST, error)
-            return None
-        if found is None:
-            self.flaw("manifest-torn", MANIFEST, "it cannot be understood")
-        return found
 
     def links(self) -> list[str]:
         return [name for name, found in self.files.items() if stat.S_ISLNK(found.st_mode)]
 
 
-def _state(found: os.stat_result) -> tuple[int, ...]:
+def _names_what_it_should(
+    children: Mapping[str, str], filename: str, wanted: Set[str] | None
+) -> bool:
+    return filename in children if wanted is None else children.keys() == wanted
+
+
+def _has_files_of(view: Judged, entries: Sequence[Judged]) -> bool:
+    """Whether a view has a hard link to a file of an entry, the manifest aside."""
+    stored = set()
+    for entry in entries:
+        stored |= {_identity(found) for name, found in entry.files.items() if name != MANIFEST}
+    return any(_identity(found) in stored for found in view.files.values())
+
+
+def _state(found: os.stat_result) -> _State:
     """What stays the same as long as a file's content does."""
     return found.st_dev, found.st_ino, found.st_size, found.st_mtime_ns, found.st_ctime_ns
 

@@ -15,8 +15,9 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence, Set
 from contextlib import contextmanager
 
 from gpucache.kernels.group import GROUP, read_group, write_group
-from gpucache.report.flaws import Flaw, Judged
+from gpucache.report.flaws import Flaw
 from gpucache.report.judge import Judge
+from gpucache.report.judged import Judged
 from gpucache.store.manifest import MANIFEST, Published, write_manifest
 from gpucache.store.publish import link_view
 from gpucache.store.quarantine import ASIDE, quarantine

@@ -1,0 +1,47 @@
+"""Whether the paths in a group file lead to the directory that has it, or to where it was copied from."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+
+
+class GroupPaths:
+    """Compares the paths of children with the directory of their group; remembers which directories are the same."""
+
+    def __init__(self) -> None:
+        self._same: dict[tuple[str, str], bool] = {}
+
+    def elsewhere(self, children: Mapping[str, str], directory: str) -> str | None:
+        """The directory that the first child with a path elsewhere lies in; None where all are here."""
+        for name, path in children.items():
+            if path != f"{directory}/{name}" and not self._leads_here(path, directory, name):
+                return os.path.dirname(path)
+        return None
+
+    def _leads_here(self, path: str, directory: str, child: str) -> bool:
+        """Whether a path is that of the child in this directory, maybe by way of links above it."""
+        parent, name = os.path.split(path)
+        if name != child:
+            return False
+        if parent == directory:
+            return True
+        if not os.path.isabs(path):
+            return _may_be_relative(parent, directory)
+        if (parent, directory) not in self._same:
+            self._same[parent, directory] = _is_same(parent, directory)
+        return self._same[parent, directory]
+
+
+def _may_be_relative(parent: str, directory: str) -> bool:
+    """Whether the directory ends like a relative one: `TRITON_CACHE_DIR` was relative, to we do not know what."""
+    steps = os.path.normpath(parent).split("/")
+    below = "/".join(step for step in steps if step not in ("..", "."))
+    return directory.endswith(f"/{below}")
+
+
+def _is_same(parent: str, directory: str) -> bool:
+    try:
+        return os.path.samefile(parent, directory)  # a mount may give it two names
+    except (OSError, ValueError):  # gone, or no path at all: a null byte
+        return False

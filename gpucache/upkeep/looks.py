@@ -1,0 +1,58 @@
+"""What is looked at in one go, all directories of one key, and what was seen there."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import NamedTuple
+
+from gpucache.report.flaws import Flaw
+from gpucache.report.judge import Judge
+from gpucache.report.judged import Judged
+
+
+class Unit(NamedTuple):
+    """All directories of one of Triton's keys."""
+
+    key: str
+    stored: tuple[str, ...]
+    """The store's directories: one, or one for each file that stands for itself."""
+    others: tuple[str, ...]
+    """The key's directory in each device directory that has one."""
+
+    @property
+    def directories(self) -> int:
+        """How many there are."""
+        return len(self.stored) + len(self.others)
+
+
+class Seen(NamedTuple):
+    """What was seen in the directories of a key."""
+
+    files: int
+    """In all of them: a hard link counts each time."""
+    flaws: tuple[Flaw, ...]
+
+
+def look(judge: Judge, unit: Unit, twice: bool) -> Seen:
+    """Judge the directories of a key; ``twice``: tell only of flaws that a second look sees as well.
+
+    The first look may come in the middle of a publication or a removal.
+    """
+    judged = judge.key(unit.stored, unit.others)
+    files = sum(len(one.files) for one in judged)
+    flaws = flaws_of(judged)
+    if flaws and twice:
+        seen = set(flaws)
+        flaws = [flaw for flaw in look_again(judge, unit) if flaw in seen]
+    judge.forget()
+    return Seen(files, tuple(flaws))
+
+
+def look_again(judge: Judge, unit: Unit) -> list[Flaw]:
+    """The flaws that the directories of a key have now."""
+    return flaws_of(judge.key(unit.stored, unit.others))
+
+
+def flaws_of(judged: Iterable[Judged]) -> list[Flaw]:
+    """All flaws of some directories, in their order."""
+    return [flaw for one in judged for flaw in one.flaws]
