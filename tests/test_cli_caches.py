@@ -127,8 +127,8 @@ class TestJson:
             os.utime(entry_path(str(root), keys[0]) + f"/{MANIFEST}")
             return True
 
-        monkeypatch.setattr("gpucache.cli.caches.confirmed", used_meanwhile)
-        monkeypatch.setattr("gpucache.cli.caches.check_answerable", lambda: None)
+        monkeypatch.setattr("gpucache.cli.removals.confirmed", used_meanwhile)
+        monkeypatch.setattr("gpucache.cli.removals.check_answerable", lambda: None)
         said = here("clean", "--json", "--root", root).json
         assert said["removed"]["entries"] == 5
         assert said["removed"]["skipped"] == [
@@ -837,9 +837,9 @@ def test_whatever_became_of_the_standard_streams_there_is_no_traceback(command, 
     ("words", "loaded"),
     [
         (["path", "0"], []),
-        (["--help"], ["cli.caches", "cli.diagnosis", "cli.cache_rows"]),
+        (["--help"], ["cli.caches", "cli.removals", "cli.diagnosis", "cli.cache_rows"]),
         (["ls"], ["cli.caches", "cli.cache_rows", "report"]),
-        (["config"], ["cli.caches", "cli.diagnosis", "cli.cache_rows", "diagnosis.config"]),
+        (["config"], ["cli.diagnosis", "diagnosis.config"]),
     ],
     ids=lambda words: (
         " ".join(words) if words and words[0] in ("path", "--help", "ls", "config") else ""
@@ -849,6 +849,7 @@ def test_modules_are_imported_by_the_commands_that_need_them(words, loaded, pyth
     """So that what ran before these commands were there starts as fast as it did."""
     later = [
         "cli.caches",
+        "cli.removals",
         "cli.diagnosis",
         "cli.cache_rows",
         "report",

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import time
 from collections.abc import Iterator, Mapping
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 from gpucache.units import ago, size
 
@@ -14,6 +14,9 @@ if TYPE_CHECKING:
     from gpucache.report.entries import Copy, Entry
     from gpucache.upkeep.clean import CleanPlan, OtherFile
     from gpucache.upkeep.prune import PrunePlan, PruneResult
+
+By = Literal["bucket", "device", "arch", "kernel"]
+"""What `gpucache du` has a row for."""
 
 ENTRY_COLUMNS = ("key", "kernel", "arch", "triton", "files", "size", "used", "directories")
 USAGE_COLUMNS = ("name", "files", "logical_bytes", "physical_bytes")
@@ -60,12 +63,14 @@ def entry_cells(entry: Entry, now: float) -> tuple[str, ...]:
 
 
 def entry_fields(entry: Entry, now: float) -> tuple[str, ...]:
-    """The same for programs: the whole key, bytes, and the time in UTC."""
-    cells = entry_cells(entry, now)
-    return (entry.key, *cells[1:5], str(entry.physical_bytes), _utc(entry.used), cells[7])
+    """As `entry_cells`, for programs: the whole key, bytes, and the time in UTC."""
+    _, kernel, arch, triton, files, _, _, directories = entry_cells(entry, now)
+    used = _utc(entry.used)
+    return entry.key, kernel, arch, triton, files, str(entry.physical_bytes), used, directories
 
 
 def _utc(when: float) -> str:
+    """A time as ISO 8601 has it; a dash for one that no calendar has."""
     try:
         return time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(when))
     except (OverflowError, ValueError, OSError):  # a file system may say anything
@@ -76,40 +81,45 @@ def entry_whole(entry: Entry) -> dict[str, Any]:
     """An entry with its files and copies, and what Triton and the binary say of it."""
     path = entry.copies[0].path
     files = {file.name: file.size_bytes for file in entry.files}
+    copies = []
+    for copy in entry.copies:
+        copies.append({"path": copy.path, "kind": copy.kind, "directory": copy.directory})
+    cubins = [f"{path}/{name}" for name in files if name.endswith(".cubin")]
+    compiled = _compiled(f"{path}/{entry.kernel}") if entry.kind == "kernel" else _NOT_COMPILED
     return {
         **entry_row(entry),
         "files": files,
-        "copies": [
-            {"path": copy.path, "kind": copy.kind, "directory": copy.directory}
-            for copy in entry.copies
-        ],
-        "cubin": next((f"{path}/{name}" for name in files if name.endswith(".cubin")), None),
-        **_compiled(path, f"{entry.kernel}.json" if entry.kind == "kernel" else None),
+        "copies": copies,
+        "cubin": cubins[0] if cubins else None,
+        **compiled,
     }
 
 
-def _compiled(path: str, group: str | None) -> dict[str, Any]:
+_NOT_COMPILED = {
+    "registers": None,
+    "stack_bytes": None,
+    "shared_bytes": None,
+    "warps": None,
+    "options": None,
+    "environment": None,
+}
+
+
+def _compiled(kernel: str) -> Mapping[str, Any]:
+    """What a kernel's metadata and binary say of it; ``kernel`` is the path of either without the suffix."""
     from gpucache.disk.reading import read
     from gpucache.kernels.cubin import resources
     from gpucache.kernels.metadata import Metadata
 
     try:
-        said = Metadata.parse(read(f"{path}/{group}")) if group is not None else None
+        said = Metadata.parse(read(f"{kernel}.json"))
     except (OSError, ValueError):
-        said = None
-    if said is None:
-        return {
-            "registers": None,
-            "stack_bytes": None,
-            "shared_bytes": None,
-            "warps": None,
-            "options": None,
-            "environment": None,
-        }
-    needs = (resources(f"{path}/{str(group).removesuffix('.json')}.cubin") or {}).get(said.name)
+        return _NOT_COMPILED
+    functions = resources(f"{kernel}.cubin") or {}
+    needs = functions.get(said.name)
     return {
-        "registers": None if needs is None else needs.registers,
-        "stack_bytes": None if needs is None else needs.stack_bytes,
+        "registers": needs.registers if needs is not None else None,
+        "stack_bytes": needs.stack_bytes if needs is not None else None,
         "shared_bytes": said.shared_bytes,
         "warps": said.num_warps,
         "options": dict(said.options),
@@ -119,26 +129,31 @@ def _compiled(path: str, group: str | None) -> dict[str, Any]:
 
 def field_cells(whole: Mapping[str, Any], human: bool) -> list[tuple[str, str]]:
     """A line for each field of `entry_whole`; lists and tables take several."""
-    show = size if human else str
     rows: list[tuple[str, str]] = []
     for name, value in whole.items():
-        if name == "copies":
-            rows += [(copy["kind"], copy["path"]) for copy in value]
-        elif name == "files":
-            rows += [
-                ("file", f"{file} ({size(count)})" if human else f"{file} {count}")
-                for file, count in value.items()
-            ]
-        elif name in ("options", "environment"):
-            kind = name.removesuffix("s")
-            rows += [(kind, f"{key}={_text(one)}") for key, one in (value or {}).items()]
-        elif name.endswith("_bytes") and value is not None:
-            rows.append((name, show(value)))
-        elif name in ("created", "used"):
-            rows.append((name, _utc(value)))
-        else:
-            rows.append((name, _text(" ".join(value) if isinstance(value, list) else value) or "-"))
+        rows += _field(name, value, human)
     return rows
+
+
+def _field(name: str, value: Any, human: bool) -> list[tuple[str, str]]:
+    if name == "copies":
+        return [(copy["kind"], copy["path"]) for copy in value]
+    if name == "files":
+        return [("file", _file(file, count, human)) for file, count in value.items()]
+    if name in ("options", "environment"):
+        kind = name.removesuffix("s")
+        return [(kind, f"{key}={_text(inner)}") for key, inner in (value or {}).items()]
+    if name.endswith("_bytes") and value is not None:
+        return [(name, size(value) if human else str(value))]
+    if name in ("created", "used"):
+        return [(name, _utc(value))]
+    if isinstance(value, list):
+        value = " ".join(value)
+    return [(name, _text(value) or "-")]
+
+
+def _file(name: str, count: int, human: bool) -> str:
+    return f"{name} ({size(count)})" if human else f"{name} {count}"
 
 
 def _text(value: Any) -> str:
@@ -148,33 +163,38 @@ def _text(value: Any) -> str:
     return value if isinstance(value, str) else json.dumps(value)
 
 
-def usage_rows(report: CacheReport, by: str) -> list[dict[str, Any]]:
+def usage_rows(report: CacheReport, by: By) -> list[dict[str, Any]]:
     """What is taken by each bucket of the root, or by the entries of each device directory, architecture or kernel."""
     if by == "bucket":
         return [{name: getattr(part, name) for name in USAGE_COLUMNS} for part in report.usage]
     rows: dict[str, dict[str, Any]] = {}
     for entry in report.entries:
-        counts = [_files(entry, copy) for copy in entry.copies]
         if by == "device":
-            for copy, files in zip(entry.copies, counts, strict=True):
-                _add(
-                    rows, copy.directory or "store", files, copy.logical_bytes, copy.physical_bytes
-                )
+            for copy in entry.copies:
+                where = copy.directory or "store"
+                _add(rows, where, _files(entry, copy), copy.logical_bytes, copy.physical_bytes)
         else:
-            name = (entry.arch if by == "arch" else entry.kernel) or "-"
-            _add(rows, name, sum(counts), entry.logical_bytes, entry.physical_bytes)
+            name = entry.arch if by == "arch" else entry.kernel
+            files = sum(_files(entry, copy) for copy in entry.copies)
+            _add(rows, name or "-", files, entry.logical_bytes, entry.physical_bytes)
     return sorted(rows.values(), key=lambda row: -int(row["physical_bytes"]))
 
 
 def _files(entry: Entry, copy: Copy) -> int:
     """How many files a copy has: those of the first, and a group of its own in the view of a stored kernel."""
-    return len(entry.files) + (copy.kind == "view" and entry.stored and entry.kind == "kernel")
+    has_own_group = copy.kind == "view" and entry.stored and entry.kind == "kernel"
+    return len(entry.files) + (1 if has_own_group else 0)
 
 
-def _add(rows: dict[str, dict[str, Any]], name: str, *counts: int) -> None:
-    row = rows.setdefault(name, dict.fromkeys(USAGE_COLUMNS, 0) | {"name": name})
-    for column, count in zip(USAGE_COLUMNS[1:], counts, strict=True):
-        row[column] += count
+def _add(
+    rows: dict[str, dict[str, Any]], name: str, files: int, logical: int, physical: int
+) -> None:
+    """Add to the row of this name, which may be new."""
+    empty = {"name": name, "files": 0, "logical_bytes": 0, "physical_bytes": 0}
+    row = rows.setdefault(name, empty)
+    row["files"] += files
+    row["logical_bytes"] += logical
+    row["physical_bytes"] += physical
 
 
 def usage_cells(row: Mapping[str, Any], human: bool) -> tuple[str, ...]:
@@ -205,20 +225,27 @@ def plan_cells(plan: PrunePlan | CleanPlan, human: bool) -> Iterator[tuple[str, 
 
     entries, files = _parts(plan)
     now = time.time()
-    show = size if human else str
 
-    def when(used: float) -> str:
-        return ago(now - used) if human else _utc(used)
+    def bytes_and_time(count: int, used: float) -> tuple[str, str]:
+        if human:
+            return size(count), ago(now - used)
+        return str(count), _utc(used)
 
-    for what, some in (("remove", entries.remove), ("slim", entries.slim)):
-        for entry in some:
-            key = entry.key[:12] if human else entry.key
-            count = entry.physical_bytes if what == "remove" else slimmed_bytes(entry)
-            yield what, key, entry.kernel, show(count), when(entry.used)
+    def key_of(entry: Entry) -> str:
+        return entry.key[:12] if human else entry.key
+
+    for entry in entries.remove:
+        last = bytes_and_time(entry.physical_bytes, entry.used)
+        yield "remove", key_of(entry), entry.kernel, *last
+    for entry in entries.slim:
+        last = bytes_and_time(slimmed_bytes(entry), entry.used)
+        yield "slim", key_of(entry), entry.kernel, *last
     for stray in entries.strays:
-        yield "sweep", stray.kind, stray.path, show(stray.size_bytes), when(stray.modified)
+        last = bytes_and_time(stray.size_bytes, stray.modified)
+        yield "sweep", stray.kind, stray.path, *last
     for file in files:
-        yield "remove", "inductor", file.path, show(file.size_bytes), when(file.used)
+        last = bytes_and_time(file.size_bytes, file.used)
+        yield "remove", "inductor", file.path, *last
 
 
 def _parts(plan: PrunePlan | CleanPlan) -> tuple[PrunePlan, tuple[OtherFile, ...]]:

@@ -49,7 +49,8 @@ def devices(root: str | None, as_json: bool, require_gpu: bool) -> None:
     if visible.how == "guess":
         from gpucache.machine.visible import guess_advice
 
-        say(f"note: {guess_advice(registry.snapshot)}")
+        fact, fix = guess_advice(registry.snapshot)
+        say(f"note: {fact}: {fix}")
 
 
 @click.command()

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import os
+from dataclasses import asdict
 from typing import TYPE_CHECKING
 
 import click
 
-from gpucache.cli.caches import existing, one_entry
+from gpucache.cli.common import counted, existing, one_entry
 from gpucache.cli.options import codes_option, json_option, root_option
 from gpucache.cli.terminal import (
     is_terminal,
@@ -48,8 +49,10 @@ def doctor(codes: bool, root: str | None, as_json: bool) -> int:
         print_json({"root": where, "findings": [finding.as_json() for finding in found]})
     else:
         print_findings(found)
-        say(f"note: {where}: {len(found) or 'no'} finding{'s' * (len(found) != 1)}")
-    return 1 if any(finding.level == "error" for finding in found) else 0
+        number = counted(len(found), "finding", "findings") if found else "no findings"
+        say(f"note: {where}: {number}")
+    has_errors = any(finding.level == "error" for finding in found)
+    return 1 if has_errors else 0
 
 
 @click.command()
@@ -88,16 +91,15 @@ def _differences(a: Entry, b: Entry, as_json: bool) -> None:
     from gpucache.diagnosis.difference import difference
 
     found = difference(a.copies[0].path, b.copies[0].path)
-    rows = [{"kind": one.kind, "name": one.name, "a": one.a, "b": one.b} for one in found]
     if as_json:
+        rows = [asdict(one) for one in found]
         print_json({"a": a.key, "b": b.key, "differences": rows})
         return
+    cells = []
+    for one in found:
+        cells.append((one.kind, one.name, _or_dash(one.a), _or_dash(one.b)))
     columns = ("what", "name", a.key[:12], b.key[:12])
-    print_table(
-        columns,
-        [(one.kind, one.name, _or_dash(one.a), _or_dash(one.b)) for one in found],
-        folded=columns,
-    )
+    print_table(columns, cells, folded=columns)
     if not found:
         say("note: their files tell of no difference")
 
@@ -116,17 +118,17 @@ def config(root: str | None, as_json: bool) -> None:
 
     found = settings(os.environ, root)
     if as_json:
-        names = ("name", "value", "default", "source", "meaning", "problem")
-        print_json({"settings": [{name: getattr(one, name) for name in names} for one in found]})
+        print_json({"settings": [setting.as_json() for setting in found]})
         return
-    shown = found if not is_terminal() else [one for one in found if one.value is not None]
+    cells = []
+    for setting in found:
+        if setting.value is not None or not is_terminal():
+            cells.append((setting.name, _or_dash(setting.value), setting.source))
     columns = ("name", "value", "set by")
-    print_table(
-        columns, [(one.name, _or_dash(one.value), one.source) for one in shown], folded=columns
-    )
-    for one in found:
-        if one.problem is not None:
-            say(f"warning: {one.name}: {one.problem}")
+    print_table(columns, cells, folded=columns)
+    for setting in found:
+        if setting.problem is not None:
+            say(f"warning: {setting.name}: {setting.problem}")
 
 
 def _or_dash(value: str | None) -> str:

@@ -1,8 +1,44 @@
-"""The options that several commands have."""
+"""The options that several commands have, and the types of values that people write: sizes and times."""
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from typing import Any
+
 import click
+
+from gpucache.units import parse_duration, parse_size
+
+
+class _Unit(click.ParamType):  # type: ignore[type-arg]  # generic since click 8.4, and not before
+    """A size or a time, as people write them."""
+
+    def __init__(self, name: str, parse: Callable[[str], Any]) -> None:
+        self.name = name
+        self.parse = parse
+
+    def convert(
+        self, value: Any, param: click.Parameter | None, context: click.Context | None
+    ) -> Any:
+        """The bytes or seconds that a text means; a default is a number already."""
+        if not isinstance(value, str):
+            return value
+        try:
+            return self.parse(value)
+        except ValueError as error:
+            self.fail(str(error), param, context)
+
+
+SIZE = _Unit("size", parse_size)
+TIME = _Unit("time", parse_duration)
+
+
+def _whole_arch(context: click.Context, option: click.Parameter, value: str | None) -> str | None:
+    """``90`` as ``sm_90``."""
+    if value is not None and value[:1].isdigit():
+        return f"sm_{value}"
+    return value
+
 
 # Not readable: whether a directory may be used is for vetting to say, with its reasons.
 root_option = click.option(
@@ -13,4 +49,10 @@ root_option = click.option(
 json_option = click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 codes_option = click.option(
     "--codes", is_flag=True, help="Only list every code of a finding, and what it means."
+)
+arch_option = click.option(
+    "--arch",
+    metavar="ARCH",
+    callback=_whole_arch,
+    help="Only entries for this architecture, such as sm_90.",
 )

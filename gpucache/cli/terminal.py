@@ -22,7 +22,7 @@ _BREAKS = "\t\n\r"
 
 
 def complain(error: GpuCacheError) -> None:
-    """What is wrong, and the way out."""
+    """Say what is wrong, and the way out."""
     say(f"error: {error.problem}")
     say(f"hint: {error.hint}")
 
@@ -98,19 +98,23 @@ def print_json_rows(about: Mapping[str, Any], name: str, rows: Sequence[object])
     """One JSON object whose last field is a long list: a line a row, which is five times faster than indenting."""
     import json
 
-    head = json.dumps(about)[:-1]
+    head = json.dumps(about).removesuffix("}")
+    if about:
+        head += ", "
     body = ",\n".join(map(json.dumps, rows))
-    print_data(f"{head}{', ' if about else ''}{json.dumps(name)}: [\n{body}\n]}}")
+    print_data(f"{head}{json.dumps(name)}: [\n{body}\n]}}")
 
 
 def print_findings(findings: Sequence[Finding], notes: Sequence[str] = ()) -> None:
     """A paragraph each on a terminal, a tab-separated line each when piped; a note, where there is one, for the fix."""
-    for one, note in zip(findings, notes or [""] * len(findings), strict=True):
+    notes = notes or [""] * len(findings)
+    for one, note in zip(findings, notes, strict=True):
+        last = note or one.fix
         if is_terminal():
             print_data(printable(f"{one.level}: {one.subject}: {one.fact} [{one.code}]"))
-            print_data(printable(f"  {note or one.fix}"))
+            print_data(printable(f"  {last}"))
         else:
-            print_data(_line((one.level, one.code, one.subject, one.fact, note or one.fix)))
+            print_data(_line((one.level, one.code, one.subject, one.fact, last)))
 
 
 def print_codes(codes: Mapping[str, str], as_json: bool) -> int:
@@ -135,7 +139,8 @@ def check_answerable() -> None:
     """
     import click
 
-    if any(stream is None or not stream.isatty() for stream in (sys.stdin, sys.stderr)):
+    streams = (sys.stdin, sys.stderr)
+    if any(stream is None or not stream.isatty() for stream in streams):
         raise click.UsageError("nobody can be asked here: say --yes, or --dry-run to look only")
 
 
@@ -212,8 +217,8 @@ def print_table(
         overflow: Literal["fold", "ellipsis"] = "fold" if column in folded else "ellipsis"
         table.add_column(column, overflow=overflow, no_wrap=column in _SHORT)
     for row in rows:
-        # as text: a path may look like markup
-        table.add_row(*(Text(printable(cell)) for cell in row))
+        cells = [Text(printable(cell)) for cell in row]  # as text: a path may look like markup
+        table.add_row(*cells)
     import io
 
     if isinstance(sys.stdout, io.TextIOWrapper):

@@ -30,6 +30,17 @@ class SettingInForce:
     ignored: bool = False
     """Whether the plug-in, which alone reads the variable, goes on without a value that makes no sense."""
 
+    def as_json(self) -> dict[str, str | None]:
+        """The fields that `gpucache config --json` promises."""
+        return {
+            "name": self.name,
+            "value": self.value,
+            "default": self.default,
+            "source": self.source,
+            "meaning": self.meaning,
+            "problem": self.problem,
+        }
+
 
 def settings(environ: Mapping[str, str], root: str | None = None) -> tuple[SettingInForce, ...]:
     """Every variable of the table, in its order. ``root`` is the argument (``--root``), which wins."""

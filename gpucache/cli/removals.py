@@ -1,0 +1,205 @@
+"""The commands that remove what is cached: `prune`, `clean`. Both make a plan, show it, ask, and execute it."""
+
+from __future__ import annotations
+
+import math
+import os
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from gpucache.cli import cache_rows
+from gpucache.cli.common import counted, scanned, tell, tell_findings, vetted
+from gpucache.cli.options import SIZE, TIME, arch_option, json_option, root_option
+from gpucache.cli.terminal import (
+    check_answerable,
+    confirmed,
+    is_terminal,
+    print_json,
+    print_table,
+    progress,
+    say,
+)
+from gpucache.units import size
+
+if TYPE_CHECKING:
+    from gpucache.report.cache_report import CacheReport
+    from gpucache.upkeep.clean import CleanPlan
+    from gpucache.upkeep.prune import PrunePlan, PruneResult
+
+_yes = click.option("--yes", "-y", is_flag=True, help="Do not ask.")
+_dry_run = click.option("--dry-run", "-n", is_flag=True, help="Only show what would go.")
+
+
+@click.command()
+@click.option(
+    "--max-size",
+    type=SIZE,
+    metavar="SIZE",
+    help="Keep the entries' physical bytes below this (20GiB).",
+)
+@click.option(
+    "--max-age", type=TIME, metavar="TIME", help="Remove what was not used for so long (30d)."
+)
+@click.option(
+    "--max-entries", type=click.IntRange(min=0), metavar="N", help="Keep so many entries."
+)
+@arch_option
+@click.option(
+    "--triton-version",
+    metavar="SPEC",
+    help="Only entries of these versions of Triton: '<3.6', 3.9.0.",
+)
+@click.option(
+    "--keep-binaries",
+    is_flag=True,
+    help="Make entries smaller instead: without .ttir, .ttgir, .llir, .ptx, .source.",
+)
+@click.option(
+    "--grace",
+    type=TIME,
+    metavar="TIME",
+    help="Never touch what was used in this time (default 15min).",
+)
+@_dry_run
+@_yes
+@root_option
+@json_option
+def prune(
+    max_size: int | None,
+    max_age: float | None,
+    max_entries: int | None,
+    arch: str | None,
+    triton_version: str | None,
+    keep_binaries: bool,
+    grace: float | None,
+    dry_run: bool,
+    yes: bool,
+    root: str | None,
+    as_json: bool,
+) -> int:
+    """Remove entries that are old, over a limit or of no more use, and what killed processes left.
+
+    --arch and --triton-version choose what may go, the limits say how much of it, least recently used first; without a
+    limit all that was chosen goes; with neither, only strays. An entry goes whole, from the store and all device
+    directories, and never while it is in use.
+
+    \b
+    gpucache prune --max-size 20GiB --max-age 30d --yes
+    gpucache prune --triton-version '<3.6' --dry-run
+    gpucache prune --keep-binaries --max-age 7d --yes
+    """
+    from gpucache.store.recency import stamp_interval
+    from gpucache.upkeep.prune import PrunePolicy, plan
+
+    if not (dry_run or yes):
+        check_answerable()
+    if grace is None:
+        grace = 3 * stamp_interval(os.environ)
+    policy = PrunePolicy(
+        max_size_bytes=max_size,
+        max_age_s=max_age,
+        max_entries=max_entries,
+        arch=arch,
+        triton_version=triton_version,
+        keep_binaries=keep_binaries,
+        grace_s=grace,
+    )
+    report = scanned(vetted(root))
+    return _carry_out(report, plan(report, policy, os.environ), (), dry_run, yes, as_json)
+
+
+@click.command()
+@click.option("--force", is_flag=True, help="Also what was used in the last 15 minutes.")
+@_dry_run
+@_yes
+@root_option
+@json_option
+def clean(force: bool, dry_run: bool, yes: bool, root: str | None, as_json: bool) -> int:
+    """Remove all that is cached in the root: entries, what others left, TorchInductor's files. Asks first.
+
+    Device directories, the record of the devices and the counters stay, and so does what is no cache.
+
+    \b
+    gpucache clean
+    gpucache clean --root /scratch/kernels --yes
+    """
+    from gpucache.store.recency import stamp_interval
+    from gpucache.upkeep.clean import clean_plan
+
+    if not (dry_run or yes):
+        check_answerable()
+    report = scanned(vetted(root))
+    grace_s = -math.inf if force else 3 * stamp_interval(os.environ)
+    made = clean_plan(report, grace_s)
+    return _carry_out(report, made, made.left, dry_run, yes, as_json)
+
+
+def _carry_out(
+    report: CacheReport,
+    plan: PrunePlan | CleanPlan,
+    left: Sequence[str],
+    dry_run: bool,
+    yes: bool,
+    as_json: bool,
+) -> int:
+    """Show the plan, ask, execute, tell; the exit code, which is 1 where the answer was no."""
+    planned = cache_rows.plan_row(plan)
+    said = {**planned, "left": list(left), "dry_run": dry_run, "removed": None}
+    nothing = not any(planned[name] for name in ("entries", "slimmed", "strays", "files"))
+    if not as_json:
+        _show(report, plan, planned, left)
+    if dry_run or nothing:
+        if as_json:
+            print_json(said)
+        elif nothing:
+            say(f"note: nothing to remove in {report.root}")
+        else:
+            say(f"note: {_sum(planned)} would go")
+        return 0
+    if not yes and not confirmed(f"Remove {_sum(planned)}?"):
+        say("note: nothing was removed")
+        return 1
+    with progress("removing") as show:
+        done = plan.execute(show)
+    if as_json:
+        print_json({**said, "removed": cache_rows.removal_row(done)})
+    else:
+        _tell_result(done)
+    return 0
+
+
+def _show(
+    report: CacheReport,
+    plan: PrunePlan | CleanPlan,
+    planned: Mapping[str, Any],
+    left: Sequence[str],
+) -> None:
+    """What would go, what is wrong in the root, and what stays."""
+    cells = list(cache_rows.plan_cells(plan, human=is_terminal()))
+    if cells:
+        print_table(cache_rows.PLAN_COLUMNS, cells, folded=("name",))
+    tell_findings(report)
+    tell([f"note: {path} is no cache, and stays" for path in left])
+    kept = len(planned["kept"])
+    if kept:
+        say(f"note: {kept} more would go, but were used too recently or are in use")
+
+
+def _tell_result(done: PruneResult) -> None:
+    tell([f"note: kept {skipped.key}: {skipped.why}" for skipped in done.skipped])
+    physical, logical = size(done.freed.physical_bytes), size(done.freed.logical_bytes)
+    say(f"note: freed {physical} ({logical} with hard links)")
+
+
+def _sum(planned: Mapping[str, Any]) -> str:
+    """How much a plan removes, in words."""
+    kinds = (
+        ("entries", "entry", "entries"),
+        ("slimmed", "entry's texts", "entries' texts"),
+        ("strays", "stray", "strays"),
+        ("files", "file of TorchInductor's", "files of TorchInductor's"),
+    )
+    parts = [counted(planned[name], one, many) for name, one, many in kinds if planned[name]]
+    return f"{', '.join(parts)}, {size(planned['physical_bytes'])}"
