@@ -10,7 +10,7 @@ from gpucache import (
     UnsafeDirectoryError,
     launch_environ,
 )
-from gpucache.directories.launch import local_rank
+from gpucache.directories.local_rank import local_rank
 
 pytestmark = pytest.mark.usefixtures("bare_dev")
 

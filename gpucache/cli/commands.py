@@ -34,7 +34,8 @@ _HOME = {
 def run_with_click(words: Sequence[str]) -> int:
     """Run the command of these words; the exit code. Errors of usage are shown as click shows them."""
     try:
-        return cli.main(args=list(words), prog_name="gpucache", standalone_mode=False) or 0
+        code: int | None = cli.main(args=list(words), prog_name="gpucache", standalone_mode=False)
+        return code or 0
     except click.ClickException as error:
         error.show()
         return error.exit_code

@@ -19,16 +19,18 @@ COLUMNS = ("ordinal", "directory", "name", "capability", "memory", "uuid")
 def device_row(device: Device, path: str, ordinal: int | None) -> dict[str, Any]:
     """A device's known fields, its directory, and its ordinal in this process if it has one."""
     known = {"fake": device.fake, **device.as_json()}
-    return {"ordinal": ordinal, "directory": os.path.basename(path), "path": path, **known}
+    directory = os.path.basename(path)
+    return {"ordinal": ordinal, "directory": directory, "path": path, **known}
 
 
 def device_rows(registry: DeviceCacheRegistry) -> list[dict[str, Any]]:
     """A row for every device of the machine."""
     ordinals = {device.uuid: ordinal for ordinal, device in enumerate(registry.devices)}
-    return [
-        device_row(device, registry.directories[device.uuid], ordinals.get(device.uuid))
-        for device in registry.snapshot.devices
-    ]
+    rows = []
+    for device in registry.snapshot.devices:
+        path = registry.directories[device.uuid]
+        rows.append(device_row(device, path, ordinals.get(device.uuid)))
+    return rows
 
 
 def device_cells(row: Mapping[str, Any]) -> tuple[str, ...]:
@@ -47,7 +49,11 @@ def device_cells(row: Mapping[str, Any]) -> tuple[str, ...]:
 
 def counter_cells(values: Mapping[str, float], columns: Iterable[str]) -> tuple[str, ...]:
     """The counters as whole numbers, the seconds with one decimal."""
-    return tuple(f"{values.get(name, 0):.{1 if name.endswith('_s') else 0}f}" for name in columns)
+    cells = []
+    for name in columns:
+        decimals = 1 if name.endswith("_s") else 0
+        cells.append(f"{values.get(name, 0):.{decimals}f}")
+    return tuple(cells)
 
 
 def sh(name: str, value: str) -> str:
@@ -59,7 +65,8 @@ def sh(name: str, value: str) -> str:
 
 def fish(name: str, value: str) -> str:
     """A line for ``source`` in fish, whose single quotes know two escapes."""
-    quoted = value.replace("\\", "\\\\").replace("'", "\\'")
+    quoted = value.replace("\\", "\\\\")
+    quoted = quoted.replace("'", "\\'")
     return f"set -gx {name} '{quoted}'"
 
 
@@ -67,7 +74,8 @@ def dotenv(name: str, value: str) -> str:
     """A line of a ``.env`` file, quoted only where it must be."""
     if re.fullmatch(r"[\w@%+=:,./-]*", value, re.ASCII):
         return f"{name}={value}"
-    escaped = re.sub(r'([\\"$`])', r"\\\1", value).replace("\n", "\\n")
+    escaped = re.sub(r'([\\"$`])', r"\\\1", value)
+    escaped = escaped.replace("\n", "\\n")
     return f'{name}="{escaped}"'
 
 

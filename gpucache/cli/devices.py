@@ -43,7 +43,8 @@ def devices(root: str | None, as_json: bool, require_gpu: bool) -> None:
         }
         print_json({**about, "devices": rows})
         return
-    print_table(device_rows.COLUMNS, [device_rows.device_cells(row) for row in rows])
+    cells = [device_rows.device_cells(row) for row in rows]
+    print_table(device_rows.COLUMNS, cells)
     if visible.cut:
         say(f"note: {visible.cut}")
     if visible.how == "guess":
@@ -72,11 +73,13 @@ def provision(root: str | None, as_json: bool, require_gpu: bool) -> None:
         say(f"warning: {warning}")
     rows = device_rows.device_rows(registry)
     if as_json:
-        about = registry.snapshot.as_json()
+        snapshot = registry.snapshot.as_json()
+        told = ("status", "source", "fake", "detail", "advice")
+        about = {key: snapshot[key] for key in told}
         print_json(
             {
                 "root": done.root,
-                **{key: about[key] for key in ("status", "source", "fake", "detail", "advice")},
+                **about,
                 "created": list(done.created),
                 "existing": list(done.existing),
                 "warnings": list(done.warnings),
@@ -84,11 +87,13 @@ def provision(root: str | None, as_json: bool, require_gpu: bool) -> None:
             }
         )
         return
-    states = dict.fromkeys(done.created, "created") | dict.fromkeys(done.existing, "existing")
-    print_table(
-        ("path", "state", "uuid"),
-        [(row["path"], states.get(row["directory"], "not made"), row["uuid"]) for row in rows],
-    )
+    states = dict.fromkeys(done.existing, "existing")
+    states.update(dict.fromkeys(done.created, "created"))
+    cells = []
+    for row in rows:
+        state = states.get(row["directory"], "not made")
+        cells.append((row["path"], state, row["uuid"]))
+    print_table(("path", "state", "uuid"), cells)
 
 
 @click.command()
@@ -123,7 +128,9 @@ def env(ordinal: int, root: str | None, form: str, as_json: bool) -> int:
     eval "$(gpucache env 0)"
     gpucache env 0 --format fish | source
     """
-    return EnvCall(ordinal=ordinal, root=root, form="json" if as_json else form).execute()
+    if as_json:
+        form = "json"
+    return EnvCall(ordinal=ordinal, root=root, form=form).execute()
 
 
 def _discovered(

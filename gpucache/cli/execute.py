@@ -48,14 +48,19 @@ class RunCall(Value, kw_only=True):
 
     def _environ(self) -> dict[str, str]:
         """The environment for the command; what the user should know of it is told."""
-        from gpucache.directories.launch import launch_environ, runs_our_python
+        from gpucache.directories.executable import runs_this_python
+        from gpucache.directories.launch import launch_environ
 
         log_to_stderr("ERROR")
         plugin = self.plugin
         if plugin is None:
-            plugin = runs_our_python(self.command, os.environ)
+            plugin = runs_this_python(self.command, os.environ)
         environ, report = launch_environ(
-            os.environ, device=self.device, force=self.force, root=self.root, plugin=plugin
+            os.environ,
+            device=self.device,
+            force=self.force,
+            root=self.root,
+            plugin=plugin,
         )
         if self.plugin is None and not plugin:
             say(
@@ -97,7 +102,7 @@ def _execute(command: Sequence[str], environ: dict[str, str]) -> int:
 
 def _by_shell(command: Sequence[str], environ: dict[str, str]) -> list[str]:
     """The command for a script without a ``#!`` line, which the system does not execute."""
-    from gpucache.directories.launch import which
+    from gpucache.directories.executable import which
 
     script = which(command[0], environ) or command[0]
     return ["/bin/sh", script, *command[1:]]

@@ -40,7 +40,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         return 130
     except OutputError as error:
         # What is still buffered must not fail again at exit.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
+        nowhere = os.open(os.devnull, os.O_WRONLY)
+        os.dup2(nowhere, 1)
         reader_has_gone = error.cause.errno == errno.EPIPE  # and knows why
         if not reader_has_gone:
             say(f"error: could not write to stdout: {error.cause.strerror}")

@@ -22,6 +22,7 @@ _COMPLETION = (
 _PATH = {"--root": "root"}
 _ENV = {"--root": "root", "--format": "form"}
 _RUN = {"--root": "root", "--device": "device"}
+_FORMS = ("sh", "fish", "dotenv")
 _SWITCHES = {
     "--strict": ("strict", True),
     "--force": ("force", True),
@@ -54,7 +55,9 @@ def read(words: Sequence[str], environ: Mapping[str, str]) -> PathCall | EnvCall
 def _with_ordinal(words: list[str], valued: dict[str, str]) -> dict[str, Any]:
     """The fields of a call whose one argument, an ordinal, may stand between the options."""
     fields, others = _parsed(words, valued, {}, stop=False)
-    if len(others) != 1 or fields.get("form", "sh") not in ("sh", "fish", "dotenv"):
+    if len(others) != 1:
+        raise _UnknownError
+    if "form" in fields and fields["form"] not in _FORMS:
         raise _UnknownError
     return {**fields, "ordinal": _ordinal(others[0])}
 
@@ -83,8 +86,8 @@ def _parsed(
             fields[field] = on
         elif name in valued and equals:
             fields[valued[name]] = value
-        elif name in valued and left and not left[0].startswith("-"):
-            fields[valued[name]] = left.pop(0)
+        elif word in valued and left and not left[0].startswith("-"):
+            fields[valued[word]] = left.pop(0)
         elif word == "--" and stop:
             break
         elif word.startswith("-") and word != "-":

@@ -57,6 +57,11 @@ def run(
     if not command[0]:
         raise click.UsageError("COMMAND is empty")
     call = RunCall(
-        command=command, device=device, root=root, strict=strict, force=force, plugin=plugin
+        command=command,
+        device=device,
+        root=root,
+        strict=strict,
+        force=force,
+        plugin=plugin,
     )
     return call.execute()

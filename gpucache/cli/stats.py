@@ -30,15 +30,15 @@ def stats(root: str | None, as_json: bool) -> None:
     vet(where, Trust.parse(os.environ))
     with suppress(OSError):  # read-only: they are summed without being folded
         fold(where)
-    sums = totals(where)
     columns = COUNTERS + SECONDS
-    sums = {name: dict.fromkeys(columns, 0) | values for name, values in sums.items()}
-    everything = {name: sum(values.get(name, 0) for values in sums.values()) for name in columns}
+    zeros = dict.fromkeys(columns, 0)
+    sums = {name: zeros | values for name, values in totals(where).items()}
+    everything = {column: sum(values[column] for values in sums.values()) for column in columns}
     if as_json:
         print_json({"root": where, "devices": sums, "all": everything})
         return
-    rows = [*sorted(sums.items()), ("all", everything)]
-    print_table(
-        ("directory", *columns),
-        [(name, *device_rows.counter_cells(values, columns)) for name, values in rows],
-    )
+    rows = []
+    for name, values in [*sorted(sums.items()), ("all", everything)]:
+        cells = device_rows.counter_cells(values, columns)
+        rows.append((name, *cells))
+    print_table(("directory", *columns), rows)

@@ -6,13 +6,13 @@ import os
 
 from gpucache import environment
 from gpucache.directories.record import Record, directories, merge, read_record, recorded
+from gpucache.directories.visible_by_record import sees_all, visible_by_record
 from gpucache.disk.vetting import Trust, vet, vet_child, vet_file
 from gpucache.errors import DeviceIndexError, RecordError
 from gpucache.layout import paths
-from gpucache.log import WARNING, tell
 from gpucache.machine import device_files
 from gpucache.machine.device import Device, Snapshot, requested_fakes
-from gpucache.machine.visible import Visible, guess_advice, visible_devices
+from gpucache.machine.visible import Visible, visible_devices
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -88,11 +88,14 @@ class DeviceCacheRegistry:
             snapshot = snapshot.with_order(known.cuda_order)
         record = merge(known, snapshot, paths.host_name())
         self.checked = True
-        self._set(root, snapshot, environ, record, visible_devices(snapshot, environ))
+        visible = visible_devices(snapshot, environ)
+        self._set(root, snapshot, environ, record, visible)
 
     @classmethod
     def load(
-        cls, root: str | os.PathLike[str] | None = None, environ: Mapping[str, str] | None = None
+        cls,
+        root: str | os.PathLike[str] | None = None,
+        environ: Mapping[str, str] | None = None,
     ) -> DeviceCacheRegistry:
         """The registry from this host's record, without NVML: what a worker calls.
 
@@ -105,33 +108,19 @@ class DeviceCacheRegistry:
             UnsafeDirectoryError: somebody else could plant code in the root.
         """
         environ = os.environ if environ is None else environ
-        host = paths.host_name()
         root = paths.resolve_root(root, environ)
-        trust = Trust.parse(environ)
-        vet(root, trust)
-        for directory in paths.provisioned_directories(root):
-            vet_child(directory, trust)
-        path = paths.record_path(root, host)
-        vet_file(path, trust)
-        record = read_record(path, host)
+        path = paths.record_path(root, paths.host_name())
+        record = _vetted_record(root, path, Trust.parse(environ))
         requested = requested_fakes(environ)
         if record.fake and requested is None and device_files.driver_loaded():
-            raise RecordError(
-                path, "fake", "the record has fake devices, but this machine has the NVIDIA driver"
-            )
-        for name in record.names.values():
-            vet_child(paths.device_directory(root, name), trust)
-        snapshot = requested or record.snapshot()
+            fact = "the record has fake devices, but this machine has the NVIDIA driver"
+            raise RecordError(path, "fake", fact)
         whole = sees_all(record)
+        snapshot = requested or record.snapshot()
+        visible = visible_by_record(path, record, snapshot, environ, whole)
         registry = cls.__new__(cls)
         registry.checked = bool(whole) or requested is not None
-        registry._set(
-            root,
-            snapshot,
-            environ,
-            record,
-            _recorded_visible(path, record, snapshot, environ, whole),
-        )
+        registry._set(root, snapshot, environ, record, visible)
         return registry
 
     def path(self, ordinal: int) -> str:
@@ -210,9 +199,8 @@ class DeviceCacheRegistry:
                 devices=self.snapshot.devices,
                 warnings=(f"{environment.DISABLE}=1: nothing was made",),
             )
-        record, done = provision(
-            self.root, self.snapshot, Trust.parse(self._settings), os.environ, timeout_s
-        )
+        trust = Trust.parse(self._settings)
+        record, done = provision(self.root, self.snapshot, trust, os.environ, timeout_s)
         if self.visible.how == "guess":  # libcuda may have been asked now
             self.snapshot = self.snapshot.with_order(record.cuda_order)
             self._show(record, visible_devices(self.snapshot, self._settings))
@@ -228,75 +216,36 @@ class DeviceCacheRegistry:
         record: Record,
         visible: Visible,
     ) -> None:
+        """Fill every slot but ``checked``; the two constructors differ in where the values come from."""
         self.root = root
         self.snapshot = snapshot
         self._settings = {name: environ[name] for name in _SETTINGS if name in environ}
         self._show(record, visible)
 
     def _show(self, record: Record, visible: Visible) -> None:
-        names = record.names | directories(record, self.snapshot)
+        """Take over which devices are visible, and the directories on record."""
         self.visible = visible
         self.devices = visible.devices
-        self.directories = {
-            uuid: paths.device_directory(self.root, name) for uuid, name in names.items()
-        }
-        self._paths = {
-            ordinal: self.directories[device.uuid] for ordinal, device in enumerate(visible.devices)
-        }
+        names = record.names | directories(record, self.snapshot)
+        self.directories = {}
+        for uuid, name in names.items():
+            self.directories[uuid] = paths.device_directory(self.root, name)
+        self._paths = {}
+        for ordinal, device in enumerate(visible.devices):
+            self._paths[ordinal] = self.directories[device.uuid]
 
 
-def _recorded_visible(
-    path: str, record: Record, snapshot: Snapshot, environ: Mapping[str, str], whole: bool | None
-) -> Visible:
-    """What this process sees of the recorded devices; an error where the record cannot tell."""
-    pinned = environment.PINNED_DEVICE.text(environ)
-    if pinned:
-        known = (*snapshot.devices, *(listed.device for listed in record.devices))
-        device = next((device for device in known if device.uuid == pinned), None)
-        if device is None:
-            raise RecordError(
-                path,
-                "pin-unknown",
-                f"{environment.PINNED_DEVICE}={pinned} is not on record",
-                f"run `gpucache provision` on this host, or unset {environment.PINNED_DEVICE}",
-            )
-        return Visible(
-            (device,), "uuid", f"{environment.PINNED_DEVICE}={pinned} pins this process to it"
-        )
-    visible = visible_devices(snapshot, environ)
-    if visible.how == "guess":
-        fact, fix = guess_advice(snapshot)
-        tell(WARNING, "%s: %s: %s", path, fact, fix)
-    if (
-        visible.how in ("uuid", "none", "fake")
-        or whole
-        or (whole is None and not record.renumbered)
-    ):
-        return visible
-    raise RecordError(
-        path,
-        "not-whole",
-        f"this process does not see just the {len(record.gpus)} GPUs on record (a container, a cgroup, or new GPUs), "
-        "so a number does not say which GPU is meant",
-        f"start it under `gpucache run`, or set {environment.PINNED_DEVICE} or {environment.VISIBLE_DEVICES} "
-        "to a UUID; if the host's GPUs have changed, run `gpucache provision` "
-        "(delete the record first if some are gone)",
-    )
+def _vetted_record(root: str, path: str, trust: Trust) -> Record:
+    """This host's record, after checking that nobody else could plant code in the root or any directory on record.
 
-
-def sees_all(record: Record) -> bool | None:
-    """Whether this process may open exactly the GPUs on record, by the kernel's word; None where that cannot be told.
-
-    A lost GPU has no UUID on record, but its node is still there.
+    Raises:
+        UnsafeDirectoryError, RecordError: as `DeviceCacheRegistry.load`.
     """
-    openable = device_files.openable_gpus()
-    if openable is None or record.fake:
-        return None
-    if all(node.uuid for node in openable):
-        seen: set[object] = {node.uuid for node in openable}
-        known: set[object] = set(record.gpus)
-    elif None not in record.gpus.values():
-        seen, known = {node.minor for node in openable}, set(record.gpus.values())
-    else:
-        return None if len(openable) == len(record.gpus) + len(record.lost) else False
-    return known <= seen and len(seen - known) <= len(record.lost)
+    vet(root, trust)
+    for directory in paths.provisioned_directories(root):
+        vet_child(directory, trust)
+    vet_file(path, trust)
+    record = read_record(path, paths.host_name())
+    for name in record.names.values():
+        vet_child(paths.device_directory(root, name), trust)
+    return record

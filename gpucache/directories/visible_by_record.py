@@ -1,0 +1,87 @@
+"""Which of the devices on record this process sees, by its environment and by what the kernel lets it open."""
+
+from __future__ import annotations
+
+from gpucache.environment import PINNED_DEVICE, VISIBLE_DEVICES
+from gpucache.errors import RecordError
+from gpucache.log import WARNING, tell
+from gpucache.machine import device_files
+from gpucache.machine.visible import Visible, guess_advice, visible_devices
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from gpucache.directories.record import Record
+    from gpucache.machine.device import Device, Snapshot
+
+
+def visible_by_record(
+    path: str,
+    record: Record,
+    snapshot: Snapshot,
+    environ: Mapping[str, str],
+    whole: bool | None,
+) -> Visible:
+    """What this process sees of the recorded devices; ``whole`` is what `sees_all` answered.
+
+    Raises:
+        RecordError: the record cannot tell.
+    """
+    pinned = PINNED_DEVICE.text(environ)
+    if pinned:
+        device = _pinned(path, pinned, record, snapshot)
+        return Visible((device,), "uuid", f"{PINNED_DEVICE}={pinned} pins this process to it")
+    visible = visible_devices(snapshot, environ)
+    if visible.how == "guess":
+        fact, fix = guess_advice(snapshot)
+        tell(WARNING, "%s: %s: %s", path, fact, fix)
+    needs_no_number = visible.how in ("uuid", "none", "fake")
+    probably_whole = whole is None and not record.renumbered
+    if needs_no_number or whole or probably_whole:
+        return visible
+    raise RecordError(
+        path,
+        "not-whole",
+        f"this process does not see just the {len(record.gpus)} GPUs on record (a container, a cgroup, or new GPUs), "
+        "so a number does not say which GPU is meant",
+        f"start it under `gpucache run`, or set {PINNED_DEVICE} or {VISIBLE_DEVICES} to a UUID; "
+        "if the host's GPUs have changed, run `gpucache provision` (delete the record first if some are gone)",
+    )
+
+
+def _pinned(path: str, uuid: str, record: Record, snapshot: Snapshot) -> Device:
+    """The device that `GPUCACHE_DEVICE` names, be it absent now or a fake that was asked for."""
+    recorded = [listed.device for listed in record.devices]
+    for device in (*snapshot.devices, *recorded):
+        if device.uuid == uuid:
+            return device
+    raise RecordError(
+        path,
+        "pin-unknown",
+        f"{PINNED_DEVICE}={uuid} is not on record",
+        f"run `gpucache provision` on this host, or unset {PINNED_DEVICE}",
+    )
+
+
+def sees_all(record: Record) -> bool | None:
+    """Whether this process may open exactly the GPUs on record, by the kernel's word; None where that cannot be told.
+
+    A lost GPU has no UUID on record, but its device file is still there.
+    """
+    openable = device_files.openable_gpus()
+    if openable is None or record.fake:
+        return None
+    minors = record.gpus.values()
+    if all(file.uuid for file in openable):
+        seen: set[object] = {file.uuid for file in openable}
+        known: set[object] = set(record.gpus)
+    elif None not in minors:
+        seen = {file.minor for file in openable}
+        known = set(minors)
+    elif len(openable) == len(record.gpus) + len(record.lost):
+        return None
+    else:
+        return False
+    unknown = seen - known
+    return known <= seen and len(unknown) <= len(record.lost)
