@@ -80,6 +80,7 @@ def _look(root: str, snapshot: Snapshot, trust: Trust) -> Record | None:
 def _make(
     root: str, snapshot: Snapshot, trust: Trust, timeout_s: float, created: list[str]
 ) -> Record:
+    """Make what is missing, under the lock, and put the names of new device directories into ``created``."""
     make_directory(root)
     vet(root, trust)  # another user may have made it first, or something above it
     for path in paths.provisioned_directories(root):
@@ -93,13 +94,13 @@ def _make(
         if not os.path.exists(paths.tag_path(root)):
             write_whole(paths.tag_path(root), _TAG, paths.ours(root, "tmp"))
         for name in directories(record, snapshot).values():
-            if make_directory(paths.device_directory(root, name)):
+            directory = paths.device_directory(root, name)
+            if make_directory(directory):
                 created.append(name)
-            vet_child(paths.device_directory(root, name), trust)
+            vet_child(directory, trust)
         if record != known:  # last: who can read the record finds the directories
-            write_whole(
-                paths.record_path(root, record.host), record.dumps(), paths.ours(root, "tmp")
-            )
+            path = paths.record_path(root, record.host)
+            write_whole(path, record.dumps(), paths.ours(root, "tmp"))
     return record
 
 
@@ -117,10 +118,12 @@ def _order_missing(snapshot: Snapshot, known: Record | None, record: Record) -> 
 
 
 def _guessed(snapshot: Snapshot, record: Record) -> bool:
+    """Whether nobody knows the order of the GPUs, as far as they and the record tell."""
     return visible_devices(snapshot.with_order(record.cuda_order), {}).how == "guess"
 
 
 def _with_order(root: str, snapshot: Snapshot, environ: Mapping[str, str]) -> Snapshot:
+    """The snapshot with libcuda's order, asked for where that is missing; an empty one where it did not answer."""
     known = recorded(root)
     if not _order_missing(snapshot, known, merge(known, snapshot, paths.host_name())):
         return snapshot

@@ -57,10 +57,13 @@ def ask_order(
             child.stdout.close()
         threading.Thread(target=child.wait, name="gpucache-reap", daemon=True).start()
         return None
+    if child.returncode != 0:
+        return None
     by_digits = {_digits(device.uuid): device.uuid for device in snapshot.devices}
-    order = [by_digits.get(line) for line in answer.split()]
-    known = tuple(uuid for uuid in order if uuid is not None)
-    return known if known and len(known) == len(order) and child.returncode == 0 else None
+    order = answer.split()
+    if not order or any(digits not in by_digits for digits in order):
+        return None
+    return tuple(by_digits[digits] for digits in order)
 
 
 def _digits(uuid: str) -> str:
@@ -78,10 +81,11 @@ def _enumerate() -> list[str]:
         raise SystemExit(1)
     found = []
     for ordinal in range(count.value):
-        device, uuid = ctypes.c_int(), (ctypes.c_ubyte * 16)()
-        if cuda.cuDeviceGet(ctypes.byref(device), ordinal) or cuda.cuDeviceGetUuid_v2(
-            ctypes.byref(uuid), device
-        ):
+        device = ctypes.c_int()
+        uuid = (ctypes.c_ubyte * 16)()
+        if cuda.cuDeviceGet(ctypes.byref(device), ordinal):
+            raise SystemExit(1)
+        if cuda.cuDeviceGetUuid_v2(ctypes.byref(uuid), device):
             raise SystemExit(1)
         found.append(bytes(uuid).hex())
     return found

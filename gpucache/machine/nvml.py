@@ -92,8 +92,10 @@ def discover(
     environ = os.environ if environ is None else environ
     if not require_gpu and (requested := requested_fakes(environ)) is not None:
         return requested
+    if timeout_s is None:
+        timeout_s = NVML_TIMEOUT.read(environ)
     try:
-        return _within(timeout_s if timeout_s is not None else NVML_TIMEOUT.read(environ))
+        return _within(timeout_s)
     except _Failure as failure:
         return _without_gpu(failure, require_gpu)
 
@@ -235,12 +237,10 @@ def _init_failure(error: Any) -> _Failure:
 
 def _absent(cause: BaseException) -> bool:
     """Whether the loader found no file: in the words of glibc (which it may translate), musl, macOS or Windows."""
+    if isinstance(cause, FileNotFoundError):
+        return True
     text = str(cause)
-    return (
-        os.strerror(errno.ENOENT) in text
-        or "no such file" in text.lower()
-        or isinstance(cause, FileNotFoundError)
-    )
+    return os.strerror(errno.ENOENT) in text or "no such file" in text.lower()
 
 
 def _loaded_library() -> str | None:
@@ -264,19 +264,18 @@ def _snapshot(nvml: Any) -> Snapshot:
             handle = nvml.nvmlDeviceGetHandleByIndex(index)
             uuid = nvml.nvmlDeviceGetUUID(handle)
         except nvml.NVMLError as error:
-            (hidden if error.value == _NO_PERMISSION else lost).append(
-                Unavailable(index, error.value, str(error))
-            )
+            unavailable = hidden if error.value == _NO_PERMISSION else lost
+            unavailable.append(Unavailable(index, error.value, str(error)))
             continue
         except UnicodeDecodeError as error:
             lost.append(Unavailable(index, None, f"its UUID cannot be read: {error}"))
             continue
-        gpu = _gpu(nvml, handle, uuid, index)
+        device = _gpu(nvml, handle, uuid, index)
         if _mig_enabled(nvml, handle):
-            parents.append(gpu)
-            devices.extend(_instances(nvml, handle, gpu))
+            parents.append(device)
+            devices.extend(_instances(nvml, handle, device))
         else:
-            devices.append(gpu)
+            devices.append(device)
     if not devices:
         raise _nothing(count, parents, lost, hidden)
     for gone in lost:
@@ -299,6 +298,7 @@ def _snapshot(nvml: Any) -> Snapshot:
 def _nothing(
     count: int, parents: list[Device], lost: list[Unavailable], hidden: list[Unavailable]
 ) -> _Failure:
+    """Why none of the GPUs that NVML counts is a device of this process."""
     if lost:
         worst = lost[0]
         return _Failure(
@@ -326,11 +326,18 @@ def _nothing(
 def _summary(
     devices: list[Device], parents: list[Device], lost: list[Unavailable], hidden: list[Unavailable]
 ) -> str:
-    gpus = len(devices) - sum(device.parent_uuid is not None for device in devices)
-    parts = [f"{gpus} GPU{'s' if gpus != 1 else ''}"] if gpus or not parents else []
+    """What was found, as one line: ``7 GPUs, 1 lost``."""
+    instances = [device for device in devices if device.parent_uuid is not None]
+    gpus = len(devices) - len(instances)
+    parts = []
+    if gpus or not parents:
+        parts.append("1 GPU" if gpus == 1 else f"{gpus} GPUs")
     if parents:
-        parts.append(f"{len(devices) - gpus} MIG instances on {len(parents)} GPUs")
-    parts += [f"{len(some)} {what}" for some, what in ((lost, "lost"), (hidden, "hidden")) if some]
+        parts.append(f"{len(instances)} MIG instances on {len(parents)} GPUs")
+    if lost:
+        parts.append(f"{len(lost)} lost")
+    if hidden:
+        parts.append(f"{len(hidden)} hidden")
     return ", ".join(parts)
 
 

@@ -24,6 +24,8 @@ if TYPE_CHECKING:
 _MIG_LIMIT = 64
 _MIG_ERA = 570  # the driver branch since which one process may see several MIG instances
 # What strtoul reads: ASCII only; the text behind the number does not count.
+_BEYOND = 10**9  # no machine has so many GPUs
+_MOST_QUOTED = 48
 _INTEGER = r"[ \t\n\v\f\r]*([+-]?)0*([0-9]+)"
 
 
@@ -46,7 +48,8 @@ class _Gpu(Value):
     index: int
     pci_bus_id: str | None
     devices: tuple[Device, ...]
-    kind: tuple[object, ...]
+    kind: tuple[str | None, tuple[int, int] | None, int | None, int | None]
+    """Name, compute capability, cores and memory."""
 
     @property
     def partitioned(self) -> bool:
@@ -92,22 +95,19 @@ def _physical(snapshot: Snapshot) -> list[_Gpu]:
     for device in snapshot.devices:
         found.setdefault(device.gpu_uuid, []).append(device)
         facts.setdefault(device.gpu_uuid, device)
-    gpus = [
-        _Gpu(
-            uuid=uuid,
-            index=len(found) if facts[uuid].index is None else facts[uuid].index or 0,
-            pci_bus_id=facts[uuid].pci_bus_id,
-            devices=tuple(devices),
-            kind=(
-                facts[uuid].name,
-                facts[uuid].compute_capability,
-                facts[uuid].core_count,
-                facts[uuid].memory_bytes,
-            ),
-        )
-        for uuid, devices in found.items()
-    ]
+    gpus = [_gpu(facts[uuid], tuple(devices), len(found)) for uuid, devices in found.items()]
     return sorted(gpus, key=lambda gpu: gpu.index)
+
+
+def _gpu(facts: Device, devices: tuple[Device, ...], last: int) -> _Gpu:
+    """A GPU, of which ``facts`` are known; one without an index counts as the last."""
+    return _Gpu(
+        uuid=facts.gpu_uuid,
+        index=facts.index if facts.index is not None else last,
+        pci_bus_id=facts.pci_bus_id,
+        devices=devices,
+        kind=(facts.name, facts.compute_capability, facts.core_count, facts.memory_bytes),
+    )
 
 
 def _any_mig(gpus: Iterable[_Gpu]) -> bool:
@@ -118,7 +118,11 @@ def _alike(gpus: Sequence[_Gpu], snapshot: Snapshot) -> bool:
     """Whether no heuristic can tell the GPUs apart, so that CUDA's order is that of the bus."""
     if _any_mig(gpus) or snapshot.lost:
         return False
-    return len(gpus) < 2 or (len({gpu.kind for gpu in gpus}) == 1 and gpus[0].kind[1] is not None)
+    if len(gpus) < 2:
+        return True
+    kinds = {gpu.kind for gpu in gpus}
+    _, capability, _, _ = gpus[0].kind
+    return len(kinds) == 1 and capability is not None
 
 
 def _cuda_order(
@@ -127,24 +131,29 @@ def _cuda_order(
     snapshot: Snapshot,
     environ: Mapping[str, str],
 ) -> tuple[list[_Gpu], How]:
+    """The GPUs as integers in the mask count them, and how that is known; ``answer`` is libcuda's, if it has one."""
     if snapshot.fake:
         return gpus, "fake"
-    by_bus = (
-        gpus
-        if any(gpu.pci_bus_id is None for gpu in gpus)
-        else sorted(gpus, key=lambda gpu: gpu.pci_bus_id or "")
-    )
+    by_bus = _by_bus(gpus)
     if _alike(gpus, snapshot):
         return by_bus, "alike"
-    if DEVICE_ORDER.read(environ) == BY_BUS and not _any_mig(gpus) and not snapshot.lost:
+    whole = not _any_mig(gpus) and not snapshot.lost
+    if whole and DEVICE_ORDER.read(environ) == BY_BUS:
         return by_bus, "order"
     position: dict[str, int] = {}
     for device in answer or ():
         position.setdefault(device.gpu_uuid, len(position))
-    # integers count a GPU in MIG mode without an instance too
-    if not position.keys() >= {gpu.uuid for gpu in gpus}:
+    # Integers count a GPU in MIG mode without an instance too, which libcuda does not name.
+    if any(gpu.uuid not in position for gpu in gpus):
         return by_bus, "guess"
     return sorted(by_bus, key=lambda gpu: position[gpu.uuid]), "driver"
+
+
+def _by_bus(gpus: list[_Gpu]) -> list[_Gpu]:
+    """The GPUs by their bus addresses; as they are where one has none."""
+    if any(gpu.pci_bus_id is None for gpu in gpus):
+        return gpus
+    return sorted(gpus, key=lambda gpu: str(gpu.pci_bus_id))
 
 
 def _answered(
@@ -152,23 +161,30 @@ def _answered(
 ) -> tuple[Device, ...] | None:
     """The devices in libcuda's recorded order; None without an answer, or where it is about other devices."""
     known = {device.uuid: device for device in snapshot.devices}
-    if snapshot.fake or not snapshot.cuda_order or not known.keys() >= set(snapshot.cuda_order):
+    order = snapshot.cuda_order
+    if snapshot.fake or not order or any(uuid not in known for uuid in order):
         return None
-    answer = tuple(known[uuid] for uuid in snapshot.cuda_order)
-    expected = _enumerated((gpu.devices for gpu in gpus), snapshot)
-    several = not _any_mig(gpus) or _driver_branch(snapshot.driver) >= _MIG_ERA
-    if several and {_gpu_instance(device) for device in answer} != {
-        _gpu_instance(device) for device in expected
-    }:
-        return None
-    if DEVICE_ORDER.read(environ) == BY_BUS and all(device.pci_bus_id for device in answer):
-        return tuple(sorted(answer, key=lambda device: device.pci_bus_id or ""))
+    answer = tuple(known[uuid] for uuid in order)
+    names_all = not _any_mig(gpus) or _driver_branch(snapshot.driver) >= _MIG_ERA
+    if names_all:
+        expected = _enumerated((gpu.devices for gpu in gpus), snapshot)
+        if _gpu_instances(answer) != _gpu_instances(expected):
+            return None
+    has_addresses = all(device.pci_bus_id for device in answer)
+    if has_addresses and DEVICE_ORDER.read(environ) == BY_BUS:
+        return tuple(sorted(answer, key=lambda device: str(device.pci_bus_id)))
     return answer
+
+
+def _gpu_instances(devices: Iterable[Device]) -> set[tuple[str, str | int]]:
+    return {_gpu_instance(device) for device in devices}
 
 
 def _gpu_instance(device: Device) -> tuple[str, str | int]:
     """A GPU or a GPU instance; what NVML does not number stands for itself."""
-    return device.gpu_uuid, device.uuid if device.gpu_instance is None else device.gpu_instance
+    if device.gpu_instance is None:
+        return device.gpu_uuid, device.uuid
+    return device.gpu_uuid, device.gpu_instance
 
 
 def _enumerated(chosen: Iterable[tuple[Device, ...]], snapshot: Snapshot) -> tuple[Device, ...]:
@@ -202,21 +218,21 @@ def _driver_branch(driver: str | None) -> int:
 
 
 def _by_integer(tokens: list[str], gpus: list[_Gpu], how: How, snapshot: Snapshot) -> Visible:
+    """The devices of a mask whose first token is no UUID: each token is CUDA's number of a GPU."""
     chosen: list[int] = []
     cut = None
     for token in tokens:
         number = _integer(token)
         if number is None:
             cut = f"{_short(token)} is not a number: the list ends before it"
-        elif number >= len(gpus):
-            cut = f"{_short(token)} names none of the {len(gpus)} GPUs: the list ends before it"
-        elif number in chosen:
-            return Visible(
-                (), how, f"{_short(token)} names a GPU again: CUDA then shows none at all"
-            )
-        if cut:
             break
-        chosen.append(number or 0)
+        if number >= len(gpus):
+            cut = f"{_short(token)} names none of the {len(gpus)} GPUs: the list ends before it"
+            break
+        if number in chosen:
+            again = f"{_short(token)} names a GPU again: CUDA then shows none at all"
+            return Visible((), how, again)
+        chosen.append(number)
     return _shown([gpus[number].devices for number in chosen], how, cut, snapshot)
 
 
@@ -225,13 +241,19 @@ def _integer(token: str) -> int | None:
     match = re.match(_INTEGER, token)
     if match is None:
         return None
-    beyond = len(match[2]) > 9 or (match[1] == "-" and match[2] != "0")
-    return 10**9 if beyond else int(match[2])
+    sign, digits = match.groups()
+    is_negative = sign == "-" and digits != "0"
+    if is_negative or len(digits) > 9:
+        return _BEYOND
+    return int(digits)
 
 
 def _by_uuid(tokens: list[str], gpus: list[_Gpu], snapshot: Snapshot) -> Visible:
+    """The devices of a mask whose first token begins as a UUID does."""
     names = _names(gpus)
-    prefixes = ("GPU-", "MIG-") if _driver_branch(snapshot.driver) >= _MIG_ERA else (tokens[0][:4],)
+    prefixes: tuple[str, ...] = ("GPU-", "MIG-")
+    if _driver_branch(snapshot.driver) < _MIG_ERA:
+        prefixes = (tokens[0][:4],)  # all of one kind
     chosen: dict[str, tuple[Device, ...]] = {}
     sure = True
     cut = None
@@ -242,12 +264,13 @@ def _by_uuid(tokens: list[str], gpus: list[_Gpu], snapshot: Snapshot) -> Visible
             cut = f"{_short(token)} {what}: the list ends before it"
             break
         if matches.keys() <= chosen.keys():
-            return Visible(
-                (), "uuid", f"{_short(token)} names a device again: CUDA then shows none at all"
-            )
+            again = f"{_short(token)} names a device again: CUDA then shows none at all"
+            return Visible((), "uuid", again)
         chosen.update(matches)
         # Nobody has shown what the driver does with a parent's UUID, nor which UUID a lost GPU had.
-        sure = sure and not _is_parent(token, gpus) and (token in names or not snapshot.lost)
+        may_be_lost = token not in names and bool(snapshot.lost)
+        if may_be_lost or _is_parent(token, gpus):
+            sure = False
     return _shown(list(chosen.values()), "uuid" if sure else "guess", cut, snapshot)
 
 
@@ -268,16 +291,22 @@ def _names(gpus: Iterable[_Gpu]) -> dict[str, _Choice]:
 
 
 def _matches(token: str, names: Mapping[str, _Choice]) -> dict[str, tuple[Device, ...]]:
+    """What a token may mean: the UUID that it spells whole, else every one that begins so."""
     if token in names:
-        return dict([names[token]])
+        uuid, devices = names[token]
+        return {uuid: devices}
     return dict(choice for name, choice in names.items() if name.startswith(token))
 
 
 def _is_parent(token: str, gpus: Iterable[_Gpu]) -> bool:
-    return token.startswith("GPU-") and any(
-        gpu.partitioned and gpu.uuid.startswith(token) for gpu in gpus
-    )
+    """Whether a token may mean a GPU in MIG mode."""
+    if not token.startswith("GPU-"):
+        return False
+    return any(gpu.partitioned and gpu.uuid.startswith(token) for gpu in gpus)
 
 
 def _short(token: str) -> str:
-    return repr(token if len(token) <= 48 else token[:45] + "...")
+    """A token as it is quoted in a message."""
+    if len(token) > _MOST_QUOTED:
+        token = token[: _MOST_QUOTED - 3] + "..."
+    return repr(token)
