@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 
 
 class GpuCacheError(Exception):
-    """All exceptions raised from this package's code.
+    """The base of what gpucache's public functions raise on purpose.
 
     ``problem`` names the path or value that is wrong, ``hint`` says what to do about it.
     Every error can be pickled, so that it survives the way back from a worker process.

@@ -1,6 +1,6 @@
-"""What may be logged without harm wherever gpucache runs, in a kernel launch too; nothing else of gpucache logs.
+"""The one door to `logging`: a line is told without harm wherever gpucache runs, in a kernel launch too.
 
-`logging` takes a third of a worker's start to import, so it is imported with the first line that is logged.
+Importing `logging` takes a third of a worker's start, so it is imported with the first line that is logged.
 """
 
 from __future__ import annotations
@@ -22,12 +22,12 @@ def level_of(text: str) -> int | None:
 
 
 def before_first_line(prepare: Callable[[], None]) -> None:
-    """Have ``prepare`` called once, before the first line that is logged: it sets up `logging` as the program wants."""
+    """Have ``prepare`` called once, just before the first line is logged, to set up handlers."""
     _before_first_line.append(prepare)
 
 
 def tell(level: int, message: str, *words: object) -> None:
-    """One line of the log. A handler or filter of the program that raises costs the line, not the kernel launch."""
+    """Log one line. If a handler or filter of the program raises, the line is lost, and the kernel launch goes on."""
     try:
         import logging
 
@@ -44,13 +44,11 @@ _warned: set[str] = set()
 def warn_once(
     what: str, cause: object, outcome: str = "compiling without the shared cache"
 ) -> None:
-    """One log line per cause and process. Never `warnings.warn`, which ``-W error`` turns into an exception."""
-    # The paths in an OSError, and what we were about to do, differ from kernel to kernel; the cause does not.
-    kind = (
-        os.strerror(cause.errno)
-        if isinstance(cause, OSError) and cause.errno
-        else f"{what}: {cause}"
-    )
+    """Log one line per cause and process. Never `warnings.warn`, which ``-W error`` turns into an exception."""
+    kind = f"{what}: {cause}"
+    if isinstance(cause, OSError) and cause.errno:
+        # The paths in it, and what was about to be done, differ from kernel to kernel; the cause does not.
+        kind = os.strerror(cause.errno)
     if kind not in _warned:
         _warned.add(kind)
         tell(WARNING, "%s: %s; %s", what, cause, outcome)

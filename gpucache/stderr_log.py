@@ -26,7 +26,7 @@ def configure(level: int | None) -> None:
 
 
 class _ToStderr(logging.StreamHandler):  # type: ignore[type-arg]
-    """Ours, told from one that the program has attached."""
+    """The handler that `configure` attaches: a class of its own, to tell it from those of the program."""
 
     def handleError(self, record: logging.LogRecord) -> None:  # noqa: N802
         """A stderr that is closed or full is no reason to print a traceback there, nor to raise."""

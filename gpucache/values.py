@@ -10,7 +10,6 @@ from __future__ import annotations
 
 TYPE_CHECKING = False  # importing typing costs more than this module saves
 if TYPE_CHECKING:
-    from collections.abc import Iterator
     from typing import Any, TypeVar
 
     from typing_extensions import dataclass_transform
@@ -31,10 +30,12 @@ class _ValueType(type):
         meta, name: str, bases: tuple[type, ...], body: dict[str, Any], kw_only: bool = False
     ) -> _ValueType:
         own = tuple(body.get("__annotations__", ()))
-        names, defaults = own, {name: body.pop(name) for name in own if name in body}
+        names = own
+        defaults = {name: body.pop(name) for name in own if name in body}
         for base in bases:
-            names = (*getattr(base, "_fields", ()), *names)
-            defaults = {**getattr(base, "_defaults", {}), **defaults}
+            if isinstance(base, _ValueType):
+                names = base._fields + names
+                defaults = base._defaults | defaults
         body["__slots__"] = own
         body["__match_args__"] = () if kw_only else names
         made = super().__new__(meta, name, bases, body)
@@ -54,10 +55,10 @@ class _DataclassFields:
     def __get__(self, value: Value | None, cls: _ValueType) -> dict[str, Any]:
         import dataclasses
 
-        fields = [
-            (name, object, dataclasses.field(default=cls._defaults.get(name, dataclasses.MISSING)))
-            for name in cls._fields
-        ]
+        fields = []
+        for name in cls._fields:
+            default = cls._defaults.get(name, dataclasses.MISSING)
+            fields.append((name, object, dataclasses.field(default=default)))
         made = dataclasses.make_dataclass(cls.__name__, fields, kw_only=True)
         found: dict[str, Any] = made.__dataclass_fields__  # type: ignore[attr-defined]
         return found
@@ -78,8 +79,8 @@ class Value(metaclass=_ValueType):
         for name, value in given.items():
             _set(self, name, value)
 
-    def __iter_values(self) -> Iterator[Any]:
-        return (getattr(self, name) for name in type(self)._fields)
+    def __values(self) -> tuple[Any, ...]:
+        return tuple(getattr(self, name) for name in type(self)._fields)
 
     def __setattr__(self, name: str, value: object) -> None:
         from dataclasses import FrozenInstanceError
@@ -94,18 +95,17 @@ class Value(metaclass=_ValueType):
     def __eq__(self, other: object) -> bool:
         if type(other) is not type(self):
             return NotImplemented
-        return tuple(self.__iter_values()) == tuple(other.__iter_values())
+        return self.__values() == other.__values()
 
     def __hash__(self) -> int:
-        return hash(tuple(self.__iter_values()))
+        return hash(self.__values())
 
     def __repr__(self) -> str:
         said = (f"{name}={getattr(self, name)!r}" for name in type(self)._fields)
         return f"{type(self).__qualname__}({', '.join(said)})"
 
     def __reduce__(self) -> tuple[Any, ...]:
-        named = {name: getattr(self, name) for name in type(self)._fields}
-        return _made, (type(self), named)
+        return _made, (type(self), as_dict(self))
 
 
 _set = object.__setattr__  # a value's own refuses
@@ -124,10 +124,10 @@ def _by_name(cls: _ValueType, args: tuple[Any, ...], named: dict[str, Any]) -> d
 
 def _wrong_fields(cls: _ValueType, given: dict[str, Any]) -> TypeError:
     unknown = sorted(given.keys() - cls._names)
+    if unknown:
+        return TypeError(f"{cls.__name__} has no fields {unknown}")
     missing = [name for name in cls._fields if name not in given]
-    return TypeError(
-        f"{cls.__name__} has no {unknown}" if unknown else f"{cls.__name__} needs {missing}"
-    )
+    return TypeError(f"{cls.__name__} needs values for {missing}")
 
 
 def _made(cls: type[T], named: dict[str, Any]) -> T:
@@ -141,8 +141,9 @@ def replace(value: T, **changes: Any) -> T:
     Raises:
         TypeError: a name is no field of the value.
     """
-    named = {name: getattr(value, name) for name in type(value)._fields}
-    return type(value)(**{**named, **changes})
+    named = as_dict(value)
+    named.update(changes)
+    return type(value)(**named)
 
 
 def as_dict(value: Value) -> dict[str, Any]:

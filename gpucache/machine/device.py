@@ -66,7 +66,9 @@ class Device(Value, kw_only=True):
         """
         if self.index is None:
             return None
-        return str(self.index) if self.slot is None else f"{self.index}.{self.slot}"
+        if self.slot is None:
+            return str(self.index)
+        return f"{self.index}.{self.slot}"
 
     @property
     def gpu_uuid(self) -> str:
@@ -75,11 +77,10 @@ class Device(Value, kw_only=True):
 
     def as_json(self) -> dict[str, Any]:
         """The fields that are known, as JSON's types; `parse` reads them back."""
-        known = {
-            name: value
-            for name, value in as_dict(self).items()
-            if value is not None and value is not False
-        }
+        known: dict[str, Any] = {}
+        for name, value in as_dict(self).items():
+            if value is not None and value is not False:
+                known[name] = value
         if self.compute_capability is not None:
             known["compute_capability"] = list(self.compute_capability)
         return known
@@ -93,12 +94,16 @@ class Device(Value, kw_only=True):
         """
         if not isinstance(value, dict):
             raise ValueError(f"a device is a JSON object, not {value!r}")
-        known = {name: value[name] for name in _FIELD_TYPES if value.get(name) is not None}
-        if "compute_capability" in known:
-            known["compute_capability"] = _capability(known["compute_capability"])
-        for name, field_value in known.items():
-            if type(field_value) is not _FIELD_TYPES[name]:
-                raise ValueError(f"a device's {name} is not {field_value!r}")
+        known: dict[str, Any] = {}
+        for name, expected in _FIELD_TYPES.items():
+            found = value.get(name)
+            if found is None:
+                continue
+            if name == "compute_capability":
+                found = _capability(found)
+            if type(found) is not expected:
+                raise ValueError(f"a device's {name} is not {found!r}")
+            known[name] = found
         if not known.get("uuid"):
             raise ValueError(f"a device without a uuid: {value!r}")
         return cls(**known)
@@ -141,6 +146,10 @@ class Unavailable(Value):
     """NVML's return code: 15 is GPU_IS_LOST, 4 is NO_PERMISSION; None where NVML gave no code."""
     text: str
 
+    def as_json(self) -> dict[str, Any]:
+        """Every field, by its name."""
+        return as_dict(self)
+
 
 class Snapshot(Value, kw_only=True):
     """The devices of a machine at one moment, and how that is known. Plain values, no handles."""
@@ -174,6 +183,7 @@ class Snapshot(Value, kw_only=True):
 
     def as_json(self) -> dict[str, Any]:
         """Every field as JSON's types."""
+        order = None if self.cuda_order is None else list(self.cuda_order)
         return {
             "status": self.status.value,
             "source": self.source,
@@ -182,14 +192,12 @@ class Snapshot(Value, kw_only=True):
             "advice": self.advice,
             "devices": [device.as_json() for device in self.devices],
             "mig_parents": [device.as_json() for device in self.mig_parents],
-            "lost": [{"index": gpu.index, "code": gpu.code, "text": gpu.text} for gpu in self.lost],
-            "hidden": [
-                {"index": gpu.index, "code": gpu.code, "text": gpu.text} for gpu in self.hidden
-            ],
+            "lost": [gpu.as_json() for gpu in self.lost],
+            "hidden": [gpu.as_json() for gpu in self.hidden],
             "driver": self.driver,
             "nvml": self.nvml,
             "cuda": self.cuda,
-            "cuda_order": list(self.cuda_order) if self.cuda_order is not None else None,
+            "cuda_order": order,
         }
 
     def with_order(self, cuda_order: tuple[str, ...] | None) -> Snapshot:

@@ -1,4 +1,4 @@
-"""Which GPUs this process may open, from the kernel alone: without NVML, and without opening any."""
+"""Which GPUs this process may open, as the kernel tells it: without asking NVML, and without opening any GPU."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ _MOST_DIGITS = 6
 
 
 class DeviceFile(Value):
-    """A GPU's device node that this process may open."""
+    """The file ``/dev/nvidia<minor>`` of a GPU, which this process may open."""
 
     minor: int
     uuid: str | None
@@ -26,29 +26,36 @@ def driver_loaded() -> bool:
 
 
 def openable_gpus() -> tuple[DeviceFile, ...] | None:
-    """The GPUs that this process may open; None where there are no nodes to look at (WSL, or no GPU at all).
+    """The GPUs that this process may open; None where there are no such files to look at (WSL, or no GPU at all).
 
     ``access(2)`` asks the file's mode and the device cgroup alike (Linux `fs/namei.c`, `inode_permission`).
     """
     try:
-        suffixes = [name[len("nvidia") :] for name in os.listdir(DEV) if name.startswith("nvidia")]
+        names = os.listdir(DEV)
     except OSError:
         return None
-    minors = sorted(int(suffix) for suffix in suffixes if _is_number(suffix))
+    minors = _minors(names)
     if not minors:
         return None
     uuids = _uuids()
-    may_open = [
-        minor
-        for minor in minors
-        if os.access(os.path.join(DEV, f"nvidia{minor}"), os.R_OK | os.W_OK)
-    ]
-    return tuple(DeviceFile(minor, uuids.get(minor)) for minor in may_open)
+    openable = []
+    for minor in minors:
+        path = os.path.join(DEV, f"nvidia{minor}")
+        if os.access(path, os.R_OK | os.W_OK):
+            openable.append(DeviceFile(minor, uuids.get(minor)))
+    return tuple(openable)
 
 
-def _is_number(suffix: str) -> bool:
-    """Whether this follows ``nvidia`` in the name of a GPU's node; ``ctl`` and ``-uvm`` are of the driver's own."""
-    return suffix.isascii() and suffix.isdigit() and len(suffix) <= _MOST_DIGITS
+def _minors(names: list[str]) -> list[int]:
+    """The numbers of the GPUs among the names in ``/dev``: of ``nvidia0``, but not of ``nvidiactl``."""
+    minors = []
+    for name in names:
+        if not name.startswith("nvidia"):  # most are of something else
+            continue
+        number = name.removeprefix("nvidia")
+        if number.isascii() and number.isdigit() and len(number) <= _MOST_DIGITS:
+            minors.append(int(number))
+    return sorted(minors)
 
 
 def _uuids() -> dict[int, str]:
