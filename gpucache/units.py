@@ -5,10 +5,10 @@ from __future__ import annotations
 import re
 
 _SIZES = {"": 1, "B": 1}
-_SIZES |= {
-    f"{letter}{end}": 1024**power for power, letter in enumerate("KMGT", 1) for end in ("", "iB")
-}
-_SIZES |= {f"{letter}B": 1000**power for power, letter in enumerate("KMGT", 1)}
+for _power, _letter in enumerate("KMGT", start=1):
+    _SIZES[_letter] = 1024**_power
+    _SIZES[f"{_letter}iB"] = 1024**_power
+    _SIZES[f"{_letter}B"] = 1000**_power
 _SECONDS = {"s": 1.0, "m": 60.0, "min": 60.0, "h": 3600.0, "d": 86400.0, "w": 7 * 86400.0}
 
 
@@ -19,10 +19,12 @@ def parse_size(text: str) -> int:
         ValueError: it is none of these.
     """
     match = re.fullmatch(r"([0-9]{1,15}(?:\.[0-9]{1,6})?)\s*([a-zA-Z]*)", text.strip(), re.ASCII)
-    unit = match[2][:1].upper() + match[2][1:] if match else ""
-    if match is None or unit not in _SIZES:
-        raise ValueError(f"{text!r} is not a size like 20GiB, 500MB or 4096")
-    return int(float(match[1]) * _SIZES[unit])
+    if match is not None:
+        number, unit = match.groups()
+        unit = unit[:1].upper() + unit[1:]
+        if unit in _SIZES:
+            return int(float(number) * _SIZES[unit])
+    raise ValueError(f"{text!r} is not a size like 20GiB, 500MB or 4096")
 
 
 def parse_duration(text: str) -> float:
@@ -32,9 +34,13 @@ def parse_duration(text: str) -> float:
         ValueError: it is none of these.
     """
     match = re.fullmatch(r"([0-9]{1,9}(?:\.[0-9]{1,6})?)\s*([a-z]*)", text.strip(), re.ASCII)
-    if match is None or (match[2] not in _SECONDS and (match[2] or float(match[1]) != 0)):
-        raise ValueError(f"{text!r} is not a time like 30d, 12h, 15min or 90s")
-    return float(match[1]) * _SECONDS.get(match[2], 0.0)
+    if match is not None:
+        number, unit = match.groups()
+        if unit in _SECONDS:
+            return float(number) * _SECONDS[unit]
+        if not unit and float(number) == 0:
+            return 0.0
+    raise ValueError(f"{text!r} is not a time like 30d, 12h, 15min or 90s")
 
 
 def size(count: int) -> str:

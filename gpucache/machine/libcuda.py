@@ -28,13 +28,23 @@ def ask_order(
     Takes as long as `cuInit` in the child: about half a second, up to the time limit. A child that hangs is killed and
     not waited for, since a process stuck in a driver cannot be reaped.
     """
+    answer = _answer_of_child(environ, timeout_s)
+    by_digits = {_digits(device.uuid): device.uuid for device in snapshot.devices}
+    order = answer.split()
+    if not order or any(digits not in by_digits for digits in order):
+        return None
+    return tuple(by_digits[digits] for digits in order)
+
+
+def _answer_of_child(environ: Mapping[str, str], timeout_s: float) -> str:
+    """What this file prints as a script of its own; empty where it fails or takes too long."""
     import subprocess
     import threading
 
     from gpucache.environment import DEVICE_ORDER, VISIBLE_DEVICES
 
     if not sys.executable:
-        return None
+        return ""
     masks = (VISIBLE_DEVICES.name, DEVICE_ORDER.name)
     unmasked = {name: value for name, value in environ.items() if name not in masks}
     try:
@@ -48,7 +58,7 @@ def ask_order(
             text=True,
         )
     except OSError:  # the interpreter was removed by an upgrade, or there is no process to be had
-        return None
+        return ""
     try:
         answer, _ = child.communicate(timeout=timeout_s)
     except subprocess.TimeoutExpired:
@@ -56,14 +66,8 @@ def ask_order(
         if child.stdout is not None:
             child.stdout.close()
         threading.Thread(target=child.wait, name="gpucache-reap", daemon=True).start()
-        return None
-    if child.returncode != 0:
-        return None
-    by_digits = {_digits(device.uuid): device.uuid for device in snapshot.devices}
-    order = answer.split()
-    if not order or any(digits not in by_digits for digits in order):
-        return None
-    return tuple(by_digits[digits] for digits in order)
+        return ""
+    return answer if child.returncode == 0 else ""
 
 
 def _digits(uuid: str) -> str:
