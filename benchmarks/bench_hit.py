@@ -59,10 +59,10 @@ def main() -> None:
             "gpucache": [],
             "gpucache, digests": [],
         }
-        normal = plugin._location()
+        normal = plugin.current_location()
         os.environ["GPUCACHE_VERIFY"] = "always"
         plugin._locations.clear()
-        verifying = plugin._location()
+        verifying = plugin.current_location()
         for _ in range(rounds):
             spent["FileCacheManager"].append(seconds(FileCacheManager, key))
             for name, place in (("gpucache", normal), ("gpucache, digests", verifying)):

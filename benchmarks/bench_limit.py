@@ -66,7 +66,7 @@ def place(**limits: str) -> Location:
     for name in limits:
         os.environ[name] = limits[name]
     plugin._locations.clear()
-    return plugin._location()
+    return plugin.current_location()
 
 
 def main() -> None:

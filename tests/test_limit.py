@@ -200,6 +200,68 @@ def finish_turns() -> None:
             thread.join(PATIENCE_S)
 
 
+class TestCountInParts:
+    """A count rests between the parts of the store, and others put and remove meanwhile."""
+
+    def test_what_is_put_and_removed_meanwhile_is_right_in_the_sum(self, tmp_path, trees, root):
+        """In a part that was counted before."""
+        changes = [
+            lambda: Tree(tmp_path, "A" * 51 + "B"),
+            lambda: shutil.rmtree(trees[1].entry),
+        ]
+
+        def change() -> None:
+            if changes:
+                changes.pop(0)()
+
+        during = counted(str(root), change)
+        assert not changes
+        assert during == counted(str(root))
+
+    def test_a_count_ends_although_others_change_the_store_all_the_time(self, root, trees):
+        busy = trees[0].entry.parent
+        calls = []
+
+        def change() -> None:
+            calls.append(len(calls))
+            (busy / str(len(calls))).mkdir()
+
+        counted(str(root), change)
+        assert len(calls) < 40
+
+    def test_it_rests_in_a_thread_and_not_on_the_main_thread(self, monkeypatch):
+        monkeypatch.setattr(limit, "_WORK_S", 0.0)
+        monkeypatch.setattr(limit, "_REST_S", 0.05)
+
+        def spent(rest: Callable[[], None]) -> float:
+            began = time.monotonic()
+            rest()
+            return time.monotonic() - began
+
+        assert spent(limit._resting()) < 0.05
+        in_thread: list[float] = []
+        thread = threading.Thread(target=lambda: in_thread.append(spent(limit._resting())))
+        thread.start()
+        thread.join(PATIENCE_S)
+        assert in_thread[0] >= 0.05
+
+    def test_at_the_end_of_the_process_it_rests_no_more(self, python):
+        code = (
+            "import threading, time\n"
+            "from gpucache.store import limit\n"
+            "limit._WORK_S, limit._REST_S = 0.0, 3600.0\n"
+            "def count():\n"
+            "    rest = limit._resting()\n"
+            "    for _ in range(3):\n"
+            "        time.sleep(0.01)\n"
+            "        rest()\n"
+            "    print('counted')\n"
+            "threading.Thread(target=count).start()\n"
+        )
+        done = python(code, Path(__file__).parent)
+        assert (done.returncode, done.stdout, done.stderr) == (0, "counted\n", "")
+
+
 class TestEvicting:
     def test_the_least_recently_used_go_with_their_views_down_to_nine_tenths(self, trees, root):
         size = counted(str(root))
@@ -397,7 +459,7 @@ class TestProcesses:
         assert one.get_group("add.json") is None
         group = {name: one.put(data, name) for name, data in KERNEL.items()}
         one.put_group("add.json", group)
-        kept = one._place.limit
+        kept = one._location.limit
         assert kept._due
         assert kept._thread is None
         assert len(stored(root)) == 11
@@ -601,7 +663,7 @@ class TestDisk:
         put_kernel("M" * 52)
         manager = DeviceCacheManager("N" * 52)
         assert manager.get_group("add.json")
-        manager._place.limit.turn()
+        manager._location.limit.turn()
 
     def test_on_a_root_that_vanished(self, root):
         put_kernel("N" * 52)
@@ -609,7 +671,7 @@ class TestDisk:
         shutil.rmtree(root)
         put_kernel("M" * 52)
         finish_turns()
-        kept = DeviceCacheManager("M" * 52)._place.limit
+        kept = DeviceCacheManager("M" * 52)._location.limit
         shutil.rmtree(root)
         kept.turn()
         kept.viewed()

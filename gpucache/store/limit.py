@@ -2,9 +2,10 @@
 
 Counted and evicted are entries of the store, with their views; what stock Triton and torch left is never touched here.
 A put adds its size to the file, one small write; over the limit, one process at a time evicts down to nine tenths of
-it, in turns of 200 ms after its own kernel was returned. The size is counted anew after a prune, and once a day.
+it, in turns of 200 ms after its own kernel was returned. The size is counted anew after a prune, and once a day, by a
+thread that works for 20 ms and then rests for 80.
 
-The file is right but for what was put while it was counted, and what processes could not write before they ended:
+The file is right but for views made while it was counted, and what processes could not write before they ended:
 another one was writing at that moment. Bytes are those of the files' contents, with about 1 KiB for each view; links
 from elsewhere, and copies on another file system, are not counted.
 """
@@ -17,7 +18,7 @@ import os
 import threading
 import time
 import weakref
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import suppress
 
 from gpucache.disk import mounts
@@ -26,14 +27,23 @@ from gpucache.forks import after_fork
 from gpucache.layout.keys import KEY, device_directories, view_key
 from gpucache.log import tell
 from gpucache.store.manifest import MANIFEST, Manifest
-from gpucache.store.recency import LEAST_GRACE_S, STAMP_S, is_recent, plausible
+from gpucache.store.recency import LEAST_GRACE_S, STAMP_S, is_recent, oldest_first
 from gpucache.store.removal import InUse, Target, refuse_mounts, remove
-from gpucache.store.size import GROUP_BYTES, Total, counted, last_uses, updated
+from gpucache.store.size import (
+    GROUP_BYTES,
+    LastUse,
+    Total,
+    counted,
+    last_uses,
+    set_total,
+    updated,
+)
 
 _SHARE, _MOST = 0.1, 50 * 2**30
 _LOW = 0.9
 _TURN_S = 0.2
 _PAUSE_S = 30.0
+_WORK_S, _REST_S = 0.02, 0.08
 
 
 def max_size_bytes(root: str, environ: Mapping[str, str]) -> int:
@@ -71,7 +81,7 @@ class Limit:
         self._due = False
         self._not_before = 0.0
         self._thread: threading.Thread | None = None
-        self._oldest: list[tuple[int, str]] = []
+        self._oldest: list[LastUse] = []
         self._mounted: list[str] = []
 
     def published(self, manifest: Manifest) -> None:
@@ -110,14 +120,15 @@ class Limit:
     def turn(self) -> None:
         """Evict for 200 ms at most, unless another process does. Never raises for what the disk says.
 
-        The turn in which the store is counted anew takes as long as that does.
+        The turn in which the store is counted anew takes as long as that does: some 26 us an entry, a fifth of the
+        time, so that the main thread keeps its speed. At the end of the process what is left is counted without rests.
         """
         with suppress(OSError):
             fd = os.open(self.locks, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
             _held.add(fd)
             try:
                 fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                self._evict()
+                self._enforce_now()
             finally:
                 _held.discard(fd)
                 with suppress(OSError):
@@ -130,9 +141,7 @@ class Limit:
             return
         with suppress(OSError):
             total = self._add(size)
-            if total is not None and (
-                total.stale or total.draining or total.size_bytes > self.limit_bytes
-            ):
+            if total is not None and (total.stale or self._is_over(total)):
                 self._due = True
 
     def _add(self, change: int, draining: bool | None = None) -> Total | None:
@@ -144,73 +153,81 @@ class Limit:
                 self._pending = 0
             return total
 
-    def _evict(self) -> None:
+    def _enforce_now(self) -> None:
+        """Count the store if that is due, and then evict if the store is over the limit."""
         total = self._add(0)
         if total is not None and total.stale:
-            total = updated(self.root, counted(self.root), anew=True)
-        if total is None or not (total.draining or total.size_bytes > self.limit_bytes):
+            total = set_total(self.root, counted(self.root, _resting()))
+        if total is None or not self._is_over(total):
             return
-        size, aim, deadline = (
-            total.size_bytes,
-            int(self.limit_bytes * _LOW),
-            time.monotonic() + _TURN_S,
-        )
+        aim = int(self.limit_bytes * _LOW)
+        left = self._evict_down_to(aim, total.size_bytes)
+        self._add(0, draining=left > aim)
+
+    def _is_over(self, total: Total) -> bool:
+        return total.draining or total.size_bytes > self.limit_bytes
+
+    def _evict_down_to(self, aim: int, size: int) -> int:
+        """Evict until the store, which takes ``size`` bytes, takes ``aim``, for one turn; the bytes it takes then."""
+        if size <= aim:
+            return size
+        deadline = time.monotonic() + _TURN_S
         devices = [path for _, path in device_directories(self.root)]
         self._mounted = [point for point in mounts.points() if point.startswith(f"{self.root}/")]
-        for used_ns, entry in self._oldest_first() if size > aim else ():
-            if is_recent(used_ns / 1e9, time.time(), self.grace_s):
-                self._oldest.clear()
-                self._pause()
-                break
-            freed = self._evicted(used_ns, entry, devices)
-            if freed:
-                tell(
-                    logging.INFO,
-                    "evicted: %s, %d bytes, not used since %.0f",
-                    entry,
-                    freed,
-                    used_ns / 1e9,
-                )
+        for entry in self._oldest_first():
+            if is_recent(entry.used, time.time(), self.grace_s):
+                break  # and so is all that comes after it
+            freed = self._evict(entry, devices)
             size -= freed
             self._add(-freed, draining=True)
+            # Looked at last: a turn evicts one entry at least, however long the listing took.
             if size <= aim:
                 self._oldest.clear()
-            if size <= aim or time.monotonic() > deadline:
-                break
-        else:
-            if size > aim:  # nothing is left that could go
-                self._pause()
-        self._add(0, draining=size > aim)
-
-    def _oldest_first(self) -> Iterator[tuple[int, str]]:
-        """The stored entries by their last use: what an earlier turn has left to this one, and then all anew."""
-        for looked in (False, True):
-            if looked:
-                now = time.time()
-                self._oldest = sorted(
-                    last_uses(self.root), key=lambda one: plausible(one[0] / 1e9, now), reverse=True
-                )
-            while self._oldest:
-                yield self._oldest.pop()
-
-    def _pause(self) -> None:
+                return size
+            if time.monotonic() > deadline:
+                return size
+        # Nothing is left that may go. After the pause it may be another entry's turn, so that all are listed anew.
+        self._oldest.clear()
         self._not_before = time.monotonic() + min(self.grace_s, _PAUSE_S)
+        return size
 
-    def _evicted(self, used_ns: int, entry: str, devices: Iterable[str]) -> int:
+    def _oldest_first(self) -> Iterator[LastUse]:
+        """The stored entries by their last use: what an earlier turn has left to this one, and then all anew."""
+        yield from self._take_oldest()
+        self._oldest = oldest_first(last_uses(self.root), time.time())
+        self._oldest.reverse()  # the next one is taken from the end
+        yield from self._take_oldest()
+
+    def _take_oldest(self) -> Iterator[LastUse]:
+        while self._oldest:
+            yield self._oldest.pop()
+
+    def _evict(self, entry: LastUse, devices: Iterable[str]) -> int:
         """Remove an entry and its views; the bytes it was counted with, 0 where it stays."""
-        places = _targets(entry, devices)
-        # used since we looked, so that others come first
-        if not places or places[0].mark[1] != used_ns:
+        targets = _targets(entry.path, devices)
+        if not targets:
             return 0
-        if any(is_recent(place.mark[1] / 1e9, time.time(), self.grace_s) for place in places):
-            return 0
+        inode, stamp_ns = targets[0].mark
+        if stamp_ns != entry.stamp_ns:
+            return 0  # used since it was listed, so that others come first
+        now = time.time()
+        if any(is_recent(target.mark[1] / 1e9, now, self.grace_s) for target in targets):
+            return 0  # a copy on another file system has a stamp of its own
         try:
-            refuse_mounts([place.path for place in places], self._mounted)
-            stored = remove(os.path.basename(entry), places, self.locks)[0]
+            refuse_mounts([target.path for target in targets], self._mounted)
+            stored = remove(os.path.basename(entry.path), targets, self.locks)[0]
         except InUse:
             return 0
-        links = sum(place.mark[0] == places[0].mark[0] for place in places) - 1
-        return stored.logical_bytes + links * GROUP_BYTES
+        linked = [target for target in targets[1:] if target.mark[0] == inode]
+        freed = stored.logical_bytes + len(linked) * GROUP_BYTES
+        tell(
+            logging.INFO,
+            "evicted: %s, %d bytes, not used since %.0f",
+            entry.path,
+            freed,
+            entry.used,
+        )
+        return freed
 
 
 def _targets(entry: str, devices: Iterable[str]) -> list[Target]:
@@ -219,10 +236,14 @@ def _targets(entry: str, devices: Iterable[str]) -> list[Target]:
     stored = _target(entry)
     if stored is None:
         return []
-    views = [_target(f"{device}/{view_key(key)}") for device in devices]
-    if not KEY.fullmatch(key):  # several files have their views under one key
-        views = [view for view in views if view is not None and view.mark[0] == stored.mark[0]]
-    return [stored, *(view for view in views if view is not None)]
+    shares_key = KEY.fullmatch(key) is None  # several single files have their views under one key
+    targets = [stored]
+    for device in devices:
+        view = _target(f"{device}/{view_key(key)}")
+        if view is None or (shares_key and view.mark[0] != stored.mark[0]):
+            continue
+        targets.append(view)
+    return targets
 
 
 def _target(path: str) -> Target | None:
@@ -233,7 +254,23 @@ def _target(path: str) -> Target | None:
     return Target(path, (found.st_ino, found.st_mtime_ns), ours=True)
 
 
-# ---- the file
+def _resting() -> Callable[[], None]:
+    """What a count calls between its parts: now and then a rest, in which the main thread has the interpreter alone.
+
+    Without rests the main thread has half of its speed until the count ends. There are none on the main thread
+    itself, and none once that has ended: the interpreter then waits for the count.
+    """
+    main = threading.main_thread()
+    resting = threading.current_thread() is not main
+    began = time.monotonic()
+
+    def rest() -> None:
+        nonlocal began
+        if resting and time.monotonic() - began > _WORK_S:
+            main.join(_REST_S)
+            began = time.monotonic()
+
+    return rest
 
 
 # ---- forks

@@ -6,7 +6,7 @@ import fcntl
 import json
 import os
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterator
 from contextlib import suppress
 from typing import NamedTuple
 
@@ -17,12 +17,12 @@ from gpucache.store.manifest import MANIFEST
 from gpucache.store.quarantine import ASIDE
 
 _COUNTED_S = 86400.0
-
-
 _LENGTH = 96
+_PASSES = 3
+_TRIES, _TRY_S = 100, 0.001
 
-
-GROUP_BYTES = 1024  # a view's own file, about
+GROUP_BYTES = 1024
+"""What a view takes that is not linked to the store: its group file, about."""
 
 
 class Total(NamedTuple):
@@ -40,24 +40,71 @@ class Total(NamedTuple):
         return not 0 <= time.time() - self.counted <= _COUNTED_S
 
 
-def counted(root: str) -> int:
-    """Bytes of all stored entries and, about, of their views; what vanishes meanwhile counts nothing."""
-    most = len(device_directories(root))
+def counted(root: str, rest: Callable[[], object] | None = None) -> int:
+    """Bytes of all stored entries and, about, of their views; what vanishes meanwhile counts nothing.
+
+    ``rest`` is called after every part of the store, and may wait. Parts that change while the others are counted are
+    counted again, so that entries put or removed meanwhile are right in the sum. Approximate are views that are made
+    meanwhile, and what changes too fast for two more passes, or within one tick of the file system's clock.
+    """
+    most_views = len(device_directories(root))
     for shard in shards(root):  # what killed evictions left here nobody else sweeps
         with suppress(OSError):
             sweep_old(shard, ASIDE)
-    return sum(_entry_size(entry, most) for entry in stored_entries(root))
+    known: dict[str, _Counted] = {}
+    for _ in range(_PASSES):
+        current = {shard: _modified_ns(shard) for shard in shards(root)}
+        known = {shard: found for shard, found in known.items() if shard in current}
+        changed = [
+            shard
+            for shard, modified_ns in current.items()
+            if shard not in known or known[shard].modified_ns != modified_ns
+        ]
+        for shard in changed:
+            modified_ns = _modified_ns(
+                shard
+            )  # before the look: a change after it is seen next time
+            size = sum(_entry_size(entry, most_views) for entry in _entries_of(shard))
+            known[shard] = _Counted(modified_ns, size)
+            if rest is not None:
+                rest()
+        if not changed:
+            break
+    return sum(found.size_bytes for found in known.values())
 
 
-def stored_entries(root: str) -> Iterable[str]:
+class _Counted(NamedTuple):
+    """A part of the store as it was when it was counted."""
+
+    modified_ns: int
+    size_bytes: int
+
+
+def _modified_ns(directory: str) -> int:
+    """When an entry was last put into a directory or taken from it; 0 where the directory is gone."""
+    try:
+        return os.lstat(directory).st_mtime_ns
+    except OSError:
+        return 0
+
+
+def stored_entries(root: str) -> Iterator[str]:
     """The paths of what is stored; links are left out."""
     for shard in shards(root):
-        with suppress(OSError), os.scandir(shard) as entries:
-            yield from (
-                entry.path
-                for entry in entries
-                if STORE_KEY.fullmatch(entry.name) and entry.is_dir(follow_symlinks=False)
-            )
+        yield from _entries_of(shard)
+
+
+def _entries_of(shard: str) -> list[str]:
+    """The paths of the entries in one part of the store."""
+    try:
+        with os.scandir(shard) as items:
+            return [item.path for item in items if _is_entry(item)]
+    except OSError:
+        return []
+
+
+def _is_entry(item: os.DirEntry[str]) -> bool:
+    return STORE_KEY.fullmatch(item.name) is not None and item.is_dir(follow_symlinks=False)
 
 
 def _entry_size(entry: str, most_views: int) -> int:
@@ -65,16 +112,30 @@ def _entry_size(entry: str, most_views: int) -> int:
     with suppress(OSError), os.scandir(entry) as files:
         for file in files:
             found = file.stat(follow_symlinks=False)
-            views = min(found.st_nlink - 1, most_views) if file.name == MANIFEST else 0
-            size += found.st_size + views * GROUP_BYTES
+            size += found.st_size
+            if file.name == MANIFEST:
+                size += min(found.st_nlink - 1, most_views) * GROUP_BYTES
     return size
 
 
-def last_uses(root: str) -> Iterator[tuple[int, str]]:
-    """When each stored entry was last used (ns since the epoch), for one system call each."""
+class LastUse(NamedTuple):
+    """A stored entry, and when it was used last."""
+
+    stamp_ns: int
+    """The modification time of its manifest, in nanoseconds since the epoch."""
+    path: str
+
+    @property
+    def used(self) -> float:
+        """Seconds since the epoch."""
+        return self.stamp_ns / 1e9
+
+
+def last_uses(root: str) -> Iterator[LastUse]:
+    """When each stored entry was last used, for one system call each."""
     for entry in stored_entries(root):
         with suppress(OSError):
-            yield os.lstat(f"{entry}/{MANIFEST}").st_mtime_ns, entry
+            yield LastUse(os.lstat(f"{entry}/{MANIFEST}").st_mtime_ns, entry)
 
 
 def count_anew_later(root: str) -> None:
@@ -83,10 +144,24 @@ def count_anew_later(root: str) -> None:
     if os.path.realpath(path) != path:
         return  # a link leads elsewhere
     with suppress(OSError):
-        for _ in range(100):  # writers hold it for microseconds
-            if not os.path.exists(path) or updated(root, 0, anew=True, now=0.0) is not None:
-                return
-            time.sleep(0.001)
+        if os.path.exists(path):
+            set_total(root, 0, now=0.0)
+
+
+def set_total(root: str, size_bytes: int, now: float | None = None) -> Total | None:
+    """Write what was counted at ``now`` (seconds since the epoch; by default at this moment) into the file.
+
+    None where other processes have written the file all the time, for a tenth of a second.
+
+    Raises:
+        OSError: the disk refused.
+    """
+    for _ in range(_TRIES):  # writers hold the file for microseconds
+        total = updated(root, size_bytes, anew=True, now=now)
+        if total is not None:
+            return total
+        time.sleep(_TRY_S)
+    return None
 
 
 def total_bytes(root: str) -> int | None:
