@@ -167,21 +167,21 @@ class TestLosing:
     def test_a_reader_whose_manifest_vanishes_before_its_stamp_is_told_that_there_is_none(
         self, tree, monkeypatch
     ):
-        unchanged = lookup.unchanged
+        unchanged_paths = lookup.unchanged_paths
 
-        def overtaken(directory: str, manifest: Manifest) -> bool:
-            same = unchanged(directory, manifest)
+        def overtaken(directory: str, manifest: Manifest, here: int) -> dict[str, str] | None:
+            paths = unchanged_paths(directory, manifest, here)
             tree.remove()
-            return same
+            return paths
 
-        monkeypatch.setattr(lookup, "unchanged", overtaken)
+        monkeypatch.setattr(lookup, "unchanged_paths", overtaken)
         assert hit(tree.view) is None
         assert tree.all_gone()
 
     def test_a_reader_that_renews_the_manifest_of_a_copy_is_seen_or_sees(self, tree, monkeypatch):
         """It had read the old manifest before, and writes a new one after that was condemned."""
         os.utime(tree.other_view / "add.ptx", (OLD, OLD))
-        monkeypatch.setattr(lookup, "unchanged", lambda *_: False)
+        monkeypatch.setattr(lookup, "unchanged_paths", lambda *_: None)
         intact, seen = lookup.intact, []
 
         def reading(directory: str, manifest: Manifest) -> bool:

@@ -14,12 +14,16 @@ import os
 import sys
 import threading
 import time
-from contextlib import suppress
-from types import CodeType, FrameType
+from contextlib import contextmanager, suppress
 
 from gpucache.disk.locks import local_directory, signature
 from gpucache.forks import after_fork
 from gpucache.layout import paths
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from types import CodeType, FrameType
 
 _BEAT_S = 0.5
 
@@ -39,8 +43,11 @@ class KeyLock:
         """Whether this object holds the lock."""
         return self._fd is not None
 
-    def try_acquire(self, frame: FrameType, what: str) -> bool:
+    def try_acquire(self, frame: FrameType | None, what: str) -> bool:
         """Take the lock if it is free. It is held until `release`, or until ``frame`` has left its thread's stack.
+
+        ``frame`` is that of a compile, which may end by an exception that nobody tells us of; whoever surely releases
+        the lock, as `holding` does, gives None. ``what`` is what the lock is held for, for those who wait.
 
         Raises:
             OSError: the file cannot be made or locked, or no thread started to beat for it.
@@ -60,7 +67,9 @@ class KeyLock:
                 break
             os.close(fd)  # its last holder removed it while we opened it
         self._fd = fd
-        self._thread, self._frame, self._code = threading.get_ident(), id(frame), frame.f_code
+        self._thread = threading.get_ident()
+        if frame is not None:
+            self._frame, self._code = id(frame), frame.f_code
         try:
             _keeper.add(self)
         except RuntimeError as error:
@@ -114,7 +123,7 @@ class KeyLock:
 
     def beat(self, frames: dict[int, FrameType]) -> None:
         """Touch the file while the compile goes on; free the lock once it is over. Only for the keeper."""
-        if not self._compiling(frames.get(self._thread)):
+        if self._is_over(frames.get(self._thread)):
             self.release()
             return
         with _keeper.mutex:
@@ -124,12 +133,32 @@ class KeyLock:
                 except OSError:
                     return  # waiters then go on alone, which is safe
 
-    def _compiling(self, frame: FrameType | None) -> bool:
+    def _is_over(self, frame: FrameType | None) -> bool:
+        """Whether the compile's frame is not on the stack whose top is ``frame``, None for a thread that ended."""
+        if self._code is None:
+            return False  # held until it is released
         while frame is not None:
             if id(frame) == self._frame and frame.f_code is self._code:
-                return True
+                return False
             frame = frame.f_back
-        return False
+        return True
+
+
+@contextmanager
+def holding(path: str, what: str) -> Iterator[bool]:
+    """Hold the lock of a key for the length of a ``with`` block, if it is free; whether it is held.
+
+    ``path`` is the lock's file, and ``what`` is what the lock is held for, for those who wait.
+
+    Raises:
+        OSError: the file cannot be made or locked, or no thread started to beat for it; the block is not entered.
+    """
+    lock = KeyLock(path)
+    held = lock.try_acquire(None, what)
+    try:
+        yield held
+    finally:
+        lock.release()
 
 
 def locks_of_this_thread() -> list[KeyLock]:
@@ -138,7 +167,7 @@ def locks_of_this_thread() -> list[KeyLock]:
     # not our own: a frame that refers to itself would keep the compile's alive
     frame = sys._getframe(1)
     for lock in mine:
-        if not lock._compiling(frame):
+        if lock._is_over(frame):
             lock.release()
     return [lock for lock in mine if lock.held]
 
@@ -247,11 +276,9 @@ def lock_directory(root: str) -> str:
 
 def remove_if_free(path: str) -> bool:
     """Remove a lock file that nobody holds; whether it was removed."""
-    lock = KeyLock(path)
     try:
-        if not lock.try_acquire(sys._getframe(), "its removal"):
-            return False
+        with holding(path, "its removal") as held:
+            pass  # its release removes the file
     except OSError:
         return False
-    lock.release()
-    return not os.path.lexists(path)
+    return held and not os.path.lexists(path)

@@ -4,51 +4,83 @@ from __future__ import annotations
 
 import os
 import time
+from typing import NamedTuple
 
-from gpucache.store.manifest import MANIFEST, Manifest, intact, read_manifest, unchanged
+from gpucache.store.manifest import (
+    MANIFEST,
+    Manifest,
+    intact,
+    raise_unless_damage,
+    read_manifest,
+    unchanged_paths,
+)
 from gpucache.store.recency import STAMP_S
 from gpucache.store.stock import describe
 
 _SKEW_S = 2.0
+_DIRECTORY = os.O_DIRECTORY | os.O_CLOEXEC | getattr(os, "O_PATH", os.O_RDONLY)
 
 
-def sound(directory: str, verify: bool, boot: float, stamp_s: float = STAMP_S) -> Manifest | None:
-    """The manifest of an entry or view that can be used; None for an absent or a damaged one.
+class Found(NamedTuple):
+    """An entry or view that can be used."""
+
+    manifest: Manifest
+    paths: dict[str, str]
+    """The path of each of its files, by the file's name."""
+
+
+def find(directory: str, verify: bool, boot: float, stamp_s: float = STAMP_S) -> Found | None:
+    """An entry or view that can be used; None for an absent or a damaged one.
 
     Sizes and times are checked always; digests on request, and at the first use since ``boot`` (a power cut may leave
     files of the right size with nothing in them). Damage that keeps size and time within one boot is not seen. The use
     is stamped, at most every ``stamp_s``, by the manifest's modification time, which all views share.
 
-    Beside a removal (`gpucache.removal`): it renames the manifest and then looks at the stamp, we stamp by name. So
-    either it sees our stamp, and puts the manifest back, or we see that the manifest is gone.
+    Beside a removal (`gpucache.store.removal`): it renames the manifest and then looks at the stamp, we stamp by name.
+    So either it sees our stamp, and puts the manifest back, or we see that the manifest is gone.
     """
-    found = read_manifest(directory)
-    if found is None:
+    try:
+        here = os.open(directory, _DIRECTORY)
+    except OSError as error:
+        raise_unless_damage(error)
         return None
-    manifest, used = found
-    same = unchanged(directory, manifest)
-    if not same or verify or used < boot:
+    try:
+        read = read_manifest(directory, MANIFEST, here)
+        if read is None:
+            return None
+        manifest, used = read
+        paths = unchanged_paths(directory, manifest, here)
+    finally:
+        os.close(here)
+    if paths is None or verify or used < boot:
         if not intact(directory, manifest):
             return None
-        if not same:
+        if paths is None:
             return _renewed(directory, manifest)
-    # a time ahead is that of a wrong clock
+    # The stamp comes last: by its name, so that it fails where a removal has renamed the manifest meanwhile. A use
+    # that lies ahead was stamped by a wrong clock, and is stamped anew.
     if used < boot or not -_SKEW_S <= time.time() - used <= stamp_s:
         try:
             os.utime(f"{directory}/{MANIFEST}")
         except FileNotFoundError:
             return None  # it is being removed
         except OSError:
-            return manifest  # read-only: it will look old, and is used all the same
-    return manifest
+            pass  # read-only: it will look old, and is used all the same
+    return Found(manifest, paths)
 
 
-def _renewed(directory: str, manifest: Manifest) -> Manifest | None:
-    """The manifest of a directory that was copied with other times, and a group that names this place."""
+def sound(directory: str, verify: bool, boot: float, stamp_s: float = STAMP_S) -> Manifest | None:
+    """The manifest of an entry or view that can be used, as `find`; its use is stamped."""
+    found = find(directory, verify, boot, stamp_s)
+    return None if found is None else found.manifest
+
+
+def _renewed(directory: str, manifest: Manifest) -> Found | None:
+    """Give a directory that was copied with other times a new manifest, and a group that names this place."""
     try:
         describe(directory, manifest.digests, manifest.facts, manifest.origin)
     except FileNotFoundError:
         return None  # it is being removed
     except OSError:
-        return manifest  # read-only: the digests are checked again next time
-    return manifest
+        pass  # read-only: the digests are checked again next time
+    return Found(manifest, {name: f"{directory}/{name}" for name in manifest.files})

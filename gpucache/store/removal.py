@@ -12,21 +12,20 @@ import errno
 import itertools
 import os
 import stat
-import sys
 import time
 from collections.abc import Iterable, Iterator, Sequence
-from contextlib import contextmanager, suppress
-from types import FrameType
+from contextlib import ExitStack, contextmanager, suppress
 from typing import NamedTuple
 
 from gpucache.disk.locks import holder
 from gpucache.kernels.group import GROUP
 from gpucache.layout.keys import KEY
-from gpucache.store.key_lock import KeyLock
+from gpucache.store import key_lock
 from gpucache.store.manifest import CONDEMNED, MANIFEST, read_manifest, single_key
 from gpucache.store.quarantine import ASIDE
 
 _count = itertools.count()
+_USED = "it was used or replaced meanwhile"
 
 
 class Target(NamedTuple):
@@ -48,12 +47,20 @@ class Freed(NamedTuple):
     """Without the files that have links elsewhere."""
 
     def plus(self, other: Freed) -> Freed:
-        """The sum."""
-        return Freed(*map(sum, zip(self, other, strict=True)))
+        """What this deletion and another removed together."""
+        return Freed(
+            self.files + other.files,
+            self.logical_bytes + other.logical_bytes,
+            self.physical_bytes + other.physical_bytes,
+        )
 
     def minus(self, other: Freed) -> Freed:
-        """The difference."""
-        return Freed(*(ours - theirs for ours, theirs in zip(self, other, strict=True)))
+        """What this deletion removed beyond another, or beyond what was written for it."""
+        return Freed(
+            self.files - other.files,
+            self.logical_bytes - other.logical_bytes,
+            self.physical_bytes - other.physical_bytes,
+        )
 
 
 NOTHING = Freed()
@@ -63,8 +70,8 @@ class InUse(Exception):
     """The entry was used since, is being compiled, or cannot be removed; its message says which."""
 
 
-def remove(key: str, places: Sequence[Target], locks: str | None) -> list[Freed]:
-    """Remove an entry; what was freed in each of its places.
+def remove(key: str, targets: Sequence[Target], locks: str | None) -> list[Freed]:
+    """Remove an entry; what was freed in each of its directories.
 
     Beside any number of readers, writers and removers. ``locks`` is the root's directory of locks, or None where it has
     none. Killed at any instant, the entry is there or not, and nothing else is touched.
@@ -72,15 +79,15 @@ def remove(key: str, places: Sequence[Target], locks: str | None) -> list[Freed]
     Raises:
         InUse: it is as it was.
     """
-    with taken(key, places, locks) as asides:
+    with taken(key, targets, locks) as asides:
         pass
     deletion = _Deletion()
     return [deletion.delete(aside) for aside in asides]
 
 
 @contextmanager
-def taken(key: str, places: Sequence[Target], locks: str | None) -> Iterator[list[str]]:
-    """The entry's directories under other names beside them, in the order of ``places``, with the key's lock held.
+def taken(key: str, targets: Sequence[Target], locks: str | None) -> Iterator[list[str]]:
+    """The entry's directories under other names beside them, in the order of ``targets``, with the key's lock held.
 
     They are put back when the block raises, except where something else is in their place by then, which stays;
     otherwise they are the caller's to delete.
@@ -88,25 +95,19 @@ def taken(key: str, places: Sequence[Target], locks: str | None) -> Iterator[lis
     Raises:
         InUse: it is as it was.
     """
-    # our caller's, for it is there as long as the block
-    lock = _locked(key, locks, sys._getframe(2))
-    try:
-        hidden = _condemn(places)
-        asides = [_beside(place.path) for place in places]
+    with _locked(key, locks), _told_as_in_use():
+        hidden = _condemn(targets)
+        asides = [_beside(target.path) for target in targets]
         try:
-            for place, aside in zip(places, asides, strict=True):
-                _set_aside(place.path, aside)
+            for target, aside in zip(targets, asides, strict=True):
+                _set_aside(target.path, aside)
             yield asides
         except BaseException:
-            for place, aside in zip(places, asides, strict=True):
-                _put_back(aside, place.path)
+            # The directories first: a manifest is shown again only where its files are.
+            for target, aside in zip(targets, asides, strict=True):
+                _put_back(aside, target.path)
             _restore(hidden)
             raise
-    except OSError as error:
-        raise InUse(f"{error.filename}: {error.strerror}") from error
-    finally:
-        if lock is not None:
-            lock.release()
 
 
 def refuse_mounts(paths: Iterable[str], points: Iterable[str]) -> None:
@@ -128,30 +129,33 @@ def finish(path: str, modified: float, locks: str | None) -> Freed:
     Raises:
         InUse: somebody has done something with it since.
     """
-    lock = _locked(_key_of(path), locks, sys._getframe())
-    try:
+    with _locked(_key_of(path), locks), _told_as_in_use():
         found = os.lstat(path)
         if not stat.S_ISDIR(found.st_mode) or found.st_mtime != modified:
-            raise InUse("it was used or replaced meanwhile")
-        # one that lost to a reader was killed before it had put all back
-        if os.path.lexists(f"{path}/{MANIFEST}"):
-            os.unlink(f"{path}/{CONDEMNED}")
-            raise InUse("it is an entry again")
-        if _group(path) is not None and _was_group(path):  # stock Triton has compiled it again
+            raise InUse(_USED)
+        # A removal that lost to a reader was killed before it had put all back.
+        shown = os.path.lexists(f"{path}/{MANIFEST}")
+        # Stock Triton has compiled it again.
+        grouped = _group_file(path) is not None and _is_condemned_group(path)
+        if shown or grouped:
             os.unlink(f"{path}/{CONDEMNED}")
             raise InUse("it is an entry again")
         aside = _beside(path)
         _set_aside(path, aside)
-    except OSError as error:
-        raise InUse(f"{error.filename}: {error.strerror}") from error
-    finally:
-        if lock is not None:
-            lock.release()
     return delete(aside)
 
 
-def _was_group(path: str) -> bool:
-    """Whether what is condemned there is stock Triton's own group."""
+@contextmanager
+def _told_as_in_use() -> Iterator[None]:
+    """What the disk refuses in a block stays as it was, and that is told as `InUse`."""
+    try:
+        yield
+    except OSError as error:
+        raise InUse(f"{error.filename}: {error.strerror}") from error
+
+
+def _is_condemned_group(path: str) -> bool:
+    """Whether what is condemned in a directory is stock Triton's group, whole or torn, and not our manifest."""
     with open(f"{path}/{CONDEMNED}", "rb") as file:
         return b'"child_paths"' in file.read(64)
 
@@ -166,60 +170,87 @@ def _key_of(path: str) -> str:
     return key
 
 
-def _locked(key: str, locks: str | None, frame: FrameType) -> KeyLock | None:
+@contextmanager
+def _locked(key: str, locks: str | None) -> Iterator[None]:
+    """Hold the lock of a key for the length of a block, if the root has locks.
+
+    Raises:
+        InUse: another process holds it, or it cannot be asked for.
+    """
     if locks is None:
-        return None
-    lock = KeyLock(f"{locks}/{key}.lock")
-    try:
-        if lock.try_acquire(frame, "its removal"):
-            return lock
-    except OSError as error:
-        if error.errno in (errno.ENOSPC, errno.EDQUOT) and not os.path.lexists(lock.path):
-            return None  # nobody has it, and nobody can: a full disk must not forbid to make room
-        raise InUse(f"{lock.path}: {error.strerror}") from error
-    raise InUse(f"it is locked by {holder(lock.path)}")
+        yield
+        return
+    path = f"{locks}/{key}.lock"
+    with ExitStack() as stack:
+        try:
+            held = stack.enter_context(key_lock.holding(path, "its removal"))
+        except OSError as error:
+            full = error.errno in (errno.ENOSPC, errno.EDQUOT)
+            if not full or os.path.lexists(path):
+                raise InUse(f"{path}: {error.strerror}") from error
+            held = True  # nobody has it, and nobody can: a full disk must not forbid to make room
+        if not held:
+            raise InUse(f"it is locked by {holder(path)}")
+        yield
 
 
-def _condemn(places: Sequence[Target]) -> list[tuple[str, str]]:
-    """Hide what makes the directories an entry, and then see whether anybody was faster; what is hidden, and where."""
+def _condemn(targets: Sequence[Target]) -> list[tuple[str, str]]:
+    """Hide what makes the directories an entry, and then see whether anybody was faster.
+
+    Returns the directory and the name of each file that is hidden now, for `_restore`.
+
+    Raises:
+        InUse: somebody was; nothing is hidden.
+    """
     hidden: list[tuple[str, str]] = []
     try:
-        for place in places:
-            _check_unchanged(place)
-            name = MANIFEST if place.ours else _group(place.path)
+        # All are hidden before the stamps are looked at: views share one manifest, and a reader stamps it by the name
+        # that it has in his directory. Only once it has that name nowhere can no stamp come after the look.
+        for target in targets:
+            _check_unchanged(target)
+            name = MANIFEST if target.ours else _group_file(target.path)
             if name is not None:
-                hidden.append((place.path, name))
-                os.rename(f"{place.path}/{name}", f"{place.path}/{CONDEMNED}")
-        for place in places:
-            if place.ours and os.lstat(f"{place.path}/{CONDEMNED}").st_mtime_ns != place.mark[1]:
-                # overlayfs may have given it another inode
-                raise InUse("it was used or replaced meanwhile")
-        # Triton's own becomes ours when it is used
-        shown = [*hidden, *((place.path, MANIFEST) for place in places)]
-        if any(os.path.lexists(f"{directory}/{name}") for directory, name in shown):
-            raise InUse("it was used or replaced meanwhile")
+                hidden.append((target.path, name))
+                os.rename(f"{target.path}/{name}", f"{target.path}/{CONDEMNED}")
+        for target in targets:
+            # The time alone: overlayfs may have given the renamed file another inode.
+            if target.ours and _modified_ns(f"{target.path}/{CONDEMNED}") != target.mark[1]:
+                raise InUse(_USED)
+        # A writer, or a reader that renewed what it had read before, may have shown the entry again; and what was
+        # stock Triton's gets a manifest of ours when it is used.
+        shown = [f"{directory}/{name}" for directory, name in hidden]
+        shown += [f"{target.path}/{MANIFEST}" for target in targets]
+        if any(map(os.path.lexists, shown)):
+            raise InUse(_USED)
     except BaseException:
         _restore(hidden)
         raise
     return hidden
 
 
-def _check_unchanged(place: Target) -> None:
-    directory = os.lstat(place.path)
-    found = os.lstat(f"{place.path}/{MANIFEST}") if place.ours else directory
-    if not stat.S_ISDIR(directory.st_mode) or (found.st_ino, found.st_mtime_ns) != place.mark:
-        raise InUse("it was used or replaced meanwhile")
+def _check_unchanged(target: Target) -> None:
+    directory = os.lstat(target.path)
+    marked = os.lstat(f"{target.path}/{MANIFEST}") if target.ours else directory
+    mark = (marked.st_ino, marked.st_mtime_ns)
+    if not stat.S_ISDIR(directory.st_mode) or mark != target.mark:
+        raise InUse(_USED)
 
 
-def _group(directory: str) -> str | None:
-    """The file by which Triton's own manager knows that a kernel is whole."""
-    return min((name for name in os.listdir(directory) if name.startswith(GROUP)), default=None)
+def _modified_ns(path: str) -> int:
+    return os.lstat(path).st_mtime_ns
+
+
+def _group_file(directory: str) -> str | None:
+    """The name of the file by which Triton's own manager knows that a kernel is whole."""
+    names = [name for name in os.listdir(directory) if name.startswith(GROUP)]
+    return min(names, default=None)
 
 
 def _restore(hidden: Iterable[tuple[str, str]]) -> None:
+    """Give what is hidden its name again, unless somebody has written it anew."""
     for directory, name in hidden:
         with suppress(OSError):  # not condemned yet, or gone
-            if os.path.lexists(f"{directory}/{name}"):  # somebody has written it anew
+            if os.path.lexists(f"{directory}/{name}"):
                 os.unlink(f"{directory}/{CONDEMNED}")
             else:
                 os.rename(f"{directory}/{CONDEMNED}", f"{directory}/{name}")

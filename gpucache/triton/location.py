@@ -16,7 +16,7 @@ from gpucache.layout import paths
 from gpucache.log import warn_once
 from gpucache.machine.device import Device
 from gpucache.store.limit import Limit, max_size_bytes
-from gpucache.store.lookup import sound
+from gpucache.store.lookup import Found, find, sound
 from gpucache.store.manifest import Manifest
 from gpucache.store.quarantine import ASIDE
 from gpucache.store.recency import STAMP_S, boot_time, stamp_interval
@@ -50,8 +50,12 @@ class Location(Value, kw_only=True):
     stamp_s: float = STAMP_S
     """How often at most the use of an entry is stamped. What prunes must leave alone what was used in twice that."""
 
+    def find(self, directory: str, verify: bool = False) -> Found | None:
+        """An entry or view that this process may use, as `gpucache.store.lookup.find`."""
+        return find(directory, verify or self.verify, self.boot, self.stamp_s)
+
     def sound(self, directory: str, verify: bool = False) -> Manifest | None:
-        """The manifest of an entry or view that this process may use, as `gpucache.store.sound`."""
+        """The manifest of an entry or view that this process may use, as `gpucache.store.lookup.sound`."""
         return sound(directory, verify or self.verify, self.boot, self.stamp_s)
 
 

@@ -18,8 +18,6 @@ import sys
 import threading
 import time
 import weakref
-from types import FrameType
-from typing import Any
 
 from gpucache import environment
 from gpucache.disk.locks import holder
@@ -29,14 +27,22 @@ from gpucache.kernels.group import STANDALONE
 from gpucache.kernels.metadata import target_and_version
 from gpucache.log import tell, warn_once
 from gpucache.stderr_log import configure
-from gpucache.store.key_lock import KeyLock, locks_of_this_thread
+from gpucache.store import key_lock
+from gpucache.store.key_lock import KeyLock
+from gpucache.store.lookup import find
 from gpucache.store.manifest import MANIFEST, Facts, Manifest, digest_of, entry_path
 from gpucache.store.publish import link_view, publish_entry
 from gpucache.store.quarantine import quarantine
 from gpucache.store.stock import describe, stock_group
+from gpucache.triton.knobs import bakes_paths, ignores_cache, overriding
 from gpucache.triton.location import Location, locate
 from gpucache.triton.single_file import SingleFile
 from gpucache.triton.staged import Staged
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from types import FrameType
+    from typing import Any
 
 _locations: dict[str | None, Location] = {}
 _settling = threading.RLock()
@@ -44,12 +50,13 @@ _full: set[str] = set()
 """Roots that refused a publication; cleared by the next one that succeeds."""
 _get = os.environ.get
 _TRITON_DIRECTORY = environment.TRITON_DIRECTORY.name
-_USE_IR_LOC = environment.USE_IR_LOC.name
 _log = logging.getLogger("gpucache")
 
 
 class CacheManager:
     """Triton looks for a base of this name."""
+
+    __slots__ = ()
 
 
 class DeviceCacheManager(CacheManager):
@@ -57,23 +64,48 @@ class DeviceCacheManager(CacheManager):
 
     Beside any number of processes and threads. Reading takes no lock; a miss takes the key's lock, and whoever finds it
     taken waits for the entry instead of compiling, but never for long without a sign of life.
+
+    Where Triton's own manager is to act, constructing one gives a `StockCacheManager`.
     """
 
-    def __init__(self, key: str, override: bool = False, dump: bool = False) -> None:
+    __slots__ = (
+        "__weakref__",
+        "_group",
+        "_location",
+        "_served",
+        "_single",
+        "_staged",
+        "_view",
+        "key",
+    )
+
+    key: str
+    _location: Location
+    _view: str
+    """The key's directory in the device directory, whether it is there or not."""
+    _staged: Staged | None
+    """What this object has put, once it has put something or has missed."""
+    _group: str | None
+    """The metadata file by whose name the kernel's group was asked for; None for single files."""
+    _served: str | None
+    """The group that was a hit."""
+    _single: SingleFile | None
+    """The single file that was asked for last."""
+
+    def __new__(cls, key: str, override: bool = False, dump: bool = False) -> DeviceCacheManager:
+        """Make a manager of one key, or Triton's own in its place."""
+        location = current_location()
+        if override or dump or location.mode == "stock" or bakes_paths():
+            return StockCacheManager.of(key, override, dump)
+        self = object.__new__(cls)
         self.key = key
-        self._own = None
-        place = _location()
-        if override or dump or _triton_only() or place.mode == "stock":
-            self._own = sys.modules["triton.runtime.cache"].FileCacheManager(
-                key, override=override, dump=dump
-            )
-            return
-        self._place = place
-        self._view = f"{self._place.directory}/{key}"
-        self._compile: Staged | None = None
-        self._group: str | None = None
-        self._served: str | None = None
-        self._single: SingleFile | None = None
+        self._location = location
+        self._view = f"{location.directory}/{key}"
+        self._staged = self._group = self._served = self._single = None
+        return self
+
+    def __init__(self, key: str, override: bool = False, dump: bool = False) -> None:
+        """Do nothing: `__new__`, which chooses the class, has made the whole object."""
 
     # ---- groups: kernels
 
@@ -83,12 +115,9 @@ class DeviceCacheManager(CacheManager):
         Raises:
             CacheMissError: there is none, and `GPUCACHE_REQUIRE_HIT=1` forbids to compile.
         """
-        if self._own is not None:
-            own: dict[str, str] | None = self._own.get_group(filename)
-            return own
         self._group = filename
-        if self._place.mode == "private" or _overriding() or _always_compiling():
-            self._missed(filename, None, self._not_asked())
+        if self._location.mode == "private" or ignores_cache():
+            self._missed(filename, None, self._why_not_asked())
             return None
         try:
             found = self._hit(filename)
@@ -106,23 +135,20 @@ class DeviceCacheManager(CacheManager):
 
     def put_group(self, filename: str, group: dict[str, str]) -> None:
         """The kernel is whole: publish what this object staged, then let the others have it."""
-        if self._own is not None:
-            self._own.put_group(filename, group)
-            return
-        compiled = self._begun()
-        compiled.group = group
+        staged = self._staging_area()
+        staged.group = group
         try:
-            if self._served is None and compiled.shareable:
-                self._publish_group(filename, group, compiled)
-            _full.discard(self._place.root)
+            if self._served is None and staged.shareable:
+                self._publish_group(filename, group, staged)
+            _full.discard(self._location.root)
         except Exception as error:
             if isinstance(error, OSError):
-                _full.add(self._place.root)
-                self._place.limit.refused()
+                _full.add(self._location.root)
+                self._location.limit.refused()
             self._degraded("the kernel cannot be published", error)
         finally:
-            compiled.free()
-            compiled.rescue()
+            staged.free()
+            staged.rescue()
 
     # ---- files: stages of a kernel, shared libraries, autotune results
 
@@ -132,19 +158,12 @@ class DeviceCacheManager(CacheManager):
 
     def get_file(self, filename: str) -> str | None:
         """The path of one file, staged or published; None for a miss."""
-        if self._own is not None:
-            own: str | None = self._own.get_file(filename)
-            return own
         if self._group is not None:  # a stage of this compile
-            return (
-                self._compile.staged[filename][0]
-                if self._compile and filename in self._compile.staged
-                else None
-            )
-        if self._place.mode == "private" or _overriding():
+            return self._staged.path_of(filename) if self._staged is not None else None
+        if self._location.mode == "private" or overriding():
             return None
         try:
-            self._single = SingleFile(self._place, self.key, filename)
+            self._single = SingleFile(self._location, self.key, filename)
             return self._single.get()
         except Exception as error:
             self._degraded("the cache cannot be used", error)
@@ -156,53 +175,57 @@ class DeviceCacheManager(CacheManager):
         Raises:
             OSError: it can be written nowhere; the message names every place.
         """
-        if self._own is not None:
-            own: str = self._own.put(data, filename, binary=binary)
-            return own
         content = data if isinstance(data, bytes) else str(data).encode()
-        compiled = self._begun()
-        path = compiled.stage(filename, content)
-        if self._place.mode == "private" or _overriding():
+        staged = self._staging_area()
+        path = staged.stage(filename, content)
+        if self._location.mode == "private" or overriding():
             return path
         try:
-            single = self._alone(filename)
-            return single.put(compiled) if single is not None else path
+            single = self._single_file(filename)
+            return single.put(staged) if single is not None else path
         except Exception as error:
             self._degraded("the file cannot be published", error)
             return path
 
-    def _alone(self, filename: str) -> SingleFile | None:
+    def _single_file(self, filename: str) -> SingleFile | None:
         """The file as one that stands for itself: it was asked for, or its name says so; not a stage of a kernel."""
         if self._group is not None:
             return None
         if self._single is not None and self._single.filename == filename:
             return self._single
-        named = filename.endswith(STANDALONE)
-        return SingleFile(self._place, self.key, filename) if named else None
+        if filename.endswith(STANDALONE):
+            return SingleFile(self._location, self.key, filename)
+        return None
 
     # ---- looking
 
     def _hit(self, filename: str) -> dict[str, str] | None:
-        manifest = self._place.sound(self._view)
-        if manifest is None or manifest.facts.group != filename:
+        """The kernel in the device directory; straight code, since this is all that most processes ever ask."""
+        location = self._location
+        found = find(self._view, location.verify, location.boot, location.stamp_s)
+        if found is None or found.manifest.facts.group != filename:
             return None
-        self._place.stats.add("hits")
+        location.stats.add("hits")
         if _log.isEnabledFor(logging.DEBUG):
-            tell(logging.DEBUG, "hit: %s %s in %s", manifest.facts.kernel, self.key, self._view)
-        return {name: f"{self._view}/{name}" for name in manifest.files}
+            kernel = found.manifest.facts.kernel
+            tell(logging.DEBUG, "hit: %s %s in %s", kernel, self.key, self._view)
+        return found.paths
 
     def _search(self, filename: str, frame: FrameType) -> dict[str, str] | None:
-        """The store, else what another manager left here, else a miss with the key's lock held."""
-        place = self._place
+        """The store, else what another manager left here, else a miss with the key's lock held.
+
+        ``frame`` is the caller's that compiles after a miss: the lock is held while that frame is on the stack.
+        """
+        location = self._location
         why = self._absent_or_damaged()
-        found = self._adopted(filename, repair=False)
+        found = self._adopt(filename, repair=False)
         if found is not None:
             return found
         # nothing will be published, so that waiting would only make the ranks take turns
-        if place.root in _full:
+        if location.root in _full:
             self._missed(filename, None, why)
             return None
-        lock = KeyLock(f"{place.locks}/{self.key}.lock")
+        lock = KeyLock(self._lock_path)
         found = self._wait(lock, filename, frame)
         if found is not None:
             return found
@@ -210,7 +233,8 @@ class DeviceCacheManager(CacheManager):
             self._missed(filename, None, "busy")
             return None
         try:
-            found = self._hit(filename) or self._adopted(filename, repair=True)
+            # Its last holder may have published between our look and our lock.
+            found = self._hit(filename) or self._adopt(filename, repair=True)
         except BaseException:
             lock.release()
             raise
@@ -220,210 +244,221 @@ class DeviceCacheManager(CacheManager):
         self._missed(filename, lock, why)
         return None
 
+    @property
+    def _lock_path(self) -> str:
+        return f"{self._location.locks}/{self.key}.lock"
+
     def _wait(self, lock: KeyLock, filename: str, frame: FrameType) -> dict[str, str] | None:
         """Take the lock, or sleep until its holder has published; gives up without either after the time limits."""
-        place, began = self._place, time.monotonic()
-        nested = bool(locks_of_this_thread())  # waiting while others wait for us could be a circle
+        location, began = self._location, time.monotonic()
+        # waiting while others wait for us could be a circle
+        nested = bool(key_lock.locks_of_this_thread())
         try:
             while not lock.try_acquire(frame, filename.removesuffix(".json")):
                 if nested:
                     return None
-                if not lock.wait(place.stall_s, began + place.timeout_s):
-                    self._degraded(
-                        "waited in vain for a compile", f"{holder(lock.path)} ({lock.path})"
-                    )
+                if not lock.wait(location.stall_s, began + location.timeout_s):
+                    cause = f"{holder(lock.path)} ({lock.path})"
+                    self._degraded("waited in vain for a compile", cause)
                     return None
-                found = self._hit(filename) or self._adopted(filename, repair=False)
+                found = self._hit(filename) or self._adopt(filename, repair=False)
                 if found is not None:
                     return found
             return None
         finally:
             waited = time.monotonic() - began
             if waited > 0.01:
-                place.stats.add("waits")
-                place.stats.add("waited_s", waited, now=True)
+                location.stats.add("waits")
+                location.stats.add("waited_s", waited, now=True)
 
-    def _adopted(self, filename: str, repair: bool) -> dict[str, str] | None:
-        """The entry of the store, or of Triton's own manager here, as a view; ``repair`` needs the key's lock."""
-        place, entry = self._place, entry_path(self._place.root, self.key)
-        manifest = place.sound(entry, verify=True)
-        if manifest is None and repair and os.path.lexists(entry):
-            quarantine(place.root, entry)
+    def _adopt(self, filename: str, repair: bool) -> dict[str, str] | None:
+        """Make a view of the store's entry, else of what Triton's own manager left here; the paths of its files.
+
+        ``repair`` moves a damaged entry of the store aside, and needs the key's lock.
+        """
+        entry = entry_path(self._location.root, self.key)
+        manifest = self._location.sound(entry, verify=True)
         if manifest is None:
-            return self._from_stock(filename)
+            if repair and os.path.lexists(entry):
+                quarantine(self._location.root, entry)
+            return self._adopt_stock(filename)
         if manifest.facts.group != filename:
             return None
-        place.stats.add("shared_hits")
-        place.stats.add("saved_s", manifest.facts.compile_s or 0.0, now=True)
-        at = self._viewed(entry, manifest, repair)
-        place.limit.viewed()
-        tell(logging.DEBUG, "shared hit: %s %s from %s", manifest.facts.kernel, self.key, entry)
-        return {name: f"{at}/{name}" for name in manifest.files}
+        return self._adopt_entry(entry, manifest, repair)
 
-    def _from_stock(self, filename: str) -> dict[str, str] | None:
-        """Adopt what Triton's own manager made in the device directory: a whole group becomes an entry."""
+    def _adopt_entry(self, entry: str, manifest: Manifest, repair: bool) -> dict[str, str]:
+        """Make a view of an entry of the store."""
+        location = self._location
+        location.stats.add("shared_hits")
+        location.stats.add("saved_s", manifest.facts.compile_s or 0.0, now=True)
+        directory = self._viewed(entry, manifest, repair)
+        location.limit.viewed()
+        kernel = manifest.facts.kernel
+        tell(logging.DEBUG, "shared hit: %s %s from %s", kernel, self.key, entry)
+        return {name: f"{directory}/{name}" for name in manifest.files}
+
+    def _adopt_stock(self, filename: str) -> dict[str, str] | None:
+        """Make an entry and a view of a whole group that Triton's own manager has left in the device directory."""
         files = stock_group(self._view, filename)
         if files is None:
             return None
+        location = self._location
         try:
-            staged = {name: (path, digest_of(path)) for name, path in files.items()}
+            digests = {name: digest_of(path) for name, path in files.items()}
             with open(files[filename], encoding="utf-8") as file:
                 facts = _facts(filename, file.read(), None)
         except FileNotFoundError:
             return None  # it is being removed
         try:
-            publish_entry(
-                self._place.root, self.key, staged, facts, self._place.staging, repair=False
-            )
-            digests = {name: sha256 for name, (_, sha256) in staged.items()}
+            staged = {name: (path, digests[name]) for name, path in files.items()}
+            publish_entry(location.root, self.key, staged, facts, location.staging, repair=False)
             describe(self._view, digests, facts)
-            self._place.limit.adopted(files.values())
+            location.limit.adopted(files.values())
         except FileNotFoundError:
             return None  # it is being removed
         except OSError as error:  # it is a hit all the same
             self._degraded("what Triton left cannot be adopted", error)
-        self._place.stats.add("hits")
+        location.stats.add("hits")
         tell(logging.DEBUG, "hit: %s %s of Triton's own in %s", facts.kernel, self.key, self._view)
         return files
 
     def _missed(self, filename: str, lock: KeyLock | None, why: str) -> None:
         """Count the miss, and begin the compile; ``why`` is one word for the log."""
-        place = self._place
-        place.stats.add("misses", now=True)
-        if place.require_hit:
+        location = self._location
+        kernel = filename.removesuffix(".json")
+        location.stats.add("misses", now=True)
+        if location.require_hit:
             if lock is not None:
                 lock.release()
-            raise CacheMissError(
-                filename.removesuffix(".json"),
-                self.key,
-                (self._view, entry_path(place.root, self.key)),
-            )
+            looked = (self._view, entry_path(location.root, self.key))
+            raise CacheMissError(kernel, self.key, looked)
         if why in ("absent", "damaged", "busy"):
-            why += f" in {place.directory} and in the store of {place.root}"
-        tell(logging.INFO, "miss: %s %s: %s", filename.removesuffix(".json"), self.key, why)
-        self._begun().lock = lock
+            why += f" in {location.directory} and in the store of {location.root}"
+        tell(logging.INFO, "miss: %s %s: %s", kernel, self.key, why)
+        self._staging_area().lock = lock
 
-    def _not_asked(self) -> str:
+    def _why_not_asked(self) -> str:
         """Why the cache is not asked at all, in one word."""
-        if self._place.mode == "private":
+        if self._location.mode == "private":
             return "private"
-        return "override" if _overriding() else "always-compile"
+        return "override" if overriding() else "always-compile"
 
     def _absent_or_damaged(self) -> str:
-        """For the log only, and before a repair removes what tells."""
-        there = (f"{self._view}/{MANIFEST}", entry_path(self._place.root, self.key))
-        wanted = _log.isEnabledFor(logging.INFO)
-        return "damaged" if wanted and any(map(os.path.lexists, there)) else "absent"
+        """Which of the two an entry is that is no hit. Asked before a repair removes what tells; for the log."""
+        if not _log.isEnabledFor(logging.INFO):
+            return "absent"
+        there = (f"{self._view}/{MANIFEST}", entry_path(self._location.root, self.key))
+        return "damaged" if any(map(os.path.lexists, there)) else "absent"
 
     # ---- compiling
 
-    def _begun(self) -> Staged:
-        """This object's compile; what it staged goes when the object does."""
-        if self._compile is None:
-            shareable = (
-                self._place.mode == "shared" and not _overriding() and not _always_compiling()
-            )
-            self._compile = Staged(self._place, shareable)
-            weakref.finalize(self, Staged.finish, self._compile)
-        return self._compile
+    def _staging_area(self) -> Staged:
+        """Where this object stages what it puts; that goes when the object does."""
+        if self._staged is None:
+            shareable = self._location.mode == "shared" and not ignores_cache()
+            self._staged = Staged(self._location, shareable)
+            weakref.finalize(self, Staged.finish, self._staged)
+        return self._staged
 
-    def _publish_group(self, filename: str, group: dict[str, str], compiled: Staged) -> None:
-        place = self._place
-        files = {
-            name: compiled.staged[name] for name, path in group.items() if compiled.has(name, path)
-        }
+    def _publish_group(self, filename: str, group: dict[str, str], staged: Staged) -> None:
+        """Publish the files of a group that this object staged, and make the view of them."""
+        location = self._location
+        files = {}
+        for name, path in group.items():
+            if staged.path_of(name) == path:
+                files[name] = staged.staged[name]
         if filename not in files:
             return
-        spent = time.monotonic() - compiled.began
-        facts = _facts(filename, compiled.metadata, spent)
-        place.stats.add("compiled_s", spent, now=True)
-        locked = compiled.lock is not None and compiled.lock.held
-        if not publish_entry(place.root, self.key, files, facts, place.staging, repair=locked):
+        spent = time.monotonic() - staged.began
+        facts = _facts(filename, staged.metadata, spent)
+        location.stats.add("compiled_s", spent, now=True)
+        locked = staged.lock is not None and staged.lock.held
+        if not publish_entry(location.root, self.key, files, facts, location.staging, locked):
             return
-        manifest = place.sound(entry_path(place.root, self.key))
+        entry = entry_path(location.root, self.key)
+        manifest = location.sound(entry)
         if manifest is None:
             return
-        place.limit.published(manifest)
-        compiled.published = self._viewed(entry_path(place.root, self.key), manifest, locked)
-        tell(
-            logging.INFO,
-            "published: %s %s: compiled in %.2f s, to %s",
-            facts.kernel,
-            self.key,
-            spent,
-            compiled.published,
-        )
+        location.limit.published(manifest)
+        directory = self._viewed(entry, manifest, locked)
+        staged.published = directory
+        published = "published: %s %s: compiled in %.2f s, to %s"
+        tell(logging.INFO, published, facts.kernel, self.key, spent, directory)
 
-    def _viewed(self, entry: str, manifest: Manifest, locked: bool = False) -> str:
-        """The view of an entry, made or mended where needed; the entry itself where that cannot be."""
-        root = self._place.root
+    def _viewed(self, entry: str, manifest: Manifest, locked: bool) -> str:
+        """The view of an entry, made or repaired where needed; the entry itself where there can be no view."""
+        root = self._location.root
         try:
             if link_view(root, entry, self._view, manifest, repair=locked):
                 return self._view
-            # Something damaged is in its place. Whoever holds the lock meanwhile mends it as well.
-            lock = KeyLock(f"{self._place.locks}/{self.key}.lock")
-            if not locked and lock.try_acquire(sys._getframe(), manifest.facts.kernel):
-                try:
-                    return (
-                        self._view
-                        if link_view(root, entry, self._view, manifest, repair=True)
-                        else entry
-                    )
-                finally:
-                    lock.release()
+            if locked:
+                return entry
+            # Something damaged is in the view's place, and only who holds the lock may replace it.
+            with key_lock.holding(self._lock_path, manifest.facts.kernel) as held:
+                if held and link_view(root, entry, self._view, manifest, repair=True):
+                    return self._view
         except OSError as error:
-            self._degraded(f"{self._place.directory} cannot be written", error)
+            self._degraded(f"{self._location.directory} cannot be written", error)
         return entry
 
     def _degraded(self, what: str, cause: object) -> None:
-        self._place.stats.add("errors_degraded", now=True)
+        self._location.stats.add("errors_degraded", now=True)
         warn_once(what, cause)
 
 
-def _location() -> Location:
+class StockCacheManager(DeviceCacheManager):
+    """Triton's own manager of one key, where that is to act: nothing is shared, waited for or counted."""
+
+    __slots__ = ("_stock",)
+
+    _stock: Any
+
+    @classmethod
+    def of(cls, key: str, override: bool, dump: bool) -> StockCacheManager:
+        """The manager of a key, as Triton would have made it."""
+        self = object.__new__(cls)
+        self.key = key
+        stock = sys.modules["triton.runtime.cache"].FileCacheManager
+        self._stock = stock(key, override=override, dump=dump)
+        return self
+
+    def get_group(self, filename: str) -> dict[str, str] | None:
+        """As Triton's `FileCacheManager`."""
+        found: dict[str, str] | None = self._stock.get_group(filename)
+        return found
+
+    def put_group(self, filename: str, group: dict[str, str]) -> None:
+        """As Triton's `FileCacheManager`."""
+        self._stock.put_group(filename, group)
+
+    def get_file(self, filename: str) -> str | None:
+        """As Triton's `FileCacheManager`."""
+        found: str | None = self._stock.get_file(filename)
+        return found
+
+    def put(self, data: object, filename: str, binary: bool = True) -> str:
+        """As Triton's `FileCacheManager`."""
+        path: str = self._stock.put(data, filename, binary=binary)
+        return path
+
+
+def current_location() -> Location:
+    """Where to cache, by what `TRITON_CACHE_DIR` says at this moment; settled once for each of its values."""
     directory = _get(_TRITON_DIRECTORY) or None
-    place = _locations.get(directory)
-    if place is None:
+    location = _locations.get(directory)
+    if location is None:
         with _settling:
-            place = _locations.get(directory) or _settled(directory)
-            _locations[directory] = place
-    return place
+            location = _locations.get(directory) or _settled(directory)
+            _locations[directory] = location
+    return location
 
 
 def _settled(directory: str | None) -> Location:
     configure(environment.LOG.read_or_default(os.environ))
-    place = locate(directory, os.environ)
-    tell(
-        logging.DEBUG,
-        "caching in %s, store in %s, mode %s",
-        place.directory,
-        place.root,
-        place.mode,
-    )
-    return place
-
-
-def _knob(name: str, variable: environment.Variable[bool]) -> Any:
-    """A compilation setting, from Triton's knobs (3.4 and later) or the environment."""
-    knobs = sys.modules.get("triton.knobs")
-    if knobs is None:
-        return variable.read(os.environ)
-    return getattr(knobs.compilation, name, None)
-
-
-def _overriding() -> bool:
-    """Whether `TRITON_KERNEL_OVERRIDE` is on: such a kernel has the key of the plain one, and must reach nobody."""
-    return bool(_knob("override", environment.OVERRIDE))
-
-
-def _always_compiling() -> bool:
-    """Whether `TRITON_ALWAYS_COMPILE` is on: hits are ignored, and the result is this process's own."""
-    return bool(_knob("always_compile", environment.ALWAYS_COMPILE))
-
-
-def _triton_only() -> bool:
-    """Whether Triton's own manager is to act: `USE_IR_LOC` bakes the cache's path into the code."""
-    return bool(_get(_USE_IR_LOC))
+    location = locate(directory, os.environ)
+    said = "caching in %s, store in %s, mode %s"
+    tell(logging.DEBUG, said, location.directory, location.root, location.mode)
+    return location
 
 
 def _facts(filename: str, metadata: str, spent: float | None) -> Facts:

@@ -9,12 +9,11 @@ from __future__ import annotations
 
 import json
 import os
-import sys
 import sysconfig
 import tempfile
 
 from gpucache.kernels.elf import is_whole_elf
-from gpucache.store.key_lock import KeyLock
+from gpucache.store import key_lock
 from gpucache.store.manifest import (
     MANIFEST,
     Facts,
@@ -33,13 +32,13 @@ from gpucache.triton.staged import Staged, executable
 class SingleFile:
     """One such file, as one manager object sees it. Beside any number of processes; only a repair takes a lock."""
 
-    def __init__(self, place: Location, key: str, filename: str) -> None:
-        self.place = place
+    def __init__(self, location: Location, key: str, filename: str) -> None:
+        self.location = location
         self.filename = filename
-        self.tag = _tag(filename, place.silicon)
+        self.tag = _tag(filename, location.silicon)
         self.entry_key = single_key(key, filename, str(self.tag))
-        self.entry = entry_path(place.root, self.entry_key)
-        self.view = f"{place.directory}/{key}"
+        self.entry = entry_path(location.root, self.entry_key)
+        self.view = f"{location.directory}/{key}"
         self.bad: str | None = None
         """SHA-256 of what was handed out, or could not be: a ``put`` after it says that it is no good."""
 
@@ -49,7 +48,7 @@ class SingleFile:
         Raises:
             OSError: the disk refused.
         """
-        if self.filename.endswith(".so") and not executable(self.place.directory):
+        if self.filename.endswith(".so") and not executable(self.location.directory):
             return None
         path = self._found()
         if path is None:
@@ -58,15 +57,16 @@ class SingleFile:
         return path if self._readable(path) else None
 
     def _found(self) -> str | None:
-        place, beside = self.place, f"{self.view}/{self.filename}"
-        manifest = place.sound(self.view) if self.tag == "" else None
+        location = self.location
+        beside = f"{self.view}/{self.filename}"
+        manifest = location.sound(self.view) if self.tag == "" else None
         if manifest is not None and self.filename in manifest.files:
-            place.stats.add("hits")
+            location.stats.add("hits")
             return beside
         if self.tag is not None:
-            manifest = place.sound(self.entry, verify=True)
+            manifest = location.sound(self.entry, verify=True)
             if manifest is not None and self.filename in manifest.files:
-                place.stats.add("shared_hits", now=True)
+                location.stats.add("shared_hits", now=True)
                 return f"{self._viewed(manifest, repair=False)}/{self.filename}"
         # What Triton's own manager left here; or an autotune result of silicon that we do not know.
         ours = os.path.lexists(f"{self.view}/{MANIFEST}")
@@ -77,42 +77,47 @@ class SingleFile:
             or not is_whole_elf(beside)
         ):
             return None
-        place.stats.add("hits")
+        location.stats.add("hits")
         return beside
 
-    def put(self, compiled: Staged) -> str:
-        """Publish what ``compiled`` has staged; the path to use: the published one, or the staged one.
+    def put(self, staged: Staged) -> str:
+        """Publish what the manager object has staged; the path to use: the published one, or the staged one.
 
         Raises:
             OSError: the disk refused; the staged file is still there.
         """
-        place = self.place
-        staged, sha256 = compiled.staged[self.filename]
-        if self.filename.endswith(".so") and not executable(place.directory):
-            return staged
+        path, sha256 = staged.staged[self.filename]
+        if self.filename.endswith(".so") and not executable(self.location.directory):
+            return path
         if self.tag is None:
-            return self._keep(staged)
-        lock = KeyLock(f"{place.locks}/{self.entry_key}.lock")
-        locked = lock.try_acquire(sys._getframe(), self.filename)
-        try:
+            return self._keep(path)
+        with key_lock.holding(
+            f"{self.location.locks}/{self.entry_key}.lock", self.filename
+        ) as locked:
             if self.bad is not None and not locked:
-                return staged  # another rank replaces it at this moment
+                return path  # another rank replaces it at this moment
             if self.bad is not None:
                 self._discard()
-            facts = Facts(kernel=self.filename, group=None, tag=self.tag)
-            files = {self.filename: (staged, sha256)}
-            if not publish_entry(
-                place.root, self.entry_key, files, facts, place.staging, repair=locked
-            ):
-                return staged
-            manifest = place.sound(self.entry)
-            if manifest is None or manifest.files[self.filename].sha256 == self.bad:
-                return staged
-            place.limit.published(manifest)
-            compiled.published = self._viewed(manifest, repair=locked)
-            return f"{compiled.published}/{self.filename}"
-        finally:
-            lock.release()
+            manifest = self._publish(path, sha256, locked)
+            if manifest is None:
+                return path
+            staged.published = self._viewed(manifest, repair=locked)
+            return f"{staged.published}/{self.filename}"
+
+    def _publish(self, path: str, sha256: str, locked: bool) -> Manifest | None:
+        """Put the staged file into the store; the manifest of what is there then, None where that is of no use."""
+        location = self.location
+        facts = Facts(kernel=self.filename, group=None, tag=str(self.tag))
+        files = {self.filename: (path, sha256)}
+        if not publish_entry(
+            location.root, self.entry_key, files, facts, location.staging, repair=locked
+        ):
+            return None
+        manifest = location.sound(self.entry)
+        if manifest is None or manifest.files[self.filename].sha256 == self.bad:
+            return None
+        location.limit.published(manifest)
+        return manifest
 
     def _discard(self) -> None:
         """Move aside what was no good, but not what another rank has put in its place since."""
@@ -122,7 +127,7 @@ class SingleFile:
                 continue
             published = found[0].files.get(self.filename)
             if published is not None and published.sha256 == self.bad:
-                quarantine(self.place.root, directory)
+                quarantine(self.location.root, directory)
         beside = f"{self.view}/{self.filename}"
         if (
             not os.path.lexists(f"{self.view}/{MANIFEST}")
@@ -135,7 +140,7 @@ class SingleFile:
         """The directory to name: the view where there can be one, else the entry."""
         try:
             made = self.tag == "" and link_view(
-                self.place.root, self.entry, self.view, manifest, repair
+                self.location.root, self.entry, self.view, manifest, repair
             )
         except OSError:
             return self.entry  # a read-only device directory
@@ -146,7 +151,7 @@ class SingleFile:
         os.makedirs(self.view, mode=0o700, exist_ok=True)
         with open(staged, "rb") as file:
             data = file.read()
-        fd, temporary = tempfile.mkstemp(prefix=ASIDE, dir=self.place.directory)
+        fd, temporary = tempfile.mkstemp(prefix=ASIDE, dir=self.location.directory)
         try:
             with os.fdopen(fd, "wb") as file:
                 file.write(data)

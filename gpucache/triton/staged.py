@@ -13,10 +13,13 @@ from gpucache.triton.location import Location
 
 
 class Staged:
-    """The files a manager object has put, in a private directory. Knows nothing of the object, which it outlives."""
+    """The files a manager object has put, in a private directory.
 
-    def __init__(self, place: Location, shareable: bool) -> None:
-        self.place = place
+    Holds no reference to the manager object, whose finalizer calls `finish`.
+    """
+
+    def __init__(self, location: Location, shareable: bool) -> None:
+        self.location = location
         self.pid = os.getpid()
         self.began = time.monotonic()
         self.lock: KeyLock | None = None
@@ -37,22 +40,23 @@ class Staged:
         if name.endswith(".json"):
             self.metadata = data.decode(errors="replace")
         usable = executable if name.endswith(".so") else _any
-        path = self.place.staging.write(name, data, usable)
+        path = self.location.staging.write(name, data, usable)
         self.homes.add(os.path.dirname(path))
         self.contents[name] = data
         self.staged[name] = (path, hashlib.sha256(data).hexdigest())
         return path
 
-    def has(self, name: str, path: str) -> bool:
-        """Whether the path is the one this object gave for the file."""
-        return name in self.staged and self.staged[name][0] == path
+    def path_of(self, name: str) -> str | None:
+        """The path at which a file is staged; None if it is not."""
+        return self.staged[name][0] if name in self.staged else None
 
     def rescue(self) -> None:
         """Write again what somebody removed meanwhile: Triton is about to read it. Nothing is kept in memory after."""
+        group = self.group or {}
         for name, data in self.contents.items():
-            path = self.staged[name][0]
-            if self.group is not None and not os.path.exists(path) and self.group.get(name) == path:
-                self.group[name] = self.place.staging.write(name, data, _any)
+            path = self.path_of(name)
+            if path is not None and group.get(name) == path and not os.path.exists(path):
+                group[name] = self.location.staging.write(name, data, _any)
         self.contents.clear()
 
     def free(self) -> None:
@@ -68,14 +72,15 @@ class Staged:
         if self.pid != os.getpid():
             return  # a forked child's copy: the files and the lock are its parent's
         self.free()
-        self.place.limit.enforce()
+        self.location.limit.enforce()
         if self.published is None and (
             self.group is not None or any(name.endswith(STANDALONE) for name in self.staged)
         ):
             return  # the only copy: it stays until this process ends
-        for name in self.group or {}:
-            if self.group is not None and self.has(name, self.group[name]):
-                self.group[name] = f"{self.published}/{name}"
+        group = self.group or {}
+        for name, path in group.items():
+            if self.path_of(name) == path:
+                group[name] = f"{self.published}/{name}"
         for home in self.homes:
             shutil.rmtree(home, ignore_errors=True)
 

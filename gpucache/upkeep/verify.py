@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import os
 import re
-import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, closing
 from dataclasses import dataclass
@@ -22,7 +21,7 @@ from gpucache.layout import paths
 from gpucache.layout.keys import KEY, STORE_KEY, device_directories, shards, unlinked, view_key
 from gpucache.report.flaws import DAMAGE, UNTOUCHED, Flaw
 from gpucache.report.judge import Judge
-from gpucache.store.key_lock import KeyLock, lock_directory
+from gpucache.store.key_lock import holding, lock_directory
 from gpucache.upkeep.looks import Unit, flaws_of, look_again
 from gpucache.upkeep.repair import LEFT, repair
 from gpucache.upkeep.workers import looks
@@ -206,7 +205,7 @@ class _Verifying:
     def _repair(self, unit: Unit, first: set[Flaw]) -> None:
         """Repair what a second look, under the key's lock, still finds as the first did; tell what came of it."""
         with ExitStack() as stack:
-            why = self._locked(stack, sys._getframe(), unit)
+            why = self._locked(stack, unit)
             again = self.judge.key(unit.stored, unit.others)
             same = first & set(flaws_of(again))
             notes = repair(self.root, self.judge, again, same) if why is None and same else {}
@@ -224,20 +223,20 @@ class _Verifying:
                     note = notes.get(one.path, "") if flaw in same else "it changed meanwhile"
                 self.found.append(Checked(flaw.finding(self.root), repaired, note))
 
-    def _locked(self, stack: ExitStack, frame: Any, unit: Unit) -> str | None:
-        """Take the locks of all entries of a key, for as long as ``frame`` runs; why not, or None."""
+    def _locked(self, stack: ExitStack, unit: Unit) -> str | None:
+        """Take the locks of all entries of a key until ``stack`` is closed; why they cannot be taken, or None."""
         if unlinked(self.root, "locks") is None or unlinked(self.root, "quarantine") is None:
             return "where our locks or the quarantine should be is a link"
         if self.locks is None:
             return None
         for name in sorted({unit.key, *map(os.path.basename, unit.stored)}):
-            lock = KeyLock(f"{self.locks}/{name}.lock")
+            path = f"{self.locks}/{name}.lock"
             try:
-                if not lock.try_acquire(frame, "its repair"):
-                    return f"it is locked by {holder(lock.path)}"
+                held = stack.enter_context(holding(path, "its repair"))
             except OSError as error:
-                return f"{lock.path}: {os.strerror(error.errno or 0)}"
-            stack.callback(lock.release)
+                return f"{path}: {os.strerror(error.errno or 0)}"
+            if not held:
+                return f"it is locked by {holder(path)}"
         return None
 
     # ---- what was found
