@@ -1,4 +1,4 @@
-"""How the command line shows values: rows for JSON, cells for tables, lines for shells. Pure."""
+"""How `devices`, `path`, `env` and `stats` show values: rows for JSON, cells for tables, lines for shells."""
 
 from __future__ import annotations
 

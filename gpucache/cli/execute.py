@@ -72,6 +72,7 @@ class RunCall(Value, kw_only=True):
 
 
 def _tell(report: LaunchReport) -> None:
+    """Say what will hurt later, and where the command's variables are not those of one device."""
     for warning in report.warnings:
         say(f"warning: {warning}")
     root_only = report.device is None and report.settings  # none at all where gpucache is disabled
@@ -83,10 +84,11 @@ def _tell(report: LaunchReport) -> None:
 
 
 def _execute(command: Sequence[str], environ: dict[str, str]) -> int:
+    """Replace this process by the command; the exit code that a shell gives where that fails."""
     import signal
 
-    # Python ignores these two, and an ignored signal stays so across exec. Whether our parent had them ignored as well
-    # cannot be told any more.
+    # Python ignores these two, and an ignored signal stays so across exec. Whether the parent of this process had them
+    # ignored as well cannot be told any more.
     for name in ("SIGPIPE", "SIGXFSZ"):
         if hasattr(signal, name):
             signal.signal(getattr(signal, name), signal.SIG_DFL)

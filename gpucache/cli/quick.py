@@ -63,6 +63,7 @@ def _with_ordinal(words: list[str], valued: dict[str, str]) -> dict[str, Any]:
 
 
 def _run(words: list[str]) -> RunCall:
+    """The call of `run`, whose command may have options of its own."""
     fields, command = _parsed(words, _RUN, _SWITCHES, stop=True)
     if not command or not command[0]:
         raise _UnknownError

@@ -5,7 +5,7 @@ torch's behaviour is a defect:
 
 - a variable set to ``""`` counts as unset (torch caches in the current directory, or names ``""``);
 - `temporary_cache_dir` takes `TRITON_CACHE_DIR` away while it lasts (torch leaves Triton in the old directory);
-- the root is made with mode 0700, and vetted (see `gpucache.vetting`), when its value changes and not at every call.
+- the root is made with mode 0700, and vetted (`gpucache.disk.vetting`), when its value changes and not at every call.
 
 They read and write ``os.environ``, because that is their contract in torch; nothing else in gpucache writes it.
 """

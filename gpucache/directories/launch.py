@@ -131,6 +131,7 @@ def _from_record(environ: Mapping[str, str]) -> DeviceCacheRegistry | None:
 
 
 def _root_only(registry: DeviceCacheRegistry) -> dict[str, str]:
+    """The variables for a command whose device is not known here: its own ranks find their directories."""
     names = (environment.ROOT.name, environment.INDUCTOR_ROOT.name)
     return dict.fromkeys(names, registry.root)
 
@@ -138,7 +139,7 @@ def _root_only(registry: DeviceCacheRegistry) -> dict[str, str]:
 def _ordinal(
     registry: DeviceCacheRegistry, environ: Mapping[str, str], device: int | None
 ) -> tuple[int | None, str]:
-    """The ordinal to pin, or None for the root only; and the reason."""
+    """The ordinal of the device to pin, or None where only the root is set; and how that was decided."""
     count = len(registry)
     if device is not None:
         registry.path(device)  # raises for one that does not exist, naming a pin

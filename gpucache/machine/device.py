@@ -62,7 +62,7 @@ class Device(Value, kw_only=True):
     def directory_name(self) -> str | None:
         """The directory as NVML numbers it: ``"3"``, or ``"1.2"`` for slot 2 of GPU 1; None without an index.
 
-        A host's record may have given the device another name (see `gpucache.record`).
+        A host's record may have given the device another name (see `gpucache.directories.record`).
         """
         if self.index is None:
             return None

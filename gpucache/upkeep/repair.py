@@ -1,4 +1,4 @@
-"""Mend what `gpucache.damage` found, under the key's lock: nothing is rewritten in place, and whole files are kept.
+"""Mend what `report.judge` found, under the key's lock: nothing is rewritten in place, and whole files are kept.
 
 What one sound copy of an entry has, the others get as hard links; what nobody has goes to the quarantine, and the next
 process compiles it again. New files are made aside and renamed to where they belong, so that a process that is killed
