@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 from support.cli import Done, check, documented, on_a_terminal, table
 
+from gpucache.diagnosis import why_missed
 from gpucache.diagnosis.doctor import CODES
 from gpucache.environment import VARIABLES
 from gpucache.upkeep import verify
@@ -177,7 +178,10 @@ class TestConfig:
         )
 
 
-@pytest.mark.parametrize(("command", "codes"), [("doctor", CODES), ("verify", verify.CODES)])
+@pytest.mark.parametrize(
+    ("command", "codes"),
+    [("doctor", CODES), ("verify", verify.CODES), ("explain", why_missed.CODES)],
+)
 def test_every_code_can_be_listed(gpucache, command, codes):
     done = gpucache(command, "--codes")
     assert done.stdout == "".join(f"{code}\t{meaning}\n" for code, meaning in codes.items())

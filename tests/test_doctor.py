@@ -1128,7 +1128,7 @@ def test_a_manager_that_cannot_be_imported_is_told(root, manager):
 
 @pytest.mark.parametrize("name", ["TRITON_ALWAYS_COMPILE", "TRITON_KERNEL_OVERRIDE"])
 def test_a_variable_that_always_compiles_is_told(root, name):
-    assert told(look(root, **{name: "1"}), "always-compile", "warning").subject == name
+    assert told(look(root, **{name: "1"}), "always-compile", "error").subject == name
     silent(look(root, **{name: "0"}), "always-compile")
 
 

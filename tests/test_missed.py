@@ -13,12 +13,15 @@ from support.ranks import PLUGIN
 from support.trees import stock_entry
 
 from gpucache import Device, DeviceCacheRegistry, Snapshot, Status
-from gpucache.diagnosis.why_missed import why_missed
+from gpucache.diagnosis.why_missed import CODES, why_missed
+from gpucache.store.manifest import entry_path
+from gpucache.upkeep.verify import verify
 
 needs_triton = pytest.mark.usefixtures("triton")
 
 
 def codes(found):
+    assert {one.code for one in found} <= CODES.keys()
     return {(one.code, one.level) for one in found}
 
 
@@ -34,7 +37,7 @@ def entry(root, one_kernel):
 def asked(entry, root, *, key=None, directory=None, **more):
     """What stands against a hit, but for the Triton, which the process that compiled may have another of."""
     found = why_missed(key or entry[0], str(root), {**entry[1], **more}, directory)
-    return codes(one for one in found if one.code != "other-triton")
+    return codes([one for one in found if one.code != "other-triton"])
 
 
 @needs_triton
@@ -112,10 +115,10 @@ def flipped(path):
 @pytest.mark.parametrize(
     ("name", "damage", "code", "fact"),
     [
-        ("scaled.cubin", emptied, "files-changed", "scaled.cubin has 0 bytes, not"),
-        ("scaled.cubin", flipped, "files-changed", "scaled.cubin has another content"),
-        ("scaled.json", Path.unlink, "files-changed", "scaled.json is missing"),
-        ("__entry__.json", emptied, "manifest-damaged", "__entry__.json cannot be read"),
+        ("scaled.cubin", emptied, "digest-mismatch", "it has 0 bytes, not"),
+        ("scaled.cubin", flipped, "digest-mismatch", "and was published as"),
+        ("scaled.json", Path.unlink, "file-missing", "it is not there"),
+        ("__entry__.json", emptied, "manifest-torn", "it cannot be understood"),
     ],
     ids=["emptied", "flipped", "removed", "manifest"],
 )
@@ -128,16 +131,21 @@ def test_damage_is_named_with_the_file(name, damage, code, fact, entry, root):
     found = [one for one in why_missed(entry[0], str(root), entry[1]) if one.code != "other-triton"]
     assert {(one.code, one.level) for one in found} == {(code, "error")}
     assert len(found) == 2
-    assert found[0].subject == str(path)
+    assert found[0].subject == str(path / name)
     assert fact in found[0].fact
+    assert {one.finding for one in verify(str(root)).findings} == set(found)
 
 
 @needs_triton
-def test_damage_beside_a_whole_copy_is_a_warning(entry, root):
+def test_damage_beside_a_whole_copy_is_no_miss(entry, root):
+    """It is as bad as for `verify`, and the copy that is taken is named."""
     (root / "triton/0" / entry[0] / "scaled.ptx").unlink()
-    assert asked(entry, root) == {("files-changed", "warning")}
+    assert asked(entry, root) == {("file-missing", "error"), ("taken-elsewhere", "warning")}
+    found = {one.code: one for one in why_missed(entry[0], str(root), entry[1])}
+    assert found["taken-elsewhere"].subject == entry_path(str(root), entry[0])
+    assert [one.finding for one in verify(str(root)).findings] == [found["file-missing"]]
     assert asked(entry, root, GPUCACHE_SHARE="0") == {
-        ("files-changed", "error"),
+        ("file-missing", "error"),
         ("store-unused", "warning"),
     }
 
@@ -212,7 +220,7 @@ def test_a_group_that_names_another_place_is_told(gone, root):
     at = str(root / "triton/1/KEY")
     assert codes(why_missed(at, str(root), SHARED)) == {("group-elsewhere", "warning")}
     expected = (
-        {("group-elsewhere", "error"), ("store-unused", "warning")}
+        {("group-elsewhere", "warning"), ("group-gone", "error"), ("store-unused", "warning")}
         if gone
         else {("group-elsewhere", "warning")}
     )
@@ -225,13 +233,31 @@ def test_a_compile_that_did_not_end_is_told(root):
     assert found.code == "stock-incomplete"
     path = Path(stock_entry(root / "triton/0", "CUT"))
     (path / "k.cubin").write_bytes(b"")
-    assert "stock-incomplete" in {one.code for one in why_missed(str(path), str(root), SHARED)}
+    assert ("binary-cut", "error") in codes(why_missed(str(path), str(root), SHARED))
 
 
 def test_an_entry_that_is_being_removed_is_told(root):
     path = Path(stock_entry(root / "triton/0", "KEY", triton_version=INSTALLED))
     (path / "__entry__.json.removed").touch()
     assert codes(why_missed(str(path), str(root), SHARED)) == {("being-removed", "error")}
+
+
+def test_a_link_is_followed_and_told(root):
+    """As by every process that looks for the key; and one that leads nowhere is as nothing."""
+    path = Path(stock_entry(root / "elsewhere", "KEY", triton_version=INSTALLED))
+    link = root / "triton/0/KEY"
+    link.parent.mkdir(parents=True)
+    link.symlink_to(path)
+    assert ("link", "warning") in codes(why_missed(str(link), str(root), SHARED))
+    assert "error" not in {one.level for one in why_missed(str(link), str(root), SHARED)}
+    shutil.rmtree(path)
+    assert codes(why_missed(str(link), str(root), SHARED)) == {("absent", "error")}
+
+
+def test_a_value_that_makes_no_sense_is_told(root):
+    path = stock_entry(root / "triton/0", "KEY", triton_version=INSTALLED)
+    found = why_missed(path, str(root), {**SHARED, "GPUCACHE_TRUST_UIDS": "ada"})
+    assert codes(found) == {("bad-value", "error")}
 
 
 def test_a_directory_that_everybody_may_write_is_told(root):

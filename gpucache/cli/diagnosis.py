@@ -56,11 +56,14 @@ def doctor(codes: bool, root: str | None, as_json: bool) -> int:
 
 
 @click.command()
-@click.argument("key")
+@click.argument("key", metavar="KEY", required=False)  # not with --codes
 @click.argument("other", metavar="[KEY]", required=False)
+@codes_option
 @root_option
 @json_option
-def explain(key: str, other: str | None, root: str | None, as_json: bool) -> None:
+def explain(
+    key: str | None, other: str | None, codes: bool, root: str | None, as_json: bool
+) -> int:
     """Tell why two entries of one kernel differ, or why one entry is no hit for this environment.
 
     KEY is a key, or what only one key begins with, as `gpucache ls` shows it. A hit is asked for with this shell's
@@ -71,20 +74,25 @@ def explain(key: str, other: str | None, root: str | None, as_json: bool) -> Non
     gpucache explain JRCHT7QYPGJA 3OBGYLUHQ4TL
     gpucache run --plugin -- gpucache explain JRCHT7QYPGJA
     """
+    from gpucache.diagnosis.why_missed import CODES, why_missed
+
+    if codes:
+        return print_codes(CODES, as_json)
+    if key is None:
+        raise click.MissingParameter(param_hint="'KEY'", param_type="argument")
     where = existing(root)
     entry = one_entry(where, key)
     if other is not None:
         _differences(entry, one_entry(where, other), as_json)
-        return
-    from gpucache.diagnosis.why_missed import why_missed
-
+        return 0
     found = why_missed(entry.key, os.path.realpath(where), os.environ)
     if as_json:
         print_json({"key": entry.key, "findings": [finding.as_json() for finding in found]})
-        return
+        return 0
     print_findings(found)
     if not found:
         say(f"note: {entry.kernel} {entry.key} is a hit here")
+    return 0
 
 
 def _differences(a: Entry, b: Entry, as_json: bool) -> None:

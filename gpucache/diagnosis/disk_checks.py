@@ -69,7 +69,7 @@ def unsafe(root: str, environ: Mapping[str, str]) -> Iterator[Finding]:
     A root that is refused itself, or that this user may not enter, is not looked into.
     """
     trust = Trust.parse(environ)
-    refused = _refusal(root, trust, vet)
+    refused = refusal(root, trust, vet)
     if refused is None and os.path.isdir(root) and not _may(root, os.X_OK):
         refused = _closed(root)
     if refused is not None:
@@ -79,7 +79,7 @@ def unsafe(root: str, environ: Mapping[str, str]) -> Iterator[Finding]:
     for path, check in _vetted(root):
         if path.startswith(closed):
             continue  # below what is refused already, so that it is no news
-        refused = _refusal(path, trust, check)
+        refused = refusal(path, trust, check)
         if refused is not None:
             closed += (f"{path}/",)
             yield refused
@@ -97,7 +97,8 @@ def _vetted(root: str) -> Iterator[tuple[str, Callable[[str, Trust], object]]]:
             yield path, vet_child
 
 
-def _refusal(path: str, trust: Trust, check: Callable[[str, Trust], object]) -> Finding | None:
+def refusal(path: str, trust: Trust, check: Callable[[str, Trust], object]) -> Finding | None:
+    """Why ``check`` (one of `gpucache.disk.vetting`) refuses a path; None where it does not."""
     try:
         check(path, trust)
     except UnsafeDirectoryError as error:

@@ -12,7 +12,7 @@ from gpucache import environment
 from gpucache.diagnosis.checks import Case, tells
 from gpucache.diagnosis.config import settings
 from gpucache.disk.files import inside
-from gpucache.findings import Finding, Level
+from gpucache.findings import Finding
 from gpucache.layout import paths
 
 TESTED_TRITON = ((3, 2), (3, 9))
@@ -167,17 +167,17 @@ def _is_importable(manager: str) -> bool:
 
 @tells({"always-compile": "a variable of Triton's makes it compile whatever is cached"})
 def always_compile(case: Case) -> Iterator[Finding]:
-    """A warning: the program works, and has no use of its cache."""
-    yield from always_compiling(case.environ, "warning")
+    """An error: no process has any use of its cache."""
+    yield from always_compiling(case.environ)
 
 
-def always_compiling(environ: Mapping[str, str], level: Level) -> Iterator[Finding]:
+def always_compiling(environ: Mapping[str, str]) -> Iterator[Finding]:
     """The settings of Triton's that make every kernel a miss."""
     for variable in (environment.ALWAYS_COMPILE, environment.OVERRIDE):
         if variable.read(environ):
             name = variable.name
             fact = f"{name}={environ[name]}: every kernel is compiled, whatever is cached"
-            yield Finding("always-compile", level, name, fact, f"unset {name}")
+            yield Finding("always-compile", "error", name, fact, f"unset {name}")
 
 
 @tells({"unknown-variable": "a variable looks like one of ours, and is none"})
