@@ -13,7 +13,6 @@ from elsewhere, and copies on another file system, are not counted.
 from __future__ import annotations
 
 import fcntl
-import logging
 import os
 import threading
 import time
@@ -24,11 +23,9 @@ from contextlib import suppress
 from gpucache.disk import mounts
 from gpucache.environment import MAX_SIZE
 from gpucache.forks import after_fork
-from gpucache.layout.keys import KEY, device_directories, view_key
-from gpucache.log import tell
-from gpucache.store.manifest import MANIFEST, Manifest
+from gpucache.layout.keys import device_directories
+from gpucache.store.manifest import Manifest
 from gpucache.store.recency import LEAST_GRACE_S, STAMP_S, is_recent, oldest_first
-from gpucache.store.removal import InUse, Target, refuse_mounts, remove
 from gpucache.store.size import (
     GROUP_BYTES,
     LastUse,
@@ -82,7 +79,6 @@ class Limit:
         self._not_before = 0.0
         self._thread: threading.Thread | None = None
         self._oldest: list[LastUse] = []
-        self._mounted: list[str] = []
 
     def published(self, manifest: Manifest) -> None:
         """Count what was put into the store, with one view. The eviction it may call for is left to `enforce`.
@@ -171,13 +167,15 @@ class Limit:
         """Evict until the store, which takes ``size`` bytes, takes ``aim``, for one turn; the bytes it takes then."""
         if size <= aim:
             return size
+        from gpucache.store.eviction import evict  # most processes never evict anything
+
         deadline = time.monotonic() + _TURN_S
         devices = [path for _, path in device_directories(self.root)]
-        self._mounted = [point for point in mounts.points() if point.startswith(f"{self.root}/")]
+        mounted = [point for point in mounts.points() if point.startswith(f"{self.root}/")]
         for entry in self._oldest_first():
             if is_recent(entry.used, time.time(), self.grace_s):
                 break  # and so is all that comes after it
-            freed = self._evict(entry, devices)
+            freed = evict(entry, devices, self.locks, mounted, self.grace_s)
             size -= freed
             self._add(-freed, draining=True)
             # Looked at last: a turn evicts one entry at least, however long the listing took.
@@ -201,57 +199,6 @@ class Limit:
     def _take_oldest(self) -> Iterator[LastUse]:
         while self._oldest:
             yield self._oldest.pop()
-
-    def _evict(self, entry: LastUse, devices: Iterable[str]) -> int:
-        """Remove an entry and its views; the bytes it was counted with, 0 where it stays."""
-        targets = _targets(entry.path, devices)
-        if not targets:
-            return 0
-        inode, stamp_ns = targets[0].mark
-        if stamp_ns != entry.stamp_ns:
-            return 0  # used since it was listed, so that others come first
-        now = time.time()
-        if any(is_recent(target.mark[1] / 1e9, now, self.grace_s) for target in targets):
-            return 0  # a copy on another file system has a stamp of its own
-        try:
-            refuse_mounts([target.path for target in targets], self._mounted)
-            stored = remove(os.path.basename(entry.path), targets, self.locks)[0]
-        except InUse:
-            return 0
-        linked = [target for target in targets[1:] if target.mark[0] == inode]
-        freed = stored.logical_bytes + len(linked) * GROUP_BYTES
-        tell(
-            logging.INFO,
-            "evicted: %s, %d bytes, not used since %.0f",
-            entry.path,
-            freed,
-            entry.used,
-        )
-        return freed
-
-
-def _targets(entry: str, devices: Iterable[str]) -> list[Target]:
-    """The stored entry and its views; none where it is gone."""
-    key = os.path.basename(entry)
-    stored = _target(entry)
-    if stored is None:
-        return []
-    shares_key = KEY.fullmatch(key) is None  # several single files have their views under one key
-    targets = [stored]
-    for device in devices:
-        view = _target(f"{device}/{view_key(key)}")
-        if view is None or (shares_key and view.mark[0] != stored.mark[0]):
-            continue
-        targets.append(view)
-    return targets
-
-
-def _target(path: str) -> Target | None:
-    try:
-        found = os.lstat(f"{path}/{MANIFEST}")
-    except OSError:
-        return None
-    return Target(path, (found.st_ino, found.st_mtime_ns), ours=True)
 
 
 def _resting() -> Callable[[], None]:

@@ -1,0 +1,78 @@
+"""Evict one entry of the store, with its views; which one, and when, is decided in `limit`."""
+
+from __future__ import annotations
+
+import os
+import time
+
+from gpucache.layout.keys import KEY, view_key
+from gpucache.log import INFO, tell
+from gpucache.store.manifest import MANIFEST
+from gpucache.store.recency import is_recent
+from gpucache.store.removal import InUse, Target, refuse_mounts, remove
+from gpucache.store.size import GROUP_BYTES, LastUse
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Sequence
+
+
+def evict(
+    entry: LastUse,
+    devices: Iterable[str],
+    locks: str,
+    mounted: Sequence[str],
+    grace_s: float,
+) -> int:
+    """Remove an entry and its views in the device directories; the bytes it was counted with, 0 where it stays.
+
+    It stays where it was used since it was listed, or within ``grace_s``, or is in use now.
+    """
+    targets = _targets(entry.path, devices)
+    if not targets:
+        return 0
+    inode, stamp_ns = targets[0].mark
+    if stamp_ns != entry.stamp_ns:
+        return 0  # used since it was listed, so that others come first
+    now = time.time()
+    if any(is_recent(target.mark[1] / 1e9, now, grace_s) for target in targets):
+        return 0  # a copy on another file system has a stamp of its own
+    try:
+        refuse_mounts([target.path for target in targets], mounted)
+        stored = remove(os.path.basename(entry.path), targets, locks)[0]
+    except InUse:
+        return 0
+    linked = [target for target in targets[1:] if target.mark[0] == inode]
+    freed = stored.logical_bytes + len(linked) * GROUP_BYTES
+    tell(
+        INFO,
+        "evicted: %s, %d bytes, not used since %.0f",
+        entry.path,
+        freed,
+        entry.used,
+    )
+    return freed
+
+
+def _targets(entry: str, devices: Iterable[str]) -> list[Target]:
+    """The stored entry and its views; none where it is gone."""
+    key = os.path.basename(entry)
+    stored = _target(entry)
+    if stored is None:
+        return []
+    shares_key = KEY.fullmatch(key) is None  # several single files have their views under one key
+    targets = [stored]
+    for device in devices:
+        view = _target(f"{device}/{view_key(key)}")
+        if view is None or (shares_key and view.mark[0] != stored.mark[0]):
+            continue
+        targets.append(view)
+    return targets
+
+
+def _target(path: str) -> Target | None:
+    try:
+        found = os.lstat(f"{path}/{MANIFEST}")
+    except OSError:
+        return None
+    return Target(path, (found.st_ino, found.st_mtime_ns), ours=True)
