@@ -17,7 +17,7 @@ import pytest
 from support.processes import PATIENCE_S, SPAWN
 
 from gpucache.disk import staging
-from gpucache.disk.files import write_new
+from gpucache.disk.files import STALE_S, write_new
 from gpucache.disk.staging import Staging, sweep_dead
 
 Mount = Callable[..., Path]
@@ -200,7 +200,7 @@ class TestSweep:
         new = place / "gpucache-new-abc"
         new.mkdir(parents=True)
         assert sweep_dead(str(place)) == 0
-        long_ago = time.time() - 2 * staging._STALE_S
+        long_ago = time.time() - 2 * STALE_S
         os.utime(new, (long_ago, long_ago))
         assert sweep_dead(str(place)) == 1
         assert owned(place) == []

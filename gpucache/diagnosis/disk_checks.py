@@ -18,9 +18,9 @@ from itertools import islice
 from gpucache import environment
 from gpucache.diagnosis.checks import Case, tells
 from gpucache.disk import mounts
-from gpucache.disk.files import STAGED, inside
+from gpucache.disk.files import STAGED, STALE_S, inside
 from gpucache.disk.fitness import fitness, network_file_system
-from gpucache.disk.locks import holder, is_free
+from gpucache.disk.locks import PROVISION_LOCK, holder, is_free
 from gpucache.disk.vetting import Trust, vet, vet_child, vet_file
 from gpucache.environment import ROOT
 from gpucache.errors import GpuCacheError, ProvisionError, UnsafeDirectoryError
@@ -30,11 +30,11 @@ from gpucache.report import strays
 from gpucache.store import limit
 from gpucache.store.key_lock import lock_directory
 from gpucache.store.manifest import MANIFEST
+from gpucache.store.recency import SKEW_S
 from gpucache.store.size import total_bytes
 from gpucache.units import size
 
 _PROVISIONING_S = 60.0
-_SKEW_S = 2.0
 _FUTURE_S = 60.0
 _SAMPLE = 64
 
@@ -245,17 +245,17 @@ def kernel_locks(case: Case) -> Iterator[Finding]:
     """Locks whose holder has died, or has shown no sign of life for as long as a waiter waits."""
     stall_s = environment.STALL_TIMEOUT.read_or_default(case.environ)
     for path in _listed(lock_directory(case.root)):
-        if not path.endswith(".lock") or os.path.basename(path) == "provision.lock":
+        if not path.endswith(".lock") or os.path.basename(path) == PROVISION_LOCK:
             continue
         age_s = _age_s(path)
-        if age_s is None or age_s <= min(stall_s, strays.STALE_S):
+        if age_s is None or age_s <= min(stall_s, STALE_S):
             continue  # a lock in use is not touched
         if not is_free(path):
             if age_s > stall_s:
                 fact = f"{holder(path)} holds it, and has given no sign of life for {age_s:.0f} s"
                 fix = "if that process hangs, kill it: its death frees the lock"
                 yield Finding("lock-stalled", "warning", path, fact, fix)
-        elif age_s > strays.STALE_S:
+        elif age_s > STALE_S:
             fact = f"{holder(path)} died with it {age_s / 3600:.0f} h ago; nobody waits for it"
             fix = f"find out why it died (`dmesg`: out of memory?), and rm {shlex.quote(path)}"
             yield Finding("lock-stale", "warning", path, fact, fix)
@@ -264,7 +264,7 @@ def kernel_locks(case: Case) -> Iterator[Finding]:
 @tells({"provision-lock-held": "somebody has been provisioning for more than a minute"})
 def provision_lock(case: Case) -> Iterator[Finding]:
     """The lock of `provision` is there for good; only to hold it for long is odd."""
-    path = f"{lock_directory(case.root)}/provision.lock"
+    path = f"{lock_directory(case.root)}/{PROVISION_LOCK}"
     signature = f"{path}.holder"
     since_s = _age_s(signature)
     if since_s is None or since_s <= _PROVISIONING_S or _age_s(path) is None or is_free(path):
@@ -294,7 +294,7 @@ def clock_skew(case: Case) -> Iterator[Finding]:
         skew_s = _skew_s(case.root, Trust.parse(case.environ))
     except (OSError, GpuCacheError):
         return  # read-only, full, unsafe: other checks tell
-    if skew_s is not None and abs(skew_s) > _SKEW_S:
+    if skew_s is not None and abs(skew_s) > SKEW_S:
         which = "ahead of" if skew_s > 0 else "behind"
         fact = f"the file system's clock is {abs(skew_s):.0f} s {which} this machine's"
         fact += ": what is old looks new, or new old"

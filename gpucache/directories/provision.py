@@ -8,7 +8,7 @@ from functools import lru_cache
 from gpucache.directories.record import Record, directories, merge, recorded
 from gpucache.disk.files import make_directory, write_whole
 from gpucache.disk.fitness import fitness, network_file_system
-from gpucache.disk.locks import local_directory, locked
+from gpucache.disk.locks import PROVISION_LOCK, local_directory, locked
 from gpucache.disk.vetting import Trust, vet, vet_child
 from gpucache.layout import paths
 from gpucache.machine.device import Device, Snapshot
@@ -88,7 +88,7 @@ def _make(
         vet_child(path, trust)
     locks = local_directory(root, paths.ours(root, "locks"))
     vet(locks, trust)
-    with locked(os.path.join(locks, "provision.lock"), timeout_s=timeout_s):
+    with locked(os.path.join(locks, PROVISION_LOCK), timeout_s=timeout_s):
         known = recorded(root)  # another process may have been here while we waited
         record = merge(known, snapshot, paths.host_name())
         if not os.path.exists(paths.tag_path(root)):

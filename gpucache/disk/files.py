@@ -8,7 +8,8 @@ import time
 
 from gpucache.errors import ProvisionError
 
-_STALE_S = 3600.0
+STALE_S = 3600.0
+"""Where nothing tells whether the maker of something unfinished lives, he is taken for dead after so long."""
 STAGED = "publish-"
 
 
@@ -85,7 +86,9 @@ def sweep_old(directory: str, prefix: str) -> None:
     with os.scandir(directory) as found:
         for item in found:
             try:
-                old = item.name.startswith(prefix) and time.time() - item.stat().st_mtime > _STALE_S
+                if not item.name.startswith(prefix):
+                    continue
+                old = time.time() - item.stat().st_mtime > STALE_S
                 if old and item.is_dir(follow_symlinks=False):
                     import shutil
 

@@ -19,6 +19,8 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
 
+PROVISION_LOCK = "provision.lock"
+"""The name of the one lock file, among those of keys, under which a root's directories are made."""
 _POLL_S = 0.01
 
 
@@ -61,7 +63,9 @@ def signature(what: str | None = None) -> bytes:
     """What the holder of a lock writes for those who wait: which process it is, since when, and what for."""
     since = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())
     said = {"pid": os.getpid(), "host": host_name(), "since": since}
-    return json.dumps(said if what is None else {**said, "what": what}).encode()
+    if what is not None:
+        said["what"] = what
+    return json.dumps(said).encode()
 
 
 def open_private(path: str, flags: int) -> int:
@@ -100,16 +104,25 @@ def local_directory(root: str, inside: str, make: bool = True) -> str:
 
 
 def is_free(path: str) -> bool:
-    """Whether nobody holds the lock file. Shares the lock for an instant: who asks for it then is told it is held."""
+    """Whether nobody holds the lock file; False for what is no file, is gone or may not be opened.
+
+    Shares the lock for an instant: whoever asks for the lock in that instant is told that it is held.
+    """
     try:
-        # opening a FIFO would wait
+        # Opening a FIFO would wait.
         fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK)
     except OSError:
         return False
     try:
-        fcntl.flock(fd, fcntl.LOCK_SH | fcntl.LOCK_NB)
-        return True
-    except OSError:
-        return False
+        return is_free_descriptor(fd)
     finally:
         os.close(fd)
+
+
+def is_free_descriptor(fd: int) -> bool:
+    """As `is_free`, of a file or directory that is open. The lock is shared until the descriptor is closed."""
+    try:
+        fcntl.flock(fd, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except OSError:
+        return False
+    return True

@@ -138,6 +138,14 @@ def listing(directory: str) -> tuple[os.stat_result, dict[str, os.stat_result]]:
         os.close(fd)
 
 
+def listed(directory: str) -> list[str]:
+    """The sorted paths of what is in a directory; none where the directory is gone or may not be listed."""
+    try:
+        return sorted(f"{directory}/{name}" for name in os.listdir(directory))
+    except OSError:
+        return []
+
+
 def names(directory: str) -> dict[str, bool]:
     """What is in a directory: each name, in alphabetical order, and whether it is a symbolic link.
 

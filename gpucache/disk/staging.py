@@ -15,7 +15,8 @@ import threading
 import time
 from contextlib import suppress
 
-from gpucache.disk.files import make_directory, write_new
+from gpucache.disk.files import STALE_S, make_directory, write_new
+from gpucache.disk.locks import is_free_descriptor
 from gpucache.forks import after_fork
 
 TYPE_CHECKING = False
@@ -25,7 +26,6 @@ if TYPE_CHECKING:
 
 _PREFIX = "staging-"
 _NEW = "new-"
-_STALE_S = 3600.0
 PREFIXES = (f"gpucache-{_PREFIX}", f"gpucache-{_NEW}")
 """How the names of staging directories begin."""
 
@@ -108,7 +108,11 @@ def _candidates(preferred: str) -> list[str]:
 
 
 def _claim(place: str) -> tuple[str, int]:
-    """Make and lock a directory. It gets the name that a sweeper looks for only once it is locked."""
+    """Make and lock a directory; its path, and the descriptor that holds the lock.
+
+    It gets the name by which a sweeper asks its lock only once it is locked: a sweeper that found it between the two
+    steps under that name would take this process for dead.
+    """
     new = tempfile.mkdtemp(prefix=f"gpucache-{_NEW}", dir=place)
     fd = None
     try:
@@ -139,23 +143,21 @@ def sweep_dead(place: str) -> int:
 
 def is_dead(path: str) -> bool:
     """Whether the process is gone that held this staging directory, of this user; asks its lock."""
-    new = os.path.basename(path).startswith(PREFIXES[1])  # not locked yet
     try:
-        # opening a FIFO would wait
+        # Opening a FIFO would wait, unless only a directory will do.
         fd = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC | os.O_NOFOLLOW)
     except OSError:
-        return False  # another user's, or another sweeper's
+        return False  # another user's, or another sweeper has removed it
     try:
-        if os.fstat(fd).st_uid != os.geteuid() or (
-            new and time.time() - os.fstat(fd).st_mtime < _STALE_S
-        ):
+        found = os.fstat(fd)
+        if found.st_uid != os.geteuid():
             return False
-        fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except OSError:
-        return False  # alive
+        unlocked_yet = os.path.basename(path).startswith(PREFIXES[1])
+        if unlocked_yet and time.time() - found.st_mtime < STALE_S:
+            return False
+        return is_free_descriptor(fd)
     finally:
         os.close(fd)
-    return True
 
 
 _all: list[Staging] = []

@@ -12,16 +12,14 @@ from dataclasses import dataclass, replace
 from typing import Literal
 
 from gpucache.disk import staging
-from gpucache.disk.files import STAGED
-from gpucache.disk.locks import is_free
+from gpucache.disk.files import STAGED, STALE_S
+from gpucache.disk.locks import PROVISION_LOCK, is_free
+from gpucache.disk.reading import listed
 from gpucache.layout import paths
 from gpucache.layout.inductor import BUNDLE
 from gpucache.layout.keys import unlinked
 from gpucache.store.key_lock import lock_directory
 from gpucache.store.quarantine import ASIDE, quarantined
-
-STALE_S = 3600.0
-"""Where nothing tells whether its maker lives, a stray is taken for dead after so long."""
 
 # A directory since Triton 3.2, before beside what it is to be: `runtime/cache.py` `put` of 3.0.0, 3.2.0 and 3.9.0.
 _TRITON = re.compile(r"(?:.+\.)?tmp\.pid_[0-9]+_[0-9a-f-]+")
@@ -110,7 +108,7 @@ def of_root(root: str) -> Iterator[Stray]:
         if found is not None:
             yield found
     for path in _listed(lock_directory(root)):
-        if path.endswith(".lock") and os.path.basename(path) != "provision.lock":
+        if path.endswith(".lock") and os.path.basename(path) != PROVISION_LOCK:
             found = stray("lock", path, is_free(path))
             if found is not None:
                 yield found
@@ -121,9 +119,4 @@ def of_root(root: str) -> Iterator[Stray]:
 
 
 def _listed(directory: str) -> list[str]:
-    if os.path.islink(directory):
-        return []
-    try:
-        return sorted(f"{directory}/{name}" for name in os.listdir(directory))
-    except OSError:
-        return []
+    return [] if os.path.islink(directory) else listed(directory)

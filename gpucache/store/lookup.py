@@ -14,10 +14,9 @@ from gpucache.store.manifest import (
     read_manifest,
     unchanged_paths,
 )
-from gpucache.store.recency import STAMP_S
+from gpucache.store.recency import SKEW_S, STAMP_S
 from gpucache.store.stock import describe
 
-_SKEW_S = 2.0
 _DIRECTORY = os.O_DIRECTORY | os.O_CLOEXEC | getattr(os, "O_PATH", os.O_RDONLY)
 
 
@@ -59,7 +58,7 @@ def find(directory: str, verify: bool, boot: float, stamp_s: float = STAMP_S) ->
             return _renewed(directory, manifest)
     # The stamp comes last: by its name, so that it fails where a removal has renamed the manifest meanwhile. A use
     # that lies ahead was stamped by a wrong clock, and is stamped anew.
-    if used < boot or not -_SKEW_S <= time.time() - used <= stamp_s:
+    if used < boot or not -SKEW_S <= time.time() - used <= stamp_s:
         try:
             os.utime(f"{directory}/{MANIFEST}")
         except FileNotFoundError:

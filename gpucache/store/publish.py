@@ -30,9 +30,8 @@ from gpucache.store.manifest import (
     write_manifest,
 )
 from gpucache.store.quarantine import ASIDE, quarantine
+from gpucache.store.stock import BUSY_S
 
-# A directory that another manager may be filling at this moment is left alone for so long.
-_FOREIGN_S = 120.0
 _NO_LINK = (errno.EXDEV, errno.EPERM, errno.EMLINK, errno.EOPNOTSUPP, errno.ENOSYS, errno.EACCES)
 
 
@@ -69,23 +68,37 @@ def publish_entry(
 
 
 def _put_in_place(root: str, made: str, target: str, repair: bool) -> bool:
-    """Rename a finished directory to where it belongs; plain rename replaces an empty one, and only that."""
-    wanted = set(os.listdir(made)) - {MANIFEST}
-    wanted = {name for name in wanted if not name.startswith(GROUP)}
-    for repairs in (repair, False):
-        try:
-            os.rename(made, target)
-            return True
-        except OSError as error:
-            if error.errno not in (errno.ENOTEMPTY, errno.EEXIST, errno.ENOTDIR):
-                raise
-        # with digests: the caller may have found it damaged by them
-        there = sound(target, True, 0.0)
-        if there is not None and there.files.keys() == wanted:
-            return True  # another writer was first
-        if repairs:
-            quarantine(root, target)
-    return False
+    """Rename a finished directory to where it belongs, unless a whole one is there; whether one is there now.
+
+    ``repair`` allows to move what is damaged aside, and needs the key's lock.
+    """
+    if _renamed(made, target) or _is_whole(made, target):
+        return True
+    if not repair:
+        return False
+    quarantine(root, target)
+    # Once more, and no oftener: another writer may have been faster than this rename as well.
+    return _renamed(made, target) or _is_whole(made, target)
+
+
+def _renamed(made: str, target: str) -> bool:
+    """Whether the directory could be renamed: plain rename replaces an empty directory, and only that."""
+    try:
+        os.rename(made, target)
+    except OSError as error:
+        if error.errno not in (errno.ENOTEMPTY, errno.EEXIST, errno.ENOTDIR):
+            raise
+        return False
+    return True
+
+
+def _is_whole(made: str, target: str) -> bool:
+    """Whether another writer has put there, whole, what is made."""
+    there = sound(target, True, 0.0)  # with digests: the caller may have found it damaged by them
+    if there is None:
+        return False
+    wanted = {name for name in os.listdir(made) if name != MANIFEST and not name.startswith(GROUP)}
+    return there.files.keys() == wanted
 
 
 def link_view(root: str, source: str, target: str, manifest: Manifest, repair: bool) -> bool:
@@ -113,17 +126,15 @@ def link_view(root: str, source: str, target: str, manifest: Manifest, repair: b
 
 
 def _busy(target: str) -> bool:
-    """Whether another manager, which knows no lock of ours, may be filling the directory."""
+    """Whether stock Triton, which knows no lock of ours, may be filling the directory."""
     if os.path.exists(f"{target}/{MANIFEST}"):
         return False
     try:
-        with os.scandir(target) as found:
-            return any(
-                time.time() - item.stat(follow_symlinks=False).st_mtime < _FOREIGN_S
-                for item in found
-            )
+        with os.scandir(target) as items:
+            times = [item.stat(follow_symlinks=False).st_mtime for item in items]
     except OSError:
         return False
+    return bool(times) and time.time() - max(times) < BUSY_S
 
 
 def _link_or_copy(source: str, target: str, sha256: str) -> Published:

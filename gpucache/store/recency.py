@@ -31,6 +31,9 @@ LEAST_GRACE_S = 2.0
 """The shortest grace that protects a reader: Triton opens the files after it was told that they are there, however
 often uses are stamped."""
 
+SKEW_S = 2.0
+"""How far the clocks of a node and of its file server may differ; a use that lies further ahead has a wrong time."""
+
 STAMP_S = STAMP.default
 """The use of an entry is stamped again after so long, unless `GPUCACHE_STAMP_S` says sooner."""
 

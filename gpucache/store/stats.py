@@ -15,6 +15,7 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 
+from gpucache.disk.locks import is_free
 from gpucache.forks import after_fork
 from gpucache.layout import paths
 
@@ -101,8 +102,9 @@ def totals(root: str) -> dict[str, dict[str, float]]:
             for path in _files(directory):
                 _sum(sums, _read(path))
     except FileNotFoundError:  # nobody has folded yet, or nothing is there to sum
-        for path in _files(directory) if os.path.isdir(directory) else ():
-            _sum(sums, _read(path))
+        if os.path.isdir(directory):
+            for path in _files(directory):
+                _sum(sums, _read(path))
     except OSError:
         return sums
     return sums
@@ -114,22 +116,21 @@ def fold(root: str) -> int:
     if not os.path.isdir(directory):
         return 0
     with _folding(directory, os.O_RDONLY | os.O_CREAT):
-        dead = [
-            path for path in _files(directory) if os.path.basename(path) != _FOLDED and _dead(path)
-        ]
+        folded = f"{directory}/{_FOLDED}"
+        # A process holds its file for life, so that a free one has its last values.
+        dead = [path for path in _files(directory) if path != folded and is_free(path)]
         if not dead:
             return 0
         sums: dict[str, dict[str, float]] = {}
-        for path in (f"{directory}/{_FOLDED}", *dead):
+        for path in (folded, *dead):
             _sum(sums, _read(path))
-        # one name: what a killed or refused fold left is written over
+        said = [{"device": device, "values": values} for device, values in sums.items()]
+        # One name: what a killed or refused fold left is written over.
         temporary = f"{directory}/folding"
         with open(temporary, "w", encoding="utf-8") as file:
-            json.dump(
-                [{"device": device, "values": values} for device, values in sums.items()], file
-            )
-        # Killed between these two, the dead are counted twice: counters, not accounts.
-        os.rename(temporary, f"{directory}/{_FOLDED}")
+            json.dump(said, file)
+        # The sum first: killed between these two, the dead are counted twice; the other way round they would be lost.
+        os.rename(temporary, folded)
         for path in dead:
             os.unlink(path)
     return len(dead)
@@ -137,7 +138,7 @@ def fold(root: str) -> int:
 
 @contextmanager
 def _folding(directory: str, flags: int) -> Iterator[None]:
-    """One folds, or one reads."""
+    """Hold the directory's lock: folding and summing exclude each other, or the dead would be summed twice or never."""
     fd = os.open(f"{directory}/lock", flags | os.O_CLOEXEC, 0o600)
     try:
         fcntl.flock(fd, fcntl.LOCK_EX)
@@ -151,14 +152,14 @@ def _files(directory: str) -> list[str]:
 
 
 def _read(path: str) -> list[dict[str, object]]:
+    """The counters in a file, by device: one device's of a process, all devices' of the dead; none where it is torn."""
     try:
         with open(path, encoding="utf-8") as file:
             found = json.load(file)
     except (OSError, ValueError):
         return []
-    return [
-        item for item in (found if isinstance(found, list) else [found]) if isinstance(item, dict)
-    ]
+    items = found if isinstance(found, list) else [found]
+    return [item for item in items if isinstance(item, dict)]
 
 
 def _sum(sums: dict[str, dict[str, float]], found: list[dict[str, object]]) -> None:
@@ -170,20 +171,6 @@ def _sum(sums: dict[str, dict[str, float]], found: list[dict[str, object]]) -> N
         for name, value in values.items():
             if name in COUNTERS + SECONDS and isinstance(value, (int, float)):
                 device[name] = device.get(name, 0) + value
-
-
-def _dead(path: str) -> bool:
-    try:
-        fd = os.open(path, os.O_RDWR | os.O_CLOEXEC)
-    except OSError:
-        return False
-    try:
-        fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        return True
-    except OSError:
-        return False
-    finally:
-        os.close(fd)
 
 
 _all: list[Stats] = []

@@ -16,6 +16,9 @@ from gpucache.layout.paths import host_name
 from gpucache.store.manifest import CONDEMNED, MANIFEST, Facts, Manifest, Published, write_manifest
 from gpucache.store.quarantine import ASIDE
 
+BUSY_S = 120.0
+"""Stock Triton, which takes no lock of ours, may be at work in a directory with something younger than this."""
+
 
 def stock_group(
     directory: str,

@@ -13,6 +13,7 @@ import sysconfig
 import tempfile
 
 from gpucache.kernels.elf import is_whole_elf
+from gpucache.kernels.group import AUTOTUNE
 from gpucache.store import key_lock
 from gpucache.store.manifest import (
     MANIFEST,
@@ -163,7 +164,7 @@ class SingleFile:
 
     def _readable(self, path: str) -> bool:
         """Whether Triton's unguarded `json.load` of an autotune result would succeed."""
-        if not path.endswith(".autotune.json"):
+        if not path.endswith(AUTOTUNE):
             return True
         try:
             with open(path, encoding="utf-8") as file:
@@ -174,7 +175,7 @@ class SingleFile:
 
 def _tag(filename: str, silicon: str | None) -> str | None:
     """What must be equal beside the key for a file to be shared; None: it is not shared."""
-    if filename.endswith(".autotune.json"):
+    if filename.endswith(AUTOTUNE):
         return silicon
     if filename.endswith(".so") and str(sysconfig.get_config_var("EXT_SUFFIX")) not in filename:
         return f"{sysconfig.get_config_var('SOABI')}-{'-'.join(_libc())}"

@@ -21,9 +21,9 @@ from gpucache.report.judged import Judged
 from gpucache.store.manifest import MANIFEST, Published, write_manifest
 from gpucache.store.publish import link_view
 from gpucache.store.quarantine import ASIDE, quarantine
+from gpucache.store.stock import BUSY_S
 
 LEFT = "links are not followed, and not removed"
-_BUSY_S = 120.0
 
 
 def repair(root: str, judge: Judge, judged: Sequence[Judged], bad: Set[Flaw]) -> dict[str, str]:
@@ -136,7 +136,7 @@ class _Repairing:
 
     def _stock(self, one: Judged) -> str:
         if one.spoiled:
-            if any(abs(time.time() - found.st_mtime) < _BUSY_S for found in one.files.values()):
+            if any(abs(time.time() - found.st_mtime) < BUSY_S for found in one.files.values()):
                 return "something in it is younger than two minutes: stock Triton, which locks nothing, may be at it"
             return self._put_away(one.path)
         wrong = [

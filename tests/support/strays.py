@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 
-from gpucache.report.strays import STALE_S
+from gpucache.disk.files import STALE_S
 
 OLD = time.time() - STALE_S - 60
 YOUNG = time.time() - STALE_S + 600
