@@ -55,3 +55,15 @@ def test_the_commands_that_start_ranks_import_nothing_slow(words, provisioned):
     code = "os = __import__('os'); os.execvpe = lambda *_: sys.exit()\n"
     code += f"from gpucache.cli.main import main; sys.exit(main({words!r}))"
     assert imported(code, provisioned) == set()
+
+
+def test_the_drop_ins_import_nothing_slow(tmp_path):
+    environ = {"PATH": os.environ["PATH"], "TORCHINDUCTOR_CACHE_DIR": f"{tmp_path}/root"}
+    code = "import gpucache; gpucache.cache_dir(), gpucache.triton_cache_dir(0)"
+    assert imported(code, environ) == set()
+
+
+def test_the_plug_in_makes_no_dataclass(provisioned):
+    """Triton has imported most of the rest itself, but each dataclass costs as much as a small module."""
+    found = imported("import gpucache.triton", provisioned)
+    assert found.isdisjoint({"dataclasses", "inspect", "click", "rich", "pynvml", "filelock"})
