@@ -15,6 +15,7 @@ import subprocess
 import sysconfig
 from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -27,7 +28,7 @@ from support.templates import Template
 from support.users import ADA, BOB, acting_as
 
 from gpucache.report import judge
-from gpucache.store.key_lock import KeyLock
+from gpucache.store.key_lock import holding
 from gpucache.store.manifest import CONDEMNED, MANIFEST, entry_path, intact, read_manifest
 from gpucache.store.quarantine import ASIDE
 from gpucache.store.stock import stock_group
@@ -920,15 +921,15 @@ def test_what_a_running_compile_has_locked_is_told_and_left_to_it(ranks, ours, t
 
 
 class Before:
-    """A `KeyLock` in front of which something happens once: a race, placed by hand."""
+    """The lock of a key, in front of which something happens once: a race, placed by hand."""
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch, happens: Callable[[], object]) -> None:
-        def lock(path: str) -> KeyLock:
-            monkeypatch.setattr(verify_module, "KeyLock", KeyLock)
+        def lock(path: str, what: str) -> AbstractContextManager[bool]:
+            monkeypatch.setattr(verify_module, "holding", holding)
             happens()
-            return KeyLock(path)
+            return holding(path, what)
 
-        monkeypatch.setattr(verify_module, "KeyLock", lock)
+        monkeypatch.setattr(verify_module, "holding", lock)
 
 
 def test_an_entry_that_was_replaced_between_the_judgement_and_the_lock_is_left_alone(
