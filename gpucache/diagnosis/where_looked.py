@@ -9,10 +9,12 @@ from typing import NamedTuple
 
 from gpucache import environment
 from gpucache.directories.record import recorded
+from gpucache.disk.reading import listed
 from gpucache.layout import paths
 from gpucache.layout.keys import device_directories, view_key
 from gpucache.store.manifest import entry_path
-from gpucache.triton.location import default_directory, is_fresh
+from gpucache.triton.location import is_fresh
+from gpucache.triton.own_device import default_directory
 
 
 class Apart(NamedTuple):
@@ -97,18 +99,11 @@ def _directory_set(root: str, environ: Mapping[str, str]) -> str | None:
 def _copies(root: str, key: str) -> Iterator[str]:
     """Where the key may lie below the root: the store, where a library has a longer name, and the devices'."""
     shard = os.path.dirname(entry_path(root, key))
-    for name in _names(shard):
-        if view_key(name) == key:
-            yield f"{shard}/{name}"
+    for path in listed(shard):
+        if view_key(os.path.basename(path)) == key:
+            yield path
     for _, path in device_directories(root):
         yield f"{path}/{key}"
-
-
-def _names(directory: str) -> list[str]:
-    try:
-        return sorted(os.listdir(directory))
-    except OSError:
-        return []
 
 
 def _reasons_apart(root: str, environ: Mapping[str, str], directory: str) -> Iterator[Apart]:

@@ -6,7 +6,7 @@ import os
 from functools import lru_cache
 
 from gpucache import environment
-from gpucache.directories.record import Record, of_this_host
+from gpucache.directories.record import of_this_host
 from gpucache.disk.files import inside, make_directory, sweep_old
 from gpucache.disk.locks import local_directory
 from gpucache.disk.staging import Staging
@@ -14,18 +14,24 @@ from gpucache.disk.vetting import Trust, vet, vet_child
 from gpucache.errors import GpuCacheError, RecordError
 from gpucache.layout import paths
 from gpucache.log import warn_once
-from gpucache.machine.device import Device
 from gpucache.store.limit import Limit, max_size_bytes
-from gpucache.store.lookup import Found, find, sound
-from gpucache.store.manifest import Manifest
+from gpucache.store.lookup import sound
 from gpucache.store.quarantine import ASIDE
 from gpucache.store.recency import STAMP_S, boot_time, stamp_interval
 from gpucache.store.stats import Stats
+from gpucache.triton.own_device import default_directory, silicon
 from gpucache.values import Value
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Mapping
+    from typing import Literal
+
+    from gpucache.directories.record import Record
+    from gpucache.store.manifest import Manifest
+
+    Mode = Literal["shared", "stock", "private"]
+    """``stock``: a deliberately fresh cache, which Triton's own manager has; ``private``: there is no safe store."""
 
 
 class Location(Value, kw_only=True):
@@ -35,24 +41,25 @@ class Location(Value, kw_only=True):
     """The device directory: Triton reads and writes ``<directory>/<KEY>/``."""
     root: str
     locks: str
+    """The directory for the locks of keys, on a file system of this node."""
     staging: Staging
     stats: Stats
     limit: Limit
-    mode: str
-    """``shared``; ``stock`` (a deliberately fresh cache: Triton's own manager); or ``private`` (no safe store)."""
+    mode: Mode
     silicon: str | None = None
     """Compute capability and core count, which alone decide an autotuner's timings; None where unknown or mixed."""
     verify: bool = False
+    """Whether every hit checks the digests."""
     require_hit: bool = False
+    """Whether a miss is an error."""
     stall_s: float = environment.STALL_TIMEOUT.default
+    """How long a compile that others wait for may go without a sign of life, in seconds."""
     timeout_s: float = environment.LOCK_TIMEOUT.default
+    """How long to wait for a compile of another process, in seconds."""
     boot: float = 0.0
+    """When this machine started, in seconds since the epoch."""
     stamp_s: float = STAMP_S
     """How often at most the use of an entry is stamped. What prunes must leave alone what was used in twice that."""
-
-    def find(self, directory: str, verify: bool = False) -> Found | None:
-        """An entry or view that this process may use, as `gpucache.store.lookup.find`."""
-        return find(directory, verify or self.verify, self.boot, self.stamp_s)
 
     def sound(self, directory: str, verify: bool = False) -> Manifest | None:
         """The manifest of an entry or view that this process may use, as `gpucache.store.lookup.sound`."""
@@ -62,61 +69,92 @@ class Location(Value, kw_only=True):
 def locate(directory: str | None, environ: Mapping[str, str]) -> Location:
     """Settle where to cache; ``directory`` is the value of `TRITON_CACHE_DIR`, of which ``""`` counts as unset.
 
-    Never raises for what the disk or the environment says: it warns once, and the place is private.
+    Never raises for what the disk or the environment says: it warns once, and the location is private.
     """
-    device: Device | None = None
-    known: Record | None = None
-    try:
-        directory = paths.absolute(directory) if directory else None
-        root = paths.resolve_root(None, environ)
-        mode = _mode(directory, root, environ)
-    except (GpuCacheError, OSError) as error:
-        # the current directory is gone, or there is no temporary one
-        warn_once("the cache cannot be found", error)
-        root, mode = os.devnull, "private"
-    else:
-        try:
-            known = of_this_host(root)
-            device = _device(known, environ)
-        except RecordError as error:
-            if not directory and mode != "stock":
-                warn_once("no record", error, "caching where Triton does by default")
-    chosen = directory or default_directory(root, known, environ)
-    if not os.path.isabs(chosen):  # a relative home, and no current directory
-        mode = "private"
-    locks = paths.ours(root, "locks")
+    chosen = _choose(directory, environ)
+    mode, locks = chosen.mode, paths.ours(chosen.root, "locks")
     if mode == "shared":
         try:
-            locks = _prepared(root, environ)
-            vet(chosen, Trust.parse(environ))  # what lies there is taken into the store
-            if os.path.isdir(chosen):
-                sweep_old(chosen, ASIDE)
+            locks = _prepare(chosen, environ)
         except (GpuCacheError, OSError) as error:
             warn_once("the store cannot be used", error)
-            mode = "stock" if _usable_alone(chosen, root, environ) else "private"
+            mode = "stock" if _is_usable_alone(chosen, environ) else "private"
+    shared = mode == "shared"
+    counters = paths.ours(chosen.root, "stats") if shared else None
     return Location(
-        directory=chosen,
-        root=root,
+        directory=chosen.directory,
+        root=chosen.root,
         locks=locks,
-        staging=_staging(paths.ours(root, "tmp") if mode == "shared" else "/dev/shm"),
-        stats=Stats(
-            paths.ours(root, "stats") if mode == "shared" else None, os.path.basename(chosen)
-        ),
+        staging=_staging(paths.ours(chosen.root, "tmp") if shared else "/dev/shm"),
+        stats=Stats(counters, os.path.basename(chosen.directory)),
         mode=mode,
-        silicon=_silicon(known, device),
+        silicon=chosen.silicon,
         verify=environment.VERIFY.read_or_default(environ),
         require_hit=environment.REQUIRE_HIT.read_or_default(environ),
         stall_s=environment.STALL_TIMEOUT.read_or_default(environ),
         timeout_s=environment.LOCK_TIMEOUT.read_or_default(environ),
         boot=boot_time(),
-        limit=_limit_of(root, locks, mode, environ),
+        limit=_limit(chosen.root, locks, shared, environ),
         stamp_s=stamp_interval(environ),
     )
 
 
-def _limit_of(root: str, locks: str, mode: str, environ: Mapping[str, str]) -> Limit:
+class _Chosen(Value):
+    """Where the environment and the record want this process to cache; nothing on disk was looked at yet."""
+
+    root: str
+    directory: str
+    mode: Mode
+    silicon: str | None = None
+
+
+def _choose(directory: str | None, environ: Mapping[str, str]) -> _Chosen:
+    try:
+        directory = paths.absolute(directory) if directory else None
+        root = paths.resolve_root(None, environ)
+        mode = _mode(directory, root, environ)
+    except (GpuCacheError, OSError) as error:
+        # The current directory is gone, or there is no temporary one.
+        warn_once("the cache cannot be found", error)
+        return _Chosen(os.devnull, directory or default_directory("", None, environ), "private")
+    known: Record | None = None
+    try:
+        known = of_this_host(root)
+    except RecordError as error:
+        if not directory and mode != "stock":
+            warn_once("no record", error, "caching where Triton does by default")
+    chosen = directory or default_directory(root, known, environ)
+    if not os.path.isabs(chosen):  # a relative home, and no current directory
+        mode = "private"
+    return _Chosen(root, chosen, mode, silicon(known, environ))
+
+
+def _prepare(chosen: _Chosen, environ: Mapping[str, str]) -> str:
+    """Vet the root and the device directory, and make what the store needs; the directory for locks.
+
+    Raises:
+        GpuCacheError: one of them is not safe.
+        OSError: the disk refused.
+    """
+    root, trust = chosen.root, Trust.parse(environ)
+    vet(root, trust)
+    make_directory(root)
+    vet(root, trust)  # another user may have made it first
+    for name in ("locks", "tmp", "store"):
+        make_directory(paths.ours(root, name))
+    for path in paths.our_directories(root):
+        vet_child(path, trust)
+    locks = local_directory(root, paths.ours(root, "locks"))
+    vet(locks, trust)
+    vet(chosen.directory, trust)  # what lies there is taken into the store
+    if os.path.isdir(chosen.directory):
+        sweep_old(chosen.directory, ASIDE)
+    return locks
+
+
+def _limit(root: str, locks: str, shared: bool, environ: Mapping[str, str]) -> Limit:
     allowed = 0
-    if mode == "shared":
+    if shared:
         try:
             allowed = max_size_bytes(root, environ)
         except OSError as error:
@@ -124,27 +162,7 @@ def _limit_of(root: str, locks: str, mode: str, environ: Mapping[str, str]) -> L
     return Limit(root, locks, allowed, 3 * stamp_interval(environ))
 
 
-def _device(known: Record, environ: Mapping[str, str]) -> Device | None:
-    pinned = environment.PINNED_DEVICE.text(environ)
-    if not pinned:
-        return known.present[0] if len(known.present) == 1 else None
-    devices = {listed.device.uuid: listed.device for listed in known.devices}
-    return devices.get(pinned)
-
-
-def default_directory(root: str, known: Record | None, environ: Mapping[str, str]) -> str:
-    """Without `TRITON_CACHE_DIR`: the directory on record of the one device of this process, else Triton's default."""
-    device = _device(known, environ) if known is not None else None
-    if known is not None and device is not None:
-        return paths.device_directory(root, known.names[device.uuid])
-    home = environment.TRITON_HOME.text(environ) or os.path.expanduser("~")
-    try:
-        return os.path.abspath(os.path.join(home, ".triton", "cache"))
-    except OSError:
-        return home
-
-
-def _mode(directory: str | None, root: str, environ: Mapping[str, str]) -> str:
+def _mode(directory: str | None, root: str, environ: Mapping[str, str]) -> Mode:
     share = environment.SHARE.read_or_default(environ)
     if share is False or environment.DISABLE.read_or_default(environ):
         return "stock"
@@ -160,47 +178,18 @@ def is_fresh(directory: str, root: str) -> bool:
     return inside(directory, tempfile.gettempdir()) and not inside(directory, root)
 
 
-def _usable_alone(directory: str, root: str, environ: Mapping[str, str]) -> bool:
+def _is_usable_alone(chosen: _Chosen, environ: Mapping[str, str]) -> bool:
     """Whether the device directory is safe although the store is not: then Triton's own manager may have it."""
-    if inside(directory, root):
+    if inside(chosen.directory, chosen.root):
         return False
     try:
-        return vet(directory, Trust.parse(environ)) and os.access(directory, os.W_OK)
+        safe = vet(chosen.directory, Trust.parse(environ))
     except (GpuCacheError, OSError):
         return False
-
-
-def _prepared(root: str, environ: Mapping[str, str]) -> str:
-    """Vet the root and make what the store needs; the directory for locks."""
-    trust = Trust.parse(environ)
-    vet(root, trust)
-    make_directory(root)
-    vet(root, trust)  # another user may have made it first
-    for name in ("locks", "tmp", "store"):
-        make_directory(paths.ours(root, name))
-    for path in paths.our_directories(root):
-        vet_child(path, trust)
-    locks = local_directory(root, paths.ours(root, "locks"))
-    vet(locks, trust)
-    return locks
-
-
-def _silicon(known: Record | None, device: Device | None) -> str | None:
-    """One kind of silicon, for the pinned device or for all that are there."""
-    present = known.present if known is not None else ()
-    kinds = {_kind(one) for one in ((device,) if device is not None else present)}
-    return kinds.pop() if len(kinds) == 1 else None
-
-
-def _kind(device: Device) -> str | None:
-    cores = device.multiprocessor_count if device.parent_uuid else device.core_count
-    if device.compute_capability is None or cores is None:
-        return None
-    major, minor = device.compute_capability
-    return f"sm_{major}{minor}-{cores}{'sm' if device.parent_uuid else ''}"
+    return safe and os.access(chosen.directory, os.W_OK)
 
 
 @lru_cache(maxsize=8)
 def _staging(preferred: str) -> Staging:
-    """One for all places that write to the same directory: each holds a descriptor for life."""
+    """The staging of all locations that write to the same directory: each staging holds a descriptor for life."""
     return Staging(preferred)

@@ -1,0 +1,61 @@
+"""Which device the plug-in's process works for, as far as the record tells: its directory and its silicon."""
+
+from __future__ import annotations
+
+import os
+
+from gpucache import environment
+from gpucache.layout import paths
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from gpucache.directories.record import Record
+    from gpucache.machine.device import Device
+
+
+def own_device(known: Record, environ: Mapping[str, str]) -> Device | None:
+    """The device of this process: the pinned one, else the only one that is there; None where there are several."""
+    pinned = environment.PINNED_DEVICE.text(environ)
+    if pinned:
+        devices = {listed.device.uuid: listed.device for listed in known.devices}
+        return devices.get(pinned)
+    return known.present[0] if len(known.present) == 1 else None
+
+
+def default_directory(root: str, known: Record | None, environ: Mapping[str, str]) -> str:
+    """Without `TRITON_CACHE_DIR`: the directory on record of the one device of this process, else Triton's default."""
+    device = own_device(known, environ) if known is not None else None
+    if known is not None and device is not None:
+        return paths.device_directory(root, known.names[device.uuid])
+    home = environment.TRITON_HOME.text(environ) or os.path.expanduser("~")
+    try:
+        return os.path.abspath(os.path.join(home, ".triton", "cache"))
+    except OSError:
+        return home
+
+
+def silicon(known: Record | None, environ: Mapping[str, str]) -> str | None:
+    """What decides an autotuner's timings: compute capability and core count of the device of this process.
+
+    Of several devices, what all of them have in common; None where they differ, or where a device does not tell.
+    """
+    if known is None:
+        return None
+    device = own_device(known, environ)
+    devices = known.present if device is None else (device,)
+    kinds = {_kind(one) for one in devices}
+    return kinds.pop() if len(kinds) == 1 else None
+
+
+def _kind(device: Device) -> str | None:
+    """``sm_90-16896``; for a MIG instance, whose cores NVML does not count, ``sm_90-16sm``."""
+    if device.compute_capability is None:
+        return None
+    major, minor = device.compute_capability
+    if device.parent_uuid:
+        count, unit = device.multiprocessor_count, "sm"
+    else:
+        count, unit = device.core_count, ""
+    return None if count is None else f"sm_{major}{minor}-{count}{unit}"
