@@ -51,7 +51,8 @@ if TYPE_CHECKING:
     from gpucache.machine.nvml import discover
     from gpucache.machine.visible import Visible, visible_devices
     from gpucache.report import scan
-    from gpucache.upkeep.prune import PrunePolicy, plan
+    from gpucache.upkeep.plan import plan
+    from gpucache.upkeep.prune import PrunePolicy
 
 __version__ = "0.1.0"
 
@@ -84,7 +85,7 @@ _HOME = {
     "visible_devices": "machine.visible",
     "scan": "report.cache_report",
     "PrunePolicy": "upkeep.prune",
-    "plan": "upkeep.prune",
+    "plan": "upkeep.plan",
 }
 
 __all__ = [

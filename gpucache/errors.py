@@ -1,4 +1,4 @@
-"""Every exception that gpucache raises.
+"""Every exception that the public functions of gpucache raise on purpose.
 
 GpuCacheError
 ├── ConfigurationError      a setting (argument or environment variable) that makes no sense

@@ -19,7 +19,8 @@ from gpucache.cli.cache_rows import (
 )
 from gpucache.report.cache_report import scan
 from gpucache.report.entries import Entry
-from gpucache.upkeep import clean
+from gpucache.upkeep.clean import CleanPolicy
+from gpucache.upkeep.plan import plan
 
 LIBRARY, AUTOTUNE = "A" * 52, "B" * 52
 
@@ -129,11 +130,11 @@ def test_a_plan_tells_strays_by_their_kind_and_path(stock):
     stray.mkdir()
     (stray / "part").write_bytes(bytes(2048))
     os.utime(stray, (1e9, 1e9))
-    plan = clean.clean_plan(scan(str(stock)), 900.0)
-    assert next(row for row in plan_cells(plan, human=False) if row[0] == "sweep") == (
+    made = plan(scan(str(stock)), CleanPolicy(grace_s=900.0), {})
+    assert next(row for row in plan_cells(made, human=False) if row[0] == "sweep") == (
         *("sweep", "triton-temporary", str(stray), "2048", "2001-09-09T01:46:40Z"),
     )
-    shown = next(row for row in plan_cells(plan, human=True) if row[0] == "sweep")
+    shown = next(row for row in plan_cells(made, human=True) if row[0] == "sweep")
     assert shown[3] == "2.0 KiB"
     assert shown[4].endswith(" d ago")
 

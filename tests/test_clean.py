@@ -22,8 +22,8 @@ from gpucache.layout import paths
 from gpucache.report.cache_report import scan
 from gpucache.store.key_lock import KeyLock
 from gpucache.store.manifest import MANIFEST, entry_path
-from gpucache.upkeep import clean
-from gpucache.upkeep.clean import CleanPlan
+from gpucache.upkeep.clean import CleanPolicy
+from gpucache.upkeep.plan import Plan, plan
 
 GRACE_S = 900.0
 OLD = time.time() - 3 * 3600
@@ -77,8 +77,8 @@ def there(base: Path) -> set[str]:
     }
 
 
-def planned(root: Path, grace_s: float = GRACE_S) -> CleanPlan:
-    return clean.clean_plan(scan(str(root)), grace_s)
+def planned(root: Path, grace_s: float = GRACE_S) -> Plan:
+    return plan(scan(str(root)), CleanPolicy(grace_s=grace_s), {})
 
 
 @pytest.fixture
@@ -128,7 +128,7 @@ class TestWhatGoes:
     def test_nothing_of_it_is_followed_by_an_empty_plan(self, root):
         planned(root).execute()
         plan = planned(root)
-        assert (plan.entries.remove, plan.entries.strays, plan.files, plan.left) == ((), (), (), ())
+        assert (plan.removing, plan.strays, plan.files, plan.left) == ((), (), (), ())
 
     def test_strays_go_once_nobody_is_at_them(self, root):
         dead, alive = root / "triton/0/tmp.gpucache-dead", root / "triton/0/tmp.gpucache-alive"
@@ -137,10 +137,8 @@ class TestWhatGoes:
             put(path, "file")
         os.utime(dead, (OLD, OLD))
         plan = planned(root)
-        assert str(dead) in [stray.path for stray in plan.entries.strays]
-        assert (str(alive), "somebody may be at it") in [
-            (one.key, one.why) for one in plan.entries.kept
-        ]
+        assert str(dead) in [stray.path for stray in plan.strays]
+        assert (str(alive), "somebody may be at it") in [(one.key, one.why) for one in plan.kept]
         plan.execute()
         assert (dead.exists(), alive.exists()) == (False, True)
         assert plan.left == ()
@@ -270,10 +268,8 @@ class TestWhatStays:
         os.utime(root / INDUCTORS[0], (now - 60, OLD))
         os.utime(root / INDUCTORS[2], (OLD, now - 60))
         plan = planned(root)
-        assert [(one.key, one.why) for one in plan.entries.kept[:1]] == [
-            (keys[0], "used 1 min ago")
-        ]
-        assert {(one.key, one.why) for one in plan.entries.kept[1:]} == {
+        assert [(one.key, one.why) for one in plan.kept[:1]] == [(keys[0], "used 1 min ago")]
+        assert {(one.key, one.why) for one in plan.kept[1:]} == {
             (f"{root}/{INDUCTORS[number]}", "in use") for number in (0, 2)
         }
         plan.execute()
@@ -286,7 +282,7 @@ class TestWhatStays:
     def test_with_force_even_what_is_dated_tomorrow_goes(self, root, keys):
         for path in (f"{entry_path(str(root), keys[0])}/{MANIFEST}", root / INDUCTORS[0]):
             os.utime(path, (time.time() + 86400,) * 2)
-        assert [one.why for one in planned(root).entries.kept] == ["used now", "in use"]
+        assert [one.why for one in planned(root).kept] == ["used now", "in use"]
         done = planned(root, -math.inf).execute()
         assert (done.entries, done.skipped) == (3, ())
 
@@ -295,9 +291,7 @@ class TestWhatStays:
         code = "import fcntl, sys; f = open(sys.argv[1]); fcntl.flock(f, 2); print('held', flush=True); input()"
         lock, plan = root / f"locks/{CODE}.lock", planned(root)
         with running(code, str(lock)):
-            assert [(one.key, one.why) for one in planned(root).entries.kept] == [
-                (str(lock), "in use")
-            ]
+            assert [(one.key, one.why) for one in planned(root).kept] == [(str(lock), "in use")]
             done = plan.execute()
             assert [(one.key, one.why) for one in done.skipped] == [(str(lock), "it is locked")]
         assert lock.exists()
@@ -368,11 +362,12 @@ class TestWhatStays:
 CLEAN = (
     SCRIPT
     + """
-from gpucache.upkeep import clean
+from gpucache.upkeep.clean import CleanPolicy
+from gpucache.upkeep.plan import plan
 from gpucache.report.cache_report import scan
-plan = clean.clean_plan(scan(sys.argv[2]), 900.0)
+made = plan(scan(sys.argv[2]), CleanPolicy(grace_s=900.0), {})
 mark("begin")
-plan.execute()
+made.execute()
 mark("end")
 """
 )

@@ -44,8 +44,10 @@ from gpucache.store.lookup import sound
 from gpucache.store.manifest import CONDEMNED, entry_path
 from gpucache.store.quarantine import ASIDE
 from gpucache.store.size import updated
-from gpucache.upkeep import prune
-from gpucache.upkeep.prune import PrunePolicy, PruneResult, plan
+from gpucache.upkeep.execution import Outcome
+from gpucache.upkeep.plan import plan
+from gpucache.upkeep.prune import PrunePolicy
+from gpucache.upkeep.slim import slimmed_bytes
 
 NOW = 1_000_000_000.0
 
@@ -99,8 +101,8 @@ def report(entries: tuple[Entry, ...] = ENTRIES, strays: tuple[Stray, ...] = ())
 
 def chosen(environ: Mapping[str, str] | None = None, **policy: Any) -> list[str]:
     made = plan(report(), PrunePolicy(**policy), environ or {}, NOW)
-    assert not made.remove or not made.slim
-    return [one.key for one in (*made.remove, *made.slim)]
+    assert not made.removing or not made.slimming
+    return [one.key for one in (*made.removing, *made.slimming)]
 
 
 OLDEST = ["old-90", "old-80", "library", "unknown", "odd", "new-80", "new-90"]
@@ -185,13 +187,13 @@ class TestPolicy:
         made = plan(report(), PrunePolicy(max_entries=0), {}, NOW)
         assert [(one.key, one.why) for one in made.kept] == [("in-use-90", "used 1 min ago")]
         assert (
-            plan(report(), PrunePolicy(max_entries=0, grace_s=4.5 * HOUR), {}, NOW).remove[-1].key
+            plan(report(), PrunePolicy(max_entries=0, grace_s=4.5 * HOUR), {}, NOW).removing[-1].key
             == "unknown"
         )
 
     def test_what_was_used_in_the_future_stays(self):
         made = plan(report((entry("ahead", -HOUR),)), PrunePolicy(max_entries=0), {}, NOW)
-        assert made.remove == ()
+        assert made.removing == ()
 
     @pytest.mark.parametrize(
         ("grace_s", "stamp"), [(599.0, None), (19.9, "10"), (0.0, "1"), (1.9, "0"), (599.0, "450")]
@@ -232,7 +234,7 @@ class TestPolicy:
     ):
         entries = (entry("one", HOUR, triton_version=version),)
         made = plan(report(entries), PrunePolicy(triton_version=specifier), {}, NOW)
-        assert bool(made.remove) is matches
+        assert bool(made.removing) is matches
 
     def test_what_is_held_elsewhere_is_not_promised(self):
         made = plan(
@@ -489,7 +491,8 @@ class TestLinks:
 PRUNE = (
     SCRIPT
     + """
-from gpucache.upkeep.prune import PrunePolicy, plan
+from gpucache.upkeep.plan import plan
+from gpucache.upkeep.prune import PrunePolicy
 from gpucache.report.cache_report import scan
 import gpucache.upkeep.slim, tempfile, packaging.specifiers
 made = plan(scan(sys.argv[2]), PrunePolicy(max_entries=0, grace_s=600.0, keep_binaries=sys.argv[3] == "slim"), {})
@@ -589,7 +592,7 @@ def readers(tmp_path: Path, triton: None) -> Iterator[list[WarmProcess]]:
         reader.end()
 
 
-def over_only_what_is_in_use(root: Path, max_bytes: int, now: float, done: PruneResult) -> bool:
+def over_only_what_is_in_use(root: Path, max_bytes: int, now: float, done: Outcome) -> bool:
     """What is left over a limit was used within the grace before the plan, or since."""
     after = scan(str(root))
     skipped = {one.key for one in done.skipped}
@@ -635,8 +638,8 @@ def test_texts_are_dropped_until_so_many_entries_have_theirs(tmp_path):
     keys = trees.make(str(tmp_path), 6, 1)
     policy = PrunePolicy(max_entries=4, keep_binaries=True)
     assert plan(scan(str(tmp_path)), policy, {}).execute().slimmed == 2
-    assert plan(scan(str(tmp_path)), policy, {}).slim == ()
-    whole = [entry.key for entry in scan(str(tmp_path)).entries if prune.slimmed_bytes(entry)]
+    assert plan(scan(str(tmp_path)), policy, {}).slimming == ()
+    whole = [entry.key for entry in scan(str(tmp_path)).entries if slimmed_bytes(entry)]
     assert sorted(whole) == sorted(keys[2:])
 
 
@@ -681,7 +684,7 @@ def test_what_another_process_removed_first_is_not_told_as_kept(tmp_path):
     trees.make(str(tmp_path), 2, 1)
     made = plan(scan(str(tmp_path)), PrunePolicy(max_entries=0), {})
     assert made.execute().entries == 2
-    assert made.execute() == PruneResult()
+    assert made.execute() == Outcome()
 
 
 def test_without_a_free_inode_entries_can_be_removed(mount, tmp_path):

@@ -515,7 +515,8 @@ mark("end")
 
 def test_killed_at_any_system_call_the_entry_is_whole_or_none(every_call, stock):
     from gpucache.report.cache_report import scan
-    from gpucache.upkeep.prune import PrunePolicy, plan
+    from gpucache.upkeep.plan import plan
+    from gpucache.upkeep.prune import PrunePolicy
 
     def start(home: Path) -> list[object]:
         tree = Tree(home)

@@ -145,7 +145,7 @@ class TestSlim:
 
     def test_it_goes_once(self, tree):
         slimmed(tree)
-        assert planned(tree.root, keep_binaries=True).slim == ()
+        assert planned(tree.root, keep_binaries=True).slimming == ()
 
     def test_a_view_that_lost_its_entry_keeps_its_manifest(self, tree, stock):
         shutil.rmtree(tree.entry)

@@ -12,8 +12,8 @@ from gpucache.units import ago, size
 if TYPE_CHECKING:
     from gpucache.report.cache_report import CacheReport
     from gpucache.report.entries import Copy, Entry
-    from gpucache.upkeep.clean import CleanPlan, OtherFile
-    from gpucache.upkeep.prune import PrunePlan, PruneResult
+    from gpucache.upkeep.execution import Outcome
+    from gpucache.upkeep.plan import Plan
 
 By = Literal["bucket", "device", "arch", "kernel"]
 """What `gpucache du` has a row for."""
@@ -203,58 +203,44 @@ def usage_cells(row: Mapping[str, Any], human: bool) -> tuple[str, ...]:
     return (row["name"], str(row["files"]), show(row["logical_bytes"]), show(row["physical_bytes"]))
 
 
-def plan_row(plan: PrunePlan | CleanPlan) -> dict[str, Any]:
+def plan_row(plan: Plan) -> dict[str, Any]:
     """A plan for JSON."""
-    entries, files = _parts(plan)
     return {
-        "root": entries.root,
-        "entries": len(entries.remove),
-        "slimmed": len(entries.slim),
-        "strays": len(entries.strays),
-        "files": len(files),
+        "root": plan.root,
+        "entries": len(plan.removing),
+        "slimmed": len(plan.slimming),
+        "strays": len(plan.strays),
+        "files": len(plan.files),
         "logical_bytes": plan.logical_bytes,
         "physical_bytes": plan.physical_bytes,
-        "keys": [entry.key for entry in (*entries.remove, *entries.slim)],
-        "kept": [{"key": skipped.key, "why": skipped.why} for skipped in entries.kept],
+        "keys": [entry.key for entry in (*plan.removing, *plan.slimming)],
+        "kept": [{"key": skipped.key, "why": skipped.why} for skipped in plan.kept],
     }
 
 
-def plan_cells(plan: PrunePlan | CleanPlan, human: bool) -> Iterator[tuple[str, ...]]:
+def plan_cells(plan: Plan, human: bool) -> Iterator[tuple[str, ...]]:
     """The cells of `PLAN_COLUMNS`: rounded for people, else whole keys, bytes, and times in UTC."""
-    from gpucache.upkeep.prune import slimmed_bytes
+    from gpucache.upkeep.slim import slimmed_bytes
 
-    entries, files = _parts(plan)
     now = time.time()
+    show = size if human else str
 
-    def bytes_and_time(count: int, used: float) -> tuple[str, str]:
-        if human:
-            return size(count), ago(now - used)
-        return str(count), _utc(used)
+    def when(used: float) -> str:
+        return ago(now - used) if human else _utc(used)
 
-    def key_of(entry: Entry) -> str:
-        return entry.key[:12] if human else entry.key
-
-    for entry in entries.remove:
-        last = bytes_and_time(entry.physical_bytes, entry.used)
-        yield "remove", key_of(entry), entry.kernel, *last
-    for entry in entries.slim:
-        last = bytes_and_time(slimmed_bytes(entry), entry.used)
-        yield "slim", key_of(entry), entry.kernel, *last
-    for stray in entries.strays:
-        last = bytes_and_time(stray.size_bytes, stray.modified)
-        yield "sweep", stray.kind, stray.path, *last
-    for file in files:
-        last = bytes_and_time(file.size_bytes, file.used)
-        yield "remove", "inductor", file.path, *last
+    for entry in plan.removing:
+        key = entry.key[:12] if human else entry.key
+        yield "remove", key, entry.kernel, show(entry.physical_bytes), when(entry.used)
+    for entry in plan.slimming:
+        key = entry.key[:12] if human else entry.key
+        yield "slim", key, entry.kernel, show(slimmed_bytes(entry)), when(entry.used)
+    for stray in plan.strays:
+        yield "sweep", stray.kind, stray.path, show(stray.size_bytes), when(stray.modified)
+    for file in plan.files:
+        yield "remove", "inductor", file.path, show(file.size_bytes), when(file.used)
 
 
-def _parts(plan: PrunePlan | CleanPlan) -> tuple[PrunePlan, tuple[OtherFile, ...]]:
-    from gpucache.upkeep.clean import CleanPlan
-
-    return (plan.entries, plan.files) if isinstance(plan, CleanPlan) else (plan, ())
-
-
-def removal_row(done: PruneResult) -> dict[str, Any]:
+def removal_row(done: Outcome) -> dict[str, Any]:
     """What was done, for JSON."""
     return {
         "entries": done.entries,

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import math
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -25,8 +24,8 @@ from gpucache.units import size
 
 if TYPE_CHECKING:
     from gpucache.report.cache_report import CacheReport
-    from gpucache.upkeep.clean import CleanPlan
-    from gpucache.upkeep.prune import PrunePlan, PruneResult
+    from gpucache.upkeep.execution import Outcome
+    from gpucache.upkeep.plan import Plan
 
 _yes = click.option("--yes", "-y", is_flag=True, help="Do not ask.")
 _dry_run = click.option("--dry-run", "-n", is_flag=True, help="Only show what would go.")
@@ -91,7 +90,8 @@ def prune(
     gpucache prune --keep-binaries --max-age 7d --yes
     """
     from gpucache.store.recency import stamp_interval
-    from gpucache.upkeep.prune import PrunePolicy, plan
+    from gpucache.upkeep.plan import plan
+    from gpucache.upkeep.prune import PrunePolicy
 
     if not (dry_run or yes):
         check_answerable()
@@ -107,7 +107,7 @@ def prune(
         grace_s=grace,
     )
     report = scanned(vetted(root))
-    return _carry_out(report, plan(report, policy, os.environ), (), dry_run, yes, as_json)
+    return _carry_out(report, plan(report, policy, os.environ), dry_run, yes, as_json)
 
 
 @click.command()
@@ -126,30 +126,30 @@ def clean(force: bool, dry_run: bool, yes: bool, root: str | None, as_json: bool
     gpucache clean --root /scratch/kernels --yes
     """
     from gpucache.store.recency import stamp_interval
-    from gpucache.upkeep.clean import clean_plan
+    from gpucache.upkeep.clean import NO_GRACE, CleanPolicy
+    from gpucache.upkeep.plan import plan
 
     if not (dry_run or yes):
         check_answerable()
     report = scanned(vetted(root))
-    grace_s = -math.inf if force else 3 * stamp_interval(os.environ)
-    made = clean_plan(report, grace_s)
-    return _carry_out(report, made, made.left, dry_run, yes, as_json)
+    grace_s = NO_GRACE if force else 3 * stamp_interval(os.environ)
+    made = plan(report, CleanPolicy(grace_s=grace_s), os.environ)
+    return _carry_out(report, made, dry_run, yes, as_json)
 
 
 def _carry_out(
     report: CacheReport,
-    plan: PrunePlan | CleanPlan,
-    left: Sequence[str],
+    plan: Plan,
     dry_run: bool,
     yes: bool,
     as_json: bool,
 ) -> int:
     """Show the plan, ask, execute, tell; the exit code, which is 1 where the answer was no."""
     planned = cache_rows.plan_row(plan)
-    said = {**planned, "left": list(left), "dry_run": dry_run, "removed": None}
+    said = {**planned, "left": list(plan.left), "dry_run": dry_run, "removed": None}
     nothing = not any(planned[name] for name in ("entries", "slimmed", "strays", "files"))
     if not as_json:
-        _show(report, plan, planned, left)
+        _show(report, plan, planned)
     if dry_run or nothing:
         if as_json:
             print_json(said)
@@ -170,24 +170,19 @@ def _carry_out(
     return 0
 
 
-def _show(
-    report: CacheReport,
-    plan: PrunePlan | CleanPlan,
-    planned: Mapping[str, Any],
-    left: Sequence[str],
-) -> None:
+def _show(report: CacheReport, plan: Plan, planned: Mapping[str, Any]) -> None:
     """What would go, what is wrong in the root, and what stays."""
     cells = list(cache_rows.plan_cells(plan, human=is_terminal()))
     if cells:
         print_table(cache_rows.PLAN_COLUMNS, cells, folded=("name",))
     tell_findings(report)
-    tell([f"note: {path} is no cache, and stays" for path in left])
+    tell([f"note: {path} is no cache, and stays" for path in plan.left])
     kept = len(planned["kept"])
     if kept:
         say(f"note: {kept} more would go, but were used too recently or are in use")
 
 
-def _tell_result(done: PruneResult) -> None:
+def _tell_result(done: Outcome) -> None:
     tell([f"note: kept {skipped.key}: {skipped.why}" for skipped in done.skipped])
     physical, logical = size(done.freed.physical_bytes), size(done.freed.logical_bytes)
     say(f"note: freed {physical} ({logical} with hard links)")

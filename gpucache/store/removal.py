@@ -67,7 +67,10 @@ NOTHING = Freed()
 
 
 class InUse(Exception):
-    """The entry was used since, is being compiled, or cannot be removed; its message says which."""
+    """The entry was used since, is being compiled, or cannot be removed; its message says which.
+
+    Raised and caught among what removes; a plan that is carried out tells it as skipped.
+    """
 
 
 def remove(key: str, targets: Sequence[Target], locks: str | None) -> list[Freed]:

@@ -16,6 +16,7 @@ from gpucache.disk.reading import quietly
 from gpucache.disk.staging import Staging
 from gpucache.kernels.group import GROUP, write_group
 from gpucache.layout import paths
+from gpucache.report.entries import Entry
 from gpucache.store.manifest import CONDEMNED, MANIFEST, entry_path, read_manifest
 from gpucache.store.publish import link_view, publish_entry
 from gpucache.store.quarantine import ASIDE
@@ -29,6 +30,14 @@ DROPPED = (".source", ".ttir", ".ttgir", ".llir", ".ptx")
 def kept(name: str) -> bool:
     """Whether a file of an entry stays."""
     return not name.endswith(DROPPED)
+
+
+def slimmed_bytes(entry: Entry) -> int:
+    """What a kernel's entry would lose without the files that no launch needs; 0 for what is no kernel."""
+    if entry.kind != "kernel":
+        return 0
+    dropped = sum(file.size_bytes for file in entry.files if not kept(file.name))
+    return dropped if entry.stored else dropped * len(entry.copies)
 
 
 def slim(

@@ -24,7 +24,9 @@ from gpucache.store.publish import link_view, publish_entry
 from gpucache.store.quarantine import ASIDE
 from gpucache.store.removal import Freed, Target, remove
 from gpucache.store.stock import stock_group
-from gpucache.upkeep.prune import PrunePlan, PrunePolicy, PruneResult, plan
+from gpucache.upkeep.execution import Outcome
+from gpucache.upkeep.plan import Plan, plan
+from gpucache.upkeep.prune import PrunePolicy
 
 KEY = "A" * 52
 METADATA = json.dumps({"name": "add", "target": {"backend": "cuda", "arch": 90}}).encode()
@@ -262,11 +264,11 @@ def whole_or_no_hit(directory: Path, stock: Stock, files: Mapping[str, bytes], l
             assert Path(path).read_bytes() == files[name], line
 
 
-def planned(root: Path, **policy: Any) -> PrunePlan:
+def planned(root: Path, **policy: Any) -> Plan:
     return plan(scan(str(root)), PrunePolicy(**policy), {})
 
 
-def pruned(root: Path, **policy: Any) -> PruneResult:
+def pruned(root: Path, **policy: Any) -> Outcome:
     return planned(root, **policy).execute()
 
 

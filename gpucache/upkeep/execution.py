@@ -1,0 +1,183 @@
+"""`Execution`: carries out a plan, one entry, stray or file after another, and counts what that frees."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Collection, Iterable, Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+
+from gpucache.disk import mounts
+from gpucache.layout import paths
+from gpucache.report.entries import Entry
+from gpucache.report.entry_builder import touched
+from gpucache.report.strays import Stray
+from gpucache.store.key_lock import lock_directory, remove_if_free
+from gpucache.store.manifest import MANIFEST
+from gpucache.store.removal import (
+    NOTHING,
+    Freed,
+    InUse,
+    Target,
+    delete,
+    finish,
+    refuse_mounts,
+    remove,
+)
+from gpucache.upkeep.inductor_files import InductorFile, remove_empty, remove_file
+from gpucache.upkeep.slim import slim
+
+
+@dataclass(frozen=True, slots=True)
+class Skipped:
+    """Something that was to go, and stays."""
+
+    key: str
+    """An entry's key; of what is no entry, the path."""
+    why: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Outcome:
+    """What a plan has done."""
+
+    entries: int = 0
+    """How many are gone."""
+    slimmed: int = 0
+    """How many are smaller."""
+    strays: int = 0
+    freed: Freed = NOTHING
+    """By all of these, and by the files of TorchInductor's."""
+    skipped: tuple[Skipped, ...] = ()
+
+
+class Execution:
+    """A plan being carried out in a root. Beside any readers, writers and removers; one thread at a time."""
+
+    def __init__(self, root: str) -> None:
+        self.root = root
+        locks = lock_directory(root)
+        self._locks = locks if os.path.isdir(locks) else None
+        self._mounted = [point for point in mounts.points() if point.startswith(f"{root}/")]
+        self._straight: dict[str, bool] = {}
+        self._entries = self._slimmed = self._strays = 0
+        self._freed = Freed()
+        self._skipped: list[Skipped] = []
+
+    def outcome(self) -> Outcome:
+        """What was done so far."""
+        return Outcome(
+            entries=self._entries,
+            slimmed=self._slimmed,
+            strays=self._strays,
+            freed=self._freed,
+            skipped=tuple(self._skipped),
+        )
+
+    def remove(self, entry: Entry) -> None:
+        """Remove an entry whole, unless it was used since it was scanned or is in use."""
+        targets = _targets(entry)
+        try:
+            self._refuse(entry, targets)
+            freed = remove(entry.key, targets, self._locks)
+        except InUse as why:
+            self._skip(entry, targets, why)
+            return
+        self._entries += 1
+        self._free(freed)
+
+    def slim(self, entry: Entry) -> None:
+        """Take from a kernel's entry what no launch needs, unless it was used since it was scanned or is in use."""
+        targets = _targets(entry)
+        try:
+            self._refuse(entry, targets)
+            self._refuse_links([paths.ours(self.root, "tmp", "*")])
+            freed = slim(self.root, entry.key, f"{entry.kernel}.json", targets, self._locks)
+        except InUse as why:
+            self._skip(entry, targets, why)
+            return
+        self._slimmed += 1
+        self._free(freed)
+
+    def sweep(self, stray: Stray) -> None:
+        """Remove a stray, unless somebody has begun to use it."""
+        try:
+            self._refuse_links([stray.path])
+            refuse_mounts([stray.path], self._mounted)
+            freed = self._swept(stray)
+        except InUse as why:
+            self._skipped.append(Skipped(stray.path, str(why)))
+            return
+        if freed.files or not os.path.lexists(stray.path):
+            self._strays += 1
+            self._free([freed])
+
+    def remove_files(self, files: Collection[InductorFile]) -> None:
+        """Remove files of TorchInductor's, each whole, and the directories that become empty."""
+        for file in files:
+            try:
+                self._free([remove_file(file)])
+            except InUse as why:
+                self._skipped.append(Skipped(file.path, str(why)))
+        remove_empty(self.root, {os.path.dirname(file.path) for file in files})
+
+    # ---- what must stay as it is
+
+    def _refuse(self, entry: Entry, targets: Sequence[Target]) -> None:
+        """Refuse to touch an entry that was used since the scan, or that is not all in the root itself.
+
+        Raises:
+            InUse: it is so.
+        """
+        for copy in entry.copies:
+            if copy.kind == "stock" and touched(copy.path) > entry.used:
+                raise InUse("it was used meanwhile")
+        refuse_mounts([target.path for target in targets], self._mounted)
+        locks = paths.ours(self.root, "locks", "*")
+        self._refuse_links([*(target.path for target in targets), locks])
+
+    def _refuse_links(self, wanted: Iterable[str]) -> None:
+        """Refuse what a link leads to: the root is a real path, and nothing outside is ours to touch.
+
+        Raises:
+            InUse: a directory above one of the paths is a link, or behind one.
+        """
+        for path in wanted:
+            parent = os.path.dirname(path)
+            if parent not in self._straight:
+                self._straight[parent] = os.path.realpath(parent) == parent
+            if not self._straight[parent] and parent.startswith(f"{self.root}/"):
+                raise InUse(f"{parent} is, or is behind, a symbolic link")
+
+    # ---- what was done
+
+    def _swept(self, stray: Stray) -> Freed:
+        if stray.kind == "lock":
+            is_gone = remove_if_free(stray.path)
+            return Freed(1, stray.size_bytes, stray.size_bytes) if is_gone else NOTHING
+        if stray.kind == "half-removed":
+            self._refuse_links([paths.ours(self.root, "locks", "*")])
+            return finish(stray.path, stray.modified, self._locks)
+        if stray.kind == "empty":
+            with suppress(OSError):  # somebody has begun to fill it
+                os.rmdir(stray.path)
+            return NOTHING
+        return delete(stray.path)
+
+    def _skip(self, entry: Entry, targets: Iterable[Target], why: InUse) -> None:
+        """Note that an entry stays; one that is gone was another process's to remove."""
+        if any(os.path.lexists(target.path) for target in targets):
+            self._skipped.append(Skipped(entry.key, str(why)))
+
+    def _free(self, freed: Iterable[Freed]) -> None:
+        for one in freed:
+            self._freed = self._freed.plus(one)
+
+
+def _targets(entry: Entry) -> list[Target]:
+    """The directories of an entry, as they were scanned; which of them have a manifest is asked now."""
+    targets = []
+    for copy in entry.copies:
+        is_ours = os.path.lexists(f"{copy.path}/{MANIFEST}")
+        targets.append(Target(copy.path, copy.mark, is_ours))
+    return targets

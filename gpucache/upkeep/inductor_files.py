@@ -1,0 +1,171 @@
+"""The files of TorchInductor's in a root: found among all that is no entry, and removed one by one.
+
+By their names alone they are told from what is no cache, which nobody but its owner may remove.
+"""
+
+from __future__ import annotations
+
+import errno
+import fcntl
+import os
+import stat
+from collections.abc import Iterable
+from contextlib import suppress
+from typing import NamedTuple
+
+from gpucache.disk.locks import is_free
+from gpucache.layout.inductor import is_cache
+from gpucache.report.cache_report import CacheReport
+from gpucache.store.removal import Freed, InUse
+
+
+class InductorFile(NamedTuple):
+    """A file of TorchInductor's."""
+
+    path: str
+    size_bytes: int
+    physical_bytes: int
+    """0 where it has links elsewhere, so that its removal frees nothing."""
+    mark: tuple[int, ...]
+    """Device, inode, and times of access and modification (ns): they tell of a use since."""
+
+    @classmethod
+    def of(cls, path: str, found: os.stat_result) -> InductorFile:
+        """The file as it is now."""
+        physical_bytes = found.st_size if found.st_nlink == 1 else 0
+        mark = found.st_dev, found.st_ino, found.st_atime_ns, found.st_mtime_ns
+        return cls(path, found.st_size, physical_bytes, mark)
+
+    @property
+    def used(self) -> float:
+        """Seconds since the epoch: the newest access or change."""
+        return max(self.mark[2:]) / 1e9
+
+
+class Sorted(NamedTuple):
+    """What is below a root beside entries and strays."""
+
+    files: tuple[InductorFile, ...]
+    """TorchInductor's, that nobody uses."""
+    in_use: tuple[str, ...]
+    """The paths of those that were used too recently, and of locks that are held."""
+    left: tuple[str, ...]
+    """The paths of what is no cache; of a directory without any cached file, its own path only."""
+
+
+def sort_files(report: CacheReport, since: float) -> Sorted:
+    """Walk a root, and sort every file beside entries and strays into: delete, in use (since then), not ours.
+
+    Follows no link.
+    """
+    return _Sorting(report, since).sort()
+
+
+class _Sorting:
+    """A walk over a root."""
+
+    def __init__(self, report: CacheReport, since: float) -> None:
+        self.root = report.root
+        self.since = since
+        self.is_shared = any(
+            os.path.isdir(f"{self.root}/{name}") for name in ("fxgraph", "aotautograd", "gpucache")
+        )
+        """Whether something else is Inductor's or gpucache's here."""
+        self.known = {copy.path for entry in report.entries for copy in entry.copies}
+        self.known |= {stray.path for stray in report.strays}
+        self.known |= {os.path.join(self.root, "gpucache"), os.path.join(self.root, "CACHEDIR.TAG")}
+        self.cached = {self.root, os.path.join(self.root, "triton")}
+        """The directories that are a cache's, or have something of one below."""
+        self.cached |= {device.path for device in report.devices}
+        self.outside: dict[str, list[str]] = {}
+        """What is no cache, by the directory that it is in."""
+        self.files: list[InductorFile] = []
+        self.in_use: list[str] = []
+
+    def sort(self) -> Sorted:
+        directories = [self.root]
+        for path in directories:  # which grows
+            directories += self._directory(path)
+        left: list[str] = []
+        for path in reversed(directories):  # what is below a directory comes before it
+            outside, parent = self.outside[path], os.path.dirname(path)
+            if path in self.cached:
+                left += outside
+                self.cached.add(parent)
+            elif outside:
+                self.outside[parent].append(path)
+        return Sorted(tuple(self.files), tuple(self.in_use), tuple(sorted(left)))
+
+    def _directory(self, path: str) -> list[str]:
+        """Sort the files in a directory; the directories in it."""
+        outside: list[str] = self.outside.setdefault(path, [])
+        inner: list[str] = []
+        try:
+            with os.scandir(path) as items:
+                for item in items:
+                    if item.path in self.known:
+                        self.cached.add(path)
+                    elif item.is_dir(follow_symlinks=False):
+                        inner.append(item.path)
+                    elif item.is_file(follow_symlinks=False) and self._is_cache(item.path):
+                        self.cached.add(path)
+                        self._add(item)
+                    else:
+                        outside.append(item.path)
+        except OSError:  # gone, or not for us to look into
+            if os.path.lexists(path):
+                outside.append(path)
+        return inner
+
+    def _is_cache(self, path: str) -> bool:
+        """Whether a name is surely Inductor's. A directory named ``cache`` alone may be anybody's."""
+        name = os.path.relpath(path, self.root)
+        return is_cache(name) and (self.is_shared or not name.startswith("cache/"))
+
+    def _add(self, item: os.DirEntry[str]) -> None:
+        try:
+            file = InductorFile.of(item.path, item.stat(follow_symlinks=False))
+        except OSError:
+            return
+        is_held = file.path.endswith(".lock") and not is_free(file.path)
+        if is_held or file.used >= self.since:
+            self.in_use.append(file.path)
+        else:
+            self.files.append(file)
+
+
+def remove_file(file: InductorFile) -> Freed:
+    """Remove one file, unless it was used since; a lock while it is held.
+
+    Raises:
+        InUse: it is as it was.
+    """
+    fd = None
+    try:
+        if file.path.endswith(".lock"):
+            fd = os.open(file.path, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK)
+            fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        found = os.lstat(file.path)
+        now = InductorFile.of(file.path, found)
+        if not stat.S_ISREG(found.st_mode) or now.mark != file.mark:
+            raise InUse("it was used or replaced meanwhile")
+        os.unlink(file.path)
+    except BlockingIOError:
+        raise InUse("it is locked") from None
+    except OSError as error:
+        if error.errno == errno.ENOENT:  # another process was faster
+            return Freed()
+        raise InUse(error.strerror or str(error)) from error
+    finally:
+        if fd is not None:
+            os.close(fd)
+    return Freed(1, now.size_bytes, now.physical_bytes)
+
+
+def remove_empty(root: str, directories: Iterable[str]) -> None:
+    """Remove the directories that have become empty, and those above them below the root."""
+    for directory in sorted(directories, key=len, reverse=True):
+        with suppress(OSError):  # something else is in it
+            while directory != root:
+                os.rmdir(directory)
+                directory = os.path.dirname(directory)

@@ -1,0 +1,105 @@
+"""`Plan`: what is to go from a root, as a value; `plan` makes it of a report and a policy, `execute` carries it out.
+
+A policy is a `gpucache.upkeep.prune.PrunePolicy` (what is old, over a limit or of no more use) or a
+`gpucache.upkeep.clean.CleanPolicy` (everything).
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Protocol
+
+from gpucache.report.cache_report import CacheReport
+from gpucache.report.entries import Entry
+from gpucache.report.strays import Stray
+from gpucache.store.size import count_anew_later
+from gpucache.upkeep.execution import Execution, Outcome, Skipped
+from gpucache.upkeep.inductor_files import InductorFile
+from gpucache.upkeep.slim import slimmed_bytes
+
+
+class Policy(Protocol):
+    """What may go from a root, and how much of it."""
+
+    def planned(self, report: CacheReport, environ: Mapping[str, str], now: float) -> Plan:
+        """What this policy removes from a root as it was scanned, at a time in seconds since the epoch."""
+        ...
+
+
+def plan(
+    report: CacheReport, policy: Policy, environ: Mapping[str, str], now: float | None = None
+) -> Plan:
+    """What the policy removes from a root as it was scanned; ``now`` is in seconds since the epoch.
+
+    Raises:
+        ConfigurationError: the grace is shorter than twice the interval of stamps, or the version specifier is none.
+    """
+    return policy.planned(report, environ, time.time() if now is None else now)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Plan:
+    """What is to go, as a value: nothing happens before `execute`."""
+
+    root: str
+    removing: tuple[Entry, ...]
+    slimming: tuple[Entry, ...]
+    """Kernels that are to be smaller, and stay."""
+    strays: tuple[Stray, ...]
+    files: tuple[InductorFile, ...] = ()
+    """TorchInductor's."""
+    kept: tuple[Skipped, ...]
+    """What the policy would have go, and the grace or somebody's use keeps."""
+    left: tuple[str, ...] = ()
+    """Paths below the root that are no cache, as far as their names tell, and stay; of a directory without any cached
+    file, its own path only. Only where the policy is to remove everything."""
+
+    @property
+    def physical_bytes(self) -> int:
+        """What this is going to free: files with links elsewhere are not freed."""
+        removed = sum(_freed_bytes(entry) for entry in self.removing)
+        slimmed = sum(min(slimmed_bytes(entry), _freed_bytes(entry)) for entry in self.slimming)
+        strays = sum(stray.size_bytes for stray in self.strays)
+        return removed + slimmed + strays + sum(file.physical_bytes for file in self.files)
+
+    @property
+    def logical_bytes(self) -> int:
+        """Hard links counted each time."""
+        removed = sum(entry.logical_bytes for entry in self.removing)
+        strays = sum(stray.size_bytes for stray in self.strays)
+        slimmed = 0
+        for entry in self.slimming:
+            times = len(entry.copies) if entry.stored else 1  # else all copies are counted already
+            slimmed += slimmed_bytes(entry) * times
+        return removed + slimmed + strays + sum(file.size_bytes for file in self.files)
+
+    def execute(self, progress: Callable[[int, int], None] | None = None) -> Outcome:
+        """Do it. Beside any readers, writers and removers; killed at any instant, every entry is whole or gone.
+
+        An entry that was used since the plan was made, or whose key is locked, is skipped and told; so is what a link
+        leads to, and a file that was used since. ``progress`` is told now and then how many entries are done, of how
+        many.
+        """
+        work = Execution(self.root)
+        total = len(self.removing) + len(self.slimming)
+        count_anew_later(self.root)  # also if this is killed
+        try:
+            for stray in self.strays:  # first: whoever writes sweeps some of them too
+                work.sweep(stray)
+            for number, entry in enumerate((*self.removing, *self.slimming)):
+                if progress is not None and number % 16 == 0:
+                    progress(number, total)
+                if number < len(self.removing):
+                    work.remove(entry)
+                else:
+                    work.slim(entry)
+        finally:
+            count_anew_later(self.root)
+        work.remove_files(self.files)
+        return work.outcome()
+
+
+def _freed_bytes(entry: Entry) -> int:
+    return entry.physical_bytes - entry.held_bytes
