@@ -11,6 +11,7 @@ from gpucache.errors import ProvisionError
 STALE_S = 3600.0
 """Where nothing tells whether the maker of something unfinished lives, he is taken for dead after so long."""
 STAGED = "publish-"
+"""How the name of a file begins that `write_whole` has not published yet."""
 
 
 def make_directory(path: str) -> bool:
@@ -21,13 +22,17 @@ def make_directory(path: str) -> bool:
     Raises:
         ProvisionError: the operating system refused.
     """
+    made = _mkdir(path)
     missing = [path]
-    while (made := _mkdir(missing[-1])) is None and os.path.dirname(missing[-1]) != missing[-1]:
-        missing.append(os.path.dirname(missing[-1]))
+    parent = os.path.dirname(path)
+    while made is None and parent != missing[-1]:
+        made = _mkdir(parent)
+        missing.append(parent)
+        parent = os.path.dirname(parent)
     for step in reversed(missing[:-1]):
         made = _mkdir(step)
-    # the parent is there, and still nothing can be made in it: /proc and autofs answer so
     if made is None:
+        # The parent is there, and still nothing can be made in it: /proc and autofs answer so.
         raise ProvisionError(path, errno.ENOENT)
     return made
 
@@ -38,11 +43,10 @@ def _mkdir(path: str) -> bool | None:
         os.mkdir(path, 0o700)
         return True
     except FileExistsError:
-        if not os.path.isdir(path):
-            raise ProvisionError(
-                path, errno.ENOTDIR, "choose another root, or move that away"
-            ) from None
-        return False
+        if os.path.isdir(path):
+            return False
+        hint = "choose another root, or move that away"
+        raise ProvisionError(path, errno.ENOTDIR, hint) from None
     except FileNotFoundError:
         return None
     except OSError as error:
@@ -101,9 +105,8 @@ def sweep_old(directory: str, prefix: str) -> None:
 
 def inside(path: str, directory: str) -> bool:
     """Whether a path is a directory or lies below it, links followed."""
-    return os.path.join(os.path.realpath(path), "").startswith(
-        os.path.join(os.path.realpath(directory), "")
-    )
+    below = os.path.join(os.path.realpath(directory), "")
+    return os.path.join(os.path.realpath(path), "").startswith(below)
 
 
 def write_new(path: str, data: bytes) -> None:

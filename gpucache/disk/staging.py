@@ -37,6 +37,7 @@ class Staging:
         self.preferred = preferred
         self._mutex = threading.Lock()
         self._made: dict[str, tuple[str, int]] = {}
+        """By place: this process's own directory there, and the descriptor that holds its lock."""
         self._count = 0
         _all.append(self)
 
@@ -59,37 +60,45 @@ class Staging:
         failures = []
         for place in _candidates(self.preferred):
             try:
-                if not usable(place):
-                    raise OSError(errno.EPERM, "mounted noexec")
-                home = self._new_below(place)
-                try:
-                    write_new(os.path.join(home, name), data)
-                except OSError:
-                    shutil.rmtree(home, ignore_errors=True)
-                    raise
-                return os.path.join(home, name)
+                if usable(place):
+                    return self._write_below(place, name, data)
+                failures.append(f"{place} (mounted noexec)")
             except OSError as error:
                 failures.append(f"{place} ({error.strerror or error})")
-        raise OSError(
-            errno.ENOSPC,
-            f"{name} of {len(data)} bytes can be written nowhere: {', '.join(failures)}",
-        )
+        said = f"{name} of {len(data)} bytes can be written nowhere: {', '.join(failures)}"
+        raise OSError(errno.ENOSPC, said)
+
+    def _write_below(self, place: str, name: str, data: bytes) -> str:
+        home = self._new_below(place)
+        path = os.path.join(home, name)
+        try:
+            write_new(path, data)
+        except OSError:
+            shutil.rmtree(home, ignore_errors=True)
+            raise
+        return path
 
     def _new_below(self, place: str) -> str:
+        """Make an empty directory in this process's own directory below a place, which is made anew if it is gone."""
         with self._mutex:
-            if place not in self._made or not os.path.isdir(self._made[place][0]):
-                if place == self.preferred:  # the others are the system's own
-                    make_directory(place)
-                gone = self._made.pop(place, None)
-                if gone is not None:
-                    os.close(gone[1])
-                self._made[place] = _claim(place)
-                with suppress(OSError):  # one may write to a place without the right to list it
-                    sweep_dead(place)
+            home, _ = self._made.get(place, (None, None))
+            if home is None or not os.path.isdir(home):
+                home = self._claim_anew(place)
             self._count += 1
-            path = os.path.join(self._made[place][0], str(self._count))
+            path = os.path.join(home, str(self._count))
         os.mkdir(path, 0o700)
         return path
+
+    def _claim_anew(self, place: str) -> str:
+        if place == self.preferred:  # the others are the system's own
+            make_directory(place)
+        gone = self._made.pop(place, None)
+        if gone is not None:
+            os.close(gone[1])
+        self._made[place] = _claim(place)
+        with suppress(OSError):  # one may write to a place without the right to list it
+            sweep_dead(place)
+        return self._made[place][0]
 
     def forget(self) -> None:
         """In the child of a fork: leave the parent's directories alone, without freeing its locks."""
@@ -101,10 +110,12 @@ class Staging:
 
 
 def _candidates(preferred: str) -> list[str]:
-    try:
-        return list(dict.fromkeys((preferred, tempfile.gettempdir(), "/dev/shm", "/var/tmp")))
-    except FileNotFoundError:  # where all temporary directories are full, it finds none
-        return list(dict.fromkeys((preferred, "/dev/shm", "/var/tmp")))
+    """Where to write, in this order; each place once."""
+    places = [preferred]
+    with suppress(FileNotFoundError):  # where all temporary directories are full, it finds none
+        places.append(tempfile.gettempdir())
+    places += ["/dev/shm", "/var/tmp"]
+    return list(dict.fromkeys(places))
 
 
 def _claim(place: str) -> tuple[str, int]:

@@ -22,6 +22,9 @@ if TYPE_CHECKING:
 
 _HEADER = struct.Struct("<16sHHIQQQIHHHHHH")
 _SECTION = struct.Struct("<IIQQQQIIQQ")
+_ATTRIBUTE = struct.Struct("<BBH")
+_PAIR = struct.Struct("<II")
+_SYMBOL_NAME, _SYMBOL_BYTES = struct.Struct("<I"), 24
 _NOBITS = 8
 _SIZED = 4
 """The format of an attribute whose second half-word is the size of its payload."""
@@ -38,8 +41,9 @@ class Resources(Value):
 
 class _Section(Value):
     name: int
-    kind: int
+    """Where its name begins in the table of names."""
     link: int
+    """The number of the section that it refers to."""
     data: bytes
 
 
@@ -53,19 +57,24 @@ def resources(path: str) -> dict[str, Resources] | None:
 
 def _resources(data: bytes) -> dict[str, Resources] | None:
     sections, names = _sections(data)
-    info = next((section for section in sections if _name(names, section.name) == ".nv.info"), None)
-    if info is None:
+    infos = [section for section in sections if _name(names, section.name) == ".nv.info"]
+    if not infos:
         return None
+    info = infos[0]
     symbols = sections[info.link]
     strings = sections[symbols.link].data
-    stacks = {index: count for kind, index, count in _attributes(info.data) if kind == _STACK}
-    return {
-        _name(strings, struct.unpack_from("<I", symbols.data, 24 * index)[0]): Resources(
-            count, stacks.get(index, 0)
-        )
-        for kind, index, count in _attributes(info.data)
-        if kind == _REGISTERS
-    }
+    registers: dict[int, int] = {}
+    stacks: dict[int, int] = {}
+    for kind, index, count in _attributes(info.data):
+        if kind == _REGISTERS:
+            registers[index] = count
+        elif kind == _STACK:
+            stacks[index] = count
+    found = {}
+    for index, count in registers.items():
+        (offset,) = _SYMBOL_NAME.unpack_from(symbols.data, _SYMBOL_BYTES * index)
+        found[_name(strings, offset)] = Resources(count, stacks.get(index, 0))
+    return found
 
 
 def _sections(data: bytes) -> tuple[list[_Section], bytes]:
@@ -76,28 +85,34 @@ def _sections(data: bytes) -> tuple[list[_Section], bytes]:
     tables = max(programs + program_size * program_count, start + size * count)
     if ident[:5] != b"\x7fELF\x02" or tables > len(data):
         raise ValueError("not a whole 64-bit ELF file")
-    found = []
-    for number in range(count):
-        name, kind, _, _, offset, length, link, _, _, _ = _SECTION.unpack_from(
-            data, start + number * size
-        )
-        if kind != _NOBITS and offset + length > len(data):
-            raise ValueError("cut within a section")
-        found.append(
-            _Section(name, kind, link, b"" if kind == _NOBITS else data[offset : offset + length])
-        )
+    found = [_section(data, start + number * size) for number in range(count)]
     return found, found[names].data
+
+
+def _section(data: bytes, at: int) -> _Section:
+    """The section whose header is at this offset."""
+    name, kind, _, _, offset, length, link, _, _, _ = _SECTION.unpack_from(data, at)
+    if kind == _NOBITS:
+        return _Section(name, link, b"")
+    if offset + length > len(data):
+        raise ValueError("cut within a section")
+    return _Section(name, link, data[offset : offset + length])
 
 
 def _attributes(data: bytes) -> Iterator[tuple[int, int, int]]:
     """Kind, symbol index and count of each attribute that has these."""
     at = 0
     while at < len(data):
-        form, kind, size = struct.unpack_from("<BBH", data, at)
-        if form == _SIZED and size == 8:
-            yield kind, *struct.unpack_from("<II", data, at + 4)
-        at += 4 + (size if form == _SIZED else 0)
+        form, kind, size = _ATTRIBUTE.unpack_from(data, at)
+        at += _ATTRIBUTE.size
+        if form != _SIZED:
+            continue  # its value is in the place of the size
+        if size == _PAIR.size:
+            index, count = _PAIR.unpack_from(data, at)
+            yield kind, index, count
+        at += size
 
 
 def _name(table: bytes, offset: int) -> str:
-    return table[offset : table.index(b"\0", offset)].decode()
+    end = table.index(b"\0", offset)
+    return table[offset:end].decode()

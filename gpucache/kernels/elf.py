@@ -13,6 +13,11 @@ if TYPE_CHECKING:
 HEAD_BYTES = 64
 """How much of the beginning of a file `is_whole` looks at: the header of a 64-bit ELF object."""
 
+_OFFSETS = struct.Struct("<QQ")
+"""Where the tables of programs and of sections begin."""
+_COUNTS = struct.Struct("<HHHH")
+"""The size of an item and the number of items of each of the two tables."""
+
 
 def is_whole_elf(path: str, opener: Callable[[str, int], int] | None = None) -> bool:
     """Whether a file is not empty and, if it is a 64-bit ELF object, as long as its header tables say.
@@ -30,10 +35,8 @@ def is_whole(head: bytes, size: int) -> bool:
     if head[:5] != b"\x7fELF\x02" or len(head) < HEAD_BYTES:
         # No header to go by, but after a power cut a file may be zeros of the right size.
         return head[:4] != b"\x7fELF" and bool(head.strip(b"\0"))
-    programs, sections = struct.unpack_from("<QQ", head, 0x20)
-    program_size, program_count, section_size, section_count = struct.unpack_from(
-        "<HHHH", head, 0x36
-    )
-    programs_end = programs + program_size * program_count
-    sections_end = sections + section_size * section_count
-    return bool(max(programs_end, sections_end) <= size)
+    programs, sections = _OFFSETS.unpack_from(head, 0x20)
+    program_size, program_count, section_size, section_count = _COUNTS.unpack_from(head, 0x36)
+    programs_end: int = programs + program_size * program_count
+    sections_end: int = sections + section_size * section_count
+    return max(programs_end, sections_end) <= size

@@ -21,8 +21,8 @@ def read_group(path: str) -> dict[str, str] | None:
     text = read(path)
     try:
         children = json.loads(text)["child_paths"]
-        whole = are_plain(children) and all(isinstance(path, str) for path in children.values())
-        return children if whole and children else None
+        are_paths = all(isinstance(path, str) for path in children.values())
+        return children if children and are_paths and are_plain(children) else None
     except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
         return None
 
@@ -48,10 +48,18 @@ GROUP = "__grp__"
 
 
 def write_group(directory: str, final: str, group: str | None, names: Iterable[str]) -> None:
-    """What Triton's own manager reads: the group's files, by the paths they have once the directory is ``final``."""
-    if group is not None:
-        children = {name: f"{final}/{name}" for name in names}
-        write_new(f"{directory}/{GROUP}{group}", json.dumps({"child_paths": children}).encode())
+    """Write the file by which Triton's own manager finds the group's files, unless there is no group.
+
+    The file names the paths that they have once ``directory`` is renamed to ``final``.
+
+    Raises:
+        OSError: the disk refused; nothing is left.
+    """
+    if group is None:
+        return
+    children = {name: f"{final}/{name}" for name in names}
+    said = json.dumps({"child_paths": children})
+    write_new(f"{directory}/{GROUP}{group}", said.encode())
 
 
 AUTOTUNE = ".autotune.json"

@@ -76,21 +76,22 @@ class Metadata(Value, kw_only=True):
         said = _decoded(text)
         target, name = _identity(said)
         results = _results(said)
-        rest = {
-            field: value
-            for field, value in said.items()
-            if field not in results and field not in ("hash", "target", "triton_version")
-        }
-        environment = {
-            field: str(value) for field, value in rest.items() if re.fullmatch(_VARIABLE, field)
-        }
+        options: dict[str, Any] = {}
+        environment: dict[str, str] = {}
+        for field, value in said.items():
+            if field in results or field in ("hash", "target", "triton_version"):
+                continue
+            if re.fullmatch(_VARIABLE, field):
+                environment[field] = str(value)
+            else:
+                options[field] = value
         return cls(
             name=name,
             target=target,
             arch=arch_of(_text(said.get("arch")) or target),
             triton_version=_text(said.get("triton_version")),
             hash=_text(said.get("hash")),
-            options={field: value for field, value in rest.items() if field not in environment},
+            options=options,
             environment=environment,
             results=results,
         )
@@ -190,22 +191,24 @@ def _decoded(text: str | bytes) -> dict[str, Any]:
 
 def _target(said: Mapping[str, Any]) -> str | None:
     target = said.get("target")
-    if (
-        not isinstance(target, dict)
-        or "arch" not in target
-        or not isinstance(target.get("backend"), str)
-    ):
+    if not isinstance(target, dict) or "arch" not in target:
         return None
-    return f"{target['backend']}:{target['arch']}"
+    backend = target.get("backend")
+    return f"{backend}:{target['arch']}" if isinstance(backend, str) else None
 
 
 def _results(said: Mapping[str, Any]) -> dict[str, Any]:
-    """By name; and whatever follows ``triton_version``, which is written just before the stages run."""
-    names = list(said)
-    late = set(names[names.index("triton_version") + 1 :]) if "triton_version" in said else set()
-    return {
-        field: value for field, value in said.items() if field in _RESULT_NAMES or field in late
-    }
+    """What the compile found out: known by name, or by its place behind ``triton_version``.
+
+    That is written just before the stages run.
+    """
+    results = {}
+    late = False
+    for field, value in said.items():
+        if late or field in _RESULT_NAMES:
+            results[field] = value
+        late = late or field == "triton_version"
+    return results
 
 
 def _text(value: object) -> str | None:

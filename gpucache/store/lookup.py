@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import time
-from typing import NamedTuple
 
 from gpucache.store.manifest import (
     MANIFEST,
@@ -20,16 +19,10 @@ from gpucache.store.stock import describe
 _DIRECTORY = os.O_DIRECTORY | os.O_CLOEXEC | getattr(os, "O_PATH", os.O_RDONLY)
 
 
-class Found(NamedTuple):
-    """An entry or view that can be used."""
-
-    manifest: Manifest
-    paths: dict[str, str]
-    """The path of each of its files, by the file's name."""
-
-
-def find(directory: str, verify: bool, boot: float, stamp_s: float = STAMP_S) -> Found | None:
-    """An entry or view that can be used; None for an absent or a damaged one.
+def find(
+    directory: str, verify: bool, boot: float, stamp_s: float = STAMP_S
+) -> tuple[Manifest, dict[str, str]] | None:
+    """The manifest of an entry or view that can be used, and the paths of its files by name; else None.
 
     Sizes and times are checked always; digests on request, and at the first use since ``boot`` (a power cut may leave
     files of the right size with nothing in them). Damage that keeps size and time within one boot is not seen. The use
@@ -65,16 +58,16 @@ def find(directory: str, verify: bool, boot: float, stamp_s: float = STAMP_S) ->
             return None  # it is being removed
         except OSError:
             pass  # read-only: it will look old, and is used all the same
-    return Found(manifest, paths)
+    return manifest, paths
 
 
 def sound(directory: str, verify: bool, boot: float, stamp_s: float = STAMP_S) -> Manifest | None:
     """The manifest of an entry or view that can be used, as `find`; its use is stamped."""
     found = find(directory, verify, boot, stamp_s)
-    return None if found is None else found.manifest
+    return None if found is None else found[0]
 
 
-def _renewed(directory: str, manifest: Manifest) -> Found | None:
+def _renewed(directory: str, manifest: Manifest) -> tuple[Manifest, dict[str, str]] | None:
     """Give a directory that was copied with other times a new manifest, and a group that names this place."""
     try:
         describe(directory, manifest.digests, manifest.facts, manifest.origin)
@@ -82,4 +75,4 @@ def _renewed(directory: str, manifest: Manifest) -> Found | None:
         return None  # it is being removed
     except OSError:
         pass  # read-only: the digests are checked again next time
-    return Found(manifest, {name: f"{directory}/{name}" for name in manifest.files})
+    return manifest, {name: f"{directory}/{name}" for name in manifest.files}

@@ -203,13 +203,15 @@ class DeviceCacheManager(CacheManager):
         """The kernel in the device directory; straight code, since this is all that most processes ever ask."""
         location = self._location
         found = find(self._view, location.verify, location.boot, location.stamp_s)
-        if found is None or found.manifest.facts.group != filename:
+        if found is None:
+            return None
+        manifest, paths = found
+        if manifest.facts.group != filename:
             return None
         location.stats.add("hits")
         if _log.isEnabledFor(logging.DEBUG):
-            kernel = found.manifest.facts.kernel
-            tell(logging.DEBUG, "hit: %s %s in %s", kernel, self.key, self._view)
-        return found.paths
+            tell(logging.DEBUG, "hit: %s %s in %s", manifest.facts.kernel, self.key, self._view)
+        return paths
 
     def _search(self, filename: str, frame: FrameType) -> dict[str, str] | None:
         """The store, else what another manager left here, else a miss with the key's lock held.

@@ -31,7 +31,10 @@ from gpucache.triton.staged import Staged, executable
 
 
 class SingleFile:
-    """One such file, as one manager object sees it. Beside any number of processes; only a repair takes a lock."""
+    """A file that stands for itself, as one manager object sees it.
+
+    Beside any number of processes. Reading takes no lock; a put takes the lock of the file's entry, if that is free.
+    """
 
     def __init__(self, location: Location, key: str, filename: str) -> None:
         self.location = location
@@ -40,46 +43,56 @@ class SingleFile:
         self.entry_key = single_key(key, filename, str(self.tag))
         self.entry = entry_path(location.root, self.entry_key)
         self.view = f"{location.directory}/{key}"
+        """The directory of the key in the device directory."""
         self.bad: str | None = None
         """SHA-256 of what was handed out, or could not be: a ``put`` after it says that it is no good."""
 
     def get(self) -> str | None:
-        """Its path, or None.
+        """The path of the file, published or left by Triton's own manager; None for a miss.
 
         Raises:
             OSError: the disk refused.
         """
-        if self.filename.endswith(".so") and not executable(self.location.directory):
+        if self._cannot_be_loaded():
             return None
-        path = self._found()
+        path = self._find()
         if path is None:
             return None
         self.bad = digest_of(path)
-        return path if self._readable(path) else None
+        return path if self._is_readable(path) else None
 
-    def _found(self) -> str | None:
+    def _find(self) -> str | None:
+        """Look in the view, then in the store, then for what Triton's own manager left."""
         location = self.location
-        beside = f"{self.view}/{self.filename}"
         manifest = location.sound(self.view) if self.tag == "" else None
         if manifest is not None and self.filename in manifest.files:
             location.stats.add("hits")
-            return beside
+            return self._beside
         if self.tag is not None:
             manifest = location.sound(self.entry, verify=True)
             if manifest is not None and self.filename in manifest.files:
                 location.stats.add("shared_hits", now=True)
                 return f"{self._viewed(manifest, repair=False)}/{self.filename}"
-        # What Triton's own manager left here; or an autotune result of silicon that we do not know.
-        ours = os.path.lexists(f"{self.view}/{MANIFEST}")
-        if (
-            self.tag not in ("", None)
-            or ours
-            or not os.path.isfile(beside)
-            or not is_whole_elf(beside)
-        ):
+        # What has a tag may be of another Python or silicon; of silicon that we do not know (None), only this device
+        # directory has it.
+        if self.tag or not self._is_tritons_own() or not is_whole_elf(self._beside):
             return None
         location.stats.add("hits")
-        return beside
+        return self._beside
+
+    @property
+    def _beside(self) -> str:
+        """Where the view, or Triton's own manager, has the file."""
+        return f"{self.view}/{self.filename}"
+
+    def _is_tritons_own(self) -> bool:
+        """Whether Triton's own manager has put the file into the device directory."""
+        ours = os.path.lexists(f"{self.view}/{MANIFEST}")
+        return not ours and os.path.isfile(self._beside)
+
+    def _cannot_be_loaded(self) -> bool:
+        """Whether the file is a library, and lies where none can be loaded from."""
+        return self.filename.endswith(".so") and not executable(self.location.directory)
 
     def put(self, staged: Staged) -> str:
         """Publish what the manager object has staged; the path to use: the published one, or the staged one.
@@ -88,13 +101,12 @@ class SingleFile:
             OSError: the disk refused; the staged file is still there.
         """
         path, sha256 = staged.staged[self.filename]
-        if self.filename.endswith(".so") and not executable(self.location.directory):
+        if self._cannot_be_loaded():
             return path
         if self.tag is None:
             return self._keep(path)
-        with key_lock.holding(
-            f"{self.location.locks}/{self.entry_key}.lock", self.filename
-        ) as locked:
+        lock = f"{self.location.locks}/{self.entry_key}.lock"
+        with key_lock.holding(lock, self.filename) as locked:
             if self.bad is not None and not locked:
                 return path  # another rank replaces it at this moment
             if self.bad is not None:
@@ -110,9 +122,8 @@ class SingleFile:
         location = self.location
         facts = Facts(kernel=self.filename, group=None, tag=str(self.tag))
         files = {self.filename: (path, sha256)}
-        if not publish_entry(
-            location.root, self.entry_key, files, facts, location.staging, repair=locked
-        ):
+        key, staging = self.entry_key, location.staging
+        if not publish_entry(location.root, key, files, facts, staging, repair=locked):
             return None
         manifest = location.sound(self.entry)
         if manifest is None or manifest.files[self.filename].sha256 == self.bad:
@@ -129,26 +140,21 @@ class SingleFile:
             published = found[0].files.get(self.filename)
             if published is not None and published.sha256 == self.bad:
                 quarantine(self.location.root, directory)
-        beside = f"{self.view}/{self.filename}"
-        if (
-            not os.path.lexists(f"{self.view}/{MANIFEST}")
-            and os.path.isfile(beside)
-            and digest_of(beside) == self.bad
-        ):
-            os.unlink(beside)  # Triton's own, which it would overwrite
+        if self._is_tritons_own() and digest_of(self._beside) == self.bad:
+            os.unlink(self._beside)  # Triton would overwrite it
 
     def _viewed(self, manifest: Manifest, repair: bool) -> str:
         """The directory to name: the view where there can be one, else the entry."""
+        if self.tag != "":
+            return self.entry  # the view is named by the key alone
         try:
-            made = self.tag == "" and link_view(
-                self.location.root, self.entry, self.view, manifest, repair
-            )
+            made = link_view(self.location.root, self.entry, self.view, manifest, repair)
         except OSError:
             return self.entry  # a read-only device directory
         return self.view if made else self.entry
 
     def _keep(self, staged: str) -> str:
-        """In this device directory only, as Triton's own manager does."""
+        """Put a staged file into this device directory only, as Triton's own manager does; its path."""
         os.makedirs(self.view, mode=0o700, exist_ok=True)
         with open(staged, "rb") as file:
             data = file.read()
@@ -156,13 +162,13 @@ class SingleFile:
         try:
             with os.fdopen(fd, "wb") as file:
                 file.write(data)
-            os.rename(temporary, f"{self.view}/{self.filename}")
+            os.rename(temporary, self._beside)
         except OSError:
             os.unlink(temporary)
             raise
-        return f"{self.view}/{self.filename}"
+        return self._beside
 
-    def _readable(self, path: str) -> bool:
+    def _is_readable(self, path: str) -> bool:
         """Whether Triton's unguarded `json.load` of an autotune result would succeed."""
         if not path.endswith(AUTOTUNE):
             return True

@@ -73,9 +73,8 @@ class Staged:
             return  # a forked child's copy: the files and the lock are its parent's
         self.free()
         self.location.limit.enforce()
-        if self.published is None and (
-            self.group is not None or any(name.endswith(STANDALONE) for name in self.staged)
-        ):
+        standalone = any(name.endswith(STANDALONE) for name in self.staged)
+        if self.published is None and (self.group is not None or standalone):
             return  # the only copy: it stays until this process ends
         group = self.group or {}
         for name, path in group.items():
@@ -93,4 +92,5 @@ def executable(directory: str) -> bool:
 
 
 def _any(_: str) -> bool:
+    """Accept any directory: the file is only read."""
     return True
