@@ -11,6 +11,7 @@ import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 from itertools import zip_longest
+from typing import Literal, NamedTuple
 
 from gpucache.disk.reading import digest, read
 from gpucache.environment import LINE_INFO
@@ -29,16 +30,33 @@ _FUNCTION = re.compile(
     r"tt\.func public @[^(]*\((.*)\) attributes|tt\.func public @[^(]*\((.*)\) \{"
 )
 
+_NO_CODE = ("#loc", "tt.func public")
+"""How the lines of a form begin that are no code."""
+
+Kind = Literal[
+    "kernel",
+    "target",
+    "triton",
+    "environment",
+    "option",
+    "signature",
+    "source",
+    "location",
+    "assembler",
+    "unseen",
+]
+
 
 @dataclass(frozen=True, slots=True)
 class Difference:
     """One thing that two entries do not have in common."""
 
-    kind: str
+    kind: Kind
     """What differs; see `difference`."""
     name: str
+    """Which variable, option, argument or file of that kind."""
     a: str | None
-    """None where the first has no such thing."""
+    """What the first entry has; None where it has no such thing."""
     b: str | None
 
 
@@ -56,28 +74,29 @@ def difference(a: str, b: str) -> tuple[Difference, ...]:
         GpuCacheError: one of them is not the directory of a kernel.
     """
     one, other = _kernel(a), _kernel(b)
-    found = [*_plain(one, other), *_environment(one, other), *_options(one, other)]
-    if _written_alike(one) == _written_alike(other):
+    found = [*_identities(one, other), *_environments(one, other), *_options(one, other)]
+    if _written_alike(one, other):
         found += _sources(a, b)
-    return tuple(found) or tuple(_assembler(a, b))
+    if not found:
+        found += _assembler(a, b)
+    return tuple(found)
 
 
 def _kernel(directory: str) -> Metadata:
     found = metadata_in(directory)
     if found is None:
+        problem = f"{directory}: there is no compiled kernel"
         raise GpuCacheError(
-            f"{directory}: there is no compiled kernel",
-            "name the directory <KEY>/ of one, in the store or for a device",
+            problem, "name the directory <KEY>/ of one, in the store or for a device"
         )
     return found
 
 
-def _written_alike(metadata: Metadata) -> tuple[str | None, ...]:
-    """What else decides how a kernel's first form is written: the frontend, and whether it has names and lines."""
-    return metadata.triton_version, metadata.environment.get(LINE_INFO)
+# ---- what the metadata files say
 
 
-def _plain(a: Metadata, b: Metadata) -> Iterator[Difference]:
+def _identities(a: Metadata, b: Metadata) -> Iterator[Difference]:
+    """Name, target and version."""
     if a.name != b.name:
         yield Difference("kernel", "name", a.name, b.name)
     if a.target != b.target:
@@ -88,36 +107,47 @@ def _plain(a: Metadata, b: Metadata) -> Iterator[Difference]:
         yield Difference("triton", "triton_version", a.triton_version, b.triton_version)
 
 
-def _environment(a: Metadata, b: Metadata) -> Iterator[Difference]:
-    for name in sorted(a.environment.keys() | b.environment.keys()):
-        if a.environment.get(name) != b.environment.get(name):
-            yield Difference("environment", name, a.environment.get(name), b.environment.get(name))
+def _environments(a: Metadata, b: Metadata) -> Iterator[Difference]:
+    names = a.environment.keys() | b.environment.keys()
+    for name in sorted(names):
+        one = a.environment.get(name)
+        other = b.environment.get(name)
+        if one != other:
+            yield Difference("environment", name, one, other)
 
 
 def _options(a: Metadata, b: Metadata) -> Iterator[Difference]:
-    alike = (
-        a.triton_version == b.triton_version
-        and a.target.partition(":")[0] == b.target.partition(":")[0]
-    )
-    names = (
-        a.options.keys() | b.options.keys()
-        if alike
-        else (a.options.keys() & b.options.keys()) - {"extern_libs"}
-    )
-    follow = _OF_THE_TARGET.split() if (a.target, a.arch) != (b.target, b.arch) else ["arch"]
-    for name in sorted(names.difference(follow)):
-        one, other = a.options.get(name), b.options.get(name)
-        if one != other and not (name == "extern_libs" and _same_libraries(one, other)):
-            yield Difference(
-                "option", name, _text(one, name in a.options), _text(other, name in b.options)
-            )
+    for name in _comparable_options(a, b):
+        one = a.options.get(name)
+        other = b.options.get(name)
+        if one == other:
+            continue
+        if name == "extern_libs" and _are_same_libraries(one, other):
+            continue
+        yield Difference("option", name, _text(a, name), _text(b, name))
 
 
-def _text(value: object, there: bool) -> str | None:
-    return json.dumps(value) if there else None
+def _comparable_options(a: Metadata, b: Metadata) -> list[str]:
+    """The names of the options that tell of a choice, and do not follow from the target or from Triton's version."""
+    if a.triton_version == b.triton_version and _backend(a) == _backend(b):
+        names = a.options.keys() | b.options.keys()
+    else:
+        names = (a.options.keys() & b.options.keys()) - {"extern_libs"}
+    is_one_target = (a.target, a.arch) == (b.target, b.arch)
+    follow = {"arch"} if is_one_target else set(_OF_THE_TARGET.split())
+    return sorted(names - follow)
 
 
-def _same_libraries(a: object, b: object) -> bool:
+def _backend(metadata: Metadata) -> str:
+    return metadata.target.partition(":")[0]
+
+
+def _text(metadata: Metadata, option: str) -> str | None:
+    """An option's value as JSON; None where the kernel has no such option."""
+    return json.dumps(metadata.options[option]) if option in metadata.options else None
+
+
+def _are_same_libraries(a: object, b: object) -> bool:
     """Whether libraries at two paths are equal: their content is in the key, their path is not."""
     try:
         return _libraries(a) == _libraries(b)
@@ -126,51 +156,80 @@ def _same_libraries(a: object, b: object) -> bool:
 
 
 def _libraries(option: object) -> list[tuple[str, str]]:
-    return [(name, digest(path)[0]) for name, path in option] if isinstance(option, list) else []
+    """The name and the SHA-256 of each library in the value of the option ``extern_libs``."""
+    if not isinstance(option, list):
+        return []
+    return [(name, digest(path)[0]) for name, path in option]
 
 
 # ---- what was compiled
 
 
+def _written_alike(a: Metadata, b: Metadata) -> bool:
+    """Whether one frontend wrote the first form of both kernels, with names and lines in both or in neither."""
+    if a.triton_version != b.triton_version:
+        return False
+    return a.environment.get(LINE_INFO) == b.environment.get(LINE_INFO)
+
+
 def _sources(a: str, b: str) -> Iterator[Difference]:
     """The kernel in the first form that both have: ``.source`` from Triton 3.4 on, else ``.ttir``."""
     for ending in (".source", ".ttir"):
-        one, other = _form(a, ending), _form(b, ending)
-        if one is not None and other is not None:
-            changed = [*_signature(one, other)] or [*_code(ending, one, other)]
-            yield from changed or _locations(one, other)
-            return
-    yield Difference(
-        "unseen", "source", *("there" if _form(one, ".ttir") else "removed" for one in (a, b))
-    )
+        one = _form(a, ending)
+        other = _form(b, ending)
+        if one is None or other is None:
+            continue
+        found = [*_signatures(one, other)]
+        if not found:
+            found += _code(ending, one, other)
+        if not found:
+            found += _locations(one, other)
+        yield from found
+        return
+    yield Difference("unseen", "source", _is_there(a), _is_there(b))
+
+
+def _is_there(directory: str) -> str:
+    return "there" if _form(directory, ".ttir") else "removed"
 
 
 def _form(directory: str, ending: str) -> str | None:
+    """The text of a kernel in one of its forms; None where the entry has it not."""
     group = group_in(directory)
+    if group is None:
+        return None
+    name = group.removesuffix(".json")
     try:
-        return read(f"{directory}/{str(group).removesuffix('.json')}{ending}").decode(
-            errors="replace"
-        )
+        return read(f"{directory}/{name}{ending}").decode(errors="replace")
     except OSError:
         return None
 
 
-def _signature(a: str, b: str) -> Iterator[Difference]:
-    for number, (one, other) in enumerate(zip_longest(_arguments(a), _arguments(b))):
-        if one != other:
-            name = (one or other or "").partition(":")[0].strip().removeprefix("%")
-            yield Difference("signature", name or str(number), _type(one), _type(other))
+def _signatures(a: str, b: str) -> Iterator[Difference]:
+    pairs = zip_longest(_arguments(a), _arguments(b))
+    for number, (one, other) in enumerate(pairs):
+        if one == other:
+            continue
+        name, _ = _parted(one or other or "")
+        type_a = _parted(one)[1] if one is not None else None
+        type_b = _parted(other)[1] if other is not None else None
+        yield Difference("signature", name or str(number), type_a, type_b)
 
 
 def _arguments(text: str) -> list[str]:
     """``%x: !tt.ptr<f32> {tt.divisibility = 16 : i32}`` and so on, without locations."""
     match = _FUNCTION.search(_LOCATION.sub("", text))
-    inner = (match[1] or match[2] or "") if match else ""
-    return [part.strip() for part in re.split(r",\s*(?=%)", inner) if part.strip()]
+    if match is None:
+        return []
+    arguments = match[1] or match[2] or ""
+    parts = [part.strip() for part in re.split(r",\s*(?=%)", arguments)]
+    return [part for part in parts if part]
 
 
-def _type(argument: str | None) -> str | None:
-    return None if argument is None else argument.partition(":")[2].strip()
+def _parted(argument: str) -> tuple[str, str]:
+    """The name of an argument, without its ``%``, and its type."""
+    name, _, kind = argument.partition(":")
+    return name.strip().removeprefix("%"), kind.strip()
 
 
 def _code(ending: str, a: str, b: str) -> Iterator[Difference]:
@@ -182,34 +241,49 @@ def _code(ending: str, a: str, b: str) -> Iterator[Difference]:
 
 
 def _body(text: str) -> list[str]:
-    lines = (line.strip() for line in _LOCATION.sub("", text).splitlines())
-    return [line for line in lines if line and not line.startswith(("#loc", "tt.func public"))]
+    """The lines of a form that are code, without locations."""
+    lines = [line.strip() for line in _LOCATION.sub("", text).splitlines()]
+    return [line for line in lines if line and not line.startswith(_NO_CODE)]
 
 
 def _locations(a: str, b: str) -> Iterator[Difference]:
-    for one, other in zip(_LINE.findall(a), _LINE.findall(b), strict=False):
-        if one[1] != other[1]:  # the file is not in the key, the line is
-            yield Difference("location", "line", ":".join(one), ":".join(other))
+    """The first location whose line differs; the file is not in the key, the line is."""
+    pairs = zip(_LINE.findall(a), _LINE.findall(b), strict=False)
+    for (path, line), (other_path, other_line) in pairs:
+        if line != other_line:
+            one, other = f"{path}:{line}", f"{other_path}:{other_line}"
+            yield Difference("location", "line", one, other)
             return
 
 
 def _assembler(a: str, b: str) -> Iterator[Difference]:
     """Another ptxas: the same PTX, but for the version that Triton lets its ptxas choose, and another binary."""
     one, other = _assembled(a), _assembled(b)
-    if one is not None and other is not None and one != other and one[0] == other[0]:
-        yield Difference("assembler", "ptxas", one[1], other[1])
+    if one is None or other is None or one == other:
+        return
+    if one.text == other.text:
+        yield Difference("assembler", "ptxas", one.shown, other.shown)
 
 
-def _assembled(directory: str) -> tuple[str, str] | None:
-    """The PTX without its version; that version, and which binary became of it."""
+class _Assembled(NamedTuple):
+    """What ptxas was given, and what it made."""
+
+    text: str
+    """The PTX without its version."""
+    shown: str
+    """The version, and the beginning of the binary's digest."""
+
+
+def _assembled(directory: str) -> _Assembled | None:
     text, group = _form(directory, ".ptx"), group_in(directory)
     if text is None or group is None:
         return None
-    version = re.search(r"^\.version (\S+)", text, re.MULTILINE)
+    name = group.removesuffix(".json")
     try:
-        sha256, _ = digest(f"{directory}/{group.removesuffix('.json')}.cubin")
+        sha256, _ = digest(f"{directory}/{name}.cubin")
     except OSError:
         return None
-    return text.replace(
-        version[0], ""
-    ) if version else text, f"PTX {version[1] if version else '?'}, {sha256[:12]}"
+    version = re.search(r"^\.version (\S+)", text, re.MULTILINE)
+    if version is None:
+        return _Assembled(text, f"PTX ?, {sha256[:12]}")
+    return _Assembled(text.replace(version[0], ""), f"PTX {version[1]}, {sha256[:12]}")

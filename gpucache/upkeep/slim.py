@@ -11,6 +11,7 @@ import shutil
 import tempfile
 from collections.abc import Iterable, Sequence
 from functools import lru_cache
+from typing import NamedTuple
 
 from gpucache.disk.reading import quietly
 from gpucache.disk.staging import Staging
@@ -41,99 +42,119 @@ def slimmed_bytes(entry: Entry) -> int:
 
 
 def slim(
-    root: str, key: str, group: str, places: Sequence[Target], locks: str | None
+    root: str, key: str, group: str, targets: Sequence[Target], locks: str | None
 ) -> list[Freed]:
-    """Replace a kernel's entry, in all of its places, by one without the `DROPPED` files; what was freed in each.
+    """Replace a kernel's entry, in all of its directories, by one without the `DROPPED` files; what each freed.
 
     Beside any readers, writers and removers. Killed at any instant, the entry is whole, smaller and whole, or gone. The
     time of its last use stays. What was freed is what was deleted without what was written for it.
 
     Raises:
-        InUse: it was used since, its files are not whole, or the disk refused; it is whole, in its places or in some
-            of them smaller.
+        InUse: it was used since, its files are not whole, or the disk refused; it is whole, in its directories or in
+            some of them smaller.
     """
-    with taken(key, places, locks) as asides:
-        if places[0].path == entry_path(root, key):
-            _stored(root, key, places, asides)
+    with taken(key, targets, locks) as asides:
+        if targets[0].path == entry_path(root, key):
+            _slim_stored(root, key, targets, asides)
         else:
-            for place, aside in zip(places, asides, strict=True):
-                _alone(place, aside, group)
-        written = _written([place.path for place in places], asides)
-    return [delete(aside).minus(new) for aside, new in zip(asides, written, strict=True)]
+            for target, aside in zip(targets, asides, strict=True):
+                _slim_alone(target, aside, group)
+        written = _written([target.path for target in targets], asides)
+    freed = []
+    for aside, new in zip(asides, written, strict=True):
+        freed.append(delete(aside).minus(new))
+    return freed
 
 
-def _stored(root: str, key: str, places: Sequence[Target], asides: Sequence[str]) -> None:
+def _slim_stored(root: str, key: str, targets: Sequence[Target], asides: Sequence[str]) -> None:
+    """Publish a smaller entry from the files that are aside, and link its views anew."""
     found = read_manifest(asides[0], CONDEMNED)
     if found is None:
         raise InUse("its manifest cannot be understood")
     manifest, used = found
-    entry = entry_path(root, key)
     files = {}
     for name, sha256 in manifest.digests.items():
         if kept(name):
             files[name] = (f"{asides[0]}/{name}", sha256)
-    made = publish_entry(root, key, files, manifest.facts, _staging(root), repair=False, used=used)
+    staging = _staging(root)
+    made = publish_entry(root, key, files, manifest.facts, staging, repair=False, used=used)
+    entry = entry_path(root, key)
     smaller = read_manifest(entry) if made else None
     if smaller is None:
         raise InUse("another process has put something in its place")
-    for place in places[1:]:
-        link_view(root, entry, place.path, smaller[0], repair=False)
+    for view in targets[1:]:
+        link_view(root, entry, view.path, smaller[0], repair=False)
 
 
 @lru_cache(maxsize=8)
 def _staging(root: str) -> Staging:
-    """One for all entries: each holds a descriptor for life."""
+    """The staging area for all entries of a root: each holds a descriptor for life."""
     return Staging(paths.ours(root, "tmp"))
 
 
-def _alone(place: Target, aside: str, group: str) -> None:
-    """An entry of stock Triton's, or a view that has lost its entry."""
-    if not place.ours:  # what was condemned is the group
+def _slim_alone(target: Target, aside: str, group: str) -> None:
+    """Put a smaller directory in the place of one of stock Triton's, or of a view that has lost its entry."""
+    if not target.ours:  # what was condemned is the group
         os.rename(f"{aside}/{CONDEMNED}", f"{aside}/{GROUP}{group}")
     names = stock_group(aside, group, condemned=True, opener=quietly)  # access times tell of uses
     if names is None:
         raise InUse("its group is not whole")
-    smaller = tempfile.mkdtemp(prefix=ASIDE, dir=os.path.dirname(place.path))
+    parent = os.path.dirname(target.path)
+    smaller = tempfile.mkdtemp(prefix=ASIDE, dir=parent)
     try:
-        stay = list(filter(kept, names))
+        stay = [name for name in names if kept(name)]
         for name in stay:
             os.link(f"{aside}/{name}", f"{smaller}/{name}")
         _keep_manifest(aside, smaller, stay)
-        write_group(smaller, place.path, group, stay)
+        write_group(smaller, target.path, group, stay)
         shutil.copymode(aside, smaller)  # others may read what is stock Triton's
-        os.rename(smaller, place.path)
+        os.rename(smaller, target.path)
     except BaseException:
         delete(smaller)
         raise
 
 
 def _keep_manifest(aside: str, smaller: str, names: Iterable[str]) -> None:
+    """Give a smaller view a manifest of these files, if it had one, with the time of its last use."""
     found = read_manifest(aside, CONDEMNED)
-    if found is not None:
-        manifest, used = found
-        digests = {name: manifest.files[name].sha256 for name in names}
-        describe(smaller, digests, manifest.facts)
-        os.utime(f"{smaller}/{MANIFEST}", (used, used))
+    if found is None:
+        return
+    manifest, used = found
+    digests = {name: manifest.files[name].sha256 for name in names}
+    describe(smaller, digests, manifest.facts)
+    os.utime(f"{smaller}/{MANIFEST}", (used, used))
 
 
 def _written(directories: Iterable[str], asides: Iterable[str]) -> list[Freed]:
-    """What the smaller directories have that the others had not."""
-    seen = {inode for aside in asides for inode, _ in _inodes(aside)}
+    """What each of the smaller directories has that the others had not."""
+    seen: set[tuple[int, int]] = set()
+    for aside in asides:
+        seen.update(file.inode for file in _files(aside))
     written = []
     for directory in directories:
         new = NOTHING
-        for inode, size in _inodes(directory):
-            new = new.plus(Freed(1, size, 0 if inode in seen else size))
-            seen.add(inode)
+        for file in _files(directory):
+            physical_bytes = 0 if file.inode in seen else file.size_bytes
+            new = new.plus(Freed(1, file.size_bytes, physical_bytes))
+            seen.add(file.inode)
         written.append(new)
     return written
 
 
-def _inodes(directory: str) -> list[tuple[tuple[int, int], int]]:
-    """Device, inode and size of each file in a directory; none where that is gone."""
+class _File(NamedTuple):
+    inode: tuple[int, int]
+    """Device and inode."""
+    size_bytes: int
+
+
+def _files(directory: str) -> list[_File]:
+    """The files in a directory; none where that is gone."""
+    files = []
     try:
         with os.scandir(directory) as items:
-            found = [item.stat(follow_symlinks=False) for item in items]
+            for item in items:
+                found = item.stat(follow_symlinks=False)
+                files.append(_File((found.st_dev, found.st_ino), found.st_size))
     except OSError:
         return []
-    return [((one.st_dev, one.st_ino), one.st_size) for one in found]
+    return files
