@@ -8,8 +8,8 @@ from hypothesis import strategies as st
 
 from gpucache.cli import quick
 from gpucache.cli.commands import run_with_click
-from gpucache.cli.execute import RunCall
-from gpucache.cli.resolve import EnvCall, PathCall
+from gpucache.cli.path_and_env import EnvCall, PathCall
+from gpucache.cli.run import RunCall
 
 OPTIONS = ["--root", "--device", "--format", "--strict", "--force", "--plugin", "--no-plugin"]
 OTHERS = ["--json", "--help", "-h", "--version", "--", "-", "", "-1", "--roo", "-r", "--strict=1"]

@@ -1,4 +1,4 @@
-"""Every command by name, imported when it is asked for; and how click runs one."""
+"""Which module has which command, and how click runs one: a command's module is imported when it is asked for."""
 
 from __future__ import annotations
 
@@ -16,9 +16,9 @@ if TYPE_CHECKING:
 _HOME = {
     "devices": "devices",
     "provision": "devices",
-    "path": "devices",
-    "env": "devices",
-    "run": "run",
+    "path": "path_and_env_options",
+    "env": "path_and_env_options",
+    "run": "run_options",
     "stats": "stats",
     "ls": "caches",
     "du": "caches",

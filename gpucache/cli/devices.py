@@ -1,4 +1,4 @@
-"""The commands about this machine's devices and their directories: `devices`, `provision`, `path`, `env`."""
+"""The commands that look for this machine's devices: `devices` lists them, `provision` makes their directories."""
 
 from __future__ import annotations
 
@@ -8,7 +8,6 @@ import click
 
 from gpucache.cli import device_rows
 from gpucache.cli.options import json_option, root_option
-from gpucache.cli.resolve import EnvCall, PathCall
 from gpucache.cli.terminal import log_to_stderr, print_json, print_table, say
 
 if TYPE_CHECKING:
@@ -94,43 +93,6 @@ def provision(root: str | None, as_json: bool, require_gpu: bool) -> None:
         state = states.get(row["directory"], "not made")
         cells.append((row["path"], state, row["uuid"]))
     print_table(("path", "state", "uuid"), cells)
-
-
-@click.command()
-@click.argument("ordinal", type=int)
-@root_option
-@json_option
-def path(ordinal: int, root: str | None, as_json: bool) -> int:
-    """Print the Triton cache directory of the device with this CUDA ordinal, from the record.
-
-    \b
-    gpucache path 0
-    CUDA_VISIBLE_DEVICES=3 TRITON_CACHE_DIR=$(gpucache path 3) python tune.py
-    """
-    return PathCall(ordinal=ordinal, root=root, as_json=as_json).execute()
-
-
-@click.command()
-@click.argument("ordinal", type=int)
-@root_option
-@click.option(
-    "--format",
-    "form",
-    type=click.Choice(["sh", "fish", "json", "dotenv"]),
-    default="sh",
-    show_default=True,
-)
-@json_option
-def env(ordinal: int, root: str | None, form: str, as_json: bool) -> int:
-    """Print the variables that give a process this device's directory, from the record.
-
-    \b
-    eval "$(gpucache env 0)"
-    gpucache env 0 --format fish | source
-    """
-    if as_json:
-        form = "json"
-    return EnvCall(ordinal=ordinal, root=root, form=form).execute()
 
 
 def _discovered(

@@ -1,10 +1,12 @@
-"""The command line: data on stdout, everything else on stderr. Only the modules of this folder print.
+"""Where the `gpucache` script starts: `main` runs the command of a command line, and makes errors exit codes.
 
-Exit codes: 0; 1 an expected failure; 2 wrong usage; 3 an unexpected one; 130 interrupted. `gpucache run` ends as its
-command does, or with 127 (not found) or 126 (not executable) as a shell would.
+Data goes to stdout, everything else to stderr. Only the modules of this folder print.
 
-What starts ranks and workers (`path`, `env` and `run`, in their usual forms) is read by `quick`; `commands`, which
-imports click, reads everything else. Importing click takes as long as Python itself takes to start.
+Exit codes: 0 success; 1 an expected failure; 2 wrong usage; 3 an unexpected failure; 130 interrupted. `gpucache run`
+ends as its command does, or with 127 (not found) or 126 (not executable) as a shell would.
+
+The command lines that start ranks and workers (`path`, `env` and `run`, in their usual forms) are read by `quick`;
+`commands`, which imports click, reads all others. Importing click takes as long as Python itself takes to start.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Reads the usual forms of `path`, `env` and `run` without importing click.
+"""The parser that reads the usual command lines of `path`, `env` and `run` without importing click, to start fast.
 
 Whatever this parser does not know (another option, a value that begins with ``-``, wrong usage, help, completion) is
 click's to read, and so all error messages are click's. `tests/test_quick.py` shows that both read a command line alike.
@@ -8,8 +8,8 @@ from __future__ import annotations
 
 import os
 
-from gpucache.cli.execute import RunCall
-from gpucache.cli.resolve import EnvCall, PathCall
+from gpucache.cli.path_and_env import EnvCall, PathCall
+from gpucache.cli.run import RunCall
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:

@@ -1,67 +1,113 @@
-"""The command `gpucache run`, as click reads it; what it does is in `execute`."""
+"""What `gpucache run` does: it chooses cache directories, and becomes the command. Imports no click.
+
+The command line has been read by `quick`, or by click in `run_options`.
+"""
 
 from __future__ import annotations
 
-import click
-from click.shell_completion import CompletionItem
+import errno
+import os
 
-from gpucache.cli.execute import RunCall
-from gpucache.cli.options import root_option
+from gpucache.cli.terminal import complain, complain_of_defect, log_to_stderr, say
+from gpucache.errors import GpuCacheError
+from gpucache.values import Value
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from gpucache.directories.launch import LaunchReport
 
 
-def _complete_file(
-    context: click.Context, parameter: click.Parameter, incomplete: str
-) -> list[CompletionItem]:
-    return [CompletionItem(incomplete, type="file")]
+class RunCall(Value, kw_only=True):
+    """`gpucache run`: become a command, with the cache directories of its device."""
+
+    command: tuple[str, ...]
+    device: int | None = None
+    root: str | None = None
+    strict: bool = False
+    force: bool = False
+    plugin: bool | None = None
+    """None: where the command is this environment's Python."""
+
+    def execute(self) -> int:
+        """Execute the command, which replaces this process; the exit code where that fails, or was not tried."""
+        environ = dict(os.environ)
+        failure = 0
+        try:
+            environ = self._environ()
+        except GpuCacheError as error:
+            complain(error)
+            failure = 1
+        except Exception:
+            # A defect of gpucache is no reason for the command not to run.
+            complain_of_defect()
+            failure = 3
+        if failure and self.strict:
+            return failure
+        if failure:
+            say(f"warning: executing {self.command[0]} with its environment unchanged")
+        return _execute(self.command, environ)
+
+    def _environ(self) -> dict[str, str]:
+        """The environment for the command; what the user should know of it is told."""
+        from gpucache.directories.executable import runs_this_python
+        from gpucache.directories.launch import launch_environ
+
+        log_to_stderr("ERROR")
+        plugin = self.plugin
+        if plugin is None:
+            plugin = runs_this_python(self.command, os.environ)
+        environ, report = launch_environ(
+            os.environ,
+            device=self.device,
+            force=self.force,
+            root=self.root,
+            plugin=plugin,
+        )
+        if self.plugin is None and not plugin:
+            say(
+                f"note: {self.command[0]} is not this environment's Python, so only directories are set; "
+                "--plugin compiles each kernel once per node where it can import gpucache"
+            )
+        _tell(report)
+        return environ
 
 
-@click.command(context_settings={"allow_interspersed_args": False})
-@click.option(
-    "--device", type=int, metavar="ORDINAL", help="CUDA ordinal, instead of the local rank's."
-)
-@root_option
-@click.option(
-    "--strict",
-    is_flag=True,
-    help="Fail when the directories cannot be had, instead of going on without.",
-)
-@click.option("--force", is_flag=True, help="Replace what you have set, too.")
-@click.option(
-    "--plugin/--no-plugin",
-    default=None,
-    help="Compile each kernel once per node (default: where COMMAND is this environment's Python).",
-)
-@click.argument(
-    "command", nargs=-1, required=True, type=click.UNPROCESSED, shell_complete=_complete_file
-)
-def run(
-    device: int | None,
-    root: str | None,
-    strict: bool,
-    force: bool,
-    plugin: bool | None,
-    command: tuple[str, ...],
-) -> int:
-    """Execute COMMAND with its device's cache directories; provisions them when needed.
+def _tell(report: LaunchReport) -> None:
+    """Say what will hurt later, and where the command's variables are not those of one device."""
+    for warning in report.warnings:
+        say(f"warning: {warning}")
+    root_only = report.device is None and report.settings  # none at all where gpucache is disabled
+    if root_only:
+        say(f"note: {report.choice}, and TRITON_CACHE_DIR is not set")
+    for setting in report.settings:
+        if setting.by == "user":
+            say(f"note: kept {setting.name}={setting.value}: {setting.reason}")
 
-    This chooses directories, not the GPU: the command must use the same device itself, or be masked. The device is the
-    one visible one, or the one of the local rank (torchrun, mpirun, srun with several tasks a node); with several
-    devices and no rank only the root is set. The command replaces this process: signals and exit code are its own.
 
-    \b
-    gpucache run -- python train.py
-    torchrun --no-python --nproc-per-node 8 gpucache run -- python train.py
-    srun --ntasks-per-node 8 gpucache run -- python train.py
-    CUDA_VISIBLE_DEVICES=2 gpucache run -- python tune.py
-    """
-    if not command[0]:
-        raise click.UsageError("COMMAND is empty")
-    call = RunCall(
-        command=command,
-        device=device,
-        root=root,
-        strict=strict,
-        force=force,
-        plugin=plugin,
-    )
-    return call.execute()
+def _execute(command: Sequence[str], environ: dict[str, str]) -> int:
+    """Replace this process by the command; the exit code that a shell gives where that fails."""
+    import signal
+
+    # Python ignores these two, and an ignored signal stays so across exec. Whether the parent of this process had them
+    # ignored as well cannot be told any more.
+    for name in ("SIGPIPE", "SIGXFSZ"):
+        if hasattr(signal, name):
+            signal.signal(getattr(signal, name), signal.SIG_DFL)
+    try:
+        os.execvpe(command[0], list(command), environ)
+    except OSError as error:
+        if error.errno == errno.ENOEXEC:
+            return _execute(_by_shell(command, environ), environ)
+        say(f"error: {command[0]}: {error.strerror}")
+        not_found = error.errno in (errno.ENOENT, errno.ENOTDIR)
+        return 127 if not_found else 126
+
+
+def _by_shell(command: Sequence[str], environ: dict[str, str]) -> list[str]:
+    """The command for a script without a ``#!`` line, which the system does not execute."""
+    from gpucache.directories.executable import which
+
+    script = which(command[0], environ) or command[0]
+    return ["/bin/sh", script, *command[1:]]

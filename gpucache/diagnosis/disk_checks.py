@@ -1,7 +1,8 @@
 """What `doctor` asks about the disk: who may write the root, where it lies, its locks and its times.
 
-Each check yields what it finds, and lets an `OSError` of what it cannot look at out. Nothing is made but the probe of
-`clock_skew`.
+The measures by which a file system is fit for a cache (space, inodes, mount options) are in `gpucache.disk.fitness`.
+Each check yields its findings, and raises `OSError` for what it cannot look at. No check writes anything but
+`clock_skew`, which makes a file for an instant.
 """
 
 from __future__ import annotations
@@ -16,7 +17,8 @@ from collections.abc import Callable, Iterator, Mapping
 from itertools import islice
 
 from gpucache import environment
-from gpucache.diagnosis.checks import Case, tells
+from gpucache.diagnosis.case import Case
+from gpucache.diagnosis.codes import tells
 from gpucache.disk import mounts
 from gpucache.disk.files import STAGED, STALE_S, inside
 from gpucache.disk.fitness import fitness, network_file_system

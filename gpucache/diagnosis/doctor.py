@@ -1,7 +1,7 @@
 """What will hurt before it hurts: `examine` looks at the machine, the environment and the disk, and changes nothing.
 
-The checks are in `machine_checks`, `record_checks`, `environment_checks` and `disk_checks`; beside each stand the codes
-that it tells of.
+The checks are in `machine_checks`, `record_checks`, `environment_checks` and `disk_checks`. Each takes the `Case`, and
+declares the codes of its findings beside its name (`codes.tells`). A new check must also be listed here.
 """
 
 from __future__ import annotations
@@ -9,7 +9,8 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Mapping
 
 from gpucache.diagnosis import disk_checks, environment_checks, machine_checks, record_checks
-from gpucache.diagnosis.checks import Case, codes_of, tells
+from gpucache.diagnosis.case import Case
+from gpucache.diagnosis.codes import codes_of, tells
 from gpucache.directories.record import recorded
 from gpucache.errors import GpuCacheError
 from gpucache.findings import Finding

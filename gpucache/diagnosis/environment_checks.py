@@ -9,7 +9,8 @@ import sys
 from collections.abc import Iterator, Mapping
 
 from gpucache import environment
-from gpucache.diagnosis.checks import Case, tells
+from gpucache.diagnosis.case import Case
+from gpucache.diagnosis.codes import tells
 from gpucache.diagnosis.config import settings
 from gpucache.disk.files import inside
 from gpucache.findings import Finding

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 
-from gpucache.diagnosis.checks import Case, provision_fix, tells
+from gpucache.diagnosis.case import Case, provision_fix
+from gpucache.diagnosis.codes import tells
 from gpucache.environment import BY_BUS, DEVICE_ORDER, FAKE_DEVICES, VISIBLE_DEVICES
 from gpucache.errors import DiscoveryError
 from gpucache.findings import Finding, Level

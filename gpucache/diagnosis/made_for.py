@@ -7,7 +7,7 @@ import sys
 from collections.abc import Iterator, Mapping
 
 from gpucache import environment
-from gpucache.diagnosis.checks import tells
+from gpucache.diagnosis.codes import tells
 from gpucache.directories.record import recorded
 from gpucache.findings import Finding
 from gpucache.kernels.metadata import Metadata, arch_of, key_environment

@@ -6,7 +6,8 @@ import os
 from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
-from gpucache.diagnosis.checks import Case, provision_fix, tells
+from gpucache.diagnosis.case import Case, provision_fix
+from gpucache.diagnosis.codes import tells
 from gpucache.directories.record import Record, of_this_host
 from gpucache.directories.registry import DeviceCacheRegistry
 from gpucache.errors import RecordError

@@ -10,7 +10,7 @@ from collections.abc import Iterator, Mapping
 
 from gpucache import environment
 from gpucache.diagnosis import disk_checks, environment_checks, made_for
-from gpucache.diagnosis.checks import codes_of, tells
+from gpucache.diagnosis.codes import codes_of, tells
 from gpucache.diagnosis.where_looked import Looked, where_looked
 from gpucache.disk.reading import quietly
 from gpucache.disk.vetting import Trust, vet

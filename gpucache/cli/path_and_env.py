@@ -1,4 +1,7 @@
-"""What `gpucache path` and `gpucache env` do, whoever has read their command line (`quick`, or click in `devices`)."""
+"""What `gpucache path` and `gpucache env` do: they print a device's directory, or its variables. Imports no click.
+
+The command line has been read by `quick`, or by click in `path_and_env_options`.
+"""
 
 from __future__ import annotations
 

@@ -1,0 +1,45 @@
+"""The options and the help of `gpucache path` and `env`, which click reads; what they do is in `path_and_env`."""
+
+from __future__ import annotations
+
+import click
+
+from gpucache.cli.options import json_option, root_option
+from gpucache.cli.path_and_env import EnvCall, PathCall
+
+
+@click.command()
+@click.argument("ordinal", type=int)
+@root_option
+@json_option
+def path(ordinal: int, root: str | None, as_json: bool) -> int:
+    """Print the Triton cache directory of the device with this CUDA ordinal, from the record.
+
+    \b
+    gpucache path 0
+    CUDA_VISIBLE_DEVICES=3 TRITON_CACHE_DIR=$(gpucache path 3) python tune.py
+    """
+    return PathCall(ordinal=ordinal, root=root, as_json=as_json).execute()
+
+
+@click.command()
+@click.argument("ordinal", type=int)
+@root_option
+@click.option(
+    "--format",
+    "form",
+    type=click.Choice(["sh", "fish", "json", "dotenv"]),
+    default="sh",
+    show_default=True,
+)
+@json_option
+def env(ordinal: int, root: str | None, form: str, as_json: bool) -> int:
+    """Print the variables that give a process this device's directory, from the record.
+
+    \b
+    eval "$(gpucache env 0)"
+    gpucache env 0 --format fish | source
+    """
+    if as_json:
+        form = "json"
+    return EnvCall(ordinal=ordinal, root=root, form=form).execute()

@@ -1,0 +1,67 @@
+"""The options and the help of `gpucache run`, which click reads; what the command does is in `run`."""
+
+from __future__ import annotations
+
+import click
+from click.shell_completion import CompletionItem
+
+from gpucache.cli.options import root_option
+from gpucache.cli.run import RunCall
+
+
+def _complete_file(
+    context: click.Context, parameter: click.Parameter, incomplete: str
+) -> list[CompletionItem]:
+    return [CompletionItem(incomplete, type="file")]
+
+
+@click.command(context_settings={"allow_interspersed_args": False})
+@click.option(
+    "--device", type=int, metavar="ORDINAL", help="CUDA ordinal, instead of the local rank's."
+)
+@root_option
+@click.option(
+    "--strict",
+    is_flag=True,
+    help="Fail when the directories cannot be had, instead of going on without.",
+)
+@click.option("--force", is_flag=True, help="Replace what you have set, too.")
+@click.option(
+    "--plugin/--no-plugin",
+    default=None,
+    help="Compile each kernel once per node (default: where COMMAND is this environment's Python).",
+)
+@click.argument(
+    "command", nargs=-1, required=True, type=click.UNPROCESSED, shell_complete=_complete_file
+)
+def run(
+    device: int | None,
+    root: str | None,
+    strict: bool,
+    force: bool,
+    plugin: bool | None,
+    command: tuple[str, ...],
+) -> int:
+    """Execute COMMAND with its device's cache directories; provisions them when needed.
+
+    This chooses directories, not the GPU: the command must use the same device itself, or be masked. The device is the
+    one visible one, or the one of the local rank (torchrun, mpirun, srun with several tasks a node); with several
+    devices and no rank only the root is set. The command replaces this process: signals and exit code are its own.
+
+    \b
+    gpucache run -- python train.py
+    torchrun --no-python --nproc-per-node 8 gpucache run -- python train.py
+    srun --ntasks-per-node 8 gpucache run -- python train.py
+    CUDA_VISIBLE_DEVICES=2 gpucache run -- python tune.py
+    """
+    if not command[0]:
+        raise click.UsageError("COMMAND is empty")
+    call = RunCall(
+        command=command,
+        device=device,
+        root=root,
+        strict=strict,
+        force=force,
+        plugin=plugin,
+    )
+    return call.execute()
