@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
 
 class Status(str, enum.Enum):
-    """Why a device list is what it is."""
+    """Why a snapshot lists the devices that it lists: real ones, fake ones, or none."""
 
     OK = "ok"
     REQUESTED = "requested"
@@ -60,7 +60,7 @@ class Device(Value, kw_only=True):
 
     @property
     def directory_name(self) -> str | None:
-        """The directory as NVML numbers it: ``"3"``, or ``"1.2"`` for slot 2 of GPU 1; None without an index.
+        """The directory's name by NVML's numbers: ``"3"``, or ``"1.2"`` for slot 2 of GPU 1; None without an index.
 
         A host's record may have given the device another name (see `gpucache.directories.record`).
         """
@@ -141,18 +141,18 @@ class Unavailable(Value):
     """A GPU that NVML counts but this process cannot use."""
 
     index: int
-    """NVML's number of it."""
+    """The number that NVML gives the GPU."""
     code: int | None
     """NVML's return code: 15 is GPU_IS_LOST, 4 is NO_PERMISSION; None where NVML gave no code."""
     text: str
 
     def as_json(self) -> dict[str, Any]:
-        """Every field, by its name."""
+        """The fields as a JSON object, by their names."""
         return as_dict(self)
 
 
 class Snapshot(Value, kw_only=True):
-    """The devices of a machine at one moment, and how that is known. Plain values, no handles."""
+    """The devices of a machine at one moment, and how they are known. It holds plain values, no handle of NVML."""
 
     status: Status
     source: Literal["nvml", "fake", "tegra", "record", "none"]
@@ -160,7 +160,7 @@ class Snapshot(Value, kw_only=True):
     detail: str = ""
     """One sentence: what was found, or why the devices are fake."""
     advice: str = ""
-    """What to do about it; empty when nothing needs doing."""
+    """What to do about what ``detail`` says; empty when nothing needs doing."""
     devices: tuple[Device, ...] = ()
     """What CUDA could run on, in NVML's order: GPUs, and for a GPU in MIG mode its instances instead."""
     mig_parents: tuple[Device, ...] = ()
@@ -179,11 +179,15 @@ class Snapshot(Value, kw_only=True):
     @property
     def fake(self) -> bool:
         """Whether the devices are made up."""
-        return self.source == "fake" or any(device.fake for device in self.devices)
+        if self.source == "fake":
+            return True
+        return any(device.fake for device in self.devices)
 
     def as_json(self) -> dict[str, Any]:
-        """Every field as JSON's types."""
-        order = None if self.cuda_order is None else list(self.cuda_order)
+        """The fields as a JSON object, by their names, and ``fake``."""
+        order: list[str] | None = None
+        if self.cuda_order is not None:
+            order = list(self.cuda_order)
         return {
             "status": self.status.value,
             "source": self.source,
@@ -223,9 +227,11 @@ def requested_fakes(environ: Mapping[str, str]) -> Snapshot | None:
 
 
 def fake_devices(
-    count: int, name: str | None = None, compute_capability: tuple[int, int] | None = None
+    count: int,
+    name: str | None = None,
+    compute_capability: tuple[int, int] | None = None,
 ) -> tuple[Device, ...]:
-    """Devices for a machine without any: numbered from index 0, with UUIDs that no GPU can have."""
+    """Make up devices for a machine without any: numbered from index 0, with UUIDs that no GPU can have."""
     return tuple(
         Device(
             uuid=f"FAKE-{index}",

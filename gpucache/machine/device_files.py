@@ -1,4 +1,4 @@
-"""Which GPUs this process may open, as the kernel tells it: without asking NVML, and without opening any GPU."""
+"""Which GPUs this process may open, by the device files ``/dev/nvidia*``: NVML is not asked, and no GPU is opened."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from gpucache.values import Value
 
 DEV = "/dev"
 PROC = "/proc/driver/nvidia/gpus"
+_READ_AND_WRITE = os.R_OK | os.W_OK
 _MOST_DIGITS = 6
 
 
@@ -17,16 +18,18 @@ class DeviceFile(Value):
 
     minor: int
     uuid: str | None
-    """As the kernel module tells it; None where it does not (a GPU that nobody has used since the driver came up)."""
+    """The GPU's UUID, as the kernel module states it; None where the module states none (for a GPU that nobody has used
+    since the driver came up)."""
 
 
 def driver_loaded() -> bool:
-    """Whether the NVIDIA driver is there: its control node exists."""
-    return os.path.exists(os.path.join(DEV, "nvidiactl"))
+    """Whether this machine has the NVIDIA driver: whether the driver's control file ``/dev/nvidiactl`` exists."""
+    control_file = os.path.join(DEV, "nvidiactl")
+    return os.path.exists(control_file)
 
 
 def openable_gpus() -> tuple[DeviceFile, ...] | None:
-    """The GPUs that this process may open; None where there are no such files to look at (WSL, or no GPU at all).
+    """The GPUs that this process may open; None where there are no device files of GPUs (WSL, or no GPU at all).
 
     ``access(2)`` asks the file's mode and the device cgroup alike (Linux `fs/namei.c`, `inode_permission`).
     """
@@ -41,8 +44,9 @@ def openable_gpus() -> tuple[DeviceFile, ...] | None:
     openable = []
     for minor in minors:
         path = os.path.join(DEV, f"nvidia{minor}")
-        if os.access(path, os.R_OK | os.W_OK):
-            openable.append(DeviceFile(minor, uuids.get(minor)))
+        if os.access(path, _READ_AND_WRITE):
+            uuid = uuids.get(minor)
+            openable.append(DeviceFile(minor, uuid))
     return tuple(openable)
 
 
@@ -50,16 +54,17 @@ def _minors(names: list[str]) -> list[int]:
     """The numbers of the GPUs among the names in ``/dev``: of ``nvidia0``, but not of ``nvidiactl``."""
     minors = []
     for name in names:
-        if not name.startswith("nvidia"):  # most are of something else
+        if not name.startswith("nvidia"):  # most files are of other devices
             continue
         number = name.removeprefix("nvidia")
-        if number.isascii() and number.isdigit() and len(number) <= _MOST_DIGITS:
+        is_number = number.isascii() and number.isdigit()
+        if is_number and len(number) <= _MOST_DIGITS:
             minors.append(int(number))
     return sorted(minors)
 
 
 def _uuids() -> dict[int, str]:
-    """Minor number to UUID, from the lines ``GPU UUID:`` and ``Device Minor:`` of each GPU's ``information``."""
+    """The UUID of each GPU by its minor number; the file ``information`` of each GPU has a line for either."""
     known: dict[int, str] = {}
     try:
         bus_ids = os.listdir(PROC)
@@ -72,8 +77,9 @@ def _uuids() -> dict[int, str]:
                 text = file.read(4096)
         except OSError:
             continue
-        uuid = re.search(r"^GPU UUID:\s*(GPU-[0-9a-f-]{36})\s*$", text, re.MULTILINE)
-        minor = re.search(r"^Device Minor:\s*([0-9]{1,6})\s*$", text, re.MULTILINE)
-        if uuid and minor:
-            known[int(minor[1])] = uuid[1]
+        uuid_line = re.search(r"^GPU UUID:\s*(GPU-[0-9a-f-]{36})\s*$", text, re.MULTILINE)
+        minor_line = re.search(r"^Device Minor:\s*([0-9]{1,6})\s*$", text, re.MULTILINE)
+        if uuid_line and minor_line:
+            minor = int(minor_line[1])
+            known[minor] = uuid_line[1]
     return known

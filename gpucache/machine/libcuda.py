@@ -10,34 +10,38 @@ import os
 import sys
 
 TYPE_CHECKING = False
-if TYPE_CHECKING:
+if TYPE_CHECKING:  # the child has nothing but the standard library
     from collections.abc import Mapping
 
-
-if TYPE_CHECKING:  # the child has nothing but the standard library
     from gpucache.machine.device import Snapshot
 
 _TIMEOUT_S = 20.0
 
 
 def ask_order(
-    snapshot: Snapshot, environ: Mapping[str, str], timeout_s: float = _TIMEOUT_S
+    snapshot: Snapshot,
+    environ: Mapping[str, str],
+    timeout_s: float = _TIMEOUT_S,
 ) -> tuple[str, ...] | None:
     """UUIDs of the snapshot's devices in CUDA's default order, unmasked; None when libcuda gives no usable answer.
 
     Takes as long as `cuInit` in the child: about half a second, up to the time limit. A child that hangs is killed and
     not waited for, since a process stuck in a driver cannot be reaped.
     """
+    uuid_of: dict[str, str] = {}
+    for device in snapshot.devices:
+        uuid_of[_digits(device.uuid)] = device.uuid
     answer = _answer_of_child(environ, timeout_s)
-    by_digits = {_digits(device.uuid): device.uuid for device in snapshot.devices}
-    order = answer.split()
-    if not order or any(digits not in by_digits for digits in order):
-        return None
-    return tuple(by_digits[digits] for digits in order)
+    order = []
+    for digits in answer.split():
+        if digits not in uuid_of:
+            return None
+        order.append(uuid_of[digits])
+    return tuple(order) or None
 
 
 def _answer_of_child(environ: Mapping[str, str], timeout_s: float) -> str:
-    """What this file prints as a script of its own; empty where it fails or takes too long."""
+    """Run this file as a script of its own and return what it prints; ``""`` where it fails or takes too long."""
     import subprocess
     import threading
 
@@ -45,8 +49,9 @@ def _answer_of_child(environ: Mapping[str, str], timeout_s: float) -> str:
 
     if not sys.executable:
         return ""
-    masks = (VISIBLE_DEVICES.name, DEVICE_ORDER.name)
-    unmasked = {name: value for name, value in environ.items() if name not in masks}
+    unmasked = dict(environ)
+    for mask in (VISIBLE_DEVICES, DEVICE_ORDER):
+        unmasked.pop(mask.name, None)
     try:
         child = subprocess.Popen(
             [sys.executable, "-I", __file__],
@@ -65,35 +70,45 @@ def _answer_of_child(environ: Mapping[str, str], timeout_s: float) -> str:
         child.kill()
         if child.stdout is not None:
             child.stdout.close()
-        threading.Thread(target=child.wait, name="gpucache-reap", daemon=True).start()
+        reaper = threading.Thread(target=child.wait, name="gpucache-reap", daemon=True)
+        reaper.start()
         return ""
     return answer if child.returncode == 0 else ""
 
 
 def _digits(uuid: str) -> str:
-    """``GPU-9942190a-aa31-…`` as the 32 hexadecimal digits that libcuda knows."""
-    return uuid.partition("-")[2].replace("-", "").lower()
+    """The 32 hexadecimal digits of a UUID like ``GPU-9942190a-aa31-…``, which is all that libcuda knows of it."""
+    _, _, digits = uuid.partition("-")
+    return digits.replace("-", "").lower()
 
 
 def _enumerate() -> list[str]:
-    """The 32 digits of each device, in CUDA's order. Only in the child."""
+    """The 32 digits of each device, in CUDA's order. Only the child may call this: it initialises CUDA.
+
+    Raises:
+        SystemExit: a call of libcuda failed.
+    """
     import ctypes
 
     cuda = ctypes.CDLL("libcuda.so.1")
     count = ctypes.c_int()
-    if cuda.cuInit(0) or cuda.cuDeviceGetCount(ctypes.byref(count)):
-        raise SystemExit(1)
+    _require_success(cuda.cuInit(0))
+    _require_success(cuda.cuDeviceGetCount(ctypes.byref(count)))
     found = []
     for ordinal in range(count.value):
         device = ctypes.c_int()
         uuid = (ctypes.c_ubyte * 16)()
-        if cuda.cuDeviceGet(ctypes.byref(device), ordinal):
-            raise SystemExit(1)
-        if cuda.cuDeviceGetUuid_v2(ctypes.byref(uuid), device):
-            raise SystemExit(1)
+        _require_success(cuda.cuDeviceGet(ctypes.byref(device), ordinal))
+        _require_success(cuda.cuDeviceGetUuid_v2(ctypes.byref(uuid), device))
         found.append(bytes(uuid).hex())
     return found
 
 
+def _require_success(result: int) -> None:
+    if result != 0:  # CUDA_SUCCESS
+        raise SystemExit(1)
+
+
 if __name__ == "__main__":
-    os.write(1, "\n".join(_enumerate()).encode("ascii"))
+    lines = "\n".join(_enumerate())
+    os.write(1, lines.encode("ascii"))

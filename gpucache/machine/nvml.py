@@ -29,8 +29,14 @@ from gpucache.machine.device import (
 )
 
 # NVML's return codes (nvml.h 13.3.29). Compared as numbers: pynvml's errors are unhashable and compare badly.
-_NO_PERMISSION, _NOT_FOUND, _NO_DRIVER, _NO_LIBRARY, _NO_FUNCTION = 4, 6, 9, 12, 13
-_BLOCKED, _VERSION_MISMATCH, _NO_GPUS = 17, 18, 28
+_NOT_SUPPORTED = 3
+_NO_PERMISSION = 4
+_NOT_FOUND = 6
+_NO_DRIVER = 9
+_NO_LIBRARY = 12
+_BLOCKED = 17
+_VERSION_MISMATCH = 18
+_NO_GPUS = 28
 
 # Files that only a Jetson has (JetPack 5 and 6, jetson_stats).
 _TEGRA_MARKS = (Path("/etc/nv_tegra_release"), Path("/sys/class/tegra-firmware"))
@@ -55,15 +61,19 @@ _HOPELESS = {
         "the operating system blocks /dev/nvidiactl: check the cgroup or container",
     ),
 }
+_UNEXPLAINED = (Status.ERROR, "check `nvidia-smi` and `dmesg`")
 _NO_GPU_HERE = {Status.NO_BINDINGS, Status.NO_LIBRARY, Status.NO_DRIVER, Status.NO_DEVICES}
 
 
 class _Failure(Exception):
-    """Why there are no devices; becomes fakes or an error at the door."""
+    """Why there are no devices; `discover` makes it fake devices, or an error of the public kind."""
 
     def __init__(self, status: Status, detail: str, advice: str, code: int | None = None) -> None:
         super().__init__(status, detail, advice, code)
-        self.status, self.detail, self.advice, self.code = status, detail, advice, code
+        self.status = status
+        self.detail = detail
+        self.advice = advice
+        self.code = code
 
 
 def discover(
@@ -90,8 +100,10 @@ def discover(
         ConfigurationError: a variable makes no sense.
     """
     environ = os.environ if environ is None else environ
-    if not require_gpu and (requested := requested_fakes(environ)) is not None:
-        return requested
+    if not require_gpu:
+        requested = requested_fakes(environ)
+        if requested is not None:
+            return requested
     if timeout_s is None:
         timeout_s = NVML_TIMEOUT.read(environ)
     try:
@@ -101,22 +113,21 @@ def discover(
 
 
 def _without_gpu(failure: _Failure, require_gpu: bool) -> Snapshot:
-    if failure.status is Status.NO_LIBRARY and any(mark.exists() for mark in _TEGRA_MARKS):
+    """What `discover` answers after a failure: a Jetson's one GPU, one fake device, or an error."""
+    if failure.status is Status.NO_LIBRARY and _is_jetson():
+        integrated = Device(uuid="TEGRA-0", index=0, name="Tegra")
         return Snapshot(
             status=Status.TEGRA,
             source="tegra",
             detail="a Jetson without NVML (before JetPack 6)",
-            devices=(Device(uuid="TEGRA-0", index=0, name="Tegra"),),
+            devices=(integrated,),
         )
+    status, detail, advice = failure.status.value, failure.detail, failure.advice
     if failure.status not in _NO_GPU_HERE:
-        raise DiscoveryError(
-            failure.status.value, failure.detail, failure.advice, failure.code
-        ) from failure
+        raise DiscoveryError(status, detail, advice, failure.code) from failure
     if require_gpu:
-        raise NoDeviceError(failure.status.value, failure.detail, failure.advice) from failure
-    tell(
-        WARNING, "no GPU here (%s): %s; using one fake device", failure.status.value, failure.detail
-    )
+        raise NoDeviceError(status, detail, advice) from failure
+    tell(WARNING, "no GPU here (%s): %s; using one fake device", status, detail)
     return Snapshot(
         status=failure.status,
         source="fake",
@@ -126,11 +137,15 @@ def _without_gpu(failure: _Failure, require_gpu: bool) -> Snapshot:
     )
 
 
+def _is_jetson() -> bool:
+    return any(mark.exists() for mark in _TEGRA_MARKS)
+
+
 # ---- one NVML thread per process, with a time limit
 
 
 class _Attempt(threading.Thread):
-    """One look through NVML. A daemon: a hung driver must not keep the interpreter from exiting."""
+    """A thread that enumerates the GPUs once. A daemon: a hung driver must not keep the interpreter from exiting."""
 
     def __init__(self) -> None:
         super().__init__(name="gpucache-nvml", daemon=True)
@@ -155,14 +170,20 @@ def _forget() -> None:
 
 
 def _within(timeout_s: float) -> Snapshot:
-    """Callers at the same moment share one attempt; a stuck one is waited for, never doubled."""
+    """What one attempt finds within the time limit. Callers at the same moment share an attempt.
+
+    An attempt that is stuck is waited for again by the next caller; no second one is started beside it.
+
+    Raises:
+        _Failure: there are no devices, or NVML did not answer in time.
+    """
     global _running
     with _lock:
         attempt = _running
         if attempt is None or attempt.outcome is not None:
             attempt = _Attempt()
             attempt.start()
-            # only now: one that could not start would be waited for by everyone after
+            # only now: every later caller would wait for an attempt that could not start
             _running = attempt
     attempt.join(timeout_s)
     if attempt.outcome is None:
@@ -220,7 +241,7 @@ def _look() -> Snapshot:
 
 def _init_failure(error: Any) -> _Failure:
     code = error.value
-    status, advice = _HOPELESS.get(code, (Status.ERROR, "check `nvidia-smi` and `dmesg`"))
+    status, advice = _HOPELESS.get(code, _UNEXPLAINED)
     detail = f"NVML: {error} (code {code})"
     cause = error.__context__
     if code == _NO_LIBRARY and cause is not None:
@@ -236,84 +257,102 @@ def _init_failure(error: Any) -> _Failure:
 
 
 def _absent(cause: BaseException) -> bool:
-    """Whether the loader found no file: in the words of glibc (which it may translate), musl, macOS or Windows."""
+    """Whether the loader found no file, as glibc (which may translate that), musl, macOS or Windows puts it."""
     if isinstance(cause, FileNotFoundError):
         return True
     text = str(cause)
-    return os.strerror(errno.ENOENT) in text or "no such file" in text.lower()
+    translated = os.strerror(errno.ENOENT)
+    return translated in text or "no such file" in text.lower()
 
 
 def _loaded_library() -> str | None:
-    """The NVML library really loaded; on WSL and Jetson a wrong one may come first."""
+    """The path of the NVML library that is loaded; on WSL and Jetson a wrong one may come first."""
     try:
         maps = Path("/proc/self/maps").read_text(errors="replace")
     except OSError:
         return None
-    paths = (line.split(maxsplit=5)[-1] for line in maps.splitlines() if "libnvidia-ml" in line)
-    return next(paths, None)
+    for line in maps.splitlines():
+        if "libnvidia-ml" in line:
+            return line.split(maxsplit=5)[-1]
+    return None
+
+
+class _Found:
+    """What an attempt has found so far."""
+
+    def __init__(self) -> None:
+        self.devices: list[Device] = []
+        self.parents: list[Device] = []
+        """The GPUs in MIG mode."""
+        self.lost: list[Unavailable] = []
+        self.hidden: list[Unavailable] = []
 
 
 def _snapshot(nvml: Any) -> Snapshot:
-    devices: list[Device] = []
-    parents: list[Device] = []
-    lost: list[Unavailable] = []
-    hidden: list[Unavailable] = []
+    found = _Found()
     count = nvml.nvmlDeviceGetCount()
     for index in range(count):
-        try:
-            handle = nvml.nvmlDeviceGetHandleByIndex(index)
-            uuid = nvml.nvmlDeviceGetUUID(handle)
-        except nvml.NVMLError as error:
-            unavailable = hidden if error.value == _NO_PERMISSION else lost
-            unavailable.append(Unavailable(index, error.value, str(error)))
-            continue
-        except UnicodeDecodeError as error:
-            lost.append(Unavailable(index, None, f"its UUID cannot be read: {error}"))
-            continue
-        device = _gpu(nvml, handle, uuid, index)
-        if _mig_enabled(nvml, handle):
-            parents.append(device)
-            devices.extend(_instances(nvml, handle, device))
-        else:
-            devices.append(device)
-    if not devices:
-        raise _nothing(count, parents, lost, hidden)
-    for gone in lost:
+        _add_gpu(nvml, index, found)
+    if not found.devices:
+        raise _nothing(count, found)
+    for gone in found.lost:
         tell(WARNING, "GPU %d is lost: %s (code %s)", gone.index, gone.text, gone.code)
     return Snapshot(
         status=Status.OK,
         source="nvml",
-        detail=_summary(devices, parents, lost, hidden),
-        advice="reset or reboot to get the lost GPUs back" if lost else "",
-        devices=tuple(devices),
-        mig_parents=tuple(parents),
-        lost=tuple(lost),
-        hidden=tuple(hidden),
+        detail=_summary(found),
+        advice="reset or reboot to get the lost GPUs back" if found.lost else "",
+        devices=tuple(found.devices),
+        mig_parents=tuple(found.parents),
+        lost=tuple(found.lost),
+        hidden=tuple(found.hidden),
         driver=_field(nvml, nvml.nvmlSystemGetDriverVersion),
         nvml=_field(nvml, nvml.nvmlSystemGetNVMLVersion),
         cuda=_field(nvml, nvml.nvmlSystemGetCudaDriverVersion_v2),
     )
 
 
-def _nothing(
-    count: int, parents: list[Device], lost: list[Unavailable], hidden: list[Unavailable]
-) -> _Failure:
+def _add_gpu(nvml: Any, index: int, found: _Found) -> None:
+    """Add to ``found`` what NVML says of the GPU with this number."""
+    try:
+        handle = nvml.nvmlDeviceGetHandleByIndex(index)
+        uuid = nvml.nvmlDeviceGetUUID(handle)
+    except nvml.NVMLError as error:
+        unavailable = Unavailable(index, error.value, str(error))
+        if error.value == _NO_PERMISSION:
+            found.hidden.append(unavailable)
+        else:
+            found.lost.append(unavailable)
+        return
+    except UnicodeDecodeError as error:
+        text = f"its UUID cannot be read: {error}"
+        found.lost.append(Unavailable(index, None, text))
+        return
+    gpu = _gpu(nvml, handle, uuid, index)
+    if _mig_enabled(nvml, handle):
+        found.parents.append(gpu)
+        found.devices.extend(_instances(nvml, handle, gpu))
+    else:
+        found.devices.append(gpu)
+
+
+def _nothing(count: int, found: _Found) -> _Failure:
     """Why none of the GPUs that NVML counts is a device of this process."""
-    if lost:
-        worst = lost[0]
+    if found.lost:
+        worst = found.lost[0]
         return _Failure(
             Status.ERROR,
-            f"no usable GPU: {len(lost)} of {count} lost ({worst.text})",
+            f"no usable GPU: {len(found.lost)} of {count} lost ({worst.text})",
             "look at `dmesg`, then reset or reboot",
             worst.code,
         )
-    if parents:
+    if found.parents:
         return _Failure(
             Status.NO_DEVICES,
             "all GPUs are in MIG mode, without an instance that this process may use",
             "create one with `nvidia-smi mig -cgi … -C`",
         )
-    if hidden:
+    if found.hidden:
         return _Failure(
             Status.NO_DEVICES,
             f"this process may open none of the {count} GPUs of this machine",
@@ -323,21 +362,19 @@ def _nothing(
     return _Failure(Status.NO_DEVICES, "NVML counts no GPU", "check `nvidia-smi -L`")
 
 
-def _summary(
-    devices: list[Device], parents: list[Device], lost: list[Unavailable], hidden: list[Unavailable]
-) -> str:
+def _summary(found: _Found) -> str:
     """What was found, as one line: ``7 GPUs, 1 lost``."""
-    instances = [device for device in devices if device.parent_uuid is not None]
-    gpus = len(devices) - len(instances)
+    instances = [device for device in found.devices if device.parent_uuid is not None]
+    gpus = len(found.devices) - len(instances)
     parts = []
-    if gpus or not parents:
+    if gpus or not found.parents:
         parts.append("1 GPU" if gpus == 1 else f"{gpus} GPUs")
-    if parents:
-        parts.append(f"{len(instances)} MIG instances on {len(parents)} GPUs")
-    if lost:
-        parts.append(f"{len(lost)} lost")
-    if hidden:
-        parts.append(f"{len(hidden)} hidden")
+    if found.parents:
+        parts.append(f"{len(instances)} MIG instances on {len(found.parents)} GPUs")
+    if found.lost:
+        parts.append(f"{len(found.lost)} lost")
+    if found.hidden:
+        parts.append(f"{len(found.hidden)} hidden")
     return ", ".join(parts)
 
 
@@ -346,7 +383,7 @@ def _gpu(nvml: Any, handle: Any, uuid: str, index: int) -> Device:
         uuid=uuid,
         index=index,
         minor=_field(nvml, nvml.nvmlDeviceGetMinorNumber, handle),
-        pci_bus_id=_field(nvml, lambda: _bus_id(nvml.nvmlDeviceGetPciInfo(handle).busId)),
+        pci_bus_id=_field(nvml, _pci_bus_id, nvml, handle),
         name=_field(nvml, nvml.nvmlDeviceGetName, handle),
         compute_capability=_capability(nvml, handle),
         memory_bytes=_memory_bytes(nvml, handle),
@@ -355,17 +392,20 @@ def _gpu(nvml: Any, handle: Any, uuid: str, index: int) -> Device:
 
 
 def _instances(nvml: Any, parent_handle: Any, parent: Device) -> list[Device]:
-    """The MIG instances in their slots; a slot may be empty (NOT_FOUND) before one that is not."""
+    """The MIG instances of a GPU, in the order of their slots. Empty slots (NOT_FOUND) may lie between filled ones."""
     found = []
-    for slot in range(_field(nvml, nvml.nvmlDeviceGetMaxMigDeviceCount, parent_handle) or 0):
+    slot_count = _field(nvml, nvml.nvmlDeviceGetMaxMigDeviceCount, parent_handle) or 0
+    for slot in range(slot_count):
         try:
             handle = nvml.nvmlDeviceGetMigDeviceHandleByIndex(parent_handle, slot)
             uuid = nvml.nvmlDeviceGetUUID(handle)
         except (nvml.NVMLError, UnicodeDecodeError) as error:
-            if getattr(error, "value", None) not in (_NOT_FOUND, _NO_PERMISSION):
+            code = getattr(error, "value", None)
+            if code not in (_NOT_FOUND, _NO_PERMISSION):
                 tell(WARNING, "MIG slot %d of GPU %s cannot be read: %s", slot, parent.index, error)
             continue
-        found.append(_instance(nvml, handle, uuid, slot, parent))
+        instance = _instance(nvml, handle, uuid, slot, parent)
+        found.append(instance)
     return found
 
 
@@ -382,14 +422,12 @@ def _instance(nvml: Any, handle: Any, uuid: str, slot: int, parent: Device) -> D
         memory_bytes=_memory_bytes(nvml, handle),
         gpu_instance=_field(nvml, nvml.nvmlDeviceGetGpuInstanceId, handle),
         compute_instance=_field(nvml, nvml.nvmlDeviceGetComputeInstanceId, handle),
-        multiprocessor_count=_field(
-            nvml, lambda: nvml.nvmlDeviceGetAttributes(handle).multiprocessorCount
-        ),
+        multiprocessor_count=_field(nvml, _multiprocessor_count, nvml, handle),
     )
 
 
 def _field(nvml: Any, query: Callable[..., Any], *args: Any) -> Any:
-    """The answer, or None: not supported, not permitted, not decodable, or not what the caller expects of pynvml."""
+    """The answer to a query; None where it is not supported, not permitted, not decodable, or not of the usual form."""
     try:
         return query(*args)
     except (nvml.NVMLError, UnicodeDecodeError, TypeError, ValueError):
@@ -413,14 +451,27 @@ def _memory_bytes(nvml: Any, handle: Any) -> int | None:
     except TypeError:
         pass
     except nvml.NVMLError as error:
-        if error.value in (3, _NO_PERMISSION):
+        if error.value in (_NOT_SUPPORTED, _NO_PERMISSION):
             return None
-    total: int | None = _field(nvml, lambda: int(nvml.nvmlDeviceGetMemoryInfo(handle).total))
+    total: int | None = _field(nvml, _memory_bytes_in_version_1, nvml, handle)
     return total
 
 
-def _bus_id(text: str | bytes) -> str | None:
+def _memory_bytes_in_version_1(nvml: Any, handle: Any) -> int:
+    return int(nvml.nvmlDeviceGetMemoryInfo(handle).total)
+
+
+def _multiprocessor_count(nvml: Any, handle: Any) -> int:
+    count: int = nvml.nvmlDeviceGetAttributes(handle).multiprocessorCount
+    return count
+
+
+def _pci_bus_id(nvml: Any, handle: Any) -> str | None:
     """``0000:1B:00.0`` or ``00000000:1B:00.0`` as ``00000000:1b:00.0``; None for ``N/A``."""
-    plain = text.decode("ascii", "replace") if isinstance(text, bytes) else text
-    domain, _, rest = plain.lower().partition(":")
-    return f"{int(domain, 16):08x}:{rest}" if rest else None
+    text = nvml.nvmlDeviceGetPciInfo(handle).busId
+    if isinstance(text, bytes):
+        text = text.decode("ascii", "replace")
+    domain, _, rest = text.lower().partition(":")
+    if not rest:
+        return None
+    return f"{int(domain, 16):08x}:{rest}"
