@@ -29,7 +29,7 @@ _BEAT_S = 0.5
 
 
 class KeyLock:
-    """The lock of one key. An object is for one attempt of one thread; each opens the file for itself."""
+    """The lock of one key, as one thread asks for it. Each object opens the file for itself, and is used once."""
 
     def __init__(self, path: str) -> None:
         self.path = path
@@ -52,20 +52,9 @@ class KeyLock:
         Raises:
             OSError: the file cannot be made or locked, or no thread started to beat for it.
         """
-        while True:
-            fd = os.open(self.path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
-            try:
-                fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                current = _same_file(fd, self.path)
-            except BlockingIOError:
-                os.close(fd)
-                return False
-            except OSError:
-                os.close(fd)
-                raise
-            if current:
-                break
-            os.close(fd)  # its last holder removed it while we opened it
+        fd = _open_locked(self.path)
+        if fd is None:
+            return False
         self._fd = fd
         self._thread = threading.get_ident()
         if frame is not None:
@@ -87,9 +76,9 @@ class KeyLock:
                 return
             _keeper.locks.discard(self)
             with suppress(OSError):  # on a read-only disk it stays
-                # else the directory was removed, and another's file is there now
-                if _same_file(fd, self.path):
-                    # while it is held: whoever opened it before compares, and opens again
+                # Only our own: after the directory was removed, the file of another holder is there. And while it is
+                # held: whoever has opened it before gets the lock next, compares, and opens anew.
+                if _is_same_file(fd, self.path):
                     os.unlink(self.path)
             _close(fd)
 
@@ -106,15 +95,17 @@ class KeyLock:
             # even if it looks free: a lock that can be shared and never taken would be tried for ever
             return False
         freed = threading.Event()
+        arguments = (self.path, freed)
+        helper = threading.Thread(
+            target=_wait_until_free, args=arguments, name="gpucache-wait", daemon=True
+        )
         try:
-            threading.Thread(
-                target=_until_free, args=(self.path, freed), name="gpucache-wait", daemon=True
-            ).start()
+            helper.start()
         except RuntimeError as error:
             raise OSError(errno.EAGAIN, str(error)) from None
-        seen, since = _beat(self.path), time.monotonic()
+        seen, since = _last_beat(self.path), time.monotonic()
         while not freed.wait(_BEAT_S):
-            now, beat = time.monotonic(), _beat(self.path)
+            beat, now = _last_beat(self.path), time.monotonic()
             if beat != seen:
                 seen, since = beat, now
             if now - since > stall_s or now > deadline:
@@ -128,10 +119,8 @@ class KeyLock:
             return
         with _keeper.mutex:
             if self._fd is not None:
-                try:
+                with suppress(OSError):  # waiters then go on alone, which is safe
                     os.utime(self._fd)
-                except OSError:
-                    return  # waiters then go on alone, which is safe
 
     def _is_over(self, frame: FrameType | None) -> bool:
         """Whether the compile's frame is not on the stack whose top is ``frame``, None for a thread that ended."""
@@ -172,7 +161,32 @@ def locks_of_this_thread() -> list[KeyLock]:
     return [lock for lock in mine if lock.held]
 
 
+def _open_locked(path: str) -> int | None:
+    """A descriptor that holds the lock of a file, which is made if it is not there; None while another holds it.
+
+    Raises:
+        OSError: the file cannot be made or locked.
+    """
+    while True:
+        fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
+        try:
+            fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            current = _is_same_file(fd, path)
+        except BlockingIOError:
+            os.close(fd)
+            return None
+        except OSError:
+            os.close(fd)
+            raise
+        if current:
+            return fd
+        os.close(
+            fd
+        )  # its last holder removed the file while we opened it: another is there now, or none
+
+
 def _sign(fd: int, what: str) -> None:
+    """Write for those who wait which process holds the lock, and what for."""
     try:
         os.ftruncate(fd, 0)
         os.pwrite(fd, signature(what), 0)
@@ -188,21 +202,23 @@ def _close(fd: int) -> None:
         os.close(fd)
 
 
-def _same_file(fd: int, path: str) -> bool:
+def _is_same_file(fd: int, path: str) -> bool:
     try:
         return os.path.samestat(os.fstat(fd), os.stat(path))
     except FileNotFoundError:
         return False
 
 
-def _beat(path: str) -> int | None:
+def _last_beat(path: str) -> int | None:
+    """When the holder of a lock has touched its file last (ns); None where the file is gone."""
     try:
         return os.stat(path).st_mtime_ns
     except OSError:
         return None
 
 
-def _until_free(path: str, freed: threading.Event) -> None:
+def _wait_until_free(path: str, freed: threading.Event) -> None:
+    """Set ``freed`` once nobody holds the lock; for a thread of its own, which sleeps in the kernel."""
     try:
         fd = os.open(path, os.O_RDWR | os.O_CLOEXEC)
         _keeper.waiting.add(fd)
@@ -223,6 +239,7 @@ class _Keeper:
         self.mutex = threading.RLock()
         self.locks: set[KeyLock] = set()
         self.waiting: set[int] = set()
+        """The descriptors of threads that wait for a lock: a forked child closes them."""
         self._thread: threading.Thread | None = None
 
     def add(self, lock: KeyLock) -> None:

@@ -46,8 +46,8 @@ def publish_entry(
 ) -> bool:
     """Put files (name to path and SHA-256) into the store as one entry, unless a whole one is there.
 
-    ``repair`` allows to move a damaged entry aside, and needs the key's lock. ``used`` is when it was last used, if not
-    now (seconds since the epoch). Whether a whole entry is there now.
+    ``repair`` allows to move a damaged entry aside, and needs the key's lock. ``used`` is when the entry was used last,
+    in seconds since the epoch, if that is not now. Returns whether a whole entry is there now.
 
     Raises:
         OSError: the disk refused; the store is as it was.
@@ -59,7 +59,8 @@ def publish_entry(
         for name, (path, sha256) in files.items():
             placed[name] = _link_or_copy(path, f"{aside}/{name}", sha256)
         write_manifest(aside, Manifest(facts, placed, host_name()))
-        if used is not None:  # now: once it is there, a reader may have stamped it
+        # Stamped before it is in its place: once it is there, a reader may stamp it.
+        if used is not None:
             os.utime(f"{aside}/{MANIFEST}", (used, used))
         make_directory(os.path.dirname(target))
         return _put_in_place(root, aside, target, repair)

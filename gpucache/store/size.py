@@ -26,7 +26,7 @@ GROUP_BYTES = 1024
 
 
 class Total(NamedTuple):
-    """What the file says."""
+    """What the store takes, as the file says."""
 
     size_bytes: int = 0
     draining: bool = False
@@ -189,18 +189,21 @@ def updated(
     anew: bool = False,
     now: float | None = None,
 ) -> Total | None:
-    """The total after adding ``change``, or after setting it (``anew``); None while another process does the same."""
-    try:
-        fd = os.open(_path(root), _FILE, 0o600)
-    except FileNotFoundError:
-        os.makedirs(os.path.dirname(_path(root)), mode=0o700, exist_ok=True)
-        fd = os.open(_path(root), _FILE, 0o600)
+    """The total after adding ``change``, or after setting it (``anew``); None while another process does the same.
+
+    Raises:
+        OSError: the disk refused.
+    """
+    fd = _open(_path(root))
     try:
         fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
         old = _parsed(os.pread(fd, _LENGTH, 0))
-        when = (time.time() if now is None else now) if anew else old.counted
-        size = max(0, change if anew else old.size_bytes + change)
-        new = Total(size, old.draining if draining is None else draining, when)
+        size, counted = old.size_bytes + change, old.counted
+        if anew:
+            size, counted = change, time.time() if now is None else now
+        if draining is None:
+            draining = old.draining
+        new = Total(max(0, size), draining, counted)
         if new != old:
             os.pwrite(fd, json.dumps(new).encode().ljust(_LENGTH), 0)
         return new
@@ -208,6 +211,14 @@ def updated(
         return None
     finally:
         os.close(fd)
+
+
+def _open(path: str) -> int:
+    try:
+        return os.open(path, _FILE, 0o600)
+    except FileNotFoundError:
+        os.makedirs(os.path.dirname(path), mode=0o700, exist_ok=True)
+        return os.open(path, _FILE, 0o600)
 
 
 def _parsed(text: bytes) -> Total:

@@ -13,17 +13,20 @@ import os
 import threading
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 
 from gpucache.disk.locks import is_free
 from gpucache.forks import after_fork
 from gpucache.layout import paths
 
 COUNTERS = ("hits", "shared_hits", "misses", "waits", "errors_degraded")
+"""The names of what is counted in whole numbers."""
 SECONDS = ("waited_s", "compiled_s", "saved_s")
+"""The names of what is counted in seconds."""
 _FLUSH_S = 2.0
 _LENGTH = 2048  # more than the longest directory name, each byte of it escaped, with all counters
 _FOLDED = "folded.json"
+"""The file with the sums over processes that have ended, beside a file for each process."""
 
 
 class Stats:
@@ -43,7 +46,7 @@ class Stats:
         self._dirty = False
 
     def add(self, name: str, amount: float = 1, *, now: bool = False) -> None:
-        """Count; ``now`` writes the file at once."""
+        """Add to a counter; ``now`` writes the file at once, and not only when two seconds have passed."""
         with self._mutex:
             self._values[name] = self._values.get(name, 0) + amount
             self._dirty = True
@@ -75,9 +78,9 @@ class Stats:
 
 
 def _open(directory: str) -> int:
-    """A new file, held under ``flock`` for life: that tells whoever folds that its process is alive.
+    """Make the file of this process, and hold it under ``flock`` for life, which tells that the process is alive.
 
-    It gets the name that is looked for only once it is locked, or it could be folded away before.
+    The file gets the name that a fold looks for only once it is locked, or it could be folded away before.
     """
     os.makedirs(directory, mode=0o700, exist_ok=True)
     path = f"{directory}/{paths.host_name()}.{os.getpid()}.{time.time_ns():x}"
@@ -97,17 +100,19 @@ def totals(root: str) -> dict[str, dict[str, float]]:
     """The sum over all processes, living and dead, of each device directory's counters. Writes nothing."""
     directory = paths.ours(root, "stats")
     sums: dict[str, dict[str, float]] = {}
-    try:
-        with _folding(directory, os.O_RDONLY):
-            for path in _files(directory):
-                _sum(sums, _read(path))
-    except FileNotFoundError:  # nobody has folded yet, or nothing is there to sum
-        if os.path.isdir(directory):
-            for path in _files(directory):
-                _sum(sums, _read(path))
-    except OSError:
-        return sums
+    with suppress(OSError), _no_fold_beside(directory):
+        for path in _files(directory):
+            _sum(sums, _read(path))
     return sums
+
+
+@contextmanager
+def _no_fold_beside(directory: str) -> Iterator[None]:
+    """Keep folds out while the files are summed; where nobody has folded yet there is no lock, and none is made."""
+    with ExitStack() as stack:
+        with suppress(FileNotFoundError):
+            stack.enter_context(_folding(directory, os.O_RDONLY))
+        yield
 
 
 def fold(root: str) -> int:
@@ -148,7 +153,9 @@ def _folding(directory: str, flags: int) -> Iterator[None]:
 
 
 def _files(directory: str) -> list[str]:
-    return sorted(f"{directory}/{name}" for name in os.listdir(directory) if name.endswith(".json"))
+    """The paths of all files with counters, those of the dead included."""
+    names = [name for name in os.listdir(directory) if name.endswith(".json")]
+    return [f"{directory}/{name}" for name in sorted(names)]
 
 
 def _read(path: str) -> list[dict[str, object]]:
@@ -163,13 +170,15 @@ def _read(path: str) -> list[dict[str, object]]:
 
 
 def _sum(sums: dict[str, dict[str, float]], found: list[dict[str, object]]) -> None:
+    """Add what was read of one file to the sums, device by device; what makes no sense is left out."""
     for item in found:
         values, device_name = item.get("values"), item.get("device")
         if not isinstance(values, dict) or not isinstance(device_name, str):
             continue
         device = sums.setdefault(device_name, {})
         for name, value in values.items():
-            if name in COUNTERS + SECONDS and isinstance(value, (int, float)):
+            known = name in COUNTERS or name in SECONDS
+            if known and isinstance(value, (int, float)):
                 device[name] = device.get(name, 0) + value
 
 

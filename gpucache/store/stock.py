@@ -32,23 +32,39 @@ def stock_group(
     names are taken. A metadata file that does not parse would crash Triton at every start. ``condemned``: also of a
     view whose manifest the caller has renamed. ``opener`` is `open`'s.
     """
-    if os.path.lexists(f"{directory}/{MANIFEST}") or (
-        not condemned and os.path.lexists(f"{directory}/{CONDEMNED}")
-    ):
-        return None  # one of ours, and it was found damaged, or is to go
+    ours = os.path.lexists(f"{directory}/{MANIFEST}")
+    going = os.path.lexists(f"{directory}/{CONDEMNED}")
+    if ours or (going and not condemned):
+        return None  # a view of ours, which was found damaged or is to go
     try:
         with open(f"{directory}/{GROUP}{filename}", encoding="utf-8", opener=opener) as file:
-            names = [os.path.basename(name) for name in json.load(file)["child_paths"]]
-        files = {name: f"{directory}/{name}" for name in names}
-        if filename not in files or not all(is_whole_elf(path, opener) for path in files.values()):
+            children = json.load(file)["child_paths"]
+        files = {}
+        for child in children:
+            name = os.path.basename(child)
+            files[name] = f"{directory}/{name}"
+        if len(files) < 2 or filename not in files:
             return None
-        with open(files[filename], encoding="utf-8", opener=opener) as file:
-            known = json.load(file)
-        # else it is another kernel's
-        own = is_key_of(os.path.basename(directory), str(known.get("hash")))
-        return files if len(files) > 1 and known["target"] and known["name"] and own else None
+        for path in files.values():
+            if not is_whole_elf(path, opener):
+                return None
+        return files if _is_metadata_of(directory, files[filename], opener) else None
     except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError):
         return None
+
+
+def _is_metadata_of(
+    directory: str, path: str, opener: Callable[[str, int], int] | None = None
+) -> bool:
+    """Whether a metadata file is one that Triton can read, and of the kernel whose key the directory is named by.
+
+    Raises what a file without JSON, or with JSON of another shape, makes of it.
+    """
+    with open(path, encoding="utf-8", opener=opener) as file:
+        known = json.load(file)
+    if not known["target"] or not known["name"]:
+        return False
+    return is_key_of(os.path.basename(directory), str(known.get("hash")))
 
 
 def describe(
@@ -69,10 +85,11 @@ def describe(
             files[name] = Published(found.st_size, found.st_mtime_ns, sha256)
         write_manifest(aside, Manifest(facts, files, origin or host_name()))
         write_group(aside, directory, facts.group, files)
-        # the manifest last: it says that all is in order
+        # The manifest last: it says that all is in order. Its name is the lower one of the two.
         for name in sorted(os.listdir(aside), reverse=True):
             os.rename(f"{aside}/{name}", f"{directory}/{name}")
-        # else the removal sees our manifest, and puts back the rest
+        # What is condemned by now is being removed. A removal that condemns it later sees our manifest, and puts back
+        # the rest.
         if os.path.lexists(f"{directory}/{CONDEMNED}"):
             raise FileNotFoundError(errno.ENOENT, "it is being removed", directory)
     finally:
