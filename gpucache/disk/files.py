@@ -8,6 +8,7 @@ import time
 
 from gpucache.errors import ProvisionError
 
+_NEW_FILE = os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC
 STALE_S = 3600.0
 """Where nothing tells whether the maker of something unfinished lives, he is taken for dead after so long."""
 STAGED = "publish-"
@@ -105,13 +106,14 @@ def sweep_old(directory: str, prefix: str) -> None:
 
 def inside(path: str, directory: str) -> bool:
     """Whether a path is a directory or lies below it, links followed."""
-    below = os.path.join(os.path.realpath(directory), "")
-    return os.path.join(os.path.realpath(path), "").startswith(below)
+    outer = os.path.realpath(directory)
+    inner = os.path.realpath(path)
+    return os.path.join(inner, "").startswith(os.path.join(outer, ""))
 
 
 def write_new(path: str, data: bytes) -> None:
     """Write a whole new file; on failure nothing is left."""
-    fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o666)
+    fd = os.open(path, _NEW_FILE, 0o666)
     try:
         view = memoryview(data)
         while view:

@@ -95,7 +95,8 @@ def local_directory(root: str, inside: str, make: bool = True) -> str:
         return inside
     import hashlib
 
-    digest = hashlib.sha256(os.fsencode(os.path.realpath(root))).hexdigest()[:16]
+    real = os.fsencode(os.path.realpath(root))
+    digest = hashlib.sha256(real).hexdigest()[:16]
     parent = "/dev/shm" if os.path.isdir("/dev/shm") else "/tmp"
     path = os.path.join(parent, f"gpucache-{os.geteuid()}-{digest}")
     if make:

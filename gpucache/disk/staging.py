@@ -130,7 +130,8 @@ def _claim(place: str) -> tuple[str, int]:
         fd = os.open(new, os.O_RDONLY | os.O_CLOEXEC)
         with suppress(OSError):
             fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        path = os.path.join(place, os.path.basename(new).replace(_NEW, _PREFIX, 1))
+        name = os.path.basename(new).replace(_NEW, _PREFIX, 1)
+        path = os.path.join(place, name)
         os.rename(new, path)
     except OSError:
         if fd is not None:

@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 
 
 _MOST_LINKS = 40  # Linux's own limit (path_resolution(7))
+_OPEN_HINT = f"chmod o-w it, or set {TRUST_WORLD_WRITABLE}=1 where only your own processes reach it (an emptyDir)"
 
 
 class Trust(Value):
@@ -36,6 +37,10 @@ class Trust(Value):
             ConfigurationError: a value makes no sense.
         """
         return cls(TRUST_UIDS.read(environ), TRUST_WORLD_WRITABLE.read(environ))
+
+    def covers(self, uid: int) -> bool:
+        """Whether what this user has made may be executed."""
+        return uid in (os.geteuid(), 0) or uid in self.uids
 
 
 def vet(path: str, trust: Trust) -> bool:
@@ -75,7 +80,8 @@ def vet(path: str, trust: Trust) -> bool:
             _vet_link(step, step_stat, links)
             target = os.readlink(step)
             pending += target.split("/")[::-1]
-            here, here_stat = ("/", os.lstat("/")) if target.startswith("/") else (here, here_stat)
+            if target.startswith("/"):
+                here, here_stat = "/", os.lstat("/")
         else:
             here, here_stat = step, step_stat
     _vet_directory(here, here_stat, trust)
@@ -114,53 +120,49 @@ def vet_file(path: str, trust: Trust) -> None:
         return
     if not hasattr(os, "geteuid"):
         return
+    hint = "remove it and run `gpucache provision`"
     if not stat.S_ISREG(found.st_mode):
-        raise UnsafeDirectoryError(
-            path, "is not a plain file", "remove it and run `gpucache provision`"
-        )
-    if found.st_uid not in (os.geteuid(), 0) and found.st_uid not in trust.uids:
-        raise UnsafeDirectoryError(
-            path,
-            f"belongs to uid {found.st_uid}, not to uid {os.geteuid()}",
-            "remove it and run `gpucache provision`",
-        )
-    if found.st_mode & stat.S_IWOTH and not trust.world_writable:
-        raise UnsafeDirectoryError(
-            path, "everybody may write it", "remove it and run `gpucache provision`"
-        )
+        raise UnsafeDirectoryError(path, "is not a plain file", hint)
+    if not trust.covers(found.st_uid):
+        fact = f"belongs to uid {found.st_uid}, not to uid {os.geteuid()}"
+        raise UnsafeDirectoryError(path, fact, hint)
+    if _is_open_to_all(found, trust):
+        raise UnsafeDirectoryError(path, "everybody may write it", hint)
 
 
 def _vet_directory(path: str, found: os.stat_result, trust: Trust) -> None:
-    if not stat.S_ISDIR(found.st_mode):
-        raise ProvisionError(path, errno.ENOTDIR, "choose another root, or move that away")
-    if found.st_uid not in (os.geteuid(), 0) and found.st_uid not in trust.uids:
-        raise UnsafeDirectoryError(
-            path,
-            f"belongs to uid {found.st_uid}, not to uid {os.geteuid()}, and a cache is executed",
-            f"set {ROOT} to a directory of your own, or {TRUST_UIDS}={found.st_uid} if you trust that user",
+    _refuse_no_directory(path, found)
+    if not trust.covers(found.st_uid):
+        uid = found.st_uid
+        fact = f"belongs to uid {uid}, not to uid {os.geteuid()}, and a cache is executed"
+        hint = (
+            f"set {ROOT} to a directory of your own, or {TRUST_UIDS}={uid} if you trust that user"
         )
-    if found.st_mode & stat.S_IWOTH and not trust.world_writable:
-        raise UnsafeDirectoryError(
-            path,
-            f"everybody may write it (mode {stat.S_IMODE(found.st_mode):04o}), and a cache is executed",
-            f"chmod o-w it, or set {TRUST_WORLD_WRITABLE}=1 where only your own processes reach it (an emptyDir)",
-        )
+        raise UnsafeDirectoryError(path, fact, hint)
+    if _is_open_to_all(found, trust):
+        mode = stat.S_IMODE(found.st_mode)
+        fact = f"everybody may write it (mode {mode:04o}), and a cache is executed"
+        raise UnsafeDirectoryError(path, fact, _OPEN_HINT)
 
 
 def _vet_ancestor(path: str, found: os.stat_result, trust: Trust) -> None:
+    _refuse_no_directory(path, found)
+    sticky = bool(found.st_mode & stat.S_ISVTX)
+    if _is_open_to_all(found, trust) and not sticky:
+        mode = stat.S_IMODE(found.st_mode)
+        fact = f"everybody may write this ancestor (mode {mode:04o}, not sticky) "
+        fact += "and so replace the cache, which is executed"
+        raise UnsafeDirectoryError(path, fact, _OPEN_HINT)
+
+
+def _refuse_no_directory(path: str, found: os.stat_result) -> None:
     if not stat.S_ISDIR(found.st_mode):
         raise ProvisionError(path, errno.ENOTDIR, "choose another root, or move that away")
-    if (
-        found.st_mode & stat.S_IWOTH
-        and not found.st_mode & stat.S_ISVTX
-        and not trust.world_writable
-    ):
-        raise UnsafeDirectoryError(
-            path,
-            f"everybody may write this ancestor (mode {stat.S_IMODE(found.st_mode):04o}, not sticky) "
-            "and so replace the cache, which is executed",
-            f"chmod o-w it, or set {TRUST_WORLD_WRITABLE}=1 where only your own processes reach it (an emptyDir)",
-        )
+
+
+def _is_open_to_all(found: os.stat_result, trust: Trust) -> bool:
+    """Whether everybody may write something, and the user has not said that he accepts that."""
+    return bool(found.st_mode & stat.S_IWOTH) and not trust.world_writable
 
 
 def _vet_link(path: str, found: os.stat_result, links: int) -> None:

@@ -35,14 +35,17 @@ def evict(
     if stamp_ns != entry.stamp_ns:
         return 0  # used since it was listed, so that others come first
     now = time.time()
-    if any(is_recent(target.mark[1] / 1e9, now, grace_s) for target in targets):
-        return 0  # a copy on another file system has a stamp of its own
+    for target in targets:  # a copy on another file system has a stamp of its own
+        if is_recent(target.mark[1] / 1e9, now, grace_s):
+            return 0
+    key = os.path.basename(entry.path)
     try:
         refuse_mounts([target.path for target in targets], mounted)
-        stored = remove(os.path.basename(entry.path), targets, locks)[0]
+        stored, *_ = remove(key, targets, locks)
     except InUse:
         return 0
-    linked = [target for target in targets[1:] if target.mark[0] == inode]
+    views = targets[1:]
+    linked = [view for view in views if view.mark[0] == inode]
     freed = stored.logical_bytes + len(linked) * GROUP_BYTES
     tell(
         INFO,
@@ -64,9 +67,11 @@ def _targets(entry: str, devices: Iterable[str]) -> list[Target]:
     targets = [stored]
     for device in devices:
         view = _target(f"{device}/{view_key(key)}")
-        if view is None or (shares_key and view.mark[0] != stored.mark[0]):
+        if view is None:
             continue
-        targets.append(view)
+        linked = view.mark[0] == stored.mark[0]
+        if linked or not shares_key:
+            targets.append(view)
     return targets
 
 

@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from types import CodeType, FrameType
 
 _BEAT_S = 0.5
+_LOCK_FILE = os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW
 
 
 class KeyLock:
@@ -127,6 +128,7 @@ class KeyLock:
         if self._code is None:
             return False  # held until it is released
         while frame is not None:
+            # The code as well: another frame may have the address that the compile's had.
             if id(frame) == self._frame and frame.f_code is self._code:
                 return False
             frame = frame.f_back
@@ -152,7 +154,8 @@ def holding(path: str, what: str) -> Iterator[bool]:
 
 def locks_of_this_thread() -> list[KeyLock]:
     """The locks that compiles on this thread's stack hold; those of compiles that are over are freed."""
-    mine = [lock for lock in _keeper.locks.copy() if lock._thread == threading.get_ident()]
+    this = threading.get_ident()
+    mine = [lock for lock in _keeper.locks.copy() if lock._thread == this]
     # not our own: a frame that refers to itself would keep the compile's alive
     frame = sys._getframe(1)
     for lock in mine:
@@ -168,7 +171,7 @@ def _open_locked(path: str) -> int | None:
         OSError: the file cannot be made or locked.
     """
     while True:
-        fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
+        fd = os.open(path, _LOCK_FILE, 0o600)
         try:
             fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
             current = _is_same_file(fd, path)
@@ -288,7 +291,9 @@ def _after_fork_in_child() -> None:
 def lock_directory(root: str) -> str:
     """Where the locks of a root are, or would be; makes nothing."""
     inside = paths.ours(root, "locks")
-    return inside if not os.path.isdir(inside) else local_directory(root, inside, make=False)
+    if not os.path.isdir(inside):
+        return inside
+    return local_directory(root, inside, make=False)
 
 
 def remove_if_free(path: str) -> bool:

@@ -55,7 +55,8 @@ def max_size_bytes(root: str, environ: Mapping[str, str]) -> int:
     if not hasattr(os, "statvfs"):
         return _MOST
     disk = os.statvfs(root)
-    return min(int(disk.f_blocks * disk.f_frsize * _SHARE), _MOST)
+    disk_bytes = disk.f_blocks * disk.f_frsize
+    return min(int(disk_bytes * _SHARE), _MOST)
 
 
 class Limit:
@@ -92,7 +93,8 @@ class Limit:
     def adopted(self, files: Iterable[str]) -> None:
         """Count the files of an entry that stock Triton had made, as `published`."""
         with suppress(OSError):
-            self._put(sum(os.stat(path).st_size for path in files) + 2 * GROUP_BYTES)
+            content = sum(os.stat(path).st_size for path in files)
+            self._put(content + 2 * GROUP_BYTES)
 
     def viewed(self) -> None:
         """Count one more view, as `published`."""
@@ -106,7 +108,8 @@ class Limit:
         """Begin a turn of eviction in a thread if one is due. It ends by itself, before the interpreter does."""
         with self._mutex:
             running = self._thread is not None and self._thread.is_alive()
-            if not self._due or running or time.monotonic() < self._not_before:
+            pausing = time.monotonic() < self._not_before
+            if not self._due or running or pausing:
                 return
             self._due = False
             self._thread = threading.Thread(target=self.turn, name="gpucache-limit")
@@ -137,7 +140,9 @@ class Limit:
             return
         with suppress(OSError):
             total = self._add(size)
-            if total is not None and (total.stale or self._is_over(total)):
+            if total is None:
+                return  # the next put writes this one's bytes as well
+            if total.stale or self._is_over(total):
                 self._due = True
 
     def _add(self, change: int, draining: bool | None = None) -> Total | None:
@@ -153,7 +158,8 @@ class Limit:
         """Count the store if that is due, and then evict if the store is over the limit."""
         total = self._add(0)
         if total is not None and total.stale:
-            total = set_total(self.root, counted(self.root, _resting()))
+            found = counted(self.root, _resting())
+            total = set_total(self.root, found)
         if total is None or not self._is_over(total):
             return
         aim = int(self.limit_bytes * _LOW)
@@ -171,7 +177,8 @@ class Limit:
 
         deadline = time.monotonic() + _TURN_S
         devices = [path for _, path in device_directories(self.root)]
-        mounted = [point for point in mounts.points() if point.startswith(f"{self.root}/")]
+        below = f"{self.root}/"
+        mounted = [point for point in mounts.points() if point.startswith(below)]
         for entry in self._oldest_first():
             if is_recent(entry.used, time.time(), self.grace_s):
                 break  # and so is all that comes after it

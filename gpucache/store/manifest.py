@@ -88,6 +88,7 @@ _READ = (
 _decode = json.JSONDecoder().raw_decode  # faster than json.loads, and on the path of every hit
 _published = partial(tuple.__new__, Published)  # a third of the time that Published() takes
 _FOREVER = float("inf")
+_DAMAGE = (errno.ENOENT, errno.ENOTDIR, errno.EISDIR, errno.ELOOP, errno.ENXIO)
 
 
 def parse_manifest(data: bytes) -> Manifest | None:
@@ -99,12 +100,16 @@ def parse_manifest(data: bytes) -> Manifest | None:
     try:
         text = data.decode()
         said, end = _decode(text)
-        if said["version"] != 1 or (end != len(text) and text[end:].strip()):
+        if said["version"] != 1:
+            return None
+        if end != len(text) and text[end:].strip():
             return None
         files = said["files"]
         for name, file in files.items():
             size_bytes, mtime_ns, sha256 = file
-            if type(size_bytes) is not int or type(mtime_ns) is not int or type(sha256) is not str:
+            if type(size_bytes) is not int or type(mtime_ns) is not int:
+                return None
+            if type(sha256) is not str:
                 return None
             files[name] = _published(file)
         facts = Facts(
@@ -126,13 +131,17 @@ def parse_manifest(data: bytes) -> Manifest | None:
         # A join raises for what is no text. Not printable are null bytes and lone surrogates, too.
         if not "".join(texts).isprintable() or not are_plain(files):
             return None
-        if not files or (facts.group is not None and facts.group not in files):
+        if not files:
+            return None
+        if facts.group is not None and facts.group not in files:
             return None
     except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
         return None  # no JSON, or JSON of another shape
     spent = facts.compile_s
-    if spent is not None and not (type(spent) in (int, float) and 0 <= spent < _FOREVER):
-        return None
+    if spent is not None:
+        is_number = type(spent) is float or type(spent) is int
+        if not is_number or not 0 <= spent < _FOREVER:
+            return None
     return Manifest(facts, files, origin)
 
 
@@ -176,7 +185,7 @@ def read_manifest(
 
 def raise_unless_damage(error: OSError) -> None:
     """What is not there, or not a file, is damage; a disk that does not answer (EIO, ESTALE, EMFILE) is none."""
-    if error.errno not in (errno.ENOENT, errno.ENOTDIR, errno.EISDIR, errno.ELOOP, errno.ENXIO):
+    if error.errno not in _DAMAGE:
         raise error
 
 

@@ -32,7 +32,9 @@ from gpucache.store.manifest import (
 from gpucache.store.quarantine import ASIDE, quarantine
 from gpucache.store.stock import BUSY_S
 
+# Where a file cannot have another name: on another file system, or on one without hard links.
 _NO_LINK = (errno.EXDEV, errno.EPERM, errno.EMLINK, errno.EOPNOTSUPP, errno.ENOSYS, errno.EACCES)
+_OCCUPIED = (errno.ENOTEMPTY, errno.EEXIST, errno.ENOTDIR)
 
 
 def publish_entry(
@@ -87,7 +89,7 @@ def _renamed(made: str, target: str) -> bool:
     try:
         os.rename(made, target)
     except OSError as error:
-        if error.errno not in (errno.ENOTEMPTY, errno.EEXIST, errno.ENOTDIR):
+        if error.errno not in _OCCUPIED:
             raise
         return False
     return True
@@ -98,7 +100,8 @@ def _is_whole(made: str, target: str) -> bool:
     there = sound(target, True, 0.0)  # with digests: the caller may have found it damaged by them
     if there is None:
         return False
-    wanted = {name for name in os.listdir(made) if name != MANIFEST and not name.startswith(GROUP)}
+    names = set(os.listdir(made)) - {MANIFEST}
+    wanted = {name for name in names if not name.startswith(GROUP)}
     return there.files.keys() == wanted
 
 
@@ -135,7 +138,7 @@ def _busy(target: str) -> bool:
             times = [item.stat(follow_symlinks=False).st_mtime for item in items]
     except OSError:
         return False
-    return bool(times) and time.time() - max(times) < BUSY_S
+    return time.time() - max(times, default=0.0) < BUSY_S
 
 
 def _link_or_copy(source: str, target: str, sha256: str) -> Published:

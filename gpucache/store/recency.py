@@ -72,7 +72,8 @@ def check_grace(grace_s: float, environ: Mapping[str, str]) -> None:
 
 def boot_time() -> float:
     """When this machine started, in seconds since the epoch."""
-    return time.time() - time.clock_gettime(getattr(time, "CLOCK_BOOTTIME", time.CLOCK_MONOTONIC))
+    clock = getattr(time, "CLOCK_BOOTTIME", time.CLOCK_MONOTONIC)
+    return time.time() - time.clock_gettime(clock)
 
 
 # ---- which entries go

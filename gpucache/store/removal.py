@@ -119,9 +119,11 @@ def refuse_mounts(paths: Iterable[str], points: Iterable[str]) -> None:
     Raises:
         InUse: something is.
     """
+    points = list(points)
     for path in paths:
-        if any(point == path or point.startswith(f"{path}/") for point in points):
-            raise InUse(f"{path}: something is mounted in it")
+        for point in points:
+            if point == path or point.startswith(f"{path}/"):
+                raise InUse(f"{path}: something is mounted in it")
 
 
 def finish(path: str, modified: float, locks: str | None) -> Freed:
@@ -168,8 +170,10 @@ def _key_of(path: str) -> str:
     key = os.path.basename(path)
     with suppress(OSError):
         found = read_manifest(path, CONDEMNED)
-        if found is not None and found[0].facts.group is None and KEY.fullmatch(key):
-            return single_key(key, found[0].facts.kernel, found[0].facts.tag)
+        if found is not None and KEY.fullmatch(key):
+            facts = found[0].facts
+            if facts.group is None:
+                return single_key(key, facts.kernel, facts.tag)
     return key
 
 

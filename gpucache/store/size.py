@@ -51,33 +51,24 @@ def counted(root: str, rest: Callable[[], object] | None = None) -> int:
     for shard in shards(root):  # what killed evictions left here nobody else sweeps
         with suppress(OSError):
             sweep_old(shard, ASIDE)
-    known: dict[str, _Counted] = {}
+    sizes: dict[str, int] = {}
+    modified: dict[str, int] = {}
     for _ in range(_PASSES):
-        current = {shard: _modified_ns(shard) for shard in shards(root)}
-        known = {shard: found for shard, found in known.items() if shard in current}
-        changed = [
-            shard
-            for shard, modified_ns in current.items()
-            if shard not in known or known[shard].modified_ns != modified_ns
-        ]
-        for shard in changed:
-            modified_ns = _modified_ns(
-                shard
-            )  # before the look: a change after it is seen next time
-            size = sum(_entry_size(entry, most_views) for entry in _entries_of(shard))
-            known[shard] = _Counted(modified_ns, size)
+        unchanged = True
+        for shard in shards(root):
+            # Asked before the look: what changes after it is seen by the next pass.
+            modified_ns = _modified_ns(shard)
+            if modified.get(shard) == modified_ns:
+                continue
+            entries = _entries_of(shard)
+            sizes[shard] = sum(_entry_size(entry, most_views) for entry in entries)
+            modified[shard] = modified_ns
+            unchanged = False
             if rest is not None:
                 rest()
-        if not changed:
+        if unchanged:
             break
-    return sum(found.size_bytes for found in known.values())
-
-
-class _Counted(NamedTuple):
-    """A part of the store as it was when it was counted."""
-
-    modified_ns: int
-    size_bytes: int
+    return sum(sizes.get(shard, 0) for shard in shards(root))
 
 
 def _modified_ns(directory: str) -> int:
@@ -104,7 +95,8 @@ def _entries_of(shard: str) -> list[str]:
 
 
 def _is_entry(item: os.DirEntry[str]) -> bool:
-    return STORE_KEY.fullmatch(item.name) is not None and item.is_dir(follow_symlinks=False)
+    named = STORE_KEY.fullmatch(item.name) is not None
+    return named and item.is_dir(follow_symlinks=False)
 
 
 def _entry_size(entry: str, most_views: int) -> int:
@@ -205,7 +197,8 @@ def updated(
             draining = old.draining
         new = Total(max(0, size), draining, counted)
         if new != old:
-            os.pwrite(fd, json.dumps(new).encode().ljust(_LENGTH), 0)
+            text = json.dumps(new).encode()
+            os.pwrite(fd, text.ljust(_LENGTH), 0)
         return new
     except BlockingIOError:
         return None

@@ -25,6 +25,7 @@ SECONDS = ("waited_s", "compiled_s", "saved_s")
 """The names of what is counted in seconds."""
 _FLUSH_S = 2.0
 _LENGTH = 2048  # more than the longest directory name, each byte of it escaped, with all counters
+_NEW_FILE = os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC
 _FOLDED = "folded.json"
 """The file with the sums over processes that have ended, beside a file for each process."""
 
@@ -62,8 +63,9 @@ class Stats:
             try:
                 if self._fd is None:
                     self._fd = _open(self.directory)
-                text = json.dumps({"device": self.device, "values": self._values}).encode()
-                # one write of one length: a reader sees it whole
+                said = {"device": self.device, "values": self._values}
+                text = json.dumps(said).encode()
+                # One write of one length: a reader sees it whole.
                 os.pwrite(self._fd, text.ljust(_LENGTH), 0)
             except OSError:
                 return
@@ -84,7 +86,7 @@ def _open(directory: str) -> int:
     """
     os.makedirs(directory, mode=0o700, exist_ok=True)
     path = f"{directory}/{paths.host_name()}.{os.getpid()}.{time.time_ns():x}"
-    fd = os.open(f"{path}.new", os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
+    fd = os.open(f"{path}.new", _NEW_FILE, 0o600)
     try:
         fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
         os.rename(f"{path}.new", f"{path}.json")
@@ -123,13 +125,16 @@ def fold(root: str) -> int:
     with _folding(directory, os.O_RDONLY | os.O_CREAT):
         folded = f"{directory}/{_FOLDED}"
         # A process holds its file for life, so that a free one has its last values.
-        dead = [path for path in _files(directory) if path != folded and is_free(path)]
+        of_processes = [path for path in _files(directory) if path != folded]
+        dead = [path for path in of_processes if is_free(path)]
         if not dead:
             return 0
         sums: dict[str, dict[str, float]] = {}
         for path in (folded, *dead):
             _sum(sums, _read(path))
-        said = [{"device": device, "values": values} for device, values in sums.items()]
+        said = []
+        for device, values in sums.items():
+            said.append({"device": device, "values": values})
         # One name: what a killed or refused fold left is written over.
         temporary = f"{directory}/folding"
         with open(temporary, "w", encoding="utf-8") as file:

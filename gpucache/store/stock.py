@@ -64,7 +64,8 @@ def _is_metadata_of(
         known = json.load(file)
     if not known["target"] or not known["name"]:
         return False
-    return is_key_of(os.path.basename(directory), str(known.get("hash")))
+    key = os.path.basename(directory)
+    return is_key_of(key, str(known.get("hash")))
 
 
 def describe(
@@ -77,7 +78,8 @@ def describe(
     Raises:
         OSError: the disk refused; the directory is as it was.
     """
-    aside = tempfile.mkdtemp(prefix=ASIDE, dir=os.path.dirname(directory))
+    beside = os.path.dirname(directory)
+    aside = tempfile.mkdtemp(prefix=ASIDE, dir=beside)
     try:
         files = {}
         for name, sha256 in digests.items():

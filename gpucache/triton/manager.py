@@ -159,7 +159,7 @@ class DeviceCacheManager(CacheManager):
     def get_file(self, filename: str) -> str | None:
         """The path of one file, staged or published; None for a miss."""
         if self._group is not None:  # a stage of this compile
-            return self._staged.path_of(filename) if self._staged is not None else None
+            return None if self._staged is None else self._staged.path_of(filename)
         if self._location.mode == "private" or overriding():
             return None
         try:
@@ -349,8 +349,9 @@ class DeviceCacheManager(CacheManager):
         """Which of the two an entry is that is no hit. Asked before a repair removes what tells; for the log."""
         if not _log.isEnabledFor(logging.INFO):
             return "absent"
-        there = (f"{self._view}/{MANIFEST}", entry_path(self._location.root, self.key))
-        return "damaged" if any(map(os.path.lexists, there)) else "absent"
+        entry = entry_path(self._location.root, self.key)
+        there = os.path.lexists(f"{self._view}/{MANIFEST}") or os.path.lexists(entry)
+        return "damaged" if there else "absent"
 
     # ---- compiling
 

@@ -43,7 +43,8 @@ class Staged:
         path = self.location.staging.write(name, data, usable)
         self.homes.add(os.path.dirname(path))
         self.contents[name] = data
-        self.staged[name] = (path, hashlib.sha256(data).hexdigest())
+        digest = hashlib.sha256(data).hexdigest()
+        self.staged[name] = (path, digest)
         return path
 
     def path_of(self, name: str) -> str | None:
@@ -54,8 +55,8 @@ class Staged:
         """Write again what somebody removed meanwhile: Triton is about to read it. Nothing is kept in memory after."""
         group = self.group or {}
         for name, data in self.contents.items():
-            path = self.path_of(name)
-            if path is not None and group.get(name) == path and not os.path.exists(path):
+            path, _ = self.staged[name]
+            if group.get(name) == path and not os.path.exists(path):
                 group[name] = self.location.staging.write(name, data, _any)
         self.contents.clear()
 
@@ -86,9 +87,11 @@ class Staged:
 
 def executable(directory: str) -> bool:
     """Whether the nearest existing directory is on a file system that libraries can be loaded from."""
-    while not os.path.isdir(directory) and os.path.dirname(directory) != directory:
-        directory = os.path.dirname(directory)
-    return not os.statvfs(directory).f_flag & getattr(os, "ST_NOEXEC", 0)
+    parent = os.path.dirname(directory)
+    while not os.path.isdir(directory) and parent != directory:
+        directory, parent = parent, os.path.dirname(parent)
+    no_exec = getattr(os, "ST_NOEXEC", 0)
+    return not os.statvfs(directory).f_flag & no_exec
 
 
 def _any(_: str) -> bool:
