@@ -16,7 +16,7 @@ from gpucache.findings import Finding
 from gpucache.layout import inductor, paths
 from gpucache.layout.keys import KEY, STORE_KEY, device_directories, shards, unlinked
 from gpucache.report.entries import Entry
-from gpucache.report.inodes import Inode, Sum
+from gpucache.report.inodes import Disk, Sum
 from gpucache.report.key_directories import KeyDirectories
 from gpucache.report.strays import Stray, of_root
 from gpucache.store import stats
@@ -60,7 +60,7 @@ class CacheReport:
     entries: tuple[Entry, ...]
     strays: tuple[Stray, ...]
     usage: tuple[Usage, ...]
-    """The store, each device directory, the rest of ours, and Inductor's buckets."""
+    """The store, each device directory, the rest of what is gpucache's, and Inductor's buckets."""
     findings: tuple[Finding, ...]
     """What could not be read or understood."""
 
@@ -116,7 +116,7 @@ class _Scan:
             devices=self._devices(devices),
             entries=self.keyed.entries(),
             strays=strays,
-            usage=tuple([_usage(part) for part in self.sums.values()]),
+            usage=tuple(map(_usage, self.sums.values())),
             findings=tuple(self.keyed.findings),
         )
 
@@ -167,7 +167,8 @@ class _Scan:
                     if path in keyed:
                         self.keyed.stray_name(item.path)
                     total = self._sum(self._part(path, item))
-                    self._other(item, self.inodes.disk(item.path), total)
+                    known = self.inodes.disk(item.path)
+                    self._other(item, known, total)
             except FileNotFoundError:
                 continue
             except OSError as error:
@@ -183,13 +184,15 @@ class _Scan:
 
     def _part(self, path: str, item: os.DirEntry[str]) -> str:
         """The part of the root that an item in one of its levels counts to."""
-        if path != self.root:
-            is_row = path == paths.ours(self.root) and item.name in ("quarantine", "tmp")
-            return item.name if is_row else self.levels[path]
-        name = inductor.bucket(item.name) if item.is_dir(follow_symlinks=False) else "other"
-        return f"./{name}" if name in ("store", "quarantine", "tmp") else name
+        if path == self.root:
+            is_bucket = item.is_dir(follow_symlinks=False)
+            name = inductor.bucket(item.name) if is_bucket else "other"
+            return f"./{name}" if name in ("store", "quarantine", "tmp") else name
+        if path == paths.ours(self.root) and item.name in ("quarantine", "tmp"):
+            return item.name
+        return self.levels[path]
 
-    def _other(self, item: os.DirEntry[str], known: dict[int, Inode], total: Sum) -> None:
+    def _other(self, item: os.DirEntry[str], known: Disk, total: Sum) -> None:
         """Count a file or a tree that is no entry's."""
         if item.is_dir(follow_symlinks=False):
             self.inodes.tree(item.path, known, total, self._unfinished)

@@ -63,13 +63,14 @@ class EntryBuilder:
         assert self.facts is not None
         held = [inode.size_bytes for inode in self.inodes if inode.links > inode.found]
         compiled = [self.files[name].mtime_ns for name in _compiled_files(self.files)]
+        files = [File(name, inode.size_bytes) for name, inode in self.files.items()]
         return Entry(
             key=self.key,
             kind=_entry_kind(self.facts),
             kernel=self.facts.kernel.removesuffix(AUTOTUNE),
             target=self.facts.target,
             triton_version=self.facts.triton_version,
-            files=tuple([File(name, inode.size_bytes) for name, inode in self.files.items()]),
+            files=tuple(files),
             copies=tuple(self.copies),
             logical_bytes=sum([copy.logical_bytes for copy in self.copies]),
             physical_bytes=sum([copy.physical_bytes for copy in self.copies]),

@@ -15,13 +15,12 @@ class Inode:
 
     def __init__(self, found: os.stat_result) -> None:
         # The stat_result itself would be 20 objects more to keep.
-        self.number, self.mode, self.links, self.size_bytes = (
-            found.st_ino,
-            found.st_mode,
-            found.st_nlink,
-            found.st_size,
-        )
-        self.accessed, self.mtime_ns = found.st_atime, found.st_mtime_ns
+        self.number = found.st_ino
+        self.mode = found.st_mode
+        self.links = found.st_nlink
+        self.size_bytes = found.st_size
+        self.accessed = found.st_atime
+        self.mtime_ns = found.st_mtime_ns
         self.found = 0
         """How many of its names are known; the rest is elsewhere."""
 
@@ -40,13 +39,20 @@ class Inode:
         return stat.S_ISREG(self.mode) and self.size_bytes <= most_bytes
 
 
+Disk = dict[int, Inode]
+"""The inodes of one file system that were seen so far, by number."""
+
+
 class Sum:
     """What one part of a tree takes."""
 
     __slots__ = ("files", "logical", "name", "physical")
 
     def __init__(self, name: str) -> None:
-        self.name, self.files, self.logical, self.physical = name, 0, 0, 0
+        self.name = name
+        self.files = 0
+        self.logical = 0
+        self.physical = 0
 
 
 class Contents(NamedTuple):
@@ -66,7 +72,7 @@ class Inodes:
     """
 
     def __init__(self, unreadable: Callable[[str, OSError], None]) -> None:
-        self._known: dict[int, dict[int, Inode]] = {}
+        self._known: dict[int, Disk] = {}
         self._unreadable = unreadable
 
     def items(self, path: str) -> list[os.DirEntry[str]]:
@@ -80,14 +86,14 @@ class Inodes:
             self._unreadable(path, error)
             return []
 
-    def disk(self, path: str) -> dict[int, Inode]:
+    def disk(self, path: str) -> Disk:
         """The known inodes of the file system that holds a path."""
         try:
             return self._known.setdefault(os.lstat(path).st_dev, {})
         except OSError:
             return {}
 
-    def contents(self, path: str, disk: dict[int, Inode], total: Sum) -> Contents:
+    def contents(self, path: str, disk: Disk, total: Sum) -> Contents:
         """What is directly in a directory, its files counted. The listing has their numbers: only new ones are asked.
 
         Raises:
@@ -115,21 +121,27 @@ class Inodes:
         total.files += len(files)
         return Contents(files, new, directories)
 
-    def file(self, item: os.DirEntry[str], disk: dict[int, Inode], total: Sum) -> None:
+    def file(self, item: os.DirEntry[str], disk: Disk, total: Sum) -> None:
         """Count one file.
 
         Raises:
             OSError: it cannot be looked at, or is gone.
         """
-        inode = disk.get(item.inode())
+        number = item.inode()
+        inode = disk.get(number)
         if inode is None:
-            inode = disk[item.inode()] = Inode(item.stat(follow_symlinks=False))
+            found = item.stat(follow_symlinks=False)
+            inode = disk[number] = Inode(found)
             total.physical += inode.size_bytes
         total.logical += inode.size_bytes
         total.files += 1
 
     def tree(
-        self, path: str, disk: dict[int, Inode], total: Sum, seen: Callable[[str], object] = str
+        self,
+        path: str,
+        disk: Disk,
+        total: Sum,
+        seen: Callable[[str], object] | None = None,
     ) -> None:
         """Count a whole tree, however deep; ``seen`` is told the path of each file in it."""
         waiting = [path]
@@ -142,6 +154,7 @@ class Inodes:
             except OSError as error:
                 self._unreadable(directory, error)
                 continue
-            for name in files:
-                seen(f"{directory}/{name}")
+            if seen is not None:
+                for name in files:
+                    seen(f"{directory}/{name}")
             waiting += inner

@@ -8,7 +8,7 @@ from __future__ import annotations
 import errno
 import os
 import stat
-from collections.abc import Collection, Mapping, Sequence, Set
+from collections.abc import Collection, Iterable, Mapping, Sequence, Set
 from dataclasses import replace
 
 from gpucache.disk.mounts import file_system
@@ -53,9 +53,13 @@ class Judge:
 
     def key(self, stored: Sequence[str], others: Sequence[str]) -> list[Judged]:
         """Judge all directories of one of Triton's keys: first the store's, then those in device directories."""
-        entries = [found for path in stored if (found := self.directory(path, True)) is not None]
-        views = [found for path in others if (found := self.directory(path, False)) is not None]
+        entries = self._directories(stored, stored=True)
+        views = self._directories(others, stored=False)
         return entries + [self._beside(view, entries) for view in views]
+
+    def _directories(self, paths: Sequence[str], stored: bool) -> list[Judged]:
+        judged = [self.directory(path, stored) for path in paths]
+        return [one for one in judged if one is not None]
 
     def forget(self) -> None:
         """Forget what was read; before the next key, whose files are others."""
@@ -69,10 +73,12 @@ class Judge:
         except FileNotFoundError:
             return None
         except NotADirectoryError:
-            flaw = Flaw("not-a-directory", path, "a file is in its place", (0, _inode(path)))
+            mark = (0, _inode(path))
+            flaw = Flaw("not-a-directory", path, "a file is in its place", mark)
             return Judged(path=path, stored=stored, flaws=(flaw,))
         except OSError as error:
-            flaw = Flaw("unreadable", path, os.strerror(error.errno or 0), (0, 0))
+            why = os.strerror(error.errno or 0)
+            flaw = Flaw("unreadable", path, why, (0, 0))
             return Judged(path=path, stored=stored, flaws=(flaw,))
         if not files or CONDEMNED in files:
             return None
@@ -197,8 +203,7 @@ class Judge:
         if view.digests != entry.digests:
             return False
         device = view.found.st_dev
-        apart = any(view.files[name].st_ino != entry.files[name].st_ino for name in view.digests)
-        if not apart or device != entry.found.st_dev:
+        if device != entry.found.st_dev or not _are_apart(view, entry):
             return False
         if device not in self._linking:
             self._linking[device] = file_system(view.path) in _LINKING
@@ -241,7 +246,7 @@ class Judge:
                 is_metadata = child == filename
                 self._judge_stock_file(look, child, "group-dangling", is_metadata)
         where = self._paths.elsewhere(children, look.path)
-        if where is not None and not any(no_file(look.files.get(child)) for child in children):
+        if where is not None and look.has_all(children):
             shown = where.encode(errors="replace").decode()
             look.flaw("group-elsewhere", name, f"it names files in {shown}")
         return children.keys()
@@ -275,7 +280,8 @@ class _Look:
 
     def flaw(self, code: FlawCode, name: str, fact: str) -> None:
         inode = self.files[name].st_ino if name in self.files else 0
-        self.flaws.append(Flaw(code, f"{self.path}/{name}", fact, (self.found.st_ino, inode)))
+        mark = (self.found.st_ino, inode)
+        self.flaws.append(Flaw(code, f"{self.path}/{name}", fact, mark))
 
     def refused(self, name: str, error: OSError) -> None:
         """Tell that a file cannot be read; not of one that is gone, which the next look will find missing."""
@@ -285,6 +291,9 @@ class _Look:
     def links(self) -> list[str]:
         return [name for name, found in self.files.items() if stat.S_ISLNK(found.st_mode)]
 
+    def has_all(self, names: Iterable[str]) -> bool:
+        return all(no_file(self.files.get(name)) is None for name in names)
+
 
 def _names_what_it_should(
     children: Mapping[str, str], filename: str, wanted: Set[str] | None
@@ -292,11 +301,18 @@ def _names_what_it_should(
     return filename in children if wanted is None else children.keys() == wanted
 
 
+def _are_apart(view: Judged, entry: Judged) -> bool:
+    """Whether a view has a file of its own where its entry has the same content."""
+    return any(view.files[name].st_ino != entry.files[name].st_ino for name in view.digests)
+
+
 def _has_files_of(view: Judged, entries: Sequence[Judged]) -> bool:
     """Whether a view has a hard link to a file of an entry, the manifest aside."""
     stored = set()
     for entry in entries:
-        stored |= {_identity(found) for name, found in entry.files.items() if name != MANIFEST}
+        for name, found in entry.files.items():
+            if name != MANIFEST:
+                stored.add(_identity(found))
     return any(_identity(found) in stored for found in view.files.values())
 
 

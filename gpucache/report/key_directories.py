@@ -7,7 +7,7 @@ import os
 from gpucache.findings import Finding, repair_command
 from gpucache.report.entries import Entry
 from gpucache.report.entry_builder import EntryBuilder, is_tritons
-from gpucache.report.inodes import Inode, Inodes, Sum
+from gpucache.report.inodes import Disk, Inode, Inodes, Sum
 from gpucache.report.strays import Stray, StrayKind, kind_of, stray
 from gpucache.store.manifest import (
     CONDEMNED,
@@ -36,9 +36,10 @@ class KeyDirectories:
 
     def entries(self) -> tuple[Entry, ...]:
         """The entries of all directories that were read, in the order in which each was seen first."""
-        return tuple([builder.entry() for builder in self._entries.values()])
+        builders = self._entries.values()
+        return tuple([builder.entry() for builder in builders])
 
-    def read(self, path: str, device: str | None, known: dict[int, Inode], total: Sum) -> None:
+    def read(self, path: str, device: str | None, known: Disk, total: Sum) -> None:
         """Read one key directory: the store's, a view of the store, or one of Triton's own.
 
         ``device`` is the name of the device directory, None for the store; ``known`` has the inodes of that file

@@ -1,4 +1,4 @@
-"""What nobody will use again: remains of killed processes, freed locks, the quarantine, empty directories."""
+"""`Stray`: what lies in a cache and is no entry, such as remains of killed processes, locks, and the quarantine."""
 
 from __future__ import annotations
 
@@ -54,12 +54,13 @@ class Stray:
 
 
 def stray(kind: StrayKind, path: str, dead: bool | None = None) -> Stray | None:
-    """The stray at a path, by age dead or alive where nothing tells; None where it is gone."""
+    """The stray at a path; None where it is gone. ``dead`` is whether nobody uses it; by default its age tells."""
     try:
         found = os.lstat(path)
     except OSError:
         return None
-    dead = time.time() - found.st_mtime > STALE_S if dead is None else dead
+    if dead is None:
+        dead = time.time() - found.st_mtime > STALE_S
     return Stray(kind, path, size_of(path), found.st_mtime, dead)
 
 
@@ -71,7 +72,8 @@ def size_of(path: str) -> int:
         return 0
     if not stat.S_ISDIR(found.st_mode):
         return found.st_size
-    size, waiting = 0, [path]
+    size = 0
+    waiting = [path]
     while waiting:
         with suppress(OSError), os.scandir(waiting.pop()) as items:
             for item in items:
@@ -98,20 +100,35 @@ def of_root(root: str) -> Iterator[Stray]:
     """What lies in our own directories of a root: staging, locks, the quarantine. Removes nothing."""
     if unlinked(root) is None:
         return
+    yield from _staged(root)
+    yield from _locks(root)
+    yield from _quarantined(root)
+
+
+def _staged(root: str) -> Iterator[Stray]:
+    """What writers collect, or have left. A staging area has a lock that tells; of a published file only age does."""
     for path in _listed(paths.ours(root, "tmp")):
         name = os.path.basename(path)
-        if not name.startswith((*staging.PREFIXES, STAGED)):
+        if name.startswith(staging.PREFIXES):
+            found = stray("staging", path, staging.is_dead(path))
+        elif name.startswith(STAGED):
+            found = stray("staging", path)
+        else:
             continue  # nothing of ours
-        found = stray(
-            "staging", path, staging.is_dead(path) if name.startswith(staging.PREFIXES) else None
-        )
         if found is not None:
             yield found
+
+
+def _locks(root: str) -> Iterator[Stray]:
+    """The locks of keys."""
     for path in _listed(lock_directory(root)):
         if path.endswith(".lock") and os.path.basename(path) != PROVISION_LOCK:
             found = stray("lock", path, is_free(path))
             if found is not None:
                 yield found
+
+
+def _quarantined(root: str) -> Iterator[Stray]:
     for path in _listed(paths.ours(root, "quarantine")):
         found = stray("quarantine", path, True)
         if found is not None:

@@ -58,7 +58,8 @@ class Execution:
         self.root = root
         locks = lock_directory(root)
         self._locks = locks if os.path.isdir(locks) else None
-        self._mounted = [point for point in mounts.points() if point.startswith(f"{root}/")]
+        below = f"{root}/"
+        self._mounted = [point for point in mounts.points() if point.startswith(below)]
         self._straight: dict[str, bool] = {}
         self._entries = self._slimmed = self._strays = 0
         self._freed = Freed()
@@ -92,7 +93,8 @@ class Execution:
         try:
             self._refuse(entry, targets)
             self._refuse_links([paths.ours(self.root, "tmp", "*")])
-            freed = slim(self.root, entry.key, f"{entry.kernel}.json", targets, self._locks)
+            group = f"{entry.kernel}.json"
+            freed = slim(self.root, entry.key, group, targets, self._locks)
         except InUse as why:
             self._skip(entry, targets, why)
             return
@@ -119,7 +121,8 @@ class Execution:
                 self._free([remove_file(file)])
             except InUse as why:
                 self._skipped.append(Skipped(file.path, str(why)))
-        remove_empty(self.root, {os.path.dirname(file.path) for file in files})
+        directories = {os.path.dirname(file.path) for file in files}
+        remove_empty(self.root, directories)
 
     # ---- what must stay as it is
 

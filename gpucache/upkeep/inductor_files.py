@@ -15,6 +15,7 @@ from typing import NamedTuple
 
 from gpucache.disk.locks import is_free
 from gpucache.layout.inductor import is_cache
+from gpucache.layout.paths import tag_path
 from gpucache.report.cache_report import CacheReport
 from gpucache.store.removal import Freed, InUse
 
@@ -67,13 +68,13 @@ class _Sorting:
     def __init__(self, report: CacheReport, since: float) -> None:
         self.root = report.root
         self.since = since
-        self.is_shared = any(
-            os.path.isdir(f"{self.root}/{name}") for name in ("fxgraph", "aotautograd", "gpucache")
-        )
+        others = [f"{self.root}/{name}" for name in ("fxgraph", "aotautograd", "gpucache")]
+        self.is_shared = any(map(os.path.isdir, others))
         """Whether something else is Inductor's or gpucache's here."""
-        self.known = {copy.path for entry in report.entries for copy in entry.copies}
+        self.known = {os.path.join(self.root, "gpucache"), tag_path(self.root)}
         self.known |= {stray.path for stray in report.strays}
-        self.known |= {os.path.join(self.root, "gpucache"), os.path.join(self.root, "CACHEDIR.TAG")}
+        for entry in report.entries:
+            self.known |= {copy.path for copy in entry.copies}
         self.cached = {self.root, os.path.join(self.root, "triton")}
         """The directories that are a cache's, or have something of one below."""
         self.cached |= {device.path for device in report.devices}
@@ -88,7 +89,8 @@ class _Sorting:
             directories += self._directory(path)
         left: list[str] = []
         for path in reversed(directories):  # what is below a directory comes before it
-            outside, parent = self.outside[path], os.path.dirname(path)
+            outside = self.outside[path]
+            parent = os.path.dirname(path)
             if path in self.cached:
                 left += outside
                 self.cached.add(parent)

@@ -7,11 +7,11 @@ A policy is a `gpucache.upkeep.prune.PrunePolicy` (what is old, over a limit or 
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Protocol
 
-from gpucache.report.cache_report import CacheReport
+from gpucache.report.cache_report import CacheReport, Progress
 from gpucache.report.entries import Entry
 from gpucache.report.strays import Stray
 from gpucache.store.size import count_anew_later
@@ -75,7 +75,7 @@ class Plan:
             slimmed += slimmed_bytes(entry) * times
         return removed + slimmed + strays + sum(file.size_bytes for file in self.files)
 
-    def execute(self, progress: Callable[[int, int], None] | None = None) -> Outcome:
+    def execute(self, progress: Progress | None = None) -> Outcome:
         """Do it. Beside any readers, writers and removers; killed at any instant, every entry is whole or gone.
 
         An entry that was used since the plan was made, or whose key is locked, is skipped and told; so is what a link

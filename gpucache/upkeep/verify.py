@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, closing
 from dataclasses import dataclass
 from typing import Any
@@ -19,6 +19,7 @@ from gpucache.disk.reading import names, read
 from gpucache.findings import Finding
 from gpucache.layout import paths
 from gpucache.layout.keys import KEY, STORE_KEY, device_directories, shards, unlinked, view_key
+from gpucache.report.cache_report import Progress
 from gpucache.report.flaws import DAMAGE, UNTOUCHED, Flaw
 from gpucache.report.judge import Judge
 from gpucache.store.key_lock import holding, lock_directory
@@ -70,14 +71,18 @@ class Verification:
 
     def as_json(self) -> dict[str, Any]:
         """Every field, by its name."""
-        counts = {name: getattr(self, name) for name in ("root", "entries", "files")}
-        return {**counts, "findings": [one.as_json() for one in self.findings]}
+        return {
+            "root": self.root,
+            "entries": self.entries,
+            "files": self.files,
+            "findings": [checked.as_json() for checked in self.findings],
+        }
 
 
 def verify(
     root: str,
     repair: bool = False,
-    progress: Callable[[int, int], None] | None = None,
+    progress: Progress | None = None,
     processes: int | None = None,
 ) -> Verification:
     """Check all that is cached below a root; ``repair`` repairs what can be repaired.
@@ -100,9 +105,7 @@ def verify(
 class _Verifying:
     """One verification: what it has found so far."""
 
-    def __init__(
-        self, root: str, repair: bool, progress: Callable[[int, int], None] | None
-    ) -> None:
+    def __init__(self, root: str, repair: bool, progress: Progress | None) -> None:
         self.root = root
         self.repair = repair
         self.progress = progress
@@ -146,12 +149,14 @@ class _Verifying:
             for key, path in self._keys(shard, STORE_KEY):
                 stored.setdefault(view_key(key), []).append(path)
         for name, directory in device_directories(self.root):
-            for key, path in self._keys(directory, KEY, name not in (".", "triton")):
+            is_tritons = name not in (".", "triton")  # else there may be links of others
+            for key, path in self._keys(directory, KEY, all_links=is_tritons):
                 others.setdefault(key, []).append(path)
-        return [
-            Unit(key, tuple(stored.get(key, ())), tuple(others.get(key, ())))
-            for key in sorted(stored.keys() | others.keys())
-        ]
+        units = []
+        for key in sorted(stored.keys() | others.keys()):
+            unit = Unit(key, tuple(stored.get(key, ())), tuple(others.get(key, ())))
+            units.append(unit)
+        return units
 
     def _tell_links(self, directory: str, wanted: Sequence[str] | None = None) -> None:
         """Tell of the links in a directory, unless a link leads to it; ``wanted``: of no others."""
@@ -205,22 +210,28 @@ class _Verifying:
     def _repair(self, unit: Unit, first: set[Flaw]) -> None:
         """Repair what a second look, under the key's lock, still finds as the first did; tell what came of it."""
         with ExitStack() as stack:
-            why = self._locked(stack, unit)
+            refused = self._locked(stack, unit)
             again = self.judge.key(unit.stored, unit.others)
             same = first & set(flaws_of(again))
-            notes = repair(self.root, self.judge, again, same) if why is None and same else {}
-            left = {(flaw.code, flaw.subject) for flaw in look_again(self.judge, unit)}
+            notes: Mapping[str, str] = {}
+            if same and refused is None:
+                notes = repair(self.root, self.judge, again, same)
+            left = look_again(self.judge, unit)
         self.judge.forget()
-        for one in again:
-            for flaw in one.flaws:
-                is_left = why is not None or (flaw.code, flaw.subject) in left
-                repaired = flaw in same and not is_left
+        # By code and path alone: what is damaged as before may be another inode by now.
+        still = {(flaw.code, flaw.subject) for flaw in left}
+        for judged in again:
+            for flaw in judged.flaws:
+                is_gone = (flaw.code, flaw.subject) not in still
+                repaired = refused is None and flaw in same and is_gone
                 if flaw.code == "link" and not repaired:
                     note = LEFT
-                elif why is not None:
-                    note = why
+                elif refused is not None:
+                    note = refused
+                elif flaw in same:
+                    note = notes.get(judged.path, "")
                 else:
-                    note = notes.get(one.path, "") if flaw in same else "it changed meanwhile"
+                    note = "it changed meanwhile"
                 self.found.append(Checked(flaw.finding(self.root), repaired, note))
 
     def _locked(self, stack: ExitStack, unit: Unit) -> str | None:

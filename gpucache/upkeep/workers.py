@@ -46,11 +46,16 @@ def looks(
     """
     most = _cores() if processes is None else processes
     count = min(most, len(units) // _LEAST_UNITS)
-    if count < 2:
-        judge = Judge()
-        for unit in units:
-            yield look(judge, unit, twice)
+    if count >= 2:
+        yield from _ask_processes(units, twice, count)
         return
+    judge = Judge()
+    for unit in units:
+        yield look(judge, unit, twice)
+
+
+def _ask_processes(units: Sequence[Unit], twice: bool, count: int) -> Generator[Seen, None, None]:
+    """Ask so many processes, each by a thread of its own: whichever is free gets the next keys."""
     from concurrent.futures import ThreadPoolExecutor  # slow to import, and seldom needed
 
     starts = range(0, len(units), _CHUNK_UNITS)
@@ -141,7 +146,8 @@ def _started() -> _Process | None:
     if sys.flags.isolated:
         flags.append("-I")
     answers, its_end = os.pipe()
-    command = [sys.executable, *flags, "-c", _START.format(path=sys.path, answers=its_end)]
+    start = _START.format(path=sys.path, answers=its_end)
+    command = [sys.executable, *flags, "-c", start]
     try:
         child = subprocess.Popen(
             command, stdin=subprocess.PIPE, stdout=subprocess.DEVNULL, pass_fds=(its_end,)
@@ -176,7 +182,8 @@ def serve(answers: int) -> None:
         while True:
             units, twice = pickle.load(sys.stdin.buffer)
             try:
-                data = pickle.dumps([look(judge, unit, twice) for unit in units])
+                seen = [look(judge, unit, twice) for unit in units]
+                data = pickle.dumps(seen)
             except Exception as error:
                 data = _failure(error)
             rest = memoryview(data)
