@@ -2,8 +2,8 @@
 
 What makes the entry's directories an entry, their manifests, is renamed first, so that nobody takes it for a hit any
 more; only if no use was stamped until then do the directories follow. A reader stamps a use by the manifest's name
-(`store.sound`), so that one of the two always sees the other. What a killed removal leaves is no entry to anybody, and
-a stray to the next one. No link is followed.
+(`store.lookup.find`), so that one of the two always sees the other. What a killed removal leaves is no entry to
+anybody, and a stray to the next one. No link is followed.
 """
 
 from __future__ import annotations
@@ -306,20 +306,31 @@ def delete(path: str) -> Freed:
     return _Deletion().delete(path)
 
 
+class _Remaining:
+    """An inode of which a name was deleted: how large it is, and how many names it still has."""
+
+    __slots__ = ("links", "size_bytes")
+
+    def __init__(self, found: os.stat_result) -> None:
+        self.size_bytes = found.st_size
+        self.links = found.st_nlink
+
+
 class _Deletion:
-    """What is deleted in one go. Of an inode with several names only the first is asked for its size and links."""
+    """Several deletions in one go. Of an inode with several names only the first is asked for its size and links."""
 
     def __init__(self) -> None:
-        self._links: dict[tuple[int, int], list[int]] = {}
-        self._freed = [0, 0, 0]
+        self._known: dict[tuple[int, int], _Remaining] = {}
+        self._freed = NOTHING
 
     def delete(self, path: str) -> Freed:
         """As the function of this name."""
-        self._freed = [0, 0, 0]
+        self._freed = NOTHING
         self._delete(path, None)
-        return Freed(*self._freed)
+        return self._freed
 
     def _delete(self, name: str, parent: int | None) -> None:
+        """Delete what has a name in the directory that ``parent`` is a descriptor of; a whole path without one."""
         try:
             fd = os.open(name, _DIRECTORY, dir_fd=parent)
         except OSError as error:
@@ -327,33 +338,34 @@ class _Deletion:
                 self._unlink(name, parent, None)
             return
         try:
-            device = os.fstat(fd).st_dev
-            with os.scandir(fd) as items:
-                for item in items:
-                    if item.is_dir(follow_symlinks=False):
-                        self._delete(item.name, fd)
-                    else:
-                        self._unlink(item.name, fd, (device, item.inode()))
+            self._empty(fd)
         finally:
             os.close(fd)
         with suppress(OSError):
             os.rmdir(name, dir_fd=parent)
 
+    def _empty(self, fd: int) -> None:
+        device = os.fstat(fd).st_dev
+        with os.scandir(fd) as items:
+            for item in items:
+                if item.is_dir(follow_symlinks=False):
+                    self._delete(item.name, fd)
+                else:
+                    self._unlink(item.name, fd, (device, item.inode()))
+
     def _unlink(self, name: str, parent: int | None, inode: tuple[int, int] | None) -> None:
+        """Delete a file, and count it: its bytes are free once its last name is gone."""
+        left = self._known.get(inode) if inode is not None else None
         try:
-            known = self._links.get(inode) if inode is not None else None
-            if known is None:
-                found = os.lstat(name, dir_fd=parent)
-                known = [found.st_size, found.st_nlink]
+            if left is None:
+                left = _Remaining(os.lstat(name, dir_fd=parent))
             os.unlink(name, dir_fd=parent)
         except OSError:
             return
-        size = known[0]
-        known[1] -= 1
-        if inode is not None and known[1]:
-            self._links[inode] = known
+        left.links -= 1
+        if inode is not None and left.links:
+            self._known[inode] = left
         elif inode is not None:
-            self._links.pop(inode, None)  # the number may be used again
-        self._freed[0] += 1
-        self._freed[1] += size
-        self._freed[2] += size if not known[1] else 0
+            self._known.pop(inode, None)  # the number may be used again
+        physical_bytes = 0 if left.links else left.size_bytes
+        self._freed = self._freed.plus(Freed(1, left.size_bytes, physical_bytes))

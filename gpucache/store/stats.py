@@ -19,6 +19,21 @@ from gpucache.disk.locks import is_free
 from gpucache.forks import after_fork
 from gpucache.layout import paths
 
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Literal
+
+    Counter = Literal[
+        "hits",
+        "shared_hits",
+        "misses",
+        "waits",
+        "errors_degraded",
+        "waited_s",
+        "compiled_s",
+        "saved_s",
+    ]
+
 COUNTERS = ("hits", "shared_hits", "misses", "waits", "errors_degraded")
 """The names of what is counted in whole numbers."""
 SECONDS = ("waited_s", "compiled_s", "saved_s")
@@ -46,7 +61,7 @@ class Stats:
         self._fd: int | None = None
         self._dirty = False
 
-    def add(self, name: str, amount: float = 1, *, now: bool = False) -> None:
+    def add(self, name: Counter, amount: float = 1, *, now: bool = False) -> None:
         """Add to a counter; ``now`` writes the file at once, and not only when two seconds have passed."""
         with self._mutex:
             self._values[name] = self._values.get(name, 0) + amount

@@ -42,9 +42,13 @@ from gpucache.triton.staged import Staged
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from types import FrameType
-    from typing import Any
+    from typing import Any, Literal
+
+    Why = Literal["absent", "damaged", "busy", "failed", "private", "override", "always-compile"]
+    """Why a kernel is compiled, in one word."""
 
 _locations: dict[str | None, Location] = {}
+"""By the value of `TRITON_CACHE_DIR`."""
 _settling = threading.RLock()
 _full: set[str] = set()
 """Roots that refused a publication; cleared by the next one that succeeds."""
@@ -324,8 +328,8 @@ class DeviceCacheManager(CacheManager):
         tell(logging.DEBUG, "hit: %s %s of Triton's own in %s", facts.kernel, self.key, self._view)
         return files
 
-    def _missed(self, filename: str, lock: KeyLock | None, why: str) -> None:
-        """Count the miss, and begin the compile; ``why`` is one word for the log."""
+    def _missed(self, filename: str, lock: KeyLock | None, why: Why) -> None:
+        """Count the miss, and begin the compile, during which ``lock`` is held."""
         location = self._location
         kernel = filename.removesuffix(".json")
         location.stats.add("misses", now=True)
@@ -334,18 +338,19 @@ class DeviceCacheManager(CacheManager):
                 lock.release()
             looked = (self._view, entry_path(location.root, self.key))
             raise CacheMissError(kernel, self.key, looked)
+        where = ""
         if why in ("absent", "damaged", "busy"):
-            why += f" in {location.directory} and in the store of {location.root}"
-        tell(logging.INFO, "miss: %s %s: %s", kernel, self.key, why)
+            where = f" in {location.directory} and in the store of {location.root}"
+        tell(logging.INFO, "miss: %s %s: %s%s", kernel, self.key, why, where)
         self._staging_area().lock = lock
 
-    def _why_not_asked(self) -> str:
+    def _why_not_asked(self) -> Why:
         """Why the cache is not asked at all, in one word."""
         if self._location.mode == "private":
             return "private"
         return "override" if overriding() else "always-compile"
 
-    def _absent_or_damaged(self) -> str:
+    def _absent_or_damaged(self) -> Why:
         """Which of the two an entry is that is no hit. Asked before a repair removes what tells; for the log."""
         if not _log.isEnabledFor(logging.INFO):
             return "absent"
