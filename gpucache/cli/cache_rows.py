@@ -1,20 +1,27 @@
-"""How the command line shows what is cached: rows for JSON, cells for tables. Reads entries, writes nothing."""
+"""How `ls`, `du`, `prune` and `clean` show what is cached: rows for JSON, cells for tables.
+
+A new column or field of these commands is made here. Entries are read, and nothing is written.
+"""
 
 from __future__ import annotations
 
 import json
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator
 from typing import TYPE_CHECKING, Any, Literal
 
 from gpucache.units import ago, size
 
 if TYPE_CHECKING:
-    from gpucache.report.cache_report import CacheReport
+    from gpucache.report.cache_report import CacheReport, Usage
     from gpucache.report.entries import Copy, Entry
-    from gpucache.upkeep.execution import Outcome
+    from gpucache.upkeep.execution import Outcome, Skipped
     from gpucache.upkeep.plan import Plan
 
+Row = dict[str, Any]
+"""One thing for JSON: its fields by name."""
+Cells = tuple[str, ...]
+"""One thing for a table: a text for each column."""
 By = Literal["bucket", "device", "arch", "kernel"]
 """What `gpucache du` has a row for."""
 
@@ -35,38 +42,45 @@ _SHOWN = (
 )
 
 
-def entry_row(entry: Entry) -> dict[str, Any]:
-    """An entry for JSON, without its files."""
-    row: dict[str, Any] = {name: getattr(entry, name) for name in _SHOWN}
-    return {
-        **row,
-        "files": len(entry.files),
-        "created": entry.created,
-        "used": entry.used,
-        "stored": entry.stored,
-        "directories": list(entry.directories),
-    }
+# ---- entries
 
 
-def entry_cells(entry: Entry, now: float) -> tuple[str, ...]:
+def entry_row(entry: Entry) -> Row:
+    """The fields of an entry for JSON; of its files only the number."""
+    row: Row = {}
+    for name in _SHOWN:
+        row[name] = getattr(entry, name)
+    row["files"] = len(entry.files)
+    row["created"] = entry.created
+    row["used"] = entry.used
+    row["stored"] = entry.stored
+    row["directories"] = list(entry.directories)
+    return row
+
+
+def entry_cells(entry: Entry, now: float) -> Cells:
     """The cells of `ENTRY_COLUMNS` for people: a key that is long enough to be told apart, and rounded figures."""
+    used = ago(now - entry.used)
+    return _entry_cells(entry, entry.key[:12], size(entry.physical_bytes), used)
+
+
+def entry_fields(entry: Entry, now: float) -> Cells:
+    """The cells of `ENTRY_COLUMNS` for programs: the whole key, bytes, and the time in UTC, whatever ``now`` is."""
+    used = _utc(entry.used)
+    return _entry_cells(entry, entry.key, str(entry.physical_bytes), used)
+
+
+def _entry_cells(entry: Entry, key: str, taken: str, used: str) -> Cells:
     return (
-        entry.key[:12],
+        key,
         entry.kernel,
         entry.arch or "-",
         entry.triton_version or "-",
         str(len(entry.files)),
-        size(entry.physical_bytes),
-        ago(now - entry.used),
+        taken,
+        used,
         " ".join(entry.directories) or "-",
     )
-
-
-def entry_fields(entry: Entry, now: float) -> tuple[str, ...]:
-    """As `entry_cells`, for programs: the whole key, bytes, and the time in UTC."""
-    _, kernel, arch, triton, files, _, _, directories = entry_cells(entry, now)
-    used = _utc(entry.used)
-    return entry.key, kernel, arch, triton, files, str(entry.physical_bytes), used, directories
 
 
 def _utc(when: float) -> str:
@@ -77,25 +91,37 @@ def _utc(when: float) -> str:
         return "-"
 
 
-def entry_whole(entry: Entry) -> dict[str, Any]:
-    """An entry with its files and copies, and what Triton and the binary say of it."""
+# ---- one entry whole
+
+
+def entry_whole(entry: Entry) -> Row:
+    """All that is known of an entry, for JSON: its files and copies too, and what its metadata and its binary say."""
     path = entry.copies[0].path
-    files = {file.name: file.size_bytes for file in entry.files}
-    copies = []
-    for copy in entry.copies:
-        copies.append({"path": copy.path, "kind": copy.kind, "directory": copy.directory})
-    cubins = [f"{path}/{name}" for name in files if name.endswith(".cubin")]
-    compiled = _compiled(f"{path}/{entry.kernel}") if entry.kind == "kernel" else _NOT_COMPILED
+    files = {}
+    for file in entry.files:
+        files[file.name] = file.size_bytes
+    cubins = [name for name in files if name.endswith(".cubin")]
+    compiled = _NOT_COMPILED
+    if entry.kind == "kernel":
+        compiled = _compiled(f"{path}/{entry.kernel}")
     return {
         **entry_row(entry),
         "files": files,
-        "copies": copies,
-        "cubin": cubins[0] if cubins else None,
+        "copies": [_copy_row(copy) for copy in entry.copies],
+        "cubin": f"{path}/{cubins[0]}" if cubins else None,
         **compiled,
     }
 
 
-_NOT_COMPILED = {
+def _copy_row(copy: Copy) -> Row:
+    return {
+        "path": copy.path,
+        "kind": copy.kind,
+        "directory": copy.directory,
+    }
+
+
+_NOT_COMPILED: Row = {
     "registers": None,
     "stack_bytes": None,
     "shared_bytes": None,
@@ -105,8 +131,8 @@ _NOT_COMPILED = {
 }
 
 
-def _compiled(kernel: str) -> Mapping[str, Any]:
-    """What a kernel's metadata and binary say of it; ``kernel`` is the path of either without the suffix."""
+def _compiled(kernel: str) -> Row:
+    """What a kernel's metadata and binary say of the kernel. ``kernel`` is the path of both files, without a suffix."""
     from gpucache.disk.reading import read
     from gpucache.kernels.cubin import resources
     from gpucache.kernels.metadata import Metadata
@@ -127,84 +153,136 @@ def _compiled(kernel: str) -> Mapping[str, Any]:
     }
 
 
-def field_cells(whole: Mapping[str, Any], human: bool) -> list[tuple[str, str]]:
-    """A line for each field of `entry_whole`; lists and tables take several."""
-    rows: list[tuple[str, str]] = []
+def field_cells(whole: Row, human: bool) -> list[tuple[str, str]]:
+    """A table of what `entry_whole` says: a line for each field, and one for each copy, file, option and variable."""
+    lines: list[tuple[str, str]] = []
     for name, value in whole.items():
-        rows += _field(name, value, human)
-    return rows
+        lines += _field(name, value, human)
+    return lines
 
 
-def _field(name: str, value: Any, human: bool) -> list[tuple[str, str]]:
+def _field(name: str, value: Any, human: bool) -> Iterator[tuple[str, str]]:
     if name == "copies":
-        return [(copy["kind"], copy["path"]) for copy in value]
-    if name == "files":
-        return [("file", _file(file, count, human)) for file, count in value.items()]
-    if name in ("options", "environment"):
+        for copy in value:
+            yield copy["kind"], copy["path"]
+    elif name == "files":
+        for file, count in value.items():
+            yield "file", _file(file, count, human)
+    elif name in ("options", "environment"):
         kind = name.removesuffix("s")
-        return [(kind, f"{key}={_text(inner)}") for key, inner in (value or {}).items()]
-    if name.endswith("_bytes") and value is not None:
-        return [(name, size(value) if human else str(value))]
-    if name in ("created", "used"):
-        return [(name, _utc(value))]
-    if isinstance(value, list):
-        value = " ".join(value)
-    return [(name, _text(value) or "-")]
+        for key, inner in (value or {}).items():
+            yield kind, f"{key}={_text(inner)}"
+    else:
+        yield name, _value(name, value, human) or "-"
 
 
 def _file(name: str, count: int, human: bool) -> str:
     return f"{name} ({size(count)})" if human else f"{name} {count}"
 
 
+def _value(name: str, value: Any, human: bool) -> str:
+    """The value of a field that takes one line."""
+    if value is None:
+        return "-"
+    if name.endswith("_bytes"):
+        return size(value) if human else str(value)
+    if name in ("created", "used"):
+        return _utc(value)
+    if isinstance(value, list):
+        return " ".join(value)
+    return _text(value)
+
+
 def _text(value: Any) -> str:
     """A JSON value for people: a text as it is, and no value as a dash."""
     if value is None:
         return "-"
-    return value if isinstance(value, str) else json.dumps(value)
+    if isinstance(value, str):
+        return value
+    return json.dumps(value)
 
 
-def usage_rows(report: CacheReport, by: By) -> list[dict[str, Any]]:
+# ---- what is taken
+
+
+def usage_rows(report: CacheReport, by: By) -> list[Row]:
     """What is taken by each bucket of the root, or by the entries of each device directory, architecture or kernel."""
     if by == "bucket":
-        return [{name: getattr(part, name) for name in USAGE_COLUMNS} for part in report.usage]
-    rows: dict[str, dict[str, Any]] = {}
+        return [_bucket_row(bucket) for bucket in report.usage]
+    rows: dict[str, Row] = {}
     for entry in report.entries:
         if by == "device":
-            for copy in entry.copies:
-                where = copy.directory or "store"
-                _add(rows, where, _files(entry, copy), copy.logical_bytes, copy.physical_bytes)
+            _add_copies(rows, entry)
         else:
             name = entry.arch if by == "arch" else entry.kernel
-            files = sum(_files(entry, copy) for copy in entry.copies)
-            _add(rows, name or "-", files, entry.logical_bytes, entry.physical_bytes)
-    return sorted(rows.values(), key=lambda row: -int(row["physical_bytes"]))
+            _add_entry(rows, name or "-", entry)
+    return sorted(rows.values(), key=_physical_bytes, reverse=True)
+
+
+def _physical_bytes(row: Row) -> int:
+    taken: int = row["physical_bytes"]
+    return taken
+
+
+def _bucket_row(bucket: Usage) -> Row:
+    row = {}
+    for name in USAGE_COLUMNS:
+        row[name] = getattr(bucket, name)
+    return row
+
+
+def _add_copies(rows: dict[str, Row], entry: Entry) -> None:
+    """Add each copy of an entry to the row of the directory that has the copy."""
+    for copy in entry.copies:
+        row = _row_of(rows, copy.directory or "store")
+        row["files"] += _files(entry, copy)
+        row["logical_bytes"] += copy.logical_bytes
+        row["physical_bytes"] += copy.physical_bytes
+
+
+def _add_entry(rows: dict[str, Row], name: str, entry: Entry) -> None:
+    """Add all copies of an entry to the row of this name."""
+    row = _row_of(rows, name)
+    for copy in entry.copies:
+        row["files"] += _files(entry, copy)
+    row["logical_bytes"] += entry.logical_bytes
+    row["physical_bytes"] += entry.physical_bytes
+
+
+def _row_of(rows: dict[str, Row], name: str) -> Row:
+    """The row of this name, which is added to ``rows`` where it is new."""
+    if name not in rows:
+        rows[name] = {
+            "name": name,
+            "files": 0,
+            "logical_bytes": 0,
+            "physical_bytes": 0,
+        }
+    return rows[name]
 
 
 def _files(entry: Entry, copy: Copy) -> int:
-    """How many files a copy has: those of the first, and a group of its own in the view of a stored kernel."""
-    has_own_group = copy.kind == "view" and entry.stored and entry.kind == "kernel"
-    return len(entry.files) + (1 if has_own_group else 0)
+    """How many files a copy has: those of the entry, and in the view of a stored kernel a group file of its own."""
+    files = len(entry.files)
+    if copy.kind == "view" and entry.stored and entry.kind == "kernel":
+        files += 1
+    return files
 
 
-def _add(
-    rows: dict[str, dict[str, Any]], name: str, files: int, logical: int, physical: int
-) -> None:
-    """Add to the row of this name, which may be new."""
-    empty = {"name": name, "files": 0, "logical_bytes": 0, "physical_bytes": 0}
-    row = rows.setdefault(name, empty)
-    row["files"] += files
-    row["logical_bytes"] += logical
-    row["physical_bytes"] += physical
-
-
-def usage_cells(row: Mapping[str, Any], human: bool) -> tuple[str, ...]:
-    """The cells of `USAGE_COLUMNS`."""
+def usage_cells(row: Row, human: bool) -> Cells:
+    """The cells of `USAGE_COLUMNS`; bytes are rounded for people."""
     show = size if human else str
-    return (row["name"], str(row["files"]), show(row["logical_bytes"]), show(row["physical_bytes"]))
+    logical = show(row["logical_bytes"])
+    physical = show(row["physical_bytes"])
+    return row["name"], str(row["files"]), logical, physical
 
 
-def plan_row(plan: Plan) -> dict[str, Any]:
-    """A plan for JSON."""
+# ---- what is removed
+
+
+def plan_row(plan: Plan) -> Row:
+    """What a plan would remove and what it keeps, for JSON."""
+    entries = (*plan.removing, *plan.slimming)
     return {
         "root": plan.root,
         "entries": len(plan.removing),
@@ -213,35 +291,40 @@ def plan_row(plan: Plan) -> dict[str, Any]:
         "files": len(plan.files),
         "logical_bytes": plan.logical_bytes,
         "physical_bytes": plan.physical_bytes,
-        "keys": [entry.key for entry in (*plan.removing, *plan.slimming)],
-        "kept": [{"key": skipped.key, "why": skipped.why} for skipped in plan.kept],
+        "keys": [entry.key for entry in entries],
+        "kept": _skipped_rows(plan.kept),
     }
 
 
-def plan_cells(plan: Plan, human: bool) -> Iterator[tuple[str, ...]]:
+def plan_cells(plan: Plan, human: bool) -> Iterator[Cells]:
     """The cells of `PLAN_COLUMNS`: rounded for people, else whole keys, bytes, and times in UTC."""
     from gpucache.upkeep.slim import slimmed_bytes
 
     now = time.time()
     show = size if human else str
 
+    def key(entry: Entry) -> str:
+        return entry.key[:12] if human else entry.key
+
     def when(used: float) -> str:
         return ago(now - used) if human else _utc(used)
 
     for entry in plan.removing:
-        key = entry.key[:12] if human else entry.key
-        yield "remove", key, entry.kernel, show(entry.physical_bytes), when(entry.used)
+        taken = show(entry.physical_bytes)
+        yield "remove", key(entry), entry.kernel, taken, when(entry.used)
     for entry in plan.slimming:
-        key = entry.key[:12] if human else entry.key
-        yield "slim", key, entry.kernel, show(slimmed_bytes(entry)), when(entry.used)
+        freed = show(slimmed_bytes(entry))
+        yield "slim", key(entry), entry.kernel, freed, when(entry.used)
     for stray in plan.strays:
-        yield "sweep", stray.kind, stray.path, show(stray.size_bytes), when(stray.modified)
+        taken = show(stray.size_bytes)
+        yield "sweep", stray.kind, stray.path, taken, when(stray.modified)
     for file in plan.files:
-        yield "remove", "inductor", file.path, show(file.size_bytes), when(file.used)
+        taken = show(file.size_bytes)
+        yield "remove", "inductor", file.path, taken, when(file.used)
 
 
-def removal_row(done: Outcome) -> dict[str, Any]:
-    """What was done, for JSON."""
+def removal_row(done: Outcome) -> Row:
+    """What the execution of a plan removed, for JSON."""
     return {
         "entries": done.entries,
         "slimmed": done.slimmed,
@@ -249,5 +332,9 @@ def removal_row(done: Outcome) -> dict[str, Any]:
         "files": done.freed.files,
         "logical_bytes": done.freed.logical_bytes,
         "physical_bytes": done.freed.physical_bytes,
-        "skipped": [{"key": skipped.key, "why": skipped.why} for skipped in done.skipped],
+        "skipped": _skipped_rows(done.skipped),
     }
+
+
+def _skipped_rows(entries: Iterable[Skipped]) -> list[Row]:
+    return [{"key": skipped.key, "why": skipped.why} for skipped in entries]

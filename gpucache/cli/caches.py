@@ -9,7 +9,15 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from gpucache.cli import cache_rows
-from gpucache.cli.common import counted, existing, one_entry, scanned, tell_findings, vetted
+from gpucache.cli.common import (
+    counted,
+    existing,
+    finding_rows,
+    one_entry,
+    scanned,
+    tell_findings,
+    vetted,
+)
 from gpucache.cli.options import SIZE, TIME, arch_option, codes_option, json_option, root_option
 from gpucache.cli.terminal import (
     is_terminal,
@@ -24,6 +32,7 @@ from gpucache.cli.terminal import (
 
 if TYPE_CHECKING:
     from gpucache.report.entries import Entry
+    from gpucache.report.selection import Selection
 
 _ORDERS: dict[str, Callable[[Entry], Any]] = {
     "used": lambda entry: -entry.used,
@@ -79,24 +88,37 @@ def ls(
         older_than_s=older_than,
         larger_than_bytes=larger_than,
     )
-    if key is not None:
-        if selection != Selection() or limit is not None:
-            raise click.UsageError(
-                "KEY shows one entry, and nothing of a list: leave the filters and --limit out"
-            )
+    if key is None:
+        _list(root, selection, sort, limit, as_json)
+    elif selection == Selection() and limit is None:
         _show(one_entry(existing(root), key), as_json)
-        return
+    else:
+        raise click.UsageError(
+            "KEY shows one entry, and nothing of a list: leave the filters and --limit out"
+        )
+
+
+def _list(
+    root: str | None,
+    selection: Selection,
+    sort: str,
+    limit: int | None,
+    as_json: bool,
+) -> None:
+    """Print the entries of a selection, at most ``limit``, and warn of what is wrong in the root."""
     report = scanned(existing(root))
     now = time.time()
     found = [entry for entry in report.entries if selection.has(entry, now)]
-    found = sorted(found, key=_ORDERS[sort])[:limit]
+    found.sort(key=_ORDERS[sort])
+    listed = found[:limit]
     if as_json:
-        findings = [finding.as_json() for finding in report.findings]
-        about = {"root": report.root, "findings": findings}
-        print_json_rows(about, "entries", [cache_rows.entry_row(entry) for entry in found])
+        about = {"root": report.root, "findings": finding_rows(report.findings)}
+        rows = [cache_rows.entry_row(entry) for entry in listed]
+        print_json_rows(about, "entries", rows)
         return
     cells = cache_rows.entry_cells if is_terminal() else cache_rows.entry_fields
-    print_table(cache_rows.ENTRY_COLUMNS, [cells(entry, now) for entry in found], folded=())
+    lines = [cells(entry, now) for entry in listed]
+    print_table(cache_rows.ENTRY_COLUMNS, lines, folded=())
     tell_findings(report)
     if report.entries and not found:
         entries = counted(len(report.entries), "entry", "entries")
@@ -104,6 +126,7 @@ def ls(
 
 
 def _show(entry: Entry, as_json: bool) -> None:
+    """Print all that is known of one entry."""
     whole = cache_rows.entry_whole(entry)
     if as_json:
         print_json(whole)
@@ -133,15 +156,16 @@ def du(by: cache_rows.By, root: str | None, as_json: bool) -> None:
     """
     report = scanned(existing(root))
     rows = cache_rows.usage_rows(report, by)
-    everything: dict[str, Any] = {"name": "all"}
+    everything: cache_rows.Row = {"name": "all"}
     for column in cache_rows.USAGE_COLUMNS[1:]:
         everything[column] = sum(row[column] for row in rows)
     if as_json:
         print_json({"root": report.root, "by": by, "rows": rows, "all": everything})
         return
     human = is_terminal()
-    shown = [cache_rows.usage_cells(row, human) for row in (*rows, everything)]
-    print_table(cache_rows.USAGE_COLUMNS, shown, folded=("name",))
+    lines = [cache_rows.usage_cells(row, human) for row in rows]
+    lines.append(cache_rows.usage_cells(everything, human))
+    print_table(cache_rows.USAGE_COLUMNS, lines, folded=("name",))
     tell_findings(report)
 
 
@@ -173,7 +197,8 @@ def verify(repair: bool, codes: bool, root: str | None, as_json: bool) -> int:
         print_json(done.as_json())
     else:
         findings = [checked.finding for checked in done.findings]
-        print_findings(findings, [checked.note for checked in done.findings])
+        notes = [checked.note for checked in done.findings]
+        print_findings(findings, notes)
         entries = counted(done.entries, "entry", "entries")
         wrong = counted(len(findings), "finding", "findings")
         say(f"note: {entries} checked in {done.root}, {wrong}")

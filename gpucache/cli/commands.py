@@ -32,7 +32,7 @@ _HOME = {
 
 
 def run_with_click(words: Sequence[str]) -> int:
-    """Run the command of these words; the exit code. Errors of usage are shown as click shows them."""
+    """Let click read these words and run their command; returns the exit code. Click shows the errors of usage."""
     try:
         code: int | None = cli.main(args=list(words), prog_name="gpucache", standalone_mode=False)
         return code or 0
@@ -44,10 +44,10 @@ def run_with_click(words: Sequence[str]) -> int:
 
 
 class _Commands(click.Group):
-    """Every command, each imported when it is asked for."""
+    """All commands of `gpucache`. The module of a command is imported when that command is asked for."""
 
     def list_commands(self, context: click.Context) -> list[str]:
-        """The names of all commands."""
+        """The names of all commands, in the order of the help."""
         return list(_HOME)
 
     def get_command(self, context: click.Context, name: str) -> click.Command | None:

@@ -1,9 +1,9 @@
-"""What several commands do: resolve, vet and scan a root, find one entry in it, and tell of what was found."""
+"""What several commands do: find, vet and scan a root, find one entry in the root, and tell of what was found."""
 
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING
 
 from gpucache.cli.terminal import progress, say
@@ -11,6 +11,7 @@ from gpucache.errors import ConfigurationError, NoEntryError
 from gpucache.layout.paths import ours, resolve_root
 
 if TYPE_CHECKING:
+    from gpucache.findings import Finding
     from gpucache.report.cache_report import CacheReport
     from gpucache.report.entries import Entry
 
@@ -18,7 +19,7 @@ _MOST_LINES = 10
 
 
 def existing(root: str | None) -> str:
-    """The root that a command is about; where there is nothing, a note says so."""
+    """The absolute path of the root that a command is about. Where nothing is there, a note says so."""
     where = resolve_root(root, os.environ)
     if not os.path.lexists(where):
         say(f"note: there is no {where}")
@@ -26,11 +27,11 @@ def existing(root: str | None) -> str:
 
 
 def vetted(root: str | None) -> str:
-    """As `existing`, for a command that deletes or writes: not where somebody else could have planted what is there.
+    """The root as `existing` gives it, for a command that deletes or writes. Refuses what others may have planted.
 
     Raises:
-        UnsafeDirectoryError: somebody else could.
-        ConfigurationError: it is a device directory, whose locks and store are those of the root that it belongs to.
+        UnsafeDirectoryError: somebody else could have planted what is in the root.
+        ConfigurationError: the path is a device directory, whose locks and store are those of the root above it.
     """
     from gpucache.disk.vetting import Trust, vet, vet_child
     from gpucache.layout.paths import our_directories
@@ -45,15 +46,17 @@ def vetted(root: str | None) -> str:
 
 
 def _refuse_device_directory(root: str) -> None:
-    parent, name = os.path.split(os.path.realpath(root))
+    path = os.path.realpath(root)
+    parent, name = os.path.split(path)
     whole = os.path.dirname(parent)
-    if os.path.basename(parent) == "triton" and os.path.isdir(ours(whole)):
+    is_below_triton = os.path.basename(parent) == "triton"
+    if is_below_triton and os.path.isdir(ours(whole)):
         expected = f"a root, but the directory of device {name} in {whole}"
         raise ConfigurationError("--root", root, expected)
 
 
 def scanned(root: str) -> CacheReport:
-    """What is in the root, looked at with a bar that shows how far."""
+    """The report of what is in the root; while the root is read, a bar on a terminal shows how far that is."""
     from gpucache.report.cache_report import scan
 
     with progress("looking") as show:
@@ -61,17 +64,18 @@ def scanned(root: str) -> CacheReport:
 
 
 def one_entry(root: str, key: str) -> Entry:
-    """The entry of a key, or of what only one key begins with.
+    """The entry whose key is ``key``, or alone begins with ``key``.
 
     Raises:
-        NoEntryError: there is none, or more than one.
+        NoEntryError: there is no such entry, or more than one.
     """
     from gpucache.report.find import find_entries
 
     with progress("looking") as show:
         found = find_entries(root, key, show)
     if len(found) != 1:
-        raise NoEntryError(os.path.realpath(root), key, tuple(entry.key for entry in found))
+        keys = tuple(entry.key for entry in found)
+        raise NoEntryError(os.path.realpath(root), key, keys)
     return found[0]
 
 
@@ -80,8 +84,13 @@ def counted(count: int, one: str, many: str) -> str:
     return f"{count} {one if count == 1 else many}"
 
 
+def finding_rows(findings: Iterable[Finding]) -> list[dict[str, str]]:
+    """The fields of each finding by name, for JSON."""
+    return [finding.as_json() for finding in findings]
+
+
 def tell_findings(report: CacheReport) -> None:
-    """Warn of what is wrong in a root that a command was about for another reason."""
+    """Warn of what is wrong in the root, for a command that has looked at the root for another reason."""
     lines = []
     for finding in report.findings:
         lines.append(f"warning: {finding.subject}: {finding.fact}; {finding.fix}")
@@ -89,7 +98,7 @@ def tell_findings(report: CacheReport) -> None:
 
 
 def tell(lines: Sequence[str]) -> None:
-    """Say the first of many lines, and how many more there are."""
+    """Say the first ten lines, and how many more there are."""
     for line in lines[:_MOST_LINES]:
         say(line)
     more = len(lines) - _MOST_LINES

@@ -13,32 +13,42 @@ if TYPE_CHECKING:
     from gpucache.directories.registry import DeviceCacheRegistry
     from gpucache.machine.device import Device
 
+    Row = dict[str, Any]
+
 COLUMNS = ("ordinal", "directory", "name", "capability", "memory", "uuid")
 
 
-def device_row(device: Device, path: str, ordinal: int | None) -> dict[str, Any]:
-    """A device's known fields, its directory, and its ordinal in this process if it has one."""
-    known = {"fake": device.fake, **device.as_json()}
-    directory = os.path.basename(path)
-    return {"ordinal": ordinal, "directory": directory, "path": path, **known}
+def device_row(device: Device, path: str, ordinal: int | None) -> Row:
+    """A device's known fields, its directory, and its ordinal in this process; no ordinal for a device CUDA hides."""
+    return {
+        "ordinal": ordinal,
+        "directory": os.path.basename(path),
+        "path": path,
+        "fake": device.fake,
+        **device.as_json(),
+    }
 
 
-def device_rows(registry: DeviceCacheRegistry) -> list[dict[str, Any]]:
+def device_rows(registry: DeviceCacheRegistry) -> list[Row]:
     """A row for every device of the machine."""
-    ordinals = {device.uuid: ordinal for ordinal, device in enumerate(registry.devices)}
+    ordinals = {}
+    for ordinal, device in enumerate(registry.devices):
+        ordinals[device.uuid] = ordinal
     rows = []
     for device in registry.snapshot.devices:
         path = registry.directories[device.uuid]
-        rows.append(device_row(device, path, ordinals.get(device.uuid)))
+        ordinal_or_none = ordinals.get(device.uuid)
+        rows.append(device_row(device, path, ordinal_or_none))
     return rows
 
 
-def device_cells(row: Mapping[str, Any]) -> tuple[str, ...]:
+def device_cells(row: Row) -> tuple[str, ...]:
     """The cells of `COLUMNS`; what is not known is ``-``."""
+    ordinal = row["ordinal"]
     capability = row.get("compute_capability")
     memory = row.get("memory_bytes")
     return (
-        "-" if row["ordinal"] is None else str(row["ordinal"]),
+        "-" if ordinal is None else str(ordinal),
         row["directory"],
         row.get("name") or "-",
         f"{capability[0]}.{capability[1]}" if capability else "-",
@@ -48,7 +58,7 @@ def device_cells(row: Mapping[str, Any]) -> tuple[str, ...]:
 
 
 def counter_cells(values: Mapping[str, float], columns: Iterable[str]) -> tuple[str, ...]:
-    """The counters as whole numbers, the seconds with one decimal."""
+    """The cells of these columns of `gpucache stats`: counters as whole numbers, seconds with one decimal."""
     cells = []
     for name in columns:
         decimals = 1 if name.endswith("_s") else 0
@@ -57,21 +67,21 @@ def counter_cells(values: Mapping[str, float], columns: Iterable[str]) -> tuple[
 
 
 def sh(name: str, value: str) -> str:
-    """A line for ``eval`` in a POSIX shell."""
+    """A line that sets a variable, for ``eval`` in a POSIX shell."""
     import shlex
 
     return f"export {name}={shlex.quote(value)}"
 
 
 def fish(name: str, value: str) -> str:
-    """A line for ``source`` in fish, whose single quotes know two escapes."""
+    """A line that sets a variable, for ``source`` in fish, whose single quotes know two escapes."""
     quoted = value.replace("\\", "\\\\")
     quoted = quoted.replace("'", "\\'")
     return f"set -gx {name} '{quoted}'"
 
 
 def dotenv(name: str, value: str) -> str:
-    """A line of a ``.env`` file, quoted only where it must be."""
+    """A line that sets a variable in a ``.env`` file. The value is quoted only where that is necessary."""
     if re.fullmatch(r"[\w@%+=:,./-]*", value, re.ASCII):
         return f"{name}={value}"
     escaped = re.sub(r'([\\"$`])', r"\\\1", value)

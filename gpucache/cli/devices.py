@@ -12,6 +12,7 @@ from gpucache.cli.terminal import log_to_stderr, print_json, print_table, say
 
 if TYPE_CHECKING:
     from gpucache.cli.terminal import LogLevel
+    from gpucache.directories.provision import Provision
     from gpucache.directories.registry import DeviceCacheRegistry
 
 _require_gpu = click.option(
@@ -42,8 +43,8 @@ def devices(root: str | None, as_json: bool, require_gpu: bool) -> None:
         }
         print_json({**about, "devices": rows})
         return
-    cells = [device_rows.device_cells(row) for row in rows]
-    print_table(device_rows.COLUMNS, cells)
+    lines = [device_rows.device_cells(row) for row in rows]
+    print_table(device_rows.COLUMNS, lines)
     if visible.cut:
         say(f"note: {visible.cut}")
     if visible.how == "guess":
@@ -66,7 +67,7 @@ def provision(root: str | None, as_json: bool, require_gpu: bool) -> None:
     gpucache provision
     gpucache provision --root /scratch/kernels --json
     """
-    registry = _discovered(root, require_gpu, log="ERROR")
+    registry = _discovered(root, require_gpu, log="ERROR")  # the warnings are said below
     done = registry.provision()
     for warning in done.warnings:
         say(f"warning: {warning}")
@@ -86,18 +87,26 @@ def provision(root: str | None, as_json: bool, require_gpu: bool) -> None:
             }
         )
         return
-    states = dict.fromkeys(done.existing, "existing")
-    states.update(dict.fromkeys(done.created, "created"))
-    cells = []
+    lines = []
     for row in rows:
-        state = states.get(row["directory"], "not made")
-        cells.append((row["path"], state, row["uuid"]))
-    print_table(("path", "state", "uuid"), cells)
+        state = _state(done, row["directory"])
+        lines.append((row["path"], state, row["uuid"]))
+    print_table(("path", "state", "uuid"), lines)
+
+
+def _state(done: Provision, directory: str) -> str:
+    """What became of a device's directory."""
+    if directory in done.created:
+        return "created"
+    if directory in done.existing:
+        return "existing"
+    return "not made"
 
 
 def _discovered(
     root: str | None, require_gpu: bool, log: LogLevel = "WARNING"
 ) -> DeviceCacheRegistry:
+    """The devices that NVML finds now, and their directories. The log goes to stderr from the level ``log`` on."""
     from gpucache.directories.registry import DeviceCacheRegistry
     from gpucache.machine.nvml import discover
 

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from gpucache.cli.common import counted, existing, one_entry
+from gpucache.cli.common import counted, existing, finding_rows, one_entry
 from gpucache.cli.options import codes_option, json_option, root_option
 from gpucache.cli.terminal import (
     is_terminal,
@@ -42,14 +42,16 @@ def doctor(codes: bool, root: str | None, as_json: bool) -> int:
 
     if codes:
         return print_codes(CODES, as_json)
-    log_to_stderr("CRITICAL")  # what is wrong is among the findings
+    log_to_stderr("CRITICAL")  # the findings tell what the log would
     where = resolve_root(root, os.environ)
     found = examine(where, os.environ)
     if as_json:
-        print_json({"root": where, "findings": [finding.as_json() for finding in found]})
+        print_json({"root": where, "findings": finding_rows(found)})
     else:
         print_findings(found)
-        number = counted(len(found), "finding", "findings") if found else "no findings"
+        number = "no findings"
+        if found:
+            number = counted(len(found), "finding", "findings")
         say(f"note: {where}: {number}")
     has_errors = any(finding.level == "error" for finding in found)
     return 1 if has_errors else 0
@@ -83,11 +85,12 @@ def explain(
     where = existing(root)
     entry = one_entry(where, key)
     if other is not None:
-        _differences(entry, one_entry(where, other), as_json)
+        _print_differences(entry, one_entry(where, other), as_json)
         return 0
-    found = why_missed(entry.key, os.path.realpath(where), os.environ)
+    root = os.path.realpath(where)
+    found = why_missed(entry.key, root, os.environ)
     if as_json:
-        print_json({"key": entry.key, "findings": [finding.as_json() for finding in found]})
+        print_json({"key": entry.key, "findings": finding_rows(found)})
         return 0
     print_findings(found)
     if not found:
@@ -95,19 +98,23 @@ def explain(
     return 0
 
 
-def _differences(a: Entry, b: Entry, as_json: bool) -> None:
+def _print_differences(a: Entry, b: Entry, as_json: bool) -> None:
+    """Print in what the first copies of two entries differ."""
     from gpucache.diagnosis.difference import difference
 
-    found = difference(a.copies[0].path, b.copies[0].path)
+    path_of_a = a.copies[0].path
+    path_of_b = b.copies[0].path
+    found = difference(path_of_a, path_of_b)
     if as_json:
-        rows = [asdict(one) for one in found]
+        rows = [asdict(each) for each in found]
         print_json({"a": a.key, "b": b.key, "differences": rows})
         return
-    cells = []
-    for one in found:
-        cells.append((one.kind, one.name, _or_dash(one.a), _or_dash(one.b)))
+    lines = []
+    for each in found:
+        values = (_or_dash(each.a), _or_dash(each.b))
+        lines.append((each.kind, each.name, *values))
     columns = ("what", "name", a.key[:12], b.key[:12])
-    print_table(columns, cells, folded=columns)
+    print_table(columns, lines, folded=columns)
     if not found:
         say("note: their files tell of no difference")
 
@@ -126,14 +133,17 @@ def config(root: str | None, as_json: bool) -> None:
 
     found = settings(os.environ, root)
     if as_json:
-        print_json({"settings": [setting.as_json() for setting in found]})
+        rows = [setting.as_json() for setting in found]
+        print_json({"settings": rows})
         return
-    cells = []
+    lines = []
     for setting in found:
-        if setting.value is not None or not is_terminal():
-            cells.append((setting.name, _or_dash(setting.value), setting.source))
+        if setting.value is None and is_terminal():
+            continue  # people see the settings with a value only
+        value = _or_dash(setting.value)
+        lines.append((setting.name, value, setting.source))
     columns = ("name", "value", "set by")
-    print_table(columns, cells, folded=columns)
+    print_table(columns, lines, folded=columns)
     for setting in found:
         if setting.problem is not None:
             say(f"warning: {setting.name}: {setting.problem}")

@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run the command of these words, by default this process's; the exit code."""
+    """Run the command that these words call, by default those of this process; returns the exit code."""
     words = sys.argv[1:] if argv is None else argv
     try:
         call = quick.read(words, os.environ)

@@ -11,7 +11,7 @@ from gpucache.units import parse_duration, parse_size
 
 
 class _Unit(click.ParamType):  # type: ignore[type-arg]  # generic since click 8.4, and not before
-    """A size or a time, as people write them."""
+    """The type of an option whose value is a size or a time as people write it: ``20GiB``, ``30d``."""
 
     def __init__(self, name: str, parse: Callable[[str], Any]) -> None:
         self.name = name
@@ -20,7 +20,7 @@ class _Unit(click.ParamType):  # type: ignore[type-arg]  # generic since click 8
     def convert(
         self, value: Any, param: click.Parameter | None, context: click.Context | None
     ) -> Any:
-        """The bytes or seconds that a text means; a default is a number already."""
+        """The bytes or seconds that a text means. A default value is a number already."""
         if not isinstance(value, str):
             return value
         try:
@@ -34,7 +34,7 @@ TIME = _Unit("time", parse_duration)
 
 
 def _whole_arch(context: click.Context, option: click.Parameter, value: str | None) -> str | None:
-    """``90`` as ``sm_90``."""
+    """The architecture as Triton writes it: ``90`` becomes ``sm_90``."""
     if value is not None and value[:1].isdigit():
         return f"sm_{value}"
     return value

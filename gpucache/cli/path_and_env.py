@@ -16,28 +16,29 @@ if TYPE_CHECKING:
 
 
 class PathCall(Value, kw_only=True):
-    """`gpucache path`: print the directory of the device with this CUDA ordinal."""
+    """A call of `gpucache path`, which prints the directory of the device with this CUDA ordinal."""
 
     ordinal: int
     root: str | None = None
     as_json: bool = False
 
     def execute(self) -> int:
-        """Print the directory, or all that is known of the device; the exit code."""
+        """Print the directory, or as JSON all that is known of the device; returns the exit code."""
         registry = _recorded(self.root)
-        found = registry.path(self.ordinal)
+        path = registry.path(self.ordinal)
         if self.as_json:
             from gpucache.cli.device_rows import device_row
             from gpucache.cli.terminal import print_json
 
-            print_json(device_row(registry.devices[self.ordinal], found, self.ordinal))
+            device = registry.devices[self.ordinal]
+            print_json(device_row(device, path, self.ordinal))
         else:
-            print_data(found)
+            print_data(path)
         return 0
 
 
 class EnvCall(Value, kw_only=True):
-    """`gpucache env`: print the variables that give a process this device's directory."""
+    """A call of `gpucache env`, which prints the variables that give a process this device's directory."""
 
     ordinal: int
     root: str | None = None
@@ -45,7 +46,7 @@ class EnvCall(Value, kw_only=True):
     """``sh``, ``fish``, ``dotenv`` or ``json``."""
 
     def execute(self) -> int:
-        """Print a line for each variable, or one JSON object; the exit code."""
+        """Print a line for each variable, or one JSON object; returns the exit code."""
         variables = self._variables()
         if self.form == "json":
             from gpucache.cli.terminal import print_json
@@ -54,8 +55,9 @@ class EnvCall(Value, kw_only=True):
             return 0
         from gpucache.cli.device_rows import VARIABLE_FORMATS
 
+        line = VARIABLE_FORMATS[self.form]
         for name, value in variables.items():
-            print_data(VARIABLE_FORMATS[self.form](name, value))
+            print_data(line(name, value))
         return 0
 
     def _variables(self) -> dict[str, str]:
@@ -65,11 +67,13 @@ class EnvCall(Value, kw_only=True):
 
         if DISABLE.read(os.environ):
             return {}
-        variables = _recorded(self.root).environ(self.ordinal)
+        registry = _recorded(self.root)
+        variables = registry.environ(self.ordinal)
         return {**variables, SET_BY_RUN.name: marks(variables)}
 
 
 def _recorded(root: str | None) -> DeviceCacheRegistry:
+    """The devices of this host and their directories, as its record has them: NVML is not asked."""
     from gpucache.directories.registry import DeviceCacheRegistry
 
     return DeviceCacheRegistry.load(root)

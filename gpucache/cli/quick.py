@@ -10,29 +10,42 @@ import os
 
 from gpucache.cli.path_and_env import EnvCall, PathCall
 from gpucache.cli.run import RunCall
+from gpucache.values import Value
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
     from typing import Any
 
-_COMPLETION = (
-    "_GPUCACHE_COMPLETE"  # set by the shell function that completes words, and read by click
-)
-_PATH = {"--root": "root"}
-_ENV = {"--root": "root", "--format": "form"}
-_RUN = {"--root": "root", "--device": "device"}
+_COMPLETION = "_GPUCACHE_COMPLETE"
+"""Set by the shell function that completes words; click answers it."""
 _FORMS = ("sh", "fish", "dotenv")
-_SWITCHES = {
-    "--strict": ("strict", True),
-    "--force": ("force", True),
-    "--plugin": ("plugin", True),
-    "--no-plugin": ("plugin", False),
-}
 
 
 class _UnknownError(Exception):
-    """Click must read this command line."""
+    """This parser does not know the command line, and click must read it."""
+
+
+class _Options(Value):
+    """The options of one command that this parser knows, and the field of the call that each sets."""
+
+    valued: dict[str, str]
+    """Options with a value, and the field that is set to it."""
+    switches: dict[str, tuple[str, bool]]
+    """Options without a value, the field that is set, and what to."""
+
+
+_PATH = _Options({"--root": "root"}, {})
+_ENV = _Options({"--root": "root", "--format": "form"}, {})
+_RUN = _Options(
+    {"--root": "root", "--device": "device"},
+    {
+        "--strict": ("strict", True),
+        "--force": ("force", True),
+        "--plugin": ("plugin", True),
+        "--no-plugin": ("plugin", False),
+    },
+)
 
 
 def read(words: Sequence[str], environ: Mapping[str, str]) -> PathCall | EnvCall | RunCall | None:
@@ -52,19 +65,20 @@ def read(words: Sequence[str], environ: Mapping[str, str]) -> PathCall | EnvCall
     return None
 
 
-def _with_ordinal(words: list[str], valued: dict[str, str]) -> dict[str, Any]:
+def _with_ordinal(words: list[str], options: _Options) -> dict[str, Any]:
     """The fields of a call whose one argument, an ordinal, may stand between the options."""
-    fields, others = _parsed(words, valued, {}, stop=False)
+    fields, others = _parsed(words, options, stop=False)
     if len(others) != 1:
         raise _UnknownError
     if "form" in fields and fields["form"] not in _FORMS:
         raise _UnknownError
-    return {**fields, "ordinal": _ordinal(others[0])}
+    fields["ordinal"] = _ordinal(others[0])
+    return fields
 
 
 def _run(words: list[str]) -> RunCall:
     """The call of `run`, whose command may have options of its own."""
-    fields, command = _parsed(words, _RUN, _SWITCHES, stop=True)
+    fields, command = _parsed(words, _RUN, stop=True)
     if not command or not command[0]:
         raise _UnknownError
     if "device" in fields:
@@ -72,27 +86,21 @@ def _run(words: list[str]) -> RunCall:
     return RunCall(command=tuple(command), **fields)
 
 
-def _parsed(
-    words: list[str], valued: dict[str, str], switches: dict[str, tuple[str, bool]], stop: bool
-) -> tuple[dict[str, Any], list[str]]:
-    """The fields that options set, and the other words; with ``stop`` all that follows the first of them, or ``--``."""
+def _parsed(words: list[str], options: _Options, stop: bool) -> tuple[dict[str, Any], list[str]]:
+    """The fields that options set, and the other words.
+
+    With ``stop`` the options end at the first other word, or at ``--``, and all words from there on are others.
+    """
     fields: dict[str, Any] = {}
     others: list[str] = []
     left = list(words)
     while left:
         word = left.pop(0)
-        name, equals, value = word.partition("=")
-        if word in switches:
-            field, on = switches[word]
-            fields[field] = on
-        elif name in valued and equals:
-            fields[valued[name]] = value
-        elif word in valued and left and not left[0].startswith("-"):
-            fields[valued[word]] = left.pop(0)
-        elif word == "--" and stop:
+        if stop and word == "--":
             break
-        elif word.startswith("-") and word != "-":
-            raise _UnknownError
+        if word.startswith("-") and word != "-":
+            field, value = _option(word, left, options)
+            fields[field] = value
         else:
             others.append(word)
             if stop:
@@ -100,7 +108,22 @@ def _parsed(
     return fields, others + left
 
 
+def _option(word: str, left: list[str], options: _Options) -> tuple[str, Any]:
+    """The field that an option sets, and the value; where that is the next word, it is taken from ``left``."""
+    if word in options.switches:
+        return options.switches[word]
+    name, equals, value = word.partition("=")
+    if name not in options.valued:
+        raise _UnknownError
+    if not equals:
+        if not left or left[0].startswith("-"):
+            raise _UnknownError
+        value = left.pop(0)
+    return options.valued[name], value
+
+
 def _ordinal(text: str) -> int:
-    if not text.isascii() or not text.isdigit() or len(text) > 9:
+    is_number = text.isascii() and text.isdigit()
+    if not is_number or len(text) > 9:
         raise _UnknownError
     return int(text)

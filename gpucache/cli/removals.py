@@ -89,14 +89,12 @@ def prune(
     gpucache prune --triton-version '<3.6' --dry-run
     gpucache prune --keep-binaries --max-age 7d --yes
     """
-    from gpucache.store.recency import stamp_interval
     from gpucache.upkeep.plan import plan
     from gpucache.upkeep.prune import PrunePolicy
 
     if not (dry_run or yes):
         check_answerable()
-    if grace is None:
-        grace = 3 * stamp_interval(os.environ)
+    grace_s = _default_grace_s() if grace is None else grace
     policy = PrunePolicy(
         max_size_bytes=max_size,
         max_age_s=max_age,
@@ -104,10 +102,11 @@ def prune(
         arch=arch,
         triton_version=triton_version,
         keep_binaries=keep_binaries,
-        grace_s=grace,
+        grace_s=grace_s,
     )
     report = scanned(vetted(root))
-    return _carry_out(report, plan(report, policy, os.environ), dry_run, yes, as_json)
+    made = plan(report, policy, os.environ)
+    return _carry_out(report, made, dry_run, yes, as_json)
 
 
 @click.command()
@@ -125,16 +124,22 @@ def clean(force: bool, dry_run: bool, yes: bool, root: str | None, as_json: bool
     gpucache clean
     gpucache clean --root /scratch/kernels --yes
     """
-    from gpucache.store.recency import stamp_interval
     from gpucache.upkeep.clean import NO_GRACE, CleanPolicy
     from gpucache.upkeep.plan import plan
 
     if not (dry_run or yes):
         check_answerable()
     report = scanned(vetted(root))
-    grace_s = NO_GRACE if force else 3 * stamp_interval(os.environ)
-    made = plan(report, CleanPolicy(grace_s=grace_s), os.environ)
+    policy = CleanPolicy(grace_s=NO_GRACE if force else _default_grace_s())
+    made = plan(report, policy, os.environ)
     return _carry_out(report, made, dry_run, yes, as_json)
+
+
+def _default_grace_s() -> float:
+    """How long ago an entry must have been used to be removed: three times as long as a use may stay unstamped."""
+    from gpucache.store.recency import stamp_interval
+
+    return 3 * stamp_interval(os.environ)
 
 
 def _carry_out(
@@ -144,16 +149,21 @@ def _carry_out(
     yes: bool,
     as_json: bool,
 ) -> int:
-    """Show the plan, ask, execute, tell; the exit code, which is 1 where the answer was no."""
+    """Show the plan, ask, execute the plan, and tell the result. The exit code is 1 where the answer was no."""
     planned = cache_rows.plan_row(plan)
-    said = {**planned, "left": list(plan.left), "dry_run": dry_run, "removed": None}
-    nothing = not any(planned[name] for name in ("entries", "slimmed", "strays", "files"))
+    said = {
+        **planned,
+        "left": list(plan.left),
+        "dry_run": dry_run,
+        "removed": None,
+    }
+    removes_nothing = not any(planned[count] for count, _, _ in _NOUNS)
     if not as_json:
         _show(report, plan, planned)
-    if dry_run or nothing:
+    if dry_run or removes_nothing:
         if as_json:
             print_json(said)
-        elif nothing:
+        elif removes_nothing:
             say(f"note: nothing to remove in {report.root}")
         else:
             say(f"note: {_sum(planned)} would go")
@@ -164,17 +174,18 @@ def _carry_out(
     with progress("removing") as show:
         done = plan.execute(show)
     if as_json:
-        print_json({**said, "removed": cache_rows.removal_row(done)})
+        said["removed"] = cache_rows.removal_row(done)
+        print_json(said)
     else:
         _tell_result(done)
     return 0
 
 
 def _show(report: CacheReport, plan: Plan, planned: Mapping[str, Any]) -> None:
-    """What would go, what is wrong in the root, and what stays."""
-    cells = list(cache_rows.plan_cells(plan, human=is_terminal()))
-    if cells:
-        print_table(cache_rows.PLAN_COLUMNS, cells, folded=("name",))
+    """Print what would go, what is wrong in the root, and what stays."""
+    lines = list(cache_rows.plan_cells(plan, human=is_terminal()))
+    if lines:
+        print_table(cache_rows.PLAN_COLUMNS, lines, folded=("name",))
     tell_findings(report)
     tell([f"note: {path} is no cache, and stays" for path in plan.left])
     kept = len(planned["kept"])
@@ -183,18 +194,27 @@ def _show(report: CacheReport, plan: Plan, planned: Mapping[str, Any]) -> None:
 
 
 def _tell_result(done: Outcome) -> None:
+    """Say what was kept and why, and how much was freed."""
     tell([f"note: kept {skipped.key}: {skipped.why}" for skipped in done.skipped])
-    physical, logical = size(done.freed.physical_bytes), size(done.freed.logical_bytes)
+    physical = size(done.freed.physical_bytes)
+    logical = size(done.freed.logical_bytes)
     say(f"note: freed {physical} ({logical} with hard links)")
 
 
+_NOUNS = (
+    ("entries", "entry", "entries"),
+    ("slimmed", "entry's texts", "entries' texts"),
+    ("strays", "stray", "strays"),
+    ("files", "file of TorchInductor's", "files of TorchInductor's"),
+)
+"""Each count of a plan's row, and the noun of what is counted, for one and for many."""
+
+
 def _sum(planned: Mapping[str, Any]) -> str:
-    """How much a plan removes, in words."""
-    kinds = (
-        ("entries", "entry", "entries"),
-        ("slimmed", "entry's texts", "entries' texts"),
-        ("strays", "stray", "strays"),
-        ("files", "file of TorchInductor's", "files of TorchInductor's"),
-    )
-    parts = [counted(planned[name], one, many) for name, one, many in kinds if planned[name]]
-    return f"{', '.join(parts)}, {size(planned['physical_bytes'])}"
+    """How much a plan removes, in words: ``2 entries, 1 stray, 4.0 KiB``."""
+    parts = []
+    for count, one, many in _NOUNS:
+        if planned[count]:
+            parts.append(counted(planned[count], one, many))
+    parts.append(size(planned["physical_bytes"]))
+    return ", ".join(parts)

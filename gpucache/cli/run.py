@@ -20,18 +20,19 @@ if TYPE_CHECKING:
 
 
 class RunCall(Value, kw_only=True):
-    """`gpucache run`: become a command, with the cache directories of its device."""
+    """A call of `gpucache run`, which becomes a command with the cache directories of the command's device."""
 
     command: tuple[str, ...]
+    """The program and its arguments."""
     device: int | None = None
     root: str | None = None
     strict: bool = False
     force: bool = False
     plugin: bool | None = None
-    """None: where the command is this environment's Python."""
+    """Whether the command is to use the plug-in. None: if the command is this environment's Python."""
 
     def execute(self) -> int:
-        """Execute the command, which replaces this process; the exit code where that fails, or was not tried."""
+        """Execute the command, which replaces this process. Returns an exit code where that fails or was not tried."""
         environ = dict(os.environ)
         failure = 0
         try:
@@ -50,7 +51,7 @@ class RunCall(Value, kw_only=True):
         return _execute(self.command, environ)
 
     def _environ(self) -> dict[str, str]:
-        """The environment for the command; what the user should know of it is told."""
+        """The environment for the command. What the user should know of that environment is said on stderr."""
         from gpucache.directories.executable import runs_this_python
         from gpucache.directories.launch import launch_environ
 
@@ -75,7 +76,7 @@ class RunCall(Value, kw_only=True):
 
 
 def _tell(report: LaunchReport) -> None:
-    """Say what will hurt later, and where the command's variables are not those of one device."""
+    """Say the warnings, that no device was chosen, and which variables of the user's were kept."""
     for warning in report.warnings:
         say(f"warning: {warning}")
     root_only = report.device is None and report.settings  # none at all where gpucache is disabled
@@ -87,14 +88,15 @@ def _tell(report: LaunchReport) -> None:
 
 
 def _execute(command: Sequence[str], environ: dict[str, str]) -> int:
-    """Replace this process by the command; the exit code that a shell gives where that fails."""
+    """Replace this process by the command. Where that fails, returns the exit code that a shell would give."""
     import signal
 
     # Python ignores these two, and an ignored signal stays so across exec. Whether the parent of this process had them
     # ignored as well cannot be told any more.
     for name in ("SIGPIPE", "SIGXFSZ"):
         if hasattr(signal, name):
-            signal.signal(getattr(signal, name), signal.SIG_DFL)
+            ignored = getattr(signal, name)
+            signal.signal(ignored, signal.SIG_DFL)
     try:
         os.execvpe(command[0], list(command), environ)
     except OSError as error:

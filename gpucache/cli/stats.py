@@ -1,4 +1,4 @@
-"""The command `gpucache stats`."""
+"""The command `gpucache stats`, which sums the plug-in's counters."""
 
 from __future__ import annotations
 
@@ -28,17 +28,23 @@ def stats(root: str | None, as_json: bool) -> None:
 
     where = resolve_root(root, os.environ)
     vet(where, Trust.parse(os.environ))
-    with suppress(OSError):  # read-only: they are summed without being folded
+    with suppress(OSError):  # a read-only root: its counters are summed without being folded
         fold(where)
     columns = COUNTERS + SECONDS
     zeros = dict.fromkeys(columns, 0)
-    sums = {name: zeros | values for name, values in totals(where).items()}
-    everything = {column: sum(values[column] for values in sums.values()) for column in columns}
+    sums = {}
+    for name, values in totals(where).items():
+        sums[name] = zeros | values
+    everything = {}
+    for column in columns:
+        everything[column] = sum(values[column] for values in sums.values())
     if as_json:
         print_json({"root": where, "devices": sums, "all": everything})
         return
-    rows = []
-    for name, values in [*sorted(sums.items()), ("all", everything)]:
-        cells = device_rows.counter_cells(values, columns)
-        rows.append((name, *cells))
-    print_table(("directory", *columns), rows)
+    lines = []
+    for name in sorted(sums):
+        cells = device_rows.counter_cells(sums[name], columns)
+        lines.append((name, *cells))
+    cells = device_rows.counter_cells(everything, columns)
+    lines.append(("all", *cells))
+    print_table(("directory", *columns), lines)

@@ -1,4 +1,4 @@
-"""What every command uses to speak: data to stdout, all else to stderr, tables and progress only on a terminal."""
+"""How every command speaks: data goes to stdout, all else to stderr, tables and progress only to a terminal."""
 
 from __future__ import annotations
 
@@ -10,7 +10,9 @@ TYPE_CHECKING = False  # commands that print one path start without typing, json
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection, Mapping, Sequence
     from types import TracebackType
-    from typing import Any, Literal
+    from typing import Any, Literal, TextIO
+
+    from rich.table import Table
 
     LogLevel = Literal["WARNING", "ERROR", "CRITICAL"]
 
@@ -22,13 +24,13 @@ _BREAKS = "\t\n\r"
 
 
 def complain(error: GpuCacheError) -> None:
-    """Say what is wrong, and the way out."""
+    """Say what an error found wrong, and the way out."""
     say(f"error: {error.problem}")
     say(f"hint: {error.hint}")
 
 
 def complain_of_defect() -> None:
-    """Show the exception that is being handled, which nobody expected."""
+    """Show the exception that is being handled, which no part of gpucache expected."""
     import traceback
 
     traceback.print_exc()
@@ -36,7 +38,7 @@ def complain_of_defect() -> None:
 
 
 class OutputError(Exception):
-    """Stdout took no more."""
+    """Stdout could not be written: its reader has gone, or its disk is full."""
 
     def __init__(self, cause: OSError) -> None:
         super().__init__(cause)
@@ -44,7 +46,11 @@ class OutputError(Exception):
 
 
 def print_data(text: str) -> None:
-    """Data: the very bytes of a path, whatever the locale."""
+    """Print data and the end of a line to stdout: of a path its very bytes, whatever the locale.
+
+    Raises:
+        OutputError: stdout cannot be written.
+    """
     if sys.stdout is None:
         return
     try:
@@ -55,25 +61,26 @@ def print_data(text: str) -> None:
         sys.stdout.flush()
         rest = memoryview(data + b"\n")
         while rest:  # unbuffered (`PYTHONUNBUFFERED`), a write may take a part only
-            rest = rest[sys.stdout.buffer.write(rest) :]
+            written = sys.stdout.buffer.write(rest)
+            rest = rest[written:]
         sys.stdout.buffer.flush()
     except OSError as error:
         raise OutputError(error) from error
 
 
 def say(text: str) -> None:
-    """Tell the person, not the next program."""
+    """Write a line to stderr, for a person and not for the next program. Never raises."""
     if sys.stderr is None:
-        return  # closed by whoever started us
+        return  # closed by the process that started this one
     try:
         sys.stderr.write(printable(text) + "\n")
         sys.stderr.flush()
     except (OSError, ValueError):
-        return  # nobody can be told
+        return  # there is no other way to tell a person
 
 
 def log_to_stderr(level: LogLevel) -> None:
-    """Show the library's log from this level on; what a command tells itself it need not say twice."""
+    """Show the library's log on stderr from this level on. A command chooses it so that nothing is told twice."""
     from gpucache.log import before_first_line
 
     def attach() -> None:
@@ -88,14 +95,17 @@ def log_to_stderr(level: LogLevel) -> None:
 
 
 def print_json(value: object) -> None:
-    """One JSON value, for people to read as well."""
+    """Print a JSON value to stdout, indented, so that people can read it as well."""
     import json
 
     print_data(json.dumps(value, indent=2))
 
 
 def print_json_rows(about: Mapping[str, Any], name: str, rows: Sequence[object]) -> None:
-    """One JSON object whose last field is a long list: a line a row, which is five times faster than indenting."""
+    """Print a JSON object whose last field is a long list, one line for each row.
+
+    That is five times faster than `print_json`, which indents.
+    """
     import json
 
     head = json.dumps(about).removesuffix("}")
@@ -106,49 +116,62 @@ def print_json_rows(about: Mapping[str, Any], name: str, rows: Sequence[object])
 
 
 def print_findings(findings: Sequence[Finding], notes: Sequence[str] = ()) -> None:
-    """A paragraph each on a terminal, a tab-separated line each when piped; a note, where there is one, for the fix."""
+    """Print a paragraph for each finding on a terminal, and a tab-separated line for each when piped.
+
+    ``notes`` has a text for each finding. Where it is not empty, it stands in the place of the finding's fix.
+    """
     notes = notes or [""] * len(findings)
-    for one, note in zip(findings, notes, strict=True):
-        last = note or one.fix
-        if is_terminal():
-            print_data(printable(f"{one.level}: {one.subject}: {one.fact} [{one.code}]"))
-            print_data(printable(f"  {last}"))
-        else:
-            print_data(_line((one.level, one.code, one.subject, one.fact, last)))
+    for finding, note in zip(findings, notes, strict=True):
+        _print_finding(finding, note or finding.fix)
+
+
+def _print_finding(finding: Finding, last: str) -> None:
+    if is_terminal():
+        first = f"{finding.level}: {finding.subject}: {finding.fact} [{finding.code}]"
+        print_data(printable(first))
+        print_data(printable(f"  {last}"))
+    else:
+        cells = (finding.level, finding.code, finding.subject, finding.fact, last)
+        print_data(_line(cells))
 
 
 def print_codes(codes: Mapping[str, str], as_json: bool) -> int:
-    """Every code of a command's findings; the exit code."""
+    """Print every code that a command's findings may have, and what it means; returns the exit code."""
     if as_json:
         print_json(codes)
     else:
-        print_table(("code", "meaning"), list(codes.items()), folded=("meaning",))
+        lines = list(codes.items())
+        print_table(("code", "meaning"), lines, folded=("meaning",))
     return 0
 
 
 def is_terminal() -> bool:
     """Whether a person reads stdout."""
-    return sys.stdout is not None and sys.stdout.isatty()
+    return _is_terminal(sys.stdout)
+
+
+def _is_terminal(stream: TextIO | None) -> bool:
+    """Whether a person is at the other end of a stream; None is a stream that was closed before Python started."""
+    return stream is not None and stream.isatty()
 
 
 def check_answerable() -> None:
-    """Refuse where a question would not be seen, or not be answered.
+    """Raise where no person would see a question on stderr, or answer it on stdin.
 
     Raises:
-        UsageError: there is nobody to ask.
+        UsageError: stdin or stderr is no terminal.
     """
     import click
 
-    streams = (sys.stdin, sys.stderr)
-    if any(stream is None or not stream.isatty() for stream in streams):
+    if not _is_terminal(sys.stdin) or not _is_terminal(sys.stderr):
         raise click.UsageError("nobody can be asked here: say --yes, or --dry-run to look only")
 
 
 def confirmed(question: str) -> bool:
-    """Whether the person says yes.
+    """Ask a question on stderr; returns whether the person's answer is yes.
 
     Raises:
-        Abort: the question was interrupted.
+        Abort: the person interrupted the question.
     """
     import click
 
@@ -160,14 +183,18 @@ def confirmed(question: str) -> bool:
 
 
 class progress:  # noqa: N801  # used as a function is
-    """A bar on a terminal's stderr for what takes longer than a second; None where nobody would see it."""
+    """Shows a bar on stderr while work goes on that takes longer than a second.
+
+    ``with progress("looking") as show`` gives a function that is told how much of the work is done, and how much there
+    is; None where stderr is no terminal.
+    """
 
     def __init__(self, what: str) -> None:
         self._what = what
         self._bar: Any = None
 
     def __enter__(self) -> Callable[[int, int], None] | None:
-        if sys.stderr is None or not sys.stderr.isatty():
+        if not _is_terminal(sys.stderr):
             return None
         self._began = time.monotonic()
         return self._show
@@ -185,13 +212,18 @@ class progress:  # noqa: N801  # used as a function is
         if self._bar is None:
             if time.monotonic() - self._began < 1:
                 return
-            from rich.console import Console
-            from rich.progress import Progress
-
-            self._bar = Progress(console=Console(stderr=True), transient=True)
-            self._bar.start()
-            self._task = self._bar.add_task(self._what, total=total)
+            self._start(total)
         self._bar.update(self._task, completed=done, total=total)
+
+    def _start(self, total: int) -> None:
+        """Show the bar, which vanishes when the work is done."""
+        from rich.console import Console
+        from rich.progress import Progress
+
+        console = Console(stderr=True)
+        self._bar = Progress(console=console, transient=True)
+        self._bar.start()
+        self._task = self._bar.add_task(self._what, total=total)
 
 
 def print_table(
@@ -199,28 +231,23 @@ def print_table(
     rows: Sequence[Sequence[str]],
     folded: Collection[str] = ("path", "uuid"),
 ) -> None:
-    """A table on a terminal; tab-separated lines, without a head, when piped.
+    """Print a table on a terminal, and tab-separated lines without a head when piped.
 
-    Where the terminal is too narrow, the ``folded`` columns are, since what one copies must be whole; then the rest is
-    cut.
+    Where the terminal is too narrow, the ``folded`` columns go on in the next line, since a text that people copy must
+    be whole. Where that is not enough, the other columns are cut.
+
+    Raises:
+        OutputError: stdout cannot be written.
     """
     if not is_terminal():
         if rows:
             print_data("\n".join(map(_line, rows)))
         return
-    from rich.console import Console
-    from rich.table import Table
-    from rich.text import Text
-
-    table = Table(box=None, pad_edge=False, header_style="bold")
-    for column in columns:
-        overflow: Literal["fold", "ellipsis"] = "fold" if column in folded else "ellipsis"
-        table.add_column(column, overflow=overflow, no_wrap=column in _SHORT)
-    for row in rows:
-        cells = [Text(printable(cell)) for cell in row]  # as text: a path may look like markup
-        table.add_row(*cells)
     import io
 
+    from rich.console import Console
+
+    table = _table(columns, rows, folded)
     if isinstance(sys.stdout, io.TextIOWrapper):
         sys.stdout.reconfigure(errors="backslashreplace")  # a letter that the locale lacks
     try:
@@ -229,15 +256,39 @@ def print_table(
         raise OutputError(error) from error
 
 
+def _table(
+    columns: Sequence[str],
+    rows: Sequence[Sequence[str]],
+    folded: Collection[str],
+) -> Table:
+    from rich.table import Table
+    from rich.text import Text
+
+    table = Table(box=None, pad_edge=False, header_style="bold")
+    for column in columns:
+        is_short = column in _SHORT
+        if column in folded:
+            table.add_column(column, overflow="fold", no_wrap=is_short)
+        else:
+            table.add_column(column, overflow="ellipsis", no_wrap=is_short)
+    for row in rows:
+        cells = [Text(printable(cell)) for cell in row]  # as text: a path may look like markup
+        table.add_row(*cells)
+    return table
+
+
 def printable(text: str) -> str:
-    """The text, with what would move the cursor, or cannot be shown, as an escape."""
+    """The text, in which each letter that would move the cursor, or cannot be shown, is an escape."""
     if text.isprintable():
         return text
-    return "".join(letter if letter.isprintable() else _escape(letter) for letter in text)
+    letters = []
+    for letter in text:
+        letters.append(letter if letter.isprintable() else _escape(letter))
+    return "".join(letters)
 
 
 def _line(cells: Sequence[str]) -> str:
-    """Cells that a tab separates, on one line whatever is in them."""
+    """The cells on one line, with tabs between them; a tab or an end of a line in a cell becomes an escape."""
     return "\t".join(_without_breaks(cell) for cell in cells)
 
 
