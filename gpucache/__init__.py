@@ -1,4 +1,6 @@
-"""Per-GPU cache directories: found through NVML, provisioned safely, resolved in nanoseconds.
+"""A cache for Triton kernels: one directory for each GPU, one copy of each kernel.
+
+GPUs are found through NVML; their directories are provisioned safely and resolved in nanoseconds.
 
 The public names are imported when they are first used, so that ``import gpucache`` costs next to nothing.
 

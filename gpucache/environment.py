@@ -1,7 +1,7 @@
-"""Every environment variable that gpucache reads: its name, default and meaning, and how its value is read.
+"""The table of every environment variable that gpucache reads: name, default, meaning, and how the value is read.
 
-One table, a line a variable, and the only place that spells their names. `gpucache config` shows the table, and a test
-compares the README with it.
+`gpucache config`, the README's table (a test compares it) and every reader of a variable follow this one table; no
+other module spells the name of one of these variables to read it.
 """
 
 from __future__ import annotations
@@ -46,29 +46,32 @@ class Variable(_Typed[T]):
         self.default = default
         """The value of a variable that is not set."""
         self.meaning = meaning
-        """One line."""
+        """What the variable decides, in one line."""
         self.parse = parse
-        """Makes a value of a text. Raises `ValueError`, which says what is expected, for one that makes no sense."""
+        """Makes a value of a text. For a text that makes no sense it raises `ValueError`, whose message is what is
+        expected."""
         self.default_text = default_text
-        """The default as a person would write it; None where that is nothing."""
+        """The default as a person would write it; None where the variable has no default."""
         self.ignored = ignored
-        """Whether only `read_or_default` reads it, so that a value that makes no sense stops nobody."""
+        """Whether only `read_or_default` reads the variable, so that a value that makes no sense stops no program."""
         self.empty_is_set = empty_is_set
-        """Whether ``""`` is a value; of all other variables it counts as unset."""
+        """Whether ``""`` is a value of this variable. Any other variable that is ``""`` counts as unset."""
 
     def __str__(self) -> str:
         return self.name
 
     def text(self, environ: Mapping[str, str]) -> str | None:
-        """What the environment says; None where the variable counts as unset."""
+        """The text that the environment gives the variable; None where the variable counts as unset."""
         text = environ.get(self.name)
-        return text if text or self.empty_is_set else None
+        if text or self.empty_is_set:
+            return text
+        return None
 
     def read(self, environ: Mapping[str, str]) -> T:
-        """The value.
+        """The value that the environment gives the variable, or its default.
 
         Raises:
-            ConfigurationError: the environment's makes no sense.
+            ConfigurationError: the environment's text makes no sense.
         """
         text = self.text(environ)
         if text is None:
@@ -76,10 +79,11 @@ class Variable(_Typed[T]):
         try:
             return self.parse(text)
         except ValueError as error:
-            raise ConfigurationError(self.name, text, str(error)) from None
+            expected = str(error)
+            raise ConfigurationError(self.name, text, expected) from None
 
     def read_or_default(self, environ: Mapping[str, str]) -> T:
-        """The value as a kernel launch reads it: one that makes no sense is told once in the log, and is the default.
+        """The value as a kernel launch reads it: the default, and a warning once in the log, for one without sense.
 
         Never raises.
         """
@@ -162,10 +166,15 @@ def _log_level(text: str) -> int:
 
 
 def _user_ids(text: str) -> frozenset[int]:
-    tokens = [token.strip() for token in text.split(",") if token.strip()]
-    if not all(token.isascii() and token.isdigit() for token in tokens):
+    parts = [part.strip() for part in text.split(",")]
+    ids = [part for part in parts if part]
+    if not all(map(_is_number, ids)):
         raise ValueError("a comma-separated list of user ids")
-    return frozenset(map(int, tokens))
+    return frozenset(map(int, ids))
+
+
+def _is_number(text: str) -> bool:
+    return text.isascii() and text.isdigit()
 
 
 class Fakes(Value):
@@ -180,16 +189,21 @@ _MOST_FAKES = 1024
 
 
 def _fakes(text: str) -> Fakes:
-    """``8``, or ``8xH100:9.0``: count, name and compute capability."""
+    """Parse ``8``, or ``8xH100:9.0``: count, name and compute capability."""
     import re
 
     pattern = r"(\d{1,4})(?:x([^:]+))?(?::(\d{1,3})\.(\d{1,3}))?"
     match = re.fullmatch(pattern, text.strip(), re.ASCII)
-    count = int(match[1]) if match else 0
-    if match is None or not 1 <= count <= _MOST_FAKES:
-        raise ValueError(f'a count up to {_MOST_FAKES} or like "8xH100:9.0"')
-    capability = (int(match[3]), int(match[4])) if match[3] else None
-    return Fakes(count, match[2], capability)
+    expected = f'a count up to {_MOST_FAKES} or like "8xH100:9.0"'
+    if match is None:
+        raise ValueError(expected)
+    count, name, major, minor = match.groups()
+    if not 1 <= int(count) <= _MOST_FAKES:
+        raise ValueError(expected)
+    capability = None
+    if major is not None:
+        capability = (int(major), int(minor))
+    return Fakes(int(count), name, capability)
 
 
 # ---- the table
@@ -349,11 +363,13 @@ DEVICE_ORDER = Variable(
     default_text="FASTEST_FIRST",
 )
 
-VARIABLES = tuple(value for value in tuple(globals().values()) if isinstance(value, Variable))
+_so_far = tuple(globals().values())
+VARIABLES = tuple(value for value in _so_far if isinstance(value, Variable))
 """The whole table, in the order above."""
 
 LINE_INFO = "TRITON_DISABLE_LINE_INFO"
-"""Triton's, and part of each kernel's key. gpucache only tells whether two kernels were compiled with the same."""
+"""A variable of Triton's, part of each kernel's key. gpucache does not read it: `gpucache.diagnosis.difference` tells
+whether two kernels were compiled with the same value."""
 
 BY_BUS = "PCI_BUS_ID"
 """The value of `CUDA_DEVICE_ORDER` with which CUDA counts the GPUs by their bus addresses."""
@@ -363,7 +379,7 @@ BY_BUS = "PCI_BUS_ID"
 
 
 def mark(name: str, value: str) -> str:
-    """What `GPUCACHE_SET` holds of one variable: its name, and a checksum of the value that `gpucache run` gave it."""
+    """What `GPUCACHE_SET` holds for one variable: its name, and a checksum of the value that `gpucache run` set."""
     import os
     import zlib
 
@@ -372,5 +388,7 @@ def mark(name: str, value: str) -> str:
 
 def was_set_by_run(name: str, environ: Mapping[str, str]) -> bool:
     """Whether `gpucache run` set the variable, and nobody has changed its value since."""
-    marks = (SET_BY_RUN.text(environ) or "").split(",")
-    return name in environ and mark(name, environ[name]) in marks
+    if name not in environ:
+        return False
+    marks = SET_BY_RUN.text(environ) or ""
+    return mark(name, environ[name]) in marks.split(",")

@@ -4,9 +4,9 @@ GpuCacheError
 ├── ConfigurationError      a setting (argument or environment variable) that makes no sense
 ├── DiscoveryError          the node is sick: NVML answers, but not as a healthy machine would
 ├── NoDeviceError           real GPUs were required and this process has none
-├── DeviceIndexError        an ordinal this process does not have
+├── DeviceIndexError        an ordinal for which this process has no device
 ├── RecordError             the record of this host's devices is missing, torn, foreign or fake
-├── UnsafeDirectoryError    somebody else could plant code in the cache
+├── UnsafeDirectoryError    another user could plant code in the cache
 ├── ProvisionError          a directory or file could not be made
 ├── LockTimeoutError        another process held a lock for too long
 ├── CacheMissError          a kernel is not cached, and compiling is forbidden
@@ -35,7 +35,8 @@ class GpuCacheError(Exception):
 
     def __init__(self, problem: str, hint: str, *args: object) -> None:
         # Not super().__init__: an OSError among the bases would read these as errno and strerror.
-        Exception.__init__(self, *(args or (problem, hint)))
+        pickled = args or (problem, hint)
+        Exception.__init__(self, *pickled)
         self.problem = problem
         self.hint = hint
 
@@ -47,9 +48,9 @@ class ConfigurationError(GpuCacheError, ValueError):
     """A setting has a value that makes no sense."""
 
     def __init__(self, name: str, value: str, expected: str) -> None:
-        super().__init__(
-            f"{name}={value!r} is not {expected}", f"correct or unset {name}", name, value, expected
-        )
+        problem = f"{name}={value!r} is not {expected}"
+        hint = f"correct or unset {name}"
+        super().__init__(problem, hint, name, value, expected)
         self.name = name
         self.value = value
         self.expected = expected
@@ -59,9 +60,8 @@ class DiscoveryError(GpuCacheError, RuntimeError):
     """This node has, or should have, GPUs, but they cannot be enumerated."""
 
     def __init__(self, status: str, detail: str, advice: str, code: int | None = None) -> None:
-        super().__init__(
-            f"GPUs cannot be enumerated ({status}): {detail}", advice, status, detail, advice, code
-        )
+        problem = f"GPUs cannot be enumerated ({status}): {detail}"
+        super().__init__(problem, advice, status, detail, advice, code)
         self.status = status
         """The value of a `gpucache.Status`."""
         self.detail = detail
@@ -74,7 +74,8 @@ class NoDeviceError(GpuCacheError, LookupError):
     """Real devices were required, and this process has none."""
 
     def __init__(self, status: str, detail: str, advice: str) -> None:
-        super().__init__(f"no GPU here ({status}): {detail}", advice, status, detail, advice)
+        problem = f"no GPU here ({status}): {detail}"
+        super().__init__(problem, advice, status, detail, advice)
         self.status = status
         self.detail = detail
         self.advice = advice
@@ -85,8 +86,10 @@ class DeviceIndexError(GpuCacheError, IndexError):
 
     def __init__(self, ordinal: object, count: int, why: str | None = None) -> None:
         problem = f"no device with ordinal {ordinal!r}: this process has {_ordinals(count)}"
+        if why:
+            problem = f"{problem} ({why})"
         super().__init__(
-            f"{problem} ({why})" if why else problem,
+            problem,
             "CUDA_VISIBLE_DEVICES, GPUCACHE_DEVICE and what was provisioned decide which devices a process has",
             ordinal,
             count,
@@ -100,7 +103,9 @@ class DeviceIndexError(GpuCacheError, IndexError):
 def _ordinals(count: int) -> str:
     if count == 0:
         return "no device"
-    return "only ordinal 0" if count == 1 else f"ordinals 0 to {count - 1}"
+    if count == 1:
+        return "only ordinal 0"
+    return f"ordinals 0 to {count - 1}"
 
 
 class RecordError(GpuCacheError, LookupError):
@@ -113,20 +118,22 @@ class RecordError(GpuCacheError, LookupError):
         fact: str,
         hint: str = "run `gpucache provision` on this host, for this root",
     ) -> None:
-        super().__init__(f"{path}: {fact}", hint, path, reason, fact, hint)
+        problem = f"{path}: {fact}"
+        super().__init__(problem, hint, path, reason, fact, hint)
         self.path = path
         self.reason = reason
-        """``foreign``: it is another host's. ``fake``: its devices are made up, and this machine has the driver.
-        ``pin-unknown``: it lacks the device that `GPUCACHE_DEVICE` names. ``not-whole``: this process does not see just
-        the GPUs that it lists."""
+        """Why the record cannot be used. ``foreign``: it is another host's. ``fake``: its devices are made up, and this
+        machine has the driver. ``pin-unknown``: it lacks the device that `GPUCACHE_DEVICE` names. ``not-whole``: this
+        process does not see just the GPUs that the record lists."""
         self.fact = fact
 
 
 class UnsafeDirectoryError(GpuCacheError, PermissionError):
-    """Triton and torch execute what they find in a cache; here, somebody else could plant it."""
+    """Another user could plant code in a cache directory, and Triton and torch execute what they find there."""
 
     def __init__(self, path: str, fact: str, hint: str) -> None:
-        super().__init__(f"{path}: {fact}", hint, path, fact, hint)
+        problem = f"{path}: {fact}"
+        super().__init__(problem, hint, path, fact, hint)
         self.path = path
         self.fact = fact
 
@@ -135,14 +142,11 @@ class ProvisionError(GpuCacheError, OSError):
     """The operating system refused to make something (``errno`` says why)."""
 
     def __init__(self, path: str, number: int, hint: str | None = None) -> None:
-        super().__init__(
-            f"could not make {path}: {os.strerror(number)}",
-            hint
-            or "choose a root (--root, GPUCACHE_DIR) that this user can write, with space left",
-            path,
-            number,
-            hint,
+        problem = f"could not make {path}: {os.strerror(number)}"
+        usual_hint = (
+            "choose a root (--root, GPUCACHE_DIR) that this user can write, with space left"
         )
+        super().__init__(problem, hint or usual_hint, path, number, hint)
         self.path = path
         self.errno = number
 
@@ -161,15 +165,16 @@ class LockTimeoutError(GpuCacheError, TimeoutError):
         self.path = path
         self.timeout_s = timeout_s
         self.holder = holder
-        """Process, host and time, as far as the holder said."""
+        """The holder's process, its host and the time, as far as the lock file names them."""
 
 
 class CacheMissError(GpuCacheError, LookupError):
     """A kernel is not in the cache, and `GPUCACHE_REQUIRE_HIT=1` forbids to compile it."""
 
     def __init__(self, kernel: str, key: str, looked: tuple[str, ...]) -> None:
+        places = " nor in ".join(looked)
         super().__init__(
-            f"kernel {kernel} with key {key} is not in {' nor in '.join(looked)}",
+            f"kernel {kernel} with key {key} is not in {places}",
             "warm the cache with the same Triton, options and architecture, or unset GPUCACHE_REQUIRE_HIT",
             kernel,
             key,
@@ -184,16 +189,15 @@ class NoEntryError(GpuCacheError, LookupError):
     """No cached entry has this key, or several begin with it."""
 
     def __init__(self, root: str, key: str, found: tuple[str, ...]) -> None:
-        several = f"{len(found)} entries in {root} have keys that begin with {key!r}, such as {', '.join(found[:3])}"
-        super().__init__(
-            several if found else f"no entry in {root} has a key that begins with {key!r}",
-            "say more of the key"
-            if found
-            else "look at `gpucache ls`, or choose another root (--root, GPUCACHE_DIR)",
-            root,
-            key,
-            found,
-        )
+        problem = f"no entry in {root} has a key that begins with {key!r}"
+        hint = "look at `gpucache ls`, or choose another root (--root, GPUCACHE_DIR)"
+        if found:
+            some = ", ".join(found[:3])
+            problem = (
+                f"{len(found)} entries in {root} have keys that begin with {key!r}, such as {some}"
+            )
+            hint = "say more of the key"
+        super().__init__(problem, hint, root, key, found)
         self.root = root
         self.key = key
         self.found = found

@@ -1,4 +1,4 @@
-"""`Finding`: one thing that is wrong, in which the report of a root, `verify`, `doctor` and `explain` all speak."""
+"""`Finding`: one thing that is wrong, as the report of a root, `verify`, `doctor` and `explain` all state it."""
 
 from __future__ import annotations
 
@@ -16,21 +16,21 @@ def repair_command(root: str) -> str:
 
 @dataclass(frozen=True, slots=True)
 class Finding:
-    """One thing that is wrong, or will be."""
+    """One thing that is wrong now, or that will hurt later."""
 
     code: str
-    """Stable, for scripts: ``group-elsewhere``. A code keeps its meaning; new ones may come."""
+    """A name for scripts, such as ``group-elsewhere``. A code keeps its meaning; new codes may come."""
     level: Level
     """``error`` (it hurts now, or somebody could do harm) or ``warning`` (it will hurt, or costs time)."""
     subject: str
-    """The path, variable, device or package that it is about."""
+    """The path, variable, device or package that the finding is about."""
     fact: str
     """What was found, with the value."""
     fix: str
-    """What to do about it."""
+    """What to do about the fact."""
 
     def as_json(self) -> dict[str, str]:
-        """Every field, by its name."""
+        """The fields as a JSON object, by their names."""
         return {
             "code": self.code,
             "level": self.level,

@@ -1,4 +1,4 @@
-"""What a forked child forgets. The rule: it closes its copies of the parent's locks, and never unlocks them.
+"""`after_fork`: what a forked child must forget. It closes its copies of the parent's locks, and never unlocks them.
 
 ``flock`` belongs to the open file, which parent and child share: ``LOCK_UN`` in the child would free the parent's lock.
 Nor may the child wait for a `threading.Lock` that a thread of the parent held: that thread is not in the child.

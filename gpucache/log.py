@@ -1,4 +1,4 @@
-"""The one door to `logging`: a line is told without harm wherever gpucache runs, in a kernel launch too.
+"""The logger that all of gpucache uses, safe in a kernel launch too.
 
 Importing `logging` takes a third of a worker's start, so it is imported with the first line that is logged.
 """
@@ -11,7 +11,11 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-DEBUG, INFO, WARNING, ERROR = 10, 20, 30, 40  # as `logging` numbers them
+# As `logging` numbers its levels.
+DEBUG = 10
+INFO = 20
+WARNING = 30
+ERROR = 40
 LEVELS = {"debug": DEBUG, "info": INFO, "warning": WARNING, "error": ERROR}
 _before_first_line: list[Callable[[], None]] = []
 
@@ -44,10 +48,13 @@ _warned: set[str] = set()
 def warn_once(
     what: str, cause: object, outcome: str = "compiling without the shared cache"
 ) -> None:
-    """Log one line per cause and process. Never `warnings.warn`, which ``-W error`` turns into an exception."""
+    """Log a warning of what failed, its cause and the outcome; once for each cause in a process.
+
+    It is never a `warnings.warn`, which ``-W error`` would turn into an exception.
+    """
     kind = f"{what}: {cause}"
     if isinstance(cause, OSError) and cause.errno:
-        # The paths in it, and what was about to be done, differ from kernel to kernel; the cause does not.
+        # Its paths, and what was about to be done, differ from kernel to kernel; the cause does not.
         kind = os.strerror(cause.errno)
     if kind not in _warned:
         _warned.add(kind)

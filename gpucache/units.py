@@ -1,4 +1,4 @@
-"""Sizes and times as people write them. Pure."""
+"""Sizes and times as people write them: parsed into bytes and seconds, and printed."""
 
 from __future__ import annotations
 
@@ -9,16 +9,25 @@ for _power, _letter in enumerate("KMGT", start=1):
     _SIZES[_letter] = 1024**_power
     _SIZES[f"{_letter}iB"] = 1024**_power
     _SIZES[f"{_letter}B"] = 1000**_power
-_SECONDS = {"s": 1.0, "m": 60.0, "min": 60.0, "h": 3600.0, "d": 86400.0, "w": 7 * 86400.0}
+_SECONDS = {
+    "s": 1.0,
+    "m": 60.0,
+    "min": 60.0,
+    "h": 3600.0,
+    "d": 86400.0,
+    "w": 7 * 86400.0,
+}
+_SIZE = r"([0-9]{1,15}(?:\.[0-9]{1,6})?)\s*([a-zA-Z]*)"
+_DURATION = r"([0-9]{1,9}(?:\.[0-9]{1,6})?)\s*([a-z]*)"
 
 
 def parse_size(text: str) -> int:
-    """Bytes: ``20GiB``, ``1.5G`` (powers of 1024, as of ``du -h``), ``20GB`` (of 1000), ``4096``.
+    """How many bytes a text means: ``20GiB``, ``1.5G`` (powers of 1024, as of ``du -h``), ``20GB`` (of 1000), ``4096``.
 
     Raises:
-        ValueError: it is none of these.
+        ValueError: the text is no such size.
     """
-    match = re.fullmatch(r"([0-9]{1,15}(?:\.[0-9]{1,6})?)\s*([a-zA-Z]*)", text.strip(), re.ASCII)
+    match = re.fullmatch(_SIZE, text.strip(), re.ASCII)
     if match is not None:
         number, unit = match.groups()
         unit = unit[:1].upper() + unit[1:]
@@ -28,12 +37,12 @@ def parse_size(text: str) -> int:
 
 
 def parse_duration(text: str) -> float:
-    """Seconds: ``30d``, ``12h``, ``15min``, ``2w``, ``90s``, ``0``.
+    """How many seconds a text means: ``30d``, ``12h``, ``15min``, ``2w``, ``90s``, ``0``.
 
     Raises:
-        ValueError: it is none of these.
+        ValueError: the text is no such time.
     """
-    match = re.fullmatch(r"([0-9]{1,9}(?:\.[0-9]{1,6})?)\s*([a-z]*)", text.strip(), re.ASCII)
+    match = re.fullmatch(_DURATION, text.strip(), re.ASCII)
     if match is not None:
         number, unit = match.groups()
         if unit in _SECONDS:
@@ -44,7 +53,7 @@ def parse_duration(text: str) -> float:
 
 
 def size(count: int) -> str:
-    """Bytes for people: ``0 B``, ``38.2 KiB``, ``1.4 GiB``."""
+    """A number of bytes as people read it: ``0 B``, ``38.2 KiB``, ``1.4 GiB``."""
     value = float(count)
     for unit in ("B", "KiB", "MiB", "GiB"):
         if round(abs(value), 1) < 1024:
@@ -54,13 +63,14 @@ def size(count: int) -> str:
 
 
 def ago(seconds: float) -> str:
-    """How long something is past, for people: ``3 d ago``, ``now``."""
+    """How long ago something was, as people read it: ``3 d ago``, ``now``."""
     return f"{age(seconds)} ago" if seconds >= 1 else "now"
 
 
 def age(seconds: float) -> str:
-    """A time span for people, in its largest whole unit: ``3 d``, ``5 min``, ``now`` for less than a second."""
-    for unit, length in (("d", 86400.0), ("h", 3600.0), ("min", 60.0), ("s", 1.0)):
+    """A time span as people read it, in its largest whole unit: ``3 d``, ``5 min``; ``now`` below a second."""
+    for unit in ("d", "h", "min", "s"):
+        length = _SECONDS[unit]
         if seconds >= length:
             return f"{int(seconds // length)} {unit}"
     return "now"

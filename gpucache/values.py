@@ -1,4 +1,4 @@
-"""Frozen values that start fast: what a frozen, slotted dataclass is, without importing `dataclasses` or `typing`.
+"""`Value`: a base for frozen values, like a frozen, slotted dataclass, that does not import `dataclasses` or `typing`.
 
 `dataclasses` compiles every method of every class when the class is made, and imports `inspect`:
 14 ms of the 40 ms in which a worker used to resolve its directory. Here each method is written
@@ -27,11 +27,18 @@ class _ValueType(type):
     """Makes slots of a class's annotated fields, and remembers their defaults."""
 
     def __new__(
-        meta, name: str, bases: tuple[type, ...], body: dict[str, Any], kw_only: bool = False
+        meta,
+        name: str,
+        bases: tuple[type, ...],
+        body: dict[str, Any],
+        kw_only: bool = False,
     ) -> _ValueType:
         own = tuple(body.get("__annotations__", ()))
         names = own
-        defaults = {name: body.pop(name) for name in own if name in body}
+        defaults: dict[str, Any] = {}
+        for field in own:
+            if field in body:
+                defaults[field] = body.pop(field)
         for base in bases:
             if isinstance(base, _ValueType):
                 names = base._fields + names
@@ -39,8 +46,10 @@ class _ValueType(type):
         body["__slots__"] = own
         body["__match_args__"] = () if kw_only else names
         made = super().__new__(meta, name, bases, body)
-        made._fields, made._names = names, frozenset(names)
-        made._defaults, made._kw_only = defaults, kw_only
+        made._fields = names
+        made._names = frozenset(names)
+        made._defaults = defaults
+        made._kw_only = kw_only
         return made
 
     _fields: tuple[str, ...]
@@ -50,7 +59,7 @@ class _ValueType(type):
 
 
 class _DataclassFields:
-    """What `dataclasses` looks for: made when it asks, since almost nobody does."""
+    """The attribute by which `dataclasses` knows a dataclass; made when `dataclasses` reads it, which is seldom."""
 
     def __get__(self, value: Value | None, cls: _ValueType) -> dict[str, Any]:
         import dataclasses
@@ -58,14 +67,15 @@ class _DataclassFields:
         fields = []
         for name in cls._fields:
             default = cls._defaults.get(name, dataclasses.MISSING)
-            fields.append((name, object, dataclasses.field(default=default)))
+            field = dataclasses.field(default=default)
+            fields.append((name, object, field))
         made = dataclasses.make_dataclass(cls.__name__, fields, kw_only=True)
         found: dict[str, Any] = made.__dataclass_fields__  # type: ignore[attr-defined]
         return found
 
 
 class Value(metaclass=_ValueType):
-    """The base of frozen values. Annotate the fields; a default must be immutable."""
+    """The base of a class of frozen values, whose annotated names are the fields. A default must be immutable."""
 
     __dataclass_fields__ = _DataclassFields()
 
@@ -108,11 +118,15 @@ class Value(metaclass=_ValueType):
         return _made, (type(self), as_dict(self))
 
 
-_set = object.__setattr__  # a value's own refuses
+_set = object.__setattr__  # a value's own method refuses
 
 
-def _by_name(cls: _ValueType, args: tuple[Any, ...], named: dict[str, Any]) -> dict[str, Any]:
-    """All the values that a constructor was given, those by position too, by the name of their field."""
+def _by_name(
+    cls: _ValueType,
+    args: tuple[Any, ...],
+    named: dict[str, Any],
+) -> dict[str, Any]:
+    """All the values that a constructor was given, by position or by name, by the names of their fields."""
     names = cls._fields
     if cls._kw_only or len(args) > len(names):
         raise TypeError(f"{cls.__name__} takes {len(names)} fields by name, not {args!r}")

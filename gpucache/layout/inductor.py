@@ -1,4 +1,4 @@
-"""What TorchInductor keeps in a root that is its cache directory too, told by name. Pure.
+"""Which files in a root are caches of TorchInductor, told by their names alone: nothing here looks at the disk.
 
 Read in torch 2.13.0: `_inductor/codecache.py` (`get_path`, `write_atomic`, `FxGraphCache`, `CacheBase`), `_inductor/
 triton_bundler.py`, `_functorch/_aot_autograd/autograd_cache.py`, and seen in what it leaves.
@@ -30,7 +30,9 @@ BUNDLE = re.compile(r"tmp\.[0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12}")
 
 def is_cache(path: str) -> bool:
     """Whether a file, by its path below the root, is surely one of Inductor's caches."""
-    return _KEPT.fullmatch(path) is not None or is_temporary(path)
+    if is_temporary(path):
+        return True
+    return _KEPT.fullmatch(path) is not None
 
 
 def is_temporary(path: str) -> bool:
@@ -39,5 +41,5 @@ def is_temporary(path: str) -> bool:
 
 
 def bucket(name: str) -> str:
-    """The bucket that a name directly below the root belongs to; the two-letter directories of code are one."""
+    """The bucket that a name directly below the root belongs to: ``code`` for each directory of two letters."""
     return "code" if _CODE.fullmatch(name) else name

@@ -1,4 +1,4 @@
-"""What keys look like on disk, and walks that find the directories which have keys.
+"""What the key of a cached kernel looks like on disk, and walks that find the directories which hold keys.
 
 The patterns, `is_key_of` and `view_key` are pure; `device_directories`, `shards` and `unlinked` look at the disk.
 """
@@ -20,7 +20,7 @@ KEY = re.compile(r"[0-9a-f]{64}|[A-Z2-7]{52}|[A-Za-z0-9_-]{42}[AEIMQUYcgkosw048]
 since (`triton/runtime/cache.py`)."""
 _SINGLE = re.compile(r"-[0-9a-f]{16}")
 STORE_KEY = re.compile(rf"(?:{KEY.pattern})(?:{_SINGLE.pattern})?")
-"""A key in the store; that of a file that stands for itself says what else must be equal."""
+"""A key in the store. That of a file which is stored without a group ends in a digest of its name and Triton's tag."""
 
 
 # The digits of base 32 as `base64.b32encode` writes them, and as `int` reads them.
@@ -29,17 +29,20 @@ _DIGITS = str.maketrans("ABCDEFGHIJKLMNOPQRSTUVWXYZ234567", "0123456789abcdefghi
 
 def is_key_of(key: str, digest: str) -> bool:
     """Whether a key may be that of a kernel whose metadata have this hash; True where either does not look like one."""
-    if not KEY.fullmatch(key) or not re.fullmatch(r"[0-9a-f]{64}", digest):
+    hexadecimal = re.fullmatch(r"[0-9a-f]{64}", digest)
+    if not KEY.fullmatch(key) or not hexadecimal:
         return True
     if len(key) == 64:
         return key == digest
     if len(key) == 52:  # 260 bits: the last four are none of the hash
-        return int(key.translate(_DIGITS), 32) == int(digest, 16) << 4
-    return key == base64.urlsafe_b64encode(bytes.fromhex(digest)).decode().rstrip("=")
+        number = int(key.translate(_DIGITS), 32)
+        return number == int(digest, 16) << 4
+    encoded = base64.urlsafe_b64encode(bytes.fromhex(digest))
+    return key == encoded.decode().rstrip("=")
 
 
 def view_key(store_key: str) -> str:
-    """The key under which device directories have a stored entry."""
+    """The key under which device directories have the entry that the store has under this key."""
     if KEY.fullmatch(store_key):
         return store_key
     key, separator, rest = store_key.rpartition("-")
@@ -53,24 +56,34 @@ def device_directories(root: str) -> list[tuple[str, str]]:
     """Name and path of each directory below a root that Triton caches in; links are left out.
 
     Those are ``triton/<name>``, and the root (named ``.``) or its ``triton`` where they have keys directly below, as
-    Triton's default directory and torch's `fresh_cache` do. One that is mounted under two names is listed once.
+    Triton's default directory and torch's `fresh_cache` do. A directory that is mounted under two names is listed once.
     """
     shared = triton_directory(root)
     found = []
-    for name, path in ((".", root), ("triton", shared)):
-        if any(KEY.fullmatch(inner) for inner in _inner(path)):
-            found.append((name, path))
+    if _has_keys(root):
+        found.append((".", root))
+    if _has_keys(shared):
+        found.append(("triton", shared))
     for name in sorted(_inner(shared)):
         if not KEY.fullmatch(name):
             found.append((name, f"{shared}/{name}"))
-    first_of: dict[object, tuple[str, str]] = {}
+    different = []
+    seen: set[object] = set()
     for name, path in found:
-        first_of.setdefault(_identity(path), (name, path))
-    return list(first_of.values())
+        identity = _identity(path)
+        if identity not in seen:
+            seen.add(identity)
+            different.append((name, path))
+    return different
+
+
+def _has_keys(path: str) -> bool:
+    names = _inner(path)
+    return any(KEY.fullmatch(name) for name in names)
 
 
 def _identity(path: str) -> object:
-    """What a directory has in common with itself under another name."""
+    """What is equal for all paths of one directory: its device and inode; the path where they cannot be read."""
     try:
         found = os.stat(path)
     except OSError:
@@ -79,28 +92,29 @@ def _identity(path: str) -> object:
 
 
 def shards(root: str) -> list[str]:
-    """The paths of the store's parts, each of which has the keys that begin alike; links are left out."""
+    """The paths of the store's directories, each of which holds the keys that begin alike; links are left out."""
     store = unlinked(root, "store")
-    return sorted(f"{store}/{name}" for name in _inner(store)) if store is not None else []
+    if store is None:
+        return []
+    return sorted(f"{store}/{name}" for name in _inner(store))
 
 
 def unlinked(root: str, part: Part | None = None) -> str | None:
-    """As `ours`; None where a step of the path is a symbolic link, which may lead out of the root."""
+    """The path that `ours` names; None where a step of it is a symbolic link, which may lead out of the root."""
     path = ours(root, part)
     steps = [f"{root}/gpucache", ours(root), path]
-    return None if any(os.path.islink(step) for step in steps) else path
+    if any(map(os.path.islink, steps)):
+        return None
+    return path
 
 
 def _inner(path: str) -> list[str]:
-    """The names of the directories in a directory, less those in which torch unpacks; none behind a link."""
+    """The names of the directories in a directory, less those in which torch unpacks; none where it is a link."""
     if os.path.islink(path):
         return []
     try:
         with os.scandir(path) as items:
-            return [
-                item.name
-                for item in items
-                if item.is_dir(follow_symlinks=False) and not item.name.startswith("tmp.")
-            ]
+            names = [item.name for item in items if item.is_dir(follow_symlinks=False)]
     except OSError:
         return []
+    return [name for name in names if not name.startswith("tmp.")]

@@ -3,7 +3,7 @@
 <root>                        argument, else $GPUCACHE_DIR, else $TORCHINDUCTOR_CACHE_DIR, else torch's default
 ├── CACHEDIR.TAG
 ├── triton/<name>/<KEY>/…     one directory per device
-└── gpucache/v1/              all that is ours; a new format is a new directory
+└── gpucache/v1/              what gpucache alone writes; a new format is a new directory
     ├── devices/<host>.json   the devices as provisioned on that host
     ├── store/<KEY[:2]>/<KEY>/…   one copy of each entry, hard-linked into the device directories
     ├── locks/                a lock for each key that is being compiled, and one for provisioning
@@ -31,22 +31,25 @@ _PROVISIONED: tuple[Part, ...] = ("devices", "locks", "tmp")
 _FILLED: tuple[Part, ...] = ("store", "quarantine", "stats")
 
 
-def resolve_root(root: str | os.PathLike[str] | None, environ: Mapping[str, str]) -> str:
+def resolve_root(
+    root: str | os.PathLike[str] | None,
+    environ: Mapping[str, str],
+) -> str:
     """The absolute root: the argument, else the environment's, else torch's default. ``""`` counts as unset.
 
     Raises:
-        ConfigurationError: it is relative to a directory that is gone, or there is no temporary directory.
+        ConfigurationError: the root is relative to a directory that is gone, or there is no temporary directory.
     """
-    chosen = os.fspath(root) if root is not None else ""
-    chosen = chosen or ROOT.text(environ) or INDUCTOR_ROOT.text(environ) or default_root(environ)
-    return absolute(chosen)
+    argument = "" if root is None else os.fspath(root)
+    from_environ = ROOT.text(environ) or INDUCTOR_ROOT.text(environ)
+    return absolute(argument or from_environ or default_root(environ))
 
 
 def absolute(path: str) -> str:
     """The path as an absolute one.
 
     Raises:
-        ConfigurationError: it is relative, and the current directory is gone.
+        ConfigurationError: the path is relative, and the current directory is gone.
     """
     try:
         return os.path.abspath(path)
@@ -74,7 +77,8 @@ def default_root(environ: Mapping[str, str]) -> str:
         raise ConfigurationError(
             "TMPDIR", environ.get("TMPDIR", ""), f"usable ({error.strerror})"
         ) from None
-    user = re.sub(r'[\\/:*?"<>|]', "_", _user_name(environ))
+    user = _user_name(environ)
+    user = re.sub(r'[\\/:*?"<>|]', "_", user)
     return os.path.join(directory, f"torchinductor_{user}")
 
 
@@ -104,11 +108,14 @@ def is_device_name(name: str) -> bool:
     Written without a pattern, which each worker would have to compile.
     """
     numbers = name.split(".")
-    return len(numbers) <= 2 and all(map(_is_short_number, numbers))
+    if len(numbers) > 2:
+        return False
+    return all(map(_is_short_number, numbers))
 
 
 def _is_short_number(text: str) -> bool:
-    return text.isascii() and text.isdigit() and len(text) <= 9
+    is_number = text.isascii() and text.isdigit()
+    return is_number and len(text) <= 9
 
 
 def device_directory(root: str, name: str) -> str:
@@ -117,20 +124,24 @@ def device_directory(root: str, name: str) -> str:
 
 
 def ours(root: str, part: Part | None = None, *below: str) -> str:
-    """``<root>/gpucache/v1``, or one of its parts, or what is below that part."""
+    """The path ``<root>/gpucache/v1``; with a part, that part's path, or the path of something below the part."""
     directory = f"{root}/gpucache/v1"
-    return "/".join((directory, part, *below)) if part is not None else directory
+    if part is None:
+        return directory
+    return "/".join((directory, part, *below))
 
 
 def provisioned_directories(root: str) -> tuple[str, ...]:
-    """The directories that provisioning makes below a root beside those of the devices, outermost first."""
+    """The directories that provisioning makes below a root, but for those of the devices; outermost first."""
+    outer = (triton_directory(root), f"{root}/gpucache", ours(root))
     inner = tuple(ours(root, part) for part in _PROVISIONED)
-    return (triton_directory(root), f"{root}/gpucache", ours(root), *inner)
+    return outer + inner
 
 
 def our_directories(root: str) -> tuple[str, ...]:
-    """All directories of ours below a root, outermost first: those of provisioning, and those that caching fills."""
-    return (*provisioned_directories(root), *(ours(root, part) for part in _FILLED))
+    """All directories below a root that only gpucache writes, and ``triton``; outermost first."""
+    filled = tuple(ours(root, part) for part in _FILLED)
+    return provisioned_directories(root) + filled
 
 
 def record_path(root: str, host: str) -> str:
