@@ -1,4 +1,4 @@
-"""Why two entries of one kernel differ. Reads only: no lock, no stamp, no Triton.
+"""`difference`: tells why two entries of one kernel differ. Reads only: no lock, no stamp, no Triton.
 
 Not all of the key is on disk. Triton's sources and its libtriton, the version of ptxas, comments and default arguments
 of the kernel are in the key (`get_cache_key`, `runtime/cache.py` of Triton 3.9.0, and `src.hash`) and in no file.
@@ -96,7 +96,7 @@ def _kernel(directory: str) -> Metadata:
 
 
 def _identities(a: Metadata, b: Metadata) -> Iterator[Difference]:
-    """Name, target and version."""
+    """Compare name, target, architecture and version."""
     if a.name != b.name:
         yield Difference("kernel", "name", a.name, b.name)
     if a.target != b.target:
@@ -128,7 +128,7 @@ def _options(a: Metadata, b: Metadata) -> Iterator[Difference]:
 
 
 def _comparable_options(a: Metadata, b: Metadata) -> list[str]:
-    """The names of the options that tell of a choice, and do not follow from the target or from Triton's version."""
+    """Name the options that tell of a choice, and do not follow from the target or from Triton's version."""
     if a.triton_version == b.triton_version and _backend(a) == _backend(b):
         names = a.options.keys() | b.options.keys()
     else:
@@ -173,7 +173,7 @@ def _written_alike(a: Metadata, b: Metadata) -> bool:
 
 
 def _sources(a: str, b: str) -> Iterator[Difference]:
-    """The kernel in the first form that both have: ``.source`` from Triton 3.4 on, else ``.ttir``."""
+    """Compare the first form of the kernel that both entries have: ``.source`` from Triton 3.4 on, else ``.ttir``."""
     for ending in (".source", ".ttir"):
         one = _form(a, ending)
         other = _form(b, ending)
@@ -233,7 +233,7 @@ def _parted(argument: str) -> tuple[str, str]:
 
 
 def _code(ending: str, a: str, b: str) -> Iterator[Difference]:
-    """The first line that differs; one is enough, since the names of all values after it differ as well."""
+    """Tell the first line that differs; the first is enough, since the names of all values after it differ as well."""
     for one, other in zip_longest(_body(a), _body(b)):
         if one != other:
             yield Difference("source", ending.removeprefix("."), one, other)
@@ -247,7 +247,7 @@ def _body(text: str) -> list[str]:
 
 
 def _locations(a: str, b: str) -> Iterator[Difference]:
-    """The first location whose line differs; the file is not in the key, the line is."""
+    """Tell the first location whose line differs; the file is not in the key, the line is."""
     pairs = zip(_LINE.findall(a), _LINE.findall(b), strict=False)
     for (path, line), (other_path, other_line) in pairs:
         if line != other_line:
@@ -257,7 +257,7 @@ def _locations(a: str, b: str) -> Iterator[Difference]:
 
 
 def _assembler(a: str, b: str) -> Iterator[Difference]:
-    """Another ptxas: the same PTX, but for the version that Triton lets its ptxas choose, and another binary."""
+    """Tell of another ptxas: of the same PTX, but for the version Triton lets it choose, it made another binary."""
     one, other = _assembled(a), _assembled(b)
     if one is None or other is None or one == other:
         return

@@ -19,7 +19,7 @@ _DISTRIBUTIONS = ("triton", "pytorch-triton", "pytorch-triton-rocm")
 def other_architecture(
     metadata: Metadata, key: str, root: str, environ: Mapping[str, str]
 ) -> Iterator[Finding]:
-    """Whether any device of this host, as recorded, runs the code; only the pinned one, if there is one."""
+    """Tell if no recorded device of this host runs the code; with a pinned device, only that one is asked."""
     record = recorded(root)
     if record is None or not metadata.target.startswith("cuda:"):
         return
@@ -34,7 +34,7 @@ def other_architecture(
 
 @tells({"other-triton": "a kernel was made by another version of Triton than is installed here"})
 def other_triton(metadata: Metadata) -> Iterator[Finding]:
-    """Whether the Triton installed beside gpucache made it."""
+    """Tell if another Triton than the one installed beside gpucache made the kernel."""
     installed = _installed()
     if installed is None or metadata.triton_version == installed:
         return
@@ -64,7 +64,7 @@ def _numbers(version: str) -> tuple[int, ...]:
 
 @tells({"environment-differs": "a variable that is part of the key had another value"})
 def environment_differs(metadata: Metadata, environ: Mapping[str, str]) -> Iterator[Finding]:
-    """The variables in the key that were another in the process that compiled the kernel."""
+    """Tell of each variable in the key that had another value in the process that compiled the kernel."""
     here = key_environment(environ)
     for name in sorted(metadata.environment.keys() | here.keys()):
         made, now = metadata.environment.get(name), here.get(name)

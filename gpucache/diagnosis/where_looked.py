@@ -1,4 +1,4 @@
-"""Where a process looks for the entry of a key, by its environment, and where else under the root the entry is."""
+"""`where_looked`: where a process looks for a key, by its environment, and where else under the root the entry is."""
 
 from __future__ import annotations
 
@@ -97,7 +97,7 @@ def _directory_set(root: str, environ: Mapping[str, str]) -> str | None:
 
 
 def _copies(root: str, key: str) -> Iterator[str]:
-    """Where the key may lie below the root: the store, where a library has a longer name, and the devices'."""
+    """List where the key may lie in the root: in the store, where libraries have longer names, and for each device."""
     shard = os.path.dirname(entry_path(root, key))
     for path in listed(shard):
         if view_key(os.path.basename(path)) == key:
@@ -107,7 +107,7 @@ def _copies(root: str, key: str) -> Iterator[str]:
 
 
 def _reasons_apart(root: str, environ: Mapping[str, str], directory: str) -> Iterator[Apart]:
-    """The settings by which Triton's own manager acts, which knows no store."""
+    """Name the settings by which Triton's own cache manager acts, which knows no store."""
     manager = environment.MANAGER.text(environ)
     if manager != environment.OUR_MANAGER:
         fact = f"the cache manager is {manager or 'the one of Triton'}"

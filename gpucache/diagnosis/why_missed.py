@@ -1,4 +1,4 @@
-"""Why an entry is not a hit for a process: what is wrong where that process looks for it. Reads only.
+"""`why_missed`: tells why an entry is not a hit for a process, from what is wrong where that process looks. Reads only.
 
 No lock is taken and no use stamped; Triton is not imported. Damage is judged as `gpucache verify` judges it.
 """
@@ -68,7 +68,7 @@ def _metadata(directories: tuple[str, ...]) -> Metadata | None:
 
 @tells({"taken-elsewhere": "one copy of an entry is damaged, but the process finds another, whole"})
 def _copies(looked: Looked) -> Iterator[Finding]:
-    """What is wrong with each copy that the process looks at, or that there is none."""
+    """Tell what is wrong with each copy that the process looks at, or that there is none."""
     judge = Judge()
     damaged: list[str] = []
     whole: list[str] = []
@@ -116,7 +116,7 @@ def _absent(looked: Looked) -> Finding:
 
 
 def _wrong(path: str, looked: Looked, judge: Judge) -> Iterator[Finding]:
-    """What is wrong with one directory for the plug-in or, where it does not act, for Triton's own manager."""
+    """Tell what is wrong with one directory for the plug-in or, where that does not act, for Triton's own manager."""
     if os.path.islink(
         path
     ):  # which all that looks after a cache leaves alone, but a process follows
@@ -142,7 +142,7 @@ def _being_removed(path: str) -> Finding:
 
 @tells({"stock-incomplete": "what Triton's own manager left of a compile is no whole kernel"})
 def _incomplete(path: str) -> Iterator[Finding]:
-    """Whether something is missing of which nothing says that it should be there."""
+    """Tell if something is missing of which no file says that it should be there."""
     if not os.path.isdir(path) or os.path.lexists(f"{path}/{MANIFEST}"):
         return
     group = group_in(path)
@@ -159,7 +159,7 @@ def _incomplete(path: str) -> Iterator[Finding]:
 
 @tells({"group-gone": "a __grp__ file names files that are gone: stock Triton compiles again"})
 def _group_gone(path: str) -> Iterator[Finding]:
-    """Where the group sends stock Triton, which follows its paths wherever they lead: nowhere."""
+    """Tell if the group names files that are gone: stock Triton follows its paths wherever they lead."""
     group = group_in(path)
     try:
         children = read_group(f"{path}/{GROUP}{group}") if group is not None else None

@@ -39,7 +39,7 @@ class DeviceDirectory:
 
 @dataclass(frozen=True, slots=True)
 class Usage:
-    """What one part of the root takes.
+    """How many bytes one part of the root takes, and in how many files.
 
     Physical bytes add up to the whole's: each inode counts in the part where it was seen first. The store is looked at
     first, then the device directories in their order.
@@ -88,7 +88,7 @@ def _garbage_collector_off() -> Iterator[None]:
 
 
 class _Scan:
-    """One look: the store first, so that what the device directories share with it is known."""
+    """One look at a root: the store first, so that what the device directories share with it is known."""
 
     def __init__(self, root: str, progress: Progress | None) -> None:
         self.root = root
@@ -183,7 +183,7 @@ class _Scan:
         return KEY.fullmatch(item.name) is not None
 
     def _part(self, path: str, item: os.DirEntry[str]) -> str:
-        """The part of the root that an item in one of its levels counts to."""
+        """Name the row of `CacheReport.usage` that an item in one of the levels of the root counts to."""
         if path == self.root:
             is_bucket = item.is_dir(follow_symlinks=False)
             name = inductor.bucket(item.name) if is_bucket else "other"
@@ -219,7 +219,7 @@ class _Scan:
 
 
 def _levels(root: str) -> dict[str, str]:
-    """The directories whose content counts to several rows, with the row that the rest of each counts to."""
+    """Name the directories whose content counts to several rows, with the row that the rest of each counts to."""
     return {
         f"{root}/triton": "triton",
         f"{root}/gpucache": "gpucache",
@@ -229,7 +229,7 @@ def _levels(root: str) -> dict[str, str]:
 
 
 def _part_of_device(name: str) -> str:
-    """The row of `CacheReport.usage` that a device directory counts to."""
+    """Name the row of `CacheReport.usage` that a device directory counts to."""
     return "triton" if name in (".", "triton") else f"triton/{name}"
 
 

@@ -12,14 +12,14 @@ CopyKind = Literal["store", "view", "stock"]
 
 
 class File(NamedTuple):
-    """A file of an entry."""
+    """A file of an entry, with its size."""
 
     name: str
     size_bytes: int
 
 
 class Copy(NamedTuple):
-    """One directory of an entry."""
+    """One of the directories that have an entry: the store's, or a device's."""
 
     path: str
     kind: CopyKind

@@ -81,7 +81,7 @@ class EntryBuilder:
 
 
 def is_tritons(names: Collection[str], directories: Collection[str]) -> bool:
-    """Whether a directory that is named like a key surely is one of Triton's, by what is in it."""
+    """Whether a directory that is named like a key surely is one of Triton's, by the files in it."""
     if directories:
         return False
     if any(name.startswith(GROUP) for name in names):
@@ -131,7 +131,7 @@ def _last_touch(files: Mapping[str, Inode]) -> float:
 
 
 def _facts_of_stock(path: str, files: Mapping[str, Inode]) -> Facts:
-    """What Triton's own files say of an entry that has no manifest."""
+    """Read what Triton's own files say of an entry that has no manifest."""
     groups = [name.removeprefix(GROUP) for name in files if name.startswith(GROUP)]
     if not groups:
         return Facts(min(_compiled_files(files)), None)

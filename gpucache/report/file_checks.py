@@ -23,7 +23,7 @@ Check = Literal["metadata", "timings", "binary", "none"]
 
 
 class Wrong(NamedTuple):
-    """Why a file is of no use."""
+    """Why a file is of no use: the code of the flaw, and the fact."""
 
     code: FlawCode
     fact: str
@@ -40,7 +40,7 @@ class Examined(NamedTuple):
 
 
 def no_file(found: os.stat_result | None) -> str | None:
-    """Why something is no file; None for a file."""
+    """Tell why the thing found under a file's name is no regular file; None for a regular file."""
     if found is None:
         return "it is not there"
     if stat.S_ISREG(found.st_mode):
@@ -65,7 +65,7 @@ def examine(path: str, is_metadata: bool) -> Examined:
 
 
 def examine_stock(path: str, is_metadata: bool) -> Wrong | None:
-    """What is wrong with a file of stock Triton's, which left no digest: all but JSON is read as a binary is.
+    """Tell what is wrong with a file of stock Triton's, which left no digest; all but JSON is looked at as a binary is.
 
     Raises:
         OSError: it cannot be read.
@@ -84,7 +84,7 @@ def _check_of(path: str, is_metadata: bool) -> Check:
 
 
 def _wrong(check: Check, path: str, data: bytes, size: int) -> Wrong | None:
-    """What is wrong with a file of this content, of which a binary may have its beginning only."""
+    """Tell what is wrong with a file of this content; of a binary, ``data`` may be the beginning only."""
     if check == "metadata":
         return _wrong_metadata(path, data)
     if check == "timings" and not _has_timings(data):

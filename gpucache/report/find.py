@@ -18,7 +18,7 @@ _SHARD_LETTERS = 2
 
 
 def find_entries(root: str, key: str, progress: Progress | None = None) -> tuple[Entry, ...]:
-    """The entry of a key; where there is none, all entries whose keys begin so.
+    """Find the entry of a key; where there is none, all entries whose keys begin so.
 
     They are as in `scan`, in the same order; a whole key costs one directory for the store and for each device, a
     beginning of two or more letters one listing of each. One letter, or none, costs a whole scan, which alone calls
@@ -39,7 +39,7 @@ def find_entries(root: str, key: str, progress: Progress | None = None) -> tuple
 
 
 def _whole_key(root: str, key: str) -> tuple[Entry, ...]:
-    """The entries that share the directories of one of Triton's keys: a kernel, or files that stand for themselves."""
+    """Read the entries that share the directories of a key: a kernel, or files that stand for themselves."""
     found = KeyDirectories(root)
     shared = view_key(key)
     for shard in _shard_of(root, key):
@@ -51,7 +51,7 @@ def _whole_key(root: str, key: str) -> tuple[Entry, ...]:
 
 
 def _beginning(root: str, beginning: str) -> tuple[Entry, ...]:
-    """The entries whose keys begin so; also a few others, which share a view with one of these."""
+    """Read the entries whose keys begin so; also a few others, which share a view with one of these."""
 
     def is_wanted(name: str) -> bool:
         shared = view_key(name)
@@ -80,7 +80,7 @@ def _read(found: KeyDirectories, device: str | None, directory: str, paths: Iter
 
 
 def _existing(path: str) -> Iterator[str]:
-    """The path, where it is a directory and no link."""
+    """Yield the path, if it is a directory and no link."""
     try:
         mode = os.lstat(path).st_mode
     except OSError:
@@ -92,7 +92,7 @@ def _existing(path: str) -> Iterator[str]:
 def _matching(
     directory: str, pattern: re.Pattern[str], is_wanted: Callable[[str], bool]
 ) -> Iterator[str]:
-    """The paths of the key directories in a directory whose names are wanted."""
+    """Yield the paths of the key directories in a directory whose names are wanted."""
     try:
         with os.scandir(directory) as items:
             for item in items:

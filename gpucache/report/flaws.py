@@ -44,7 +44,7 @@ DAMAGE: Mapping[FlawCode, str] = {
     "binary-cut": "a file of a kernel is empty or zeros, or a binary shorter than its ELF header says",
     "autotune-torn": "an autotune result does not parse: stock Triton crashes at every start",
 }
-"""What `gpucache verify --repair` can mend, or move to the quarantine: each code with its meaning."""
+"""What `gpucache verify --repair` can repair, or move to the quarantine: each code with its meaning."""
 
 UNTOUCHED: Mapping[FlawCode, str] = {
     "link": "a symbolic link lies in the cache: it is not followed",
@@ -89,7 +89,7 @@ class Flaw(NamedTuple):
     """Inode of the directory and of the subject: they tell whether it is still the one that was judged."""
 
     def finding(self, root: str) -> Finding:
-        """The flaw as `gpucache verify` and `gpucache explain` tell it of this root."""
+        """Make the finding in which `gpucache verify` and `gpucache explain` tell of this flaw in a root."""
         level: Level = "warning" if self.code in _WARNINGS else "error"
         fix = _FIXES.get(self.code) or repair_command(root)
         return Finding(self.code, level, self.subject, self.fact, fix)

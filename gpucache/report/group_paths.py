@@ -1,4 +1,4 @@
-"""Whether the paths in a group file lead to the directory that has it, or to where it was copied from."""
+"""`GroupPaths`: asks whether the paths in a group file lead to its own directory, or to where that was copied from."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ class GroupPaths:
         self._same: dict[tuple[str, str], bool] = {}
 
     def elsewhere(self, children: Mapping[str, str], directory: str) -> str | None:
-        """The directory that the first child with a path elsewhere lies in; None where all are here."""
+        """Name the directory that the first path leads to which does not lead here; None where all lead here."""
         for name, path in children.items():
             if path != f"{directory}/{name}" and not self._leads_here(path, directory, name):
                 return os.path.dirname(path)

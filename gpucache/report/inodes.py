@@ -1,4 +1,4 @@
-"""Files counted by inode, so that a hard link that was seen before costs no system call and no bytes."""
+"""`Inodes`: counts files by inode, so that a hard link that was seen before costs no system call and no bytes."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ Disk = dict[int, Inode]
 
 
 class Sum:
-    """What one part of a tree takes."""
+    """How many files one part of a tree has, and their bytes; they are added up while the tree is walked."""
 
     __slots__ = ("files", "logical", "name", "physical")
 
@@ -56,7 +56,7 @@ class Sum:
 
 
 class Contents(NamedTuple):
-    """What is directly in a directory."""
+    """The files and the directories that are directly in a directory."""
 
     files: dict[str, Inode]
     new: list[Inode]
@@ -76,7 +76,7 @@ class Inodes:
         self._unreadable = unreadable
 
     def items(self, path: str) -> list[os.DirEntry[str]]:
-        """What is in a directory."""
+        """List a directory; one that cannot be listed is told, and is empty."""
         try:
             with os.scandir(path) as items:
                 return list(items)
@@ -94,7 +94,7 @@ class Inodes:
             return {}
 
     def contents(self, path: str, disk: Disk, total: Sum) -> Contents:
-        """What is directly in a directory, its files counted. The listing has their numbers: only new ones are asked.
+        """List a directory and count its files. The listing has the inodes' numbers: only new ones are asked for more.
 
         Raises:
             OSError: it cannot be listed, or is gone.
@@ -122,7 +122,7 @@ class Inodes:
         return Contents(files, new, directories)
 
     def file(self, item: os.DirEntry[str], disk: Disk, total: Sum) -> None:
-        """Count one file.
+        """Count one file of a directory.
 
         Raises:
             OSError: it cannot be looked at, or is gone.

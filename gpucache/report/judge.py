@@ -62,7 +62,7 @@ class Judge:
         return [one for one in judged if one is not None]
 
     def forget(self) -> None:
-        """Forget what was read; before the next key, whose files are others."""
+        """Forget what was read, before the next key: its files are others."""
         self._examined.clear()
         self._manifests.clear()
 
@@ -182,7 +182,7 @@ class Judge:
     # ---- views beside their entry
 
     def _beside(self, view: Judged, entries: Sequence[Judged]) -> Judged:
-        """Add what only the store's entry tells: a manifest that is gone, a copy that could be a hard link."""
+        """Add the flaws that only the store's entry shows: no manifest, or copies that could be hard links."""
         if view.found is None:
             return view
         mark = (view.found.st_ino, 0)

@@ -36,14 +36,14 @@ class Judged:
 
     @property
     def spoiled(self) -> bool:
-        """Whether it is of no use; a group file tells stock Triton alone what belongs to a kernel."""
+        """Whether the directory is of no use. A torn group file spoils stock Triton's only: a view has its manifest."""
         if self.codes & SPOILING:
             return True
         return not self.ours and "group-torn" in self.codes
 
     @property
     def whole(self) -> bool:
-        """Whether its files are what was published, every one of them."""
+        """Whether every published file is there as it was published."""
         return self.manifest is not None and not self.spoiled and "unreadable" not in self.codes
 
     @property

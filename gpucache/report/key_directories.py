@@ -106,7 +106,7 @@ class KeyDirectories:
         return builder
 
     def _facts(self, path: str, manifest: Inode | None, stored: bool) -> Facts | None:
-        """What an entry's manifest says; None without a sound one.
+        """Read what an entry's manifest says; None without a sound one.
 
         Raises:
             FileNotFoundError: the entry is being removed or replaced.

@@ -54,7 +54,7 @@ class Stray:
 
 
 def stray(kind: StrayKind, path: str, dead: bool | None = None) -> Stray | None:
-    """The stray at a path; None where it is gone. ``dead`` is whether nobody uses it; by default its age tells."""
+    """Look at the stray at a path; None where it is gone. ``dead``: whether nobody uses it; by default, by its age."""
     try:
         found = os.lstat(path)
     except OSError:
@@ -65,7 +65,7 @@ def stray(kind: StrayKind, path: str, dead: bool | None = None) -> Stray | None:
 
 
 def size_of(path: str) -> int:
-    """Bytes of all files at a path, links not followed; what vanishes meanwhile counts nothing."""
+    """Add up the bytes of all files at a path, links not followed; what vanishes meanwhile counts nothing."""
     try:
         found = os.lstat(path)
     except OSError:
@@ -86,7 +86,7 @@ def size_of(path: str) -> int:
 
 
 def kind_of(name: str) -> StrayKind | None:
-    """What a name in a device directory or a key directory stands for; None for no stray."""
+    """Tell by a name in a device directory or a key directory which stray it stands for; None for no stray."""
     if "tmp" not in name:
         return None
     if name.startswith(ASIDE):
@@ -97,7 +97,7 @@ def kind_of(name: str) -> StrayKind | None:
 
 
 def of_root(root: str) -> Iterator[Stray]:
-    """What lies in our own directories of a root: staging, locks, the quarantine. Removes nothing."""
+    """List the strays in a root's ``gpucache/v1``: staging, locks, the quarantine. Removes nothing."""
     if unlinked(root) is None:
         return
     yield from _staged(root)
@@ -106,7 +106,7 @@ def of_root(root: str) -> Iterator[Stray]:
 
 
 def _staged(root: str) -> Iterator[Stray]:
-    """What writers collect, or have left. A staging area has a lock that tells; of a published file only age does."""
+    """List what writers collect or have left. A lock tells if a staging area is in use; of a file, only its age."""
     for path in _listed(paths.ours(root, "tmp")):
         name = os.path.basename(path)
         if name.startswith(staging.PREFIXES):
@@ -120,7 +120,7 @@ def _staged(root: str) -> Iterator[Stray]:
 
 
 def _locks(root: str) -> Iterator[Stray]:
-    """The locks of keys."""
+    """List the locks of keys."""
     for path in _listed(lock_directory(root)):
         if path.endswith(".lock") and os.path.basename(path) != PROVISION_LOCK:
             found = stray("lock", path, is_free(path))

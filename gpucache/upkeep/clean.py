@@ -1,4 +1,4 @@
-"""`CleanPolicy`: all that is cached in a root goes, and nothing that is not.
+"""`CleanPolicy`: remove all that is cached in a root, and nothing that is not.
 
 Entries, strays and TorchInductor's files go. Device directories, the record of the devices and the counters stay: they
 are no caches, and workers resolve by them.
@@ -29,7 +29,7 @@ class CleanPolicy:
     `NO_GRACE`, which spares nothing."""
 
     def planned(self, report: CacheReport, environ: Mapping[str, str], now: float) -> Plan:
-        """Everything in a root as it was scanned, at a time in seconds since the epoch.
+        """Plan to remove everything in a root as it was scanned, at a time in seconds since the epoch.
 
         Raises:
             ConfigurationError: the grace is shorter than twice the interval of stamps.

@@ -39,7 +39,7 @@ class Skipped:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Outcome:
-    """What a plan has done."""
+    """What a plan has removed, and what it has skipped."""
 
     entries: int = 0
     """How many are gone."""
@@ -66,7 +66,7 @@ class Execution:
         self._skipped: list[Skipped] = []
 
     def outcome(self) -> Outcome:
-        """What was done so far."""
+        """Sum up what was done so far."""
         return Outcome(
             entries=self._entries,
             slimmed=self._slimmed,
@@ -178,7 +178,7 @@ class Execution:
 
 
 def _targets(entry: Entry) -> list[Target]:
-    """The directories of an entry, as they were scanned; which of them have a manifest is asked now."""
+    """List the directories of an entry as they were scanned; whether each has a manifest is asked now."""
     targets = []
     for copy in entry.copies:
         is_ours = os.path.lexists(f"{copy.path}/{MANIFEST}")

@@ -32,7 +32,7 @@ class InductorFile(NamedTuple):
 
     @classmethod
     def of(cls, path: str, found: os.stat_result) -> InductorFile:
-        """The file as it is now."""
+        """Note a file as it is now."""
         physical_bytes = found.st_size if found.st_nlink == 1 else 0
         mark = found.st_dev, found.st_ino, found.st_atime_ns, found.st_mtime_ns
         return cls(path, found.st_size, physical_bytes, mark)
@@ -44,7 +44,7 @@ class InductorFile(NamedTuple):
 
 
 class Sorted(NamedTuple):
-    """What is below a root beside entries and strays."""
+    """The files below a root beside entries and strays, by what is to become of them."""
 
     files: tuple[InductorFile, ...]
     """TorchInductor's, that nobody uses."""
@@ -99,7 +99,7 @@ class _Sorting:
         return Sorted(tuple(self.files), tuple(self.in_use), tuple(sorted(left)))
 
     def _directory(self, path: str) -> list[str]:
-        """Sort the files in a directory; the directories in it."""
+        """Sort the files in a directory, and list the directories in it."""
         outside: list[str] = self.outside.setdefault(path, [])
         inner: list[str] = []
         try:

@@ -1,4 +1,4 @@
-"""What is looked at in one go, all directories of one key, and what was seen there."""
+"""`look`: judges all directories of one key in one go, which is the work that `verify` divides between processes."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ class Unit(NamedTuple):
 
     @property
     def directories(self) -> int:
-        """How many there are."""
+        """How many directories the key has."""
         return len(self.stored) + len(self.others)
 
 
@@ -49,10 +49,10 @@ def look(judge: Judge, unit: Unit, twice: bool) -> Seen:
 
 
 def look_again(judge: Judge, unit: Unit) -> list[Flaw]:
-    """The flaws that the directories of a key have now."""
+    """Judge the directories of a key once more; their flaws now."""
     return flaws_of(judge.key(unit.stored, unit.others))
 
 
 def flaws_of(judged: Iterable[Judged]) -> list[Flaw]:
-    """All flaws of some directories, in their order."""
+    """Collect the flaws of some directories, in their order."""
     return [flaw for one in judged for flaw in one.flaws]

@@ -24,14 +24,14 @@ class Policy(Protocol):
     """What may go from a root, and how much of it."""
 
     def planned(self, report: CacheReport, environ: Mapping[str, str], now: float) -> Plan:
-        """What this policy removes from a root as it was scanned, at a time in seconds since the epoch."""
+        """Plan what this policy removes from a root as it was scanned, at a time in seconds since the epoch."""
         ...
 
 
 def plan(
     report: CacheReport, policy: Policy, environ: Mapping[str, str], now: float | None = None
 ) -> Plan:
-    """What the policy removes from a root as it was scanned; ``now`` is in seconds since the epoch.
+    """Plan what the policy removes from a root as it was scanned; ``now`` is in seconds since the epoch.
 
     Raises:
         ConfigurationError: the grace is shorter than twice the interval of stamps, or the version specifier is none.
@@ -58,7 +58,7 @@ class Plan:
 
     @property
     def physical_bytes(self) -> int:
-        """What this is going to free: files with links elsewhere are not freed."""
+        """How many bytes the plan is going to free: files with links elsewhere are not freed."""
         removed = sum(_freed_bytes(entry) for entry in self.removing)
         slimmed = sum(min(slimmed_bytes(entry), _freed_bytes(entry)) for entry in self.slimming)
         strays = sum(stray.size_bytes for stray in self.strays)
@@ -66,7 +66,7 @@ class Plan:
 
     @property
     def logical_bytes(self) -> int:
-        """Hard links counted each time."""
+        """As `physical_bytes`, with hard links counted each time."""
         removed = sum(entry.logical_bytes for entry in self.removing)
         strays = sum(stray.size_bytes for stray in self.strays)
         slimmed = 0
@@ -76,11 +76,11 @@ class Plan:
         return removed + slimmed + strays + sum(file.size_bytes for file in self.files)
 
     def execute(self, progress: Progress | None = None) -> Outcome:
-        """Do it. Beside any readers, writers and removers; killed at any instant, every entry is whole or gone.
+        """Carry the plan out.
 
-        An entry that was used since the plan was made, or whose key is locked, is skipped and told; so is what a link
-        leads to, and a file that was used since. ``progress`` is told now and then how many entries are done, of how
-        many.
+        Beside any readers, writers and removers; killed at any instant, every entry is whole or gone. An entry that was
+        used since the plan was made, or whose key is locked, is skipped and told; so is what a link leads to, and a
+        file that was used since. ``progress`` is told now and then how many entries are done, of how many.
         """
         work = Execution(self.root)
         total = len(self.removing) + len(self.slimming)

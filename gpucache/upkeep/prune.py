@@ -1,4 +1,4 @@
-"""`PrunePolicy`: what is old, over a limit, or of no more use, goes, least recently used first."""
+"""`PrunePolicy`: remove what is old, over a limit, or of no more use, least recently used first."""
 
 from __future__ import annotations
 
@@ -51,7 +51,7 @@ class PrunePolicy:
 
     @property
     def limits(self) -> Limits:
-        """How much is to go."""
+        """The limits that say how much is to go."""
         return Limits(
             max_size_bytes=self.max_size_bytes,
             max_entries=self.max_entries,
@@ -59,7 +59,7 @@ class PrunePolicy:
         )
 
     def planned(self, report: CacheReport, environ: Mapping[str, str], now: float) -> Plan:
-        """What this policy removes from a root as it was scanned, at a time in seconds since the epoch.
+        """Plan what this policy removes from a root as it was scanned, at a time in seconds since the epoch.
 
         Raises:
             ConfigurationError: the grace is shorter than twice the interval of stamps, or the version specifier is
@@ -79,7 +79,7 @@ class PrunePolicy:
         )
 
     def _chosen(self, entries: Sequence[Entry]) -> Sequence[Entry]:
-        """The entries that may go."""
+        """The entries that the filters choose, and that would become smaller where that is what is asked."""
         if self.arch is not None:
             entries = [entry for entry in entries if entry.arch == self.arch]
         if self.triton_version is not None:
@@ -117,7 +117,7 @@ def _is_swept(stray: Stray, now: float) -> bool:
 
 
 def _specifier(text: str) -> Callable[[str | None], bool]:
-    """Whether a version matches the text, as a function; an unknown or odd version matches nothing.
+    """Make a function that says whether a version matches the text; an unknown or odd version matches nothing.
 
     Raises:
         ConfigurationError: the text is no version and no specifier.

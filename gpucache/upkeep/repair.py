@@ -197,7 +197,7 @@ class _Repairing:
 
 
 def _when_moved(name: str) -> tuple[bool, bool, str]:
-    """Sorts the names of files: first what was compiled, then groups, then the manifest."""
+    """Sort key of a file's name: first what was compiled, then groups, then the manifest."""
     return name == MANIFEST, name.startswith(GROUP), name
 
 

@@ -29,12 +29,12 @@ DROPPED = (".source", ".ttir", ".ttgir", ".llir", ".ptx")
 
 
 def kept(name: str) -> bool:
-    """Whether a file of an entry stays."""
+    """Whether a file of an entry stays when the entry is made smaller."""
     return not name.endswith(DROPPED)
 
 
 def slimmed_bytes(entry: Entry) -> int:
-    """What a kernel's entry would lose without the files that no launch needs; 0 for what is no kernel."""
+    """How many bytes a kernel's entry would lose without the files that no launch needs; 0 for what is no kernel."""
     if entry.kind != "kernel":
         return 0
     dropped = sum(file.size_bytes for file in entry.files if not kept(file.name))
@@ -126,7 +126,7 @@ def _keep_manifest(aside: str, smaller: str, names: Iterable[str]) -> None:
 
 
 def _written(directories: Iterable[str], asides: Iterable[str]) -> list[Freed]:
-    """What each of the smaller directories has that the others had not."""
+    """Count what was written for each of the smaller directories, beyond hard links to what was there."""
     seen: set[tuple[int, int]] = set()
     for aside in asides:
         seen.update(file.inode for file in _files(aside))

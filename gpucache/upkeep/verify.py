@@ -41,7 +41,7 @@ CODES: Mapping[str, str] = dict(
 
 @dataclass(frozen=True, slots=True)
 class Checked:
-    """Something that is, or was, wrong."""
+    """A finding of `verify`, and what came of its repair."""
 
     finding: Finding
     repaired: bool = False
@@ -55,7 +55,7 @@ class Checked:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Verification:
-    """What was checked, and what was wrong."""
+    """How much was checked, and all that was found wrong."""
 
     root: str
     entries: int
@@ -66,7 +66,7 @@ class Verification:
 
     @property
     def unrepaired(self) -> tuple[Checked, ...]:
-        """What is still wrong."""
+        """The findings that are still so."""
         return tuple(one for one in self.findings if not one.repaired)
 
     def as_json(self) -> dict[str, Any]:
@@ -103,7 +103,7 @@ def verify(
 
 
 class _Verifying:
-    """One verification: what it has found so far."""
+    """One verification of a root, and what it has found so far."""
 
     def __init__(self, root: str, repair: bool, progress: Progress | None) -> None:
         self.root = root

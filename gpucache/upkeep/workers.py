@@ -34,7 +34,7 @@ _START = """if True:
 def looks(
     units: Sequence[Unit], twice: bool, processes: int | None = None
 ) -> Generator[Seen, None, None]:
-    """What is seen of each key, in their order; ``twice`` is for `look`.
+    """Look at each key, in their order; ``twice`` is for `look`.
 
     ``processes`` is how many are used at most, by default as many as there are cores; where that leaves one, or a
     thousand keys for one, all is done in this process. What a process cannot do because it dies or cannot be started,
@@ -95,7 +95,7 @@ class _Worker:
         self._process = _started()
 
     def looks(self, units: Sequence[Unit], twice: bool) -> list[Seen]:
-        """What the process sees of these keys.
+        """Let the process look at these keys.
 
         Raises:
             Exception: what was raised in the process.
@@ -139,7 +139,7 @@ class _Process(NamedTuple):
 
 
 def _started() -> _Process | None:
-    """A new process; None where none can be had."""
+    """Start a process; None where none can be had."""
     if not sys.executable:
         return None
     flags = ["-X", f"utf8={sys.flags.utf8_mode}"]  # names of files are to mean the same there
