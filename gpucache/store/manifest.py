@@ -13,7 +13,7 @@ import os
 import stat
 from collections.abc import Mapping
 from functools import partial
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from gpucache.disk.files import write_new
 from gpucache.kernels.group import are_plain
@@ -95,7 +95,7 @@ def parse_manifest(data: bytes) -> Manifest | None:
     """The manifest in the content of a file; None where that is torn, or says what no manifest says.
 
     Unsound is one with a value of another type, a file's name that leads out of the directory, a text that a terminal
-    could not show, or a group that is none of the files. Straight code, since a hit pays for each call.
+    could not show, or a group that is none of the files.
     """
     try:
         text = data.decode()
@@ -104,14 +104,7 @@ def parse_manifest(data: bytes) -> Manifest | None:
             return None
         if end != len(text) and text[end:].strip():
             return None
-        files = said["files"]
-        for name, file in files.items():
-            size_bytes, mtime_ns, sha256 = file
-            if type(size_bytes) is not int or type(mtime_ns) is not int:
-                return None
-            if type(sha256) is not str:
-                return None
-            files[name] = _published(file)
+        files = _parse_files(said["files"])
         facts = Facts(
             said["kernel"],
             said["group"],
@@ -121,28 +114,57 @@ def parse_manifest(data: bytes) -> Manifest | None:
             said["tag"],
         )
         origin = said.get("origin")
-        texts = [facts.kernel, facts.tag, *files]
-        if facts.target is not None:
-            texts.append(facts.target)
-        if facts.triton_version is not None:
-            texts.append(facts.triton_version)
-        if origin is not None:
-            texts.append(origin)
-        # A join raises for what is no text. Not printable are null bytes and lone surrogates, too.
-        if not "".join(texts).isprintable() or not are_plain(files):
-            return None
-        if not files:
+        if not _can_be_shown(facts, origin, files) or not are_plain(files):
             return None
         if facts.group is not None and facts.group not in files:
             return None
     except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
         return None  # no JSON, or JSON of another shape
-    spent = facts.compile_s
-    if spent is not None:
-        is_number = type(spent) is float or type(spent) is int
-        if not is_number or not 0 <= spent < _FOREVER:
-            return None
+    if facts.compile_s is not None and not _is_duration(facts.compile_s):
+        return None
     return Manifest(facts, files, origin)
+
+
+def _parse_files(files: dict[str, Any]) -> dict[str, Published]:
+    """Make values of what stands for each file, in place, since every hit pays for this.
+
+    Raises:
+        TypeError: that is not two whole numbers and a text, or there is no file.
+        ValueError: as `TypeError`.
+    """
+    if not files:
+        raise ValueError("no file")
+    for name, file in files.items():
+        size_bytes, mtime_ns, sha256 = file
+        if type(size_bytes) is not int or type(mtime_ns) is not int:
+            raise TypeError(name)
+        if type(sha256) is not str:
+            raise TypeError(name)
+        files[name] = _published(file)
+    return files
+
+
+def _can_be_shown(facts: Facts, origin: str | None, files: Mapping[str, Published]) -> bool:
+    """Whether all texts are printable: no escape sequence, no null byte, no lone surrogate.
+
+    Raises:
+        TypeError: what should be a text is none.
+    """
+    texts = [facts.kernel, facts.tag, *files]
+    if facts.target is not None:
+        texts.append(facts.target)
+    if facts.triton_version is not None:
+        texts.append(facts.triton_version)
+    if origin is not None:
+        texts.append(origin)
+    return "".join(texts).isprintable()
+
+
+def _is_duration(value: object) -> bool:
+    """Whether something is a number of seconds; a truth value, which Python takes for a number, is none."""
+    if type(value) is not float and type(value) is not int:
+        return False
+    return 0 <= value < _FOREVER
 
 
 def entry_path(root: str, key: str) -> str:

@@ -81,11 +81,12 @@ def locate(directory: str | None, environ: Mapping[str, str]) -> Location:
             mode = "stock" if _is_usable_alone(chosen, environ) else "private"
     shared = mode == "shared"
     counters = paths.ours(chosen.root, "stats") if shared else None
+    staging = paths.ours(chosen.root, "tmp") if shared else "/dev/shm"
     return Location(
         directory=chosen.directory,
         root=chosen.root,
         locks=locks,
-        staging=_staging(paths.ours(chosen.root, "tmp") if shared else "/dev/shm"),
+        staging=_staging(staging),
         stats=Stats(counters, os.path.basename(chosen.directory)),
         mode=mode,
         silicon=chosen.silicon,
@@ -116,7 +117,8 @@ def _choose(directory: str | None, environ: Mapping[str, str]) -> _Chosen:
     except (GpuCacheError, OSError) as error:
         # The current directory is gone, or there is no temporary one.
         warn_once("the cache cannot be found", error)
-        return _Chosen(os.devnull, directory or default_directory("", None, environ), "private")
+        directory = directory or default_directory("", None, environ)
+        return _Chosen(os.devnull, directory, "private")
     known: Record | None = None
     try:
         known = of_this_host(root)
@@ -175,7 +177,8 @@ def is_fresh(directory: str, root: str) -> bool:
     """Whether a device directory is fresh on purpose: in the temporary directory, and outside the root."""
     import tempfile
 
-    return inside(directory, tempfile.gettempdir()) and not inside(directory, root)
+    temporary = tempfile.gettempdir()
+    return inside(directory, temporary) and not inside(directory, root)
 
 
 def _is_usable_alone(chosen: _Chosen, environ: Mapping[str, str]) -> bool:

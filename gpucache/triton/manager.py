@@ -179,7 +179,9 @@ class DeviceCacheManager(CacheManager):
         Raises:
             OSError: it can be written nowhere; the message names every place.
         """
-        content = data if isinstance(data, bytes) else str(data).encode()
+        content = data
+        if not isinstance(content, bytes):
+            content = str(data).encode()
         staged = self._staging_area()
         path = staged.stage(filename, content)
         if self._location.mode == "private" or overriding():
@@ -240,7 +242,9 @@ class DeviceCacheManager(CacheManager):
             return None
         try:
             # Its last holder may have published between our look and our lock.
-            found = self._hit(filename) or self._adopt(filename, repair=True)
+            found = self._hit(filename)
+            if found is None:
+                found = self._adopt(filename, repair=True)
         except BaseException:
             lock.release()
             raise
@@ -267,7 +271,9 @@ class DeviceCacheManager(CacheManager):
                     cause = f"{holder(lock.path)} ({lock.path})"
                     self._degraded("waited in vain for a compile", cause)
                     return None
-                found = self._hit(filename) or self._adopt(filename, repair=False)
+                found = self._hit(filename)
+                if found is None:
+                    found = self._adopt(filename, repair=False)
                 if found is not None:
                     return found
             return None
@@ -296,7 +302,8 @@ class DeviceCacheManager(CacheManager):
         """Make a view of an entry of the store."""
         location = self._location
         location.stats.add("shared_hits")
-        location.stats.add("saved_s", manifest.facts.compile_s or 0.0, now=True)
+        saved_s = manifest.facts.compile_s or 0.0
+        location.stats.add("saved_s", saved_s, now=True)
         directory = self._viewed(entry, manifest, repair)
         location.limit.viewed()
         kernel = manifest.facts.kernel
@@ -310,13 +317,15 @@ class DeviceCacheManager(CacheManager):
             return None
         location = self._location
         try:
-            digests = {name: digest_of(path) for name, path in files.items()}
+            digests, staged = {}, {}
+            for name, path in files.items():
+                digests[name] = digest_of(path)
+                staged[name] = (path, digests[name])
             with open(files[filename], encoding="utf-8") as file:
                 facts = _facts(filename, file.read(), None)
         except FileNotFoundError:
             return None  # it is being removed
         try:
-            staged = {name: (path, digests[name]) for name, path in files.items()}
             publish_entry(location.root, self.key, staged, facts, location.staging, repair=False)
             describe(self._view, digests, facts)
             location.limit.adopted(files.values())

@@ -126,7 +126,9 @@ class SingleFile:
         if not publish_entry(location.root, key, files, facts, staging, repair=locked):
             return None
         manifest = location.sound(self.entry)
-        if manifest is None or manifest.files[self.filename].sha256 == self.bad:
+        if manifest is None:
+            return None
+        if manifest.files[self.filename].sha256 == self.bad:
             return None
         location.limit.published(manifest)
         return manifest
@@ -148,7 +150,8 @@ class SingleFile:
         if self.tag != "":
             return self.entry  # the view is named by the key alone
         try:
-            made = link_view(self.location.root, self.entry, self.view, manifest, repair)
+            root = self.location.root
+            made = link_view(root, self.entry, self.view, manifest, repair)
         except OSError:
             return self.entry  # a read-only device directory
         return self.view if made else self.entry
@@ -183,9 +186,13 @@ def _tag(filename: str, silicon: str | None) -> str | None:
     """What must be equal beside the key for a file to be shared; None: it is not shared."""
     if filename.endswith(AUTOTUNE):
         return silicon
-    if filename.endswith(".so") and str(sysconfig.get_config_var("EXT_SUFFIX")) not in filename:
-        return f"{sysconfig.get_config_var('SOABI')}-{'-'.join(_libc())}"
-    return ""
+    if not filename.endswith(".so"):
+        return ""
+    with_tag = str(sysconfig.get_config_var("EXT_SUFFIX"))
+    if with_tag in filename:
+        return ""
+    python, libc = sysconfig.get_config_var("SOABI"), "-".join(_libc())
+    return f"{python}-{libc}"
 
 
 def _libc() -> tuple[str, str]:
