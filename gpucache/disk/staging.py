@@ -142,7 +142,7 @@ def _claim(place: str) -> tuple[str, int]:
 
 
 def sweep_dead(place: str) -> int:
-    """Remove the staging directories of dead processes; how many. Beside any other process."""
+    """Remove the staging directories of dead processes, beside any other process; how many were removed."""
     count = 0
     with os.scandir(place) as found:
         items = [item for item in found if item.name.startswith(PREFIXES)]
@@ -154,7 +154,7 @@ def sweep_dead(place: str) -> int:
 
 
 def is_dead(path: str) -> bool:
-    """Whether the process is gone that held this staging directory, of this user; asks its lock."""
+    """Whether a staging directory is this user's, and its process is gone, which its lock tells."""
     try:
         # Opening a FIFO would wait, unless only a directory will do.
         fd = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC | os.O_NOFOLLOW)
@@ -176,7 +176,7 @@ _all: list[Staging] = []
 
 
 def _remove_all() -> None:
-    """At exit: what was not published was private to this process."""
+    """Remove, at exit, what was not published: it was private to this process."""
     for staging in _all:
         for path, _ in staging._made.values():
             shutil.rmtree(path, ignore_errors=True)

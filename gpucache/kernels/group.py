@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 
 
 def read_group(path: str) -> dict[str, str] | None:
-    """The names and paths in a group file; None where it is none.
+    """The names and paths of a kernel's files, as a group file has them; None for what is no group file.
 
     Raises:
         OSError: it cannot be read.

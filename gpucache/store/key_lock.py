@@ -114,7 +114,10 @@ class KeyLock:
         return True
 
     def beat(self, frames: dict[int, FrameType]) -> None:
-        """Touch the file while the compile goes on; free the lock once it is over. Only for the keeper."""
+        """Touch the file while the compile goes on; free the lock once the compile is over. Only the keeper calls this.
+
+        ``frames`` are the tops of all threads' stacks, by thread.
+        """
         if self._is_over(frames.get(self._thread)):
             self.release()
             return
@@ -153,7 +156,7 @@ def holding(path: str, what: str) -> Iterator[bool]:
 
 
 def locks_of_this_thread() -> list[KeyLock]:
-    """The locks that compiles on this thread's stack hold; those of compiles that are over are freed."""
+    """The locks that are held on this thread's stack. Those of compiles that are over are freed first."""
     this = threading.get_ident()
     mine = [lock for lock in _keeper.locks.copy() if lock._thread == this]
     # not our own: a frame that refers to itself would keep the compile's alive
@@ -275,7 +278,7 @@ _keeper = _Keeper()
 
 @after_fork
 def _after_fork_in_child() -> None:
-    """The child neither holds nor frees its parent's locks: it only closes, since LOCK_UN would free the parent's."""
+    """Close the parent's lock files in the child, which neither holds nor frees them: LOCK_UN would free them."""
     global _keeper
     for lock in _keeper.locks:
         if lock._fd is not None:

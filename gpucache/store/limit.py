@@ -101,11 +101,14 @@ class Limit:
         self._put(GROUP_BYTES)
 
     def refused(self) -> None:
-        """The disk takes no more: what is over the limit is to go all the same, or nothing could ever be put again."""
+        """Let a turn come although nothing was put, since the disk takes no more.
+
+        What is over the limit is to go all the same, or nothing could ever be put again.
+        """
         self._put(0)
 
     def enforce(self) -> None:
-        """Begin a turn of eviction in a thread if one is due. It ends by itself, before the interpreter does."""
+        """Begin a turn of eviction in a thread if a turn is due. The thread ends before the interpreter does."""
         with self._mutex:
             running = self._thread is not None and self._thread.is_alive()
             pausing = time.monotonic() < self._not_before
@@ -146,7 +149,10 @@ class Limit:
                 self._due = True
 
     def _add(self, change: int, draining: bool | None = None) -> Total | None:
-        """Write the change to the file; None while another process does the same: with the next one."""
+        """Add to the size in the file, with what could not be added before; the total.
+
+        None while another process writes the file: then the next call adds this change as well.
+        """
         with self._mutex:
             self._pending += change
             total = updated(self.root, self._pending, draining=draining)
@@ -209,7 +215,9 @@ class Limit:
 
 
 def _resting() -> Callable[[], None]:
-    """What a count calls between its parts: now and then a rest, in which the main thread has the interpreter alone.
+    """Make the function that a count calls between its parts, and that rests now and then.
+
+    In a rest the main thread has the interpreter alone.
 
     Without rests the main thread has half of its speed until the count ends. There are none on the main thread
     itself, and none once that has ended: the interpreter then waits for the count.

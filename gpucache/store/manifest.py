@@ -67,7 +67,7 @@ class Manifest(NamedTuple):
         return {name: published.sha256 for name, published in self.files.items()}
 
     def encoded(self) -> bytes:
-        """The manifest as it is written."""
+        """The content of the file that `parse_manifest` reads."""
         said = {
             "version": 1,
             "files": self.files,
@@ -126,7 +126,7 @@ def parse_manifest(data: bytes) -> Manifest | None:
 
 
 def _parse_files(files: dict[str, Any]) -> dict[str, Published]:
-    """Make values of what stands for each file, in place, since every hit pays for this.
+    """Replace what stands for each file by a `Published`, in place: every hit pays for this.
 
     Raises:
         TypeError: that is not two whole numbers and a text, or there is no file.
@@ -206,7 +206,10 @@ def read_manifest(
 
 
 def raise_unless_damage(error: OSError) -> None:
-    """What is not there, or not a file, is damage; a disk that does not answer (EIO, ESTALE, EMFILE) is none."""
+    """Raise an error again, unless it says that something is not there or no file, which is damage to an entry.
+
+    A disk that does not answer (EIO, ESTALE, EMFILE) has damaged nothing.
+    """
     if error.errno not in _DAMAGE:
         raise error
 
@@ -233,7 +236,7 @@ def unchanged_paths(directory: str, manifest: Manifest, here: int) -> dict[str, 
 
 
 def intact(directory: str, manifest: Manifest) -> bool:
-    """Whether every file's content is what was published."""
+    """Whether the content of every file has the digest that was published."""
     try:
         for name, published in manifest.files.items():
             if digest_of(f"{directory}/{name}") != published.sha256:

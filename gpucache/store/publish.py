@@ -156,7 +156,7 @@ def _link_or_copy(source: str, target: str, sha256: str) -> Published:
 def _give_manifest(
     source: str, target: str, manifest: Manifest, placed: Mapping[str, Published]
 ) -> None:
-    """The store's own manifest where the files are the store's own, so that a use of one stamps all."""
+    """Give a view its manifest: the store's own where the files are, so that a stamp on one is a stamp on all."""
     if placed == manifest.files:
         _link_or_copy(f"{source}/{MANIFEST}", f"{target}/{MANIFEST}", "")
     else:  # copied to a file system with coarser times

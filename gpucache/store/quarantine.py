@@ -38,7 +38,7 @@ def quarantine(root: str, path: str) -> bool:
 
 
 def remove_in_place(path: str) -> None:
-    """Remove a directory that cannot be moved to elsewhere; aside where it is, if that can be.
+    """Remove a directory that cannot be moved to the quarantine: rename it where it lies, if possible, and delete it.
 
     Of a directory in an image's layer, overlayfs refuses every rename (``EXDEV``, unless ``redirect_dir`` is on): then
     its manifest goes first, and its group, so that nobody takes the rest for an entry.
@@ -61,7 +61,7 @@ def remove_in_place(path: str) -> None:
 
 
 def quarantined(path: str) -> float | None:
-    """When something came to the quarantine, by its name, in seconds since the epoch."""
+    """When something came to the quarantine, in seconds since the epoch; None if its name does not tell."""
     parts = path.rsplit(".", 2)
     try:
         return int(parts[1], 16) / 1e9

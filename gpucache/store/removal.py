@@ -39,7 +39,7 @@ class Target(NamedTuple):
 
 
 class Freed(NamedTuple):
-    """What a deletion removed."""
+    """How much a deletion removed."""
 
     files: int = 0
     logical_bytes: int = 0
@@ -74,7 +74,7 @@ class InUse(Exception):
 
 
 def remove(key: str, targets: Sequence[Target], locks: str | None) -> list[Freed]:
-    """Remove an entry; what was freed in each of its directories.
+    """Remove an entry from all of its directories; what was freed in each.
 
     Beside any number of readers, writers and removers. ``locks`` is the root's directory of locks, or None where it has
     none. Killed at any instant, the entry is there or not, and nothing else is touched.
@@ -90,13 +90,14 @@ def remove(key: str, targets: Sequence[Target], locks: str | None) -> list[Freed
 
 @contextmanager
 def taken(key: str, targets: Sequence[Target], locks: str | None) -> Iterator[list[str]]:
-    """The entry's directories under other names beside them, in the order of ``targets``, with the key's lock held.
+    """Rename an entry's directories for the length of a ``with`` block, with the key's lock held.
 
-    They are put back when the block raises, except where something else is in their place by then, which stays;
-    otherwise they are the caller's to delete.
+    Gives the new paths, beside the old ones and in the order of ``targets``. When the block raises, the directories get
+    their names again, except where something else has such a name by then, which stays; otherwise the caller deletes
+    the directories.
 
     Raises:
-        InUse: it is as it was.
+        InUse: the entry is as it was.
     """
     with _locked(key, locks), _told_as_in_use():
         hidden = _condemn(targets)
@@ -114,10 +115,12 @@ def taken(key: str, targets: Sequence[Target], locks: str | None) -> Iterator[li
 
 
 def refuse_mounts(paths: Iterable[str], points: Iterable[str]) -> None:
-    """What is mounted somewhere below (``points`` are those of `mounts.points`) is another's, whatever it is called.
+    """Refuse directories in or below which something is mounted: that belongs to somebody else, whatever its name.
+
+    ``points`` are those of `mounts.points`.
 
     Raises:
-        InUse: something is.
+        InUse: something is mounted there.
     """
     points = list(points)
     for path in paths:
@@ -127,12 +130,14 @@ def refuse_mounts(paths: Iterable[str], points: Iterable[str]) -> None:
 
 
 def finish(path: str, modified: float, locks: str | None) -> Freed:
-    """Complete a removal that was killed after it had condemned a directory, of this modification time; what it freed.
+    """Complete a removal that was killed after it had condemned a directory; what was freed.
+
+    ``modified`` is the directory's modification time when the caller saw that it was condemned.
 
     Beside any number of readers, writers and removers.
 
     Raises:
-        InUse: somebody has done something with it since.
+        InUse: another process has done something with it since.
     """
     with _locked(_key_of(path), locks), _told_as_in_use():
         found = os.lstat(path)
@@ -166,7 +171,7 @@ def _is_condemned_group(path: str) -> bool:
 
 
 def _key_of(path: str) -> str:
-    """The key, as in the store, of a condemned directory."""
+    """The key under which the store has the entry of a condemned directory, and under which its lock is."""
     key = os.path.basename(path)
     with suppress(OSError):
         found = read_manifest(path, CONDEMNED)
@@ -202,12 +207,12 @@ def _locked(key: str, locks: str | None) -> Iterator[None]:
 
 
 def _condemn(targets: Sequence[Target]) -> list[tuple[str, str]]:
-    """Hide what makes the directories an entry, and then see whether anybody was faster.
+    """Hide what makes the directories an entry, and then see whether another process was faster.
 
     Returns the directory and the name of each file that is hidden now, for `_restore`.
 
     Raises:
-        InUse: somebody was; nothing is hidden.
+        InUse: another process was faster; nothing is hidden.
     """
     hidden: list[tuple[str, str]] = []
     try:
@@ -254,7 +259,7 @@ def _group_file(directory: str) -> str | None:
 
 
 def _restore(hidden: Iterable[tuple[str, str]]) -> None:
-    """Give what is hidden its name again, unless somebody has written it anew."""
+    """Give what is hidden its name again, unless another process has written such a file anew."""
     for directory, name in hidden:
         with suppress(OSError):  # not condemned yet, or gone
             if os.path.lexists(f"{directory}/{name}"):

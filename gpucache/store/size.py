@@ -124,14 +124,17 @@ class LastUse(NamedTuple):
 
 
 def last_uses(root: str) -> Iterator[LastUse]:
-    """When each stored entry was last used, for one system call each."""
+    """List the stored entries with their last uses; costs a system call for each entry."""
     for entry in stored_entries(root):
         with suppress(OSError):
             yield LastUse(os.lstat(f"{entry}/{MANIFEST}").st_mtime_ns, entry)
 
 
 def count_anew_later(root: str) -> None:
-    """Let the next writer count the store anew: somebody else has changed it. ``root`` is a real path."""
+    """Let the next writer count the store anew, because something else than its writers changes it.
+
+    ``root`` is a real path.
+    """
     path = _path(root)
     if os.path.realpath(path) != path:
         return  # a link leads elsewhere

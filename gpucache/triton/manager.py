@@ -138,7 +138,7 @@ class DeviceCacheManager(CacheManager):
         return found
 
     def put_group(self, filename: str, group: dict[str, str]) -> None:
-        """The kernel is whole: publish what this object staged, then let the others have it."""
+        """Publish what this object staged, now that the kernel is whole, and free the lock for those who wait."""
         staged = self._staging_area()
         staged.group = group
         try:
@@ -194,7 +194,7 @@ class DeviceCacheManager(CacheManager):
             return path
 
     def _single_file(self, filename: str) -> SingleFile | None:
-        """The file as one that stands for itself: it was asked for, or its name says so; not a stage of a kernel."""
+        """The file, if it stands for itself: it was asked for alone, or its name says so. None for a kernel's stage."""
         if self._group is not None:
             return None
         if self._single is not None and self._single.filename == filename:
@@ -220,7 +220,7 @@ class DeviceCacheManager(CacheManager):
         return paths
 
     def _search(self, filename: str, frame: FrameType) -> dict[str, str] | None:
-        """The store, else what another manager left here, else a miss with the key's lock held.
+        """Look in the store, then for what Triton's own manager left; else begin a miss, with the key's lock held.
 
         ``frame`` is the caller's that compiles after a miss: the lock is held while that frame is on the stack.
         """
@@ -370,7 +370,7 @@ class DeviceCacheManager(CacheManager):
     # ---- compiling
 
     def _staging_area(self) -> Staged:
-        """Where this object stages what it puts; that goes when the object does."""
+        """The private directory in which this object stages what it puts, made on demand; it goes with the object."""
         if self._staged is None:
             shareable = self._location.mode == "shared" and not ignores_cache()
             self._staged = Staged(self._location, shareable)

@@ -52,7 +52,10 @@ class Staged:
         return self.staged[name][0] if name in self.staged else None
 
     def rescue(self) -> None:
-        """Write again what somebody removed meanwhile: Triton is about to read it. Nothing is kept in memory after."""
+        """Write the staged files again that were removed meanwhile, since Triton is about to read them.
+
+        The contents are not kept in memory any longer.
+        """
         group = self.group or {}
         for name, data in self.contents.items():
             path, _ = self.staged[name]
@@ -66,8 +69,9 @@ class Staged:
             self.lock.release()
 
     def finish(self) -> None:
-        """The manager object is gone, and Triton has read everything: name what is published, drop what was staged.
+        """Name the published files and drop the staged ones, once the manager object is gone.
 
+        By then Triton has read everything.
         `CompiledKernel` (Triton >= 3.6) keeps the group's dictionary, so it is changed in place.
         """
         if self.pid != os.getpid():
