@@ -5,13 +5,17 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import TypeVar
 
-AnyCheck = TypeVar("AnyCheck", bound=Callable[..., object])
+Codes = dict[str, str]
+"""What each code means."""
+Check = Callable[..., object]
+"""A function that yields findings."""
+AnyCheck = TypeVar("AnyCheck", bound=Check)
 
-_codes: dict[Callable[..., object], dict[str, str]] = {}
-"""The codes that each check has declared, and what each code means."""
+_codes: dict[Check, Codes] = {}
+"""The codes that each check has declared."""
 
 
-def tells(codes: dict[str, str]) -> Callable[[AnyCheck], AnyCheck]:
+def tells(codes: Codes) -> Callable[[AnyCheck], AnyCheck]:
     """Declare, above a check, every code that its findings may have, and what the code means."""
 
     def declared(check: AnyCheck) -> AnyCheck:
@@ -21,9 +25,9 @@ def tells(codes: dict[str, str]) -> Callable[[AnyCheck], AnyCheck]:
     return declared
 
 
-def codes_of(*checks: Callable[..., object]) -> dict[str, str]:
+def codes_of(*checks: Check) -> Codes:
     """Every code that these checks have declared, and what each code means, in the order of the checks."""
-    found: dict[str, str] = {}
+    found: Codes = {}
     for check in checks:
         found |= _codes[check]
     return found

@@ -20,7 +20,7 @@ class SettingInForce:
 
     name: str
     value: str | None
-    """The value that holds: the default where the environment's makes no sense; None where that is nothing."""
+    """The value that holds, as text: the default where the environment's makes no sense; None where that is unset."""
     default: str | None
     source: Source
     """Who gave the value; ``gpucache run`` did where nobody has changed its value since."""
@@ -43,7 +43,10 @@ class SettingInForce:
 
 
 def settings(environ: Mapping[str, str], root: str | None = None) -> tuple[SettingInForce, ...]:
-    """Every variable of the table, in its order. ``root`` is the argument (``--root``), which wins."""
+    """The value in force of every variable of `environment.VARIABLES`, in the order of that table.
+
+    ``root`` is the command's argument ``--root``, which wins over the variable.
+    """
     found = []
     for variable in VARIABLES:
         if variable is ROOT:
@@ -54,17 +57,24 @@ def settings(environ: Mapping[str, str], root: str | None = None) -> tuple[Setti
 
 
 def _in_force(variable: Variable[Any], environ: Mapping[str, str]) -> SettingInForce:
-    text = variable.text(environ)
+    value = variable.text(environ)
     problem = None
     try:
         variable.read(environ)
     except ConfigurationError as error:
-        text, problem = None, error.problem
+        value = None
+        problem = error.problem
+    source: Source
+    if value is None:
+        value = variable.default_text
+        source = "default"
+    else:
+        source = _source(variable.name, environ)
     return SettingInForce(
         name=variable.name,
-        value=variable.default_text if text is None else text,
+        value=value,
         default=variable.default_text,
-        source="default" if text is None else _source(variable.name, environ),
+        source=source,
         meaning=variable.meaning,
         problem=problem,
         ignored=variable.ignored,
@@ -72,8 +82,9 @@ def _in_force(variable: Variable[Any], environ: Mapping[str, str]) -> SettingInF
 
 
 def _root_in_force(environ: Mapping[str, str], root: str | None) -> SettingInForce:
-    """The root, which is unlike the others: another variable is its default, and an argument wins."""
-    default, problem = _resolved(None, {**environ, ROOT.name: ""})
+    """The root, which is unlike the other settings: another variable is its default, and an argument wins."""
+    without_root = {**environ, ROOT.name: ""}
+    default, problem = _resolved(None, without_root)
     value: str | None = default
     source: Source = "default"
     if root or ROOT.text(environ):
@@ -83,7 +94,7 @@ def _root_in_force(environ: Mapping[str, str], root: str | None) -> SettingInFor
 
 
 def _resolved(root: str | None, environ: Mapping[str, str]) -> tuple[str | None, str | None]:
-    """The root's absolute path; and where it has none, the reason."""
+    """The root's absolute path, and None; or None, and why the root has no path."""
     try:
         return paths.resolve_root(root, environ), None
     except ConfigurationError as error:
@@ -91,6 +102,8 @@ def _resolved(root: str | None, environ: Mapping[str, str]) -> tuple[str | None,
 
 
 def _source(name: str, environ: Mapping[str, str]) -> Source:
-    if name == environment.SET_BY_RUN.name or was_set_by_run(name, environ):
+    """Who has set a variable that is set."""
+    is_mark_of_run = name == environment.SET_BY_RUN.name
+    if is_mark_of_run or was_set_by_run(name, environ):
         return "gpucache run"
     return "environment"

@@ -36,6 +36,9 @@ from gpucache.store.recency import SKEW_S
 from gpucache.store.size import total_bytes
 from gpucache.units import size
 
+Vet = Callable[[str, Trust], object]
+"""A function of `gpucache.disk.vetting`, which raises for a path that it refuses."""
+
 _PROVISIONING_S = 60.0
 _FUTURE_S = 60.0
 _SAMPLE = 64
@@ -43,8 +46,10 @@ _SAMPLE = 64
 
 def _nearest(path: str) -> str:
     """The path itself where it exists, else the nearest directory above it that does."""
-    while not os.path.exists(path) and os.path.dirname(path) != path:
-        path = os.path.dirname(path)
+    above = os.path.dirname(path)
+    while not os.path.exists(path) and above != path:
+        path = above
+        above = os.path.dirname(path)
     return path
 
 
@@ -66,43 +71,45 @@ def _listed(directory: str) -> list[str]:
     }
 )
 def unsafe(root: str, environ: Mapping[str, str]) -> Iterator[Finding]:
-    """Where somebody else could plant code: the root, what is ours in it, the device directories, the locks.
+    """Find where somebody else could plant code: the root, gpucache's directories below, each device's, the locks.
 
-    A root that is refused itself, or that this user may not enter, is not looked into.
+    What is below a directory that is refused, or that this user may not enter, is not looked at.
     """
     trust = Trust.parse(environ)
     refused = refusal(root, trust, vet)
-    if refused is None and os.path.isdir(root) and not _may(root, os.X_OK):
+    may_enter = not os.path.isdir(root) or _may(root, os.X_OK)
+    if refused is None and not may_enter:
         refused = _closed(root)
     if refused is not None:
         yield refused
         return
     closed: tuple[str, ...] = ()
-    for path, check in _vetted(root):
+    for path, vets in _vetted(root):
         if path.startswith(closed):
             continue  # below what is refused already, so that it is no news
-        refused = refusal(path, trust, check)
+        refused = refusal(path, trust, vets)
         if refused is not None:
             closed += (f"{path}/",)
             yield refused
 
 
-def _vetted(root: str) -> Iterator[tuple[str, Callable[[str, Trust], object]]]:
-    """What must be safe below a root, and how it is vetted."""
-    directories = (*paths.our_directories(root), lock_directory(root))
-    for path in dict.fromkeys(directories):  # the locks are among ours, where the disk is local
+def _vetted(root: str) -> Iterator[tuple[str, Vet]]:
+    """The paths below a root that must be safe, and the function that vets each of them."""
+    directories = [*paths.our_directories(root), lock_directory(root)]
+    for path in dict.fromkeys(directories):  # the locks are listed twice where the disk is local
         yield path, vet_child
-    yield paths.record_path(root, paths.host_name()), vet_file
+    record = paths.record_path(root, paths.host_name())
+    yield record, vet_file
     for path in _listed(paths.triton_directory(root)):
         name = os.path.basename(path)
         if paths.is_device_name(name) or name == "None":  # torch's, for no device in particular
             yield path, vet_child
 
 
-def refusal(path: str, trust: Trust, check: Callable[[str, Trust], object]) -> Finding | None:
-    """Why ``check`` (one of `gpucache.disk.vetting`) refuses a path; None where it does not."""
+def refusal(path: str, trust: Trust, vets: Vet) -> Finding | None:
+    """A finding that says why ``vets`` refuses a path; None where it does not."""
     try:
-        check(path, trust)
+        vets(path, trust)
     except UnsafeDirectoryError as error:
         return Finding("unsafe-directory", "error", error.path, error.fact, error.hint)
     except ProvisionError as error:
@@ -114,28 +121,29 @@ def refusal(path: str, trust: Trust, check: Callable[[str, Trust], object]) -> F
 
 
 def _closed(path: str) -> Finding:
+    """The finding for a path that this user may not look at."""
     fact = os.strerror(errno.EACCES)
     return Finding("unreadable", "warning", path, fact, "look at it as its owner")
 
 
 def _may(path: str, mode: int) -> bool:
     """Whether the effective user may use a path in this mode (of `os.access`), where the system can tell."""
-    return os.access(path, mode, effective_ids=os.access in os.supports_effective_ids)
+    system_can_tell = os.access in os.supports_effective_ids
+    return os.access(path, mode, effective_ids=system_can_tell)
 
 
 @tells({"group-writable": "everybody in a group may write the root"})
 def group_writable(case: Case) -> Iterator[Finding]:
-    """A group is trusted (`vet`), but whoever provisioned may not have meant it."""
-    if not os.path.isdir(case.root):
+    """Warn of a root that a group may write: `vet` trusts groups, but the user may not have meant to."""
+    root = case.root
+    if not os.path.isdir(root):
         return
-    found = os.stat(case.root)
+    found = os.stat(root)
     if found.st_mode & stat.S_IWGRP:
         mode = stat.S_IMODE(found.st_mode)
         fact = f"everybody in group {found.st_gid} may write it (mode {mode:04o})"
-        fix = (
-            f"chmod g-w {shlex.quote(case.root)}, unless that group is trusted: a cache is executed"
-        )
-        yield Finding("group-writable", "warning", case.root, fact, fix)
+        fix = f"chmod g-w {shlex.quote(root)}, unless that group is trusted: a cache is executed"
+        yield Finding("group-writable", "warning", root, fact, fix)
 
 
 # ---- where the root lies
@@ -148,17 +156,19 @@ def group_writable(case: Case) -> Iterator[Finding]:
     }
 )
 def file_system(case: Case) -> Iterator[Finding]:
-    """A file system that other nodes share, or that is gone after a reboot."""
-    where = _nearest(case.root)
-    network, kind = network_file_system(where), mounts.file_system(where)
+    """Warn of a file system that other nodes share, or whose files are gone after a reboot."""
+    root = case.root
+    where = _nearest(root)
+    network = network_file_system(where)
+    kind = mounts.file_system(where)
     if network is not None:
         fact = f"it is on a network file system ({network}), where Triton is known to fail with stale handles"
         fix = f"set {ROOT} to a directory on a local disk"
-        yield Finding("network-fs", "warning", case.root, fact, fix)
+        yield Finding("network-fs", "warning", root, fact, fix)
     elif kind in ("tmpfs", "ramfs"):
         fact = f"it is in memory ({kind}): what it holds takes RAM, and is gone after a reboot"
         fix = f"set {ROOT} to a directory on a disk"
-        yield Finding("tmpfs", "warning", case.root, fact, fix)
+        yield Finding("tmpfs", "warning", root, fact, fix)
 
 
 @tells(
@@ -169,21 +179,25 @@ def file_system(case: Case) -> Iterator[Finding]:
     }
 )
 def mount_options(case: Case) -> Iterator[Finding]:
-    """Read-only is a warning, since hits go on; ``noexec`` is an error, since stock Triton and torch fail at once."""
-    where = _nearest(case.root)
+    """Find a mount where nothing can be written or executed.
+
+    Read-only is a warning, since hits go on; ``noexec`` is an error, since stock Triton and torch fail at once.
+    """
+    root = case.root
+    where = _nearest(root)
     disk = fitness(where)
     if disk.noexec:
         fact = "its file system is mounted noexec: Triton and torch cannot load what they compile"
         fix = f"mount it with exec, or set {ROOT} to a directory that is"
-        yield Finding("noexec", "error", case.root, fact, fix)
+        yield Finding("noexec", "error", root, fact, fix)
     if disk.read_only:
         fact = "its file system is mounted read-only: what is cached is used, nothing new is kept"
         fix = f"mount it writable, or set {ROOT} to a directory that is"
-        yield Finding("read-only", "warning", case.root, fact, fix)
+        yield Finding("read-only", "warning", root, fact, fix)
     elif not _may(where, os.W_OK | os.X_OK):
         fact = f"this user may not write {where}: what is cached is used, nothing new is kept"
         fix = f"set {ROOT} to a directory of your own"
-        yield Finding("not-writable", "warning", case.root, fact, fix)
+        yield Finding("not-writable", "warning", root, fact, fix)
 
 
 @tells(
@@ -193,22 +207,24 @@ def mount_options(case: Case) -> Iterator[Finding]:
     }
 )
 def room(case: Case) -> Iterator[Finding]:
-    """Space and inodes, by the measure of `provision`."""
-    disk = fitness(_nearest(case.root))
+    """Warn of too little space and too few inodes, by the measures by which `provision` warns."""
+    root = case.root
+    disk = fitness(_nearest(root))
     fix = f"make room (`gpucache prune`), or set {ROOT} to a directory on another disk"
     if disk.little_space_mib is not None:
         fact = f"its file system has {disk.little_space_mib} MiB left"
-        yield Finding("little-space", "warning", case.root, fact, fix)
+        yield Finding("little-space", "warning", root, fact, fix)
     if disk.few_inodes is not None:
         fact = f"its file system has {disk.few_inodes} inodes left, and a kernel takes nine"
-        yield Finding("few-inodes", "warning", case.root, fact, fix)
+        yield Finding("few-inodes", "warning", root, fact, fix)
 
 
 @tells({"over-limit": "the store takes more than GPUCACHE_MAX_SIZE allows"})
 def over_limit(case: Case) -> Iterator[Finding]:
-    """A store that cannot keep its limit, since all of it was used in the last minutes."""
+    """Warn of a store that cannot keep its limit, since all that it has was used in the last minutes."""
     variable = environment.MAX_SIZE
-    allowed = limit.max_size_bytes(_nearest(case.root), case.environ)
+    where = _nearest(case.root)
+    allowed = limit.max_size_bytes(where, case.environ)
     taken = total_bytes(case.root)
     if allowed and taken is not None and taken > allowed:
         fact = f"the store takes {size(taken)}, and {variable} allows {size(allowed)}"
@@ -218,13 +234,17 @@ def over_limit(case: Case) -> Iterator[Finding]:
 
 @tells({"headers-elsewhere": "torch keeps precompiled headers in its default directory"})
 def headers(case: Case) -> Iterator[Finding]:
-    """Torch ignores `TORCHINDUCTOR_CACHE_DIR` for them (2.13.0 `_inductor/codecache.py`, ``_HEADER_DIR``).
+    """Warn of headers outside the root.
+
+    Torch ignores `TORCHINDUCTOR_CACHE_DIR` for them (2.13.0 `_inductor/codecache.py`, ``_HEADER_DIR``).
 
     Raises:
         ConfigurationError: there is no temporary directory.
     """
     directory = f"{paths.default_root(case.environ)}/precompiled_headers"
-    if not os.path.isdir(directory) or inside(directory, case.root):
+    if not os.path.isdir(directory):
+        return
+    if inside(directory, case.root):
         return
     taken_mb = strays.size_of(directory) / 1e6
     fact = (
@@ -244,10 +264,11 @@ def headers(case: Case) -> Iterator[Finding]:
     }
 )
 def kernel_locks(case: Case) -> Iterator[Finding]:
-    """Locks whose holder has died, or has shown no sign of life for as long as a waiter waits."""
+    """Find locks whose holder has died, or has shown no sign of life for as long as a waiter waits."""
     stall_s = environment.STALL_TIMEOUT.read_or_default(case.environ)
     for path in _listed(lock_directory(case.root)):
-        if not path.endswith(".lock") or os.path.basename(path) == PROVISION_LOCK:
+        name = os.path.basename(path)
+        if not name.endswith(".lock") or name == PROVISION_LOCK:
             continue
         age_s = _age_s(path)
         if age_s is None or age_s <= min(stall_s, STALE_S):
@@ -265,11 +286,13 @@ def kernel_locks(case: Case) -> Iterator[Finding]:
 
 @tells({"provision-lock-held": "somebody has been provisioning for more than a minute"})
 def provision_lock(case: Case) -> Iterator[Finding]:
-    """The lock of `provision` is there for good; only to hold it for long is odd."""
+    """Warn of a process that has held the lock of `provision` for long. The lock's file itself is there for good."""
     path = f"{lock_directory(case.root)}/{PROVISION_LOCK}"
     signature = f"{path}.holder"
     since_s = _age_s(signature)
-    if since_s is None or since_s <= _PROVISIONING_S or _age_s(path) is None or is_free(path):
+    if since_s is None or since_s <= _PROVISIONING_S:
+        return
+    if _age_s(path) is None or is_free(path):
         return
     fact = f"{holder(signature)} has held it for {since_s:.0f} s, and nobody else can provision"
     fix = "wait for that process, or stop it: its death frees the lock"
@@ -277,13 +300,18 @@ def provision_lock(case: Case) -> Iterator[Finding]:
 
 
 def _age_s(path: str) -> float | None:
-    """How long ago a plain file was written that this user may read; None for any other. Opening a FIFO would wait."""
+    """How many seconds ago a plain file was written; None for a file that cannot be opened without harm.
+
+    That is one that is not there, that this user may not read, or that is no plain file: opening a FIFO would wait.
+    """
     try:
         found = os.lstat(path)
     except (FileNotFoundError, NotADirectoryError):
         return None
-    usable = stat.S_ISREG(found.st_mode) and _may(path, os.R_OK)
-    return time.time() - found.st_mtime if usable else None
+    is_plain = stat.S_ISREG(found.st_mode)
+    if not is_plain or not _may(path, os.R_OK):
+        return None
+    return time.time() - found.st_mtime
 
 
 # ---- times
@@ -291,7 +319,7 @@ def _age_s(path: str) -> float | None:
 
 @tells({"clock-skew": "the file system's clock is not this machine's"})
 def clock_skew(case: Case) -> Iterator[Finding]:
-    """Compare the time of a new file with this machine's; not where nothing may be written."""
+    """Compare the time of a new file with this machine's clock, unless no file may be made there."""
     try:
         skew_s = _skew_s(case.root, Trust.parse(case.environ))
     except (OSError, GpuCacheError):
@@ -305,15 +333,22 @@ def clock_skew(case: Case) -> Iterator[Finding]:
 
 
 def _skew_s(root: str, trust: Trust) -> float | None:
-    """By how many seconds the file system's clock is ahead at least; None where nobody has provisioned the root."""
+    """By how many seconds at least the file system's clock is ahead; None where nobody has provisioned the root.
+
+    Raises:
+        GpuCacheError, OSError: no file may be made there, or none can be.
+    """
     directory = paths.ours(root, "tmp")
-    if not vet(root, trust) or not vet_child(directory, trust):
+    if not vet(root, trust):
+        return None
+    if not vet_child(directory, trust):
         return None
     before = time.time()
-    # Should we be killed, a sweep knows the file by its name.
+    # If this process is killed here, a sweep knows the file by its name.
     fd, probe = tempfile.mkstemp(prefix=STAGED, dir=directory)
     try:
-        made, after = os.fstat(fd).st_mtime, time.time()
+        made = os.fstat(fd).st_mtime
+        after = time.time()
     finally:
         os.close(fd)
         os.unlink(probe)
@@ -324,9 +359,10 @@ def _skew_s(root: str, trust: Trust) -> float | None:
 
 @tells({"future-times": "files of the cache have times in the future"})
 def future_times(case: Case) -> Iterator[Finding]:
-    """The record and a few entries: what seems used in the future is never pruned."""
+    """Look at the times of the record and of a few entries: an entry that seems used in the future is never pruned."""
     record = paths.record_path(case.root, paths.host_name())
-    sample = [record, *islice(_manifests(case.root), _SAMPLE)]
+    manifests = islice(_manifests(case.root), _SAMPLE)
+    sample = [record, *manifests]
     times = {path: _modified(path) for path in sample}
     now = time.time()
     late = [path for path in sample if times[path] > now + _FUTURE_S]
@@ -341,13 +377,14 @@ def future_times(case: Case) -> Iterator[Finding]:
 
 
 def _manifests(root: str) -> Iterator[str]:
+    """The paths at which the entries of the store have their manifests, in order of their keys."""
     for shard in _listed(paths.ours(root, "store")):
         for entry in _listed(shard):
             yield f"{entry}/{MANIFEST}"
 
 
 def _modified(path: str) -> float:
-    """When a file was written last; long ago for one that is not there."""
+    """When a file was written last; 0 for a file that is not there."""
     try:
         return os.stat(path).st_mtime
     except (FileNotFoundError, NotADirectoryError):

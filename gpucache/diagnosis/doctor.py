@@ -50,16 +50,15 @@ _DISK = (
 
 
 def examine(root: str, environ: Mapping[str, str]) -> tuple[Finding, ...]:
-    """What hurts, or will, for processes with this environment and an absolute root; empty when all is well.
+    """Find what hurts, or will hurt, processes with this environment and this absolute root; empty when all is well.
 
-    Never raises for what it examines. Writes nothing, but for a file that is there for an instant, in the root's own
-    temporary directory, to ask the file system's clock. NVML is asked as `discover` does, with its time limit; CUDA is
-    not. Beside any process: a lock is tried only after it stood still for long. An ``error`` hurts now, or is unsafe; a
-    ``warning`` will hurt, or costs time.
+    Nothing that is examined makes it raise. It writes nothing but a file that is there for an instant, in the root's
+    own temporary directory, to ask the file system's clock. It asks NVML as `discover` does, with its time limit, and
+    does not ask CUDA. It may run beside any process: it tries a lock only after the lock stood still for long. An
+    ``error`` hurts now, or is unsafe; a ``warning`` will hurt, or costs time.
     """
     bad = tuple(environment_checks.bad_values(environ))
-    wrong = {finding.subject for finding in bad}
-    environ = {name: value for name, value in environ.items() if name not in wrong}
+    environ = environment_checks.without_bad_values(environ, bad)
     unsafe = tuple(_told(root, disk_checks.unsafe(root, environ)))
     snapshot, sick = machine_checks.discovered(environ)
     known = None if unsafe else recorded(root)
@@ -81,7 +80,7 @@ def examine(root: str, environ: Mapping[str, str]) -> tuple[Finding, ...]:
 
 @tells({"unreadable": "something could not be examined"})
 def _told(root: str, check: Iterable[Finding]) -> Iterator[Finding]:
-    """What a check finds; and where something kept it from looking, a finding that says what."""
+    """The findings of a check; and where something kept the check from looking, a finding that says what."""
     try:
         yield from check
     except GpuCacheError as error:
@@ -93,10 +92,12 @@ def _told(root: str, check: Iterable[Finding]) -> Iterator[Finding]:
 
 
 def _without_repeats(found: list[Finding]) -> Iterator[Finding]:
-    """The findings, less what cannot be read for the one reason that a directory above it cannot be."""
-    closed = tuple(f"{finding.subject}/" for finding in found if finding.code == "unreadable")
+    """The findings, but of a directory that cannot be read only one, and none for what is below that directory."""
+    unreadable = [finding.subject for finding in found if finding.code == "unreadable"]
+    closed = tuple(f"{path}/" for path in unreadable)
     for finding in found:
-        if finding.code != "unreadable" or not finding.subject.startswith(closed):
+        is_repeat = finding.code == "unreadable" and finding.subject.startswith(closed)
+        if not is_repeat:
             yield finding
 
 
@@ -110,4 +111,4 @@ CODES = codes_of(
     *_DISK,
     _told,
 )
-"""Every code, and what it means."""
+"""Every code that a finding of `examine` may have, and what the code means."""

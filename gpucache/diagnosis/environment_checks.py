@@ -6,7 +6,7 @@ import difflib
 import os
 import re
 import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 
 from gpucache import environment
 from gpucache.diagnosis.case import Case
@@ -37,21 +37,34 @@ _EMPTY_MEANS = {
     }
 )
 def bad_values(environ: Mapping[str, str]) -> Iterator[Finding]:
-    """Variables whose values make no sense; the finding's subject is the variable's name."""
+    """Find variables whose values make no sense. The subject of each finding is the variable's name."""
     for setting in settings(environ):
-        if setting.problem is None:
+        name = setting.name
+        problem = setting.problem
+        if problem is None:
             continue
-        name, fix = setting.name, f"correct or unset {setting.name}"
+        fix = f"correct or unset {name}"
         if setting.ignored:
-            fact = f"{setting.problem}, and so ignored"
+            fact = f"{problem}, and so ignored"
             yield Finding("ignored-value", "warning", name, fact, fix)
         else:
-            yield Finding("bad-value", "error", name, setting.problem, fix)
+            yield Finding("bad-value", "error", name, problem, fix)
+
+
+def without_bad_values(environ: Mapping[str, str], bad: Iterable[Finding]) -> dict[str, str]:
+    """The environment without the variables that the findings of `bad_values` are about."""
+    left = dict(environ)
+    for finding in bad:
+        left.pop(finding.subject, None)
+    return left
 
 
 @tells({"cache-dir-empty": "TRITON_CACHE_DIR or TORCHINDUCTOR_CACHE_DIR is set to nothing"})
 def empty_variables(case: Case) -> Iterator[Finding]:
-    """A variable set to ``""`` counts as unset in gpucache, and nowhere else (Triton 3.9.0 and torch 2.13.0, run)."""
+    """Find variables set to ``""``, which counts as unset in gpucache and nowhere else.
+
+    That was seen by running Triton 3.9.0 and torch 2.13.0.
+    """
     for name, consequence in _EMPTY_MEANS.items():
         if case.environ.get(name) == "":
             fact = f"it is set to '': {consequence}"
@@ -66,7 +79,7 @@ def empty_variables(case: Case) -> Iterator[Finding]:
     }
 )
 def odd_variables(case: Case) -> Iterator[Finding]:
-    """Triton 3.5 and later no longer strips blanks, and torch never did."""
+    """Warn of blanks, which Triton strips before 3.5 and torch never, and of relative paths."""
     for name in _CACHE_VARIABLES:
         value = case.environ.get(name, "")
         stripped = value.strip()
@@ -86,12 +99,17 @@ def odd_variables(case: Case) -> Iterator[Finding]:
     }
 )
 def hijacked(case: Case) -> Iterator[Finding]:
-    """Torch's first kernel sets `TRITON_CACHE_DIR` for the whole process and all that it starts (triton#9368)."""
+    """Warn of a device directory outside the root that another program may have left in the variable.
+
+    Torch's first kernel sets `TRITON_CACHE_DIR` for the whole process and all that it starts (triton#9368).
+    """
     variable = environment.TRITON_DIRECTORY
     value = variable.text(case.environ) or ""
-    if not os.path.isabs(value) or inside(value, case.root):
+    is_absolute = os.path.isabs(value)
+    if not is_absolute or inside(value, case.root):
         return
-    whose = _owner_of(value, paths.default_root(case.environ))
+    torchs_default = paths.default_root(case.environ)
+    whose = _owner_of(value, torchs_default)
     if whose is None:
         return
     fact = f"{value} is in {whose}, and the root is {case.root}: a program that used torch before may have set it"
@@ -100,11 +118,14 @@ def hijacked(case: Case) -> Iterator[Finding]:
 
 
 def _owner_of(directory: str, torchs_default: str) -> str | None:
-    """Whose a device directory is, by its path; None for a directory of the user's choice."""
+    """The cache that a device directory belongs to, by its path; None for a directory of the user's choice."""
     if inside(directory, torchs_default):
         return f"torch's default directory, {torchs_default}"
-    parent, name = os.path.split(os.path.normpath(directory))
-    is_device = paths.is_device_name(name) or name == "None"  # torch's, for no device in particular
+    path = os.path.normpath(directory)
+    parent, name = os.path.split(path)
+    is_device = (
+        paths.is_device_name(name) or name == "None"
+    )  # torch's name for no device in particular
     if os.path.basename(parent) == "triton" and is_device:
         return f"another root, {os.path.dirname(parent)}"
     return None
@@ -116,15 +137,18 @@ def _owner_of(directory: str, torchs_default: str) -> str | None:
     }
 )
 def other_device(case: Case) -> Iterator[Finding]:
-    """A device directory that is not the pinned device's, by the host's record."""
+    """Warn of a directory of the root that is not the pinned device's, by the host's record."""
     variable = environment.TRITON_DIRECTORY
     value = variable.text(case.environ) or ""
     pinned = environment.PINNED_DEVICE.text(case.environ)
-    names = case.known.names if case.known is not None else {}
-    if pinned not in names or not os.path.isabs(value):
+    if case.known is None or pinned is None:
         return
-    wanted = paths.device_directory(case.root, names[pinned])
-    if inside(value, paths.triton_directory(case.root)) and not inside(value, wanted):
+    name = case.known.names.get(pinned)
+    if name is None or not os.path.isabs(value):
+        return
+    wanted = paths.device_directory(case.root, name)
+    devices = paths.triton_directory(case.root)
+    if inside(value, devices) and not inside(value, wanted):
         fact = f"{value} is not the directory of {pinned}, which {environment.PINNED_DEVICE} names"
         fix = f"set {variable}={wanted}, or start the program under `gpucache run --force`"
         yield Finding("triton-dir-other-device", "warning", variable.name, fact, fix)
@@ -137,7 +161,7 @@ def other_device(case: Case) -> Iterator[Finding]:
     }
 )
 def plugin(case: Case) -> Iterator[Finding]:
-    """Another cache manager than gpucache's, or one that is not installed here."""
+    """Find a cache manager that is not gpucache's, or that this Python cannot import."""
     variable, ours = environment.MANAGER, environment.OUR_MANAGER
     value = variable.text(case.environ)
     if value and not _is_importable(value):
@@ -146,16 +170,18 @@ def plugin(case: Case) -> Iterator[Finding]:
         yield Finding("plugin-missing", "error", variable.name, fact, fix)
     elif value != ours:
         if value:
-            whose, run = f"Triton's cache belongs to {value}", "gpucache run --plugin --force"
+            whose = f"Triton's cache belongs to {value}"
+            run = "gpucache run --plugin --force"
         else:
-            whose, run = "it is not set, and Triton caches for itself", "gpucache run --plugin"
+            whose = "it is not set, and Triton caches for itself"
+            run = "gpucache run --plugin"
         fact = f"{whose}: each rank compiles each kernel"
         fix = f"start the program under `{run}`, or set {variable}={ours}"
         yield Finding("plugin-inactive", "warning", variable.name, fact, fix)
 
 
 def _is_importable(manager: str) -> bool:
-    """Whether the package of a ``module:Class`` is there; it is not imported."""
+    """Whether the package of a ``module:Class`` is installed; the package is not imported."""
     from importlib.util import find_spec
 
     module = manager.partition(":")[0]
@@ -168,12 +194,12 @@ def _is_importable(manager: str) -> bool:
 
 @tells({"always-compile": "a variable of Triton's makes it compile whatever is cached"})
 def always_compile(case: Case) -> Iterator[Finding]:
-    """An error: no process has any use of its cache."""
+    """Find settings that make every kernel a miss: an error, since the cache is of no use then."""
     yield from always_compiling(case.environ)
 
 
 def always_compiling(environ: Mapping[str, str]) -> Iterator[Finding]:
-    """The settings of Triton's that make every kernel a miss."""
+    """Find the settings of Triton's that make every kernel a miss."""
     for variable in (environment.ALWAYS_COMPILE, environment.OVERRIDE):
         if variable.read(environ):
             name = variable.name
@@ -183,7 +209,7 @@ def always_compiling(environ: Mapping[str, str]) -> Iterator[Finding]:
 
 @tells({"unknown-variable": "a variable looks like one of ours, and is none"})
 def unknown(case: Case) -> Iterator[Finding]:
-    """Names that begin as gpucache's do: misspelt, or of another version."""
+    """Warn of variables that begin as gpucache's do and are unknown: misspelt, or of another version."""
     known = [variable.name for variable in environment.VARIABLES]
     for name in sorted(case.environ):
         if name in known or not _looks_like_ours(name):
@@ -199,7 +225,9 @@ def unknown(case: Case) -> Iterator[Finding]:
 def _looks_like_ours(name: str) -> bool:
     """Whether a name begins with ``GPUCACHE_``; those of gpucache's own tests are left out."""
     prefix = environment.PREFIX
-    return name.startswith(prefix) and not name.startswith(f"{prefix}TEST_")
+    if name.startswith(f"{prefix}TEST_"):
+        return False
+    return name.startswith(prefix)
 
 
 @tells(
@@ -209,28 +237,37 @@ def _looks_like_ours(name: str) -> bool:
     }
 )
 def switched_off(case: Case) -> Iterator[Finding]:
-    """What the user has turned off, perhaps in another year."""
-    disable, share = environment.DISABLE, environment.SHARE
+    """Warn of what the user has turned off, perhaps long ago."""
+    disable = environment.DISABLE
+    share = environment.SHARE
     if disable.read(case.environ):
         fact = f"{disable}=1: no directory is made or set, and the plug-in is stock Triton"
-        yield Finding("disabled", "warning", disable.name, fact, f"unset {disable}")
+        fix = f"unset {disable}"
+        yield Finding("disabled", "warning", disable.name, fact, fix)
     if share.read(case.environ) is False:
         fact = f"{share}=0: the plug-in is stock Triton, and each rank compiles each kernel"
-        yield Finding("not-sharing", "warning", share.name, fact, f"unset {share}")
+        fix = f"unset {share}"
+        yield Finding("not-sharing", "warning", share.name, fact, fix)
 
 
 @tells({"triton-untested": "the installed Triton is none that the plug-in was tested with"})
 def triton_version(case: Case) -> Iterator[Finding]:
-    """Of this interpreter, by its metadata: importing Triton takes seconds."""
+    """Warn of a Triton that the plug-in was not tested with.
+
+    That is the one installed for this interpreter, by its metadata, since importing Triton takes seconds.
+    """
     from importlib.metadata import PackageNotFoundError, version
 
     try:
         installed = str(version("triton"))  # broken metadata have None
     except PackageNotFoundError:
         return
-    (first, last), found = TESTED_TRITON, re.match(r"([0-9]{1,6})\.([0-9]{1,6})", installed)
-    if found is not None and first <= (int(found[1]), int(found[2])) <= last:
-        return
+    first, last = TESTED_TRITON
+    found = re.match(r"([0-9]{1,6})\.([0-9]{1,6})", installed)
+    if found is not None:
+        release = (int(found[1]), int(found[2]))
+        if first <= release <= last:
+            return
     tested = f"{first[0]}.{first[1]} to {last[0]}.{last[1]}"
     fact = f"Triton {installed} is installed; the plug-in was tested with {tested}"
     wanted = f"triton>={first[0]}.{first[1]},<{last[0]}.{last[1] + 1}"

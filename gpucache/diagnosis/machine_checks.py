@@ -25,30 +25,35 @@ _MEANS_NO_DEVICE = ("", "-1", "NoDevFiles")  # the last is Slurm's
     }
 )
 def discovered(environ: Mapping[str, str]) -> tuple[Snapshot, tuple[Finding, ...]]:
-    """The machine's devices; of a sick node no device, and a finding that says why."""
+    """The machine's devices, and no finding; of a sick node no device, and a finding that says why."""
     from gpucache.machine.nvml import discover
 
     try:
         return discover(environ), ()
     except DiscoveryError as error:
-        sick = Finding(f"gpu-{error.status}", "error", "NVML", error.detail, error.advice)
-        return Snapshot(status=Status(error.status), source="none"), (sick,)
+        code = f"gpu-{error.status}"
+        sick = Finding(code, "error", "NVML", error.detail, error.advice)
+        nothing = Snapshot(status=Status(error.status), source="none")
+        return nothing, (sick,)
 
 
 @tells({"gpu-lost": "a GPU fell off the bus, or does not answer"})
 def lost(case: Case) -> Iterator[Finding]:
-    """An error, although the others work: whoever starts a rank for each GPU of the node has one too few now."""
+    """Find lost GPUs: an error although the others work, since a job with a rank for each GPU lacks one now."""
+    fix = case.snapshot.advice
     for gpu in case.snapshot.lost:
+        subject = f"GPU {gpu.index}"
         fact = gpu.text if gpu.code is None else f"{gpu.text} (NVML's code {gpu.code})"
-        yield Finding("gpu-lost", "error", f"GPU {gpu.index}", fact, case.snapshot.advice)
+        yield Finding("gpu-lost", "error", subject, fact, fix)
 
 
 @tells({"fake-devices": "there is no GPU here, or fake devices were asked for"})
 def fake(case: Case) -> Iterator[Finding]:
-    """A warning also where fakes were asked for: the variable may be left over from a test."""
+    """Warn of fake devices, even of those that were asked for: the variable may be left over from a test."""
     snapshot = case.snapshot
     if snapshot.fake:
-        subject = FAKE_DEVICES.name if snapshot.status is Status.REQUESTED else "NVML"
+        was_asked_for = snapshot.status is Status.REQUESTED
+        subject = FAKE_DEVICES.name if was_asked_for else "NVML"
         fact = f"the devices are fake: {snapshot.detail}"
         fix = snapshot.advice or f"unset {FAKE_DEVICES} where real devices are meant"
         yield Finding("fake-devices", "warning", subject, fact, fix)
@@ -56,25 +61,31 @@ def fake(case: Case) -> Iterator[Finding]:
 
 @tells({"mask-cut": "CUDA shows fewer devices than CUDA_VISIBLE_DEVICES lists, or none"})
 def mask(case: Case) -> Iterator[Finding]:
-    """A mask that leaves nothing is an error, unless that is plainly meant. Of made-up devices a mask says nothing."""
-    made_up = case.snapshot.fake and case.snapshot.status is not Status.REQUESTED
-    if case.shown.cut is None or made_up:
+    """Find a mask that cuts devices off: an error where none is left, unless that is plainly meant.
+
+    Nothing is found where the devices are made up for want of real ones, since a mask does not mean those.
+    """
+    snapshot = case.snapshot
+    are_made_up = snapshot.fake and snapshot.status is not Status.REQUESTED
+    if case.shown.cut is None or are_made_up:
         return
     text = VISIBLE_DEVICES.text(case.environ) or ""
     is_meant = bool(case.shown.devices) or text in _MEANS_NO_DEVICE
     level: Level = "warning" if is_meant else "error"
     fact = f"{text!r}: {case.shown.cut}"
     fix = f"unset {VISIBLE_DEVICES}, or list each device once, by a UUID that `gpucache devices` shows"
-    yield Finding("mask-cut", level, VISIBLE_DEVICES.name, fact, fix)
+    subject = VISIBLE_DEVICES.name
+    yield Finding("mask-cut", level, subject, fact, fix)
 
 
 @tells({"order-guess": "nobody knows in which order CUDA counts the GPUs"})
 def order_guess(case: Case) -> Iterator[Finding]:
-    """With the way out, which is to ask libcuda where nobody has asked it yet."""
+    """Warn of an order that is a guess. The fix is to ask libcuda, where the record does not show that it was asked."""
     if case.shown.how != "guess":
         return
     fact, fix = guess_advice(case.snapshot)
-    if case.known is None or case.known.cuda_order is None:
+    was_asked = case.known is not None and case.known.cuda_order is not None
+    if not was_asked:
         fact = "only libcuda knows in which order it counts these GPUs, and it has not been asked"
         fix = f"{provision_fix(case.root)}, which asks it once; or {fix}"
     yield Finding("order-guess", "warning", DEVICE_ORDER.name, fact, fix)
@@ -82,13 +93,15 @@ def order_guess(case: Case) -> Iterator[Finding]:
 
 @tells({"mixed-gpus": "unlike GPUs, which CUDA counts fastest first and nvidia-smi by bus"})
 def mixed_gpus(case: Case) -> Iterator[Finding]:
-    """A warning, since a number then means two things; not where the environment says to count by bus."""
+    """Warn of unlike GPUs, since a number then means two things; not where the environment says to count by bus."""
+    if case.shown.how != "driver" or DEVICE_ORDER.read(case.environ) == BY_BUS:
+        return
     snapshot = case.snapshot
-    gpus = [gpu for gpu in snapshot.devices if gpu.parent_uuid is None]
-    names = [str(gpu.name) for gpu in (*gpus, *snapshot.mig_parents)]
+    gpus = [device for device in snapshot.devices if device.parent_uuid is None]
+    gpus += snapshot.mig_parents
+    names = [str(gpu.name) for gpu in gpus]
     kinds = list(dict.fromkeys(names))
-    by_bus = DEVICE_ORDER.read(case.environ) == BY_BUS
-    if case.shown.how == "driver" and len(kinds) > 1 and not by_bus:
+    if len(kinds) > 1:
         indices = ", ".join(str(device.directory_name) for device in case.shown.devices)
         fact = (
             f"{', '.join(kinds)}: CUDA counts fastest first; its 0, 1, … are nvidia-smi's {indices}"

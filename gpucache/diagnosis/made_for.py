@@ -19,27 +19,37 @@ _DISTRIBUTIONS = ("triton", "pytorch-triton", "pytorch-triton-rocm")
 def other_architecture(
     metadata: Metadata, key: str, root: str, environ: Mapping[str, str]
 ) -> Iterator[Finding]:
-    """Tell if no recorded device of this host runs the code; with a pinned device, only that one is asked."""
+    """Find a kernel whose code runs on no device of this host, as recorded; where one is pinned, not on that one.
+
+    Nothing is found where the record does not know the capability of each device.
+    """
+    is_for_cuda = metadata.target.startswith("cuda:")
     record = recorded(root)
-    if record is None or not metadata.target.startswith("cuda:"):
+    if record is None or not is_for_cuda:
         return
     uuid = environment.PINNED_DEVICE.text(environ)
     pinned = [device for device in record.present if device.uuid == uuid]
-    known = {device.compute_capability for device in pinned or record.present}
-    present = {arch_of(f"cuda:{one[0]}{one[1]}") for one in known if one is not None}
-    if present and metadata.arch not in present and None not in known:
+    present = set()
+    for device in pinned or record.present:
+        if device.compute_capability is None:
+            return
+        major, minor = device.compute_capability
+        present.add(arch_of(f"cuda:{major}{minor}"))
+    if present and metadata.arch not in present:
         fact = f"it was made for {metadata.arch}; this host has {', '.join(sorted(present))}"
-        yield Finding("other-architecture", "error", key, fact, "compile it on this host")
+        fix = "compile it on this host"
+        yield Finding("other-architecture", "error", key, fact, fix)
 
 
 @tells({"other-triton": "a kernel was made by another version of Triton than is installed here"})
 def other_triton(metadata: Metadata) -> Iterator[Finding]:
-    """Tell if another Triton than the one installed beside gpucache made the kernel."""
+    """Find a kernel that was not made by the version of Triton that is installed beside gpucache."""
     installed = _installed()
     if installed is None or metadata.triton_version == installed:
         return
-    if metadata.triton_version is None and _numbers(installed) < (3, 3):
-        return  # it does not say either
+    writes_no_version = _numbers(installed) < (3, 3)
+    if metadata.triton_version is None and writes_no_version:
+        return
     made = metadata.triton_version or "a version before 3.3, which does not say"
     fact = f"it was made by Triton {made}; in {sys.prefix} is {installed}"
     fix = f"install triton=={made}, or compile it again"
@@ -59,15 +69,20 @@ def _installed() -> str | None:
 
 
 def _numbers(version: str) -> tuple[int, ...]:
-    return tuple(int(part) for part in re.findall(r"\d+", version)[:2])
+    """The first two numbers of a version."""
+    numbers = re.findall(r"\d+", version)
+    return tuple(int(number) for number in numbers[:2])
 
 
 @tells({"environment-differs": "a variable that is part of the key had another value"})
 def environment_differs(metadata: Metadata, environ: Mapping[str, str]) -> Iterator[Finding]:
-    """Tell of each variable in the key that had another value in the process that compiled the kernel."""
+    """Find the variables in the key whose values differ between this environment and that of the kernel's compile."""
+    there = metadata.environment
     here = key_environment(environ)
-    for name in sorted(metadata.environment.keys() | here.keys()):
-        made, now = metadata.environment.get(name), here.get(name)
+    names = there.keys() | here.keys()
+    for name in sorted(names):
+        made = there.get(name)
+        now = here.get(name)
         if made == now:
             continue
         then = made or "not set"

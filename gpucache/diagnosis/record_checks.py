@@ -31,20 +31,24 @@ if TYPE_CHECKING:
     }
 )
 def record(case: Case) -> Iterator[Finding]:
-    """What keeps workers from reading the record is an error, unless `gpucache run` makes up for it."""
+    """Find what is wrong with the record.
+
+    What keeps workers from reading the record is an error, unless `gpucache run` makes up for it.
+    """
+    root = case.root
     if case.unsafe:
         return
-    if not os.path.isdir(case.root):
-        fix = provision_fix(case.root)
-        yield Finding("root-missing", "warning", case.root, "it is not there", fix)
+    if not os.path.isdir(root):
+        fact = "it is not there"
+        yield Finding("root-missing", "warning", root, fact, provision_fix(root))
         return
     try:
-        found = of_this_host(case.root)
+        found = of_this_host(root)
     except RecordError as error:
-        yield from _unread(case.root, error)
+        yield from _unread(root, error)
         return
     try:
-        DeviceCacheRegistry.load(case.root, case.environ)
+        DeviceCacheRegistry.load(root, case.environ)
     except RecordError as error:
         yield _refused(error)
     else:
@@ -52,9 +56,9 @@ def record(case: Case) -> Iterator[Finding]:
 
 
 def _unread(root: str, error: RecordError) -> Iterator[Finding]:
-    """A record that cannot be read. A directory in which only stock Triton caches needs none."""
-    needs_one = os.path.isdir(f"{root}/gpucache") or not device_directories(root)
-    if error.reason != "missing" or needs_one:
+    """The finding for a record that cannot be read. A root in which only stock Triton caches needs no record."""
+    needs_record = os.path.isdir(f"{root}/gpucache") or not device_directories(root)
+    if error.reason != "missing" or needs_record:
         yield _refused(error)
 
 
@@ -70,14 +74,19 @@ _REFUSALS: dict[RecordReason, tuple[str, Level]] = {
 
 
 def _refused(error: RecordError) -> Finding:
+    """The finding for a record that was refused."""
     code, level = _REFUSALS[error.reason]
     return Finding(code, level, error.path, error.fact, error.hint)
 
 
 def _outdated(case: Case, found: Record) -> Iterator[Finding]:
-    """MIG instances come and go under a running machine, and the kernel's device files do not tell."""
-    present = {device.uuid for device in found.present}
-    new = [device.uuid for device in case.snapshot.devices if device.uuid not in present]
+    """Warn of devices that NVML shows and the record does not have.
+
+    MIG instances come and go under a running machine, and the kernel's device files do not show that.
+    """
+    on_record = {device.uuid for device in found.present}
+    uuids = [device.uuid for device in case.snapshot.devices]
+    new = [uuid for uuid in uuids if uuid not in on_record]
     if new and case.snapshot.source == "nvml":
         path = paths.record_path(case.root, found.host)
         more = " and others" if len(new) > 4 else ""
