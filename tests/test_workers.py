@@ -26,7 +26,7 @@ KEYS = 100
 @pytest.fixture
 def root(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
     """A hundred kernels, of which some are damaged, and a limit by which they are work for several processes."""
-    monkeypatch.setattr(workers, "_LEAST_UNITS", 20)
+    monkeypatch.setattr(workers, "LEAST_UNITS", 20)
     root = str(tmp_path / "root")
     for number, key in enumerate(tree.make(root, KEYS, 2)):
         entry = Path(entry_path(root, key))
@@ -81,7 +81,7 @@ def test_progress_comes_in_steps_up_to_the_total(root):
 @pytest.mark.parametrize("processes", [0, 1, None], ids=["none", "one", "a small root"])
 def test_no_process_is_started_where_none_is_needed(root, alone, processes, monkeypatch):
     if processes is None:
-        monkeypatch.setattr(workers, "_LEAST_UNITS", KEYS)
+        monkeypatch.setattr(workers, "LEAST_UNITS", KEYS)
     monkeypatch.setattr(subprocess, "Popen", None)
     assert verify(root, processes=processes) == alone
 
@@ -99,7 +99,7 @@ def test_another_thread_may_verify(root, alone):
 
 def test_an_exception_in_a_process_is_the_callers(root, monkeypatch):
     failing = starting("workers.look = lambda *_: sys.modules['os'].stat('/nowhere/at/all')")
-    monkeypatch.setattr(workers, "_START", failing)
+    monkeypatch.setattr(workers, "START", failing)
     with pytest.raises(FileNotFoundError, match="/nowhere/at/all") as raised:
         verify(root, processes=2)
     assert "Traceback" in str(raised.value.__cause__)
@@ -112,7 +112,7 @@ def test_an_exception_that_cannot_be_sent_is_told(root, monkeypatch):
         "    raise Odd('one of a kind')",
         "workers.look = look",
     )
-    monkeypatch.setattr(workers, "_START", failing)
+    monkeypatch.setattr(workers, "START", failing)
     with pytest.raises(RuntimeError, match="Odd: one of a kind"):
         verify(root, processes=2)
 
@@ -135,9 +135,9 @@ def test_what_a_process_that_dies_leaves_undone_is_done_here(root, alone, end, m
         f"    return {end} if len(asked) > 40 else real(*words)",
         "workers.look = look",
     )
-    monkeypatch.setattr(workers, "_START", dying)
+    monkeypatch.setattr(workers, "START", dying)
     assert verify(root, processes=2) == alone
-    monkeypatch.setattr(workers, "_START", starting(end))
+    monkeypatch.setattr(workers, "START", starting(end))
     assert verify(root, processes=2) == alone
 
 
@@ -169,7 +169,7 @@ SCRIPT = """
 import os, signal, sys
 from gpucache.upkeep import workers
 from gpucache.upkeep.verify import verify
-workers._LEAST_UNITS = 20
+workers.LEAST_UNITS = 20
 
 def stop(done, total):
     with open(f"/proc/self/task/{os.getpid()}/children") as file:

@@ -74,7 +74,9 @@ def difference(a: str, b: str) -> tuple[Difference, ...]:
         GpuCacheError: one of them is not the directory of a kernel.
     """
     one, other = _kernel(a), _kernel(b)
-    found = [*_identities(one, other), *_environments(one, other), *_options(one, other)]
+    found = [*_identities(one, other)]
+    found += _environments(one, other)
+    found += _options(one, other)
     if _written_alike(one, other):
         found += _sources(a, b)
     if not found:
@@ -242,7 +244,8 @@ def _code(ending: str, a: str, b: str) -> Iterator[Difference]:
 
 def _body(text: str) -> list[str]:
     """The lines of a form that are code, without locations."""
-    lines = [line.strip() for line in _LOCATION.sub("", text).splitlines()]
+    bare = _LOCATION.sub("", text)
+    lines = [line.strip() for line in bare.splitlines()]
     return [line for line in lines if line and not line.startswith(_NO_CODE)]
 
 

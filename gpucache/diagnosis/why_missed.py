@@ -126,7 +126,8 @@ def _wrong(path: str, looked: Looked, judge: Judge) -> Iterator[Finding]:
         yield _being_removed(path)
         return
     judged = judge.directory(path, looked.is_stored(path))
-    found = [flaw.finding(looked.root) for flaw in judged.flaws] if judged is not None else []
+    flaws = judged.flaws if judged is not None else ()
+    found = [flaw.finding(looked.root) for flaw in flaws]
     yield from found
     if all(finding.level == "warning" for finding in found):
         yield from _incomplete(path)
@@ -161,11 +162,13 @@ def _incomplete(path: str) -> Iterator[Finding]:
 def _group_gone(path: str) -> Iterator[Finding]:
     """Tell if the group names files that are gone: stock Triton follows its paths wherever they lead."""
     group = group_in(path)
+    if group is None:
+        return
     try:
-        children = read_group(f"{path}/{GROUP}{group}") if group is not None else None
+        children = read_group(f"{path}/{GROUP}{group}") or {}
     except OSError:
         return
-    gone = [child for child in (children or {}).values() if not os.path.exists(child)]
+    gone = [child for child in children.values() if not os.path.exists(child)]
     if gone:
         where = os.path.dirname(gone[0])
         fact = f"its group names files in {where}, which are gone: stock Triton compiles again"
@@ -174,13 +177,20 @@ def _group_gone(path: str) -> Iterator[Finding]:
         yield Finding("group-gone", "error", path, fact, fix)
 
 
-_DAMAGE: dict[str, str] = dict((*DAMAGE.items(), *UNTOUCHED.items()))
-
-CODES = {
-    **codes_of(environment_checks.bad_values, environment_checks.always_compile),
-    **codes_of(disk_checks.unsafe),
-    **codes_of(_absent, _copies, _store_unused, _being_removed, _incomplete, _group_gone),
-    **_DAMAGE,
-    **codes_of(made_for.other_architecture, made_for.other_triton, made_for.environment_differs),
-}
+CODES = codes_of(
+    environment_checks.bad_values,
+    environment_checks.always_compile,
+    disk_checks.unsafe,
+    _absent,
+    _copies,
+    _store_unused,
+    _being_removed,
+    _incomplete,
+    _group_gone,
+    made_for.other_architecture,
+    made_for.other_triton,
+    made_for.environment_differs,
+)
 """Every code, and what it means. Those of damage are of `gpucache verify`, and mean the same there."""
+CODES.update(DAMAGE.items())
+CODES.update(UNTOUCHED.items())

@@ -29,13 +29,19 @@ def find_entries(root: str, key: str, progress: Progress | None = None) -> tuple
     """
     root = os.path.realpath(root)
     if STORE_KEY.fullmatch(key):
-        exact = [entry for entry in _whole_key(root, key) if entry.key == key]
+        exact = _with_key(key, _whole_key(root, key))
         if exact:
-            return tuple(exact)
+            return exact
     is_short = len(key) < _SHARD_LETTERS
     found = scan(root, progress).entries if is_short else _beginning(root, key)
-    exact = [entry for entry in found if entry.key == key]
-    return tuple(exact or [entry for entry in found if entry.key.startswith(key)])
+    exact = _with_key(key, found)
+    if exact:
+        return exact
+    return tuple(entry for entry in found if entry.key.startswith(key))
+
+
+def _with_key(key: str, entries: Iterable[Entry]) -> tuple[Entry, ...]:
+    return tuple(entry for entry in entries if entry.key == key)
 
 
 def _whole_key(root: str, key: str) -> tuple[Entry, ...]:
@@ -67,7 +73,8 @@ def _beginning(root: str, beginning: str) -> tuple[Entry, ...]:
 
 def _shard_of(root: str, key: str) -> list[str]:
     """The part of the store that has the key, where there is one."""
-    return [path for path in shards(root) if os.path.basename(path) == key[:_SHARD_LETTERS]]
+    name = key[:_SHARD_LETTERS]
+    return [path for path in shards(root) if os.path.basename(path) == name]
 
 
 def _read(found: KeyDirectories, device: str | None, directory: str, paths: Iterable[str]) -> None:

@@ -289,7 +289,8 @@ class _Look:
             self.flaw("unreadable", name, os.strerror(error.errno or 0))
 
     def links(self) -> list[str]:
-        return [name for name, found in self.files.items() if stat.S_ISLNK(found.st_mode)]
+        files = self.files.items()
+        return [name for name, found in files if stat.S_ISLNK(found.st_mode)]
 
     def has_all(self, names: Iterable[str]) -> bool:
         return all(no_file(self.files.get(name)) is None for name in names)
@@ -303,7 +304,8 @@ def _names_what_it_should(
 
 def _are_apart(view: Judged, entry: Judged) -> bool:
     """Whether a view has a file of its own where its entry has the same content."""
-    return any(view.files[name].st_ino != entry.files[name].st_ino for name in view.digests)
+    inodes = [view.files[name].st_ino for name in view.digests]
+    return inodes != [entry.files[name].st_ino for name in view.digests]
 
 
 def _has_files_of(view: Judged, entries: Sequence[Judged]) -> bool:

@@ -19,6 +19,8 @@ from gpucache.layout.paths import tag_path
 from gpucache.report.cache_report import CacheReport
 from gpucache.store.removal import Freed, InUse
 
+_LOCK = os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK
+
 
 class InductorFile(NamedTuple):
     """A file of TorchInductor's."""
@@ -96,7 +98,8 @@ class _Sorting:
                 self.cached.add(parent)
             elif outside:
                 self.outside[parent].append(path)
-        return Sorted(tuple(self.files), tuple(self.in_use), tuple(sorted(left)))
+        left.sort()
+        return Sorted(tuple(self.files), tuple(self.in_use), tuple(left))
 
     def _directory(self, path: str) -> list[str]:
         """Sort the files in a directory, and list the directories in it."""
@@ -145,7 +148,7 @@ def remove_file(file: InductorFile) -> Freed:
     fd = None
     try:
         if file.path.endswith(".lock"):
-            fd = os.open(file.path, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK)
+            fd = os.open(file.path, _LOCK)
             fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
         found = os.lstat(file.path)
         now = InductorFile.of(file.path, found)

@@ -36,7 +36,9 @@ def plan(
     Raises:
         ConfigurationError: the grace is shorter than twice the interval of stamps, or the version specifier is none.
     """
-    return policy.planned(report, environ, time.time() if now is None else now)
+    if now is None:
+        now = time.time()
+    return policy.planned(report, environ, now)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -60,20 +62,24 @@ class Plan:
     def physical_bytes(self) -> int:
         """How many bytes the plan is going to free: files with links elsewhere are not freed."""
         removed = sum(_freed_bytes(entry) for entry in self.removing)
-        slimmed = sum(min(slimmed_bytes(entry), _freed_bytes(entry)) for entry in self.slimming)
+        slimmed = 0
+        for entry in self.slimming:
+            slimmed += min(slimmed_bytes(entry), _freed_bytes(entry))
         strays = sum(stray.size_bytes for stray in self.strays)
-        return removed + slimmed + strays + sum(file.physical_bytes for file in self.files)
+        files = sum(file.physical_bytes for file in self.files)
+        return removed + slimmed + strays + files
 
     @property
     def logical_bytes(self) -> int:
         """As `physical_bytes`, with hard links counted each time."""
         removed = sum(entry.logical_bytes for entry in self.removing)
-        strays = sum(stray.size_bytes for stray in self.strays)
         slimmed = 0
         for entry in self.slimming:
             times = len(entry.copies) if entry.stored else 1  # else all copies are counted already
             slimmed += slimmed_bytes(entry) * times
-        return removed + slimmed + strays + sum(file.size_bytes for file in self.files)
+        strays = sum(stray.size_bytes for stray in self.strays)
+        files = sum(file.size_bytes for file in self.files)
+        return removed + slimmed + strays + files
 
     def execute(self, progress: Progress | None = None) -> Outcome:
         """Carry the plan out.

@@ -126,7 +126,8 @@ def _specifier(text: str) -> Callable[[str | None], bool]:
     from packaging.version import InvalidVersion
 
     try:
-        wanted = SpecifierSet(f"=={text}" if text[:1].isdigit() else text, prereleases=True)
+        is_version = text[:1].isdigit()
+        wanted = SpecifierSet(f"=={text}" if is_version else text, prereleases=True)
     except InvalidSpecifier:
         expected = "a version specifier like '<3.6'"
         raise ConfigurationError("--triton-version", text, expected) from None

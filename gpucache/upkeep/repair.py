@@ -34,7 +34,8 @@ def repair(root: str, judge: Judge, judged: Sequence[Judged], bad: Set[Flaw]) ->
     entry is whole, as damaged as before, or gone. Follows no link.
     """
     work = _Repairing(root, judge, judged)
-    return {one.path: work.outcome(one) for one in judged if bad & set(one.flaws)}
+    damaged = [one for one in judged if bad & set(one.flaws)]
+    return {one.path: work.outcome(one) for one in damaged}
 
 
 class _Repairing:
@@ -204,7 +205,8 @@ def _when_moved(name: str) -> tuple[bool, bool, str]:
 def _is_young(damaged: Judged) -> bool:
     """Whether something in a directory changed so lately that stock Triton may still be writing it."""
     now = time.time()
-    return any(abs(now - found.st_mtime) < BUSY_S for found in damaged.files.values())
+    changes = [found.st_mtime for found in damaged.files.values()]
+    return any(abs(now - change) < BUSY_S for change in changes)
 
 
 def _link(source: Judged, target: str) -> None:

@@ -154,8 +154,9 @@ class _Verifying:
                 others.setdefault(key, []).append(path)
         units = []
         for key in sorted(stored.keys() | others.keys()):
-            unit = Unit(key, tuple(stored.get(key, ())), tuple(others.get(key, ())))
-            units.append(unit)
+            in_store = tuple(stored.get(key, ()))
+            in_devices = tuple(others.get(key, ()))
+            units.append(Unit(key, in_store, in_devices))
         return units
 
     def _tell_links(self, directory: str, wanted: Sequence[str] | None = None) -> None:
@@ -236,11 +237,13 @@ class _Verifying:
 
     def _locked(self, stack: ExitStack, unit: Unit) -> str | None:
         """Take the locks of all entries of a key until ``stack`` is closed; why they cannot be taken, or None."""
-        if unlinked(self.root, "locks") is None or unlinked(self.root, "quarantine") is None:
+        needed = (unlinked(self.root, "locks"), unlinked(self.root, "quarantine"))
+        if None in needed:
             return "where our locks or the quarantine should be is a link"
         if self.locks is None:
             return None
-        for name in sorted({unit.key, *map(os.path.basename, unit.stored)}):
+        keys = {unit.key, *map(os.path.basename, unit.stored)}
+        for name in sorted(keys):
             path = f"{self.locks}/{name}.lock"
             try:
                 held = stack.enter_context(holding(path, "its repair"))
@@ -256,7 +259,8 @@ class _Verifying:
         self._tell(Flaw("link", path, "it is not followed", (0, 0)))
 
     def _tell_unreadable(self, path: str, error: OSError) -> None:
-        self._tell(Flaw("unreadable", path, os.strerror(error.errno or 0), (0, 0)))
+        why = os.strerror(error.errno or 0)
+        self._tell(Flaw("unreadable", path, why, (0, 0)))
 
     def _tell_record_torn(self, path: str, fact: str) -> None:
         finding = Finding(_RECORD_TORN, "error", path, fact, "gpucache provision")

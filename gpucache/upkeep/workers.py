@@ -20,10 +20,10 @@ from typing import BinaryIO, NamedTuple, cast
 from gpucache.report.judge import Judge
 from gpucache.upkeep.looks import Seen, Unit, look
 
-_LEAST_UNITS = 1000
+LEAST_UNITS = 1000
 """A process is started for so many keys; it takes as long to start as to look at half of them."""
 _CHUNK_UNITS = 32
-_START = """if True:
+START = """if True:
     import sys
     sys.path[:] = {path!r}
     from gpucache.upkeep.workers import serve
@@ -45,7 +45,7 @@ def looks(
         Exception: what was raised in a process, with its traceback as the cause.
     """
     most = _cores() if processes is None else processes
-    count = min(most, len(units) // _LEAST_UNITS)
+    count = min(most, len(units) // LEAST_UNITS)
     if count >= 2:
         yield from _ask_processes(units, twice, count)
         return
@@ -146,7 +146,7 @@ def _started() -> _Process | None:
     if sys.flags.isolated:
         flags.append("-I")
     answers, its_end = os.pipe()
-    start = _START.format(path=sys.path, answers=its_end)
+    start = START.format(path=sys.path, answers=its_end)
     command = [sys.executable, *flags, "-c", start]
     try:
         child = subprocess.Popen(
@@ -178,7 +178,8 @@ def serve(answers: int) -> None:
 
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # ^C reaches all processes; the caller ends us
     judge = Judge()
-    with suppress(EOFError, BrokenPipeError), open(answers, "wb", buffering=0) as pipe:
+    is_over = suppress(EOFError, BrokenPipeError)
+    with is_over, open(answers, "wb", buffering=0) as pipe:
         while True:
             units, twice = pickle.load(sys.stdin.buffer)
             try:
