@@ -856,9 +856,13 @@ def test_modules_are_imported_by_the_commands_that_need_them(words, loaded, pyth
         "upkeep.prune",
         "upkeep.clean",
         "upkeep.slim",
+        "upkeep.plan",
+        "upkeep.execution",
+        "upkeep.inductor_files",
     ]
     later += [
         "upkeep.verify",
+        "upkeep.workers",
         "diagnosis.doctor",
         "diagnosis.difference",
         "diagnosis.why_missed",

@@ -113,4 +113,4 @@ def test_all_four_readers_agree(tmp_path, wrong):
     assert [finding.code for finding in scan(root).findings] == ["manifest-torn"]
     plugin = {environment.MANAGER.name: environment.OUR_MANAGER, environment.SHARE.name: "1"}
     codes = {finding.code for finding in why_missed(str(cache.entry), root, plugin)}
-    assert codes & {"manifest-damaged", "manifest-torn"}
+    assert "manifest-torn" in codes
