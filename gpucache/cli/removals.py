@@ -136,7 +136,7 @@ def clean(force: bool, dry_run: bool, yes: bool, root: str | None, as_json: bool
 
 
 def _default_grace_s() -> float:
-    """How long ago an entry must have been used to be removed: three times as long as a use may stay unstamped."""
+    """How many seconds an entry must be unused before it is removed: three times as long as a use may go unstamped."""
     from gpucache.store.recency import stamp_interval
 
     return 3 * stamp_interval(os.environ)

@@ -92,7 +92,7 @@ def _told(root: str, check: Iterable[Finding]) -> Iterator[Finding]:
 
 
 def _without_repeats(found: list[Finding]) -> Iterator[Finding]:
-    """The findings, but of a directory that cannot be read only one, and none for what is below that directory."""
+    """The findings, without those of paths that cannot be read only because a directory above them cannot be."""
     unreadable = [finding.subject for finding in found if finding.code == "unreadable"]
     closed = tuple(f"{path}/" for path in unreadable)
     for finding in found:

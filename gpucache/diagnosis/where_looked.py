@@ -30,7 +30,7 @@ class Looked:
     """Where a process looks for a key, and where it does not."""
 
     key: str
-    """As device directories have it."""
+    """The key in the form that device directories have."""
     root: str
     environ: Mapping[str, str]
     directory: str
@@ -40,11 +40,11 @@ class Looked:
     places: tuple[str, ...]
     """The key directories that the process looks at, whether they are there or not."""
     others: tuple[str, ...]
-    """Those that it does not look at, and that are there."""
+    """The key directories under the root that the process does not look at, and that are there."""
 
     def is_stored(self, path: str) -> bool:
-        """Whether a path is one of the store's."""
-        return path.startswith(paths.ours(self.root, "store") + "/")
+        """Whether a path is in the root's store."""
+        return _is_stored(path, self.root)
 
 
 def where_looked(
@@ -58,20 +58,15 @@ def where_looked(
     path = os.path.abspath(entry)
     key = view_key(os.path.basename(path))
     named = path if "/" in entry else None
-    store = paths.ours(root, "store") + "/"
-    directory = directory or _directory_set(root, environ)
-    if directory is None and named is not None and not named.startswith(store):
-        directory = os.path.dirname(named)
-    directory = directory or default_directory(root, None, environ)
+    if not directory:
+        directory = _directory(named, root, environ)
     apart = tuple(_reasons_apart(root, environ, directory))
-    copies = [*_copies(root, key)]
-    if named is not None:
-        copies.append(named)
-    copies = [copy for copy in dict.fromkeys(copies) if os.path.isdir(copy)]
+    copies = _copies_there(root, key, named)
     places = [f"{directory}/{key}"]
     if not apart:
-        stored = [copy for copy in copies if copy.startswith(store)]
+        stored = [copy for copy in copies if _is_stored(copy, root)]
         places += stored or [entry_path(root, key)]
+    others = [copy for copy in copies if copy not in places]
     return Looked(
         key=key,
         root=root,
@@ -79,8 +74,23 @@ def where_looked(
         directory=directory,
         apart=apart,
         places=tuple(places),
-        others=tuple(copy for copy in copies if copy not in places),
+        others=tuple(others),
     )
+
+
+def _is_stored(path: str, root: str) -> bool:
+    store = paths.ours(root, "store")
+    return path.startswith(f"{store}/")
+
+
+def _directory(named: str | None, root: str, environ: Mapping[str, str]) -> str:
+    """The device directory of the process: what the environment says, else where ``named`` lies, else Triton's own."""
+    directory = _directory_set(root, environ)
+    if directory:
+        return directory
+    if named is not None and not _is_stored(named, root):
+        return os.path.dirname(named)
+    return default_directory(root, None, environ)
 
 
 def _directory_set(root: str, environ: Mapping[str, str]) -> str | None:
@@ -96,14 +106,25 @@ def _directory_set(root: str, environ: Mapping[str, str]) -> str | None:
     return None if name is None else paths.device_directory(root, name)
 
 
-def _copies(root: str, key: str) -> Iterator[str]:
-    """List where the key may lie in the root: in the store, where libraries have longer names, and for each device."""
+def _copies_there(root: str, key: str, named: str | None) -> list[str]:
+    """The key's directories below the root that are there, each once, and the one that the caller has named."""
+    candidates = _candidates(root, key)
+    if named is not None:
+        candidates.append(named)
+    return [path for path in dict.fromkeys(candidates) if os.path.isdir(path)]
+
+
+def _candidates(root: str, key: str) -> list[str]:
+    """Where the key may lie below the root: the store, where a library has a longer name, and the devices'."""
+    found = []
     shard = os.path.dirname(entry_path(root, key))
     for path in listed(shard):
-        if view_key(os.path.basename(path)) == key:
-            yield path
+        name = os.path.basename(path)
+        if view_key(name) == key:
+            found.append(path)
     for _, path in device_directories(root):
-        yield f"{path}/{key}"
+        found.append(f"{path}/{key}")
+    return found
 
 
 def _reasons_apart(root: str, environ: Mapping[str, str], directory: str) -> Iterator[Apart]:
