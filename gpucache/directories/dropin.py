@@ -1,7 +1,7 @@
 """Drop-ins for the four functions of torch's `torch/_inductor/runtime/cache_dir_utils.py` (2.13.0, same in 2.15.0).
 
-Same names, results and effects, so that torch and gpucache always name the same directory. They differ only where
-torch's behaviour is a defect:
+They have the same names, results and effects, so that torch and gpucache always name the same directory. They differ
+only where torch's behaviour is a defect:
 
 - a variable set to ``""`` counts as unset (torch caches in the current directory, or names ``""``);
 - `temporary_cache_dir` takes `TRITON_CACHE_DIR` away while it lasts (torch leaves Triton in the old directory);
@@ -27,19 +27,20 @@ if TYPE_CHECKING:
 _get = os.environ.get
 _INDUCTOR_ROOT = environment.INDUCTOR_ROOT.name
 _TRITON_DIRECTORY = environment.TRITON_DIRECTORY.name
+_REDIRECTED = (_INDUCTOR_ROOT, _TRITON_DIRECTORY)
 # The value of TORCHINDUCTOR_CACHE_DIR that was last made and vetted, and the prefix of its device directories. One
 # tuple, so that threads see both or neither.
 _settled: tuple[str | None, str] = (None, "")
 
 
 def cache_dir() -> str:
-    """`TORCHINDUCTOR_CACHE_DIR`, else the default, as an absolute path that is written back and exists.
+    """The root, `TORCHINDUCTOR_CACHE_DIR` or else the default: an absolute path, which is made and written back.
 
     A change of the variable is honoured at the next call. A directory that is deleted later is not made again.
 
     Raises:
-        UnsafeDirectoryError: somebody else could plant code there; the environment is left as it was.
-        ProvisionError: it cannot be made.
+        UnsafeDirectoryError: somebody else could plant code in the root; the environment is left as it was.
+        ProvisionError: the root cannot be made.
     """
     value = _get(_INDUCTOR_ROOT)
     if value and value == _settled[0]:
@@ -74,12 +75,12 @@ def triton_cache_dir(device: int) -> str:
 
 @contextmanager
 def temporary_cache_dir(directory: str) -> Iterator[None]:
-    """Put both caches under ``directory`` for a while; it is neither made here nor deleted.
+    """Put both caches under ``directory`` for a while; the directory is neither made nor deleted.
 
     Both variables are restored, absence included, and Inductor's in-memory caches are cleared on both ways when
     Inductor is loaded. Process-wide, as in torch: not for threads that compile at the same time.
     """
-    saved = {name: _get(name) for name in (_INDUCTOR_ROOT, _TRITON_DIRECTORY)}
+    saved = {name: _get(name) for name in _REDIRECTED}
     os.environ[_INDUCTOR_ROOT] = directory
     os.environ.pop(_TRITON_DIRECTORY, None)
     try:
@@ -100,11 +101,13 @@ def _settle(value: str | None) -> str:
     directory = os.path.abspath(value or default_cache_dir())
     _make(directory)
     os.environ[_INDUCTOR_ROOT] = directory
-    _settled = (directory, os.path.join(directory, "triton", ""))
+    prefix = os.path.join(directory, "triton", "")
+    _settled = (directory, prefix)
     return directory
 
 
 def _make(directory: str) -> None:
+    """Make a root where it is missing, and vet it unless `GPUCACHE_DISABLE=1`."""
     from gpucache.disk.files import make_directory
     from gpucache.disk.vetting import Trust, vet
 

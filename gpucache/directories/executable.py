@@ -11,16 +11,22 @@ if TYPE_CHECKING:
 
 
 def which(command: str, environ: Mapping[str, str]) -> str | None:
-    """The file that executing this command in this environment runs; None where there is none."""
+    """The file that runs when this command is executed in this environment; None where there is no such file."""
     if os.path.dirname(command):
         candidates = [command]
     else:
         places = os.get_exec_path(environ)
         candidates = [os.path.join(place, command) for place in places]
     for candidate in candidates:
-        if os.path.isfile(candidate) and os.access(candidate, os.X_OK):
+        if _is_executable_file(candidate):
             return candidate
     return None
+
+
+def _is_executable_file(path: str) -> bool:
+    if not os.path.isfile(path):
+        return False
+    return os.access(path, os.X_OK)
 
 
 def runs_this_python(command: Sequence[str], environ: Mapping[str, str]) -> bool:
@@ -28,17 +34,26 @@ def runs_this_python(command: Sequence[str], environ: Mapping[str, str]) -> bool
     file = which(command[0], environ)
     if file is None:
         return False
-    return _is_this_python(file) or _is_this_python(_interpreter(file, environ))
+    if _is_this_python(file):
+        return True
+    interpreter = _interpreter(file, environ)
+    return _is_this_python(interpreter)
 
 
 def _is_this_python(executable: str | None) -> bool:
-    """The same file in the same directory: a virtual environment's Python is a link to the one it was made with."""
+    """Whether a path leads to the running interpreter's file, from the same directory.
+
+    The file alone does not tell: the Python of a virtual environment is a link to the Python that made the environment.
+    """
     if not executable or not sys.executable:
         return False
-    directory = os.path.dirname(os.path.abspath(executable))
-    if directory != os.path.dirname(os.path.abspath(sys.executable)):
+    if _directory(executable) != _directory(sys.executable):
         return False
     return os.path.realpath(executable) == os.path.realpath(sys.executable)
+
+
+def _directory(path: str) -> str:
+    return os.path.dirname(os.path.abspath(path))
 
 
 def _interpreter(script: str, environ: Mapping[str, str]) -> str | None:
@@ -50,7 +65,11 @@ def _interpreter(script: str, environ: Mapping[str, str]) -> str | None:
         return None
     if not line.startswith(b"#!"):
         return None
-    words = os.fsdecode(line[2:]).split()
-    if len(words) > 1 and os.path.basename(words[0]) == "env":
+    text = os.fsdecode(line).removeprefix("#!")
+    words = text.split()
+    if not words:
+        return None
+    program = words[0]
+    if os.path.basename(program) == "env" and len(words) > 1:
         return which(words[1], environ)
-    return words[0] if words else None
+    return program

@@ -1,4 +1,8 @@
-"""The environment for a command that uses a GPU: what `gpucache run` sets, keeps and replaces, and why."""
+"""Which device a command of `gpucache run` gets (the one that its local rank says), and the environment for it.
+
+`gpucache.directories.local_rank` reads the rank from the launcher's variables. The report of a launch tells which
+variables were set, kept and replaced, and why.
+"""
 
 from __future__ import annotations
 
@@ -26,7 +30,7 @@ class Setting(Value):
     """What the command will see; None when it is unset."""
     reason: str
     by: Literal["gpucache", "user"] = "gpucache"
-    """Whose choice the value is: the user's where it is kept although gpucache would give another, which wins."""
+    """Whose choice the value is: the user's where gpucache keeps a value that differs from what it would set."""
 
 
 class LaunchReport(Value):
@@ -71,13 +75,17 @@ def launch_environ(
         environ[environment.ROOT.name] = root
     registry, warnings = _provisioned(environ)
     ordinal, choice = _ordinal(registry, base, device)
-    wanted = _root_only(registry) if ordinal is None else registry.environ(ordinal)
-    if plugin:
-        wanted[environment.MANAGER.name] = environment.OUR_MANAGER
+    wanted = _wanted(registry, ordinal, plugin)
     settings: list[Setting] = []
     for name in _VARIABLES:
-        forced = force or (name == environment.ROOT.name and root is not None)
-        change = _Change(name, base.get(name), wanted.get(name), name in by_outer, forced)
+        is_given_root = name == environment.ROOT.name and root is not None
+        change = _Change(
+            name=name,
+            had=base.get(name),
+            wanted=wanted.get(name),
+            by_outer=name in by_outer,
+            forced=force or is_given_root,
+        )
         setting = change.setting(choice)
         if setting is not None:
             settings.append(setting)
@@ -100,7 +108,7 @@ _PATHS = (
 
 
 def _provisioned(environ: Mapping[str, str]) -> tuple[DeviceCacheRegistry, tuple[str, ...]]:
-    """The registry, whose directories are there now; and what provisioning them warned of."""
+    """The registry, after its directories were provisioned; and the warnings that provisioning gave."""
     registry = _from_record(environ)
     if registry is None:  # not `or`: a registry without devices is false
         registry = DeviceCacheRegistry(environ=environ)
@@ -130,14 +138,28 @@ def _from_record(environ: Mapping[str, str]) -> DeviceCacheRegistry | None:
     return registry
 
 
-def _root_only(registry: DeviceCacheRegistry) -> dict[str, str]:
-    """The variables for a command whose device is not known here: its own ranks find their directories."""
-    names = (environment.ROOT.name, environment.INDUCTOR_ROOT.name)
-    return dict.fromkeys(names, registry.root)
+def _wanted(
+    registry: DeviceCacheRegistry,
+    ordinal: int | None,
+    plugin: bool,
+) -> dict[str, str]:
+    """The variables that a command should have, with their values; without an ordinal, what is the same for all."""
+    if ordinal is not None:
+        return registry.environ(ordinal, plugin=plugin)
+    # The command's own ranks find their directories.
+    wanted = {
+        environment.ROOT.name: registry.root,
+        environment.INDUCTOR_ROOT.name: registry.root,
+    }
+    if plugin:
+        wanted[environment.MANAGER.name] = environment.OUR_MANAGER
+    return wanted
 
 
 def _ordinal(
-    registry: DeviceCacheRegistry, environ: Mapping[str, str], device: int | None
+    registry: DeviceCacheRegistry,
+    environ: Mapping[str, str],
+    device: int | None,
 ) -> tuple[int | None, str]:
     """The ordinal of the device to pin, or None where only the root is set; and how that was decided."""
     count = len(registry)
@@ -173,7 +195,9 @@ class _Change(Value):
         outer = f"an outer gpucache run set it; {choice}"
         if wanted is None:
             is_leftover = self.by_outer and had
-            return Setting(name, "removed", None, outer) if is_leftover else None
+            if not is_leftover:
+                return None
+            return Setting(name, "removed", None, outer)
         if not had:
             return Setting(name, "set", wanted, choice)
         if had == wanted:
@@ -190,7 +214,9 @@ class _Change(Value):
 
 
 def _applied(
-    base: Mapping[str, str], settings: list[Setting], by_outer: set[str]
+    base: Mapping[str, str],
+    settings: list[Setting],
+    by_outer: set[str],
 ) -> dict[str, str]:
     """The base with every setting carried out, and with the marks of all that gpucache has set."""
     environ = dict(base)
@@ -214,5 +240,5 @@ def marks(variables: Mapping[str, str]) -> str:
 
 
 def _set_by_outer(environ: Mapping[str, str]) -> set[str]:
-    """The variables that an outer call set and that still have its value."""
+    """The variables that an outer call set, and that still have the value which the outer call gave them."""
     return {name for name in _VARIABLES if was_set_by_run(name, environ)}

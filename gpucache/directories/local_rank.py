@@ -1,4 +1,4 @@
-"""The rank of this process among those of its node, as torchrun, mpirun or srun tell it."""
+"""The local rank: the number of this process among those of its node, as torchrun, mpirun or srun state it."""
 
 from __future__ import annotations
 
@@ -43,17 +43,20 @@ def _tasks(environ: Mapping[str, str], name: str) -> int:
     Slurm lists all nodes of the step, as in ``4(x2),1``: two nodes of four tasks, then a node of one. `SLURM_NODEID`
     counts into that list.
     """
-    parts = environ.get(name, "").split(",")
-    if len(parts) == 1 and re.fullmatch(_NUMBER, parts[0]):
-        return int(parts[0])  # one number is about this node
+    text = environ.get(name, "")
+    if re.fullmatch(_NUMBER, text):
+        return int(text)  # one number is about this node
     node = environ.get("SLURM_NODEID", "0")
-    nodes_before = int(node) if re.fullmatch(_NUMBER, node) else 0
-    for part in parts:
+    nodes_before = 0
+    if re.fullmatch(_NUMBER, node):
+        nodes_before = int(node)
+    for part in text.split(","):
         match = re.fullmatch(_TASKS_OF_NODES, part)
         if match is None:
             return 0
+        tasks = int(match[1])
         nodes = int(match[2] or 1)
         if nodes_before < nodes:
-            return int(match[1])
+            return tasks
         nodes_before -= nodes
     return 0

@@ -1,4 +1,4 @@
-"""Make the tree on disk: look, lock, look again, build aside, publish by rename."""
+"""Make the tree of a root, and the record of its devices: look, lock, look again, build aside, publish by rename."""
 
 from __future__ import annotations
 
@@ -43,42 +43,57 @@ class Provision(Value, kw_only=True):
 
 
 def provision(
-    root: str, snapshot: Snapshot, trust: Trust, environ: Mapping[str, str], timeout_s: float
+    root: str,
+    snapshot: Snapshot,
+    trust: Trust,
+    environ: Mapping[str, str],
+    timeout_s: float,
 ) -> tuple[Record, Provision]:
-    """Make what is missing for the snapshot's devices; the host's record as it is now, and what was done.
+    """Make what is missing for the snapshot's devices. Returns the host's record as it is now, and what was done.
 
-    Beside any number of processes and threads: see `DeviceCacheRegistry.provision`.
+    Any number of processes and threads may do so at once: see `DeviceCacheRegistry.provision`.
     """
     known = _look(root, snapshot, trust)
     created: list[str] = []
     if known is None:
-        known = _make(root, _with_order(root, snapshot, environ), trust, timeout_s, created)
-    names = directories(known, snapshot)
+        ordered = _with_order(root, snapshot, environ)
+        known = _make(root, ordered, trust, timeout_s, created)
+    names = tuple(directories(known, snapshot).values())
+    existing = [name for name in names if name not in created]
     return known, Provision(
         root=root,
         devices=snapshot.devices,
-        directories=tuple(names.values()),
+        directories=names,
         created=tuple(created),
-        existing=tuple(name for name in names.values() if name not in created),
+        existing=tuple(existing),
         warnings=_warnings(root, snapshot, known),
     )
 
 
 def _look(root: str, snapshot: Snapshot, trust: Trust) -> Record | None:
-    """The record when everything is there, without a lock; else None. All that is there has then been vetted."""
+    """The record where nothing is missing, else None. Takes no lock, and vets every directory that is there."""
     there = [vet(root, trust)]
-    there += [vet_child(path, trust) for path in paths.provisioned_directories(root)]
+    for path in paths.provisioned_directories(root):
+        there.append(vet_child(path, trust))
     known = recorded(root)
     record = merge(known, snapshot, paths.host_name())
-    names = directories(record, snapshot).values()
-    there += [vet_child(paths.device_directory(root, name), trust) for name in names]
+    for name in directories(record, snapshot).values():
+        path = paths.device_directory(root, name)
+        there.append(vet_child(path, trust))
     if record != known or _order_missing(snapshot, known, record):
         return None
-    return record if all(there) and os.path.exists(paths.tag_path(root)) else None
+    if not all(there):
+        return None
+    has_tag = os.path.exists(paths.tag_path(root))
+    return record if has_tag else None
 
 
 def _make(
-    root: str, snapshot: Snapshot, trust: Trust, timeout_s: float, created: list[str]
+    root: str,
+    snapshot: Snapshot,
+    trust: Trust,
+    timeout_s: float,
+    created: list[str],
 ) -> Record:
     """Make what is missing, under the lock, and put the names of new device directories into ``created``."""
     make_directory(root)
@@ -88,11 +103,13 @@ def _make(
         vet_child(path, trust)
     locks = local_directory(root, paths.ours(root, "locks"))
     vet(locks, trust)
+    tag = paths.tag_path(root)
+    staging = paths.ours(root, "tmp")
     with locked(os.path.join(locks, PROVISION_LOCK), timeout_s=timeout_s):
         known = recorded(root)  # another process may have been here while we waited
         record = merge(known, snapshot, paths.host_name())
-        if not os.path.exists(paths.tag_path(root)):
-            write_whole(paths.tag_path(root), _TAG, paths.ours(root, "tmp"))
+        if not os.path.exists(tag):
+            write_whole(tag, _TAG, staging)
         for name in directories(record, snapshot).values():
             directory = paths.device_directory(root, name)
             if make_directory(directory):
@@ -100,7 +117,7 @@ def _make(
             vet_child(directory, trust)
         if record != known:  # last: who can read the record finds the directories
             path = paths.record_path(root, record.host)
-            write_whole(path, record.dumps(), paths.ours(root, "tmp"))
+            write_whole(path, record.dumps(), staging)
     return record
 
 
@@ -108,9 +125,10 @@ def _make(
 
 
 def _order_missing(snapshot: Snapshot, known: Record | None, record: Record) -> bool:
-    """Whether libcuda should be asked: not by a worker, and not again (or for want of an answer) while nothing changed.
+    """Whether libcuda should be asked for the order: where nobody knows it, and something changed since the last time.
 
-    A question costs the start of CUDA, half a second or, on a sick node, the whole time limit.
+    A worker never asks. A question costs the start of CUDA: half a second or, on a sick node, the whole time limit; so
+    a question that got no answer is not repeated either.
     """
     if snapshot.source == "record" or not _guessed(snapshot, record):
         return False
@@ -118,24 +136,28 @@ def _order_missing(snapshot: Snapshot, known: Record | None, record: Record) -> 
 
 
 def _guessed(snapshot: Snapshot, record: Record) -> bool:
-    """Whether nobody knows the order of the GPUs, as far as they and the record tell."""
-    return visible_devices(snapshot.with_order(record.cuda_order), {}).how == "guess"
+    """Whether neither the GPUs themselves nor the record tell in which order CUDA counts the GPUs."""
+    ordered = snapshot.with_order(record.cuda_order)
+    return visible_devices(ordered, {}).how == "guess"
 
 
 def _with_order(root: str, snapshot: Snapshot, environ: Mapping[str, str]) -> Snapshot:
-    """The snapshot with libcuda's order, asked for where that is missing; an empty one where it did not answer."""
+    """The snapshot with libcuda's order, asked for where it is missing; empty where libcuda did not answer."""
     known = recorded(root)
-    if not _order_missing(snapshot, known, merge(known, snapshot, paths.host_name())):
+    record = merge(known, snapshot, paths.host_name())
+    if not _order_missing(snapshot, known, record):
         return snapshot
     from gpucache.machine.libcuda import ask_order
 
-    return snapshot.with_order(ask_order(snapshot, environ) or ())
+    order = ask_order(snapshot, environ) or ()
+    return snapshot.with_order(order)
 
 
 # ---- what will hurt later
 
 
 def _warnings(root: str, snapshot: Snapshot, record: Record) -> tuple[str, ...]:
+    """What will hurt later, as `Provision.warnings` has it: a sentence for each fact."""
     found = []
     if snapshot.fake:
         found.append(f"the devices are fake ({snapshot.status.value}): {snapshot.detail}")
@@ -147,7 +169,7 @@ def _warnings(root: str, snapshot: Snapshot, record: Record) -> tuple[str, ...]:
 
 
 def _disk_warnings(root: str) -> Iterator[str]:
-    """The facts of which `doctor` has findings (`gpucache.diagnosis.disk_checks`), a sentence each."""
+    """A sentence for each fact of the disk of which `doctor` makes a finding (`gpucache.diagnosis.disk_checks`)."""
     disk = fitness(root)
     if disk.read_only:
         yield f"{root} is on a read-only file system: what is cached is used, nothing new is kept"
@@ -157,7 +179,8 @@ def _disk_warnings(root: str) -> Iterator[str]:
         yield f"{root} has {disk.little_space_mib} MiB left"
     if disk.few_inodes is not None:
         yield f"{root} has {disk.few_inodes} inodes left, and a kernel takes nine"
-    network = _network(root, os.stat(root).st_dev)
+    device = os.stat(root).st_dev
+    network = _network(root, device)
     if network is not None:
         yield (
             f"{root} is on a network file system ({network}), where Triton is known to fail with stale handles: "
@@ -167,5 +190,5 @@ def _disk_warnings(root: str) -> Iterator[str]:
 
 @lru_cache(maxsize=64)
 def _network(root: str, device: int) -> str | None:
-    """As `network_file_system`; remembered until another device is mounted there, since it reads all mounts."""
+    """What `network_file_system` answers, which reads all mounts; remembered until the root is on another device."""
     return network_file_system(root)

@@ -18,7 +18,7 @@ from gpucache.values import Value, replace
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping
+    from collections.abc import Callable, Iterable, Mapping
     from typing import Any, Literal
 
     from gpucache.errors import RecordReason
@@ -34,7 +34,15 @@ class Listed(Value):
     directory: str
     device: Device
     present: bool = True
-    """Whether the device was there when the host was last seen whole. It keeps its directory either way."""
+    """Whether the device was there when the host was last seen whole. An absent device keeps its directory."""
+
+    def as_json(self) -> dict[str, Any]:
+        """The line as a JSON object, of which `parse_record` makes it again."""
+        return {
+            "directory": self.directory,
+            "present": self.present,
+            "device": self.device.as_json(),
+        }
 
 
 class Record(Value, kw_only=True):
@@ -42,7 +50,7 @@ class Record(Value, kw_only=True):
 
     host: str
     source: Literal["nvml", "fake"]
-    """What told of the devices; for a Jetson without NVML it is ``nvml`` too."""
+    """Where the devices come from; for a Jetson without NVML it is ``nvml`` too."""
     status: Status = Status.OK
     devices: tuple[Listed, ...] = ()
     """In the order of their directories' numbers."""
@@ -71,8 +79,12 @@ class Record(Value, kw_only=True):
     @property
     def gpus(self) -> dict[str, int | None]:
         """The minor number of each physical GPU's device file, by UUID; lost GPUs are left out."""
-        found = {device.gpu_uuid: device.minor for device in self.present}
-        return found | {parent.uuid: parent.minor for parent in self.mig_parents}
+        minors: dict[str, int | None] = {}
+        for device in self.present:
+            minors[device.gpu_uuid] = device.minor
+        for parent in self.mig_parents:
+            minors[parent.uuid] = parent.minor
+        return minors
 
     @property
     def renumbered(self) -> bool:
@@ -96,7 +108,10 @@ class Record(Value, kw_only=True):
         )
 
     def dumps(self) -> bytes:
-        """The file's content."""
+        """The content of the record's file."""
+        order: list[str] | None = None
+        if self.cuda_order is not None:
+            order = list(self.cuda_order)
         value = {
             "version": _VERSION,
             "host": self.host,
@@ -105,19 +120,13 @@ class Record(Value, kw_only=True):
             "driver": self.driver,
             "nvml": self.nvml,
             "cuda": self.cuda,
-            "cuda_order": None if self.cuda_order is None else list(self.cuda_order),
+            "cuda_order": order,
             "mig_parents": [parent.as_json() for parent in self.mig_parents],
             "lost": [[gpu.index, gpu.code, gpu.text] for gpu in self.lost],
-            "devices": [
-                {
-                    "directory": listed.directory,
-                    "present": listed.present,
-                    "device": listed.device.as_json(),
-                }
-                for listed in self.devices
-            ],
+            "devices": [listed.as_json() for listed in self.devices],
         }
-        return (json.dumps(value, indent=1, sort_keys=True) + "\n").encode("ascii")
+        text = json.dumps(value, indent=1, sort_keys=True)
+        return f"{text}\n".encode("ascii")
 
 
 @lru_cache(maxsize=8)
@@ -129,29 +138,27 @@ def parse_record(text: bytes) -> Record:
     """
     try:
         value = json.loads(text)
-        if not isinstance(value, dict) or value.get("version") != _VERSION:
+        is_record = isinstance(value, dict) and value.get("version") == _VERSION
+        if not is_record:
             raise ValueError("not a record of this version")
         order = value["cuda_order"]
-        devices = tuple(_listed(item) for item in _typed(value["devices"], list))
+        devices: tuple[Listed, ...] = _each(_listed, value["devices"])
+        count = len(devices)
         names = {listed.directory for listed in devices}
         uuids = {listed.device.uuid for listed in devices}
-        if len(names) < len(devices) or len(uuids) < len(devices):
+        if len(names) < count or len(uuids) < count:
             raise ValueError("a directory or a UUID is there twice")
         return Record(
             host=_typed(value["host"], str),
             source=_source(value["source"]),
             status=Status(value["status"]),
             devices=devices,
-            mig_parents=tuple(
-                Device.parse(parent) for parent in _typed(value["mig_parents"], list)
-            ),
-            lost=tuple(_unavailable(gpu) for gpu in _typed(value["lost"], list)),
+            mig_parents=_each(Device.parse, value["mig_parents"]),
+            lost=_each(_unavailable, value["lost"]),
             driver=_optional(value["driver"], str),
             nvml=_optional(value["nvml"], str),
             cuda=_optional(value["cuda"], int),
-            cuda_order=None
-            if order is None
-            else tuple(_typed(uuid, str) for uuid in _typed(order, list)),
+            cuda_order=None if order is None else _each(_string, order),
         )
     except (KeyError, TypeError, RecursionError) as error:
         raise ValueError(f"not a whole record: {error!r}") from error
@@ -161,7 +168,9 @@ def _listed(value: Mapping[str, Any]) -> Listed:
     directory = _typed(value["directory"], str)
     if not paths.is_device_name(directory):  # it becomes part of a path
         raise ValueError(f"not a directory name: {directory!r}")
-    return Listed(directory, Device.parse(value["device"]), _typed(value["present"], bool))
+    device = Device.parse(value["device"])
+    present = _typed(value["present"], bool)
+    return Listed(directory, device, present)
 
 
 def _source(value: object) -> Literal["nvml", "fake"]:
@@ -172,7 +181,21 @@ def _source(value: object) -> Literal["nvml", "fake"]:
 
 def _unavailable(value: object) -> Unavailable:
     index, code, text = _typed(value, list)
-    return Unavailable(_typed(index, int), _optional(code, int), _typed(text, str))
+    return Unavailable(
+        index=_typed(index, int),
+        code=_optional(code, int),
+        text=_typed(text, str),
+    )
+
+
+def _each(parse: Callable[[Any], Any], value: Any) -> tuple[Any, ...]:
+    """Parse each item of a JSON list."""
+    items = _typed(value, list)
+    return tuple(parse(item) for item in items)
+
+
+def _string(value: Any) -> Any:
+    return _typed(value, str)
 
 
 def _typed(value: Any, expected: type) -> Any:
@@ -182,14 +205,16 @@ def _typed(value: Any, expected: type) -> Any:
 
 
 def _optional(value: Any, expected: type) -> Any:
-    return None if value is None else _typed(value, expected)
+    if value is None:
+        return None
+    return _typed(value, expected)
 
 
 def read_record(path: str, host: str) -> Record:
     """Read a host's record. Safe beside any writer: a record is published whole.
 
     Raises:
-        RecordError: it is missing, torn or another host's; the message says to run `gpucache provision`.
+        RecordError: the record is missing, torn or another host's; the message says to run `gpucache provision`.
     """
     try:
         with open(path, "rb") as file:
@@ -225,7 +250,7 @@ def of_this_host(root: str) -> Record:
 
 
 def recorded(root: str) -> Record | None:
-    """The record that a root has of this host; None where there is none that can be used. Writes nothing."""
+    """The record that a root has of this host; None where there is no record that can be used. Writes nothing."""
     try:
         return of_this_host(root)
     except RecordError:
@@ -234,15 +259,20 @@ def recorded(root: str) -> Record | None:
 
 def _others(path: str) -> str:
     """The hosts that have a record beside the missing one, for its error message."""
+    directory = os.path.dirname(path)
     try:
-        names = sorted(os.listdir(os.path.dirname(path)))
+        names = sorted(os.listdir(directory))
     except OSError:
         return ""
-    hosts = [name.removesuffix(".json") for name in names if name.endswith(".json")]
+    hosts = []
+    for name in names:
+        if name.endswith(".json"):
+            hosts.append(name.removesuffix(".json"))
     if not hosts:
         return ""
+    named = ", ".join(hosts[:_MOST_HOSTS])
     more = " and others" if len(hosts) > _MOST_HOSTS else ""
-    return f" (only of {', '.join(hosts[:_MOST_HOSTS])}{more})"
+    return f" (only of {named}{more})"
 
 
 def merge(known: Record | None, snapshot: Snapshot, host: str) -> Record:
@@ -252,23 +282,25 @@ def merge(known: Record | None, snapshot: Snapshot, host: str) -> Record:
     replace the recorded ones. Any other snapshot only adds to what is known. A real record is never replaced by a fake
     one, and a fake one is replaced whole.
     """
-    if known is not None and snapshot.source == "record" and snapshot.fake == known.fake:
-        return known  # it was read from here, and may be older than what is here now
-    if known is not None and snapshot.fake and not known.fake:
+    if known is not None and _is_no_news(snapshot, known):
         return known
     if known is None or known.fake:
         known = Record(host=host, source="nvml")
     sighting = _sighting(known, snapshot)
     seen = {device.uuid: device for device in snapshot.devices}
-    old = [_renewed(listed, seen.get(listed.device.uuid), sighting) for listed in known.devices]
+    old = []
+    for listed in known.devices:
+        now = seen.get(listed.device.uuid)
+        old.append(_renewed(listed, now, sighting))
     new = _named(_unknown(known, snapshot), old)
-    # Of the host's software too: a container may bring another CUDA than the host's.
+    devices = sorted(old + new, key=_order)
+    # The versions are taken from it too: a container may bring another CUDA than the host's.
     newest = snapshot if sighting.whole else known
     return replace(
         known,
         source="fake" if snapshot.fake else "nvml",
         status=snapshot.status,
-        devices=tuple(sorted(old + new, key=_order)),
+        devices=tuple(devices),
         mig_parents=_merged_parents(known, snapshot, sighting),
         lost=newest.lost,
         driver=newest.driver,
@@ -276,6 +308,13 @@ def merge(known: Record | None, snapshot: Snapshot, host: str) -> Record:
         cuda=newest.cuda,
         cuda_order=_merged_order(known.cuda_order, snapshot.cuda_order, sighting),
     )
+
+
+def _is_no_news(snapshot: Snapshot, known: Record) -> bool:
+    """Whether a snapshot was made of a record, or is fake while the record is real."""
+    if snapshot.source == "record" and snapshot.fake == known.fake:
+        return True  # that may have been an older state of this very record
+    return snapshot.fake and not known.fake
 
 
 class _Sighting(Value):
@@ -288,11 +327,15 @@ class _Sighting(Value):
 
 
 def _sighting(known: Record, snapshot: Snapshot) -> _Sighting:
+    """Judge how much of the known host a snapshot shows."""
     there = [device for device in known.present if not _displaced(device, snapshot)]
     seen = {device.uuid for device in snapshot.devices}
     missing = {device.gpu_uuid for device in there if device.uuid not in seen}
-    whole = not snapshot.hidden and len(missing) <= len(snapshot.lost)
-    return _Sighting(whole, frozenset(device.uuid for device in there))
+    may_all_be_lost = len(missing) <= len(snapshot.lost)
+    return _Sighting(
+        whole=not snapshot.hidden and may_all_be_lost,
+        there=frozenset(device.uuid for device in there),
+    )
 
 
 def directories(record: Record, snapshot: Snapshot) -> dict[str, str]:
@@ -303,7 +346,8 @@ def directories(record: Record, snapshot: Snapshot) -> dict[str, str]:
     if snapshot.fake and not record.fake:
         return {device.uuid: device.directory_name or "0" for device in snapshot.devices}
     names = record.names
-    for listed in _named(_unknown(record, snapshot), list(record.devices)):
+    new = _named(_unknown(record, snapshot), list(record.devices))
+    for listed in new:
         names[listed.device.uuid] = listed.directory
     return {device.uuid: names[device.uuid] for device in snapshot.devices}
 
@@ -314,7 +358,8 @@ def _unknown(record: Record, snapshot: Snapshot) -> list[Device]:
 
 
 def _order(listed: Listed) -> tuple[int, ...]:
-    return tuple(int(part) for part in listed.directory.split("."))
+    numbers = listed.directory.split(".")
+    return tuple(map(int, numbers))
 
 
 def _renewed(listed: Listed, now: Device | None, sighting: _Sighting) -> Listed:
@@ -326,7 +371,8 @@ def _renewed(listed: Listed, now: Device | None, sighting: _Sighting) -> Listed:
         return Listed(listed.directory, now)
     # Who sees a part of the host may number its GPUs anew.
     old = listed.device
-    return Listed(listed.directory, replace(now, index=old.index, slot=old.slot))
+    as_numbered = replace(now, index=old.index, slot=old.slot)
+    return Listed(listed.directory, as_numbered)
 
 
 def _displaced(device: Device, snapshot: Snapshot) -> bool:
@@ -338,7 +384,8 @@ def _displaced(device: Device, snapshot: Snapshot) -> bool:
 
 def _gpu_displaced(gpu: Device, snapshot: Snapshot) -> bool:
     """Whether the GPU is in MIG mode now, so that it is no device itself, or something else is at its bus address."""
-    if any(parent.uuid == gpu.uuid for parent in snapshot.mig_parents):
+    parents = {parent.uuid for parent in snapshot.mig_parents}
+    if gpu.uuid in parents:
         return True
     if gpu.pci_bus_id is None:
         return False
@@ -348,14 +395,16 @@ def _gpu_displaced(gpu: Device, snapshot: Snapshot) -> bool:
 
 def _instance_displaced(instance: Device, snapshot: Snapshot) -> bool:
     """Whether the MIG instance's GPU is whole now, or has another instance of the same numbers."""
-    if any(other.uuid == instance.parent_uuid for other in snapshot.devices):
+    shown = {other.uuid for other in snapshot.devices}
+    if instance.parent_uuid in shown:
         return True
     if instance.gpu_instance is None or instance.compute_instance is None:
         return False
-    return any(_instance(other) == _instance(instance) for other in snapshot.devices)
+    numbers = _numbers(instance)
+    return any(_numbers(other) == numbers for other in snapshot.devices)
 
 
-def _instance(device: Device) -> tuple[str | None, int | None, int | None]:
+def _numbers(device: Device) -> tuple[str | None, int | None, int | None]:
     return device.parent_uuid, device.gpu_instance, device.compute_instance
 
 
@@ -364,18 +413,22 @@ def _named(devices: list[Device], known: list[Listed]) -> list[Listed]:
     taken = {listed.directory for listed in known}
     named: dict[str, str] = {}
     for device in devices:
-        if device.directory_name is not None and device.directory_name not in taken:
-            named[device.uuid] = device.directory_name
-            taken.add(device.directory_name)
+        name = device.directory_name
+        if name is not None and name not in taken:
+            named[device.uuid] = name
+            taken.add(name)
     for device in devices:
         if device.uuid not in named:
-            named[device.uuid] = _next_free(device, taken)
-            taken.add(named[device.uuid])
+            name = _next_free(device, taken)
+            named[device.uuid] = name
+            taken.add(name)
     return [Listed(named[device.uuid], device) for device in devices]
 
 
 def _next_free(device: Device, taken: Iterable[str]) -> str:
-    prefix = "" if device.slot is None else f"{device.index or 0}."
+    prefix = ""
+    if device.slot is not None:
+        prefix = f"{device.index or 0}."
     number = 0
     while f"{prefix}{number}" in taken:
         number += 1
@@ -383,22 +436,31 @@ def _next_free(device: Device, taken: Iterable[str]) -> str:
 
 
 def _merged_parents(known: Record, snapshot: Snapshot, sighting: _Sighting) -> tuple[Device, ...]:
-    """The GPUs in MIG mode; those of a partial sighting are added, under the numbers that they have on record."""
+    """The GPUs in MIG mode after a snapshot. A partial sighting adds to those on record, and keeps their numbers."""
     if sighting.whole:
         return snapshot.mig_parents
     plain = {device.uuid for device in snapshot.devices}
-    parents = {parent.uuid: parent for parent in known.mig_parents if parent.uuid not in plain}
+    parents: dict[str, Device] = {}
+    for parent in known.mig_parents:
+        if parent.uuid not in plain:
+            parents[parent.uuid] = parent
     for parent in snapshot.mig_parents:
         old = parents.get(parent.uuid)
-        parents[parent.uuid] = replace(parent, index=old.index) if old else parent
+        if old is not None:
+            parent = replace(parent, index=old.index)
+        parents[parent.uuid] = parent
     return tuple(parents.values())
 
 
 def _merged_order(
-    known: tuple[str, ...] | None, now: tuple[str, ...] | None, sighting: _Sighting
+    known: tuple[str, ...] | None,
+    now: tuple[str, ...] | None,
+    sighting: _Sighting,
 ) -> tuple[str, ...] | None:
-    """The newer of libcuda's answers, unless a partial sighting asked about a part of the older one's devices."""
+    """The newer of libcuda's two answers; the older where a partial sighting asked about a part of its devices."""
     if now is None:
         return known
     is_part = known is not None and set(now) < set(known)
-    return known if is_part and not sighting.whole else now
+    if is_part and not sighting.whole:
+        return known
+    return now

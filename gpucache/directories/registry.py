@@ -191,7 +191,7 @@ class DeviceCacheRegistry:
                 stays, each directory and file of it whole, and the next call goes on from there.
             LockTimeoutError: another process held the lock all the time; the message names it.
         """
-        from gpucache.directories.provision import Provision, provision  # not for a worker
+        from gpucache.directories.provision import Provision, provision  # a worker needs neither
 
         if environment.DISABLE.read(self._settings):
             return Provision(
@@ -201,11 +201,11 @@ class DeviceCacheRegistry:
             )
         trust = Trust.parse(self._settings)
         record, done = provision(self.root, self.snapshot, trust, os.environ, timeout_s)
-        if self.visible.how == "guess":  # libcuda may have been asked now
+        visible = self.visible
+        if visible.how == "guess":  # libcuda may have been asked now
             self.snapshot = self.snapshot.with_order(record.cuda_order)
-            self._show(record, visible_devices(self.snapshot, self._settings))
-        else:
-            self._show(record, self.visible)
+            visible = visible_devices(self.snapshot, self._settings)
+        self._show(record, visible)
         return done
 
     def _set(
@@ -219,7 +219,10 @@ class DeviceCacheRegistry:
         """Fill every slot but ``checked``; the two constructors differ in where the values come from."""
         self.root = root
         self.snapshot = snapshot
-        self._settings = {name: environ[name] for name in _SETTINGS if name in environ}
+        self._settings = {}
+        for name in _SETTINGS:
+            if name in environ:
+                self._settings[name] = environ[name]
         self._show(record, visible)
 
     def _show(self, record: Record, visible: Visible) -> None:
@@ -236,7 +239,7 @@ class DeviceCacheRegistry:
 
 
 def _vetted_record(root: str, path: str, trust: Trust) -> Record:
-    """This host's record, after checking that nobody else could plant code in the root or any directory on record.
+    """Read this host's record, after checking that nobody else can plant code in the root or a directory on record.
 
     Raises:
         UnsafeDirectoryError, RecordError: as `DeviceCacheRegistry.load`.

@@ -26,7 +26,7 @@ def visible_by_record(
     """What this process sees of the recorded devices; ``whole`` is what `sees_all` answered.
 
     Raises:
-        RecordError: the record cannot tell.
+        RecordError: the record does not tell which of its devices this process sees.
     """
     pinned = PINNED_DEVICE.text(environ)
     if pinned:
@@ -51,7 +51,11 @@ def visible_by_record(
 
 
 def _pinned(path: str, uuid: str, record: Record, snapshot: Snapshot) -> Device:
-    """The device that `GPUCACHE_DEVICE` names, be it absent now or a fake that was asked for."""
+    """The device that `GPUCACHE_DEVICE` names: one on record, though it may be absent now, or a requested fake one.
+
+    Raises:
+        RecordError: no such device has this UUID.
+    """
     recorded = [listed.device for listed in record.devices]
     for device in (*snapshot.devices, *recorded):
         if device.uuid == uuid:
@@ -73,15 +77,17 @@ def sees_all(record: Record) -> bool | None:
     if openable is None or record.fake:
         return None
     minors = record.gpus.values()
+    recorded_count = len(record.gpus) + len(record.lost)
     if all(file.uuid for file in openable):
         seen: set[object] = {file.uuid for file in openable}
         known: set[object] = set(record.gpus)
     elif None not in minors:
         seen = {file.minor for file in openable}
         known = set(minors)
-    elif len(openable) == len(record.gpus) + len(record.lost):
+    elif len(openable) == recorded_count:
         return None
     else:
         return False
     unknown = seen - known
-    return known <= seen and len(unknown) <= len(record.lost)
+    may_all_be_lost = len(unknown) <= len(record.lost)
+    return known <= seen and may_all_be_lost

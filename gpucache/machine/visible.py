@@ -53,7 +53,6 @@ class _Gpu(Value):
     pci_bus_id: str | None
     devices: Devices
     """The GPU itself; in MIG mode its instances instead, of which there may be none."""
-    compute_capability: tuple[int, int] | None
     kind: tuple[object, ...]
     """Name, compute capability, cores and memory: where all GPUs have the same, no heuristic can tell them apart."""
 
@@ -136,7 +135,6 @@ def _gpu(facts: Device, devices: Devices, last: int) -> _Gpu:
         index=index,
         pci_bus_id=facts.pci_bus_id,
         devices=devices,
-        compute_capability=facts.compute_capability,
         kind=(facts.name, facts.compute_capability, facts.core_count, facts.memory_bytes),
     )
 
@@ -157,7 +155,8 @@ def _alike(gpus: Sequence[_Gpu], snapshot: Snapshot) -> bool:
     if len(gpus) < 2:
         return True
     kinds = {gpu.kind for gpu in gpus}
-    return len(kinds) == 1 and gpus[0].compute_capability is not None
+    (first,) = gpus[0].devices
+    return len(kinds) == 1 and first.compute_capability is not None
 
 
 def _cuda_order(
