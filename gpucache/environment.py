@@ -83,7 +83,7 @@ class Variable(_Typed[T]):
             raise ConfigurationError(self.name, text, expected) from None
 
     def read_or_default(self, environ: Mapping[str, str]) -> T:
-        """The value as a kernel launch reads it: the default, and a warning once in the log, for one without sense.
+        """The value as a kernel launch reads it: a text that makes no sense is told once in the log, and counts as unset.
 
         Never raises.
         """
@@ -116,7 +116,7 @@ def _zero_or_always(text: str) -> bool:
 
 
 def _triton_switch(text: str) -> bool:
-    """A switch of Triton's own: in any case of letters, all but five words turn it on."""
+    """Parse a switch of Triton's own: in any case of letters, all but five words turn it on."""
     return text.lower() not in ("", "0", "false", "off", "no")
 
 
@@ -135,7 +135,7 @@ def _seconds(text: str) -> float:
 
 
 def _seconds_to_wait(text: str) -> float:
-    """A time limit that `threading` can wait for."""
+    """Parse a time limit that `threading` can wait for."""
     import threading
 
     try:

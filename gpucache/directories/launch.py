@@ -1,4 +1,4 @@
-"""Which device a command of `gpucache run` gets (the one that its local rank says), and the environment for it.
+"""Which device a command of `gpucache run` gets, by option or by local rank, and the environment that gives it.
 
 `gpucache.directories.local_rank` reads the rank from the launcher's variables. The report of a launch tells which
 variables were set, kept and replaced, and why.

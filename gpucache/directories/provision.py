@@ -125,7 +125,7 @@ def _make(
 
 
 def _order_missing(snapshot: Snapshot, known: Record | None, record: Record) -> bool:
-    """Whether libcuda should be asked for the order: where nobody knows it, and something changed since the last time.
+    """Whether libcuda should be asked for the order: nobody knows it, and libcuda was not asked since devices changed.
 
     A worker never asks. A question costs the start of CUDA: half a second or, on a sick node, the whole time limit; so
     a question that got no answer is not repeated either.
@@ -136,7 +136,7 @@ def _order_missing(snapshot: Snapshot, known: Record | None, record: Record) -> 
 
 
 def _guessed(snapshot: Snapshot, record: Record) -> bool:
-    """Whether neither the GPUs themselves nor the record tell in which order CUDA counts the GPUs."""
+    """Whether neither the GPUs themselves nor the record tells in which order CUDA counts the GPUs."""
     ordered = snapshot.with_order(record.cuda_order)
     return visible_devices(ordered, {}).how == "guess"
 

@@ -37,7 +37,7 @@ class Listed(Value):
     """Whether the device was there when the host was last seen whole. An absent device keeps its directory."""
 
     def as_json(self) -> dict[str, Any]:
-        """The line as a JSON object, of which `parse_record` makes it again."""
+        """The line as a JSON object, which `parse_record` reads back."""
         return {
             "directory": self.directory,
             "present": self.present,
@@ -409,7 +409,7 @@ def _numbers(device: Device) -> tuple[str | None, int | None, int | None]:
 
 
 def _named(devices: list[Device], known: list[Listed]) -> list[Listed]:
-    """List new devices under the names that NVML gives them; under the next free ones where those are taken."""
+    """List new devices under the names that NVML gives them, or under the next free names where those are taken."""
     taken = {listed.directory for listed in known}
     named: dict[str, str] = {}
     for device in devices:

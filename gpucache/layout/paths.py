@@ -46,7 +46,7 @@ def resolve_root(
 
 
 def absolute(path: str) -> str:
-    """The path as an absolute one.
+    """The path, made absolute from the current directory.
 
     Raises:
         ConfigurationError: the path is relative, and the current directory is gone.

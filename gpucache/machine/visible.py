@@ -91,7 +91,7 @@ def _unmasked(
     snapshot: Snapshot,
     environ: Mapping[str, str],
 ) -> Visible:
-    """What a process without a mask sees; ``answer`` is libcuda's order of the devices, if there is one on record."""
+    """What a process without a mask sees; ``answer`` has the devices in libcuda's order, if that is on record."""
     if answer is not None and not _alike(gpus, snapshot):
         return Visible(answer, "driver")
     ordered, how = _cuda_order(gpus, answer, snapshot, environ)
@@ -165,7 +165,7 @@ def _cuda_order(
     snapshot: Snapshot,
     environ: Mapping[str, str],
 ) -> tuple[list[_Gpu], How]:
-    """The GPUs as integers in the mask count them, and how that is known; ``answer`` is libcuda's, if it has one."""
+    """The GPUs as integers in the mask count them, and how that is known; ``answer`` is libcuda's, if there is one."""
     if snapshot.fake:
         return gpus, "fake"
     by_bus = _by_bus(gpus)
@@ -249,7 +249,7 @@ def _shown(
     cut: str | None,
     snapshot: Snapshot,
 ) -> Visible:
-    """The devices that CUDA shows for a mask, whose tokens name a group of devices each.
+    """The devices that CUDA shows for a mask, each token of which names a group of devices.
 
     Where CUDA shows none of a token's devices, ``cut`` says so.
     """
