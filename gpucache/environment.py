@@ -83,7 +83,7 @@ class Variable(_Typed[T]):
             raise ConfigurationError(self.name, text, expected) from None
 
     def read_or_default(self, environ: Mapping[str, str]) -> T:
-        """The value as a kernel launch reads it: a text that makes no sense is told once in the log, and counts as unset.
+        """The value as a kernel launch reads it: a text without sense is told once in the log, and counts as unset.
 
         Never raises.
         """
