@@ -73,7 +73,8 @@ def difference(a: str, b: str) -> tuple[Difference, ...]:
     Raises:
         GpuCacheError: one of them is not the directory of a kernel.
     """
-    one, other = _kernel(a), _kernel(b)
+    one = _kernel(a)
+    other = _kernel(b)
     found = [*_identities(one, other)]
     found += _environments(one, other)
     found += _options(one, other)
@@ -136,8 +137,10 @@ def _comparable_options(a: Metadata, b: Metadata) -> list[str]:
     else:
         names = (a.options.keys() & b.options.keys()) - {"extern_libs"}
     is_one_target = (a.target, a.arch) == (b.target, b.arch)
-    follow = {"arch"} if is_one_target else set(_OF_THE_TARGET.split())
-    return sorted(names - follow)
+    following = ["arch"]
+    if not is_one_target:
+        following = _OF_THE_TARGET.split()
+    return sorted(names.difference(following))
 
 
 def _backend(metadata: Metadata) -> str:
@@ -146,7 +149,9 @@ def _backend(metadata: Metadata) -> str:
 
 def _text(metadata: Metadata, option: str) -> str | None:
     """An option's value as JSON; None where the kernel has no such option."""
-    return json.dumps(metadata.options[option]) if option in metadata.options else None
+    if option not in metadata.options:
+        return None
+    return json.dumps(metadata.options[option])
 
 
 def _are_same_libraries(a: object, b: object) -> bool:
@@ -213,9 +218,7 @@ def _signatures(a: str, b: str) -> Iterator[Difference]:
         if one == other:
             continue
         name, _ = _parted(one or other or "")
-        type_a = _parted(one)[1] if one is not None else None
-        type_b = _parted(other)[1] if other is not None else None
-        yield Difference("signature", name or str(number), type_a, type_b)
+        yield Difference("signature", name or str(number), _type(one), _type(other))
 
 
 def _arguments(text: str) -> list[str]:
@@ -226,6 +229,14 @@ def _arguments(text: str) -> list[str]:
     arguments = match[1] or match[2] or ""
     parts = [part.strip() for part in re.split(r",\s*(?=%)", arguments)]
     return [part for part in parts if part]
+
+
+def _type(argument: str | None) -> str | None:
+    """The type of an argument; None where the kernel has no such argument."""
+    if argument is None:
+        return None
+    _, kind = _parted(argument)
+    return kind
 
 
 def _parted(argument: str) -> tuple[str, str]:
@@ -278,7 +289,8 @@ class _Assembled(NamedTuple):
 
 
 def _assembled(directory: str) -> _Assembled | None:
-    text, group = _form(directory, ".ptx"), group_in(directory)
+    text = _form(directory, ".ptx")
+    group = group_in(directory)
     if text is None or group is None:
         return None
     name = group.removesuffix(".json")
@@ -287,6 +299,8 @@ def _assembled(directory: str) -> _Assembled | None:
     except OSError:
         return None
     version = re.search(r"^\.version (\S+)", text, re.MULTILINE)
-    if version is None:
-        return _Assembled(text, f"PTX ?, {sha256[:12]}")
-    return _Assembled(text.replace(version[0], ""), f"PTX {version[1]}, {sha256[:12]}")
+    number = "?"
+    if version is not None:
+        number = version[1]
+        text = text.replace(version[0], "")
+    return _Assembled(text, f"PTX {number}, {sha256[:12]}")

@@ -38,24 +38,26 @@ def why_missed(
     tells why. The Triton meant is the one installed beside gpucache.
     """
     found = [*environment_checks.bad_values(environ)]
-    bad = {finding.subject for finding in found}
-    environ = {name: value for name, value in environ.items() if name not in bad}
-    looked = where_looked(entry, os.path.abspath(root), environ, directory)
+    environ = environment_checks.without_bad_values(environ, found)
+    root = os.path.abspath(root)
+    looked = where_looked(entry, root, environ, directory)
     found += environment_checks.always_compiling(environ)
-    for path in dict.fromkeys((looked.root, looked.directory)):
-        refused = disk_checks.refusal(path, Trust.parse(environ), vet)
+    trust = Trust.parse(environ)
+    for path in dict.fromkeys((root, looked.directory)):
+        refused = disk_checks.refusal(path, trust, vet)
         if refused is not None:
             found.append(refused)
     found += _copies(looked)
     metadata = _metadata((*looked.places, *looked.others))
     if metadata is not None:
-        found += made_for.other_architecture(metadata, looked.key, looked.root, environ)
+        found += made_for.other_architecture(metadata, looked.key, root, environ)
         found += made_for.other_triton(metadata)
         found += made_for.environment_differs(metadata, environ)
     return tuple(found)
 
 
 def _metadata(directories: tuple[str, ...]) -> Metadata | None:
+    """The metadata of the first directory that has any."""
     for directory in directories:
         found = metadata_in(directory)
         if found is not None:
@@ -77,16 +79,24 @@ def _copies(looked: Looked) -> Iterator[Finding]:
             continue
         wrong = [*_wrong(path, looked, judge)]
         yield from wrong
-        is_whole = all(finding.level == "warning" for finding in wrong)
-        (whole if is_whole else damaged).append(path)
+        if _are_warnings(wrong):
+            whole.append(path)
+        else:
+            damaged.append(path)
     if whole:
         if damaged:
+            taken = whole[0]
             fact = "this copy is whole, so that the process takes it"
-            yield Finding("taken-elsewhere", "warning", whole[0], fact, "nothing")
+            yield Finding("taken-elsewhere", "warning", taken, fact, "nothing")
         return
     if not damaged:
         yield _absent(looked)
     yield from _store_unused(looked)
+
+
+def _are_warnings(findings: list[Finding]) -> bool:
+    """Whether no finding is an error, so that the copy is taken nevertheless."""
+    return all(finding.level == "warning" for finding in findings)
 
 
 @tells({"store-unused": "a setting by which a process does not ask the store"})
@@ -108,7 +118,8 @@ def _absent(looked: Looked) -> Finding:
         fix = "compile it here, or bring it from where it was compiled"
         return Finding("absent", "error", looked.key, fact, fix)
     fact = f"{fact}, but in {', '.join(looked.others)}"
-    if any(map(looked.is_stored, looked.others)):
+    is_in_store = any(looked.is_stored(path) for path in looked.others)
+    if is_in_store:
         fix = "let the process ask the store"
     else:
         fix = f"set {environment.TRITON_DIRECTORY} to the directory that has it"
@@ -117,10 +128,10 @@ def _absent(looked: Looked) -> Finding:
 
 def _wrong(path: str, looked: Looked, judge: Judge) -> Iterator[Finding]:
     """Tell what is wrong with one directory for the plug-in or, where that does not act, for Triton's own manager."""
-    if os.path.islink(
-        path
-    ):  # which all that looks after a cache leaves alone, but a process follows
-        yield Flaw("link", path, "it is not followed", (0, 0)).finding(looked.root)
+    if os.path.islink(path):
+        # A process follows the link, but no command of gpucache does.
+        flaw = Flaw("link", path, "it is not followed", (0, 0))
+        yield flaw.finding(looked.root)
         path = os.path.realpath(path)
     if os.path.lexists(f"{path}/{CONDEMNED}"):
         yield _being_removed(path)
@@ -129,7 +140,7 @@ def _wrong(path: str, looked: Looked, judge: Judge) -> Iterator[Finding]:
     flaws = judged.flaws if judged is not None else ()
     found = [flaw.finding(looked.root) for flaw in flaws]
     yield from found
-    if all(finding.level == "warning" for finding in found):
+    if _are_warnings(found):
         yield from _incomplete(path)
         if looked.apart:
             yield from _group_gone(path)
@@ -143,12 +154,14 @@ def _being_removed(path: str) -> Finding:
 
 @tells({"stock-incomplete": "what Triton's own manager left of a compile is no whole kernel"})
 def _incomplete(path: str) -> Iterator[Finding]:
-    """Tell if something is missing of which no file says that it should be there."""
-    if not os.path.isdir(path) or os.path.lexists(f"{path}/{MANIFEST}"):
+    """Tell if a file of the entry is missing that nothing in the directory names."""
+    is_listed = os.path.lexists(f"{path}/{MANIFEST}")
+    if is_listed or not os.path.isdir(path):
         return
     group = group_in(path)
     if group is None:
-        if not any(name.endswith(STANDALONE) for name in os.listdir(path)):
+        is_standalone = any(name.endswith(STANDALONE) for name in os.listdir(path))
+        if not is_standalone:
             fact = "it has no group file: its compile failed, was killed, or goes on"
             fix = "nothing: it is compiled again"
             yield Finding("stock-incomplete", "error", path, fact, fix)
