@@ -11,8 +11,8 @@ import hashlib
 import json
 import os
 import stat
-from collections.abc import Mapping
-from functools import partial
+from collections.abc import Mapping, Sequence
+from operator import itemgetter
 from typing import Any, NamedTuple
 
 from gpucache.disk.files import write_new
@@ -56,10 +56,19 @@ class Manifest(NamedTuple):
     """A sound manifest. The names of its files are plain, and its texts can be shown."""
 
     facts: Facts
-    files: Mapping[str, Published]
-    """By name; never empty, and with the group's metadata file among them if there is a group."""
+    listed: Mapping[str, Sequence[Any]]
+    """The files as they stand in the manifest: by name, the three values of `Published`.
+
+    Never empty, and with the group's metadata file among them if there is a group. Each hit compares these; everybody
+    else takes `files`.
+    """
     origin: str | None
     """The host on which the entry was compiled; None where the manifest does not say."""
+
+    @property
+    def files(self) -> dict[str, Published]:
+        """Each file as it was published, by its name."""
+        return {name: Published(*listed) for name, listed in self.listed.items()}
 
     @property
     def digests(self) -> dict[str, str]:
@@ -70,7 +79,7 @@ class Manifest(NamedTuple):
         """The content of the file that `parse_manifest` reads."""
         said = {
             "version": 1,
-            "files": self.files,
+            "files": self.listed,
             **self.facts._asdict(),
             "origin": self.origin,
         }
@@ -86,7 +95,8 @@ _READ = (
 )
 
 _decode = json.JSONDecoder().raw_decode  # faster than json.loads, and on the path of every hit
-_published = partial(tuple.__new__, Published)  # a third of the time that Published() takes
+_facts_in = itemgetter(*Facts._fields)
+_made = tuple.__new__  # a third of the time that a call of the class takes
 _FOREVER = float("inf")
 _DAMAGE = (errno.ENOENT, errno.ENOTDIR, errno.EISDIR, errno.ELOOP, errno.ENXIO)
 
@@ -104,60 +114,37 @@ def parse_manifest(data: bytes) -> Manifest | None:
             return None
         if end != len(text) and text[end:].strip():
             return None
-        files = _parse_files(said["files"])
-        facts = Facts(
-            said["kernel"],
-            said["group"],
-            said["target"],
-            said["triton_version"],
-            said["compile_s"],
-            said["tag"],
-        )
-        origin = said.get("origin")
-        if not _can_be_shown(facts, origin, files) or not are_plain(files):
+        listed, origin, facts = said["files"], said.get("origin"), _facts_in(said)
+        kernel, group, target, version, compile_s, tag = facts
+        if not _are_files(listed) or not are_plain(listed):
             return None
-        if facts.group is not None and facts.group not in files:
+        texts = [kernel, tag, *listed]
+        for text_or_none in (target, version, origin):
+            if text_or_none is not None:
+                texts.append(text_or_none)
+        if not "".join(texts).isprintable():  # what is no text raises TypeError
+            return None
+        if group is not None and group not in listed:
+            return None
+        if compile_s is not None and not _is_duration(compile_s):
             return None
     except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
         return None  # no JSON, or JSON of another shape
-    if facts.compile_s is not None and not _is_duration(facts.compile_s):
-        return None
-    return Manifest(facts, files, origin)
+    return _made(Manifest, (_made(Facts, facts), listed, origin))
 
 
-def _parse_files(files: dict[str, Any]) -> dict[str, Published]:
-    """Replace what stands for each file by a `Published`, in place: every hit pays for this.
+def _are_files(listed: dict[str, Any]) -> bool:
+    """Whether each file has what `Published` has: two whole numbers and a text; and whether there is one.
 
     Raises:
-        TypeError: that is not two whole numbers and a text, or there is no file.
-        ValueError: as `TypeError`.
+        ValueError: a file has more or fewer values.
     """
-    if not files:
-        raise ValueError("no file")
-    for name, file in files.items():
-        size_bytes, mtime_ns, sha256 = file
+    for size_bytes, mtime_ns, sha256 in listed.values():
         if type(size_bytes) is not int or type(mtime_ns) is not int:
-            raise TypeError(name)
+            return False
         if type(sha256) is not str:
-            raise TypeError(name)
-        files[name] = _published(file)
-    return files
-
-
-def _can_be_shown(facts: Facts, origin: str | None, files: Mapping[str, Published]) -> bool:
-    """Whether all texts are printable: no escape sequence, no null byte, no lone surrogate.
-
-    Raises:
-        TypeError: what should be a text is none.
-    """
-    texts = [facts.kernel, facts.tag, *files]
-    if facts.target is not None:
-        texts.append(facts.target)
-    if facts.triton_version is not None:
-        texts.append(facts.triton_version)
-    if origin is not None:
-        texts.append(origin)
-    return "".join(texts).isprintable()
+            return False
+    return bool(listed)
 
 
 def _is_duration(value: object) -> bool:
@@ -222,7 +209,7 @@ def unchanged_paths(directory: str, manifest: Manifest, here: int) -> dict[str, 
     """
     paths = {}
     try:
-        for name, (size_bytes, mtime_ns, _) in manifest.files.items():
+        for name, (size_bytes, mtime_ns, _) in manifest.listed.items():
             found = os.stat(name, dir_fd=here)
             if found.st_size != size_bytes or found.st_mtime_ns != mtime_ns:
                 return None

@@ -160,4 +160,4 @@ def _give_manifest(
     if placed == manifest.files:
         _link_or_copy(f"{source}/{MANIFEST}", f"{target}/{MANIFEST}", "")
     else:  # copied to a file system with coarser times
-        write_manifest(target, manifest._replace(files=placed))
+        write_manifest(target, manifest._replace(listed=placed))

@@ -140,7 +140,7 @@ class _Repairing:
             files[name] = Published(found.st_size, found.st_mtime_ns, sha256)
         used = copied.files[MANIFEST]
         with self._aside(copied.path) as aside:
-            write_manifest(aside, copied.manifest._replace(files=files))
+            write_manifest(aside, copied.manifest._replace(listed=files))
             os.utime(f"{aside}/{MANIFEST}", ns=(used.st_atime_ns, used.st_mtime_ns))
             if not copied.stored:
                 group = copied.manifest.facts.group
