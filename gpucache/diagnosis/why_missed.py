@@ -200,10 +200,12 @@ CODES = codes_of(
     _being_removed,
     _incomplete,
     _group_gone,
+)
+"""Every code that a finding of `why_missed` may have, and what it means. `gpucache verify` has the same for damage."""
+CODES.update(DAMAGE.items())
+CODES.update(UNTOUCHED.items())
+CODES |= codes_of(
     made_for.other_architecture,
     made_for.other_triton,
     made_for.environment_differs,
 )
-"""Every code, and what it means. Those of damage are of `gpucache verify`, and mean the same there."""
-CODES.update(DAMAGE.items())
-CODES.update(UNTOUCHED.items())
