@@ -624,7 +624,7 @@ class TestDisk:
         monkeypatch.setenv("GPUCACHE_SHARE", "1")
         monkeypatch.setenv("GPUCACHE_MAX_SIZE", "1")
         monkeypatch.setattr("gpucache.triton.manager._locations", {})
-        monkeypatch.setattr("gpucache.triton.manager._full", set())
+        monkeypatch.setattr("gpucache.triton.shared_kernel._full", set())
 
     @pytest.mark.parametrize(
         "number", [errno.ENOSPC, errno.EROFS, errno.EACCES, errno.ENOLCK, errno.ESTALE, errno.EIO]

@@ -882,7 +882,7 @@ def test_even_our_defect_ends_in_a_compile_of_ones_own(manager, monkeypatch, cap
     def broken(*_, **__):
         raise RuntimeError("a defect")
 
-    for name in ("location.sound", "manager.publish_entry", "manager.link_view"):
+    for name in ("location.sound", "shared_kernel.publish_entry", "shared_kernel.link_view"):
         monkeypatch.setattr(f"gpucache.triton.{name}", broken)
     monkeypatch.setattr("gpucache.triton.manager.DeviceCacheManager._hit", lambda *_: None)
     monkeypatch.setattr(log, "_warned", set())

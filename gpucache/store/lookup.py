@@ -14,7 +14,6 @@ from gpucache.store.manifest import (
     unchanged_paths,
 )
 from gpucache.store.recency import SKEW_S, STAMP_S
-from gpucache.store.stock import describe
 
 _DIRECTORY = os.O_DIRECTORY | os.O_CLOEXEC | getattr(os, "O_PATH", os.O_RDONLY)
 
@@ -69,6 +68,9 @@ def sound(directory: str, verify: bool, boot: float, stamp_s: float = STAMP_S) -
 
 def _renewed(directory: str, manifest: Manifest) -> tuple[Manifest, dict[str, str]] | None:
     """Give a directory that was copied with other times a new manifest, and a group that names this place."""
+    # Imported late: a hit in place never needs it.
+    from gpucache.store.stock import describe
+
     try:
         describe(directory, manifest.digests, manifest.facts, manifest.origin)
     except FileNotFoundError:

@@ -65,6 +65,11 @@ class Location(Value, kw_only=True):
         """The manifest of an entry or view that this process may use, as `gpucache.store.lookup.sound`."""
         return sound(directory, verify or self.verify, self.boot, self.stamp_s)
 
+    def degraded(self, what: str, cause: object) -> None:
+        """Count a failure of gpucache's, after which this process goes on alone; the log tells of each kind once."""
+        self.stats.add("errors_degraded", now=True)
+        warn_once(what, cause)
+
 
 def locate(directory: str | None, environ: Mapping[str, str]) -> Location:
     """Settle where to cache; ``directory`` is the value of `TRITON_CACHE_DIR`, of which ``""`` counts as unset.

@@ -16,42 +16,32 @@ import logging
 import os
 import sys
 import threading
-import time
 import weakref
 
 from gpucache import environment
-from gpucache.disk.locks import holder
 from gpucache.errors import CacheMissError
 from gpucache.forks import after_fork
 from gpucache.kernels.group import STANDALONE
-from gpucache.kernels.metadata import target_and_version
-from gpucache.log import tell, warn_once
+from gpucache.log import tell
 from gpucache.stderr_log import configure
-from gpucache.store import key_lock
-from gpucache.store.key_lock import KeyLock
 from gpucache.store.lookup import find
-from gpucache.store.manifest import MANIFEST, Facts, Manifest, digest_of, entry_path
-from gpucache.store.publish import link_view, publish_entry
-from gpucache.store.quarantine import quarantine
-from gpucache.store.stock import describe, stock_group
+from gpucache.store.manifest import entry_path
 from gpucache.triton.knobs import bakes_paths, ignores_cache, overriding
 from gpucache.triton.location import Location, locate
-from gpucache.triton.single_file import SingleFile
 from gpucache.triton.staged import Staged
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from types import FrameType
-    from typing import Any, Literal
+    from typing import Any
 
-    Why = Literal["absent", "damaged", "busy", "failed", "private", "override", "always-compile"]
-    """Why a kernel is compiled, in one word."""
+    from gpucache.store.key_lock import KeyLock
+    from gpucache.triton.shared_kernel import SharedKernel
+    from gpucache.triton.single_file import SingleFile
+    from gpucache.triton.staged import Why
 
 _locations: dict[str | None, Location] = {}
 """By the value of `TRITON_CACHE_DIR`."""
 _settling = threading.RLock()
-_full: set[str] = set()
-"""Roots that refused a publication; cleared by the next one that succeeds."""
 _get = os.environ.get
 _TRITON_DIRECTORY = environment.TRITON_DIRECTORY.name
 _log = logging.getLogger("gpucache")
@@ -126,11 +116,14 @@ class DeviceCacheManager(CacheManager):
         try:
             found = self._hit(filename)
             if found is None:
-                found = self._search(filename, sys._getframe(1))
+                kernel = self._shared_kernel(filename)
+                found = kernel.search(sys._getframe(1))
+                if found is None:
+                    self._missed(filename, kernel.lock, kernel.why)
         except CacheMissError:
             raise
         except Exception as error:
-            self._degraded("the cache cannot be used", error)
+            self._location.degraded("the cache cannot be used", error)
             self._missed(filename, None, "failed")
             return None
         if found is not None:
@@ -143,13 +136,9 @@ class DeviceCacheManager(CacheManager):
         staged.group = group
         try:
             if self._served is None and staged.shareable:
-                self._publish_group(filename, group, staged)
-            _full.discard(self._location.root)
+                self._shared_kernel(filename).publish(group, staged)
         except Exception as error:
-            if isinstance(error, OSError):
-                _full.add(self._location.root)
-                self._location.limit.refused()
-            self._degraded("the kernel cannot be published", error)
+            self._location.degraded("the kernel cannot be published", error)
         finally:
             staged.free()
             staged.rescue()
@@ -167,10 +156,10 @@ class DeviceCacheManager(CacheManager):
         if self._location.mode == "private" or overriding():
             return None
         try:
-            self._single = SingleFile(self._location, self.key, filename)
+            self._single = self._new_single_file(filename)
             return self._single.get()
         except Exception as error:
-            self._degraded("the cache cannot be used", error)
+            self._location.degraded("the cache cannot be used", error)
             return None
 
     def put(self, data: object, filename: str, binary: bool = True) -> str:
@@ -190,7 +179,7 @@ class DeviceCacheManager(CacheManager):
             single = self._single_file(filename)
             return single.put(staged) if single is not None else path
         except Exception as error:
-            self._degraded("the file cannot be published", error)
+            self._location.degraded("the file cannot be published", error)
             return path
 
     def _single_file(self, filename: str) -> SingleFile | None:
@@ -200,10 +189,22 @@ class DeviceCacheManager(CacheManager):
         if self._single is not None and self._single.filename == filename:
             return self._single
         if filename.endswith(STANDALONE):
-            return SingleFile(self._location, self.key, filename)
+            return self._new_single_file(filename)
         return None
 
+    def _new_single_file(self, filename: str) -> SingleFile:
+        # Imported late, as what a miss needs.
+        from gpucache.triton.single_file import SingleFile
+
+        return SingleFile(self._location, self.key, filename)
+
     # ---- looking
+
+    def _shared_kernel(self, filename: str) -> SharedKernel:
+        # Imported late: most processes hit, and never need what a miss needs.
+        from gpucache.triton.shared_kernel import SharedKernel
+
+        return SharedKernel(self._location, self.key, filename, lambda: self._hit(filename))
 
     def _hit(self, filename: str) -> dict[str, str] | None:
         """The kernel in the device directory; straight code, since this is all that most processes ever ask."""
@@ -218,124 +219,6 @@ class DeviceCacheManager(CacheManager):
         if _log.isEnabledFor(logging.DEBUG):
             tell(logging.DEBUG, "hit: %s %s in %s", manifest.facts.kernel, self.key, self._view)
         return paths
-
-    def _search(self, filename: str, frame: FrameType) -> dict[str, str] | None:
-        """Look in the store, then for what Triton's own manager left; else begin a miss, with the key's lock held.
-
-        ``frame`` is the caller's that compiles after a miss: the lock is held while that frame is on the stack.
-        """
-        location = self._location
-        why = self._absent_or_damaged()
-        found = self._adopt(filename, repair=False)
-        if found is not None:
-            return found
-        # nothing will be published, so that waiting would only make the ranks take turns
-        if location.root in _full:
-            self._missed(filename, None, why)
-            return None
-        lock = KeyLock(self._lock_path)
-        found = self._wait(lock, filename, frame)
-        if found is not None:
-            return found
-        if not lock.held:
-            self._missed(filename, None, "busy")
-            return None
-        try:
-            # Its last holder may have published between our look and our lock.
-            found = self._hit(filename)
-            if found is None:
-                found = self._adopt(filename, repair=True)
-        except BaseException:
-            lock.release()
-            raise
-        if found is not None:
-            lock.release()
-            return found
-        self._missed(filename, lock, why)
-        return None
-
-    @property
-    def _lock_path(self) -> str:
-        return f"{self._location.locks}/{self.key}.lock"
-
-    def _wait(self, lock: KeyLock, filename: str, frame: FrameType) -> dict[str, str] | None:
-        """Take the lock, or sleep until its holder has published; gives up without either after the time limits."""
-        location, began = self._location, time.monotonic()
-        # waiting while others wait for us could be a circle
-        nested = bool(key_lock.locks_of_this_thread())
-        try:
-            while not lock.try_acquire(frame, filename.removesuffix(".json")):
-                if nested:
-                    return None
-                if not lock.wait(location.stall_s, began + location.timeout_s):
-                    cause = f"{holder(lock.path)} ({lock.path})"
-                    self._degraded("waited in vain for a compile", cause)
-                    return None
-                found = self._hit(filename)
-                if found is None:
-                    found = self._adopt(filename, repair=False)
-                if found is not None:
-                    return found
-            return None
-        finally:
-            waited = time.monotonic() - began
-            if waited > 0.01:
-                location.stats.add("waits")
-                location.stats.add("waited_s", waited, now=True)
-
-    def _adopt(self, filename: str, repair: bool) -> dict[str, str] | None:
-        """Make a view of the store's entry, else of what Triton's own manager left here; the paths of its files.
-
-        ``repair`` moves a damaged entry of the store aside, and needs the key's lock.
-        """
-        entry = entry_path(self._location.root, self.key)
-        manifest = self._location.sound(entry, verify=True)
-        if manifest is None:
-            if repair and os.path.lexists(entry):
-                quarantine(self._location.root, entry)
-            return self._adopt_stock(filename)
-        if manifest.facts.group != filename:
-            return None
-        return self._adopt_entry(entry, manifest, repair)
-
-    def _adopt_entry(self, entry: str, manifest: Manifest, repair: bool) -> dict[str, str]:
-        """Make a view of an entry of the store."""
-        location = self._location
-        location.stats.add("shared_hits")
-        saved_s = manifest.facts.compile_s or 0.0
-        location.stats.add("saved_s", saved_s, now=True)
-        directory = self._viewed(entry, manifest, repair)
-        location.limit.viewed()
-        kernel = manifest.facts.kernel
-        tell(logging.DEBUG, "shared hit: %s %s from %s", kernel, self.key, entry)
-        return {name: f"{directory}/{name}" for name in manifest.files}
-
-    def _adopt_stock(self, filename: str) -> dict[str, str] | None:
-        """Make an entry and a view of a whole group that Triton's own manager has left in the device directory."""
-        files = stock_group(self._view, filename)
-        if files is None:
-            return None
-        location = self._location
-        try:
-            digests, staged = {}, {}
-            for name, path in files.items():
-                digests[name] = digest_of(path)
-                staged[name] = (path, digests[name])
-            with open(files[filename], encoding="utf-8") as file:
-                facts = _facts(filename, file.read(), None)
-        except FileNotFoundError:
-            return None  # it is being removed
-        try:
-            publish_entry(location.root, self.key, staged, facts, location.staging, repair=False)
-            describe(self._view, digests, facts)
-            location.limit.adopted(files.values())
-        except FileNotFoundError:
-            return None  # it is being removed
-        except OSError as error:  # it is a hit all the same
-            self._degraded("what Triton left cannot be adopted", error)
-        location.stats.add("hits")
-        tell(logging.DEBUG, "hit: %s %s of Triton's own in %s", facts.kernel, self.key, self._view)
-        return files
 
     def _missed(self, filename: str, lock: KeyLock | None, why: Why) -> None:
         """Count the miss, and begin the compile, during which ``lock`` is held."""
@@ -359,14 +242,6 @@ class DeviceCacheManager(CacheManager):
             return "private"
         return "override" if overriding() else "always-compile"
 
-    def _absent_or_damaged(self) -> Why:
-        """Which of the two an entry is that is no hit. Asked before a repair removes what tells; for the log."""
-        if not _log.isEnabledFor(logging.INFO):
-            return "absent"
-        entry = entry_path(self._location.root, self.key)
-        there = os.path.lexists(f"{self._view}/{MANIFEST}") or os.path.lexists(entry)
-        return "damaged" if there else "absent"
-
     # ---- compiling
 
     def _staging_area(self) -> Staged:
@@ -376,51 +251,6 @@ class DeviceCacheManager(CacheManager):
             self._staged = Staged(self._location, shareable)
             weakref.finalize(self, Staged.finish, self._staged)
         return self._staged
-
-    def _publish_group(self, filename: str, group: dict[str, str], staged: Staged) -> None:
-        """Publish the files of a group that this object staged, and make the view of them."""
-        location = self._location
-        files = {}
-        for name, path in group.items():
-            if staged.path_of(name) == path:
-                files[name] = staged.staged[name]
-        if filename not in files:
-            return
-        spent = time.monotonic() - staged.began
-        facts = _facts(filename, staged.metadata, spent)
-        location.stats.add("compiled_s", spent, now=True)
-        locked = staged.lock is not None and staged.lock.held
-        if not publish_entry(location.root, self.key, files, facts, location.staging, locked):
-            return
-        entry = entry_path(location.root, self.key)
-        manifest = location.sound(entry)
-        if manifest is None:
-            return
-        location.limit.published(manifest)
-        directory = self._viewed(entry, manifest, locked)
-        staged.published = directory
-        published = "published: %s %s: compiled in %.2f s, to %s"
-        tell(logging.INFO, published, facts.kernel, self.key, spent, directory)
-
-    def _viewed(self, entry: str, manifest: Manifest, locked: bool) -> str:
-        """The view of an entry, made or repaired where needed; the entry itself where there can be no view."""
-        root = self._location.root
-        try:
-            if link_view(root, entry, self._view, manifest, repair=locked):
-                return self._view
-            if locked:
-                return entry
-            # Something damaged is in the view's place, and only who holds the lock may replace it.
-            with key_lock.holding(self._lock_path, manifest.facts.kernel) as held:
-                if held and link_view(root, entry, self._view, manifest, repair=True):
-                    return self._view
-        except OSError as error:
-            self._degraded(f"{self._location.directory} cannot be written", error)
-        return entry
-
-    def _degraded(self, what: str, cause: object) -> None:
-        self._location.stats.add("errors_degraded", now=True)
-        warn_once(what, cause)
 
 
 class StockCacheManager(DeviceCacheManager):
@@ -476,14 +306,6 @@ def _settled(directory: str | None) -> Location:
     said = "caching in %s, store in %s, mode %s"
     tell(logging.DEBUG, said, location.directory, location.root, location.mode)
     return location
-
-
-def _facts(filename: str, metadata: str, spent: float | None) -> Facts:
-    target, version = target_and_version(metadata)
-    kernel = filename.removesuffix(".json")
-    return Facts(
-        kernel=kernel, group=filename, target=target, triton_version=version, compile_s=spent
-    )
 
 
 @after_fork

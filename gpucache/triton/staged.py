@@ -11,6 +11,13 @@ from gpucache.kernels.group import STANDALONE
 from gpucache.store.key_lock import KeyLock
 from gpucache.triton.location import Location
 
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Literal
+
+    Why = Literal["absent", "damaged", "busy", "failed", "private", "override", "always-compile"]
+    """Why a kernel is compiled, in one word."""
+
 
 class Staged:
     """The files a manager object has put, in a private directory.

@@ -1,0 +1,253 @@
+"""One kernel in the store that the node shares: searched, waited for, adopted and published after a miss.
+
+Imported at the first miss of a process: where all kernels are in the device directory, nobody needs it.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import time
+
+from gpucache.disk.locks import holder
+from gpucache.kernels.metadata import target_and_version
+from gpucache.log import tell
+from gpucache.store import key_lock
+from gpucache.store.key_lock import KeyLock
+from gpucache.store.manifest import MANIFEST, Facts, Manifest, digest_of, entry_path
+from gpucache.store.publish import link_view, publish_entry
+from gpucache.store.quarantine import quarantine
+from gpucache.store.stock import describe, stock_group
+from gpucache.triton.location import Location
+from gpucache.triton.staged import Staged
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from types import FrameType
+
+    from gpucache.triton.staged import Why
+
+_full: set[str] = set()
+"""Roots that refused a publication; cleared by the next one that succeeds."""
+_log = logging.getLogger("gpucache")
+
+
+class SharedKernel:
+    """A kernel of one key, as one manager object misses it in the device directory or has compiled it."""
+
+    def __init__(
+        self,
+        location: Location,
+        key: str,
+        filename: str,
+        look: Callable[[], dict[str, str] | None],
+    ) -> None:
+        self.location = location
+        self.key = key
+        self.filename = filename
+        """The metadata file by whose name Triton asks for the kernel's group."""
+        self.look = look
+        """Looks into the device directory: the paths of a hit, or None."""
+        self.view = f"{location.directory}/{key}"
+        self.entry = entry_path(location.root, key)
+        self.lock: KeyLock | None = None
+        """After a search that found nothing: the key's lock, unless that could not be had."""
+        self.why: Why = "absent"
+        """After a search that found nothing: why."""
+
+    def search(self, frame: FrameType) -> dict[str, str] | None:
+        """Look in the store, then for what Triton's own manager left; the paths of the kernel's files if it is there.
+
+        Else None: then `why` tells why, and the caller compiles, with `lock` held if it could be had. ``frame`` is that
+        of the caller: the lock is held while that frame is on the stack.
+        """
+        why = self._absent_or_damaged()
+        found = self._adopt(repair=False)
+        if found is not None:
+            return found
+        # nothing will be published, so that waiting would only make the ranks take turns
+        if self.location.root in _full:
+            self.why = why
+            return None
+        lock = KeyLock(self._lock_path)
+        found = self._wait(lock, frame)
+        if found is not None:
+            return found
+        if not lock.held:
+            self.why = "busy"
+            return None
+        try:
+            # Its last holder may have published between our look and our lock.
+            found = self.look()
+            if found is None:
+                found = self._adopt(repair=True)
+        except BaseException:
+            lock.release()
+            raise
+        if found is not None:
+            lock.release()
+            return found
+        self.lock, self.why = lock, why
+        return None
+
+    def publish(self, group: dict[str, str], staged: Staged) -> None:
+        """Publish the files of a group that the manager object has staged, and make the view of them.
+
+        Raises:
+            OSError: the disk refused; the staged files are still there.
+        """
+        try:
+            self._publish(group, staged)
+        except OSError:
+            _full.add(self.location.root)
+            self.location.limit.refused()
+            raise
+        _full.discard(self.location.root)
+
+    @property
+    def _kernel(self) -> str:
+        return self.filename.removesuffix(".json")
+
+    @property
+    def _lock_path(self) -> str:
+        return f"{self.location.locks}/{self.key}.lock"
+
+    def _absent_or_damaged(self) -> Why:
+        """Which of the two an entry is that is no hit. Asked before a repair removes what tells; for the log."""
+        if not _log.isEnabledFor(logging.INFO):
+            return "absent"
+        there = os.path.lexists(f"{self.view}/{MANIFEST}") or os.path.lexists(self.entry)
+        return "damaged" if there else "absent"
+
+    def _wait(self, lock: KeyLock, frame: FrameType) -> dict[str, str] | None:
+        """Take the lock, or sleep until its holder has published; gives up without either after the time limits."""
+        location, began = self.location, time.monotonic()
+        # waiting while others wait for us could be a circle
+        nested = bool(key_lock.locks_of_this_thread())
+        try:
+            while not lock.try_acquire(frame, self._kernel):
+                if nested:
+                    return None
+                if not lock.wait(location.stall_s, began + location.timeout_s):
+                    cause = f"{holder(lock.path)} ({lock.path})"
+                    location.degraded("waited in vain for a compile", cause)
+                    return None
+                found = self.look()
+                if found is None:
+                    found = self._adopt(repair=False)
+                if found is not None:
+                    return found
+            return None
+        finally:
+            waited = time.monotonic() - began
+            if waited > 0.01:
+                location.stats.add("waits")
+                location.stats.add("waited_s", waited, now=True)
+
+    # ---- adopting
+
+    def _adopt(self, repair: bool) -> dict[str, str] | None:
+        """Make a view of the store's entry, else of what Triton's own manager left here; the paths of its files.
+
+        ``repair`` moves a damaged entry of the store aside, and needs the key's lock.
+        """
+        manifest = self.location.sound(self.entry, verify=True)
+        if manifest is None:
+            if repair and os.path.lexists(self.entry):
+                quarantine(self.location.root, self.entry)
+            return self._adopt_stock()
+        if manifest.facts.group != self.filename:
+            return None
+        return self._adopt_entry(manifest, repair)
+
+    def _adopt_entry(self, manifest: Manifest, repair: bool) -> dict[str, str]:
+        """Make a view of an entry of the store."""
+        location = self.location
+        location.stats.add("shared_hits")
+        saved_s = manifest.facts.compile_s or 0.0
+        location.stats.add("saved_s", saved_s, now=True)
+        directory = self._viewed(manifest, repair)
+        location.limit.viewed()
+        kernel = manifest.facts.kernel
+        tell(logging.DEBUG, "shared hit: %s %s from %s", kernel, self.key, self.entry)
+        return {name: f"{directory}/{name}" for name in manifest.listed}
+
+    def _adopt_stock(self) -> dict[str, str] | None:
+        """Make an entry and a view of a whole group that Triton's own manager has left in the device directory."""
+        files = stock_group(self.view, self.filename)
+        if files is None:
+            return None
+        location = self.location
+        try:
+            digests, staged = {}, {}
+            for name, path in files.items():
+                digests[name] = digest_of(path)
+                staged[name] = (path, digests[name])
+            with open(files[self.filename], encoding="utf-8") as file:
+                facts = self._facts(file.read(), None)
+        except FileNotFoundError:
+            return None  # it is being removed
+        try:
+            publish_entry(location.root, self.key, staged, facts, location.staging, repair=False)
+            describe(self.view, digests, facts)
+            location.limit.adopted(files.values())
+        except FileNotFoundError:
+            return None  # it is being removed
+        except OSError as error:  # it is a hit all the same
+            location.degraded("what Triton left cannot be adopted", error)
+        location.stats.add("hits")
+        tell(logging.DEBUG, "hit: %s %s of Triton's own in %s", facts.kernel, self.key, self.view)
+        return files
+
+    # ---- publishing
+
+    def _publish(self, group: dict[str, str], staged: Staged) -> None:
+        location = self.location
+        files = {}
+        for name, path in group.items():
+            if staged.path_of(name) == path:
+                files[name] = staged.staged[name]
+        if self.filename not in files:
+            return
+        spent = time.monotonic() - staged.began
+        facts = self._facts(staged.metadata, spent)
+        location.stats.add("compiled_s", spent, now=True)
+        locked = staged.lock is not None and staged.lock.held
+        if not publish_entry(location.root, self.key, files, facts, location.staging, locked):
+            return
+        manifest = location.sound(self.entry)
+        if manifest is None:
+            return
+        location.limit.published(manifest)
+        directory = self._viewed(manifest, locked)
+        staged.published = directory
+        published = "published: %s %s: compiled in %.2f s, to %s"
+        tell(logging.INFO, published, facts.kernel, self.key, spent, directory)
+
+    def _viewed(self, manifest: Manifest, locked: bool) -> str:
+        """The view of the entry, made or repaired where needed; the entry itself where there can be no view."""
+        root = self.location.root
+        try:
+            if link_view(root, self.entry, self.view, manifest, repair=locked):
+                return self.view
+            if locked:
+                return self.entry
+            # Something damaged is in the view's place, and only who holds the lock may replace it.
+            with key_lock.holding(self._lock_path, manifest.facts.kernel) as held:
+                if held and link_view(root, self.entry, self.view, manifest, repair=True):
+                    return self.view
+        except OSError as error:
+            self.location.degraded(f"{self.location.directory} cannot be written", error)
+        return self.entry
+
+    def _facts(self, metadata: str, spent: float | None) -> Facts:
+        """What is known of the kernel beside its files; ``spent`` is the time of its compile in seconds."""
+        target, version = target_and_version(metadata)
+        return Facts(
+            kernel=self._kernel,
+            group=self.filename,
+            target=target,
+            triton_version=version,
+            compile_s=spent,
+        )
