@@ -1,4 +1,9 @@
-"""Make directories, write whole files, and sweep away what killed processes left."""
+"""Make directories, write files whole, and sweep temporary files that have not changed for an hour.
+
+A caller of `sweep_old` names a directory and how the temporary names in it begin: ``publish-`` for what `write_whole`
+has not finished, ``tmp.gpucache-`` for entries on their way in or out (`store.quarantine.ASIDE`). Where a lock tells
+that the maker is dead, `disk.staging` sweeps at once.
+"""
 
 from __future__ import annotations
 
@@ -10,15 +15,15 @@ from gpucache.errors import ProvisionError
 
 _NEW_FILE = os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC
 STALE_S = 3600.0
-"""Where nothing tells whether the maker of something unfinished lives, he is taken for dead after so long."""
+"""A temporary file that has not changed for so long is taken for a dead process's, where no lock tells."""
 STAGED = "publish-"
-"""How the name of a file begins that `write_whole` has not published yet."""
+"""How the name of a temporary file begins that `write_whole` has not renamed to its place yet."""
 
 
 def make_directory(path: str) -> bool:
-    """Make a directory and its missing parents, each with mode 0700; whether this call made the last one.
+    """Make a directory and its missing parents, each with mode 0700; return whether this call made it.
 
-    Any number of processes may do this at once: exactly one of them is told True.
+    Any number of processes may make the same directory at once: exactly one of them is told True.
 
     Raises:
         ProvisionError: the operating system refused.
@@ -39,7 +44,7 @@ def make_directory(path: str) -> bool:
 
 
 def _mkdir(path: str) -> bool | None:
-    """Whether this call made the directory; None where its parent is missing."""
+    """Make one directory; return whether this call made it, or None where its parent is missing."""
     try:
         os.mkdir(path, 0o700)
         return True
@@ -83,7 +88,9 @@ def write_whole(path: str, data: bytes, staging: str) -> None:
 
 
 def sweep_old(directory: str, prefix: str) -> None:
-    """Remove what killed processes left under this prefix more than an hour ago. Beside any other sweeper.
+    """Remove from a directory what has a name with this prefix and has not changed for an hour: files and folders.
+
+    Any number of processes may sweep the same directory at once.
 
     Raises:
         OSError: the directory cannot be listed.
@@ -93,7 +100,8 @@ def sweep_old(directory: str, prefix: str) -> None:
             try:
                 if not item.name.startswith(prefix):
                     continue
-                old = time.time() - item.stat().st_mtime > STALE_S
+                age_s = time.time() - item.stat().st_mtime
+                old = age_s > STALE_S
                 if old and item.is_dir(follow_symlinks=False):
                     import shutil
 
@@ -105,14 +113,14 @@ def sweep_old(directory: str, prefix: str) -> None:
 
 
 def inside(path: str, directory: str) -> bool:
-    """Whether a path is a directory or lies below it, links followed."""
-    outer = os.path.realpath(directory)
-    inner = os.path.realpath(path)
-    return os.path.join(inner, "").startswith(os.path.join(outer, ""))
+    """Whether a path is this directory or lies below it, once all links are followed."""
+    outer = os.path.join(os.path.realpath(directory), "")
+    inner = os.path.join(os.path.realpath(path), "")
+    return inner.startswith(outer)
 
 
 def write_new(path: str, data: bytes) -> None:
-    """Write a whole new file; on failure nothing is left."""
+    """Write a whole new file, or replace the content of the one that is there; on failure the file is removed."""
     fd = os.open(path, _NEW_FILE, 0o666)
     try:
         view = memoryview(data)

@@ -12,7 +12,7 @@ _FEW_INODES = 1000
 
 
 class Fitness(Value):
-    """What of a file system may hurt a cache on it."""
+    """The properties of a file system that may hurt a cache on it."""
 
     read_only: bool = False
     """Hits go on, and nothing new is kept."""
@@ -35,10 +35,11 @@ def fitness(path: str) -> Fitness:
     disk = os.statvfs(path)
     free_bytes = disk.f_bavail * disk.f_frsize
     is_full = free_bytes < _LITTLE_SPACE_BYTES
+    noexec_flag = getattr(os, "ST_NOEXEC", 0)
     lacks_inodes = disk.f_files > 0 and disk.f_favail < _FEW_INODES
     return Fitness(
         read_only=bool(disk.f_flag & os.ST_RDONLY),
-        noexec=bool(disk.f_flag & getattr(os, "ST_NOEXEC", 0)),
+        noexec=bool(disk.f_flag & noexec_flag),
         little_space_mib=free_bytes // 2**20 if is_full else None,
         few_inodes=disk.f_favail if lacks_inodes else None,
     )
@@ -46,4 +47,6 @@ def fitness(path: str) -> Fitness:
 
 def network_file_system(path: str) -> str | None:
     """The type of the network file system that an existing path is on (``nfs4``); None where it is a local one."""
-    return None if mounts.is_local(path) else mounts.file_system(path)
+    if mounts.is_local(path):
+        return None
+    return mounts.file_system(path)

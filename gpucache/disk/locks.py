@@ -32,7 +32,7 @@ def locked(path: str, *, timeout_s: float) -> Iterator[None]:
     process that took the lock last, for whoever waits in vain.
 
     Raises:
-        LockTimeoutError: somebody else held it all the time.
+        LockTimeoutError: another process or thread held the lock all the time.
         ProvisionError: the lock file cannot be made.
     """
     import filelock  # costs five times a bare interpreter's start
@@ -41,7 +41,8 @@ def locked(path: str, *, timeout_s: float) -> Iterator[None]:
     try:
         lock.acquire(timeout_s, _POLL_S)
     except filelock.Timeout:
-        raise LockTimeoutError(path, timeout_s, holder(path + ".holder")) from None
+        last_holder = holder(_holder_file(path))
+        raise LockTimeoutError(path, timeout_s, last_holder) from None
     except OSError as error:
         raise ProvisionError(path, error.errno or errno.EIO) from error
     try:
@@ -51,9 +52,14 @@ def locked(path: str, *, timeout_s: float) -> Iterator[None]:
         lock.release()
 
 
+def _holder_file(path: str) -> str:
+    return path + ".holder"
+
+
 def _sign(path: str) -> None:
+    """Write beside a lock file which process has taken the lock."""
     try:
-        with open(path + ".holder", "wb", opener=open_private) as file:
+        with open(_holder_file(path), "wb", opener=open_private) as file:
             file.write(signature())
     except OSError:
         return  # on a full disk the lock still holds; only its holder stays unnamed
@@ -62,19 +68,24 @@ def _sign(path: str) -> None:
 def signature(what: str | None = None) -> bytes:
     """What the holder of a lock writes for those who wait: which process it is, since when, and what for."""
     since = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())
-    said = {"pid": os.getpid(), "host": host_name(), "since": since}
+    said = {
+        "pid": os.getpid(),
+        "host": host_name(),
+        "since": since,
+    }
     if what is not None:
         said["what"] = what
     return json.dumps(said).encode()
 
 
 def open_private(path: str, flags: int) -> int:
-    """Open a file that is this user's alone if it is made, and never through a link (an opener for `open`)."""
-    return os.open(path, flags | getattr(os, "O_NOFOLLOW", 0), 0o600)
+    """Open a file, but not through a link; if the file is made, only this user may read it (an opener for `open`)."""
+    through_no_link = getattr(os, "O_NOFOLLOW", 0)
+    return os.open(path, flags | through_no_link, 0o600)
 
 
 def holder(path: str) -> str:
-    """Who holds a lock, as far as the `signature` in the file says."""
+    """Which process holds a lock, in words, as the `signature` in this file says."""
     try:
         with open(path, encoding="utf-8") as file:
             said = json.load(file)
@@ -85,7 +96,7 @@ def holder(path: str) -> str:
 
 
 def local_directory(root: str, inside: str, make: bool = True) -> str:
-    """The directory for the locks of a root: ``inside`` it when its file system is local to this node.
+    """The directory for the locks of a root: ``inside``, a directory of the root, if that is on a local file system.
 
     Otherwise (flock on a network file system may hold on one node only, or not at all) a directory of this user in
     ``/dev/shm`` or ``/tmp``, named by uid and real path, so that all processes of the node agree on it whatever their
@@ -95,23 +106,24 @@ def local_directory(root: str, inside: str, make: bool = True) -> str:
         return inside
     import hashlib
 
-    real = os.fsencode(os.path.realpath(root))
-    digest = hashlib.sha256(real).hexdigest()[:16]
+    real = os.path.realpath(root)
+    digest = hashlib.sha256(os.fsencode(real)).hexdigest()
+    name = f"gpucache-{os.geteuid()}-{digest[:16]}"
     parent = "/dev/shm" if os.path.isdir("/dev/shm") else "/tmp"
-    path = os.path.join(parent, f"gpucache-{os.geteuid()}-{digest}")
+    path = os.path.join(parent, name)
     if make:
         make_directory(path)
     return path
 
 
 def is_free(path: str) -> bool:
-    """Whether nobody holds the lock file; False for what is no file, is gone or may not be opened.
+    """Whether no process holds the lock file; False for what is no file, is gone or may not be opened.
 
     Shares the lock for an instant: whoever asks for the lock in that instant is told that it is held.
     """
+    flags = os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW
     try:
-        # Opening a FIFO would wait.
-        fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK)
+        fd = os.open(path, flags | os.O_NONBLOCK)  # opening a FIFO would wait
     except OSError:
         return False
     try:
@@ -121,7 +133,7 @@ def is_free(path: str) -> bool:
 
 
 def is_free_descriptor(fd: int) -> bool:
-    """As `is_free`, of a file or directory that is open. The lock is shared until the descriptor is closed."""
+    """Whether no process holds the lock of an open file or directory. Shares it until the descriptor is closed."""
     try:
         fcntl.flock(fd, fcntl.LOCK_SH | fcntl.LOCK_NB)
     except OSError:

@@ -1,4 +1,4 @@
-"""What kind of file system a path is on."""
+"""What kind of file system a path is on, whether processes of other nodes reach it, and where things are mounted."""
 
 from __future__ import annotations
 
@@ -41,24 +41,39 @@ def file_system(path: str) -> str | None:
     """
     real = os.path.realpath(path)
     device = _device(real)
-    holding = [mount for mount in _mounts() if mount.holds(real)]
-    # A later mount may cover a deeper one; btrfs numbers its subvolumes apart from the mount.
-    on_device = [mount for mount in holding if mount.device == device]
-    best: _Mount | None = None
-    for mount in on_device or holding:
-        # The last mount on the deepest point is the one on top.
-        if best is None or len(mount.point) >= len(best.point):
-            best = mount
-    return None if best is None else best.kind
+    holding = []
+    on_device = []
+    for mount in _mounts():
+        if mount.holds(real):
+            holding.append(mount)
+            if mount.device == device:
+                on_device.append(mount)
+    # A later mount may cover a deeper one, so that those of the path's own device are asked first. There may be none:
+    # btrfs numbers its subvolumes apart from the mount.
+    top = _top_of(on_device or holding)
+    return None if top is None else top.kind
+
+
+def _top_of(mounts: list[_Mount]) -> _Mount | None:
+    """The mount that lies on top, of mounts in the order in which they were made: the last one on the deepest point."""
+    top = None
+    deepest = 0
+    for mount in mounts:
+        depth = len(mount.point)
+        if depth >= deepest:
+            top = mount
+            deepest = depth
+    return top
 
 
 def points() -> list[str]:
-    """Where something is mounted; empty where that cannot be told."""
+    """The directories on which something is mounted; none where that cannot be told."""
     return [mount.point for mount in _mounts()]
 
 
 class _Mount(Value):
     point: str
+    """The directory on which the file system is mounted."""
     device: str
     """``major:minor``."""
     kind: str
@@ -78,17 +93,28 @@ def _mounts() -> list[_Mount]:
         return []
 
 
+_CODES = {
+    "\\040": " ",
+    "\\011": "\t",
+    "\\012": "\n",
+    "\\134": "\\",  # last: what it gives is no beginning of another code
+}
+"""The characters of a path that ``mountinfo`` writes as octal codes."""
+
+
 def _parse_mount(line: str) -> _Mount:
-    """A line of ``mountinfo`` (proc_pid_mountinfo(5)), which writes four characters of a path as octal codes."""
+    """Read a line of ``mountinfo`` (proc_pid_mountinfo(5))."""
     before, _, after = line.partition(" - ")
-    _, _, device, _, point = before.split(" ")[:5]
-    for code, character in (("\\040", " "), ("\\011", "\t"), ("\\012", "\n"), ("\\134", "\\")):
+    fields = before.split(" ")
+    device, point = fields[2], fields[4]
+    for code, character in _CODES.items():
         point = point.replace(code, character)
     kind = after.split(" ")[0]
     return _Mount(point, device, kind)
 
 
 def _device(path: str) -> str | None:
+    """The device of a path's file system, as `_Mount.device`; None where the path does not answer."""
     try:
         device = os.stat(path).st_dev
     except OSError:
@@ -97,7 +123,7 @@ def _device(path: str) -> str | None:
 
 
 def is_local(path: str) -> bool:
-    """Whether only processes of this node can meet at an existing path. Unknown types count as local."""
+    """Whether only processes of this node reach an existing path. A file system of unknown type counts as local."""
     kind = file_system(path)
     if kind is None or kind in _LOCAL_FUSE:
         return True

@@ -1,6 +1,7 @@
-"""Read a cache without a trace: no link is followed, no FIFO waited for, no access time renewed where that is allowed.
+"""Read the files of a cache safely: follow no link, wait for no FIFO, and leave the access times as they are.
 
-An access time is all that tells of the last use of what stock Triton cached.
+An access time is all that tells of the last use of what stock Triton cached. Linux lets only the owner of a file, and
+root, read the file without renewing it (``O_NOATIME``).
 """
 
 from __future__ import annotations
@@ -13,7 +14,10 @@ from typing import NamedTuple
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
+
+    Opener = Callable[[str, int], int]
+    """What `open` takes as its ``opener``: from a path and flags to a descriptor."""
 
 _QUIET = os.O_CLOEXEC | os.O_NONBLOCK | os.O_NOFOLLOW
 _MOST_BYTES = 256 * 2**20
@@ -22,43 +26,43 @@ _NO_ACCESS_TIME = getattr(os, "O_NOATIME", 0)  # Linux's
 
 
 def quietly(path: str, flags: int) -> int:
-    """An opener for `open`, for regular files.
+    """Open a regular file as this module does (an opener for `open`).
 
     Raises:
-        OSError: it cannot be opened, or is no regular file.
+        OSError: the file cannot be opened, or is no regular file.
     """
     return _opened(path, flags)[0]
 
 
 def read(path: str) -> bytes:
-    """The content of a regular file of a kernel.
+    """Read a regular file of a kernel whole.
 
     Raises:
-        OSError: it cannot be read, is no regular file, or is longer than any kernel's.
+        OSError: the file cannot be read, is no regular file, or is longer than any kernel's.
     """
     return read_stated(path)[0]
 
 
 def read_stated(path: str) -> tuple[bytes, os.stat_result]:
-    """As `read`; and the file as it was after the last byte was read.
+    """Read a regular file of a kernel whole; return its content, and its `os.stat` after the last byte was read.
 
     Raises:
         OSError: as `read`.
     """
     fd, found = _opened(path)
     try:
-        if found.st_size > _MOST_BYTES:
-            raise OSError(errno.EFBIG, os.strerror(errno.EFBIG), path)
-        return b"".join(_parts(fd, found.st_size)), os.fstat(fd)
+        _refuse_too_long(path, found)
+        content = b"".join(_parts(fd, found.st_size))
+        return content, os.fstat(fd)
     finally:
         os.close(fd)
 
 
 def read_head(path: str, length: int) -> tuple[bytes, int]:
-    """The first bytes of a regular file, and its size.
+    """Read the first bytes of a regular file; return them, and the size of the file.
 
     Raises:
-        OSError: it cannot be read, or is no regular file.
+        OSError: the file cannot be read, or is no regular file.
     """
     fd, found = _opened(path)
     try:
@@ -68,10 +72,10 @@ def read_head(path: str, length: int) -> tuple[bytes, int]:
 
 
 def digest(path: str) -> tuple[str, os.stat_result]:
-    """SHA-256 of a regular file, in hexadecimal; and the file as it was after the last byte was read.
+    """The SHA-256 of a regular file, in hexadecimal, and its `os.stat` after the last byte was read.
 
     Raises:
-        OSError: it cannot be read, or is no regular file.
+        OSError: the file cannot be read, or is no regular file.
     """
     taken = read_digested(path)
     return taken.sha256, taken.found
@@ -85,34 +89,42 @@ class Digested(NamedTuple):
     data: bytes
     """The whole content of a file of a MiB at most, or where that was asked for; else the first MiB."""
     found: os.stat_result
-    """The file as it was after the last byte was read."""
+    """The `os.stat` of the file after the last byte was read."""
 
 
 def read_digested(path: str, whole: bool = False) -> Digested:
     """Read a regular file once, for its digest and its content; ``whole`` keeps all of it, however long.
 
     Raises:
-        OSError: it cannot be read, is no regular file, or is longer than any kernel's and to be kept whole.
+        OSError: the file cannot be read, is no regular file, or is longer than any kernel's and to be kept whole.
     """
     fd, found = _opened(path)
     try:
-        if whole and found.st_size > _MOST_BYTES:
-            raise OSError(errno.EFBIG, os.strerror(errno.EFBIG), path)
+        if whole:
+            _refuse_too_long(path, found)
         digest = hashlib.sha256()
         kept: list[bytes] = []
         for part in _parts(fd, found.st_size):
             digest.update(part)
             if whole or not kept:
                 kept.append(part)
-        return Digested(digest.hexdigest(), b"".join(kept), os.fstat(fd))
+        content = b"".join(kept)
+        return Digested(digest.hexdigest(), content, os.fstat(fd))
     finally:
         os.close(fd)
 
 
+def _refuse_too_long(path: str, found: os.stat_result) -> None:
+    if found.st_size > _MOST_BYTES:
+        message = os.strerror(errno.EFBIG)
+        raise OSError(errno.EFBIG, message, path)
+
+
 def _parts(fd: int, size: int) -> Iterator[bytes]:
-    """The content of an open file of this size in parts of a MiB at most; all of it, if it has grown meanwhile."""
+    """Read an open file of this size to its end, in parts of a MiB at most, even if it has grown meanwhile."""
     done = 0
-    while part := os.read(fd, min(size + 1, _PART_BYTES)):
+    wanted = min(size + 1, _PART_BYTES)
+    while part := os.read(fd, wanted):
         yield part
         done += len(part)
         if done == size < _PART_BYTES:
@@ -120,10 +132,10 @@ def _parts(fd: int, size: int) -> Iterator[bytes]:
 
 
 def listing(directory: str) -> tuple[os.stat_result, dict[str, os.stat_result]]:
-    """A directory itself, and what is in it by name, links not followed; what vanishes meanwhile is left out.
+    """The `os.lstat` of a directory, and those of what is in it, by name; what vanishes meanwhile is left out.
 
     Raises:
-        OSError: it cannot be listed, or is no directory.
+        OSError: the directory cannot be listed, or is no directory.
     """
     fd = _open(directory, os.O_RDONLY | os.O_DIRECTORY)
     try:
@@ -139,7 +151,7 @@ def listing(directory: str) -> tuple[os.stat_result, dict[str, os.stat_result]]:
 
 
 def listed(directory: str) -> list[str]:
-    """The sorted paths of what is in a directory; none where the directory is gone or may not be listed."""
+    """The paths of what is in a directory, sorted; none where the directory is gone or may not be listed."""
     try:
         return sorted(f"{directory}/{name}" for name in os.listdir(directory))
     except OSError:
@@ -147,10 +159,10 @@ def listed(directory: str) -> list[str]:
 
 
 def names(directory: str) -> dict[str, bool]:
-    """What is in a directory: each name, in alphabetical order, and whether it is a symbolic link.
+    """The names in a directory, sorted, each with whether it is that of a symbolic link.
 
     Raises:
-        OSError: it cannot be listed, or is no directory.
+        OSError: the directory cannot be listed, or is no directory.
     """
     fd = _open(directory, os.O_RDONLY | os.O_DIRECTORY)
     try:
@@ -162,7 +174,7 @@ def names(directory: str) -> dict[str, bool]:
 
 
 def _opened(path: str, flags: int = os.O_RDONLY) -> tuple[int, os.stat_result]:
-    """A descriptor of a regular file, and the file as it is."""
+    """Open a regular file; return its descriptor and its `os.stat`. Anything else raises `OSError`."""
     fd = _open(path, flags)
     try:
         found = os.fstat(fd)
@@ -178,5 +190,7 @@ def _opened(path: str, flags: int = os.O_RDONLY) -> tuple[int, os.stat_result]:
 def _open(path: str, flags: int) -> int:
     try:
         return os.open(path, flags | _QUIET | _NO_ACCESS_TIME)
-    except PermissionError:  # not ours: then it may be read only as everybody does
+    except (
+        PermissionError
+    ):  # another user's file: Linux lets us read it only with a new access time
         return os.open(path, flags | _QUIET)

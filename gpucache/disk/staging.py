@@ -1,6 +1,7 @@
-"""Private directories for what is not yet whole: one per process, which holds it under ``flock`` for life.
+"""Private directories for unfinished files, one per process: a directory whose lock is free is a dead process's.
 
-A sweeper tries that lock instead of guessing from a pid, which lies across containers and is used again.
+A process holds its directory under ``flock`` until it ends, however it ends. Whoever sweeps tries that lock instead of
+guessing from a pid, which lies across containers and is used again. Only this user's directories are swept.
 """
 
 from __future__ import annotations
@@ -27,11 +28,11 @@ if TYPE_CHECKING:
 _PREFIX = "staging-"
 _NEW = "new-"
 PREFIXES = (f"gpucache-{_PREFIX}", f"gpucache-{_NEW}")
-"""How the names of staging directories begin."""
+"""How the names of staging directories begin: of those that are locked by now, and of those that are not yet."""
 
 
 class Staging:
-    """Where this process may write: the preferred directory, else the first that takes it."""
+    """New private directories and files of this process: below the preferred directory, else where it is possible."""
 
     def __init__(self, preferred: str) -> None:
         self.preferred = preferred
@@ -42,7 +43,7 @@ class Staging:
         _all.append(self)
 
     def directory(self) -> str:
-        """A new empty directory below the preferred place.
+        """Make a new empty directory below the preferred place; return its path.
 
         Raises:
             OSError: nothing can be made there.
@@ -50,12 +51,12 @@ class Staging:
         return self._new_below(self.preferred)
 
     def write(self, name: str, data: bytes, usable: Callable[[str], bool]) -> str:
-        """Write a file of this name in the first place that takes it whole; its path.
+        """Write a file of this name in the first place that takes the file whole; return the file's path.
 
         ``usable`` may refuse a place: one mounted ``noexec``, for a shared library.
 
         Raises:
-            OSError: no place takes it; the message names all of them.
+            OSError: no place takes the file; the message names all of them.
         """
         failures = []
         for place in _candidates(self.preferred):
@@ -65,10 +66,12 @@ class Staging:
                 failures.append(f"{place} (mounted noexec)")
             except OSError as error:
                 failures.append(f"{place} ({error.strerror or error})")
-        said = f"{name} of {len(data)} bytes can be written nowhere: {', '.join(failures)}"
+        reasons = ", ".join(failures)
+        said = f"{name} of {len(data)} bytes can be written nowhere: {reasons}"
         raise OSError(errno.ENOSPC, said)
 
     def _write_below(self, place: str, name: str, data: bytes) -> str:
+        """Write a file in a new directory below a place; the directory is removed again where the file cannot be."""
         home = self._new_below(place)
         path = os.path.join(home, name)
         try:
@@ -90,6 +93,7 @@ class Staging:
         return path
 
     def _claim_anew(self, place: str) -> str:
+        """Make this process's own directory below a place, and sweep there; return the directory's path."""
         if place == self.preferred:  # the others are the system's own
             make_directory(place)
         gone = self._made.pop(place, None)
@@ -110,7 +114,7 @@ class Staging:
 
 
 def _candidates(preferred: str) -> list[str]:
-    """Where to write, in this order; each place once."""
+    """The places in which a file may be written, in the order in which they are tried; each place once."""
     places = [preferred]
     with suppress(FileNotFoundError):  # where all temporary directories are full, it finds none
         places.append(tempfile.gettempdir())
@@ -121,8 +125,8 @@ def _candidates(preferred: str) -> list[str]:
 def _claim(place: str) -> tuple[str, int]:
     """Make and lock a directory; its path, and the descriptor that holds the lock.
 
-    It gets the name by which a sweeper asks its lock only once it is locked: a sweeper that found it between the two
-    steps under that name would take this process for dead.
+    The directory gets the name by which sweepers ask its lock only once it is locked: a sweeper that found the name
+    between the two steps would take this process for dead.
     """
     new = tempfile.mkdtemp(prefix=f"gpucache-{_NEW}", dir=place)
     fd = None
@@ -130,7 +134,8 @@ def _claim(place: str) -> tuple[str, int]:
         fd = os.open(new, os.O_RDONLY | os.O_CLOEXEC)
         with suppress(OSError):
             fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        name = os.path.basename(new).replace(_NEW, _PREFIX, 1)
+        new_name = os.path.basename(new)
+        name = new_name.replace(_NEW, _PREFIX, 1)
         path = os.path.join(place, name)
         os.rename(new, path)
     except OSError:
@@ -142,30 +147,36 @@ def _claim(place: str) -> tuple[str, int]:
 
 
 def sweep_dead(place: str) -> int:
-    """Remove the staging directories of dead processes, beside any other process; how many were removed."""
+    """Remove the staging directories of dead processes below a place, beside any other process; return how many."""
     count = 0
     with os.scandir(place) as found:
-        items = [item for item in found if item.name.startswith(PREFIXES)]
+        items = list(found)
     for item in items:
-        if is_dead(item.path):
+        if item.name.startswith(PREFIXES) and is_dead(item.path):
             shutil.rmtree(item.path, ignore_errors=True)
             count += 1
     return count
 
 
 def is_dead(path: str) -> bool:
-    """Whether a staging directory is this user's, and its process is gone, which its lock tells."""
+    """Whether a staging directory is this user's and its lock is free, so that its process is dead.
+
+    One that was not locked yet when it was named is dead once it is an hour old.
+    """
+    flags = os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW
     try:
         # Opening a FIFO would wait, unless only a directory will do.
-        fd = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC | os.O_NOFOLLOW)
+        fd = os.open(path, flags | os.O_DIRECTORY)
     except OSError:
         return False  # another user's, or another sweeper has removed it
     try:
         found = os.fstat(fd)
         if found.st_uid != os.geteuid():
             return False
-        unlocked_yet = os.path.basename(path).startswith(PREFIXES[1])
-        if unlocked_yet and time.time() - found.st_mtime < STALE_S:
+        name = os.path.basename(path)
+        unlocked_yet = name.startswith(PREFIXES[1])
+        age_s = time.time() - found.st_mtime
+        if unlocked_yet and age_s < STALE_S:
             return False
         return is_free_descriptor(fd)
     finally:

@@ -1,6 +1,7 @@
-"""Treat a cache as code: refuse a directory in which somebody else could plant it.
+"""Refuse unsafe cache directories: those of users who are not trusted, and those that everybody may write or replace.
 
-Triton and torch ``dlopen``, ``exec`` and unpickle what they find in a cache directory.
+A cache is code: Triton and torch ``dlopen``, ``exec`` and unpickle what they find in a cache directory. `vet` lists
+what is refused.
 """
 
 from __future__ import annotations
@@ -23,7 +24,7 @@ _OPEN_HINT = f"chmod o-w it, or set {TRUST_WORLD_WRITABLE}=1 where only your own
 
 
 class Trust(Value):
-    """Whom the user trusts beside himself and root."""
+    """Which users, beside himself and root, the user of this process trusts with what is executed."""
 
     uids: frozenset[int] = frozenset()
     world_writable: bool = False
@@ -39,12 +40,13 @@ class Trust(Value):
         return cls(TRUST_UIDS.read(environ), TRUST_WORLD_WRITABLE.read(environ))
 
     def covers(self, uid: int) -> bool:
-        """Whether what this user has made may be executed."""
-        return uid in (os.geteuid(), 0) or uid in self.uids
+        """Whether what the user with this uid has made may be executed."""
+        always_trusted = (os.geteuid(), 0)
+        return uid in always_trusted or uid in self.uids
 
 
 def vet(path: str, trust: Trust) -> bool:
-    """Check a directory and the way to it; whether it exists.
+    """Check a directory and the way to it; return whether the directory exists.
 
     Refused: a directory owned by anyone but the effective user, root or a trusted uid; one that everybody may write;
     an ancestor that everybody may write without the sticky bit; a link on the way that belongs to anyone but the
@@ -54,7 +56,7 @@ def vet(path: str, trust: Trust) -> bool:
     the check is not seen.
 
     Raises:
-        UnsafeDirectoryError: with the fact and the way out.
+        UnsafeDirectoryError: something is refused; the error has the fact and the way out.
         ProvisionError: the path leads through something that is not a directory, or in circles.
     """
     if not hasattr(os, "geteuid"):
@@ -66,7 +68,8 @@ def vet(path: str, trust: Trust) -> bool:
         name = pending.pop()
         if name in ("", "."):
             continue
-        step = os.path.normpath(os.path.join(here, name))
+        joined = os.path.join(here, name)
+        step = os.path.normpath(joined)
         if name != "..":
             _vet_ancestor(here, here_stat, trust)
         try:
@@ -89,7 +92,7 @@ def vet(path: str, trust: Trust) -> bool:
 
 
 def vet_child(path: str, trust: Trust) -> bool:
-    """Check a directory inside one that has been vetted; whether it exists. Costs one system call.
+    """Check a directory inside one that has been vetted; return whether it exists. Costs one system call.
 
     Raises:
         UnsafeDirectoryError: as `vet`.
@@ -109,10 +112,10 @@ def vet_child(path: str, trust: Trust) -> bool:
 
 
 def vet_file(path: str, trust: Trust) -> None:
-    """Check a file that is about to be believed, in a directory that has been vetted. A missing one is fine.
+    """Check a file that is about to be believed, in a directory that has been vetted. A missing file is fine.
 
     Raises:
-        UnsafeDirectoryError: it is another user's, or everybody may write it, or it is no plain file.
+        UnsafeDirectoryError: the file is another user's, or everybody may write it, or it is no plain file.
     """
     try:
         found = os.lstat(path)
@@ -162,7 +165,8 @@ def _refuse_no_directory(path: str, found: os.stat_result) -> None:
 
 def _is_open_to_all(found: os.stat_result, trust: Trust) -> bool:
     """Whether everybody may write something, and the user has not said that he accepts that."""
-    return bool(found.st_mode & stat.S_IWOTH) and not trust.world_writable
+    writable = bool(found.st_mode & stat.S_IWOTH)
+    return writable and not trust.world_writable
 
 
 def _vet_link(path: str, found: os.stat_result, links: int) -> None:
