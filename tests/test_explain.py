@@ -16,7 +16,7 @@ from support.trees import stock_entry
 
 from gpucache import GpuCacheError
 from gpucache.diagnosis.difference import Difference, difference
-from gpucache.report.directory import metadata_in
+from gpucache.report.directory_metadata import metadata_in
 
 needs_triton = pytest.mark.usefixtures("triton")
 

@@ -17,7 +17,7 @@ from gpucache.disk.reading import digest, read
 from gpucache.environment import LINE_INFO
 from gpucache.errors import GpuCacheError
 from gpucache.kernels.metadata import Metadata
-from gpucache.report.directory import group_in, metadata_in
+from gpucache.report.directory_metadata import group_in, metadata_in
 
 # What `parse_options` of `backends/nvidia/compiler.py` (3.9.0) derives from the target.
 _OF_THE_TARGET = """

@@ -17,7 +17,7 @@ from gpucache.disk.vetting import Trust, vet
 from gpucache.findings import Finding
 from gpucache.kernels.group import GROUP, STANDALONE, read_group
 from gpucache.kernels.metadata import Metadata
-from gpucache.report.directory import group_in, metadata_in
+from gpucache.report.directory_metadata import group_in, metadata_in
 from gpucache.report.flaws import DAMAGE, UNTOUCHED, Flaw
 from gpucache.report.judge import Judge
 from gpucache.store.manifest import CONDEMNED, MANIFEST

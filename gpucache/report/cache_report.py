@@ -53,7 +53,7 @@ class Usage:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class CacheReport:
-    """A root as it was when looked at. What vanished meanwhile is left out."""
+    """All that is in a root, as it was during the scan. What vanished meanwhile is left out."""
 
     root: str
     devices: tuple[DeviceDirectory, ...]
@@ -88,7 +88,7 @@ def _garbage_collector_off() -> Iterator[None]:
 
 
 class _Scan:
-    """One look at a root: the store first, so that what the device directories share with it is known."""
+    """A scan of one root. The store is read first, so that what the device directories share with it is known."""
 
     def __init__(self, root: str, progress: Progress | None) -> None:
         self.root = root
@@ -102,21 +102,26 @@ class _Scan:
     def report(self) -> CacheReport:
         devices = device_directories(self.root)
         store = shards(self.root)
-        keyed = {*store, *(path for _, path in devices)}
+        keyed = set(store)
+        keyed.update(path for _, path in devices)
         if self.progress is not None:
             self.total = sum(map(_length, keyed))
         for shard in store:
-            self._directory(shard, None, self._sum("store"))
+            total = self._sum("store")
+            self._directory(shard, None, total)
         for name, path in devices:
-            self._directory(path, name, self._sum(_part_of_device(name)))
+            total = self._sum(_part_of_device(name))
+            self._directory(path, name, total)
         self._rest(self.root, keyed)
-        strays = (*self.keyed.strays, *of_root(self.root))
+        strays = list(self.keyed.strays)
+        strays.extend(of_root(self.root))
+        parts = self.sums.values()
         return CacheReport(
             root=self.root,
             devices=self._devices(devices),
             entries=self.keyed.entries(),
-            strays=strays,
-            usage=tuple(map(_usage, self.sums.values())),
+            strays=tuple(strays),
+            usage=tuple(map(_usage, parts)),
             findings=tuple(self.keyed.findings),
         )
 
@@ -124,15 +129,18 @@ class _Scan:
         counters = self._counters()
         found = []
         for name, path in devices:
-            counted = counters.get(os.path.basename(path), {})
+            counted_as = os.path.basename(path)
+            counted = counters.get(counted_as, {})
             found.append(DeviceDirectory(name, path, counted))
         return tuple(found)
 
     def _counters(self) -> Mapping[str, Mapping[str, float]]:
         try:
-            return stats.totals(self.root) if unlinked(self.root, "stats") else {}
-        except OSError:  # told by whoever counts its files
-            return {}
+            if unlinked(self.root, "stats"):
+                return stats.totals(self.root)
+        except OSError:  # `_rest`, which counts the files there, tells of it
+            pass
+        return {}
 
     # ---- directories of keys
 
@@ -144,7 +152,8 @@ class _Scan:
         for item in self.inodes.items(path):
             self._step()
             try:
-                if pattern.fullmatch(item.name) and item.is_dir(follow_symlinks=False):
+                is_key = pattern.fullmatch(item.name)
+                if is_key and item.is_dir(follow_symlinks=False):
                     self.keyed.read(item.path, name, known, total)
                 elif not is_shared:
                     self.keyed.stray_name(item.path)
@@ -166,7 +175,8 @@ class _Scan:
                 elif not self._was_looked_at(item, path, keyed):
                     if path in keyed:
                         self.keyed.stray_name(item.path)
-                    total = self._sum(self._part(path, item))
+                    part = self._part(path, item)
+                    total = self._sum(part)
                     known = self.inodes.disk(item.path)
                     self._other(item, known, total)
             except FileNotFoundError:
@@ -175,25 +185,25 @@ class _Scan:
                 self.keyed.unreadable(item.path, error)
 
     def _was_looked_at(self, item: os.DirEntry[str], path: str, keyed: Collection[str]) -> bool:
-        """Whether an item in a level of the root (``path``) is a directory of keys, or one key of such a level."""
+        """Whether `_directory` has read an item in a level of the root (``path``): a directory of keys, or one key."""
         if item.path in keyed:
             return True
-        if path not in keyed or not item.is_dir(follow_symlinks=False):
+        if path not in keyed:
             return False
-        return KEY.fullmatch(item.name) is not None
+        is_key = KEY.fullmatch(item.name) is not None
+        return is_key and item.is_dir(follow_symlinks=False)
 
     def _part(self, path: str, item: os.DirEntry[str]) -> str:
         """Name the row of `CacheReport.usage` that an item in one of the levels of the root counts to."""
         if path == self.root:
-            is_bucket = item.is_dir(follow_symlinks=False)
-            name = inductor.bucket(item.name) if is_bucket else "other"
-            return f"./{name}" if name in ("store", "quarantine", "tmp") else name
-        if path == paths.ours(self.root) and item.name in ("quarantine", "tmp"):
+            return _bucket(item)
+        is_ours = path == paths.ours(self.root)
+        if is_ours and item.name in ("quarantine", "tmp"):
             return item.name
         return self.levels[path]
 
     def _other(self, item: os.DirEntry[str], known: Disk, total: Sum) -> None:
-        """Count a file or a tree that is no entry's."""
+        """Count a file, or all files of a tree, that belongs to no entry."""
         if item.is_dir(follow_symlinks=False):
             self.inodes.tree(item.path, known, total, self._unfinished)
             return
@@ -202,7 +212,8 @@ class _Scan:
             self.keyed.link(item.path)
 
     def _unfinished(self, path: str) -> None:
-        if inductor.is_temporary(path[len(self.root) + 1 :]):
+        start = len(self.root) + 1
+        if inductor.is_temporary(path[start:]):
             self.keyed.stray("torch-temporary", path)
 
     # ---- what was found
@@ -214,7 +225,9 @@ class _Scan:
 
     def _step(self) -> None:
         self.done += 1
-        if self.progress is not None and self.done % 64 == 0:
+        if self.progress is None:
+            return
+        if self.done % 64 == 0:
             self.progress(self.done, self.total)
 
 
@@ -231,6 +244,16 @@ def _levels(root: str) -> dict[str, str]:
 def _part_of_device(name: str) -> str:
     """Name the row of `CacheReport.usage` that a device directory counts to."""
     return "triton" if name in (".", "triton") else f"triton/{name}"
+
+
+def _bucket(item: os.DirEntry[str]) -> str:
+    """Name the row of `CacheReport.usage` that an item directly in the root counts to."""
+    if not item.is_dir(follow_symlinks=False):
+        return "other"
+    name = inductor.bucket(item.name)
+    if name in ("store", "quarantine", "tmp"):  # a row of gpucache's has that name
+        return f"./{name}"
+    return name
 
 
 def _usage(part: Sum) -> Usage:

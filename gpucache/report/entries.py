@@ -63,15 +63,18 @@ class Entry:
 
     @property
     def directories(self) -> tuple[str, ...]:
-        """The names of the device directories that have it."""
-        return tuple(copy.directory for copy in self.copies if copy.directory is not None)
+        """The names of the device directories that have the entry."""
+        names = [copy.directory for copy in self.copies]
+        return tuple(name for name in names if name is not None)
 
     @property
     def stored(self) -> bool:
-        """Whether the store has it."""
+        """Whether the store has the entry, which then is its first copy."""
         return self.copies[0].kind == "store"
 
     @property
     def arch(self) -> str | None:
-        """``sm_90``, or what other makers call theirs (``gfx942``)."""
-        return metadata.arch_of(self.target) if self.target is not None else None
+        """The architecture: ``sm_90``, or as other makers name it (``gfx942``); None where the target is unknown."""
+        if self.target is None:
+            return None
+        return metadata.arch_of(self.target)

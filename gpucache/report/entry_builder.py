@@ -55,27 +55,38 @@ class EntryBuilder:
             self.facts = facts
         elif self.facts is None:
             self.facts = _facts_of_stock(path, files)
-        used = _last_touch(files) if kind == "stock" else mark[1] / 1e9
+        _, modified_ns = mark
+        used = modified_ns / 1e9
+        if kind == "stock":
+            used = _last_touch(files)
         self.used = max(self.used, used)
 
     def entry(self) -> Entry:
         """Make the entry, once all its copies have been added."""
         assert self.facts is not None
-        held = [inode.size_bytes for inode in self.inodes if inode.links > inode.found]
-        compiled = [self.files[name].mtime_ns for name in _compiled_files(self.files)]
-        files = [File(name, inode.size_bytes) for name, inode in self.files.items()]
+        files = self.files
+        compiled = _compiled_files(files)
+        times_ns = [files[name].mtime_ns for name in compiled]
+        logical_bytes = physical_bytes = held_bytes = 0
+        for copy in self.copies:
+            logical_bytes += copy.logical_bytes
+            physical_bytes += copy.physical_bytes
+        for inode in self.inodes:
+            if inode.links > inode.found:
+                held_bytes += inode.size_bytes
+        listed = [File(name, inode.size_bytes) for name, inode in files.items()]
         return Entry(
             key=self.key,
             kind=_entry_kind(self.facts),
             kernel=self.facts.kernel.removesuffix(AUTOTUNE),
             target=self.facts.target,
             triton_version=self.facts.triton_version,
-            files=tuple(files),
+            files=tuple(listed),
             copies=tuple(self.copies),
-            logical_bytes=sum([copy.logical_bytes for copy in self.copies]),
-            physical_bytes=sum([copy.physical_bytes for copy in self.copies]),
-            held_bytes=sum(held),
-            created=max(compiled) / 1e9,
+            logical_bytes=logical_bytes,
+            physical_bytes=physical_bytes,
+            held_bytes=held_bytes,
+            created=max(times_ns) / 1e9,
             used=self.used,
         )
 
@@ -84,11 +95,21 @@ def is_tritons(names: Collection[str], directories: Collection[str]) -> bool:
     """Whether a directory that is named like a key surely is one of Triton's, by the files in it."""
     if directories:
         return False
-    if any(name.startswith(GROUP) for name in names):
+    if grouped_names(names):
         return True
-    stages = [name for name in names if _STAGES.fullmatch(name)]
-    others = [name for name in names if name not in stages and not name.endswith(".json")]
-    return bool(stages) and not others
+    has_stage = False
+    for name in names:
+        if _STAGES.fullmatch(name):
+            has_stage = True
+        elif not name.endswith(".json"):
+            return False
+    return has_stage
+
+
+def grouped_names(names: Iterable[str]) -> list[str]:
+    """Name the metadata files, such as ``add.json``, whose group files (``__grp__add.json``) are among these names."""
+    groups = [name for name in names if name.startswith(GROUP)]
+    return [group.removeprefix(GROUP) for group in groups]
 
 
 def touched(path: str) -> float:
@@ -98,7 +119,8 @@ def touched(path: str) -> float:
         with os.scandir(path) as items:
             for item in items:
                 if item.is_file():
-                    files[item.name] = Inode(item.stat(follow_symlinks=False))
+                    found = item.stat(follow_symlinks=False)
+                    files[item.name] = Inode(found)
     except OSError:
         return 0.0
     return _last_touch(files) if files else 0.0
@@ -111,8 +133,9 @@ def _copy_kind(directory: str | None, files: Mapping[str, Inode]) -> CopyKind:
 
 
 def _compiled_files(files: Mapping[str, Inode]) -> Iterable[str]:
-    """The names of the files that were compiled: not the manifest or the group, unless there is nothing else."""
-    return [name for name in files if not name.startswith("__")] or files
+    """Name the files that were compiled: all but the manifest and the group, or these where there is nothing else."""
+    compiled = [name for name in files if not name.startswith("__")]
+    return compiled or files
 
 
 def _last_touch(files: Mapping[str, Inode]) -> float:
@@ -120,26 +143,31 @@ def _last_touch(files: Mapping[str, Inode]) -> float:
 
     The metadata file does not count, since `_facts_of_stock` reads it, and that must not look like a use.
     """
-    metadata_files = {name.removeprefix(GROUP) for name in files if name.startswith(GROUP)}
+    metadata_files = grouped_names(files)
     times = [
         max(files[name].accessed, files[name].modified)
         for name in _compiled_files(files)
         if name not in metadata_files
     ]
     newest = max(times, default=0.0)
-    return newest or max(inode.modified for inode in files.values())
+    if newest:
+        return newest
+    changes = [inode.modified for inode in files.values()]
+    return max(changes)
 
 
 def _facts_of_stock(path: str, files: Mapping[str, Inode]) -> Facts:
     """Read what Triton's own files say of an entry that has no manifest."""
-    groups = [name.removeprefix(GROUP) for name in files if name.startswith(GROUP)]
+    groups = grouped_names(files)
     if not groups:
         return Facts(min(_compiled_files(files)), None)
     group = groups[0]
     target = version = None
-    if group in files and files[group].readable(READ_BYTES):
+    found = files.get(group)
+    if found is not None and found.readable(READ_BYTES):
         target, version = metadata.brief(f"{path}/{group}")
-    return Facts(group.removesuffix(".json"), group, target, version)
+    kernel = group.removesuffix(".json")
+    return Facts(kernel, group, target, version)
 
 
 def _entry_kind(facts: Facts) -> EntryKind:

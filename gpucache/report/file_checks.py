@@ -1,4 +1,4 @@
-"""What is wrong with one file of an entry, by itself.
+"""`examine`, `examine_stock`: every check of a single file of an entry, by what is in it; for `gpucache.report.judge`.
 
 Reads only, and leaves no access time (`gpucache.disk.reading`).
 """
@@ -18,6 +18,11 @@ from gpucache.layout.keys import is_key_of
 from gpucache.report.flaws import FlawCode
 
 _BINARIES = (".cubin", ".so")
+_KINDS = {
+    stat.S_IFLNK: "symbolic link",
+    stat.S_IFDIR: "directory",
+    stat.S_IFIFO: "FIFO",
+}
 
 Check = Literal["metadata", "timings", "binary", "none"]
 
@@ -45,8 +50,8 @@ def no_file(found: os.stat_result | None) -> str | None:
         return "it is not there"
     if stat.S_ISREG(found.st_mode):
         return None
-    kinds = {stat.S_IFLNK: "symbolic link", stat.S_IFDIR: "directory", stat.S_IFIFO: "FIFO"}
-    kind = kinds.get(stat.S_IFMT(found.st_mode), "device or socket")
+    kind_bits = stat.S_IFMT(found.st_mode)
+    kind = _KINDS.get(kind_bits, "device or socket")
     return f"a {kind} is in its place"
 
 
@@ -59,8 +64,10 @@ def examine(path: str, is_metadata: bool) -> Examined:
     check = _check_of(path, is_metadata)
     if check == "none" and path.endswith(_BINARIES):
         check = "binary"
-    taken = read_digested(path, whole=check in ("metadata", "timings"))
-    wrong = _wrong(check, path, taken.data, taken.found.st_size)
+    is_json = check in ("metadata", "timings")
+    taken = read_digested(path, whole=is_json)
+    size = taken.found.st_size
+    wrong = _wrong(check, path, taken.data, size)
     return Examined(taken.sha256, wrong, taken.found)
 
 
@@ -89,9 +96,8 @@ def _wrong(check: Check, path: str, data: bytes, size: int) -> Wrong | None:
         return _wrong_metadata(path, data)
     if check == "timings" and not _has_timings(data):
         return Wrong("autotune-torn", "it does not parse, or has no timings")
-    if check == "binary" and not elf.is_whole(data[: elf.HEAD_BYTES], size):
-        fact = f"its {size} bytes are no ELF object, or fewer than its header says"
-        return Wrong("binary-cut", fact if size else "it is empty")
+    if check == "binary":
+        return _wrong_binary(data[: elf.HEAD_BYTES], size)
     return None
 
 
@@ -100,10 +106,20 @@ def _wrong_metadata(path: str, data: bytes) -> Wrong | None:
         digest = hash_in(data)
     except ValueError as error:
         return Wrong("metadata-torn", str(error))
-    key = os.path.basename(os.path.dirname(path))
+    directory = os.path.dirname(path)
+    key = os.path.basename(directory)
     if is_key_of(key, digest or ""):
         return None
     return Wrong("key-mismatch", f"it is of another kernel, whose hash is {digest}")
+
+
+def _wrong_binary(head: bytes, size: int) -> Wrong | None:
+    if elf.is_whole(head, size):
+        return None
+    if size == 0:
+        return Wrong("binary-cut", "it is empty")
+    fact = f"its {size} bytes are no ELF object, or fewer than its header says"
+    return Wrong("binary-cut", fact)
 
 
 def _has_timings(data: bytes) -> bool:

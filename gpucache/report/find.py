@@ -1,4 +1,7 @@
-"""`find_entries`: the entries of one key, or of a beginning of keys, without a look at the rest of the root."""
+"""`find_entries`: finds the entries that a person names by a key, or by its beginning, for `explain` and `ls KEY`.
+
+A hit of a kernel does not come here: its path is `gpucache.store.lookup`. The rest of the root is not looked at.
+"""
 
 from __future__ import annotations
 
@@ -32,8 +35,7 @@ def find_entries(root: str, key: str, progress: Progress | None = None) -> tuple
         exact = _with_key(key, _whole_key(root, key))
         if exact:
             return exact
-    is_short = len(key) < _SHARD_LETTERS
-    found = scan(root, progress).entries if is_short else _beginning(root, key)
+    found = _beginning(root, key, progress)
     exact = _with_key(key, found)
     if exact:
         return exact
@@ -46,18 +48,25 @@ def _with_key(key: str, entries: Iterable[Entry]) -> tuple[Entry, ...]:
 
 def _whole_key(root: str, key: str) -> tuple[Entry, ...]:
     """Read the entries that share the directories of a key: a kernel, or files that stand for themselves."""
-    found = KeyDirectories(root)
     shared = view_key(key)
+
+    def is_wanted(name: str) -> bool:
+        return view_key(name) == shared
+
+    found = KeyDirectories(root)
     for shard in _shard_of(root, key):
-        named = _matching(shard, STORE_KEY, lambda name: view_key(name) == shared)
-        _read(found, None, shard, named)
+        paths = _matching(shard, STORE_KEY, is_wanted)
+        _read(found, None, shard, paths)
     for device, directory in device_directories(root):
-        _read(found, device, directory, _existing(f"{directory}/{shared}"))
+        paths = _existing(f"{directory}/{shared}")
+        _read(found, device, directory, paths)
     return found.entries()
 
 
-def _beginning(root: str, beginning: str) -> tuple[Entry, ...]:
-    """Read the entries whose keys begin so; also a few others, which share a view with one of these."""
+def _beginning(root: str, beginning: str, progress: Progress | None) -> tuple[Entry, ...]:
+    """Read the entries whose keys begin so; also others: all of a short beginning, else those that share a view."""
+    if len(beginning) < _SHARD_LETTERS:
+        return scan(root, progress).entries
 
     def is_wanted(name: str) -> bool:
         shared = view_key(name)
@@ -65,23 +74,27 @@ def _beginning(root: str, beginning: str) -> tuple[Entry, ...]:
 
     found = KeyDirectories(root)
     for shard in _shard_of(root, beginning):
-        _read(found, None, shard, _matching(shard, STORE_KEY, is_wanted))
+        paths = _matching(shard, STORE_KEY, is_wanted)
+        _read(found, None, shard, paths)
     for device, directory in device_directories(root):
-        _read(found, device, directory, _matching(directory, KEY, is_wanted))
+        paths = _matching(directory, KEY, is_wanted)
+        _read(found, device, directory, paths)
     return found.entries()
 
 
 def _shard_of(root: str, key: str) -> list[str]:
-    """The part of the store that has the key, where there is one."""
+    """The shard of the store that a key belongs in, as a list of one path; empty where there is no such shard."""
     name = key[:_SHARD_LETTERS]
     return [path for path in shards(root) if os.path.basename(path) == name]
 
 
 def _read(found: KeyDirectories, device: str | None, directory: str, paths: Iterable[str]) -> None:
+    """Read key directories of a shard (``device`` is None) or of a device directory; pass over what cannot be read."""
     known = found.inodes.disk(directory)
+    total = Sum(directory)
     for path in paths:
         try:
-            found.read(path, device, known, Sum(directory))
+            found.read(path, device, known, total)
         except OSError:  # gone, or not for us to look into: `scan` tells which
             continue
 
@@ -103,7 +116,8 @@ def _matching(
     try:
         with os.scandir(directory) as items:
             for item in items:
-                is_key = is_wanted(item.name) and pattern.fullmatch(item.name)
+                name = item.name
+                is_key = is_wanted(name) and pattern.fullmatch(name)
                 if is_key and item.is_dir(follow_symlinks=False):
                     yield item.path
     except OSError:

@@ -1,4 +1,7 @@
-"""`Flaw`: one thing that is wrong with an entry on disk; all codes, what each means, how bad it is, what to do."""
+"""`Flaw`: what was found wrong in one directory of an entry, before people are told of it by a `Finding`.
+
+All codes of flaws are here: what each means, how bad it is, and what to do about it.
+"""
 
 from __future__ import annotations
 
@@ -76,6 +79,10 @@ _FIXES: Mapping[FlawCode, str] = {
     "link": "put what it leads to in its place, or remove it",
     "unreadable": "look at it as its owner",
 }
+
+
+NO_MARK = (0, 0)
+"""The mark of a flaw that no repair looks at."""
 
 
 class Flaw(NamedTuple):

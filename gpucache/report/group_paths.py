@@ -13,9 +13,11 @@ class GroupPaths:
         self._same: dict[tuple[str, str], bool] = {}
 
     def elsewhere(self, children: Mapping[str, str], directory: str) -> str | None:
-        """Name the directory that the first path leads to which does not lead here; None where all lead here."""
+        """Name the first directory that a child's path leads to and that is not this one; None where all lead here."""
         for name, path in children.items():
-            if path != f"{directory}/{name}" and not self._leads_here(path, directory, name):
+            if path == f"{directory}/{name}":
+                continue
+            if not self._leads_here(path, directory, name):
                 return os.path.dirname(path)
         return None
 
@@ -36,7 +38,8 @@ class GroupPaths:
 def _may_be_relative(parent: str, directory: str) -> bool:
     """Whether the directory ends like a relative one: `TRITON_CACHE_DIR` was relative, to we do not know what."""
     steps = os.path.normpath(parent).split("/")
-    below = "/".join(step for step in steps if step not in ("..", "."))
+    named = [step for step in steps if step not in ("..", ".")]
+    below = "/".join(named)
     return directory.endswith(f"/{below}")
 
 

@@ -9,7 +9,7 @@ from typing import NamedTuple
 
 
 class Inode:
-    """A file, under as many names as it has."""
+    """A file as the file system knows it, whatever and however many its names are."""
 
     __slots__ = ("accessed", "found", "links", "mode", "mtime_ns", "number", "size_bytes")
 
@@ -76,7 +76,7 @@ class Inodes:
         self._unreadable = unreadable
 
     def items(self, path: str) -> list[os.DirEntry[str]]:
-        """List a directory; one that cannot be listed is told, and is empty."""
+        """List a directory. Where it cannot be listed, ``unreadable`` is told, and the list is empty."""
         try:
             with os.scandir(path) as items:
                 return list(items)
@@ -89,9 +89,10 @@ class Inodes:
     def disk(self, path: str) -> Disk:
         """The known inodes of the file system that holds a path."""
         try:
-            return self._known.setdefault(os.lstat(path).st_dev, {})
+            device = os.lstat(path).st_dev
         except OSError:
             return {}
+        return self._known.setdefault(device, {})
 
     def contents(self, path: str, disk: Disk, total: Sum) -> Contents:
         """List a directory and count its files. The listing has the inodes' numbers: only new ones are asked for more.
@@ -111,9 +112,10 @@ class Inodes:
                 inode = disk.get(number)
                 if inode is None:
                     try:
-                        inode = disk[number] = Inode(item.stat(follow_symlinks=False))
+                        found = item.stat(follow_symlinks=False)
                     except FileNotFoundError:
                         continue
+                    inode = disk[number] = Inode(found)
                     new.append(inode)
                     total.physical += inode.size_bytes
                 total.logical += inode.size_bytes

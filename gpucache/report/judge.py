@@ -1,4 +1,6 @@
-"""`Judge`: finds what is wrong with the directories of one key. Reads only: no lock, no stamp, no link followed.
+"""`Judge`: makes every check of the directories of one key as a whole, for `verify` and `explain`.
+
+The checks of a single file are in `file_checks`. Reads only: no lock, no stamp, no link followed.
 
 The digests are in the manifests of gpucache; of what stock Triton cached, a byte that was flipped cannot be told.
 """
@@ -15,7 +17,7 @@ from gpucache.disk.mounts import file_system
 from gpucache.disk.reading import listing, read_stated
 from gpucache.kernels.group import GROUP, STANDALONE, read_group
 from gpucache.report.file_checks import Examined, examine, examine_stock, no_file
-from gpucache.report.flaws import Flaw, FlawCode
+from gpucache.report.flaws import NO_MARK, Flaw, FlawCode
 from gpucache.report.group_paths import GroupPaths
 from gpucache.report.judged import Judged
 from gpucache.store.manifest import CONDEMNED, MANIFEST, Manifest, Published, parse_manifest
@@ -40,7 +42,7 @@ _State = tuple[int, int, int, int, int]
 
 
 class Judge:
-    """Judges directories. What it has read of an inode it remembers, so that hard links are read once.
+    """Finds all flaws of key directories. A file that was read is remembered by its inode: hard links are read once.
 
     One thread at a time.
     """
@@ -54,15 +56,21 @@ class Judge:
     def key(self, stored: Sequence[str], others: Sequence[str]) -> list[Judged]:
         """Judge all directories of one of Triton's keys: first the store's, then those in device directories."""
         entries = self._directories(stored, stored=True)
-        views = self._directories(others, stored=False)
-        return entries + [self._beside(view, entries) for view in views]
+        views = []
+        for view in self._directories(others, stored=False):
+            views.append(self._beside(view, entries))
+        return entries + views
 
     def _directories(self, paths: Sequence[str], stored: bool) -> list[Judged]:
-        judged = [self.directory(path, stored) for path in paths]
-        return [one for one in judged if one is not None]
+        found = []
+        for path in paths:
+            judged = self.directory(path, stored)
+            if judged is not None:
+                found.append(judged)
+        return found
 
     def forget(self) -> None:
-        """Forget what was read, before the next key: its files are others."""
+        """Forget the files that were read, before the next key, which has files of its own."""
         self._examined.clear()
         self._manifests.clear()
 
@@ -75,11 +83,11 @@ class Judge:
         except NotADirectoryError:
             mark = (0, _inode(path))
             flaw = Flaw("not-a-directory", path, "a file is in its place", mark)
-            return Judged(path=path, stored=stored, flaws=(flaw,))
+            return _not_listed(flaw, stored)
         except OSError as error:
             why = os.strerror(error.errno or 0)
-            flaw = Flaw("unreadable", path, why, (0, 0))
-            return Judged(path=path, stored=stored, flaws=(flaw,))
+            flaw = Flaw("unreadable", path, why, NO_MARK)
+            return _not_listed(flaw, stored)
         if not files or CONDEMNED in files:
             return None
         look = _Look(path, found, files)
@@ -104,9 +112,11 @@ class Judge:
         if manifest is not None:
             group = manifest.facts.group
             for name, published in manifest.files.items():
-                self._judge_published(look, name, published, is_metadata=name == group)
+                is_metadata = name == group
+                self._judge_published(look, name, published, is_metadata)
             if not stored and group is not None:
-                self._judge_group(look, group, manifest.files.keys())
+                wanted = manifest.files.keys()
+                self._judge_group(look, group, wanted)
         told = {flaw.subject for flaw in look.flaws}
         for name in look.links():
             if f"{look.path}/{name}" not in told:
@@ -118,7 +128,8 @@ class Judge:
         if why is not None:
             look.flaw("manifest-missing", MANIFEST, why)
             return None
-        known = self._manifests.get(_state(look.files[MANIFEST]))
+        listed = _state(look.files[MANIFEST])
+        known = self._manifests.get(listed)
         if known is not None:
             return known
         try:
@@ -151,11 +162,12 @@ class Judge:
             look.refused(name, error)
             return
         found = examined.sha256
+        wrong = examined.wrong
         if found != published.sha256:
             fact = f"SHA-256 is {found[:16]}…, and was published as {published.sha256[:16]}…"
             look.flaw("digest-mismatch", name, fact)
-        elif examined.wrong is not None:
-            look.flaw(examined.wrong.code, name, examined.wrong.fact)
+        elif wrong is not None:
+            look.flaw(wrong.code, name, wrong.fact)
         elif there.st_mtime_ns != published.mtime_ns:
             look.flaw("times-changed", name, "its time is not the published one, its digest is")
 
@@ -172,9 +184,8 @@ class Judge:
             return known
         path = f"{look.path}/{name}"
         examined = examine(path, is_metadata)
-        if (
-            _state(examined.found) != state
-        ):  # what is known of an inode is believed of all its names
+        after = _state(examined.found)
+        if after != state:  # what is known of an inode is believed of all its names
             raise FileNotFoundError(errno.ENOENT, "it was replaced meanwhile", path)
         self._examined[state] = examined
         return examined
@@ -186,24 +197,33 @@ class Judge:
         if view.found is None:
             return view
         mark = (view.found.st_ino, 0)
-        if not view.ours:
-            if _has_files_of(view, entries):
-                fact = "its files are the store's, and it has none"
-                flaw = Flaw("manifest-missing", f"{view.path}/{MANIFEST}", fact, mark)
-                return replace(view, flaws=(flaw,))
-        elif view.whole and any(self._could_be_linked(view, entry) for entry in entries):
+        if view.ours:
+            if not self._has_linkable_copies(view, entries):
+                return view
             fact = "it has copies of what the store has, and could have hard links"
             flaw = Flaw("view-apart", view.path, fact, mark)
             return replace(view, flaws=(*view.flaws, flaw))
-        return view
+        if not _has_files_of(view, entries):
+            return view
+        fact = "its files are the store's, and it has none"
+        flaw = Flaw("manifest-missing", f"{view.path}/{MANIFEST}", fact, mark)
+        return replace(view, flaws=(flaw,))
+
+    def _has_linkable_copies(self, view: Judged, entries: Sequence[Judged]) -> bool:
+        """Whether a view that is whole has copies of an entry's files where it could have hard links to them."""
+        if not view.whole:
+            return False
+        return any(self._could_be_linked(view, entry) for entry in entries)
 
     def _could_be_linked(self, view: Judged, entry: Judged) -> bool:
-        if view.found is None or entry.found is None or not entry.whole:
+        if view.found is None or entry.found is None:
             return False
-        if view.digests != entry.digests:
+        if not entry.whole or view.digests != entry.digests:
             return False
         device = view.found.st_dev
-        if device != entry.found.st_dev or not _are_apart(view, entry):
+        if device != entry.found.st_dev:
+            return False
+        if not _are_apart(view, entry):
             return False
         if device not in self._linking:
             self._linking[device] = file_system(view.path) in _LINKING
@@ -220,7 +240,9 @@ class Judge:
         grouped: set[str] = set()
         for name in look.files:
             if name.startswith(GROUP):
-                grouped.update(self._judge_group(look, name.removeprefix(GROUP), None))
+                filename = name.removeprefix(GROUP)
+                children = self._judge_group(look, filename, None)
+                grouped.update(children)
         for name in look.files:
             if name.endswith(STANDALONE) and name not in grouped:
                 self._judge_stock_file(look, name, "file-missing", is_metadata=False)
@@ -268,7 +290,7 @@ class Judge:
 
 
 class _Look:
-    """A directory that is being judged, and the flaws found in it so far."""
+    """A directory while it is judged: its files as they were listed, and the flaws found so far."""
 
     def __init__(
         self, path: str, found: os.stat_result, files: Mapping[str, os.stat_result]
@@ -279,33 +301,50 @@ class _Look:
         self.flaws: list[Flaw] = []
 
     def flaw(self, code: FlawCode, name: str, fact: str) -> None:
-        inode = self.files[name].st_ino if name in self.files else 0
+        found = self.files.get(name)
+        inode = 0 if found is None else found.st_ino
         mark = (self.found.st_ino, inode)
-        self.flaws.append(Flaw(code, f"{self.path}/{name}", fact, mark))
+        flaw = Flaw(code, f"{self.path}/{name}", fact, mark)
+        self.flaws.append(flaw)
 
     def refused(self, name: str, error: OSError) -> None:
         """Tell that a file cannot be read; not of one that is gone, which the next look will find missing."""
         if not isinstance(error, FileNotFoundError):
-            self.flaw("unreadable", name, os.strerror(error.errno or 0))
+            why = os.strerror(error.errno or 0)
+            self.flaw("unreadable", name, why)
 
     def links(self) -> list[str]:
         files = self.files.items()
         return [name for name, found in files if stat.S_ISLNK(found.st_mode)]
 
     def has_all(self, names: Iterable[str]) -> bool:
-        return all(no_file(self.files.get(name)) is None for name in names)
+        for name in names:
+            found = self.files.get(name)
+            if no_file(found) is not None:
+                return False
+        return True
+
+
+def _not_listed(flaw: Flaw, stored: bool) -> Judged:
+    """Tell of the one flaw that a directory has which cannot be listed."""
+    return Judged(path=flaw.subject, stored=stored, flaws=(flaw,))
 
 
 def _names_what_it_should(
     children: Mapping[str, str], filename: str, wanted: Set[str] | None
 ) -> bool:
-    return filename in children if wanted is None else children.keys() == wanted
+    if wanted is None:
+        return filename in children
+    return children.keys() == wanted
 
 
 def _are_apart(view: Judged, entry: Judged) -> bool:
     """Whether a view has a file of its own where its entry has the same content."""
-    inodes = [view.files[name].st_ino for name in view.digests]
-    return inodes != [entry.files[name].st_ino for name in view.digests]
+    for name in view.digests:
+        inode = entry.files[name].st_ino
+        if view.files[name].st_ino != inode:
+            return True
+    return False
 
 
 def _has_files_of(view: Judged, entries: Sequence[Judged]) -> bool:

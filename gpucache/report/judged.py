@@ -1,4 +1,4 @@
-"""`Judged`: one directory of an entry with all that was found wrong with it."""
+"""`Judged`: one directory of an entry with all its flaws, as the judge hands it to `gpucache.upkeep.repair`."""
 
 from __future__ import annotations
 
@@ -27,7 +27,9 @@ class Judged:
     @property
     def ours(self) -> bool:
         """Whether gpucache made it, as an entry or a view, though its manifest may be damaged."""
-        return self.stored or MANIFEST in self.files or "manifest-missing" in self.codes
+        if self.stored or MANIFEST in self.files:
+            return True
+        return "manifest-missing" in self.codes
 
     @property
     def codes(self) -> set[FlawCode]:
@@ -44,12 +46,16 @@ class Judged:
     @property
     def whole(self) -> bool:
         """Whether every published file is there as it was published."""
-        return self.manifest is not None and not self.spoiled and "unreadable" not in self.codes
+        if self.manifest is None or self.spoiled:
+            return False
+        return "unreadable" not in self.codes
 
     @property
     def digests(self) -> dict[str, str]:
         """The published files by name, with the SHA-256 of each; none without a manifest."""
-        return {} if self.manifest is None else self.manifest.digests
+        if self.manifest is None:
+            return {}
+        return self.manifest.digests
 
     @property
     def store_key(self) -> str | None:
@@ -60,4 +66,6 @@ class Judged:
         if self.manifest is None:
             return None
         facts = self.manifest.facts
-        return key if facts.group is not None else single_key(key, facts.kernel, facts.tag)
+        if facts.group is not None:
+            return key
+        return single_key(key, facts.kernel, facts.tag)

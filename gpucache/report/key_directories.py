@@ -1,4 +1,4 @@
-"""`KeyDirectories`: reads the directories named after keys, and makes entries, strays and findings of them."""
+"""`KeyDirectories`: collects entries, strays and findings from many directories named after keys, during one scan."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from gpucache.store.manifest import (
 
 
 class KeyDirectories:
-    """The key directories of one root, as far as they were read.
+    """What the key directories of one root have, as far as these were read.
 
     Read the store's directories before those of devices: a view is known by its manifest, which is the store's inode.
     Reads only; what vanishes meanwhile raises `FileNotFoundError`, and is no entry.
@@ -37,7 +37,8 @@ class KeyDirectories:
     def entries(self) -> tuple[Entry, ...]:
         """The entries of all directories that were read, in the order in which each was seen first."""
         builders = self._entries.values()
-        return tuple([builder.entry() for builder in builders])
+        entries = [builder.entry() for builder in builders]
+        return tuple(entries)
 
     def read(self, path: str, device: str | None, known: Disk, total: Sum) -> None:
         """Read one key directory: the store's, a view of the store, or one of Triton's own.
@@ -62,8 +63,10 @@ class KeyDirectories:
             self.stray("empty", path)
             return
         new = self._without_temporaries(path, files, new)
-        stored = device is None
-        if files and (stored or MANIFEST in files or _is_tritons(files, directories)):
+        if not files:
+            return
+        is_ours = device is None or MANIFEST in files
+        if is_ours or _is_tritons(files, directories):
             self._add_copy(path, device, files, new)
 
     def _without_temporaries(
@@ -91,8 +94,10 @@ class KeyDirectories:
             found = os.lstat(path)
             mark = found.st_ino, found.st_mtime_ns
         if builder is None:
-            facts = self._facts(path, manifest, stored=device is None)
-            builder = self._builder(os.path.basename(path), device, facts)
+            stored = device is None
+            facts = self._facts(path, manifest, stored)
+            key = os.path.basename(path)
+            builder = self._builder(key, device, facts)
             if manifest is not None:
                 self._by_manifest[manifest] = builder
         builder.add(path, device, files, new, mark, facts)
@@ -115,12 +120,15 @@ class KeyDirectories:
             if stored:
                 self._manifest_missing(path)
             return None
-        found = read_manifest(path) if manifest.readable(MOST_BYTES) else None
+        found = None
+        if manifest.readable(MOST_BYTES):
+            found = read_manifest(path)
         if found is not None:
             return found[0].facts
         os.lstat(f"{path}/{MANIFEST}")  # else it was removed while we read it, which is no damage
         fact = f"{MANIFEST} cannot be understood"
-        self._finding("manifest-torn", path, fact, repair_command(self.root))
+        fix = repair_command(self.root)
+        self._finding("manifest-torn", path, fact, fix)
         return None
 
     def _manifest_missing(self, path: str) -> None:
@@ -130,34 +138,41 @@ class KeyDirectories:
                 raise FileNotFoundError(path)
         os.lstat(path)
         fact = f"a stored entry without {MANIFEST}"
-        self._finding("manifest-missing", path, fact, repair_command(self.root))
+        fix = repair_command(self.root)
+        self._finding("manifest-missing", path, fact, fix)
 
     # ---- what else was found
 
     def stray(self, kind: StrayKind, path: str) -> None:
-        """Tell of a stray, unless it is gone by now."""
+        """Add a stray to those that were found, unless it is gone by now."""
         found = stray(kind, path)
         if found is not None:
             self.strays.append(found)
 
     def stray_name(self, path: str) -> None:
-        """Tell of what is a stray by its name; anything else is passed over."""
+        """Add what is a stray by its name to those that were found; pass over anything else."""
         kind = kind_of(os.path.basename(path))
         if kind is not None:
             self.stray(kind, path)
 
     def link(self, path: str) -> None:
-        """Tell of a symbolic link at a path or in the directory there."""
+        """Add the finding that there is a symbolic link at a path, or in the directory there."""
         self._finding("link", path, "a symbolic link in a cache is not followed", "remove it")
 
     def unreadable(self, path: str, error: OSError) -> None:
-        """Tell of a path that could not be read."""
-        self._finding("unreadable", path, error.strerror or str(error), "look at it as its owner")
+        """Add the finding that a path could not be read."""
+        fact = error.strerror or str(error)
+        self._finding("unreadable", path, fact, "look at it as its owner")
 
     def _finding(self, code: str, subject: str, fact: str, fix: str) -> None:
-        self.findings.append(Finding(code, "warning", subject, fact, fix))
+        finding = Finding(code, "warning", subject, fact, fix)
+        self.findings.append(finding)
 
 
 def _is_tritons(files: dict[str, Inode], directories: list[str]) -> bool:
-    others = [path for path in directories if kind_of(os.path.basename(path)) is None]
+    others = []
+    for path in directories:
+        name = os.path.basename(path)
+        if kind_of(name) is None:
+            others.append(name)
     return is_tritons(files, others)

@@ -1,4 +1,4 @@
-"""`Selection`: which entries of a report are asked for. Pure."""
+"""`Selection`: the conditions by which `ls` chooses entries of a report. Asks nothing of the disk."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Selection:
-    """What entries must be like, all of it; None asks for nothing."""
+    """The conditions that an entry must meet, all of them; a condition that is None is met by each."""
 
     kernel: str | None = None
     """A pattern of the kernel's name, as a shell matches file names, case and all."""
@@ -26,7 +26,7 @@ class Selection:
     """Physical bytes."""
 
     def has(self, entry: Entry, now: float) -> bool:
-        """Whether the entry is one of those."""
+        """Whether an entry meets all conditions at this time, in seconds since the epoch."""
         if self.kernel is not None and not fnmatch.fnmatchcase(entry.kernel, self.kernel):
             return False
         if self.arch is not None and entry.arch != self.arch:

@@ -1,4 +1,7 @@
-"""`Stray`: what lies in a cache and is no entry, such as remains of killed processes, locks, and the quarantine."""
+"""`Stray`: what lies in a cache and is no entry: remains of killed processes, locks, the quarantine.
+
+Is listed and counted here, and removed by `gpucache.upkeep.execution`.
+"""
 
 from __future__ import annotations
 
@@ -39,7 +42,7 @@ StrayKind = Literal[
 
 @dataclass(frozen=True, slots=True)
 class Stray:
-    """Something in a cache that is no entry."""
+    """A file or directory in a cache that belongs to no entry."""
 
     kind: StrayKind
     """``staging``, ``aside``, ``half-removed``, ``lock``, ``quarantine`` and ``empty`` (an empty key directory) are
@@ -50,18 +53,19 @@ class Stray:
     modified: float
     """Seconds since the epoch; of the quarantine, when it got there."""
     dead: bool
-    """Whether nobody uses it any more: its lock is free, or it is more than an hour old."""
+    """Whether no process uses it any more: its lock is free, or it is more than an hour old."""
 
 
 def stray(kind: StrayKind, path: str, dead: bool | None = None) -> Stray | None:
-    """Look at the stray at a path; None where it is gone. ``dead``: whether nobody uses it; by default, by its age."""
+    """Look at the stray at a path; None where it is gone. ``dead``: whether no process uses it; by default, by age."""
     try:
         found = os.lstat(path)
     except OSError:
         return None
     if dead is None:
         dead = time.time() - found.st_mtime > STALE_S
-    return Stray(kind, path, size_of(path), found.st_mtime, dead)
+    size_bytes = size_of(path)
+    return Stray(kind, path, size_bytes, found.st_mtime, dead)
 
 
 def size_of(path: str) -> int:
@@ -75,7 +79,8 @@ def size_of(path: str) -> int:
     size = 0
     waiting = [path]
     while waiting:
-        with suppress(OSError), os.scandir(waiting.pop()) as items:
+        directory = waiting.pop()
+        with suppress(OSError), os.scandir(directory) as items:
             for item in items:
                 if item.is_dir(follow_symlinks=False):
                     waiting.append(item.path)
@@ -107,33 +112,40 @@ def of_root(root: str) -> Iterator[Stray]:
 
 def _staged(root: str) -> Iterator[Stray]:
     """List what writers collect or have left. A lock tells if a staging area is in use; of a file, only its age."""
-    for path in _listed(paths.ours(root, "tmp")):
+    directory = paths.ours(root, "tmp")
+    for path in _listed(directory):
         name = os.path.basename(path)
         if name.startswith(staging.PREFIXES):
-            found = stray("staging", path, staging.is_dead(path))
+            dead = staging.is_dead(path)
+            found = stray("staging", path, dead)
         elif name.startswith(STAGED):
             found = stray("staging", path)
         else:
-            continue  # nothing of ours
+            continue  # gpucache makes no such file
         if found is not None:
             yield found
 
 
 def _locks(root: str) -> Iterator[Stray]:
-    """List the locks of keys."""
+    """List the lock files of keys; a lock that nobody holds is dead."""
     for path in _listed(lock_directory(root)):
-        if path.endswith(".lock") and os.path.basename(path) != PROVISION_LOCK:
+        name = os.path.basename(path)
+        if name.endswith(".lock") and name != PROVISION_LOCK:
             found = stray("lock", path, is_free(path))
             if found is not None:
                 yield found
 
 
 def _quarantined(root: str) -> Iterator[Stray]:
-    for path in _listed(paths.ours(root, "quarantine")):
+    directory = paths.ours(root, "quarantine")
+    for path in _listed(directory):
         found = stray("quarantine", path, True)
         if found is not None:
-            yield replace(found, modified=quarantined(path) or found.modified)
+            since = quarantined(path) or found.modified
+            yield replace(found, modified=since)
 
 
 def _listed(directory: str) -> list[str]:
-    return [] if os.path.islink(directory) else listed(directory)
+    if os.path.islink(directory):
+        return []
+    return listed(directory)

@@ -1,17 +1,17 @@
-"""What one key directory says of itself: the manifest, the group, the metadata of the kernel."""
+"""`metadata_in`: reads the metadata of the kernel in one key directory; `group_in`, `manifest_in`: what leads to it."""
 
 from __future__ import annotations
 
 import os
 
 from gpucache.disk.reading import read
-from gpucache.kernels.group import GROUP
 from gpucache.kernels.metadata import Metadata
+from gpucache.report.entry_builder import grouped_names
 from gpucache.store.manifest import Manifest, read_manifest
 
 
 def metadata_in(directory: str) -> Metadata | None:
-    """The metadata of the kernel whose entry or view this is; None without one that can be read."""
+    """Read the metadata of the kernel in a key directory; None where there is none that can be read."""
     group = group_in(directory)
     if not group:
         return None
@@ -22,19 +22,19 @@ def metadata_in(directory: str) -> Metadata | None:
 
 
 def group_in(directory: str) -> str | None:
-    """The name of a directory's metadata file, by its manifest or Triton's group file; None where there is neither."""
+    """Name the metadata file of a key directory, by its manifest or Triton's group file; None without either."""
     found = manifest_in(directory)
     if found is not None:
         return found.facts.group
     try:
-        groups = [name for name in os.listdir(directory) if name.startswith(GROUP)]
+        names = os.listdir(directory)
     except OSError:
         return None
-    return min(groups).removeprefix(GROUP) if groups else None
+    return min(grouped_names(names), default=None)
 
 
 def manifest_in(directory: str) -> Manifest | None:
-    """The manifest of an entry or a view; None without one that can be read."""
+    """Read the manifest of an entry or a view; None where there is none that can be read."""
     try:
         found = read_manifest(directory)
     except OSError:
