@@ -13,6 +13,7 @@ from __future__ import annotations
 import struct
 
 from gpucache.disk import reading
+from gpucache.kernels.elf import ELF_64, HEAD_BYTES, is_whole
 from gpucache.values import Value
 
 TYPE_CHECKING = False
@@ -20,8 +21,12 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
 
-_HEADER = struct.Struct("<16sHHIQQQIHHHHHH")
-_SECTION = struct.Struct("<IIQQQQIIQQ")
+_TABLE = struct.Struct("<Q")
+"""Where the table of sections begins: 0x28 bytes into the file."""
+_SIZES = struct.Struct("<HHH")
+"""The size and number of the table's items, and the section with all names: 0x3a bytes into the file."""
+_SECTION = struct.Struct("<II16xQQI20x")
+"""An item of the table: the section's name and type, where it begins, how long it is, the section it refers to."""
 _ATTRIBUTE = struct.Struct("<BBH")
 _PAIR = struct.Struct("<II")
 _SYMBOL_NAME, _SYMBOL_BYTES = struct.Struct("<I"), 24
@@ -48,7 +53,7 @@ class _Section(Value):
 
 
 def resources(path: str) -> dict[str, Resources] | None:
-    """What each kernel (by its symbol) needs; None for a file that cannot be read, was cut, or is no cubin."""
+    """What each kernel in a cubin needs, by its symbol; None for a file that is unreadable, cut, or no cubin."""
     try:
         return _resources(reading.read(path))
     except (OSError, ValueError, IndexError, struct.error):
@@ -57,10 +62,10 @@ def resources(path: str) -> dict[str, Resources] | None:
 
 def _resources(data: bytes) -> dict[str, Resources] | None:
     sections, names = _sections(data)
-    infos = [section for section in sections if _name(names, section.name) == ".nv.info"]
-    if not infos:
+    section_names = [_name(names, section.name) for section in sections]
+    if ".nv.info" not in section_names:
         return None
-    info = infos[0]
+    info = sections[section_names.index(".nv.info")]
     symbols = sections[info.link]
     strings = sections[symbols.link].data
     registers: dict[int, int] = {}
@@ -72,35 +77,40 @@ def _resources(data: bytes) -> dict[str, Resources] | None:
             stacks[index] = count
     found = {}
     for index, count in registers.items():
-        (offset,) = _SYMBOL_NAME.unpack_from(symbols.data, _SYMBOL_BYTES * index)
-        found[_name(strings, offset)] = Resources(count, stacks.get(index, 0))
+        at = _SYMBOL_BYTES * index
+        (offset,) = _SYMBOL_NAME.unpack_from(symbols.data, at)
+        kernel = _name(strings, offset)
+        found[kernel] = Resources(count, stacks.get(index, 0))
     return found
 
 
 def _sections(data: bytes) -> tuple[list[_Section], bytes]:
     """Every section, and the table of their names."""
-    ident, *_, programs, start, _, _, program_size, program_count, size, count, names = (
-        _HEADER.unpack_from(data)
-    )
-    tables = max(programs + program_size * program_count, start + size * count)
-    if ident[:5] != b"\x7fELF\x02" or tables > len(data):
+    head = data[:HEAD_BYTES]
+    if not head.startswith(ELF_64) or not is_whole(head, len(data)):
         raise ValueError("not a whole 64-bit ELF file")
-    found = [_section(data, start + number * size) for number in range(count)]
+    (start,) = _TABLE.unpack_from(data, 0x28)
+    size, count, names = _SIZES.unpack_from(data, 0x3A)
+    found = []
+    for number in range(count):
+        at = start + number * size
+        found.append(_section(data, at))
     return found, found[names].data
 
 
 def _section(data: bytes, at: int) -> _Section:
-    """The section whose header is at this offset."""
-    name, kind, _, _, offset, length, link, _, _, _ = _SECTION.unpack_from(data, at)
+    """Read the section whose item in the table is at this offset."""
+    name, kind, offset, length, link = _SECTION.unpack_from(data, at)
     if kind == _NOBITS:
         return _Section(name, link, b"")
-    if offset + length > len(data):
+    end = offset + length
+    if end > len(data):
         raise ValueError("cut within a section")
-    return _Section(name, link, data[offset : offset + length])
+    return _Section(name, link, data[offset:end])
 
 
 def _attributes(data: bytes) -> Iterator[tuple[int, int, int]]:
-    """Kind, symbol index and count of each attribute that has these."""
+    """Read the attributes that have a symbol's index and a count; of each the kind, the index and the count."""
     at = 0
     while at < len(data):
         form, kind, size = _ATTRIBUTE.unpack_from(data, at)
@@ -114,5 +124,6 @@ def _attributes(data: bytes) -> Iterator[tuple[int, int, int]]:
 
 
 def _name(table: bytes, offset: int) -> str:
+    """The text at this offset of a table of names, which ends at the next zero byte."""
     end = table.index(b"\0", offset)
     return table[offset:end].decode()

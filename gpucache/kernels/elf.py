@@ -7,9 +7,11 @@ import struct
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from gpucache.disk.reading import Opener
 
 
+ELF_64 = b"\x7fELF\x02"
+"""How a 64-bit ELF object begins."""
 HEAD_BYTES = 64
 """How much of the beginning of a file `is_whole` looks at: the header of a 64-bit ELF object."""
 
@@ -19,7 +21,7 @@ _COUNTS = struct.Struct("<HHHH")
 """The size of an item and the number of items of each of the two tables."""
 
 
-def is_whole_elf(path: str, opener: Callable[[str, int], int] | None = None) -> bool:
+def is_whole_elf(path: str, opener: Opener | None = None) -> bool:
     """Whether a file is not empty and, if it is a 64-bit ELF object, as long as its header tables say.
 
     A cubin or library that was cut would otherwise be taken for good: Triton checks that it exists, no more.
@@ -31,10 +33,12 @@ def is_whole_elf(path: str, opener: Callable[[str, int], int] | None = None) -> 
 
 
 def is_whole(head: bytes, size: int) -> bool:
-    """As `is_whole_elf`, of a file of this size that begins with ``head``."""
-    if head[:5] != b"\x7fELF\x02" or len(head) < HEAD_BYTES:
+    """Whether a file of this size that begins with ``head`` is whole, by the same measure as `is_whole_elf`."""
+    if not head.startswith(ELF_64) or len(head) < HEAD_BYTES:
         # No header to go by, but after a power cut a file may be zeros of the right size.
-        return head[:4] != b"\x7fELF" and bool(head.strip(b"\0"))
+        is_other_elf = head.startswith(b"\x7fELF")
+        is_empty = not head.strip(b"\0")
+        return not is_other_elf and not is_empty
     programs, sections = _OFFSETS.unpack_from(head, 0x20)
     program_size, program_count, section_size, section_count = _COUNTS.unpack_from(head, 0x36)
     programs_end: int = programs + program_size * program_count

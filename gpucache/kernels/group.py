@@ -13,16 +13,20 @@ if TYPE_CHECKING:
 
 
 def read_group(path: str) -> dict[str, str] | None:
-    """The names and paths of a kernel's files, as a group file has them; None for what is no group file.
+    """Read the names and paths of a kernel's files from a group file; None for what is no group file.
 
     Raises:
-        OSError: it cannot be read.
+        OSError: the file cannot be read.
     """
     text = read(path)
     try:
         children = json.loads(text)["child_paths"]
-        are_paths = all(isinstance(path, str) for path in children.values())
-        return children if children and are_paths and are_plain(children) else None
+        paths = {}
+        for name, child in children.items():
+            if not isinstance(child, str):
+                return None
+            paths[name] = child
+        return paths if paths and are_plain(paths) else None
     except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
         return None
 
@@ -31,7 +35,7 @@ _NO_NAMES = frozenset(("", ".", ".."))
 
 
 def are_plain(names: Collection[str]) -> bool:
-    """Whether each is the name of a file directly in a directory, and no way out of it.
+    """Whether each of these names is that of a file directly in a directory, and no way out of the directory.
 
     >>> are_plain(["add.json"]), are_plain(["../add.json"]), are_plain([".."])
     (True, False, False)

@@ -43,6 +43,8 @@ name shared tmem_size tensordesc_meta
 global_scratch_size global_scratch_align profile_scratch_size profile_scratch_align
 """
 _RESULT_NAMES = frozenset(_RESULTS.split())
+_APART = ("hash", "target", "triton_version")
+"""Fields of a metadata file that are neither options nor variables nor results."""
 _VARIABLE = r"[A-Z][A-Z0-9_]*"
 
 
@@ -71,7 +73,7 @@ class Metadata(Value, kw_only=True):
         """Read a metadata file.
 
         Raises:
-            ValueError: it is not one.
+            ValueError: the text is no metadata of a kernel.
         """
         said = _decoded(text)
         target, name = _identity(said)
@@ -79,16 +81,17 @@ class Metadata(Value, kw_only=True):
         options: dict[str, Any] = {}
         environment: dict[str, str] = {}
         for field, value in said.items():
-            if field in results or field in ("hash", "target", "triton_version"):
+            if field in results or field in _APART:
                 continue
             if re.fullmatch(_VARIABLE, field):
                 environment[field] = str(value)
             else:
                 options[field] = value
+        arch = _text(said.get("arch")) or target
         return cls(
             name=name,
             target=target,
-            arch=arch_of(_text(said.get("arch")) or target),
+            arch=arch_of(arch),
             triton_version=_text(said.get("triton_version")),
             hash=_text(said.get("hash")),
             options=options,
@@ -108,7 +111,10 @@ class Metadata(Value, kw_only=True):
 
 
 def brief(path: str) -> tuple[str | None, str | None]:
-    """As `target_and_version`, of a file; None twice for one that cannot be read. Never raises."""
+    """Read only the target and Triton's version from a metadata file, as `target_and_version`. Never raises.
+
+    None twice for a file that cannot be read.
+    """
     try:
         with open(path, "rb") as file:
             return target_and_version(file.read())
@@ -117,12 +123,13 @@ def brief(path: str) -> tuple[str | None, str | None]:
 
 
 def target_and_version(text: str | bytes) -> tuple[str | None, str | None]:
-    """Only the target (``cuda:90``) and Triton's version; None for what the text does not say. Never raises."""
+    """The target (``cuda:90``) and Triton's version in a metadata file; None for what is not said. Never raises."""
     try:
         said = _decoded(text)
     except ValueError:
         return None, None
-    return _target(said), _text(said.get("triton_version"))
+    version = _text(said.get("triton_version"))
+    return _target(said), version
 
 
 def arch_of(target: str) -> str:
@@ -142,25 +149,29 @@ def key_environment(environ: Mapping[str, str]) -> dict[str, str]:
     As `get_cache_invalidating_env_vars` of Triton 3.2.0 to 3.9.0: ``1``, ``on`` and ``true`` are one value, in any
     case; ``0``, ``off`` and ``false`` another, which is not that of a variable that is not set; ``""`` is not set.
     """
-    return {
-        name: _normal(environ[name])
-        for name in sorted(KEY_VARIABLES & environ.keys())
-        if environ[name]
-    }
+    found = {}
+    for name in sorted(KEY_VARIABLES & environ.keys()):
+        value = environ[name]
+        if value:
+            found[name] = _normal(value)
+    return found
 
 
 def _normal(value: str) -> str:
+    """The form in which Triton puts the value of a variable into the key."""
     word = value.lower()
     if word in ("1", "on", "true"):
         return "true"
-    return "false" if word in ("0", "off", "false") else value
+    if word in ("0", "off", "false"):
+        return "false"
+    return value
 
 
 def hash_in(text: str | bytes) -> str | None:
-    """The kernel's hash in a metadata file, as `Metadata.hash`; only what makes the file one is looked at.
+    """The kernel's hash in a metadata file, as `Metadata.hash`; of the rest only target and name are looked at.
 
     Raises:
-        ValueError: it is not one.
+        ValueError: the text is no metadata of a kernel.
     """
     said = _decoded(text)
     _identity(said)
@@ -173,13 +184,19 @@ def _identity(said: Mapping[str, Any]) -> tuple[str, str]:
     Raises:
         ValueError: one of them is missing.
     """
-    target, name = _target(said), said.get("name")
+    target = _target(said)
+    name = said.get("name")
     if target is None or not isinstance(name, str):
         raise ValueError("not the metadata of a kernel: no target or no name")
     return target, name
 
 
 def _decoded(text: str | bytes) -> dict[str, Any]:
+    """Decode a metadata file.
+
+    Raises:
+        ValueError: the text is not JSON, or no JSON object.
+    """
     try:
         said = json.loads(text)
     except RecursionError as error:
@@ -190,17 +207,20 @@ def _decoded(text: str | bytes) -> dict[str, Any]:
 
 
 def _target(said: Mapping[str, Any]) -> str | None:
+    """The target as ``backend:arch``; None where the metadata has none of this shape."""
     target = said.get("target")
     if not isinstance(target, dict) or "arch" not in target:
         return None
     backend = target.get("backend")
-    return f"{backend}:{target['arch']}" if isinstance(backend, str) else None
+    if not isinstance(backend, str):
+        return None
+    return f"{backend}:{target['arch']}"
 
 
 def _results(said: Mapping[str, Any]) -> dict[str, Any]:
-    """What the compile found out: known by name, or by its place behind ``triton_version``.
+    """What the compile found out: fields that are known by name, and all fields after ``triton_version``.
 
-    That is written just before the stages run.
+    Triton writes ``triton_version`` just before the stages run.
     """
     results = {}
     late = False
