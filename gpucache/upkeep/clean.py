@@ -1,4 +1,4 @@
-"""`CleanPolicy`: remove all that is cached in a root, and nothing that is not.
+"""`CleanPolicy`: removes all that is cached in a root, and nothing else.
 
 Entries, strays and TorchInductor's files go. Device directories, the record of the devices and the counters stay: they
 are no caches, and workers resolve by them.
@@ -12,17 +12,16 @@ from dataclasses import dataclass
 
 from gpucache.report.cache_report import CacheReport
 from gpucache.store.recency import STAMP_S, check_grace, oldest_first, spare_recent
-from gpucache.units import ago
 from gpucache.upkeep.execution import Skipped
 from gpucache.upkeep.inductor_files import sort_files
-from gpucache.upkeep.plan import Plan
+from gpucache.upkeep.plan import Plan, used_lately
 
 NO_GRACE = -math.inf
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class CleanPolicy:
-    """Everything may go, but for what was used just now."""
+    """A policy by which everything goes that is cached, but for what was used just now."""
 
     grace_s: float = 3 * STAMP_S
     """What was used in so many seconds stays; at least twice the interval of stamps (`GPUCACHE_STAMP_S`), or
@@ -39,15 +38,20 @@ class CleanPolicy:
         entries = oldest_first(report.entries, now)
         going, staying = spare_recent(entries, self.grace_s, now)
         others = sort_files(report, since=now - self.grace_s)
-        kept = [Skipped(entry.key, f"used {ago(now - entry.used)}") for entry in staying]
-        kept += [Skipped(path, "in use") for path in others.in_use]
-        alive = [stray for stray in report.strays if not stray.dead]
-        kept += [Skipped(stray.path, "somebody may be at it") for stray in alive]
+        kept = used_lately(staying, now)
+        for path in others.in_use:
+            kept.append(Skipped(path, "in use"))
+        dead = []
+        for stray in report.strays:
+            if stray.dead:
+                dead.append(stray)
+            else:
+                kept.append(Skipped(stray.path, "somebody may be at it"))
         return Plan(
             root=report.root,
             removing=tuple(going),
             slimming=(),
-            strays=tuple(stray for stray in report.strays if stray.dead),
+            strays=tuple(dead),
             files=others.files,
             kept=tuple(kept),
             left=others.left,

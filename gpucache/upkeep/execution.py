@@ -30,7 +30,7 @@ from gpucache.upkeep.slim import slim
 
 @dataclass(frozen=True, slots=True)
 class Skipped:
-    """Something that was to go, and stays."""
+    """An entry, stray or file that was to go, and stays."""
 
     key: str
     """An entry's key; of what is no entry, the path."""
@@ -47,7 +47,7 @@ class Outcome:
     """How many are smaller."""
     strays: int = 0
     freed: Freed = NOTHING
-    """By all of these, and by the files of TorchInductor's."""
+    """What all of these freed, and the files of TorchInductor's."""
     skipped: tuple[Skipped, ...] = ()
 
 
@@ -92,7 +92,8 @@ class Execution:
         targets = _targets(entry)
         try:
             self._refuse(entry, targets)
-            self._refuse_links([paths.ours(self.root, "tmp", "*")])
+            staged = paths.ours(self.root, "tmp", "*")
+            self._refuse_links([staged])
             group = f"{entry.kernel}.json"
             freed = slim(self.root, entry.key, group, targets, self._locks)
         except InUse as why:
@@ -108,9 +109,10 @@ class Execution:
             refuse_mounts([stray.path], self._mounted)
             freed = self._swept(stray)
         except InUse as why:
-            self._skipped.append(Skipped(stray.path, str(why)))
+            self._note(stray.path, why)
             return
-        if freed.files or not os.path.lexists(stray.path):
+        is_gone = not os.path.lexists(stray.path)
+        if freed.files or is_gone:
             self._strays += 1
             self._free([freed])
 
@@ -120,7 +122,7 @@ class Execution:
             try:
                 self._free([remove_file(file)])
             except InUse as why:
-                self._skipped.append(Skipped(file.path, str(why)))
+                self._note(file.path, why)
         directories = {os.path.dirname(file.path) for file in files}
         remove_empty(self.root, directories)
 
@@ -130,17 +132,20 @@ class Execution:
         """Refuse to touch an entry that was used since the scan, or that is not all in the root itself.
 
         Raises:
-            InUse: it is so.
+            InUse: the entry was used, or a link or a mount leads out of the root.
         """
         for copy in entry.copies:
-            if copy.kind == "stock" and touched(copy.path) > entry.used:
+            if copy.kind != "stock":
+                continue
+            if touched(copy.path) > entry.used:
                 raise InUse("it was used meanwhile")
-        refuse_mounts([target.path for target in targets], self._mounted)
+        directories = [target.path for target in targets]
+        refuse_mounts(directories, self._mounted)
         locks = paths.ours(self.root, "locks", "*")
-        self._refuse_links([*(target.path for target in targets), locks])
+        self._refuse_links([*directories, locks])
 
     def _refuse_links(self, wanted: Iterable[str]) -> None:
-        """Refuse what a link leads to: the root is a real path, and nothing outside is ours to touch.
+        """Refuse what a link leads to: the root is a real path, and nothing outside is to be touched.
 
         Raises:
             InUse: a directory above one of the paths is a link, or behind one.
@@ -149,7 +154,8 @@ class Execution:
             parent = os.path.dirname(path)
             if parent not in self._straight:
                 self._straight[parent] = os.path.realpath(parent) == parent
-            if not self._straight[parent] and parent.startswith(f"{self.root}/"):
+            is_below = parent.startswith(f"{self.root}/")
+            if is_below and not self._straight[parent]:
                 raise InUse(f"{parent} is, or is behind, a symbolic link")
 
     # ---- what was done
@@ -157,9 +163,12 @@ class Execution:
     def _swept(self, stray: Stray) -> Freed:
         if stray.kind == "lock":
             is_gone = remove_if_free(stray.path)
-            return Freed(1, stray.size_bytes, stray.size_bytes) if is_gone else NOTHING
+            if not is_gone:
+                return NOTHING
+            return Freed(1, stray.size_bytes, stray.size_bytes)
         if stray.kind == "half-removed":
-            self._refuse_links([paths.ours(self.root, "locks", "*")])
+            locks = paths.ours(self.root, "locks", "*")
+            self._refuse_links([locks])
             return finish(stray.path, stray.modified, self._locks)
         if stray.kind == "empty":
             with suppress(OSError):  # somebody has begun to fill it
@@ -169,8 +178,13 @@ class Execution:
 
     def _skip(self, entry: Entry, targets: Iterable[Target], why: InUse) -> None:
         """Note that an entry stays; one that is gone was another process's to remove."""
-        if any(os.path.lexists(target.path) for target in targets):
-            self._skipped.append(Skipped(entry.key, str(why)))
+        directories = [target.path for target in targets]
+        if any(map(os.path.lexists, directories)):
+            self._note(entry.key, why)
+
+    def _note(self, key: str, why: InUse) -> None:
+        skipped = Skipped(key, str(why))
+        self._skipped.append(skipped)
 
     def _free(self, freed: Iterable[Freed]) -> None:
         for one in freed:
@@ -182,5 +196,6 @@ def _targets(entry: Entry) -> list[Target]:
     targets = []
     for copy in entry.copies:
         is_ours = os.path.lexists(f"{copy.path}/{MANIFEST}")
-        targets.append(Target(copy.path, copy.mark, is_ours))
+        target = Target(copy.path, copy.mark, is_ours)
+        targets.append(target)
     return targets

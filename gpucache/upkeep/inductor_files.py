@@ -23,7 +23,7 @@ _LOCK = os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK
 
 
 class InductorFile(NamedTuple):
-    """A file of TorchInductor's."""
+    """A file of TorchInductor's in a root, as it was when it was found."""
 
     path: str
     size_bytes: int
@@ -34,15 +34,16 @@ class InductorFile(NamedTuple):
 
     @classmethod
     def of(cls, path: str, found: os.stat_result) -> InductorFile:
-        """Note a file as it is now."""
+        """Describe a file by what `os.lstat` says of it now."""
         physical_bytes = found.st_size if found.st_nlink == 1 else 0
         mark = found.st_dev, found.st_ino, found.st_atime_ns, found.st_mtime_ns
         return cls(path, found.st_size, physical_bytes, mark)
 
     @property
     def used(self) -> float:
-        """Seconds since the epoch: the newest access or change."""
-        return max(self.mark[2:]) / 1e9
+        """The newest access or change, in seconds since the epoch."""
+        *_, accessed_ns, modified_ns = self.mark
+        return max(accessed_ns, modified_ns) / 1e9
 
 
 class Sorted(NamedTuple):
@@ -57,7 +58,7 @@ class Sorted(NamedTuple):
 
 
 def sort_files(report: CacheReport, since: float) -> Sorted:
-    """Walk a root, and sort every file beside entries and strays into: delete, in use (since then), not ours.
+    """Walk a root, and sort every file beside entries and strays into: to be deleted, in use (since then), no cache.
 
     Follows no link.
     """
@@ -65,7 +66,7 @@ def sort_files(report: CacheReport, since: float) -> Sorted:
 
 
 class _Sorting:
-    """A walk over a root."""
+    """A walk over one root, and the files that it has sorted so far."""
 
     def __init__(self, report: CacheReport, since: float) -> None:
         self.root = report.root
@@ -73,11 +74,13 @@ class _Sorting:
         others = [f"{self.root}/{name}" for name in ("fxgraph", "aotautograd", "gpucache")]
         self.is_shared = any(map(os.path.isdir, others))
         """Whether something else is Inductor's or gpucache's here."""
-        self.known = {os.path.join(self.root, "gpucache"), tag_path(self.root)}
+        ours = os.path.join(self.root, "gpucache")
+        self.known = {ours, tag_path(self.root)}
         self.known |= {stray.path for stray in report.strays}
         for entry in report.entries:
             self.known |= {copy.path for copy in entry.copies}
-        self.cached = {self.root, os.path.join(self.root, "triton")}
+        tritons = os.path.join(self.root, "triton")
+        self.cached = {self.root, tritons}
         """The directories that are a cache's, or have something of one below."""
         self.cached |= {device.path for device in report.devices}
         self.outside: dict[str, list[str]] = {}
@@ -103,7 +106,7 @@ class _Sorting:
 
     def _directory(self, path: str) -> list[str]:
         """Sort the files in a directory, and list the directories in it."""
-        outside: list[str] = self.outside.setdefault(path, [])
+        outside = self.outside.setdefault(path, [])
         inner: list[str] = []
         try:
             with os.scandir(path) as items:
@@ -112,7 +115,7 @@ class _Sorting:
                         self.cached.add(path)
                     elif item.is_dir(follow_symlinks=False):
                         inner.append(item.path)
-                    elif item.is_file(follow_symlinks=False) and self._is_cache(item.path):
+                    elif self._is_cache(item):
                         self.cached.add(path)
                         self._add(item)
                     else:
@@ -122,17 +125,23 @@ class _Sorting:
                 outside.append(path)
         return inner
 
-    def _is_cache(self, path: str) -> bool:
-        """Whether a name is surely Inductor's. A directory named ``cache`` alone may be anybody's."""
-        name = os.path.relpath(path, self.root)
-        return is_cache(name) and (self.is_shared or not name.startswith("cache/"))
+    def _is_cache(self, item: os.DirEntry[str]) -> bool:
+        """Whether a file is surely Inductor's, by its name. A directory named ``cache`` alone may be anybody's."""
+        if not item.is_file(follow_symlinks=False):
+            return False
+        name = os.path.relpath(item.path, self.root)
+        if not is_cache(name):
+            return False
+        return self.is_shared or not name.startswith("cache/")
 
     def _add(self, item: os.DirEntry[str]) -> None:
         try:
-            file = InductorFile.of(item.path, item.stat(follow_symlinks=False))
+            found = item.stat(follow_symlinks=False)
         except OSError:
             return
-        is_held = file.path.endswith(".lock") and not is_free(file.path)
+        file = InductorFile.of(item.path, found)
+        is_lock = file.path.endswith(".lock")
+        is_held = is_lock and not is_free(file.path)
         if is_held or file.used >= self.since:
             self.in_use.append(file.path)
         else:
@@ -152,7 +161,8 @@ def remove_file(file: InductorFile) -> Freed:
             fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
         found = os.lstat(file.path)
         now = InductorFile.of(file.path, found)
-        if not stat.S_ISREG(found.st_mode) or now.mark != file.mark:
+        is_file = stat.S_ISREG(found.st_mode)
+        if not is_file or now.mark != file.mark:
             raise InUse("it was used or replaced meanwhile")
         os.unlink(file.path)
     except BlockingIOError:
@@ -169,7 +179,8 @@ def remove_file(file: InductorFile) -> Freed:
 
 def remove_empty(root: str, directories: Iterable[str]) -> None:
     """Remove the directories that have become empty, and those above them below the root."""
-    for directory in sorted(directories, key=len, reverse=True):
+    deepest_first = sorted(directories, key=len, reverse=True)
+    for directory in deepest_first:
         with suppress(OSError):  # something else is in it
             while directory != root:
                 os.rmdir(directory)

@@ -26,7 +26,7 @@ class Unit(NamedTuple):
 
 
 class Seen(NamedTuple):
-    """What was seen in the directories of a key."""
+    """What `look` has seen in all directories of one key."""
 
     files: int
     """In all of them: a hard link counts each time."""
@@ -39,18 +39,22 @@ def look(judge: Judge, unit: Unit, twice: bool) -> Seen:
     The first look may come in the middle of a publication or a removal.
     """
     judged = judge.key(unit.stored, unit.others)
-    files = sum(len(one.files) for one in judged)
+    files = 0
+    for one in judged:
+        files += len(one.files)
     flaws = flaws_of(judged)
     if flaws and twice:
         seen = set(flaws)
-        flaws = [flaw for flaw in look_again(judge, unit) if flaw in seen]
+        second = look_again(judge, unit)
+        flaws = [flaw for flaw in second if flaw in seen]
     judge.forget()
     return Seen(files, tuple(flaws))
 
 
 def look_again(judge: Judge, unit: Unit) -> list[Flaw]:
-    """Judge the directories of a key once more; their flaws now."""
-    return flaws_of(judge.key(unit.stored, unit.others))
+    """Judge the directories of a key once more, and return the flaws that they have now."""
+    judged = judge.key(unit.stored, unit.others)
+    return flaws_of(judged)
 
 
 def flaws_of(judged: Iterable[Judged]) -> list[Flaw]:

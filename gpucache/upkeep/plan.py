@@ -7,7 +7,7 @@ A policy is a `gpucache.upkeep.prune.PrunePolicy` (what is old, over a limit or 
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -15,13 +15,14 @@ from gpucache.report.cache_report import CacheReport, Progress
 from gpucache.report.entries import Entry
 from gpucache.report.strays import Stray
 from gpucache.store.size import count_anew_later
+from gpucache.units import ago
 from gpucache.upkeep.execution import Execution, Outcome, Skipped
 from gpucache.upkeep.inductor_files import InductorFile
 from gpucache.upkeep.slim import slimmed_bytes
 
 
 class Policy(Protocol):
-    """What may go from a root, and how much of it."""
+    """Decides what may go from a root, and how much of it."""
 
     def planned(self, report: CacheReport, environ: Mapping[str, str], now: float) -> Plan:
         """Plan what this policy removes from a root as it was scanned, at a time in seconds since the epoch."""
@@ -89,12 +90,13 @@ class Plan:
         file that was used since. ``progress`` is told now and then how many entries are done, of how many.
         """
         work = Execution(self.root)
-        total = len(self.removing) + len(self.slimming)
+        entries = (*self.removing, *self.slimming)
+        total = len(entries)
         count_anew_later(self.root)  # also if this is killed
         try:
             for stray in self.strays:  # first: whoever writes sweeps some of them too
                 work.sweep(stray)
-            for number, entry in enumerate((*self.removing, *self.slimming)):
+            for number, entry in enumerate(entries):
                 if progress is not None and number % 16 == 0:
                     progress(number, total)
                 if number < len(self.removing):
@@ -105,6 +107,15 @@ class Plan:
             count_anew_later(self.root)
         work.remove_files(self.files)
         return work.outcome()
+
+
+def used_lately(entries: Iterable[Entry], now: float) -> list[Skipped]:
+    """Tell of entries that stay because of the grace how long ago each was used."""
+    kept = []
+    for entry in entries:
+        why = f"used {ago(now - entry.used)}"
+        kept.append(Skipped(entry.key, why))
+    return kept
 
 
 def _freed_bytes(entry: Entry) -> int:

@@ -1,4 +1,4 @@
-"""`PrunePolicy`: remove what is old, over a limit, or of no more use, least recently used first."""
+"""`PrunePolicy`: removes what is old, over a limit, or of no more use, least recently used first."""
 
 from __future__ import annotations
 
@@ -17,9 +17,7 @@ from gpucache.store.recency import (
     over_limits,
     spare_recent,
 )
-from gpucache.units import ago
-from gpucache.upkeep.execution import Skipped
-from gpucache.upkeep.plan import Plan
+from gpucache.upkeep.plan import Plan, used_lately
 from gpucache.upkeep.slim import slimmed_bytes
 
 _QUARANTINE_S = 7 * 86400.0
@@ -28,7 +26,7 @@ _SWEPT = ("staging", "aside", "half-removed", "lock", "quarantine", "empty", "tr
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PrunePolicy:
-    """What may go, and how much of it: the filters (``arch``, ``triton_version``) choose, the limits say how far.
+    """A policy by which some entries go: the filters (``arch``, ``triton_version``) choose, the limits say how many.
 
     Without a limit all that the filters choose goes; with neither, only strays do.
     """
@@ -66,20 +64,22 @@ class PrunePolicy:
                 none.
         """
         check_grace(self.grace_s, environ)
-        chosen = oldest_first(self._chosen(report.entries), now)
+        matching = self._chosen(report.entries)
+        chosen = oldest_first(matching, now)
         over = self._over(chosen, report.entries, now)
         going, staying = spare_recent(over, self.grace_s, now)
-        kept = [Skipped(entry.key, f"used {ago(now - entry.used)}") for entry in staying]
+        kept = used_lately(staying, now)
+        strays = [stray for stray in report.strays if _is_swept(stray, now)]
         return Plan(
             root=report.root,
             removing=() if self.keep_binaries else tuple(going),
             slimming=tuple(going) if self.keep_binaries else (),
-            strays=tuple(stray for stray in report.strays if _is_swept(stray, now)),
+            strays=tuple(strays),
             kept=tuple(kept),
         )
 
     def _chosen(self, entries: Sequence[Entry]) -> Sequence[Entry]:
-        """The entries that the filters choose, and that would become smaller where that is what is asked."""
+        """The entries that the filters choose; with ``keep_binaries`` only those that would become smaller."""
         if self.arch is not None:
             entries = [entry for entry in entries if entry.arch == self.arch]
         if self.triton_version is not None:
@@ -94,12 +94,18 @@ class PrunePolicy:
         limits = self.limits
         if not limits:
             is_filtered = self.arch is not None or self.triton_version is not None
-            return chosen if is_filtered or self.keep_binaries else []
-        counted = [entry for entry in entries if not self.keep_binaries or slimmed_bytes(entry)]
+            if is_filtered or self.keep_binaries:
+                return chosen
+            return []
+        counted = entries
+        lost_bytes = _physical_bytes
+        if self.keep_binaries:
+            counted = [entry for entry in entries if slimmed_bytes(entry)]
+            lost_bytes = slimmed_bytes
         return over_limits(
             chosen,
             limits,
-            slimmed_bytes if self.keep_binaries else _physical_bytes,
+            lost_bytes,
             size_bytes=sum(entry.physical_bytes for entry in entries),
             count=len(counted),
             now=now,

@@ -1,4 +1,4 @@
-"""Repair what `gpucache.report.judge` found wrong with the directories of one key, under the key's lock.
+"""`repair`: repairs the directories of one key that `verify` has found damaged, under the key's lock.
 
 Nothing is rewritten in place, and whole files are kept. What one sound copy of an entry has, the others get as hard
 links; what nobody has goes to the quarantine, and the next process compiles it again. New files are made aside and
@@ -28,14 +28,17 @@ LEFT = "links are not followed, and not removed"
 
 
 def repair(root: str, judge: Judge, judged: Sequence[Judged], bad: Set[Flaw]) -> dict[str, str]:
-    """Repair the directories of one key that have a flaw in ``bad``; what was done to each, or why nothing was.
+    """Repair the directories of one key that have a flaw in ``bad``; tell by path what was done, or why nothing was.
 
     Beside any readers, and writers that honour the key's lock, which the caller holds. Killed at any instant, each
     entry is whole, as damaged as before, or gone. Follows no link.
     """
     work = _Repairing(root, judge, judged)
-    damaged = [one for one in judged if bad & set(one.flaws)]
-    return {one.path: work.outcome(one) for one in damaged}
+    outcomes = {}
+    for one in judged:
+        if bad & set(one.flaws):
+            outcomes[one.path] = work.outcome(one)
+    return outcomes
 
 
 class _Repairing:
@@ -47,7 +50,7 @@ class _Repairing:
         self.judged = judged
 
     def outcome(self, damaged: Judged) -> str:
-        """Repair one directory; what was done, or why nothing was."""
+        """Repair one directory, and tell what was done, or why nothing was."""
         if damaged.codes <= {"link"}:
             return LEFT
         if "unreadable" in damaged.codes:
@@ -75,7 +78,7 @@ class _Repairing:
             return f"made again from {source}"
 
     def _link_from_a_view(self, entry: Judged, aside: str) -> str | None:
-        """Fill a directory with all of an entry, from the first view that has it whole; the view's path, or None."""
+        """Fill a directory with all of an entry, from the first view that has it whole; return that view's path."""
         for view in self.judged:
             if _has(view, entry) and _linked_to(view, aside):
                 return view.path
@@ -96,13 +99,15 @@ class _Repairing:
                     raise
         if "times-changed" in view.codes:
             return self._renew_manifest(view)
-        group = view.manifest.facts.group if view.manifest is not None else None
-        if group is not None:
-            self._write_groups(view.path, {group: view.digests})
+        if view.manifest is not None:
+            group = view.manifest.facts.group
+            if group is not None:
+                groups = {group: view.digests}
+                self._write_groups(view.path, groups)
         return "the group file was written anew"
 
     def _replace_view(self, view: Judged, entry: Judged | None) -> str:
-        """Put a view away that is of no use, and make it again where its entry is whole."""
+        """Put away a view that is of no use, and make the view again where its entry is whole; tell what was done."""
         put_away = self._put_away(view.path)
         if entry is None or entry.manifest is None:
             return put_away
@@ -110,14 +115,17 @@ class _Repairing:
         return f"made again from {entry.path}" if linked else put_away
 
     def _entry_of(self, view: Judged) -> Judged | None:
-        """The store's entry of a view, as it is now, where it is whole. A torn manifest leaves the names to tell it."""
+        """Find the whole entry of a view in the store, as it is now. Where no manifest tells the key, the names do."""
         for known in self.judged:
-            if not known.stored or view.store_key not in (None, known.store_key):
+            if not known.stored:
+                continue
+            if view.store_key not in (None, known.store_key):
                 continue
             entry = self.judge.directory(known.path, True)
             if entry is None or not entry.whole:
                 continue
-            if entry.digests.keys() & view.files.keys():
+            shared = entry.digests.keys() & view.files.keys()
+            if shared:
                 return entry
         return None
 
@@ -140,8 +148,10 @@ class _Repairing:
             files[name] = Published(found.st_size, found.st_mtime_ns, sha256)
         used = copied.files[MANIFEST]
         with self._aside(copied.path) as aside:
-            write_manifest(aside, copied.manifest._replace(listed=files))
-            os.utime(f"{aside}/{MANIFEST}", ns=(used.st_atime_ns, used.st_mtime_ns))
+            renewed = copied.manifest._replace(listed=files)
+            write_manifest(aside, renewed)
+            times_ns = (used.st_atime_ns, used.st_mtime_ns)
+            os.utime(f"{aside}/{MANIFEST}", ns=times_ns)
             if not copied.stored:
                 group = copied.manifest.facts.group
                 write_group(aside, copied.path, group, files)
@@ -158,8 +168,9 @@ class _Repairing:
         groups: dict[str, Iterable[str]] = {}
         for flaw in damaged.flaws:
             if flaw.code == "group-elsewhere":
-                name = os.path.basename(flaw.subject).removeprefix(GROUP)
-                groups[name] = read_group(flaw.subject) or ()
+                group_file = os.path.basename(flaw.subject)
+                filename = group_file.removeprefix(GROUP)
+                groups[filename] = read_group(flaw.subject) or ()
         self._write_groups(damaged.path, groups)
         return "the group file was written anew"
 
@@ -180,7 +191,7 @@ class _Repairing:
 
     @contextmanager
     def _aside(self, directory: str) -> Iterator[str]:
-        """An empty directory beside this one, which is gone after the block unless it was renamed."""
+        """Make an empty directory beside this one; after the block it is gone, unless it was renamed."""
         parent = os.path.dirname(directory)
         aside = tempfile.mkdtemp(prefix=ASIDE, dir=parent)
         try:
@@ -189,16 +200,18 @@ class _Repairing:
             shutil.rmtree(aside, ignore_errors=True)
 
     def _move_in(self, aside: str, directory: str) -> None:
-        """Rename each file to where it belongs; the manifest last: it says that all is in order."""
-        for name in sorted(os.listdir(aside), key=_when_moved):
+        """Rename each file to where it belongs; the manifest last, since it says that all is in order."""
+        names = os.listdir(aside)
+        for name in sorted(names, key=_when_moved):
             target = f"{directory}/{name}"
-            if os.path.isdir(target) and not os.path.islink(target):
+            is_link = os.path.islink(target)
+            if os.path.isdir(target) and not is_link:
                 self._put_away(target)
             os.rename(f"{aside}/{name}", target)
 
 
 def _when_moved(name: str) -> tuple[bool, bool, str]:
-    """Sort key of a file's name: first what was compiled, then groups, then the manifest."""
+    """Sort names of files so: first what was compiled, then groups, then the manifest."""
     return name == MANIFEST, name.startswith(GROUP), name
 
 
@@ -215,7 +228,7 @@ def _link(source: Judged, target: str) -> None:
 
 
 def _linked_to(view: Judged, target: str) -> bool:
-    """Whether all of a view could be linked to a directory, which is empty else."""
+    """Link all files of a view to a directory; tell whether that was possible. Else the directory is empty again."""
     try:
         _link(view, target)
     except OSError:
@@ -227,11 +240,15 @@ def _linked_to(view: Judged, target: str) -> bool:
 
 def _has(view: Judged, entry: Judged) -> bool:
     """Whether a view has, whole, what the store's entry should have."""
-    return not view.stored and view.whole and view.store_key == entry.store_key
+    if view.stored or not view.whole:
+        return False
+    return view.store_key == entry.store_key
 
 
 def _alike(view: Judged, entry: Judged) -> bool:
-    """Whether the view can have the entry's inodes, and nobody will notice."""
+    """Whether a view can be given the inodes of an entry: both lie on one disk and have the same contents."""
     if view.found is None or entry.found is None:
         return False
-    return view.found.st_dev == entry.found.st_dev and view.digests == entry.digests
+    if view.found.st_dev != entry.found.st_dev:
+        return False
+    return view.digests == entry.digests

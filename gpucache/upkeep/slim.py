@@ -1,4 +1,4 @@
-"""Make an entry smaller: what Triton needs to launch a kernel stays, what only people read goes.
+"""`slim`: makes an entry smaller. What Triton needs to launch a kernel stays, what only people read goes.
 
 A group of the metadata and the binary alone is a hit to Triton 3.2 to 3.9 (tests/test_slim.py asks each). What then is
 missing is ``kernel.asm["ptx"]`` and its like.
@@ -37,8 +37,13 @@ def slimmed_bytes(entry: Entry) -> int:
     """How many bytes a kernel's entry would lose without the files that no launch needs; 0 for what is no kernel."""
     if entry.kind != "kernel":
         return 0
-    dropped = sum(file.size_bytes for file in entry.files if not kept(file.name))
-    return dropped if entry.stored else dropped * len(entry.copies)
+    dropped = 0
+    for file in entry.files:
+        if not kept(file.name):
+            dropped += file.size_bytes
+    if entry.stored:
+        return dropped
+    return dropped * len(entry.copies)
 
 
 def slim(
@@ -54,12 +59,14 @@ def slim(
             some of them smaller.
     """
     with taken(key, targets, locks) as asides:
-        if targets[0].path == entry_path(root, key):
+        in_store = entry_path(root, key)
+        if targets[0].path == in_store:
             _slim_stored(root, key, targets, asides)
         else:
             for target, aside in zip(targets, asides, strict=True):
                 _slim_alone(target, aside, group)
-        written = _written([target.path for target in targets], asides)
+        directories = [target.path for target in targets]
+        written = _written(directories, asides)
     freed = []
     for aside, new in zip(asides, written, strict=True):
         freed.append(delete(aside).minus(new))
@@ -68,27 +75,29 @@ def slim(
 
 def _slim_stored(root: str, key: str, targets: Sequence[Target], asides: Sequence[str]) -> None:
     """Publish a smaller entry from the files that are aside, and link its views anew."""
-    found = read_manifest(asides[0], CONDEMNED)
+    aside = asides[0]  # the store's directory, which comes before its views
+    found = read_manifest(aside, CONDEMNED)
     if found is None:
         raise InUse("its manifest cannot be understood")
     manifest, used = found
     files = {}
     for name, sha256 in manifest.digests.items():
         if kept(name):
-            files[name] = (f"{asides[0]}/{name}", sha256)
+            files[name] = (f"{aside}/{name}", sha256)
     staging = _staging(root)
     made = publish_entry(root, key, files, manifest.facts, staging, repair=False, used=used)
     entry = entry_path(root, key)
-    smaller = read_manifest(entry) if made else None
-    if smaller is None:
+    published = read_manifest(entry) if made else None
+    if published is None:
         raise InUse("another process has put something in its place")
+    smaller, _ = published
     for view in targets[1:]:
-        link_view(root, entry, view.path, smaller[0], repair=False)
+        link_view(root, entry, view.path, smaller, repair=False)
 
 
 @lru_cache(maxsize=8)
 def _staging(root: str) -> Staging:
-    """The staging area for all entries of a root: each holds a descriptor for life."""
+    """Make one staging area for all entries of a root: each area holds a descriptor for life."""
     return Staging(paths.ours(root, "tmp"))
 
 
@@ -135,7 +144,8 @@ def _written(directories: Iterable[str], asides: Iterable[str]) -> list[Freed]:
         new = NOTHING
         for file in _files(directory):
             physical_bytes = 0 if file.inode in seen else file.size_bytes
-            new = new.plus(Freed(1, file.size_bytes, physical_bytes))
+            one = Freed(1, file.size_bytes, physical_bytes)
+            new = new.plus(one)
             seen.add(file.inode)
         written.append(new)
     return written
@@ -148,13 +158,14 @@ class _File(NamedTuple):
 
 
 def _files(directory: str) -> list[_File]:
-    """The files in a directory; none where that is gone."""
+    """List the files in a directory; none where the directory is gone."""
     files = []
     try:
         with os.scandir(directory) as items:
             for item in items:
                 found = item.stat(follow_symlinks=False)
-                files.append(_File((found.st_dev, found.st_ino), found.st_size))
+                inode = (found.st_dev, found.st_ino)
+                files.append(_File(inode, found.st_size))
     except OSError:
         return []
     return files

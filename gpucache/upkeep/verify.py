@@ -1,7 +1,8 @@
-"""Check every entry below a root, and repair what can be: digests, ``__grp__`` paths, metadata, manifests, the record.
+"""`verify`: runs the judge (`gpucache.report.judge`) over every entry of a root, and hands what it finds to `repair`.
 
-Looks without a lock. What is wrong is looked at again, for a repair under the key's lock, and only what is then still
-as it was judged is repaired.
+Checked are digests, ``__grp__`` paths, metadata, manifests, and the record of this host's devices. The first look
+takes no lock. What it finds wrong is looked at again, for a repair under the key's lock, and only what is then still as
+it was judged is repaired.
 """
 
 from __future__ import annotations
@@ -20,7 +21,7 @@ from gpucache.findings import Finding
 from gpucache.layout import paths
 from gpucache.layout.keys import KEY, STORE_KEY, device_directories, shards, unlinked, view_key
 from gpucache.report.cache_report import Progress
-from gpucache.report.flaws import DAMAGE, UNTOUCHED, Flaw
+from gpucache.report.flaws import DAMAGE, NO_MARK, UNTOUCHED, Flaw
 from gpucache.report.judge import Judge
 from gpucache.store.key_lock import holding, lock_directory
 from gpucache.upkeep.looks import Unit, flaws_of, look_again
@@ -36,7 +37,7 @@ CODES: Mapping[str, str] = dict(
         *UNTOUCHED.items(),
     )
 )
-"""Every code, and what it means."""
+"""Every code that a finding of `verify` can have, with what it means."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,7 +50,7 @@ class Checked:
     """What was done about it, or why nothing was; empty where nothing was asked."""
 
     def as_json(self) -> dict[str, Any]:
-        """The finding's fields, and what came of it."""
+        """The finding's fields, whether it was repaired, and the note, as ``verify --json`` prints them."""
         return {**self.finding.as_json(), "repaired": self.repaired, "note": self.note}
 
 
@@ -66,11 +67,11 @@ class Verification:
 
     @property
     def unrepaired(self) -> tuple[Checked, ...]:
-        """The findings that are still so."""
+        """The findings that were not repaired."""
         return tuple(one for one in self.findings if not one.repaired)
 
     def as_json(self) -> dict[str, Any]:
-        """Every field, by its name."""
+        """Every field by its name, as ``verify --json`` prints them."""
         return {
             "root": self.root,
             "entries": self.entries,
@@ -98,7 +99,8 @@ def verify(
     A flipped byte in what stock Triton cached is not seen: it keeps no digests. To look from where the root has another
     path than for the processes that use it (in another container) finds groups that are right for them.
     """
-    work = _Verifying(os.path.realpath(root), repair, progress)
+    real_root = os.path.realpath(root)
+    work = _Verifying(real_root, repair, progress)
     return work.verification(processes)
 
 
@@ -119,59 +121,69 @@ class _Verifying:
         self._record()
         files = done = 0
         total = sum(unit.directories for unit in units)
-        with closing(looks(units, twice=not self.repair, processes=processes)) as seen:
-            for unit, (count, flaws) in zip(units, seen, strict=True):
-                files += count
-                if flaws and self.repair:
-                    self._repair(unit, set(flaws))
+        twice = not self.repair
+        with closing(looks(units, twice, processes)) as looked:
+            for unit, seen in zip(units, looked, strict=True):
+                files += seen.files
+                if seen.flaws and self.repair:
+                    self._repair(unit, set(seen.flaws))
                 else:
-                    self.found += [Checked(flaw.finding(self.root)) for flaw in flaws]
+                    for flaw in seen.flaws:
+                        self._tell(flaw)
                 done += unit.directories
                 if self.progress is not None:
                     self.progress(done, total)
         return Verification(
-            root=self.root, entries=len(units), files=files, findings=tuple(self.found)
+            root=self.root,
+            entries=len(units),
+            files=files,
+            findings=tuple(self.found),
         )
 
     # ---- what there is
 
     def _units(self) -> list[Unit]:
-        """The directories of each key, sorted by key. Tells of the links on the way, and of what cannot be listed."""
+        """List the directories of each key, sorted by key. Tell of links on the way, and of what cannot be listed."""
         self._tell_links(self.root, ("triton", "gpucache"))
         ours = paths.ours(self.root)
         for directory in (f"{self.root}/triton", f"{self.root}/gpucache", ours):
             self._tell_links(directory)
         for name in ("devices", "store"):
-            self._tell_links(paths.ours(self.root, name))
+            directory = paths.ours(self.root, name)
+            self._tell_links(directory)
         stored: dict[str, list[str]] = {}
         others: dict[str, list[str]] = {}
         for shard in shards(self.root):
-            for key, path in self._keys(shard, STORE_KEY):
-                stored.setdefault(view_key(key), []).append(path)
+            for store_key, path in self._keys(shard, STORE_KEY):
+                key = view_key(store_key)
+                stored.setdefault(key, []).append(path)
         for name, directory in device_directories(self.root):
             is_tritons = name not in (".", "triton")  # else there may be links of others
             for key, path in self._keys(directory, KEY, all_links=is_tritons):
                 others.setdefault(key, []).append(path)
         units = []
-        for key in sorted(stored.keys() | others.keys()):
+        keys = stored.keys() | others.keys()
+        for key in sorted(keys):
             in_store = tuple(stored.get(key, ()))
             in_devices = tuple(others.get(key, ()))
             units.append(Unit(key, in_store, in_devices))
         return units
 
     def _tell_links(self, directory: str, wanted: Sequence[str] | None = None) -> None:
-        """Tell of the links in a directory, unless a link leads to it; ``wanted``: of no others."""
+        """Tell of the links in a directory, unless the directory is behind a link; ``wanted``: the names to tell of."""
         if os.path.realpath(directory) != directory:
             return
-        for name, is_link in self._names(directory).items():
+        links = self._names(directory)
+        for name, is_link in links.items():
             if is_link and (wanted is None or name in wanted):
                 self._tell_link(f"{directory}/{name}")
 
     def _keys(
         self, directory: str, pattern: re.Pattern[str], all_links: bool = True
     ) -> Iterator[tuple[str, str]]:
-        """The keys in a directory, with the path of each; tells of the links that are named so, or of all."""
-        for name, is_link in self._names(directory).items():
+        """Yield the keys in a directory, with the path of each; tell of the links that are named so, or of all."""
+        links = self._names(directory)
+        for name, is_link in links.items():
             path = f"{directory}/{name}"
             is_key = pattern.fullmatch(name) is not None
             if is_link and (is_key or all_links):
@@ -192,7 +204,9 @@ class _Verifying:
         """Check the record of this host's devices, if there is one."""
         host = paths.host_name()
         path = paths.record_path(self.root, host)
-        if unlinked(self.root, "devices") is None or os.path.islink(path):
+        if unlinked(self.root, "devices") is None:
+            return
+        if os.path.islink(path):
             return
         try:
             found = record.parse_record(read(path))
@@ -233,16 +247,20 @@ class _Verifying:
                     note = notes.get(judged.path, "")
                 else:
                     note = "it changed meanwhile"
-                self.found.append(Checked(flaw.finding(self.root), repaired, note))
+                finding = flaw.finding(self.root)
+                checked = Checked(finding, repaired, note)
+                self.found.append(checked)
 
     def _locked(self, stack: ExitStack, unit: Unit) -> str | None:
-        """Take the locks of all entries of a key until ``stack`` is closed; why they cannot be taken, or None."""
-        needed = (unlinked(self.root, "locks"), unlinked(self.root, "quarantine"))
-        if None in needed:
+        """Take the locks of all entries of a key until ``stack`` is closed; tell why they cannot be, or None."""
+        locks = unlinked(self.root, "locks")
+        quarantine = unlinked(self.root, "quarantine")
+        if locks is None or quarantine is None:
             return "where our locks or the quarantine should be is a link"
         if self.locks is None:
             return None
-        keys = {unit.key, *map(os.path.basename, unit.stored)}
+        stored = map(os.path.basename, unit.stored)
+        keys = {unit.key, *stored}
         for name in sorted(keys):
             path = f"{self.locks}/{name}.lock"
             try:
@@ -256,15 +274,18 @@ class _Verifying:
     # ---- what was found
 
     def _tell_link(self, path: str) -> None:
-        self._tell(Flaw("link", path, "it is not followed", (0, 0)))
+        flaw = Flaw("link", path, "it is not followed", NO_MARK)
+        self._tell(flaw)
 
     def _tell_unreadable(self, path: str, error: OSError) -> None:
         why = os.strerror(error.errno or 0)
-        self._tell(Flaw("unreadable", path, why, (0, 0)))
+        flaw = Flaw("unreadable", path, why, NO_MARK)
+        self._tell(flaw)
 
     def _tell_record_torn(self, path: str, fact: str) -> None:
         finding = Finding(_RECORD_TORN, "error", path, fact, "gpucache provision")
         self.found.append(Checked(finding))
 
     def _tell(self, flaw: Flaw) -> None:
-        self.found.append(Checked(flaw.finding(self.root)))
+        finding = flaw.finding(self.root)
+        self.found.append(Checked(finding))

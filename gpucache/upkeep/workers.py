@@ -1,4 +1,4 @@
-"""Look at many keys in several processes: `looks` asks them, and `serve` is what each of them does.
+"""`looks`: looks at many keys in several processes, for `verify`; `serve` is what each of these processes does.
 
 The processes are plain children that are asked through pipes, and not those of `multiprocessing`: these would run the
 caller's main module again, and outlive a caller that is killed. Reading and hashing a kernel's small files is mostly
@@ -34,7 +34,7 @@ START = """if True:
 def looks(
     units: Sequence[Unit], twice: bool, processes: int | None = None
 ) -> Generator[Seen, None, None]:
-    """Look at each key, in their order; ``twice`` is for `look`.
+    """Look at each key, in the order of ``units``; ``twice`` is handed on to `look`.
 
     ``processes`` is how many are used at most, by default as many as there are cores; where that leaves one, or a
     thousand keys for one, all is done in this process. What a process cannot do because it dies or cannot be started,
@@ -88,7 +88,7 @@ def _cores() -> int:
 
 
 class _Worker:
-    """A process that is asked, one question after another; where there is none, its questions are answered here."""
+    """A process that answers one question after another; where it cannot be had, this process answers instead."""
 
     def __init__(self) -> None:
         self._judge = Judge()
@@ -101,7 +101,8 @@ class _Worker:
             Exception: what was raised in the process.
         """
         try:
-            answer = self._asked((tuple(units), twice))
+            question = (tuple(units), twice)
+            answer = self._asked(question)
         except (OSError, EOFError, pickle.UnpicklingError):  # it could not be started, or died
             self.close()
             return [look(self._judge, unit, twice) for unit in units]
@@ -158,7 +159,8 @@ def _started() -> _Process | None:
     finally:
         os.close(its_end)
     assert child.stdin is not None
-    return _Process(child, cast("BinaryIO", child.stdin), open(answers, "rb"))
+    questions = cast("BinaryIO", child.stdin)
+    return _Process(child, questions, open(answers, "rb"))
 
 
 # ---- in the process
@@ -198,5 +200,7 @@ def _failure(error: Exception) -> bytes:
         data = pickle.dumps(_Failure(error, told))
         pickle.loads(data)
     except Exception:  # one that cannot be sent, or not be made again
-        data = pickle.dumps(_Failure(RuntimeError(f"{type(error).__name__}: {error}"), told))
+        said = f"{type(error).__name__}: {error}"
+        replacement = RuntimeError(said)
+        data = pickle.dumps(_Failure(replacement, told))
     return data
