@@ -45,8 +45,9 @@ class TestDoctor:
         ]
         assert done.err == f"note: {root}: {len(said)} finding{'s' * (len(said) != 1)}\n"
 
-    def test_a_terminal_gets_a_paragraph_for_each_with_the_way_out(self, here, root):
-        said = here("doctor", "--json", "--root", root).json["findings"]
+    def test_a_terminal_gets_a_paragraph_for_each_with_the_way_out(self, gpucache, root):
+        # In a process of its own: in this one another test may have put a machine under NVML.
+        said = json.loads(gpucache("doctor", "--json", "--root", root).stdout)["findings"]
         code, seen = on_a_terminal("doctor", "--root", root)
         assert code == 0
         for one in said:

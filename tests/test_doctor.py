@@ -21,6 +21,8 @@ from support.trees import everything_below
 from support.users import ADA, BOB, acting_as, link
 
 from gpucache import DeviceCacheRegistry, environment
+from gpucache.diagnosis import codes as codes_module
+from gpucache.diagnosis import why_missed
 from gpucache.diagnosis.doctor import CODES, examine
 from gpucache.directories.launch import launch_environ
 from gpucache.disk import locks, mounts
@@ -1158,3 +1160,9 @@ def test_a_directory_of_stock_tritons_needs_no_record(tmp_path, put):
     silent(look(str(tmp_path)), "record-missing", "root-missing")
     (tmp_path / "gpucache").mkdir()
     assert told(look(str(tmp_path)), "record-missing", "warning")
+
+
+def test_every_check_that_declares_codes_is_asked():
+    """One that is not named in `doctor` or `explain` would be silent for ever."""
+    declared = {code for codes in codes_module._codes.values() for code in codes}
+    assert declared - set(CODES) - set(why_missed.CODES) == set()
