@@ -64,7 +64,7 @@ def _whole_key(root: str, key: str) -> tuple[Entry, ...]:
 
 
 def _beginning(root: str, beginning: str, progress: Progress | None) -> tuple[Entry, ...]:
-    """Read the entries whose keys begin so; also others: all of a short beginning, else those that share a view."""
+    """Read the entries whose keys begin so, and some others: those that share a view; with a short beginning, all."""
     if len(beginning) < _SHARD_LETTERS:
         return scan(root, progress).entries
 

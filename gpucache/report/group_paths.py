@@ -36,7 +36,7 @@ class GroupPaths:
 
 
 def _may_be_relative(parent: str, directory: str) -> bool:
-    """Whether the directory ends like a relative one: `TRITON_CACHE_DIR` was relative, to we do not know what."""
+    """Whether a directory may be what a relative path meant, as `TRITON_CACHE_DIR` was: its path ends with that one."""
     steps = os.path.normpath(parent).split("/")
     named = [step for step in steps if step not in ("..", ".")]
     below = "/".join(named)

@@ -26,7 +26,7 @@ class Inode:
 
     @property
     def modified(self) -> float:
-        """Seconds since the epoch."""
+        """When the content was changed last, in seconds since the epoch."""
         return self.mtime_ns / 1e9
 
     @property

@@ -12,7 +12,7 @@ from gpucache.store.manifest import MANIFEST, Manifest, single_key
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Judged:
-    """A directory of an entry as it was when looked at."""
+    """A directory of an entry as it was when the judge looked at it."""
 
     path: str
     stored: bool
@@ -26,7 +26,7 @@ class Judged:
 
     @property
     def ours(self) -> bool:
-        """Whether gpucache made it, as an entry or a view, though its manifest may be damaged."""
+        """Whether gpucache made the directory, as an entry or a view, though its manifest may be damaged."""
         if self.stored or MANIFEST in self.files:
             return True
         return "manifest-missing" in self.codes

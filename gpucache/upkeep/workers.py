@@ -55,7 +55,7 @@ def looks(
 
 
 def _ask_processes(units: Sequence[Unit], twice: bool, count: int) -> Generator[Seen, None, None]:
-    """Ask so many processes, each by a thread of its own: whichever is free gets the next keys."""
+    """Ask ``count`` processes, each by a thread of its own: whichever is free gets the next keys."""
     from concurrent.futures import ThreadPoolExecutor  # slow to import, and seldom needed
 
     starts = range(0, len(units), _CHUNK_UNITS)
@@ -140,7 +140,7 @@ class _Process(NamedTuple):
 
 
 def _started() -> _Process | None:
-    """Start a process; None where none can be had."""
+    """Start a process that runs `serve`; None where it cannot be started."""
     if not sys.executable:
         return None
     flags = ["-X", f"utf8={sys.flags.utf8_mode}"]  # names of files are to mean the same there
