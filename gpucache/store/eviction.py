@@ -1,4 +1,4 @@
-"""Evict one entry of the store, with its views; which one, and when, is decided in `limit`."""
+"""Evict one entry of the store, with its views in the device directories; `limit` decides which entry, and when."""
 
 from __future__ import annotations
 
@@ -24,9 +24,11 @@ def evict(
     mounted: Sequence[str],
     grace_s: float,
 ) -> int:
-    """Remove an entry and its views in the device directories; the bytes it was counted with, 0 where it stays.
+    """Remove an entry and its views; return the bytes that the entry was counted with, or 0 where the entry stays.
 
-    It stays where it was used since it was listed, or within ``grace_s``, or is in use now.
+    An entry stays that was used since it was listed, or within ``grace_s``, or is in use now. ``devices`` are the paths
+    of the device directories, ``locks`` is the root's directory of locks, ``mounted`` are the mount points below the
+    root.
     """
     targets = _targets(entry.path, devices)
     if not targets:
@@ -36,7 +38,8 @@ def evict(
         return 0  # used since it was listed, so that others come first
     now = time.time()
     for target in targets:  # a copy on another file system has a stamp of its own
-        if is_recent(target.mark[1] / 1e9, now, grace_s):
+        used = target.mark[1] / 1e9
+        if is_recent(used, now, grace_s):
             return 0
     key = os.path.basename(entry.path)
     try:
@@ -44,9 +47,10 @@ def evict(
         stored, *_ = remove(key, targets, locks)
     except InUse:
         return 0
-    views = targets[1:]
-    linked = [view for view in views if view.mark[0] == inode]
-    freed = stored.logical_bytes + len(linked) * GROUP_BYTES
+    freed = stored.logical_bytes
+    for view in targets[1:]:
+        if view.mark[0] == inode:
+            freed += GROUP_BYTES
     tell(
         INFO,
         "evicted: %s, %d bytes, not used since %.0f",
@@ -58,7 +62,7 @@ def evict(
 
 
 def _targets(entry: str, devices: Iterable[str]) -> list[Target]:
-    """The stored entry and its views; none where it is gone."""
+    """The stored entry, first, and its views, as they are now; nothing where the entry is gone."""
     key = os.path.basename(entry)
     stored = _target(entry)
     if stored is None:
@@ -76,6 +80,7 @@ def _targets(entry: str, devices: Iterable[str]) -> list[Target]:
 
 
 def _target(path: str) -> Target | None:
+    """A directory with a manifest, as it is now; None where it has none."""
     try:
         found = os.lstat(f"{path}/{MANIFEST}")
     except OSError:

@@ -59,7 +59,8 @@ class KeyLock:
         self._fd = fd
         self._thread = threading.get_ident()
         if frame is not None:
-            self._frame, self._code = id(frame), frame.f_code
+            self._frame = id(frame)
+            self._code = frame.f_code
         try:
             _keeper.add(self)
         except RuntimeError as error:
@@ -104,9 +105,11 @@ class KeyLock:
             helper.start()
         except RuntimeError as error:
             raise OSError(errno.EAGAIN, str(error)) from None
-        seen, since = _last_beat(self.path), time.monotonic()
+        seen = _last_beat(self.path)
+        since = time.monotonic()
         while not freed.wait(_BEAT_S):
-            beat, now = _last_beat(self.path), time.monotonic()
+            beat = _last_beat(self.path)
+            now = time.monotonic()
             if beat != seen:
                 seen, since = beat, now
             if now - since > stall_s or now > deadline:
@@ -140,7 +143,7 @@ class KeyLock:
 
 @contextmanager
 def holding(path: str, what: str) -> Iterator[bool]:
-    """Hold the lock of a key for the length of a ``with`` block, if it is free; whether it is held.
+    """Hold the lock of a key, if it is free, for the length of a ``with`` block, which is told whether it is held.
 
     ``path`` is the lock's file, and ``what`` is what the lock is held for, for those who wait.
 
@@ -158,7 +161,10 @@ def holding(path: str, what: str) -> Iterator[bool]:
 def locks_of_this_thread() -> list[KeyLock]:
     """The locks that are held on this thread's stack. Those of compiles that are over are freed first."""
     this = threading.get_ident()
-    mine = [lock for lock in _keeper.locks.copy() if lock._thread == this]
+    mine = []
+    for lock in _keeper.locks.copy():
+        if lock._thread == this:
+            mine.append(lock)
     # not our own: a frame that refers to itself would keep the compile's alive
     frame = sys._getframe(1)
     for lock in mine:
@@ -168,7 +174,7 @@ def locks_of_this_thread() -> list[KeyLock]:
 
 
 def _open_locked(path: str) -> int | None:
-    """A descriptor that holds the lock of a file, which is made if it is not there; None while another holds it.
+    """Open and lock a file, which is made if it is not there; None while another holder has the lock.
 
     Raises:
         OSError: the file cannot be made or locked.
@@ -186,9 +192,8 @@ def _open_locked(path: str) -> int | None:
             raise
         if current:
             return fd
-        os.close(
-            fd
-        )  # its last holder removed the file while we opened it: another is there now, or none
+        # Its last holder removed the file while we opened it: another is there now, or none.
+        os.close(fd)
 
 
 def _sign(fd: int, what: str) -> None:
@@ -201,6 +206,7 @@ def _sign(fd: int, what: str) -> None:
 
 
 def _close(fd: int) -> None:
+    """Free the lock that a descriptor holds, and close the descriptor."""
     with suppress(OSError):
         # close() alone would not free it from a child that C code forked
         fcntl.flock(fd, fcntl.LOCK_UN)
@@ -209,14 +215,17 @@ def _close(fd: int) -> None:
 
 
 def _is_same_file(fd: int, path: str) -> bool:
+    """Whether a path still leads to the file that is open."""
     try:
-        return os.path.samestat(os.fstat(fd), os.stat(path))
+        opened = os.fstat(fd)
+        named = os.stat(path)
+        return os.path.samestat(opened, named)
     except FileNotFoundError:
         return False
 
 
 def _last_beat(path: str) -> int | None:
-    """When the holder of a lock has touched its file last (ns); None where the file is gone."""
+    """When the holder of a lock last touched the lock's file (ns since the epoch); None where the file is gone."""
     try:
         return os.stat(path).st_mtime_ns
     except OSError:
@@ -249,6 +258,11 @@ class _Keeper:
         self._thread: threading.Thread | None = None
 
     def add(self, lock: KeyLock) -> None:
+        """Beat for a lock from now on, until it is released.
+
+        Raises:
+            RuntimeError: no thread can be started.
+        """
         with self.mutex:
             self.locks.add(lock)
             if self._thread is None:
@@ -257,6 +271,7 @@ class _Keeper:
                 self._thread = thread
 
     def _run(self) -> None:
+        """Beat for all locks every half second; end once there is none."""
         pause = threading.Event()
         while True:
             pause.wait(_BEAT_S)
@@ -292,7 +307,7 @@ def _after_fork_in_child() -> None:
 
 
 def lock_directory(root: str) -> str:
-    """Where the locks of a root are, or would be; makes nothing."""
+    """The directory in which the locks of a root are, or would be; makes nothing."""
     inside = paths.ours(root, "locks")
     if not os.path.isdir(inside):
         return inside
@@ -300,7 +315,7 @@ def lock_directory(root: str) -> str:
 
 
 def remove_if_free(path: str) -> bool:
-    """Remove a lock file that nobody holds; whether it was removed."""
+    """Remove a lock file unless the lock is held; return whether the file was removed."""
     try:
         with holding(path, "its removal") as held:
             pass  # its release removes the file

@@ -1,13 +1,15 @@
-"""A limit that keeps itself: writers keep the store's size in a file, and evict what was used least recently.
+"""When the store is over `GPUCACHE_MAX_SIZE`, and the eviction that brings it back under.
+
+`recency` decides who goes first, `eviction` removes an entry, `size` keeps and counts the size of the store.
 
 Counted and evicted are entries of the store, with their views; what stock Triton and torch left is never touched here.
 A put adds its size to the file, one small write; over the limit, one process at a time evicts down to nine tenths of
-it, in turns of 200 ms after its own kernel was returned. The size is counted anew after a prune, and once a day, by a
-thread that works for 20 ms and then rests for 80.
+the limit, in turns of 200 ms after its own kernel was returned. The size is counted anew after a prune, and once a day,
+by a thread that works for 20 ms and then rests for 80.
 
-The file is right but for views made while it was counted, and what processes could not write before they ended:
-another one was writing at that moment. Bytes are those of the files' contents, with about 1 KiB for each view; links
-from elsewhere, and copies on another file system, are not counted.
+The file is right but for views that were made while the store was counted, and for what a process could not write
+before it ended, because another one was writing at that moment. Bytes are those of the files' contents, with about
+1 KiB for each view; links from elsewhere, and copies on another file system, are not counted.
 """
 
 from __future__ import annotations
@@ -41,10 +43,11 @@ _LOW = 0.9
 _TURN_S = 0.2
 _PAUSE_S = 30.0
 _WORK_S, _REST_S = 0.02, 0.08
+_DIRECTORY = os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC
 
 
 def max_size_bytes(root: str, environ: Mapping[str, str]) -> int:
-    """What `GPUCACHE_MAX_SIZE` allows the store to take; 0 is no limit.
+    """The bytes that `GPUCACHE_MAX_SIZE` allows the store to take; 0 is no limit.
 
     Raises:
         OSError: the file system does not answer.
@@ -86,15 +89,18 @@ class Limit:
 
         Never raises for what the disk says.
         """
-        described = len(manifest.encoded())
-        content = sum(published.size_bytes for published in manifest.files.values())
-        self._put(content + described + GROUP_BYTES)
+        size = len(manifest.encoded()) + GROUP_BYTES
+        for published in manifest.files.values():
+            size += published.size_bytes
+        self._put(size)
 
     def adopted(self, files: Iterable[str]) -> None:
         """Count the files of an entry that stock Triton had made, as `published`."""
+        size = 2 * GROUP_BYTES
         with suppress(OSError):
-            content = sum(os.stat(path).st_size for path in files)
-            self._put(content + 2 * GROUP_BYTES)
+            for path in files:
+                size += os.stat(path).st_size
+            self._put(size)
 
     def viewed(self) -> None:
         """Count one more view, as `published`."""
@@ -126,7 +132,7 @@ class Limit:
         time, so that the main thread keeps its speed. At the end of the process what is left is counted without rests.
         """
         with suppress(OSError):
-            fd = os.open(self.locks, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+            fd = os.open(self.locks, _DIRECTORY)
             _held.add(fd)
             try:
                 fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -139,6 +145,7 @@ class Limit:
                 os.close(fd)
 
     def _put(self, size: int) -> None:
+        """Add to the size in the file; a turn is due if the store is over its limit then, or is to be counted."""
         if not self.limit_bytes:
             return
         with suppress(OSError):
@@ -149,7 +156,7 @@ class Limit:
                 self._due = True
 
     def _add(self, change: int, draining: bool | None = None) -> Total | None:
-        """Add to the size in the file, with what could not be added before; the total.
+        """Add to the size in the file, with what could not be added before; return the total.
 
         None while another process writes the file: then the next call adds this change as well.
         """
@@ -176,17 +183,17 @@ class Limit:
         return total.draining or total.size_bytes > self.limit_bytes
 
     def _evict_down_to(self, aim: int, size: int) -> int:
-        """Evict until the store, which takes ``size`` bytes, takes ``aim``, for one turn; the bytes it takes then."""
+        """Evict for one turn, or until the store has shrunk from ``size`` bytes to ``aim``; return its bytes then."""
         if size <= aim:
             return size
         from gpucache.store.eviction import evict  # most processes never evict anything
 
         deadline = time.monotonic() + _TURN_S
         devices = [path for _, path in device_directories(self.root)]
-        below = f"{self.root}/"
-        mounted = [point for point in mounts.points() if point.startswith(below)]
+        mounted = _mounts_below(self.root)
         for entry in self._oldest_first():
-            if is_recent(entry.used, time.time(), self.grace_s):
+            now = time.time()
+            if is_recent(entry.used, now, self.grace_s):
                 break  # and so is all that comes after it
             freed = evict(entry, devices, self.locks, mounted, self.grace_s)
             size -= freed
@@ -199,19 +206,32 @@ class Limit:
                 return size
         # Nothing is left that may go. After the pause it may be another entry's turn, so that all are listed anew.
         self._oldest.clear()
-        self._not_before = time.monotonic() + min(self.grace_s, _PAUSE_S)
+        pause_s = min(self.grace_s, _PAUSE_S)
+        self._not_before = time.monotonic() + pause_s
         return size
 
     def _oldest_first(self) -> Iterator[LastUse]:
-        """The stored entries by their last use: what an earlier turn has left to this one, and then all anew."""
+        """Yield stored entries, least recently used first: what an earlier turn has left, and then all, listed anew."""
         yield from self._take_oldest()
-        self._oldest = oldest_first(last_uses(self.root), time.time())
+        now = time.time()
+        self._oldest = oldest_first(last_uses(self.root), now)
         self._oldest.reverse()  # the next one is taken from the end
         yield from self._take_oldest()
 
     def _take_oldest(self) -> Iterator[LastUse]:
+        """Yield the entries that are listed, and strike each from the list: a turn may end between two of them."""
         while self._oldest:
             yield self._oldest.pop()
+
+
+def _mounts_below(root: str) -> list[str]:
+    """The mount points below a root."""
+    below = f"{root}/"
+    found = []
+    for point in mounts.points():
+        if point.startswith(below):
+            found.append(point)
+    return found
 
 
 def _resting() -> Callable[[], None]:
@@ -228,7 +248,8 @@ def _resting() -> Callable[[], None]:
 
     def rest() -> None:
         nonlocal began
-        if resting and time.monotonic() - began > _WORK_S:
+        worked_s = time.monotonic() - began
+        if resting and worked_s > _WORK_S:
             main.join(_REST_S)
             began = time.monotonic()
 

@@ -1,4 +1,4 @@
-"""Find an entry that can be used: the check of every hit, and the stamp that tells of its use."""
+"""Find an entry or view that can be used: the check that every hit makes, and the stamp that tells of the use."""
 
 from __future__ import annotations
 
@@ -15,13 +15,16 @@ from gpucache.store.manifest import (
 )
 from gpucache.store.recency import SKEW_S, STAMP_S
 
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    Usable = tuple[Manifest, dict[str, str]]
+    """The manifest of an entry or view that can be used, and the paths of its files by name."""
+
 _DIRECTORY = os.O_DIRECTORY | os.O_CLOEXEC | getattr(os, "O_PATH", os.O_RDONLY)
 
 
-def find(
-    directory: str, verify: bool, boot: float, stamp_s: float = STAMP_S
-) -> tuple[Manifest, dict[str, str]] | None:
-    """The manifest of an entry or view that can be used, and the paths of its files by name; else None.
+def find(directory: str, verify: bool, boot: float, stamp_s: float = STAMP_S) -> Usable | None:
+    """Check whether the entry or view in a directory can be used, and stamp its use; None where it cannot.
 
     Sizes and times are checked always; digests on request, and at the first use since ``boot`` (a power cut may leave
     files of the right size with nothing in them). Damage that keeps size and time within one boot is not seen. The use
@@ -61,12 +64,14 @@ def find(
 
 
 def sound(directory: str, verify: bool, boot: float, stamp_s: float = STAMP_S) -> Manifest | None:
-    """The manifest of an entry or view that can be used, as `find`; its use is stamped."""
+    """The manifest of the entry or view in a directory, checked and stamped as by `find`; None where it is unusable."""
     found = find(directory, verify, boot, stamp_s)
-    return None if found is None else found[0]
+    if found is None:
+        return None
+    return found[0]
 
 
-def _renewed(directory: str, manifest: Manifest) -> tuple[Manifest, dict[str, str]] | None:
+def _renewed(directory: str, manifest: Manifest) -> Usable | None:
     """Give a directory that was copied with other times a new manifest, and a group that names this place."""
     # Imported late: a hit in place never needs it.
     from gpucache.store.stock import describe
@@ -77,4 +82,7 @@ def _renewed(directory: str, manifest: Manifest) -> tuple[Manifest, dict[str, st
         return None  # it is being removed
     except OSError:
         pass  # read-only: the digests are checked again next time
-    return manifest, {name: f"{directory}/{name}" for name in manifest.files}
+    paths = {}
+    for name in manifest.files:
+        paths[name] = f"{directory}/{name}"
+    return manifest, paths

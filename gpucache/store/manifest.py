@@ -23,10 +23,10 @@ MANIFEST = "__entry__.json"
 
 
 CONDEMNED = "__entry__.json.removed"
-"""What a manifest is called from the moment on when its directory is to go: nobody takes the entry for one any more."""
+"""The name that a manifest gets when its directory is to be removed: from then on nobody takes that for an entry."""
 
 MOST_BYTES = 2**20
-"""What is longer is no manifest, and is not read."""
+"""A longer file is no manifest, and is not read."""
 
 
 class Published(NamedTuple):
@@ -102,7 +102,7 @@ _DAMAGE = (errno.ENOENT, errno.ENOTDIR, errno.EISDIR, errno.ELOOP, errno.ENXIO)
 
 
 def parse_manifest(data: bytes) -> Manifest | None:
-    """The manifest in the content of a file; None where that is torn, or says what no manifest says.
+    """Read a manifest from the content of its file; None where that is torn, or says what no manifest says.
 
     Unsound is one with a value of another type, a file's name that leads out of the directory, a text that a terminal
     could not show, or a group that is none of the files.
@@ -134,7 +134,7 @@ def parse_manifest(data: bytes) -> Manifest | None:
 
 
 def _are_files(listed: dict[str, Any]) -> bool:
-    """Whether each file has what `Published` has: two whole numbers and a text; and whether there is one.
+    """Whether there is a file, and each has what `Published` has: two whole numbers and a text.
 
     Raises:
         ValueError: a file has more or fewer values.
@@ -160,15 +160,16 @@ def entry_path(root: str, key: str) -> str:
 
 
 def single_key(key: str, filename: str, tag: str) -> str:
-    """The key in the store of a file that stands for itself: Triton's, and what else must be equal."""
-    digest = hashlib.sha256(f"{filename}\0{tag}".encode()).hexdigest()
+    """The key in the store of a file without a group: Triton's key, and a digest of what else must be equal."""
+    said = f"{filename}\0{tag}"
+    digest = hashlib.sha256(said.encode()).hexdigest()
     return f"{key}-{digest[:16]}"
 
 
 def read_manifest(
     directory: str, name: str = MANIFEST, here: int | None = None
 ) -> tuple[Manifest, float] | None:
-    """An entry's manifest and when it was last used (seconds since the epoch); None without a sound one.
+    """Read an entry's manifest, and when the entry was last used (seconds since the epoch); None if it is not sound.
 
     ``here`` is a descriptor of the directory, if the caller has one.
 
@@ -239,7 +240,8 @@ def intact(directory: str, manifest: Manifest) -> bool:
 def digest_of(path: str) -> str:
     """SHA-256 of a file, in hexadecimal."""
     with open(path, "rb") as file:
-        return hashlib.sha256(file.read()).hexdigest()
+        digest = hashlib.sha256(file.read())
+    return digest.hexdigest()
 
 
 def write_manifest(directory: str, manifest: Manifest) -> None:

@@ -1,4 +1,4 @@
-"""One copy of each entry per host, hard-linked into the device directories.
+"""Put a finished compile into the store, whole, and hard-link it into device directories: one copy for each host.
 
 An *entry* is a directory of files, as Triton made them, with `__entry__.json` beside them: size, modification time and
 SHA-256 of each file. (Not ``entry.json``: a kernel named ``entry`` has a file of that name.) The *view* of an entry in
@@ -33,7 +33,14 @@ from gpucache.store.quarantine import ASIDE, quarantine
 from gpucache.store.stock import BUSY_S
 
 # Where a file cannot have another name: on another file system, or on one without hard links.
-_NO_LINK = (errno.EXDEV, errno.EPERM, errno.EMLINK, errno.EOPNOTSUPP, errno.ENOSYS, errno.EACCES)
+_NO_LINK = (
+    errno.EXDEV,
+    errno.EPERM,
+    errno.EMLINK,
+    errno.EOPNOTSUPP,
+    errno.ENOSYS,
+    errno.EACCES,
+)
 _OCCUPIED = (errno.ENOTEMPTY, errno.EEXIST, errno.ENOTDIR)
 
 
@@ -46,10 +53,10 @@ def publish_entry(
     repair: bool,
     used: float | None = None,
 ) -> bool:
-    """Put files (name to path and SHA-256) into the store as one entry, unless a whole one is there.
+    """Put files (name to path and SHA-256) into the store as one entry, unless the store has it whole.
 
     ``repair`` allows to move a damaged entry aside, and needs the key's lock. ``used`` is when the entry was used last,
-    in seconds since the epoch, if that is not now. Returns whether a whole entry is there now.
+    in seconds since the epoch, if that is not now. Returns whether the store has the whole entry now.
 
     Raises:
         OSError: the disk refused; the store is as it was.
@@ -60,7 +67,8 @@ def publish_entry(
         placed = {}
         for name, (path, sha256) in files.items():
             placed[name] = _link_or_copy(path, f"{aside}/{name}", sha256)
-        write_manifest(aside, Manifest(facts, placed, host_name()))
+        manifest = Manifest(facts, placed, host_name())
+        write_manifest(aside, manifest)
         # Stamped before it is in its place: once it is there, a reader may stamp it.
         if used is not None:
             os.utime(f"{aside}/{MANIFEST}", (used, used))
@@ -71,7 +79,7 @@ def publish_entry(
 
 
 def _put_in_place(root: str, made: str, target: str, repair: bool) -> bool:
-    """Rename a finished directory to where it belongs, unless a whole one is there; whether one is there now.
+    """Rename a finished directory to ``target``, unless a whole one is there; return whether one is there now.
 
     ``repair`` allows to move what is damaged aside, and needs the key's lock.
     """
@@ -85,7 +93,7 @@ def _put_in_place(root: str, made: str, target: str, repair: bool) -> bool:
 
 
 def _renamed(made: str, target: str) -> bool:
-    """Whether the directory could be renamed: plain rename replaces an empty directory, and only that."""
+    """Rename a directory unless a directory that is not empty, or a file, is in the way; return whether it was done."""
     try:
         os.rename(made, target)
     except OSError as error:
@@ -96,17 +104,19 @@ def _renamed(made: str, target: str) -> bool:
 
 
 def _is_whole(made: str, target: str) -> bool:
-    """Whether another writer has put there, whole, what is made."""
+    """Whether ``target`` already has, whole, the files that ``made`` has: another writer was faster."""
     there = sound(target, True, 0.0)  # with digests: the caller may have found it damaged by them
     if there is None:
         return False
-    names = set(os.listdir(made)) - {MANIFEST}
-    wanted = {name for name in names if not name.startswith(GROUP)}
+    wanted = set()
+    for name in os.listdir(made):
+        if name != MANIFEST and not name.startswith(GROUP):
+            wanted.add(name)
     return there.files.keys() == wanted
 
 
 def link_view(root: str, source: str, target: str, manifest: Manifest, repair: bool) -> bool:
-    """Make ``target`` a view of the store's entry ``source``, unless a whole one is there; whether one is there now.
+    """Make ``target`` a view of the store's entry ``source``, unless it is whole; return whether it is whole now.
 
     Without ``repair`` (which needs the key's lock) only an absent or empty directory is filled.
 
@@ -135,14 +145,18 @@ def _busy(target: str) -> bool:
         return False
     try:
         with os.scandir(target) as items:
-            times = [item.stat(follow_symlinks=False).st_mtime for item in items]
+            newest = 0.0
+            for item in items:
+                found = item.stat(follow_symlinks=False)
+                newest = max(newest, found.st_mtime)
     except OSError:
         return False
-    return time.time() - max(times, default=0.0) < BUSY_S
+    age_s = time.time() - newest
+    return age_s < BUSY_S
 
 
 def _link_or_copy(source: str, target: str, sha256: str) -> Published:
-    """Hard-link a file of this digest, or copy it where it cannot be linked; the file as it is then."""
+    """Hard-link a file of this digest, or copy it where it cannot be linked; return how a manifest lists it."""
     try:
         os.link(source, target)
     except OSError as error:
@@ -156,7 +170,7 @@ def _link_or_copy(source: str, target: str, sha256: str) -> Published:
 def _give_manifest(
     source: str, target: str, manifest: Manifest, placed: Mapping[str, Published]
 ) -> None:
-    """Give a view its manifest: the store's own where the files are, so that a stamp on one is a stamp on all."""
+    """Give a view its manifest: the store's own if its files are too, so that a stamp on one is a stamp on all."""
     if placed == manifest.files:
         _link_or_copy(f"{source}/{MANIFEST}", f"{target}/{MANIFEST}", "")
     else:  # copied to a file system with coarser times

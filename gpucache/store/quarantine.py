@@ -1,4 +1,4 @@
-"""Where damaged entries are moved to, out of everybody's way, for whoever wants to look at them."""
+"""Move damaged entries out of the way, to the root's ``quarantine``, for whoever wants to look at them."""
 
 from __future__ import annotations
 
@@ -11,16 +11,16 @@ from gpucache.disk.files import make_directory
 from gpucache.layout import paths
 
 ASIDE = "tmp.gpucache-"
-"""How a name begins, in a device directory, of what is not yet or no longer an entry."""
+"""How the name of a directory begins that is not yet, or no longer, an entry or view, beside entries and views."""
 
 
 def quarantine(root: str, path: str) -> bool:
-    """Move something damaged out of the way, for whoever wants to look at it; whether it is kept.
+    """Move a damaged directory to the quarantine; return whether it is kept there.
 
-    What lies on another file system than the quarantine is removed.
+    A directory on another file system than the quarantine is removed.
 
     Raises:
-        OSError: it could not be moved.
+        OSError: the directory could not be moved.
     """
     directory = paths.ours(root, "quarantine")
     make_directory(directory)
@@ -44,7 +44,7 @@ def remove_in_place(path: str) -> None:
     its manifest goes first, and its group, so that nobody takes the rest for an entry.
 
     Raises:
-        OSError: it stays.
+        OSError: the directory stays.
     """
     beside = f"{os.path.dirname(path)}/{ASIDE}{time.time_ns():x}.{os.getpid()}"
     try:
@@ -61,7 +61,7 @@ def remove_in_place(path: str) -> None:
 
 
 def quarantined(path: str) -> float | None:
-    """When something came to the quarantine, in seconds since the epoch; None if its name does not tell."""
+    """When a directory in the quarantine was moved there (seconds since the epoch); None if its name does not tell."""
     parts = path.rsplit(".", 2)
     try:
         return int(parts[1], 16) / 1e9

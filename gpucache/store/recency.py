@@ -1,4 +1,4 @@
-"""Which entries go first: by last use, within limits, and never what was used recently.
+"""Which entries are evicted or pruned first: the least recently used, as many as a limit asks, none used recently.
 
 The limit of the store, `gpucache prune` and `gpucache clean` all choose by these functions, which only look at values
 and remove nothing. Pure, but for the clock of the machine's start and the environment that a caller passes.
@@ -35,24 +35,24 @@ SKEW_S = 2.0
 """How far the clocks of a node and of its file server may differ; a use that lies further ahead has a wrong time."""
 
 STAMP_S = STAMP.default
-"""The use of an entry is stamped again after so long, unless `GPUCACHE_STAMP_S` says sooner."""
+"""After so long the use of an entry is stamped again, unless `GPUCACHE_STAMP_S` says sooner."""
 
 
 # ---- which uses are recent
 
 
 def plausible(used: float, now: float) -> float:
-    """The time of a use; long ago where the use is more than a day ahead, which only a wrong clock says."""
+    """The time of a use; 0, long ago, if that lies more than a day ahead of ``now``, which only a wrong clock says."""
     return used if used - now <= _AHEAD_S else 0.0
 
 
 def is_recent(used: float, now: float, grace_s: float) -> bool:
-    """Whether a use is within the grace."""
+    """Whether a use was ``grace_s`` ago or less, so that the entry may be in use."""
     return now - plausible(used, now) <= grace_s
 
 
 def stamp_interval(environ: Mapping[str, str]) -> float:
-    """How often at most a use is stamped, in seconds. Never more seldom than by default, by which others prune."""
+    """The seconds after which a use is stamped again. At most the default, since other processes prune by that."""
     return min(STAMP.read_or_default(environ), STAMP_S)
 
 
@@ -94,7 +94,7 @@ class Limits(Value, kw_only=True):
 
 
 def oldest_first(entries: Iterable[T], now: float) -> list[T]:
-    """The entries in the order in which they go: least recently used first, and before all what is dated far ahead."""
+    """Sort entries as they are removed: least recently used first, and before all those dated more than a day ahead."""
     return sorted(entries, key=lambda entry: plausible(entry.used, now))
 
 
@@ -125,10 +125,12 @@ def over_limits(
 
 
 def spare_recent(entries: Iterable[T], grace_s: float, now: float) -> tuple[list[T], list[T]]:
-    """Divide entries, in their order, into what may go and what stays because it was used within the grace."""
+    """Divide entries, in their order, into those that may go and those that stay, used within the grace."""
     going: list[T] = []
     staying: list[T] = []
     for entry in entries:
-        chosen = staying if is_recent(entry.used, now, grace_s) else going
-        chosen.append(entry)
+        if is_recent(entry.used, now, grace_s):
+            staying.append(entry)
+        else:
+            going.append(entry)
     return going, staying

@@ -74,13 +74,13 @@ class InUse(Exception):
 
 
 def remove(key: str, targets: Sequence[Target], locks: str | None) -> list[Freed]:
-    """Remove an entry from all of its directories; what was freed in each.
+    """Remove an entry from all of its directories; return what was freed in each.
 
     Beside any number of readers, writers and removers. ``locks`` is the root's directory of locks, or None where it has
     none. Killed at any instant, the entry is there or not, and nothing else is touched.
 
     Raises:
-        InUse: it is as it was.
+        InUse: the entry is as it was.
     """
     with taken(key, targets, locks) as asides:
         pass
@@ -130,18 +130,19 @@ def refuse_mounts(paths: Iterable[str], points: Iterable[str]) -> None:
 
 
 def finish(path: str, modified: float, locks: str | None) -> Freed:
-    """Complete a removal that was killed after it had condemned a directory; what was freed.
+    """Complete a removal that was killed after it had condemned a directory; return what was freed.
 
     ``modified`` is the directory's modification time when the caller saw that it was condemned.
 
     Beside any number of readers, writers and removers.
 
     Raises:
-        InUse: another process has done something with it since.
+        InUse: another process has done something with the directory since.
     """
     with _locked(_key_of(path), locks), _told_as_in_use():
         found = os.lstat(path)
-        if not stat.S_ISDIR(found.st_mode) or found.st_mtime != modified:
+        is_directory = stat.S_ISDIR(found.st_mode)
+        if not is_directory or found.st_mtime != modified:
             raise InUse(_USED)
         # A removal that lost to a reader was killed before it had put all back.
         shown = os.path.lexists(f"{path}/{MANIFEST}")
@@ -157,7 +158,7 @@ def finish(path: str, modified: float, locks: str | None) -> Freed:
 
 @contextmanager
 def _told_as_in_use() -> Iterator[None]:
-    """What the disk refuses in a block stays as it was, and that is told as `InUse`."""
+    """Raise `InUse` where the disk refuses something in the ``with`` block, which leaves the entry as it was."""
     try:
         yield
     except OSError as error:
@@ -187,7 +188,7 @@ def _locked(key: str, locks: str | None) -> Iterator[None]:
     """Hold the lock of a key for the length of a block, if the root has locks.
 
     Raises:
-        InUse: another process holds it, or it cannot be asked for.
+        InUse: another process holds the lock, or its file cannot be made or opened.
     """
     if locks is None:
         yield
@@ -226,14 +227,18 @@ def _condemn(targets: Sequence[Target]) -> list[tuple[str, str]]:
                 os.rename(f"{target.path}/{name}", f"{target.path}/{CONDEMNED}")
         for target in targets:
             # The time alone: overlayfs may have given the renamed file another inode.
-            if target.ours and _modified_ns(f"{target.path}/{CONDEMNED}") != target.mark[1]:
+            if not target.ours:
+                continue
+            stamp_ns = _modified_ns(f"{target.path}/{CONDEMNED}")
+            if stamp_ns != target.mark[1]:
                 raise InUse(_USED)
         # A writer, or a reader that renewed what it had read before, may have shown the entry again; and what was
         # stock Triton's gets a manifest of ours when it is used.
         shown = [f"{directory}/{name}" for directory, name in hidden]
         shown += [f"{target.path}/{MANIFEST}" for target in targets]
-        if any(map(os.path.lexists, shown)):
-            raise InUse(_USED)
+        for path in shown:
+            if os.path.lexists(path):
+                raise InUse(_USED)
     except BaseException:
         _restore(hidden)
         raise
@@ -241,10 +246,12 @@ def _condemn(targets: Sequence[Target]) -> list[tuple[str, str]]:
 
 
 def _check_unchanged(target: Target) -> None:
+    """Raise `InUse` if a directory, or the use of its entry, is not as it was when the removal was planned."""
     directory = os.lstat(target.path)
     marked = os.lstat(f"{target.path}/{MANIFEST}") if target.ours else directory
     mark = (marked.st_ino, marked.st_mtime_ns)
-    if not stat.S_ISDIR(directory.st_mode) or mark != target.mark:
+    is_directory = stat.S_ISDIR(directory.st_mode)
+    if not is_directory or mark != target.mark:
         raise InUse(_USED)
 
 
@@ -253,13 +260,16 @@ def _modified_ns(path: str) -> int:
 
 
 def _group_file(directory: str) -> str | None:
-    """The name of the file by which Triton's own manager knows that a kernel is whole."""
-    names = [name for name in os.listdir(directory) if name.startswith(GROUP)]
+    """The name of a directory's group file, the first one of several; None where there is none."""
+    names = []
+    for name in os.listdir(directory):
+        if name.startswith(GROUP):
+            names.append(name)
     return min(names, default=None)
 
 
 def _restore(hidden: Iterable[tuple[str, str]]) -> None:
-    """Give what is hidden its name again, unless another process has written such a file anew."""
+    """Give hidden files their names again, unless another process has written such a file anew."""
     for directory, name in hidden:
         with suppress(OSError):  # not condemned yet, or gone
             if os.path.lexists(f"{directory}/{name}"):
@@ -269,7 +279,9 @@ def _restore(hidden: Iterable[tuple[str, str]]) -> None:
 
 
 def _beside(path: str) -> str:
-    return f"{os.path.dirname(path)}/{ASIDE}removed-{time.time_ns():x}.{os.getpid()}.{next(_count)}"
+    """A new path beside a directory, to which it is renamed before it is deleted."""
+    name = f"{ASIDE}removed-{time.time_ns():x}.{os.getpid()}.{next(_count)}"
+    return f"{os.path.dirname(path)}/{name}"
 
 
 def _set_aside(path: str, aside: str) -> None:
@@ -286,10 +298,11 @@ def _set_aside(path: str, aside: str) -> None:
 
 
 def _put_back(aside: str, path: str) -> None:
+    """Give a directory that was set aside its name again; delete it where another writer has made a new one."""
     try:
         os.rename(aside, path)
     except OSError as error:
-        if error.errno in (errno.ENOTEMPTY, errno.EEXIST):  # another writer was faster
+        if error.errno in (errno.ENOTEMPTY, errno.EEXIST):
             delete(aside)
 
 
@@ -304,7 +317,7 @@ _DIRECTORY = (
 
 
 def delete(path: str) -> Freed:
-    """Delete a file, or a directory with all that is in it; what that freed. Links are deleted, not followed.
+    """Delete a file, or a directory with all that is in it; return what was freed. Links are deleted, not followed.
 
     Beside any other process that deletes the same: what is gone counts nothing. What may not be deleted stays.
     """
@@ -329,13 +342,13 @@ class _Deletion:
         self._freed = NOTHING
 
     def delete(self, path: str) -> Freed:
-        """As the function of this name."""
+        """Delete a file or directory, as the function `delete`; return what this call freed."""
         self._freed = NOTHING
         self._delete(path, None)
         return self._freed
 
     def _delete(self, name: str, parent: int | None) -> None:
-        """Delete what has a name in the directory that ``parent`` is a descriptor of; a whole path without one."""
+        """Delete a file or directory by its name in ``parent``, an open directory; by its whole path without one."""
         try:
             fd = os.open(name, _DIRECTORY, dir_fd=parent)
         except OSError as error:
@@ -350,6 +363,7 @@ class _Deletion:
             os.rmdir(name, dir_fd=parent)
 
     def _empty(self, fd: int) -> None:
+        """Delete all that is in an open directory."""
         device = os.fstat(fd).st_dev
         with os.scandir(fd) as items:
             for item in items:
@@ -360,7 +374,9 @@ class _Deletion:
 
     def _unlink(self, name: str, parent: int | None, inode: tuple[int, int] | None) -> None:
         """Delete a file, and count it: its bytes are free once its last name is gone."""
-        left = self._known.get(inode) if inode is not None else None
+        left = None
+        if inode is not None:
+            left = self._known.get(inode)
         try:
             if left is None:
                 left = _Remaining(os.lstat(name, dir_fd=parent))
@@ -368,9 +384,11 @@ class _Deletion:
         except OSError:
             return
         left.links -= 1
-        if inode is not None and left.links:
-            self._known[inode] = left
-        elif inode is not None:
-            self._known.pop(inode, None)  # the number may be used again
+        if inode is not None:
+            if left.links:
+                self._known[inode] = left
+            else:
+                self._known.pop(inode, None)  # the number may be used again
         physical_bytes = 0 if left.links else left.size_bytes
-        self._freed = self._freed.plus(Freed(1, left.size_bytes, physical_bytes))
+        deleted = Freed(1, left.size_bytes, physical_bytes)
+        self._freed = self._freed.plus(deleted)

@@ -37,11 +37,12 @@ class Total(NamedTuple):
     @property
     def stale(self) -> bool:
         """Whether the store is to be counted anew."""
-        return not 0 <= time.time() - self.counted <= _COUNTED_S
+        age_s = time.time() - self.counted
+        return not 0 <= age_s <= _COUNTED_S
 
 
 def counted(root: str, rest: Callable[[], object] | None = None) -> int:
-    """Bytes of all stored entries and, about, of their views; what vanishes meanwhile counts nothing.
+    """Count the bytes of all stored entries and, about, of their views; what vanishes meanwhile counts nothing.
 
     ``rest`` is called after every part of the store, and may wait. Parts that change while the others are counted are
     counted again, so that entries put or removed meanwhile are right in the sum. Approximate are views that are made
@@ -60,15 +61,20 @@ def counted(root: str, rest: Callable[[], object] | None = None) -> int:
             modified_ns = _modified_ns(shard)
             if modified.get(shard) == modified_ns:
                 continue
-            entries = _entries_of(shard)
-            sizes[shard] = sum(_entry_size(entry, most_views) for entry in entries)
+            size = 0
+            for entry in _entries_of(shard):
+                size += _entry_size(entry, most_views)
+            sizes[shard] = size
             modified[shard] = modified_ns
             unchanged = False
             if rest is not None:
                 rest()
         if unchanged:
             break
-    return sum(sizes.get(shard, 0) for shard in shards(root))
+    total = 0
+    for shard in shards(root):
+        total += sizes.get(shard, 0)
+    return total
 
 
 def _modified_ns(directory: str) -> int:
@@ -80,7 +86,7 @@ def _modified_ns(directory: str) -> int:
 
 
 def stored_entries(root: str) -> Iterator[str]:
-    """The paths of what is stored; links are left out."""
+    """Yield the path of each stored entry; symbolic links are left out."""
     for shard in shards(root):
         yield from _entries_of(shard)
 
@@ -100,13 +106,18 @@ def _is_entry(item: os.DirEntry[str]) -> bool:
 
 
 def _entry_size(entry: str, most_views: int) -> int:
+    """The bytes of an entry's files, and about those of its views: as many as its manifest has further links.
+
+    At most ``most_views`` count: a user may have made links of his own.
+    """
     size = 0
     with suppress(OSError), os.scandir(entry) as files:
         for file in files:
             found = file.stat(follow_symlinks=False)
             size += found.st_size
             if file.name == MANIFEST:
-                size += min(found.st_nlink - 1, most_views) * GROUP_BYTES
+                views = min(found.st_nlink - 1, most_views)
+                size += views * GROUP_BYTES
     return size
 
 
@@ -119,7 +130,7 @@ class LastUse(NamedTuple):
 
     @property
     def used(self) -> float:
-        """Seconds since the epoch."""
+        """When the entry was used last, in seconds since the epoch."""
         return self.stamp_ns / 1e9
 
 
@@ -144,9 +155,9 @@ def count_anew_later(root: str) -> None:
 
 
 def set_total(root: str, size_bytes: int, now: float | None = None) -> Total | None:
-    """Write what was counted at ``now`` (seconds since the epoch; by default at this moment) into the file.
+    """Write into the file what was counted at ``now``: seconds since the epoch, by default this moment.
 
-    None where other processes have written the file all the time, for a tenth of a second.
+    Returns the total; None where other processes have written the file all the time, for a tenth of a second.
 
     Raises:
         OSError: the disk refused.
@@ -160,7 +171,7 @@ def set_total(root: str, size_bytes: int, now: float | None = None) -> Total | N
 
 
 def total_bytes(root: str) -> int | None:
-    """What the store takes, as its writers keep it; None where nobody has counted."""
+    """The bytes that the store takes, as its writers keep them in the file; None where nobody has counted."""
     try:
         with open(_path(root), "rb") as file:
             total = _parsed(file.read(_LENGTH))
@@ -173,7 +184,7 @@ def _path(root: str) -> str:
     return paths.ours(root, "stats", "size")
 
 
-_FILE = os.O_RDWR | os.O_CREAT | getattr(os, "O_CLOEXEC", 0) | getattr(os, "O_NOFOLLOW", 0)
+_FILE = os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW
 
 
 def updated(
@@ -184,7 +195,9 @@ def updated(
     anew: bool = False,
     now: float | None = None,
 ) -> Total | None:
-    """The total after adding ``change``, or after setting it (``anew``); None while another process does the same.
+    """Add ``change`` to the total in the file, or (``anew``) set the total to it; return the new total.
+
+    None while another process writes the file: then nothing is changed.
 
     Raises:
         OSError: the disk refused.
@@ -193,12 +206,14 @@ def updated(
     try:
         fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
         old = _parsed(os.pread(fd, _LENGTH, 0))
-        size, counted = old.size_bytes + change, old.counted
+        size = old.size_bytes + change
+        counted_at = old.counted
         if anew:
-            size, counted = change, time.time() if now is None else now
+            size = change
+            counted_at = time.time() if now is None else now
         if draining is None:
             draining = old.draining
-        new = Total(max(0, size), draining, counted)
+        new = Total(max(0, size), draining, counted_at)
         if new != old:
             text = json.dumps(new).encode()
             os.pwrite(fd, text.ljust(_LENGTH), 0)
@@ -210,6 +225,7 @@ def updated(
 
 
 def _open(path: str) -> int:
+    """Open the file, which is made with its directory if it is not there."""
     try:
         return os.open(path, _FILE, 0o600)
     except FileNotFoundError:
@@ -218,6 +234,7 @@ def _open(path: str) -> int:
 
 
 def _parsed(text: bytes) -> Total:
+    """The total in the content of the file; nothing, never counted, where the content makes no sense."""
     try:
         size, draining, when = json.loads(text)
         return Total(int(size), bool(draining), float(when))

@@ -1,7 +1,7 @@
-"""Counters of hits and misses: cheap in memory, one small file a process, summed over all of them.
+"""Count hits and misses: in memory, then in one small file for each process, which are summed when somebody asks.
 
-A process rewrites its own file at a miss, at exit, and otherwise at most every two seconds, so that one that is killed
-or leaves through ``os._exit`` loses its last seconds only. Files of dead processes are folded into one per device.
+A process rewrites its own file at a miss, at exit, and otherwise at most every two seconds, so that a process that is
+killed or leaves through ``os._exit`` loses its last seconds only. Files of dead processes are folded into one file.
 """
 
 from __future__ import annotations
@@ -23,6 +23,8 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import Literal
 
+    Sums = dict[str, dict[str, float]]
+    """By device directory: the sum of each counter."""
     Counter = Literal[
         "hits",
         "shared_hits",
@@ -62,7 +64,7 @@ class Stats:
         self._dirty = False
 
     def add(self, name: Counter, amount: float = 1, *, now: bool = False) -> None:
-        """Add to a counter; ``now`` writes the file at once, and not only when two seconds have passed."""
+        """Add to a counter; with ``now``, or two seconds after the last time, the counters are written to the file."""
         with self._mutex:
             self._values[name] = self._values.get(name, 0) + amount
             self._dirty = True
@@ -70,7 +72,7 @@ class Stats:
             self.flush()
 
     def flush(self) -> None:
-        """Write the file; a disk that refuses costs the counters only."""
+        """Write the counters to this process's file; where the disk refuses, they are tried again the next time."""
         with self._mutex:
             self._flushed = time.monotonic()
             if not self._dirty or self.directory is None:
@@ -113,10 +115,10 @@ def _open(directory: str) -> int:
     return fd
 
 
-def totals(root: str) -> dict[str, dict[str, float]]:
+def totals(root: str) -> Sums:
     """The sum over all processes, living and dead, of each device directory's counters. Writes nothing."""
     directory = paths.ours(root, "stats")
-    sums: dict[str, dict[str, float]] = {}
+    sums: Sums = {}
     with suppress(OSError), _no_fold_beside(directory):
         for path in _files(directory):
             _sum(sums, _read(path))
@@ -133,18 +135,20 @@ def _no_fold_beside(directory: str) -> Iterator[None]:
 
 
 def fold(root: str) -> int:
-    """Fold the files of dead processes into one; how many there were. Beside any writer and reader."""
+    """Fold the files of dead processes into one; return how many there were. Beside any writer and reader."""
     directory = paths.ours(root, "stats")
     if not os.path.isdir(directory):
         return 0
     with _folding(directory, os.O_RDONLY | os.O_CREAT):
         folded = f"{directory}/{_FOLDED}"
         # A process holds its file for life, so that a free one has its last values.
-        of_processes = [path for path in _files(directory) if path != folded]
-        dead = [path for path in of_processes if is_free(path)]
+        dead = []
+        for path in _files(directory):
+            if path != folded and is_free(path):
+                dead.append(path)
         if not dead:
             return 0
-        sums: dict[str, dict[str, float]] = {}
+        sums: Sums = {}
         for path in (folded, *dead):
             _sum(sums, _read(path))
         said = []
@@ -174,12 +178,15 @@ def _folding(directory: str, flags: int) -> Iterator[None]:
 
 def _files(directory: str) -> list[str]:
     """The paths of all files with counters, those of the dead included."""
-    names = [name for name in os.listdir(directory) if name.endswith(".json")]
-    return [f"{directory}/{name}" for name in sorted(names)]
+    found = []
+    for name in sorted(os.listdir(directory)):
+        if name.endswith(".json"):
+            found.append(f"{directory}/{name}")
+    return found
 
 
 def _read(path: str) -> list[dict[str, object]]:
-    """The counters in a file, by device: one device's of a process, all devices' of the dead; none where it is torn."""
+    """Read the counters in a file: a process's, of one device, or the folded ones, of each; none where it is torn."""
     try:
         with open(path, encoding="utf-8") as file:
             found = json.load(file)
@@ -189,17 +196,19 @@ def _read(path: str) -> list[dict[str, object]]:
     return [item for item in items if isinstance(item, dict)]
 
 
-def _sum(sums: dict[str, dict[str, float]], found: list[dict[str, object]]) -> None:
+def _sum(sums: Sums, found: list[dict[str, object]]) -> None:
     """Add what was read of one file to the sums, device by device; what makes no sense is left out."""
     for item in found:
-        values, device_name = item.get("values"), item.get("device")
+        values = item.get("values")
+        device_name = item.get("device")
         if not isinstance(values, dict) or not isinstance(device_name, str):
             continue
         device = sums.setdefault(device_name, {})
         for name, value in values.items():
             known = name in COUNTERS or name in SECONDS
             if known and isinstance(value, (int, float)):
-                device[name] = device.get(name, 0) + value
+                before = device.get(name, 0)
+                device[name] = before + value
 
 
 _all: list[Stats] = []

@@ -1,4 +1,4 @@
-"""What Triton's own cache manager left in a device directory: recognised, and adopted as an entry."""
+"""Recognise what Triton's own cache manager left in a device directory, whole, and adopt it as an entry."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import json
 import os
 import shutil
 import tempfile
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 
 from gpucache.kernels.elf import is_whole_elf
 from gpucache.kernels.group import GROUP, write_group
@@ -15,6 +15,10 @@ from gpucache.layout.keys import is_key_of
 from gpucache.layout.paths import host_name
 from gpucache.store.manifest import CONDEMNED, MANIFEST, Facts, Manifest, Published, write_manifest
 from gpucache.store.quarantine import ASIDE
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from gpucache.disk.reading import Opener
 
 BUSY_S = 120.0
 """Stock Triton, which takes no lock of ours, may be at work in a directory with something younger than this."""
@@ -24,13 +28,13 @@ def stock_group(
     directory: str,
     filename: str,
     condemned: bool = False,
-    opener: Callable[[str, int], int] | None = None,
+    opener: Opener | None = None,
 ) -> dict[str, str] | None:
-    """The whole group that Triton's own manager left in a directory: names to paths here; None where it is not whole.
+    """The paths, by name, of a kernel's files that Triton's own manager left in a directory; None if not whole.
 
     The paths in a ``__grp__`` file are absolute and may point to where the directory was copied from, so that only the
-    names are taken. A metadata file that does not parse would crash Triton at every start. ``condemned``: also of a
-    view whose manifest the caller has renamed. ``opener`` is `open`'s.
+    names are taken. A metadata file that does not parse would crash Triton at every start. With ``condemned`` also the
+    files of a view are given, whose manifest the caller has renamed. ``opener`` is `open`'s.
     """
     ours = os.path.lexists(f"{directory}/{MANIFEST}")
     going = os.path.lexists(f"{directory}/{CONDEMNED}")
@@ -48,17 +52,17 @@ def stock_group(
         for path in files.values():
             if not is_whole_elf(path, opener):
                 return None
-        return files if _is_metadata_of(directory, files[filename], opener) else None
+        if not _is_metadata_of(directory, files[filename], opener):
+            return None
+        return files
     except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError):
         return None
 
 
-def _is_metadata_of(
-    directory: str, path: str, opener: Callable[[str, int], int] | None = None
-) -> bool:
-    """Whether a metadata file is one that Triton can read, and of the kernel whose key the directory is named by.
+def _is_metadata_of(directory: str, path: str, opener: Opener | None = None) -> bool:
+    """Whether Triton can read a metadata file, and it is that of the kernel by whose key the directory is named.
 
-    Raises what a file without JSON, or with JSON of another shape, makes of it.
+    What a file without JSON, or with JSON of another shape, raises here, `stock_group` catches.
     """
     with open(path, encoding="utf-8", opener=opener) as file:
         known = json.load(file)
@@ -71,7 +75,7 @@ def _is_metadata_of(
 def describe(
     directory: str, digests: Mapping[str, str], facts: Facts, origin: str | None = None
 ) -> None:
-    """Make a whole directory of Triton's own a view: give it a manifest, and a group that names this place.
+    """Make a whole directory of Triton's own a view: give it a manifest, and a group file with the paths in it.
 
     ``digests`` are the SHA-256 of its files by name; ``origin`` is where they were compiled, if not on this host.
 
@@ -85,7 +89,8 @@ def describe(
         for name, sha256 in digests.items():
             found = os.stat(f"{directory}/{name}")
             files[name] = Published(found.st_size, found.st_mtime_ns, sha256)
-        write_manifest(aside, Manifest(facts, files, origin or host_name()))
+        manifest = Manifest(facts, files, origin or host_name())
+        write_manifest(aside, manifest)
         write_group(aside, directory, facts.group, files)
         # The manifest last: it says that all is in order. Its name is the lower one of the two.
         for name in sorted(os.listdir(aside), reverse=True):
