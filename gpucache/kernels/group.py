@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 
 from gpucache.disk.files import write_new
-from gpucache.disk.reading import read
+from gpucache.disk.reading import quietly, read
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -49,6 +49,24 @@ def are_plain(names: Collection[str]) -> bool:
 
 GROUP = "__grp__"
 """How the name begins of the file by which Triton's own manager knows that a kernel is whole."""
+
+_HEAD_BYTES = 64
+
+
+def grouped_names(names: Iterable[str]) -> list[str]:
+    """Name the metadata files, such as ``add.json``, whose group files (``__grp__add.json``) are among these names."""
+    groups = [name for name in names if name.startswith(GROUP)]
+    return [group.removeprefix(GROUP) for group in groups]
+
+
+def begins_as_group(path: str) -> bool:
+    """Whether a file is a group file, whole or torn, whatever its name is now: its text begins with ``child_paths``.
+
+    Raises:
+        OSError: the file cannot be read.
+    """
+    with open(path, "rb", opener=quietly) as file:
+        return b'"child_paths"' in file.read(_HEAD_BYTES)
 
 
 def write_group(directory: str, final: str, group: str | None, names: Iterable[str]) -> None:

@@ -5,8 +5,8 @@ from __future__ import annotations
 import os
 
 from gpucache.disk.reading import read
+from gpucache.kernels.group import grouped_names
 from gpucache.kernels.metadata import Metadata
-from gpucache.report.entry_builder import grouped_names
 from gpucache.store.manifest import Manifest, read_manifest
 
 

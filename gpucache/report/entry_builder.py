@@ -7,7 +7,7 @@ import re
 from collections.abc import Collection, Iterable, Mapping
 
 from gpucache.kernels import metadata
-from gpucache.kernels.group import AUTOTUNE, GROUP
+from gpucache.kernels.group import AUTOTUNE, grouped_names
 from gpucache.report.entries import Copy, CopyKind, Entry, EntryKind, File
 from gpucache.report.inodes import Inode
 from gpucache.store.manifest import MANIFEST, Facts
@@ -104,12 +104,6 @@ def is_tritons(names: Collection[str], directories: Collection[str]) -> bool:
         elif not name.endswith(".json"):
             return False
     return has_stage
-
-
-def grouped_names(names: Iterable[str]) -> list[str]:
-    """Name the metadata files, such as ``add.json``, whose group files (``__grp__add.json``) are among these names."""
-    groups = [name for name in names if name.startswith(GROUP)]
-    return [group.removeprefix(GROUP) for group in groups]
 
 
 def touched(path: str) -> float:

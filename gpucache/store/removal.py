@@ -18,7 +18,7 @@ from contextlib import ExitStack, contextmanager, suppress
 from typing import NamedTuple
 
 from gpucache.disk.locks import holder
-from gpucache.kernels.group import GROUP
+from gpucache.kernels.group import GROUP, begins_as_group
 from gpucache.layout.keys import KEY
 from gpucache.store import key_lock
 from gpucache.store.manifest import CONDEMNED, MANIFEST, read_manifest, single_key
@@ -147,7 +147,7 @@ def finish(path: str, modified: float, locks: str | None) -> Freed:
         # A removal that lost to a reader was killed before it had put all back.
         shown = os.path.lexists(f"{path}/{MANIFEST}")
         # Stock Triton has compiled it again.
-        grouped = _group_file(path) is not None and _is_condemned_group(path)
+        grouped = _group_file(path) is not None and begins_as_group(f"{path}/{CONDEMNED}")
         if shown or grouped:
             os.unlink(f"{path}/{CONDEMNED}")
             raise InUse("it is an entry again")
@@ -163,12 +163,6 @@ def _told_as_in_use() -> Iterator[None]:
         yield
     except OSError as error:
         raise InUse(f"{error.filename}: {error.strerror}") from error
-
-
-def _is_condemned_group(path: str) -> bool:
-    """Whether what is condemned in a directory is stock Triton's group, whole or torn, and not our manifest."""
-    with open(f"{path}/{CONDEMNED}", "rb") as file:
-        return b'"child_paths"' in file.read(64)
 
 
 def _key_of(path: str) -> str:

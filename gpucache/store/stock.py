@@ -10,7 +10,7 @@ import tempfile
 from collections.abc import Mapping
 
 from gpucache.kernels.elf import is_whole_elf
-from gpucache.kernels.group import GROUP, write_group
+from gpucache.kernels.group import GROUP, read_group, write_group
 from gpucache.layout.keys import is_key_of
 from gpucache.layout.paths import host_name
 from gpucache.store.manifest import CONDEMNED, MANIFEST, Facts, Manifest, Published, write_manifest
@@ -34,21 +34,17 @@ def stock_group(
 
     The paths in a ``__grp__`` file are absolute and may point to where the directory was copied from, so that only the
     names are taken. A metadata file that does not parse would crash Triton at every start. With ``condemned`` also the
-    files of a view are given, whose manifest the caller has renamed. ``opener`` is `open`'s.
+    files of a view are given, whose manifest the caller has renamed. ``opener`` is `open`'s, for the kernel's files.
     """
     ours = os.path.lexists(f"{directory}/{MANIFEST}")
     going = os.path.lexists(f"{directory}/{CONDEMNED}")
     if ours or (going and not condemned):
         return None  # a view of ours, which was found damaged or is to go
     try:
-        with open(f"{directory}/{GROUP}{filename}", encoding="utf-8", opener=opener) as file:
-            children = json.load(file)["child_paths"]
-        files = {}
-        for child in children:
-            name = os.path.basename(child)
-            files[name] = f"{directory}/{name}"
-        if len(files) < 2 or filename not in files:
+        children = read_group(f"{directory}/{GROUP}{filename}")
+        if children is None or len(children) < 2 or filename not in children:
             return None
+        files = {name: f"{directory}/{name}" for name in children}
         for path in files.values():
             if not is_whole_elf(path, opener):
                 return None
