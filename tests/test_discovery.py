@@ -11,14 +11,14 @@ import pynvml
 import pytest
 
 from gpucache.errors import ConfigurationError, DiscoveryError, NoDeviceError
-from gpucache.machine import nvml
+from gpucache.machine import device_files, nvml
 from gpucache.machine.device import Device, Status, Unavailable
 from gpucache.machine.nvml import discover
 
 # What a fresh process runs: `answer()` is a snapshot or an error as JSON.
 ANSWER = """
 import json, os, sys, threading
-from gpucache.machine import nvml
+from gpucache.machine import device_files, nvml
 from gpucache.errors import GpuCacheError
 
 nvml._TEGRA_MARKS = ()
@@ -79,6 +79,15 @@ def fifo(tmp_path):
     path = tmp_path / "nvml.fifo"
     os.mkfifo(path)
     return path
+
+
+@pytest.fixture
+def driver_files(tmp_path, monkeypatch):
+    """A /dev with the driver's device files, as a container has it with the capability ``compute`` alone."""
+    for name in ("nvidiactl", "nvidia0"):
+        (tmp_path / "dev" / name).parent.mkdir(exist_ok=True)
+        (tmp_path / "dev" / name).touch()
+    monkeypatch.setattr(device_files, "DEV", str(tmp_path / "dev"))
 
 
 # ---- healthy machines
@@ -332,6 +341,29 @@ def test_a_machine_without_a_gpu_gives_one_fake_device(
         discover(require_gpu=True)
     assert (caught.value.status, caught.value.detail) == (status.value, snapshot.detail)
     assert caught.value.advice == snapshot.advice
+
+
+def test_a_driver_without_its_library_is_a_sick_node_and_no_fake(loader_says, driver_files):
+    loader_says(
+        OSError("libnvidia-ml.so.1: cannot open shared object file: No such file or directory")
+    )
+    for required in (False, True):
+        with pytest.raises(DiscoveryError, match="nvidiactl is there") as raised:
+            discover(require_gpu=required)
+        assert raised.value.status == "no-library"
+        assert "capability `utility`" in raised.value.advice
+
+
+@pytest.mark.parametrize("init_error", [9, 12])
+def test_a_driver_that_nvml_does_not_find_is_a_sick_node(on_machine, driver_files, init_error):
+    on_machine(f"init_error = {init_error}\n")
+    with pytest.raises(DiscoveryError, match="this machine has the NVIDIA driver"):
+        discover()
+
+
+def test_a_driver_without_gpus_is_none(on_machine, driver_files):
+    on_machine("init_error = 28\n")
+    assert discover().source == "fake"
 
 
 def test_a_machine_without_the_library_tells_the_loaders_own_words(ask, machine):

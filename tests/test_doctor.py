@@ -251,6 +251,27 @@ def test_a_sick_node_is_told_with_the_way_out(root, put, machine, code, fix):
     )
 
 
+@pytest.mark.parametrize(
+    ("machine", "code", "fix"),
+    [
+        ("init_error = 12\n", "gpu-no-library", "NVIDIA_DRIVER_CAPABILITIES=compute,utility"),
+        ("init_error = 9\n", "gpu-no-driver", "load the NVIDIA kernel module"),
+    ],
+)
+def test_a_driver_that_nvml_does_not_find_is_told(root, put, dev, machine, code, fix):
+    put(machine)
+    silent(look(root), code)
+    (dev / "nvidiactl").touch()
+    assert fix in told(look(root), code, "error").fix
+
+
+def test_a_driver_without_the_bindings_is_told(root, put, dev, monkeypatch):
+    monkeypatch.setitem(sys.modules, "pynvml", None)
+    silent(look(root), "gpu-no-bindings")
+    (dev / "nvidiactl").touch()
+    assert "nvidia-ml-py" in told(look(root), "gpu-no-bindings", "error").fix
+
+
 def test_an_nvml_that_hangs_is_told(root, elsewhere, machine):
     found = elsewhere(
         root, machine("init_sleep_ms = -1\n") | healthy(root, GPUCACHE_NVML_TIMEOUT_S="0.1")

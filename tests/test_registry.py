@@ -21,6 +21,7 @@ from gpucache import (
     UnsafeDirectoryError,
 )
 from gpucache.layout import paths
+from gpucache.machine.device import Snapshot, Status, fake_devices
 
 pytestmark = pytest.mark.usefixtures("bare_dev")
 
@@ -215,6 +216,16 @@ def test_a_fake_record_is_refused_where_the_driver_is(root, bare_dev):
     with pytest.raises(RecordError, match=r"fake.*gpucache provision"):
         DeviceCacheRegistry.load(root, {})
     assert len(DeviceCacheRegistry.load(root, {"GPUCACHE_FAKE_DEVICES": "2"})) == 2
+
+
+def test_where_nvml_has_found_a_driver_without_gpus_its_fakes_hold_until_gpus_come(root, bare_dev):
+    nothing = Snapshot(status=Status.NO_DEVICES, source="fake", devices=fake_devices(1))
+    DeviceCacheRegistry(root, nothing, {}).provision()
+    (bare_dev / "nvidiactl").touch()
+    assert len(DeviceCacheRegistry.load(root, {})) == 1
+    (bare_dev / "nvidia0").touch()
+    with pytest.raises(RecordError, match=r"fake.*gpucache provision"):
+        DeviceCacheRegistry.load(root, {})
 
 
 def test_fakes_asked_for_beside_a_real_record_are_the_ones_loaded(root):

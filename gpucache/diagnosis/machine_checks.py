@@ -22,6 +22,9 @@ _MEANS_NO_DEVICE = ("", "-1", "NoDevFiles")  # the last is Slurm's
         "gpu-timeout": "NVML did not answer in time",
         "gpu-wrong-bindings": "an old pynvml package hides nvidia-ml-py",
         "gpu-error": "NVML failed in another way, or all GPUs are lost",
+        "gpu-no-library": "the driver is here, and its library libnvidia-ml.so.1 is not",
+        "gpu-no-driver": "the driver's device files are here, and its kernel module is not loaded",
+        "gpu-no-bindings": "the driver is here, and the Python package nvidia-ml-py is not",
     }
 )
 def discovered(environ: Mapping[str, str]) -> tuple[Snapshot, tuple[Finding, ...]]:

@@ -11,7 +11,7 @@ from gpucache.disk.vetting import Trust, vet, vet_child, vet_file
 from gpucache.errors import DeviceIndexError, RecordError
 from gpucache.layout import paths
 from gpucache.machine import device_files
-from gpucache.machine.device import Device, Snapshot, requested_fakes
+from gpucache.machine.device import Device, Snapshot, Status, requested_fakes
 from gpucache.machine.visible import Visible, visible_devices
 
 TYPE_CHECKING = False
@@ -112,7 +112,7 @@ class DeviceCacheRegistry:
         path = paths.record_path(root, paths.host_name())
         record = _vetted_record(root, path, Trust.parse(environ))
         requested = requested_fakes(environ)
-        if record.fake and requested is None and device_files.driver_loaded():
+        if record.fake and requested is None and _has_gpus(record):
             fact = "the record has fake devices, but this machine has the NVIDIA driver"
             raise RecordError(path, "fake", fact)
         whole = sees_all(record)
@@ -236,6 +236,16 @@ class DeviceCacheRegistry:
         self._paths = {}
         for ordinal, device in enumerate(visible.devices):
             self._paths[ordinal] = self.directories[device.uuid]
+
+
+def _has_gpus(record: Record) -> bool:
+    """Whether there should be real devices on this machine, whose record has fake ones.
+
+    A driver without any GPU, as NVML has answered when the record was made, is no reason; device files of GPUs are.
+    """
+    if record.status is Status.NO_DEVICES:
+        return bool(device_files.openable_gpus())
+    return device_files.driver_loaded()
 
 
 def _vetted_record(root: str, path: str, trust: Trust) -> Record:

@@ -22,10 +22,17 @@ class DeviceFile(Value):
     since the driver came up)."""
 
 
+def control_file() -> str:
+    """The path of the driver's control file, ``/dev/nvidiactl``."""
+    return os.path.join(DEV, "nvidiactl")
+
+
 def driver_loaded() -> bool:
-    """Whether this machine has the NVIDIA driver: whether the driver's control file ``/dev/nvidiactl`` exists."""
-    control_file = os.path.join(DEV, "nvidiactl")
-    return os.path.exists(control_file)
+    """Whether this machine has the NVIDIA driver: whether the driver's control file exists.
+
+    Discovery and the loading of a record both go by this: where it is true, fake devices are made only on request.
+    """
+    return os.path.exists(control_file())
 
 
 def openable_gpus() -> tuple[DeviceFile, ...] | None:

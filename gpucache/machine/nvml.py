@@ -19,6 +19,7 @@ from gpucache.environment import NVML_TIMEOUT
 from gpucache.errors import DiscoveryError, NoDeviceError
 from gpucache.forks import after_fork
 from gpucache.log import WARNING, tell
+from gpucache.machine import device_files
 from gpucache.machine.device import (
     Device,
     Snapshot,
@@ -63,6 +64,18 @@ _HOPELESS = {
 }
 _UNEXPLAINED = (Status.ERROR, "check `nvidia-smi` and `dmesg`")
 _NO_GPU_HERE = {Status.NO_BINDINGS, Status.NO_LIBRARY, Status.NO_DRIVER, Status.NO_DEVICES}
+_DRIVER_IS_HERE_ADVICE = {
+    Status.NO_BINDINGS: "install nvidia-ml-py, by which gpucache asks the driver",
+    Status.NO_LIBRARY: (
+        "start the container with the driver capability `utility` beside `compute` "
+        "(NVIDIA_DRIVER_CAPABILITIES=compute,utility), or install the driver's libnvidia-ml.so.1"
+    ),
+    Status.NO_DRIVER: "load the NVIDIA kernel module, or remove the device files that it left",
+}
+"""What to do where NVML says that there is no driver, and the driver's device files say that there is one.
+
+That is a sick node, since a record of fake devices would be refused there.
+"""
 
 
 class _Failure(Exception):
@@ -123,7 +136,12 @@ def _without_gpu(failure: _Failure, require_gpu: bool) -> Snapshot:
             devices=(integrated,),
         )
     status, detail, advice = failure.status.value, failure.detail, failure.advice
-    if failure.status not in _NO_GPU_HERE:
+    sick = failure.status not in _NO_GPU_HERE
+    if failure.status in _DRIVER_IS_HERE_ADVICE and device_files.driver_loaded():
+        sick = True
+        detail = f"{detail}, but {device_files.control_file()} is there: this machine has the NVIDIA driver"
+        advice = _DRIVER_IS_HERE_ADVICE[failure.status]
+    if sick:
         raise DiscoveryError(status, detail, advice, failure.code) from failure
     if require_gpu:
         raise NoDeviceError(status, detail, advice) from failure
