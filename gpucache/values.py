@@ -12,7 +12,7 @@ TYPE_CHECKING = False  # importing typing costs more than this module saves
 if TYPE_CHECKING:
     from typing import Any, TypeVar
 
-    from typing_extensions import dataclass_transform
+    from typing_extensions import Self, dataclass_transform
 
     T = TypeVar("T", bound="Value")
 else:
@@ -113,6 +113,10 @@ class Value(metaclass=_ValueType):
     def __repr__(self) -> str:
         said = (f"{name}={getattr(self, name)!r}" for name in type(self)._fields)
         return f"{type(self).__qualname__}({', '.join(said)})"
+
+    def __replace__(self, **changes: Any) -> Self:
+        """The same value with some fields changed: what `copy.replace` calls (Python 3.13)."""
+        return replace(self, **changes)
 
     def __reduce__(self) -> tuple[Any, ...]:
         return _made, (type(self), as_dict(self))

@@ -539,6 +539,21 @@ class TestProcesses:
             os.close(fd)
         assert os.waitpid(child, 0)[1] == 0
 
+    def test_a_main_thread_that_cannot_be_waited_for_is_no_trouble(self, trees, root, monkeypatch):
+        """After a fork in a thread of C code, Python 3.10 and 3.11 have a stand-in for it."""
+
+        class StandIn:
+            def join(self, _: float) -> None:
+                raise AssertionError("cannot join a dummy thread")
+
+        monkeypatch.setattr(threading, "main_thread", StandIn)
+        monkeypatch.setattr(limit, "_WORK_S", 0.0)
+        kept = keeping(root, 10**9)
+        count_anew_later(str(root))
+        kept.viewed()
+        kept.turn()
+        assert total(root) == counted(str(root))
+
     def test_where_no_thread_can_be_started_there_is_no_turn(self, trees, root, monkeypatch):
         kept = keeping(root, 1)
         over(kept, trees)

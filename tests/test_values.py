@@ -99,6 +99,7 @@ def test_it_is_pickled_copied_replaced_and_matched(value):
     for again in (pickle.loads(pickle.dumps(value)), copy.copy(value), copy.deepcopy(value)):
         assert again == value
     assert replace(value, x=7) == dataclasses.replace(value, x=7) != value
+    assert value.__replace__(x=7) == replace(value, x=7)  # by `copy.replace` of Python 3.13
     with pytest.raises(TypeError):
         replace(value, w=1)
     match value:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -163,6 +164,59 @@ def test_an_exception_of_the_caller_ends_the_processes(root, monkeypatch):
         verify(root, progress=interrupted, processes=2)
     assert len(started) == 2
     assert all(process.returncode is not None for process in started)
+
+
+@pytest.mark.parametrize("how", ["atexit.register(go)", "threading.Thread(target=go).start()"])
+def test_a_verify_while_the_interpreter_ends_is_whole(root, alone, python, how):
+    """No thread can be started then."""
+    code = f"""if True:
+        import atexit, sys, threading
+        from gpucache.upkeep import workers
+        from gpucache.upkeep.verify import verify
+        workers.LEAST_UNITS = 20
+        def go():
+            threading.main_thread().join() if threading.current_thread() is not threading.main_thread() else None
+            print(verify(sys.argv[1], processes=2).files)
+        {how}
+    """
+    done = python(code, root)
+    assert (done.stdout, done.stderr) == (f"{alone.files}\n", "")
+
+
+@pytest.mark.parametrize(
+    "limit", ["resource.RLIMIT_NPROC, (0, 0)", "resource.RLIMIT_NOFILE, (8, 8)"]
+)
+@pytest.mark.root
+def test_under_a_limit_of_processes_or_files_all_is_done_here(
+    as_root, everyones, root, alone, limit
+):
+    """For another user: the number of processes does not bind root."""
+    copy = everyones / "root"
+    shutil.copytree(root, copy, copy_function=os.link)
+    code = f"""if True:
+        import os, pickle, resource, sys
+        import gpucache.upkeep.verify as module
+        from gpucache.upkeep import looks, workers
+        workers.LEAST_UNITS = 20
+        os.setgroups([]), os.setgid(65534), os.setuid(65534)
+        resource.setrlimit({limit})
+        found = module.verify({str(copy)!r}, processes=2)
+        print(found.files, {{one.finding.code for one in found.findings}})
+    """
+    for path in (copy, *copy.rglob("*")):
+        os.chown(path, 65534, 65534)
+    ended = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, check=False
+    )
+    assert ended.stderr == ""
+    assert "unreadable" not in ended.stdout
+    assert ended.stdout.split()[0] == str(alone.files)
+
+
+def test_a_module_path_that_is_no_text_is_no_trouble(root, alone, monkeypatch, capfd):
+    monkeypatch.setattr(sys, "path", [*sys.path, Path("/nowhere"), None])
+    assert verify(root, processes=2) == alone
+    assert capfd.readouterr().err == ""
 
 
 SCRIPT = """

@@ -33,7 +33,7 @@ class DeviceDirectory:
     """As in ``triton/<name>``; ``.`` where the root itself is one, ``triton`` where that is."""
     path: str
     counters: Mapping[str, float]
-    """Hits, misses and seconds saved, of `gpucache.stats`; empty where nothing was counted. They are known by directory
+    """Hits, misses and seconds saved, of `gpucache stats`; empty where nothing was counted. They are known by directory
     and not by entry: a counter in each would cost every hit a write."""
 
 

@@ -247,11 +247,16 @@ def _resting() -> Callable[[], None]:
     began = time.monotonic()
 
     def rest() -> None:
-        nonlocal began
+        nonlocal began, resting
         worked_s = time.monotonic() - began
-        if resting and worked_s > _WORK_S:
+        if not resting or worked_s <= _WORK_S:
+            return
+        try:
             main.join(_REST_S)
-            began = time.monotonic()
+        except (AssertionError, RuntimeError):
+            # After a fork in a thread that C code started, Python has a stand-in that cannot be waited for.
+            resting = False
+        began = time.monotonic()
 
     return rest
 

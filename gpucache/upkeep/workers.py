@@ -9,12 +9,12 @@ from __future__ import annotations
 
 import os
 import pickle
+import select
 import subprocess
 import sys
 import traceback
 from collections.abc import Generator, Sequence
 from contextlib import ExitStack, suppress
-from queue import SimpleQueue
 from typing import BinaryIO, NamedTuple, cast
 
 from gpucache.report.judge import Judge
@@ -23,6 +23,7 @@ from gpucache.upkeep.looks import Seen, Unit, look
 LEAST_UNITS = 1000
 """A process is started for so many keys; it takes as long to start as to look at half of them."""
 _CHUNK_UNITS = 32
+_LEAST_DESCRIPTORS = 64
 START = """if True:
     import sys
     sys.path[:] = {path!r}
@@ -39,45 +40,77 @@ def looks(
     ``processes`` is how many are used at most, by default as many as there are cores; where that leaves one, or a
     thousand keys for one, all is done in this process. What a process cannot do because it dies or cannot be started,
     this process does. Close the iterator to end the processes early; they end at once when this process does, after
-    the few keys that they are at.
+    the few keys that they are at. No thread is started: a library may be called where none can be.
 
     Raises:
         Exception: what was raised in a process, with its traceback as the cause.
     """
     most = _cores() if processes is None else processes
     count = min(most, len(units) // LEAST_UNITS)
-    if count >= 2:
-        yield from _ask_processes(units, twice, count)
-        return
+    with ExitStack() as stack:
+        workers = []
+        if count >= 2 and not _few_descriptors():
+            workers = _start_workers(count, stack)
+        yield from _ask(workers, units, twice)
+
+
+def _start_workers(count: int, stack: ExitStack) -> list[_Worker]:
+    """Start so many processes, or none if one cannot be started; ``stack`` ends them."""
+    workers = []
+    for _ in range(count):
+        process = _started()
+        if process is None:
+            return []
+        worker = _Worker(process)
+        stack.callback(worker.close)
+        workers.append(worker)
+    return workers
+
+
+def _ask(
+    workers: Sequence[_Worker], units: Sequence[Unit], twice: bool
+) -> Generator[Seen, None, None]:
+    """Give each process that is free the next keys, and what no process answers to this one."""
     judge = Judge()
-    for unit in units:
-        yield look(judge, unit, twice)
-
-
-def _ask_processes(units: Sequence[Unit], twice: bool, count: int) -> Generator[Seen, None, None]:
-    """Ask ``count`` processes, each by a thread of its own: whichever is free gets the next keys."""
-    from concurrent.futures import ThreadPoolExecutor  # slow to import, and seldom needed
-
+    answered: dict[int, list[Seen]] = {}
     starts = range(0, len(units), _CHUNK_UNITS)
     chunks = [units[start : start + _CHUNK_UNITS] for start in starts]
-    free: SimpleQueue[_Worker] = SimpleQueue()
+    next_chunk = 0
+    for wanted, chunk in enumerate(chunks):
+        while wanted not in answered:
+            for worker in workers:
+                if worker.is_free and next_chunk < len(chunks):
+                    worker.ask(next_chunk, chunks[next_chunk], twice)
+                    next_chunk += 1
+            asked = {worker.chunk for worker in workers if worker.is_busy}
+            if wanted not in asked:  # no process has it, or the one that had it has died
+                answered[wanted] = [look(judge, unit, twice) for unit in chunk]
+                next_chunk = max(next_chunk, wanted + 1)
+                break
+            for worker in _ready(workers):
+                number, seen = worker.answer()
+                if seen is not None:
+                    answered[number] = seen
+        yield from answered.pop(wanted)
 
-    def ask(chunk: Sequence[Unit]) -> list[Seen]:
-        worker = free.get()
-        try:
-            return worker.looks(chunk, twice)
-        finally:
-            free.put(worker)
 
-    with ExitStack() as stack:
-        for _ in range(count):
-            worker = _Worker()
-            stack.callback(worker.close)
-            free.put(worker)
-        threads = ThreadPoolExecutor(count, thread_name_prefix="gpucache-verify")
-        stack.callback(threads.shutdown, cancel_futures=True)  # before the processes are closed
-        for answer in threads.map(ask, chunks):
-            yield from answer
+def _ready(workers: Sequence[_Worker]) -> list[_Worker]:
+    """Wait until a process has answered, or ended, and return all that have."""
+    poll = select.poll()
+    by_descriptor = {}
+    for worker in workers:
+        if worker.is_busy:
+            by_descriptor[worker.descriptor] = worker
+            poll.register(worker.descriptor, select.POLLIN)
+    return [by_descriptor[descriptor] for descriptor, _ in poll.poll()]
+
+
+def _few_descriptors() -> bool:
+    """Whether this process may open so few files that a process of its own could lack some to look with."""
+    import resource
+
+    allowed, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
+    return allowed != resource.RLIM_INFINITY and allowed < _LEAST_DESCRIPTORS
 
 
 def _cores() -> int:
@@ -88,38 +121,54 @@ def _cores() -> int:
 
 
 class _Worker:
-    """A process that answers one question after another; where it cannot be had, this process answers instead."""
+    """A process that answers one question after another, until it dies."""
 
-    def __init__(self) -> None:
-        self._judge = Judge()
-        self._process = _started()
+    def __init__(self, process: _Process) -> None:
+        self._process: _Process | None = process
+        self.descriptor = process.answers.fileno()
+        self.chunk: int | None = None
+        """The number of the keys that it has been asked about, while there is no answer."""
 
-    def looks(self, units: Sequence[Unit], twice: bool) -> list[Seen]:
-        """Let the process look at these keys.
+    @property
+    def is_free(self) -> bool:
+        """Whether it can be asked."""
+        return self._process is not None and self.chunk is None
+
+    @property
+    def is_busy(self) -> bool:
+        """Whether an answer is to come."""
+        return self._process is not None and self.chunk is not None
+
+    def ask(self, chunk: int, units: Sequence[Unit], twice: bool) -> None:
+        """Ask it to look at these keys; if it has died, the answer says so."""
+        assert self._process is not None
+        self.chunk = chunk
+        try:
+            pickle.dump((tuple(units), twice), self._process.questions)
+            self._process.questions.flush()
+        except OSError:
+            self.close()
+
+    def answer(self) -> tuple[int, list[Seen] | None]:
+        """The number of the keys, and what it has seen at them; None if it has died.
 
         Raises:
             Exception: what was raised in the process.
         """
+        assert self._process is not None
+        assert self.chunk is not None
+        chunk, self.chunk = self.chunk, None
         try:
-            question = (tuple(units), twice)
-            answer = self._asked(question)
-        except (OSError, EOFError, pickle.UnpicklingError):  # it could not be started, or died
+            answer: list[Seen] | _Failure = pickle.load(self._process.answers)
+        except (OSError, EOFError, pickle.UnpicklingError):
             self.close()
-            return [look(self._judge, unit, twice) for unit in units]
+            return chunk, None
         if isinstance(answer, _Failure):
             raise answer.error from RuntimeError(f"in a process of verify:\n{answer.told}")
-        return answer
-
-    def _asked(self, question: tuple[tuple[Unit, ...], bool]) -> list[Seen] | _Failure:
-        if self._process is None:
-            raise EOFError("there is no process")
-        pickle.dump(question, self._process.questions)
-        self._process.questions.flush()
-        answer: list[Seen] | _Failure = pickle.load(self._process.answers)
-        return answer
+        return chunk, answer
 
     def close(self) -> None:
-        """End the process, which is not in the middle of an answer."""
+        """End the process, if it has not ended yet."""
         if self._process is None:
             return
         child, questions, answers = self._process
@@ -146,8 +195,12 @@ def _started() -> _Process | None:
     flags = ["-X", f"utf8={sys.flags.utf8_mode}"]  # names of files are to mean the same there
     if sys.flags.isolated:
         flags.append("-I")
-    answers, its_end = os.pipe()
-    start = START.format(path=sys.path, answers=its_end)
+    try:
+        answers, its_end = os.pipe()
+    except OSError:
+        return None
+    path = [os.fspath(entry) for entry in sys.path if isinstance(entry, (str, os.PathLike))]
+    start = START.format(path=path, answers=its_end)
     command = [sys.executable, *flags, "-c", start]
     try:
         child = subprocess.Popen(
