@@ -569,6 +569,18 @@ def test_what_the_user_set_is_kept_and_told(gpucache, two):
     assert "note: kept TRITON_CACHE_DIR=/mine: you set it" in done.stderr
 
 
+def test_a_directory_that_is_fresh_on_purpose_is_told_where_the_plug_in_shares_nothing(
+    gpucache, two
+):
+    fresh = {**two, "TRITON_CACHE_DIR": "/scratch/tmpabcdef78/triton"}
+    note = "/scratch/tmpabcdef78/triton is fresh on purpose, by its part tmpabcdef78"
+    plugged_in = ("run", "--device", 0, "--plugin", "--", "true")
+    assert note in gpucache(*plugged_in, env=fresh).stderr
+    assert note not in gpucache(*plugged_in, env={**fresh, "GPUCACHE_SHARE": "1"}).stderr
+    assert note not in gpucache(*plugged_in, env={**two, "TRITON_CACHE_DIR": "/tmp/mine"}).stderr
+    assert note not in gpucache("run", "--device", 0, "--no-plugin", "--", "true", env=fresh).stderr
+
+
 def test_disabled_the_command_runs_as_if_we_were_not_there(gpucache, two, root):
     environ = {**two, "GPUCACHE_DISABLE": "1"}
     assert facts(gpucache("env", 0, env=environ)) == (0, "", "")

@@ -1183,6 +1183,14 @@ def test_a_directory_of_stock_tritons_needs_no_record(tmp_path, put):
     assert told(look(str(tmp_path)), "record-missing", "warning")
 
 
+def test_a_directory_that_is_fresh_on_purpose_is_told(root):
+    silent(look(root, TRITON_CACHE_DIR="/scratch/triton"), "fresh-directory")
+    silent(look(root, TRITON_CACHE_DIR=f"{root}/triton/0"), "fresh-directory")
+    fresh = {"TRITON_CACHE_DIR": "/scratch/tmpabcdef78/triton"}
+    assert "GPUCACHE_SHARE=1" in told(look(root, **fresh), "fresh-directory", "warning").fix
+    silent(look(root, **fresh, GPUCACHE_SHARE="1"), "fresh-directory")
+
+
 def test_every_check_that_declares_codes_is_asked():
     """One that is not named in `doctor` or `explain` would be silent for ever."""
     declared = {code for codes in codes_module._codes.values() for code in codes}

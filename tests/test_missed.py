@@ -73,9 +73,8 @@ def test_a_process_that_does_not_ask_the_store_needs_a_whole_directory(setting, 
 
 
 @needs_triton
-def test_a_fresh_directory_does_not_ask_the_store(entry, root, tmp_path, monkeypatch):
-    monkeypatch.setattr("tempfile.tempdir", str(tmp_path / "tmp"))
-    fresh = str(tmp_path / "tmp/fresh")
+def test_a_fresh_directory_does_not_ask_the_store(entry, root, tmp_path):
+    fresh = str(tmp_path / "tmpabcdef78")
     assert asked(entry, root, TRITON_CACHE_DIR=fresh) == {
         ("elsewhere", "error"),
         ("store-unused", "warning"),

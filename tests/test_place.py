@@ -119,15 +119,22 @@ class TestMode:
     @pytest.fixture
     def fresh(self) -> str:
         """As torch's `fresh_cache` makes it."""
-        return f"{tempfile.gettempdir()}/tmpabcdef/triton"
+        return f"{tempfile.gettempdir()}/tmpabcdef78/triton"
 
     def test_a_fresh_directory_is_left_to_triton(self, root, fresh):
         assert at(root, fresh).mode == "stock"
         assert not root.exists()
 
-    def test_also_through_a_link(self, root, tmp_path):
-        (tmp_path / "link").symlink_to(tempfile.gettempdir())
-        assert at(root, tmp_path / "link" / "fresh").mode == "stock"
+    def test_the_log_tells_why(self, root, fresh, caplog):
+        with caplog.at_level(logging.INFO, "gpucache"):
+            at(root, fresh)
+        assert (
+            "fresh on purpose, by its part tmpabcdef78; GPUCACHE_SHARE=1 shares it" in caplog.text
+        )
+
+    def test_another_one_in_the_temporary_directory_is_shared(self, root, tmp_path, monkeypatch):
+        monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+        assert at(root, tmp_path / "triton-cache-ada-4711").mode == "shared"
 
     def test_on_request_it_is_shared(self, root, fresh):
         assert at(root, fresh, GPUCACHE_SHARE="1").mode == "shared"
@@ -225,7 +232,9 @@ class TestPrivate:
             raise FileNotFoundError(2, "No usable temporary directory found")
 
         monkeypatch.setattr(tempfile, "gettempdir", none)
-        assert at(root, tmp_path / "chosen").mode == "private"
+        assert at(root, tmp_path / "chosen").mode == "shared", "only the default root is there"
+        assert lines(caplog) == []
+        assert locate(str(tmp_path / "chosen"), {}).mode == "private"
         assert "No usable temporary directory" in lines(caplog)[0]
 
 

@@ -469,10 +469,17 @@ def test_disabled_it_is_stock_triton(ranks, root):
 
 @pytest.mark.usefixtures("first")
 def test_a_deliberately_fresh_directory_is_not_shared(ranks, root, guard):
-    fresh = str(guard / "tmp" / "fresh")
+    fresh = str(guard / "tmp" / "tmpabcdef78")
     assert ranks(env={"TRITON_CACHE_DIR": fresh}).said()["compiled"] == 1
     shutil.rmtree(fresh)
     assert ranks(env={"TRITON_CACHE_DIR": fresh, "GPUCACHE_SHARE": "1"}).said()["compiled"] == 0
+
+
+@pytest.mark.usefixtures("first")
+def test_a_directory_in_the_temporary_one_is_shared(ranks, root, guard):
+    """As published recipes choose it: /tmp/triton-cache-$USER-$SLURM_JOB_ID."""
+    chosen = str(guard / "tmp" / "triton-cache-ada-4711")
+    assert ranks(env={"TRITON_CACHE_DIR": chosen}).said()["compiled"] == 0
 
 
 def test_a_required_hit_names_what_is_missing(root, monkeypatch):

@@ -8,6 +8,7 @@ from __future__ import annotations
 import errno
 import os
 
+from gpucache import environment
 from gpucache.cli.terminal import complain, complain_of_defect, log_to_stderr, say
 from gpucache.errors import GpuCacheError
 from gpucache.values import Value
@@ -72,6 +73,8 @@ class RunCall(Value, kw_only=True):
                 "--plugin compiles each kernel once per node where it can import gpucache"
             )
         _tell(report)
+        if plugin:
+            _tell_of_fresh_directory(environ)
         return environ
 
 
@@ -85,6 +88,22 @@ def _tell(report: LaunchReport) -> None:
     for setting in report.settings:
         if setting.by == "user":
             say(f"note: kept {setting.name}={setting.value}: {setting.reason}")
+
+
+def _tell_of_fresh_directory(environ: dict[str, str]) -> None:
+    """Say that the plug-in shares nothing, where the user's `TRITON_CACHE_DIR` is fresh on purpose."""
+    directory = environment.TRITON_DIRECTORY.text(environ)
+    root = environment.ROOT.text(environ)
+    if not directory or not root or environment.SHARE.read_or_default(environ) is not None:
+        return
+    from gpucache.layout.fresh import fresh_part
+
+    part = fresh_part(directory, root)
+    if part is not None:
+        say(
+            f"note: {directory} is fresh on purpose, by its part {part}, so that each rank compiles "
+            f"each kernel; {environment.SHARE}=1 shares it"
+        )
 
 
 def _execute(command: Sequence[str], environ: dict[str, str]) -> int:

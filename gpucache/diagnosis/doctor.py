@@ -33,6 +33,7 @@ _ENVIRONMENT = (
     environment_checks.always_compile,
     environment_checks.unknown,
     environment_checks.switched_off,
+    environment_checks.fresh_directory,
     environment_checks.triton_version,
 )
 _DISK = (

@@ -15,6 +15,7 @@ from gpucache.diagnosis.config import settings
 from gpucache.disk.files import inside
 from gpucache.findings import Finding
 from gpucache.layout import paths
+from gpucache.layout.fresh import fresh_part
 
 TESTED_TRITON = ((3, 2), (3, 9))
 """The first and the last Triton that the plug-in was tested with."""
@@ -248,6 +249,27 @@ def switched_off(case: Case) -> Iterator[Finding]:
         fact = f"{share}=0: the plug-in is stock Triton, and each rank compiles each kernel"
         fix = f"unset {share}"
         yield Finding("not-sharing", "warning", share.name, fact, fix)
+
+
+@tells(
+    {
+        "fresh-directory": "TRITON_CACHE_DIR is fresh on purpose, and the plug-in shares nothing with it"
+    }
+)
+def fresh_directory(case: Case) -> Iterator[Finding]:
+    """Warn of a device directory whose name says that everything is to be compiled anew."""
+    environ = case.environ
+    directory = environment.TRITON_DIRECTORY.text(environ)
+    if not directory or environment.SHARE.read(environ) is not None:
+        return
+    part = fresh_part(directory, case.root)
+    if part is not None:
+        fact = (
+            f"{directory} is fresh on purpose, by its part {part}: each rank compiles each kernel"
+        )
+        fix = f"set {environment.SHARE}=1 to share it, or another {environment.TRITON_DIRECTORY}"
+        subject = environment.TRITON_DIRECTORY.name
+        yield Finding("fresh-directory", "warning", subject, fact, fix)
 
 
 @tells({"triton-untested": "the installed Triton is none that the plug-in was tested with"})

@@ -11,9 +11,9 @@ from gpucache import environment
 from gpucache.directories.record import recorded
 from gpucache.disk.reading import listed
 from gpucache.layout import paths
+from gpucache.layout.fresh import fresh_part
 from gpucache.layout.keys import device_directories, view_key
 from gpucache.store.manifest import entry_path
-from gpucache.triton.location import is_fresh
 from gpucache.triton.own_device import default_directory
 
 
@@ -145,7 +145,8 @@ def _reasons_apart(root: str, environ: Mapping[str, str], directory: str) -> Ite
         off.append(environment.USE_IR_LOC.name)
     for name in off:
         yield Apart(name, f"{name}={environ[name]}", f"unset {name}")
-    if not share and is_fresh(directory, root):
-        fact = f"{directory} is a fresh cache in the temporary directory"
+    part = None if share else fresh_part(directory, root)
+    if part is not None:
+        fact = f"{directory} is fresh on purpose, by its part {part}"
         fix = f"set {environment.SHARE}=1, or another {environment.TRITON_DIRECTORY}"
         yield Apart(environment.TRITON_DIRECTORY.name, fact, fix)

@@ -13,7 +13,8 @@ from gpucache.disk.staging import Staging
 from gpucache.disk.vetting import Trust, vet, vet_child
 from gpucache.errors import GpuCacheError, RecordError
 from gpucache.layout import paths
-from gpucache.log import warn_once
+from gpucache.layout.fresh import fresh_part
+from gpucache.log import INFO, tell, warn_once
 from gpucache.store.limit import Limit, max_size_bytes
 from gpucache.store.lookup import sound
 from gpucache.store.quarantine import ASIDE
@@ -175,15 +176,12 @@ def _mode(directory: str | None, root: str, environ: Mapping[str, str]) -> Mode:
         return "stock"
     if share or not directory:
         return "shared"
-    return "stock" if is_fresh(directory, root) else "shared"
-
-
-def is_fresh(directory: str, root: str) -> bool:
-    """Whether a device directory is fresh on purpose: in the temporary directory, and outside the root."""
-    import tempfile
-
-    temporary = tempfile.gettempdir()
-    return inside(directory, temporary) and not inside(directory, root)
+    part = fresh_part(directory, root)
+    if part is None:
+        return "shared"
+    said = "not shared: %s is fresh on purpose, by its part %s; %s=1 shares it"
+    tell(INFO, said, directory, part, environment.SHARE.name)
+    return "stock"
 
 
 def _is_usable_alone(chosen: _Chosen, environ: Mapping[str, str]) -> bool:
