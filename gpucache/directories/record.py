@@ -11,6 +11,7 @@ import json
 import os
 from functools import lru_cache
 
+from gpucache.disk.door import RECORD_BYTES, read_limited
 from gpucache.errors import RecordError
 from gpucache.layout import paths
 from gpucache.machine.device import Device, Snapshot, Status, Unavailable
@@ -217,8 +218,7 @@ def read_record(path: str, host: str) -> Record:
         RecordError: the record is missing, torn or another host's; the message says to run `gpucache provision`.
     """
     try:
-        with open(path, "rb") as file:
-            record = parse_record(file.read())
+        record = parse_record(read_limited(path, RECORD_BYTES))
     except FileNotFoundError:
         is_dangling_link = os.path.lexists(path)
         reason: RecordReason = "unreadable" if is_dangling_link else "missing"

@@ -9,6 +9,7 @@ import os
 import time
 from contextlib import contextmanager
 
+from gpucache.disk.door import HOLDER_BYTES, SAFELY, read_limited
 from gpucache.disk.files import make_directory
 from gpucache.disk.mounts import is_local
 from gpucache.errors import LockTimeoutError, ProvisionError
@@ -79,19 +80,17 @@ def signature(what: str | None = None) -> bytes:
 
 
 def open_private(path: str, flags: int) -> int:
-    """Open a file, but not through a link; if the file is made, only this user may read it (an opener for `open`)."""
-    through_no_link = getattr(os, "O_NOFOLLOW", 0)
-    return os.open(path, flags | through_no_link, 0o600)
+    """Open a file, but no link's target, and no FIFO; if it is made, only this user may read it (an `open` opener)."""
+    return os.open(path, flags | SAFELY, 0o600)
 
 
 def holder(path: str) -> str:
     """Which process holds a lock, in words, as the `signature` in this file says."""
     try:
-        with open(path, encoding="utf-8") as file:
-            said = json.load(file)
+        said = json.loads(read_limited(path, HOLDER_BYTES))
         what = f" for {said['what']}" if "what" in said else ""
         return f"process {said['pid']} on {said['host']} since {said['since']}{what}"
-    except (OSError, ValueError, KeyError, TypeError):
+    except (OSError, ValueError, KeyError, TypeError, RecursionError):
         return "a process that did not say who it is"
 
 

@@ -9,8 +9,9 @@ from __future__ import annotations
 import errno
 import hashlib
 import os
-import stat
 from typing import NamedTuple
+
+from gpucache.disk.door import SAFELY, open_regular
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -19,7 +20,6 @@ if TYPE_CHECKING:
     Opener = Callable[[str, int], int]
     """What `open` takes as its ``opener``: from a path and flags to a descriptor."""
 
-_QUIET = os.O_CLOEXEC | os.O_NONBLOCK | os.O_NOFOLLOW
 _MOST_BYTES = 256 * 2**20
 _PART_BYTES = 2**20
 _NO_ACCESS_TIME = getattr(os, "O_NOATIME", 0)  # Linux's
@@ -34,16 +34,17 @@ def quietly(path: str, flags: int) -> int:
     return _opened(path, flags)[0]
 
 
-def read(path: str) -> bytes:
+def read(path: str, most_bytes: int = _MOST_BYTES) -> bytes:
     """Read a regular file of a kernel whole.
 
     Raises:
-        OSError: the file cannot be read, is no regular file, or is longer than any kernel's.
+        OSError: the file cannot be read, is no regular file, or is longer than ``most_bytes``, by default than any
+            kernel's.
     """
-    return read_stated(path)[0]
+    return read_stated(path, most_bytes)[0]
 
 
-def read_stated(path: str) -> tuple[bytes, os.stat_result]:
+def read_stated(path: str, most_bytes: int = _MOST_BYTES) -> tuple[bytes, os.stat_result]:
     """Read a regular file of a kernel whole; return its content, and its `os.stat` after the last byte was read.
 
     Raises:
@@ -51,7 +52,7 @@ def read_stated(path: str) -> tuple[bytes, os.stat_result]:
     """
     fd, found = _opened(path)
     try:
-        _refuse_too_long(path, found)
+        _refuse_too_long(path, found, most_bytes)
         content = b"".join(_parts(fd, found.st_size))
         return content, os.fstat(fd)
     finally:
@@ -114,8 +115,8 @@ def read_digested(path: str, whole: bool = False) -> Digested:
         os.close(fd)
 
 
-def _refuse_too_long(path: str, found: os.stat_result) -> None:
-    if found.st_size > _MOST_BYTES:
+def _refuse_too_long(path: str, found: os.stat_result, most_bytes: int = _MOST_BYTES) -> None:
+    if found.st_size > most_bytes:
         message = os.strerror(errno.EFBIG)
         raise OSError(errno.EFBIG, message, path)
 
@@ -175,22 +176,17 @@ def names(directory: str) -> dict[str, bool]:
 
 def _opened(path: str, flags: int = os.O_RDONLY) -> tuple[int, os.stat_result]:
     """Open a regular file; return its descriptor and its `os.stat`. Anything else raises `OSError`."""
-    fd = _open(path, flags)
     try:
-        found = os.fstat(fd)
-        if stat.S_ISREG(found.st_mode):
-            return fd, found
-    except BaseException:
-        os.close(fd)
-        raise
-    os.close(fd)
-    raise OSError(errno.EINVAL, "not a regular file", path)
-
-
-def _open(path: str, flags: int) -> int:
-    try:
-        return os.open(path, flags | _QUIET | _NO_ACCESS_TIME)
+        return open_regular(path, flags | _NO_ACCESS_TIME)
     except (
         PermissionError
     ):  # another user's file: Linux lets us read it only with a new access time
-        return os.open(path, flags | _QUIET)
+        return open_regular(path, flags)
+
+
+def _open(path: str, flags: int) -> int:
+    """Open a directory."""
+    try:
+        return os.open(path, flags | SAFELY | _NO_ACCESS_TIME)
+    except PermissionError:  # as in `_opened`
+        return os.open(path, flags | SAFELY)

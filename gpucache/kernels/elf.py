@@ -5,6 +5,8 @@ from __future__ import annotations
 import os
 import struct
 
+from gpucache.disk.door import opener
+
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from gpucache.disk.reading import Opener
@@ -21,7 +23,7 @@ _COUNTS = struct.Struct("<HHHH")
 """The size of an item and the number of items of each of the two tables."""
 
 
-def is_whole_elf(path: str, opener: Opener | None = None) -> bool:
+def is_whole_elf(path: str, opener: Opener = opener) -> bool:
     """Whether a file is not empty and, if it is a 64-bit ELF object, as long as its header tables say.
 
     A cubin or library that was cut would otherwise be taken for good: Triton checks that it exists, no more.

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 
+from gpucache.disk.door import GROUP_FILE_BYTES
 from gpucache.disk.files import write_new
 from gpucache.disk.reading import quietly, read
 
@@ -18,7 +19,7 @@ def read_group(path: str) -> dict[str, str] | None:
     Raises:
         OSError: the file cannot be read.
     """
-    text = read(path)
+    text = read(path, GROUP_FILE_BYTES)
     try:
         children = json.loads(text)["child_paths"]
         paths = {}

@@ -11,6 +11,7 @@ from __future__ import annotations
 import json
 import re
 
+from gpucache.disk.door import METADATA_BYTES, read_limited
 from gpucache.values import Value
 
 TYPE_CHECKING = False
@@ -116,8 +117,7 @@ def brief(path: str) -> tuple[str | None, str | None]:
     None twice for a file that cannot be read.
     """
     try:
-        with open(path, "rb") as file:
-            return target_and_version(file.read())
+        return target_and_version(read_limited(path, METADATA_BYTES))
     except OSError:
         return None, None
 

@@ -15,6 +15,7 @@ from collections.abc import Mapping, Sequence
 from operator import itemgetter
 from typing import Any, NamedTuple
 
+from gpucache.disk.door import opener
 from gpucache.disk.files import write_new
 from gpucache.kernels.group import are_plain
 from gpucache.layout import paths
@@ -98,7 +99,14 @@ _decode = json.JSONDecoder().raw_decode  # faster than json.loads, and on the pa
 _facts_in = itemgetter(*Facts._fields)
 _made = tuple.__new__  # a third of the time that a call of the class takes
 _FOREVER = float("inf")
-_DAMAGE = (errno.ENOENT, errno.ENOTDIR, errno.EISDIR, errno.ELOOP, errno.ENXIO)
+_DAMAGE = (
+    errno.ENOENT,
+    errno.ENOTDIR,
+    errno.EISDIR,
+    errno.ELOOP,
+    errno.ENXIO,
+    errno.EINVAL,  # not a regular file, says `disk.door`
+)
 
 
 def parse_manifest(data: bytes) -> Manifest | None:
@@ -238,8 +246,12 @@ def intact(directory: str, manifest: Manifest) -> bool:
 
 
 def digest_of(path: str) -> str:
-    """SHA-256 of a file, in hexadecimal."""
-    with open(path, "rb") as file:
+    """SHA-256 of a regular file, in hexadecimal.
+
+    Raises:
+        OSError: the file cannot be read, or is no regular file.
+    """
+    with open(path, "rb", opener=opener) as file:
         digest = hashlib.sha256(file.read())
     return digest.hexdigest()
 

@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterator
 from contextlib import suppress
 from typing import NamedTuple
 
+from gpucache.disk.door import read_limited
 from gpucache.disk.files import sweep_old
 from gpucache.layout import paths
 from gpucache.layout.keys import STORE_KEY, device_directories, shards
@@ -173,8 +174,7 @@ def set_total(root: str, size_bytes: int, now: float | None = None) -> Total | N
 def total_bytes(root: str) -> int | None:
     """The bytes that the store takes, as its writers keep them in the file; None where nobody has counted."""
     try:
-        with open(_path(root), "rb") as file:
-            total = _parsed(file.read(_LENGTH))
+        total = _parsed(read_limited(_path(root), _LENGTH))
     except OSError:
         return None
     return total.size_bytes if total.counted else None

@@ -15,7 +15,8 @@ import time
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager, suppress
 
-from gpucache.disk.locks import is_free
+from gpucache.disk.door import COUNTERS_BYTES, SAFELY, read_limited
+from gpucache.disk.locks import is_free, open_private
 from gpucache.forks import after_fork
 from gpucache.layout import paths
 
@@ -43,6 +44,8 @@ SECONDS = ("waited_s", "compiled_s", "saved_s")
 _FLUSH_S = 2.0
 _LENGTH = 2048  # more than the longest directory name, each byte of it escaped, with all counters
 _NEW_FILE = os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC
+_MOST = 1e18
+"""No counter gets so far: a larger number in a file is nonsense, and would spoil the sums."""
 _FOLDED = "folded.json"
 """The file with the sums over processes that have ended, beside a file for each process."""
 
@@ -156,7 +159,7 @@ def fold(root: str) -> int:
             said.append({"device": device, "values": values})
         # One name: what a killed or refused fold left is written over.
         temporary = f"{directory}/folding"
-        with open(temporary, "w", encoding="utf-8") as file:
+        with open(temporary, "w", encoding="utf-8", opener=open_private) as file:
             json.dump(said, file)
         # The sum first: killed between these two, the dead are counted twice; the other way round they would be lost.
         os.rename(temporary, folded)
@@ -168,7 +171,7 @@ def fold(root: str) -> int:
 @contextmanager
 def _folding(directory: str, flags: int) -> Iterator[None]:
     """Hold the directory's lock: folding and summing exclude each other, or the dead would be summed twice or never."""
-    fd = os.open(f"{directory}/lock", flags | os.O_CLOEXEC, 0o600)
+    fd = os.open(f"{directory}/lock", flags | SAFELY, 0o600)
     try:
         fcntl.flock(fd, fcntl.LOCK_EX)
         yield
@@ -188,9 +191,8 @@ def _files(directory: str) -> list[str]:
 def _read(path: str) -> list[dict[str, object]]:
     """Read the counters in a file: a process's, of one device, or the folded ones, of each; none where it is torn."""
     try:
-        with open(path, encoding="utf-8") as file:
-            found = json.load(file)
-    except (OSError, ValueError):
+        found = json.loads(read_limited(path, COUNTERS_BYTES))
+    except (OSError, ValueError, RecursionError):
         return []
     items = found if isinstance(found, list) else [found]
     return [item for item in items if isinstance(item, dict)]
@@ -206,7 +208,7 @@ def _sum(sums: Sums, found: list[dict[str, object]]) -> None:
         device = sums.setdefault(device_name, {})
         for name, value in values.items():
             known = name in COUNTERS or name in SECONDS
-            if known and isinstance(value, (int, float)):
+            if known and isinstance(value, (int, float)) and 0 <= value < _MOST:
                 before = device.get(name, 0)
                 device[name] = before + value
 

@@ -9,6 +9,7 @@ import shutil
 import tempfile
 from collections.abc import Mapping
 
+from gpucache.disk.door import opener
 from gpucache.kernels.elf import is_whole_elf
 from gpucache.kernels.group import GROUP, read_group, write_group
 from gpucache.layout.keys import is_key_of
@@ -28,7 +29,7 @@ def stock_group(
     directory: str,
     filename: str,
     condemned: bool = False,
-    opener: Opener | None = None,
+    opener: Opener = opener,
 ) -> dict[str, str] | None:
     """The paths, by name, of a kernel's files that Triton's own manager left in a directory; None if not whole.
 
@@ -55,7 +56,7 @@ def stock_group(
         return None
 
 
-def _is_metadata_of(directory: str, path: str, opener: Opener | None = None) -> bool:
+def _is_metadata_of(directory: str, path: str, opener: Opener) -> bool:
     """Whether Triton can read a metadata file, and it is that of the kernel by whose key the directory is named.
 
     What a file without JSON, or with JSON of another shape, raises here, `stock_group` catches.

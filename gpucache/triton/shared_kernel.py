@@ -9,6 +9,7 @@ import logging
 import os
 import time
 
+from gpucache.disk.door import METADATA_BYTES, read_limited
 from gpucache.disk.locks import holder
 from gpucache.kernels.metadata import target_and_version
 from gpucache.log import tell
@@ -184,8 +185,8 @@ class SharedKernel:
             for name, path in files.items():
                 digests[name] = digest_of(path)
                 staged[name] = (path, digests[name])
-            with open(files[self.filename], encoding="utf-8") as file:
-                facts = self._facts(file.read(), None)
+            metadata = read_limited(files[self.filename], METADATA_BYTES)
+            facts = self._facts(metadata, None)
         except FileNotFoundError:
             return None  # it is being removed
         try:
@@ -241,7 +242,7 @@ class SharedKernel:
             self.location.degraded(f"{self.location.directory} cannot be written", error)
         return self.entry
 
-    def _facts(self, metadata: str, spent: float | None) -> Facts:
+    def _facts(self, metadata: str | bytes, spent: float | None) -> Facts:
         """What is known of the kernel beside its files; ``spent`` is the time of its compile in seconds."""
         target, version = target_and_version(metadata)
         return Facts(

@@ -12,6 +12,7 @@ import os
 import sysconfig
 import tempfile
 
+from gpucache.disk.door import METADATA_BYTES, read_limited
 from gpucache.kernels.elf import is_whole_elf
 from gpucache.kernels.group import AUTOTUNE
 from gpucache.store import key_lock
@@ -176,9 +177,9 @@ class SingleFile:
         if not path.endswith(AUTOTUNE):
             return True
         try:
-            with open(path, encoding="utf-8") as file:
-                return "configs_timings" in json.load(file)
-        except (ValueError, TypeError):
+            data = read_limited(path, METADATA_BYTES)
+            return "configs_timings" in json.loads(data)
+        except (ValueError, TypeError, RecursionError):
             return False
 
 

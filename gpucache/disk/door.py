@@ -1,0 +1,66 @@
+"""The one door for reading what lies below a root, where anything may have been planted: a FIFO, a link, a huge file.
+
+What is opened is a regular file, never a link's target; nobody waits for a writer; and of each kind of file no more is
+read than such a file can hold.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import stat
+
+SAFELY = (
+    os.O_CLOEXEC
+    | getattr(os, "O_NONBLOCK", 0)  # a FIFO is opened at once
+    | getattr(os, "O_NOFOLLOW", 0)
+)
+"""What is added to the flags of every opening."""
+
+RECORD_BYTES = 4 * 2**20
+COUNTERS_BYTES = 2**20
+HOLDER_BYTES = 4096
+GROUP_FILE_BYTES = 2**20
+METADATA_BYTES = 16 * 2**20
+
+
+def open_regular(path: str, flags: int = os.O_RDONLY) -> tuple[int, os.stat_result]:
+    """Open a regular file; return its descriptor, and its `os.stat`.
+
+    Raises:
+        OSError: the file cannot be opened, or is no regular file.
+    """
+    fd = os.open(path, flags | SAFELY)
+    try:
+        found = os.fstat(fd)
+        if stat.S_ISDIR(found.st_mode):
+            raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR), path)
+        if not stat.S_ISREG(found.st_mode):
+            raise OSError(errno.EINVAL, "not a regular file", path)
+    except BaseException:
+        os.close(fd)
+        raise
+    return fd, found
+
+
+def opener(path: str, flags: int) -> int:
+    """Open a regular file for `open`, which takes this as its ``opener``.
+
+    Raises:
+        OSError: as `open_regular`.
+    """
+    return open_regular(path, flags)[0]
+
+
+def read_limited(path: str, most_bytes: int) -> bytes:
+    """Read a regular file whole.
+
+    Raises:
+        OSError: the file cannot be read, is no regular file, or is longer than ``most_bytes``.
+    """
+    with open(path, "rb", opener=opener) as file:
+        data = file.read(most_bytes + 1)
+    if len(data) > most_bytes:
+        message = os.strerror(errno.EFBIG)
+        raise OSError(errno.EFBIG, message, path)
+    return data
