@@ -333,3 +333,89 @@ class TestWrite:
         ours.write("K.json", b"1", anywhere)
         shutil.rmtree(place)
         assert ours.write("K.json", b"2", anywhere).startswith(str(place))
+
+
+SIGNALLED = """
+import os, signal, sys
+sys.path.insert(0, sys.argv[1])
+from support.writers import put_kernel
+from support.trees import KERNEL
+import gpucache
+
+root = os.environ["GPUCACHE_DIR"]
+package = os.path.dirname(gpucache.__file__)
+names = iter(range(10**6))
+
+def key():
+    return f"{next(names):052d}".translate(str.maketrans("0123456789", "ABCDEFGHIJ"))
+
+def handler(*_):
+    whole(put_kernel(key()))
+
+def whole(group):
+    for name, path in group.items():
+        with open(path, "rb") as file:
+            assert file.read() == KERNEL[name], path
+
+signal.signal(signal.SIGUSR1, handler)
+seen = 0
+
+def counting(at):
+    def trace(frame, event, argument):
+        global seen
+        if not frame.f_code.co_filename.startswith(package):
+            return None
+        if event == "line":
+            seen += 1
+            if seen == at:
+                sys.settrace(None)
+                signal.raise_signal(signal.SIGUSR1)
+        return trace
+    return trace
+
+def put(at):
+    global seen
+    seen = 0
+    sys.settrace(counting(at))
+    try:
+        group = put_kernel(key())
+    finally:
+        sys.settrace(None)
+    whole(group)
+    return seen
+
+put_kernel(key())
+lines = put(-1)
+for at in range(1, lines + 1):
+    put(at)
+    if at % 10 == 0:  # where nothing is staged yet, too: as a cleaner leaves it
+        import shutil
+        shutil.rmtree(root + "/gpucache/v1/tmp")
+        put(at)
+print(lines)
+"""
+
+
+def test_a_signal_handler_may_launch_a_kernel_at_every_line_of_a_compile(tmp_path, python):
+    """No lock of ours is waited for by the thread that holds it."""
+    env = {
+        **os.environ,
+        "GPUCACHE_DIR": str(tmp_path / "root"),
+        "TRITON_CACHE_DIR": str(tmp_path / "root/triton/0"),
+        "GPUCACHE_MAX_SIZE": "0",
+    }
+    done = python(SIGNALLED, Path(__file__).parent, env=env)
+    assert done.returncode == 0, done.stderr
+    assert int(done.stdout) > 100
+    assert "Traceback" not in done.stderr
+
+
+def test_a_path_that_cannot_be_looked_up_for_a_moment_gives_nothing_staged_up(place, monkeypatch):
+    """A stale handle, an interrupted mount: the descriptor knows better."""
+    ours = Staging(str(place))
+    staged = Path(ours.directory())
+    (staged / "library.so").write_bytes(b"library")
+    monkeypatch.setattr(os.path, "isdir", lambda _: False)
+    again = Path(ours.directory())
+    assert again.parent == staged.parent
+    assert (staged / "library.so").read_bytes() == b"library"

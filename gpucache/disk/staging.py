@@ -9,6 +9,7 @@ from __future__ import annotations
 import atexit
 import errno
 import fcntl
+import itertools
 import os
 import shutil
 import tempfile
@@ -36,10 +37,11 @@ class Staging:
 
     def __init__(self, preferred: str) -> None:
         self.preferred = preferred
-        self._mutex = threading.Lock()
+        # A signal handler of the program may launch a kernel while this very thread stages one.
+        self._mutex = threading.RLock()
         self._made: dict[str, tuple[str, int]] = {}
         """By place: this process's own directory there, and the descriptor that holds its lock."""
-        self._count = 0
+        self._numbers = itertools.count(1)
         _all.append(self)
 
     def directory(self) -> str:
@@ -84,25 +86,30 @@ class Staging:
     def _new_below(self, place: str) -> str:
         """Make an empty directory in this process's own directory below a place, which is made anew if it is gone."""
         with self._mutex:
-            home, _ = self._made.get(place, (None, None))
-            if home is None or not os.path.isdir(home):
-                home = self._claim_anew(place)
-            self._count += 1
-            path = os.path.join(home, str(self._count))
+            made = self._made.get(place)
+            if made is None or _is_gone(made[1]):
+                made = self._claim_anew(place)
+            number = next(self._numbers)
+            path = os.path.join(made[0], str(number))
         os.mkdir(path, 0o700)
         return path
 
-    def _claim_anew(self, place: str) -> str:
-        """Make this process's own directory below a place, and sweep there; return the directory's path."""
+    def _claim_anew(self, place: str) -> tuple[str, int]:
+        """Make this process's own directory below a place, and sweep there; return the directory and its descriptor."""
         if place == self.preferred:  # the others are the system's own
             make_directory(place)
         gone = self._made.pop(place, None)
         if gone is not None:
             os.close(gone[1])
-        self._made[place] = _claim(place)
+        claimed = _claim(place)
+        # A signal handler may have staged something since, in a directory that it has claimed: that one is kept.
+        made = self._made.setdefault(place, claimed)
+        if made is not claimed:
+            os.rmdir(claimed[0])
+            os.close(claimed[1])
         with suppress(OSError):  # one may write to a place without the right to list it
             sweep_dead(place)
-        return self._made[place][0]
+        return made
 
     def forget(self) -> None:
         """In the child of a fork: leave the parent's directories alone, without freeing its locks."""
@@ -110,7 +117,16 @@ class Staging:
             with suppress(OSError):
                 os.close(fd)
         self._made = {}
-        self._mutex = threading.Lock()
+        self._mutex = threading.RLock()
+
+
+def _is_gone(fd: int) -> bool:
+    """Whether a directory that this process holds open was removed.
+
+    The descriptor is asked, not the path: where a path cannot be looked up for a moment, a directory that is still
+    there would be given up, and swept with all that is staged in it.
+    """
+    return os.fstat(fd).st_nlink == 0
 
 
 def _candidates(preferred: str) -> list[str]:
