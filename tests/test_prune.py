@@ -36,6 +36,7 @@ from support.trees import (
 )
 from support.warm import WarmProcess
 
+from gpucache.disk.node import node_id
 from gpucache.errors import ConfigurationError
 from gpucache.report.cache_report import CacheReport, scan
 from gpucache.report.entries import Copy, Entry, File
@@ -350,7 +351,7 @@ def littered(root: Path) -> None:
     device.mkdir(parents=True, exist_ok=True)
     shard = own / "store/ZZ"
     for directory in (
-        own / "tmp/gpucache-staging-dead/1",
+        own / f"tmp/gpucache-staging-{node_id()}.dead/1",
         own / "quarantine" / f"{KEY}.{int((time.time() - 8 * 86400) * 1e9):x}.1",
         device / f"{ASIDE}dead",
         device / "tmp.pid_1_dead",
@@ -361,7 +362,10 @@ def littered(root: Path) -> None:
         directory.mkdir(parents=True, exist_ok=True)
     (own / "locks/dead.lock").write_text("{}")
     (left_by_stock(device, "H" * 52) / CONDEMNED).write_text("{}")
-    for name in (own / "tmp/gpucache-staging-dead/1/add.ptx", device / f"{ASIDE}dead/add.ptx"):
+    for name in (
+        own / f"tmp/gpucache-staging-{node_id()}.dead/1/add.ptx",
+        device / f"{ASIDE}dead/add.ptx",
+    ):
         name.write_bytes(bytes(1000))
     (device / "tmp.pid_1_dead/add.ptx").write_bytes(bytes(500))
     (shard / ("Z" * 52) / CONDEMNED).write_text("{}")

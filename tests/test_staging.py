@@ -16,8 +16,9 @@ from pathlib import Path
 import pytest
 from support.processes import PATIENCE_S, SPAWN
 
-from gpucache.disk import staging
+from gpucache.disk import node, staging
 from gpucache.disk.files import STALE_S, write_new
+from gpucache.disk.node import node_id
 from gpucache.disk.staging import Staging, sweep_dead
 
 Mount = Callable[..., Path]
@@ -197,7 +198,7 @@ class TestSweep:
 
     def test_a_new_one_is_left_until_it_is_old(self, place):
         """Between its making and its locking it looks dead."""
-        new = place / "gpucache-new-abc"
+        new = place / f"gpucache-new-{node_id()}.abc"
         new.mkdir(parents=True)
         assert sweep_dead(str(place)) == 0
         long_ago = time.time() - 2 * STALE_S
@@ -419,3 +420,35 @@ def test_a_path_that_cannot_be_looked_up_for_a_moment_gives_nothing_staged_up(pl
     again = Path(ours.directory())
     assert again.parent == staged.parent
     assert (staged / "library.so").read_bytes() == b"library"
+
+
+class TestAnotherNode:
+    """On a mount that nodes share, a lock of another node's process may look free from here."""
+
+    @pytest.mark.parametrize(
+        "name", ["staging-0badcafe.abcdefgh", "new-0badcafe.abcdefgh", "staging-abcdefgh"]
+    )
+    def test_what_it_stages_is_left_for_a_day_although_no_lock_is_seen(self, place, name):
+        theirs = place / f"gpucache-{name}"
+        (theirs / "1").mkdir(parents=True)
+        now = time.time()
+        for age_s, swept in ((0.0, 0), (86000.0, 0), (87000.0, 1)):
+            os.utime(theirs, (now - age_s, now - age_s))
+            assert sweep_dead(str(place)) == swept
+        assert not theirs.exists()
+
+    def test_this_nodes_own_names_say_so(self, place):
+        ours = Path(Staging(str(place)).directory()).parent
+        assert ours.name.startswith(f"gpucache-staging-{node_id()}.")
+        boot = Path("/proc/sys/kernel/random/boot_id").read_text()
+        assert node_id() == boot[:8]
+
+    def test_containers_of_one_node_agree_whatever_their_host_names(self, python):
+        done = python("from gpucache.disk.node import node_id; print(node_id())")
+        assert done.stdout == f"{node_id()}\n"
+
+    def test_without_a_boot_id_the_host_tells(self, monkeypatch, tmp_path):
+        monkeypatch.setattr(node, "BOOT_ID", str(tmp_path / "absent"))
+        monkeypatch.setattr(node, "_known", None)
+        assert int(node_id(), 16) >= 0
+        assert len(node_id()) == 8

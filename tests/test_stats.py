@@ -16,6 +16,7 @@ from pathlib import Path
 import pytest
 from support.processes import PATIENCE_S, SPAWN
 
+from gpucache.disk.node import node_id
 from gpucache.layout import paths
 from gpucache.store import stats
 from gpucache.store.stats import Stats, fold, totals
@@ -348,7 +349,7 @@ class TestGarbage:
     def test_it_is_passed_over_and_folded_away(self, tmp_path, directory, text):
         counters = Stats(directory, "gpu0")
         counters.add("hits", now=True)
-        Path(directory, "node.1.abc.json").write_bytes(text)
+        Path(directory, f"{node_id()}.node.1.abc.json").write_bytes(text)
         assert totals(str(tmp_path)) == {"gpu0": {"hits": 1}}
         assert fold(str(tmp_path)) == 1
         assert totals(str(tmp_path)) == {"gpu0": {"hits": 1}}
@@ -394,3 +395,34 @@ class TestSumming:
             fold(str(root))
         subprocess.run(["mount", "-o", "remount,ro", root], check=True)
         assert totals(str(root)) == {"gpu0": {"hits": 1}}
+
+
+class TestAnotherNode:
+    def test_its_counters_are_summed_and_folded_only_after_a_day_of_silence(self, tmp_path):
+        """Its lock may look free from here."""
+        directory = Path(paths.ours(str(tmp_path), "stats"))
+        directory.mkdir(parents=True)
+        theirs = directory / "0badcafe.node.1.abc.json"
+        theirs.write_text(json.dumps({"device": "0", "values": {"hits": 3}}))
+        assert fold(str(tmp_path)) == 0
+        assert totals(str(tmp_path)) == {"0": {"hits": 3}}
+        long_ago = time.time() - 87000
+        os.utime(theirs, (long_ago, long_ago))
+        assert fold(str(tmp_path)) == 1
+        assert totals(str(tmp_path)) == {"0": {"hits": 3}}
+        assert not theirs.exists()
+
+    def test_a_process_that_was_folded_while_it_was_silent_counts_on_and_nothing_twice(
+        self, tmp_path
+    ):
+        directory = paths.ours(str(tmp_path), "stats")
+        counters = Stats(directory, "0")
+        counters.add("hits", 3, now=True)
+        (file,) = Path(directory).glob("*.json")
+        theirs = file.with_name(f"0badcafe{file.name[8:]}")  # as another node sees it
+        os.rename(file, theirs)
+        os.utime(theirs, (0, 0))
+        assert fold(str(tmp_path)) == 1
+        counters.add("hits", 2, now=True)
+        counters.add("misses", 1, now=True)
+        assert totals(str(tmp_path)) == {"0": {"hits": 5, "misses": 1}}

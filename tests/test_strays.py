@@ -14,6 +14,7 @@ from support.strays import OLD, UUID, YOUNG
 from support.users import ADA, acting_as
 
 from gpucache.disk.locks import is_free
+from gpucache.disk.node import node_id
 from gpucache.disk.staging import Staging
 from gpucache.layout import paths
 from gpucache.report import strays
@@ -102,12 +103,13 @@ class TestStaging:
         assert (one.kind, one.dead, one.size_bytes) == ("staging", True, len("module {}"))
 
     def test_which_is_not_locked_yet_is_dead_after_an_hour(self, root):
-        for name, when in (("gpucache-new-young", YOUNG), ("gpucache-new-old", OLD)):
+        young, old = (f"gpucache-new-{node_id()}.{age}" for age in ("young", "old"))
+        for name, when in ((young, YOUNG), (old, OLD)):
             own(root, "tmp", name).mkdir()
             os.utime(own(root, "tmp", name), (when, when))
         assert found(root) == {
-            "gpucache-new-young": ("staging", False),
-            "gpucache-new-old": ("staging", True),
+            young: ("staging", False),
+            old: ("staging", True),
         }
 
     def test_what_has_no_lock_is_dead_after_an_hour(self, root):

@@ -1,4 +1,4 @@
-"""Read the files of a cache safely: follow no link, wait for no FIFO, and leave the access times as they are.
+"""Read the files of a kernel through the `door`, and list directories, without renewing any access time.
 
 An access time is all that tells of the last use of what stock Triton cached. Linux lets only the owner of a file, and
 root, read the file without renewing it (``O_NOATIME``).

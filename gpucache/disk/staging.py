@@ -19,6 +19,7 @@ from contextlib import suppress
 
 from gpucache.disk.files import STALE_S, make_directory, write_new
 from gpucache.disk.locks import is_free_descriptor
+from gpucache.disk.node import DAY_S, is_of_this_node, node_id
 from gpucache.forks import after_fork
 
 TYPE_CHECKING = False
@@ -144,7 +145,7 @@ def _claim(place: str) -> tuple[str, int]:
     The directory gets the name by which sweepers ask its lock only once it is locked: a sweeper that found the name
     between the two steps would take this process for dead.
     """
-    new = tempfile.mkdtemp(prefix=f"gpucache-{_NEW}", dir=place)
+    new = tempfile.mkdtemp(prefix=f"gpucache-{_NEW}{node_id()}.", dir=place)
     fd = None
     try:
         fd = os.open(new, os.O_RDONLY | os.O_CLOEXEC)
@@ -177,7 +178,8 @@ def sweep_dead(place: str) -> int:
 def is_dead(path: str) -> bool:
     """Whether a staging directory is this user's and its lock is free, so that its process is dead.
 
-    One that was not locked yet when it was named is dead once it is an hour old.
+    One that was not locked yet when it was named is dead once it is an hour old. Of another node's processes no lock
+    may be seen here: theirs are dead once nothing was staged for a day; likewise those whose names tell of no node.
     """
     flags = os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW
     try:
@@ -192,6 +194,9 @@ def is_dead(path: str) -> bool:
         name = os.path.basename(path)
         unlocked_yet = name.startswith(PREFIXES[1])
         age_s = time.time() - found.st_mtime
+        prefix = PREFIXES[1] if unlocked_yet else PREFIXES[0]
+        if not is_of_this_node(name.removeprefix(prefix)):
+            return age_s > DAY_S
         if unlocked_yet and age_s < STALE_S:
             return False
         return is_free_descriptor(fd)

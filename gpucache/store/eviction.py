@@ -1,4 +1,4 @@
-"""Evict one entry of the store, with its views in the device directories; `limit` decides which entry, and when."""
+"""Evict one entry of the store, with its views in the device directories; `recency` chose which, `limit` says when."""
 
 from __future__ import annotations
 

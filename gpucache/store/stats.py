@@ -17,6 +17,7 @@ from contextlib import ExitStack, contextmanager, suppress
 
 from gpucache.disk.door import COUNTERS_BYTES, SAFELY, read_limited
 from gpucache.disk.locks import is_free, open_private
+from gpucache.disk.node import DAY_S, is_of_this_node, node_id
 from gpucache.forks import after_fork
 from gpucache.layout import paths
 
@@ -65,6 +66,7 @@ class Stats:
         self._flushed = 0.0
         self._fd: int | None = None
         self._dirty = False
+        self._written: dict[str, float] = {}
 
     def add(self, name: Counter, amount: float = 1, *, now: bool = False) -> None:
         """Add to a counter; with ``now``, or two seconds after the last time, the counters are written to the file."""
@@ -81,6 +83,7 @@ class Stats:
             if not self._dirty or self.directory is None:
                 return
             try:
+                self._leave_folded()
                 if self._fd is None:
                     self._fd = _open(self.directory)
                 said = {"device": self.device, "values": self._values}
@@ -90,6 +93,17 @@ class Stats:
             except OSError:
                 return
             self._dirty = False
+            self._written = dict(self._values)
+
+    def _leave_folded(self) -> None:
+        """Begin a new file where another node has folded the old one, after a day of silence; nothing counts twice."""
+        if self._fd is None or os.fstat(self._fd).st_nlink > 0:
+            return
+        os.close(self._fd)
+        self._fd = None
+        for name, written in self._written.items():
+            self._values[name] -= written
+        self._written = {}
 
     def forget(self) -> None:
         """In the child of a fork: start from nothing, leaving the parent's file and its lock alone."""
@@ -105,7 +119,8 @@ def _open(directory: str) -> int:
     The file gets the name that a fold looks for only once it is locked, or it could be folded away before.
     """
     os.makedirs(directory, mode=0o700, exist_ok=True)
-    path = f"{directory}/{paths.host_name()}.{os.getpid()}.{time.time_ns():x}"
+    name = f"{node_id()}.{paths.host_name()}.{os.getpid()}.{time.time_ns():x}"
+    path = f"{directory}/{name}"
     fd = os.open(f"{path}.new", _NEW_FILE, 0o600)
     try:
         fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -147,7 +162,7 @@ def fold(root: str) -> int:
         # A process holds its file for life, so that a free one has its last values.
         dead = []
         for path in _files(directory):
-            if path != folded and is_free(path):
+            if path != folded and _is_dead(path):
                 dead.append(path)
         if not dead:
             return 0
@@ -166,6 +181,19 @@ def fold(root: str) -> int:
         for path in dead:
             os.unlink(path)
     return len(dead)
+
+
+def _is_dead(path: str) -> bool:
+    """Whether the process is gone whose counters these are, by its lock; of another node's, by a day of silence.
+
+    No lock of another node's may be seen here.
+    """
+    if is_of_this_node(os.path.basename(path)):
+        return is_free(path)
+    try:
+        return time.time() - os.lstat(path).st_mtime > DAY_S
+    except OSError:
+        return False  # gone
 
 
 @contextmanager
