@@ -191,9 +191,29 @@ class TestRelease:
         assert not lock.held
         assert is_free(path)
 
-    def test_a_directory_that_is_gone_is_an_os_error(self, tmp_path):
+    def test_a_directory_that_is_gone_is_made_again(self, tmp_path):
+        """A cleaner of temporary directories sweeps it under live processes."""
+        lock = KeyLock(str(tmp_path / "swept" / "KEY.lock"))
+        assert lock.try_acquire(sys._getframe(), "kernel")
+        assert (tmp_path / "swept").stat().st_mode & 0o777 == 0o700
+        lock.release()
+
+    def test_one_that_cannot_be_made_again_is_an_os_error(self, tmp_path):
+        (tmp_path / "file").touch()
+        with pytest.raises(OSError, match="Not a directory"):
+            KeyLock(str(tmp_path / "file" / "KEY.lock")).try_acquire(sys._getframe(), "kernel")
+
+    @pytest.mark.root
+    def test_one_that_another_user_makes_first_is_not_used(self, as_root, tmp_path, monkeypatch):
+        def make(path: str) -> bool:
+            os.mkdir(path)
+            os.chown(path, 65534, 65534)
+            return False
+
+        monkeypatch.setattr(key_lock, "make_directory", make)
         with pytest.raises(FileNotFoundError):
-            KeyLock(str(tmp_path / "none" / "KEY.lock")).try_acquire(sys._getframe(), "kernel")
+            KeyLock(str(tmp_path / "theirs" / "KEY.lock")).try_acquire(sys._getframe(), "kernel")
+        assert os.listdir(tmp_path / "theirs") == []
 
 
 class TestWaiting:

@@ -22,6 +22,7 @@ import pytest
 from support.gpus import record_device
 from support.ranks import PLUGIN, python_with_triton, together, warm
 from support.templates import made_by_a_rank
+from support.writers import put_kernel
 
 from gpucache import CacheMissError, log
 from gpucache.disk.locks import holder
@@ -465,6 +466,21 @@ def test_a_slim_entry_is_a_hit(ranks, root):
 def test_disabled_it_is_stock_triton(ranks, root):
     assert ranks(env={"GPUCACHE_DISABLE": "1"}).said()["compiled"] == 1
     assert not (root / "gpucache").exists()
+
+
+def test_locks_that_a_cleaner_swept_are_made_again_and_the_next_kernel_is_shared(root, monkeypatch):
+    """A process that made its directories at the start would compile each new kernel alone, for life."""
+    monkeypatch.setattr("gpucache.triton.manager._locations", {})
+    for name, value in {"GPUCACHE_DIR": str(root), "TRITON_CACHE_DIR": f"{root}/triton/0"}.items():
+        monkeypatch.setenv(name, value)
+    put_kernel("A" * 52)
+    locks = Path(DeviceCacheManager("A" * 52)._location.locks)
+    shutil.rmtree(locks)
+    put_kernel("B" * 52)
+    assert locks.is_dir()
+    assert locks.stat().st_mode & 0o777 == 0o700
+    monkeypatch.setenv("TRITON_CACHE_DIR", f"{root}/triton/1")
+    assert DeviceCacheManager("B" * 52).get_group("add.json") is not None
 
 
 @pytest.mark.usefixtures("first")

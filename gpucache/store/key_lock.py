@@ -16,6 +16,7 @@ import threading
 import time
 from contextlib import contextmanager, suppress
 
+from gpucache.disk.files import make_directory
 from gpucache.disk.locks import local_directory, signature
 from gpucache.forks import after_fork
 from gpucache.layout import paths
@@ -180,7 +181,7 @@ def _open_locked(path: str) -> int | None:
         OSError: the file cannot be made or locked.
     """
     while True:
-        fd = os.open(path, _LOCK_FILE, 0o600)
+        fd = _open_or_make(path)
         try:
             fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
             current = _is_same_file(fd, path)
@@ -194,6 +195,24 @@ def _open_locked(path: str) -> int | None:
             return fd
         # Its last holder removed the file while we opened it: another is there now, or none.
         os.close(fd)
+
+
+def _open_or_make(path: str) -> int:
+    """Open the file of a lock; both the file and its directory are made if they are not there.
+
+    A cleaner may sweep the directory under live processes. Then each makes it again, and they meet there as before.
+
+    Raises:
+        OSError: the file cannot be made, or the directory is another user's by now.
+    """
+    try:
+        return os.open(path, _LOCK_FILE, 0o600)
+    except FileNotFoundError:
+        directory = os.path.dirname(path)
+        make_directory(directory)
+        if os.lstat(directory).st_uid != os.geteuid():
+            raise
+        return os.open(path, _LOCK_FILE, 0o600)
 
 
 def _sign(fd: int, what: str) -> None:
