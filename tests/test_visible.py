@@ -1,8 +1,7 @@
 """What each value of CUDA_VISIBLE_DEVICES shows, and how sure anyone can be of the order.
 
 ``basis`` in a table says what a row stands on. doc: NVIDIA's text. drv: a test or a run against a driver. drv~: follows
-from those rules. open: nobody has shown it, the value is our proposal. Sources: shared/facts/nvml.md section 2,
-shared/facts/inductor-cache.md section 3.
+from those rules. open: nobody has shown it, the value is our proposal.
 """
 
 from __future__ import annotations
@@ -74,7 +73,6 @@ def show(
 # ---- four like GPUs
 
 TABLE: list[tuple[str | None, list[int], str]] = [
-    # shared/facts/nvml.md, first conformance table
     (None, [0, 1, 2, 3], "doc"),
     ("", [], "doc"),
     ("0", [0], "doc"),
@@ -247,7 +245,6 @@ def mig(driver: str | None = "580.95.05", **facts: object) -> Snapshot:
 
 # mask, before R570, since R570, how, basis
 MIG_TABLE: list[tuple[str | None, list[str], list[str], str, str]] = [
-    # shared/facts/nvml.md, second conformance table
     (None, ["1.0"], ["0", "1.0", "1.2"], "guess", "doc"),
     ("0", ["0"], ["0"], "guess", "doc"),
     ("1", ["1.0"], ["1.0", "1.2"], "guess", "drv / open"),
