@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from gpucache.layout.fresh import fresh_part
+from gpucache.disk.fresh import fresh_part
 
 ROOT = "/cache/root"
 

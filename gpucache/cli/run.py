@@ -96,7 +96,7 @@ def _tell_of_fresh_directory(environ: dict[str, str]) -> None:
     root = environment.ROOT.text(environ)
     if not directory or not root or environment.SHARE.read_or_default(environ) is not None:
         return
-    from gpucache.layout.fresh import fresh_part
+    from gpucache.disk.fresh import fresh_part
 
     part = fresh_part(directory, root)
     if part is not None:

@@ -13,9 +13,9 @@ from gpucache.diagnosis.case import Case
 from gpucache.diagnosis.codes import tells
 from gpucache.diagnosis.config import settings
 from gpucache.disk.files import inside
+from gpucache.disk.fresh import fresh_part
 from gpucache.findings import Finding
 from gpucache.layout import paths
-from gpucache.layout.fresh import fresh_part
 
 TESTED_TRITON = ((3, 2), (3, 9))
 """The first and the last Triton that the plug-in was tested with."""

@@ -9,9 +9,9 @@ from typing import NamedTuple
 
 from gpucache import environment
 from gpucache.directories.record import recorded
+from gpucache.disk.fresh import fresh_part
 from gpucache.disk.reading import listed
 from gpucache.layout import paths
-from gpucache.layout.fresh import fresh_part
 from gpucache.layout.keys import device_directories, view_key
 from gpucache.store.manifest import entry_path
 from gpucache.triton.own_device import default_directory

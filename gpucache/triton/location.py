@@ -8,12 +8,12 @@ from functools import lru_cache
 from gpucache import environment
 from gpucache.directories.record import of_this_host
 from gpucache.disk.files import inside, make_directory, sweep_old
+from gpucache.disk.fresh import fresh_part
 from gpucache.disk.locks import local_directory
 from gpucache.disk.staging import Staging
 from gpucache.disk.vetting import Trust, vet, vet_child
 from gpucache.errors import GpuCacheError, RecordError
 from gpucache.layout import paths
-from gpucache.layout.fresh import fresh_part
 from gpucache.log import INFO, tell, warn_once
 from gpucache.store.limit import Limit, max_size_bytes
 from gpucache.store.lookup import sound

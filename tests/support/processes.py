@@ -7,7 +7,7 @@ import os
 import subprocess
 import sys
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 
 import gpucache
@@ -48,21 +48,6 @@ with locked(lock, timeout_s=60):
 """
 
 
-@contextmanager
-def lock_holder(lock: str, how: str = "") -> Iterator[subprocess.Popen[str]]:
-    """Another process that holds the lock, having forked a child that ends ``how`` or stays."""
-    command = [sys.executable, "-c", LOCK_HOLDER, lock, how]
-    with subprocess.Popen(
-        command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
-    ) as process:
-        try:
-            assert process.stdout is not None
-            assert process.stdout.readline() == "held\n"
-            yield process
-        finally:
-            process.kill()  # leaving closes its stdin, which ends the child
-
-
 KEY_HOLDER = """
 import sys
 from gpucache.store.key_lock import KeyLock
@@ -88,3 +73,8 @@ def running(code: str, *args: str) -> Iterator[subprocess.Popen[str]]:
             yield process
         finally:
             process.kill()  # leaving closes its stdin, which ends its child
+
+
+def lock_holder(lock: str, how: str = "") -> AbstractContextManager[subprocess.Popen[str]]:
+    """Another process that holds the lock, having forked a child that ends ``how`` or stays."""
+    return running(LOCK_HOLDER, lock, how)

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import os
 
+from gpucache.disk.files import inside
+
 _RANDOM = frozenset("abcdefghijklmnopqrstuvwxyz0123456789_")
 _RANDOM_LENGTH = 8
 """How many of these letters `tempfile` adds to a prefix (CPython 3.10 to 3.14, `Lib/tempfile.py`)."""
@@ -25,11 +27,9 @@ def fresh_part(directory: str, root: str) -> str | None:
     published recipes keep caches there. What lies below ``root`` is never fresh. A name of the user's that happens to
     look so, such as ``tmp_kernels``, is taken for a fresh one: `GPUCACHE_SHARE=1` decides otherwise.
     """
-    paths = dict.fromkeys((os.path.abspath(directory), os.path.realpath(directory)))
-    inside = os.path.join(os.path.realpath(root), "")
-    if os.path.join(os.path.realpath(directory), "").startswith(inside):
+    if inside(directory, root):
         return None
-    for path in paths:
+    for path in (os.path.abspath(directory), os.path.realpath(directory)):
         for part in path.split("/"):
             if _is_made_by_tempfile(part):
                 return part
