@@ -9,7 +9,8 @@
     ├── locks/                a lock for each key that is being compiled, and one for provisioning
     ├── tmp/                  what is not yet published
     ├── quarantine/           damaged entries, which nothing reads
-    └── stats/                counters, and the size of the store
+    ├── stats/                counters, and the size of the store
+    └── mounts/<node>.json    what the root's mount can do, as tried on that node
 """
 
 from __future__ import annotations
@@ -25,10 +26,10 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
     from typing import Literal
 
-    Part = Literal["devices", "store", "locks", "tmp", "quarantine", "stats"]
+    Part = Literal["devices", "store", "locks", "tmp", "quarantine", "stats", "mounts"]
 
 _PROVISIONED: tuple[Part, ...] = ("devices", "locks", "tmp")
-_FILLED: tuple[Part, ...] = ("store", "quarantine", "stats")
+_FILLED: tuple[Part, ...] = ("store", "quarantine", "stats", "mounts")
 
 
 def resolve_root(

@@ -1,0 +1,207 @@
+"""What the mount that holds a directory can do: tried there, since the name of its type does not tell, and kept.
+
+An object store that is mounted has files and names, and often nothing else. Of four things that gpucache does, such a
+mount may refuse each, or say that it did what it did not do. Whoever has a second way tries the first one and asks
+`is_refusal`; the answers that are kept here are for people, and for those who must choose before they try.
+"""
+
+from __future__ import annotations
+
+import errno
+import fcntl
+import json
+import os
+import shutil
+import tempfile
+import time
+from contextlib import suppress
+
+from gpucache.disk.door import read_limited
+from gpucache.disk.files import STAGED, make_directory, write_whole
+from gpucache.disk.node import node_id
+from gpucache.errors import GpuCacheError
+from gpucache.layout import paths
+from gpucache.values import Value, as_dict
+
+_MOST_BYTES = 4096
+_VERSION = 1
+_KEPT_S = 90 * 86400.0
+_LONG_AGO = 1_000_000_000
+"""A time, in seconds since the epoch, that no new file has."""
+_OTHERWISE = (
+    errno.ENOSPC,
+    errno.EDQUOT,
+    errno.EROFS,
+    errno.ENOENT,
+    errno.ENOTDIR,
+    errno.ELOOP,
+    errno.ENAMETOOLONG,
+    errno.ESTALE,
+)
+"""What is no matter of the way: the disk is full or read-only, or what was named is not there."""
+
+
+def is_refusal(error: OSError) -> bool:
+    """Whether a mount may refuse one way of doing something so, and yet do the same in another way.
+
+    File systems disagree in how they say so. To rename a directory, mountpoint-s3 answers EPERM (`mountpoint-s3-fs`
+    ``fs/error.rs``, August 2026), gcsfuse EMFILE or ENOTSUP (``internal/fs/fs.go``, August 2026), overlayfs EXDEV,
+    others ENOSYS, EINVAL or EIO; a hard link gets EPERM, ENOTSUP (s3fs), ENOSYS or EMLINK. So all counts but a short
+    list: a full or read-only disk refuses the second way as well, and what is gone is gone.
+    """
+    return error.errno not in _OTHERWISE
+
+
+class Capabilities(Value, kw_only=True):
+    """What processes of this node can do on one mount. Nothing here tells what other nodes see of it."""
+
+    renames_directories: bool
+    """Whether a directory that is not empty can be renamed, from one directory to another."""
+    hard_links: bool
+    """Whether a file can have two names."""
+    sets_times: bool
+    """Whether the modification time of a file can be set, and is then what was set."""
+    flocks: bool
+    """Whether ``flock`` works between two openings of one file on this node. Across nodes it may not, all the same."""
+
+
+# ---- trying
+
+
+def probe(directory: str) -> Capabilities:
+    """Try what the mount of an existing directory can do, in a new directory below it, which is gone afterwards.
+
+    Beside any process. If this process is killed, `files.sweep_old` knows what is left by its name.
+
+    Raises:
+        OSError: nothing can be made in the directory.
+    """
+    place = tempfile.mkdtemp(prefix=STAGED, dir=directory)
+    try:
+        file = f"{place}/file"
+        _write(file)
+        return Capabilities(
+            hard_links=_links(file, f"{place}/link"),
+            sets_times=_sets_times(file),
+            flocks=_flocks(file),
+            renames_directories=_renames(place),
+        )
+    finally:
+        shutil.rmtree(place, ignore_errors=True)
+
+
+def _write(path: str) -> None:
+    with open(path, "xb") as file:
+        file.write(b"gpucache")
+
+
+def _links(source: str, target: str) -> bool:
+    try:
+        os.link(source, target)
+        return os.path.samefile(source, target)
+    except OSError:
+        return False
+
+
+def _sets_times(path: str) -> bool:
+    try:
+        os.utime(path, (_LONG_AGO, _LONG_AGO))
+        return int(os.stat(path).st_mtime) == _LONG_AGO
+    except OSError:
+        return False
+
+
+def _flocks(path: str) -> bool:
+    """Whether a lock can be had, and keeps a second opening of the file from having the lock too."""
+    first = second = -1
+    try:
+        first = os.open(path, os.O_RDWR | os.O_CLOEXEC)
+        second = os.open(path, os.O_RDWR | os.O_CLOEXEC)
+        fcntl.flock(first, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        return _is_kept_out(second)
+    except OSError:
+        return False
+    finally:
+        for fd in (first, second):
+            with suppress(OSError):
+                os.close(fd)
+
+
+def _is_kept_out(fd: int) -> bool:
+    try:
+        fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return True
+    return False
+
+
+def _renames(place: str) -> bool:
+    """Whether a directory with a file in it can be renamed to a name in another directory."""
+    try:
+        for name in ("from", "from/entry", "to"):
+            os.mkdir(f"{place}/{name}", 0o700)
+        _write(f"{place}/from/entry/file")
+        os.rename(f"{place}/from/entry", f"{place}/to/entry")
+        return os.path.exists(f"{place}/to/entry/file")
+    except OSError:
+        return False
+
+
+# ---- keeping
+
+
+def known(root: str) -> Capabilities | None:
+    """What was found on this node of the mount that holds the root; None where nobody has tried since it was mounted.
+
+    Never raises; makes nothing.
+    """
+    try:
+        said = json.loads(read_limited(_path(root), _MOST_BYTES))
+        if said.pop("version") != _VERSION or said.pop("mount") != _mount(root):
+            return None
+        found = Capabilities(**said)
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError):
+        return None
+    answers = as_dict(found).values()
+    return found if all(type(answer) is bool for answer in answers) else None
+
+
+def learn(root: str, again: bool = False) -> Capabilities | None:
+    """What the mount of a provisioned root can do: as `known`, else tried now, and kept for all processes of this node.
+
+    ``again`` tries whatever is known. None where nothing can be made there: on a read-only or full disk, or where this
+    user may not write.
+    """
+    found = None if again else known(root)
+    if found is not None:
+        return found
+    staging = paths.ours(root, "tmp")
+    try:
+        found = probe(staging)
+        said = {"version": _VERSION, "mount": _mount(root), **as_dict(found)}
+        make_directory(paths.ours(root, "mounts"))
+        write_whole(_path(root), json.dumps(said).encode(), staging)
+        _forget_old(paths.ours(root, "mounts"))
+    except (OSError, GpuCacheError):
+        pass  # found, perhaps, and not kept
+    return found
+
+
+def _path(root: str) -> str:
+    return paths.ours(root, "mounts", f"{node_id()}.json")
+
+
+def _mount(root: str) -> list[int]:
+    """What tells the mount of a root from one that has taken its place: the device, and the inode of the root there."""
+    found = os.stat(root)
+    return [found.st_dev, found.st_ino]
+
+
+def _forget_old(directory: str) -> None:
+    """Remove what nodes found that were started again since, or are gone: each start leaves a file."""
+    with os.scandir(directory) as items:
+        for item in items:
+            age_s = time.time() - item.stat(follow_symlinks=False).st_mtime
+            if age_s > _KEPT_S and item.name.endswith(".json"):
+                with suppress(OSError):
+                    os.unlink(item.path)
