@@ -23,6 +23,7 @@ from support.trees import KEY, Stock
 from tree import make
 
 from gpucache.cli import main
+from gpucache.disk.within import Straight
 from gpucache.machine import device_files
 
 TESTS = Path(__file__).parent
@@ -191,6 +192,13 @@ def everyones() -> Iterator[Path]:
 def root(tmp_path: Path) -> Path:
     """Where a root may be made; nothing is there."""
     return tmp_path / "root"
+
+
+@pytest.fixture
+def disk() -> Iterator[Straight]:
+    """By which removals act."""
+    with Straight() as disk:
+        yield disk
 
 
 @pytest.fixture(scope="session")

@@ -33,6 +33,7 @@ from support.trees import (
     used,
 )
 
+from gpucache.disk.within import Straight
 from gpucache.store.lookup import sound
 from gpucache.store.manifest import CONDEMNED, MANIFEST, read_manifest
 from gpucache.store.removal import InUse
@@ -48,7 +49,8 @@ def tree(tmp_path: Path) -> Tree:
 
 
 def slimmed(tree: Tree) -> int:
-    freed = slim(str(tree.root), KEY, "add.json", tree.places, tree.locks)
+    with Straight() as disk:
+        freed = slim(str(tree.root), KEY, "add.json", tree.places, tree.locks, disk)
     return sum(one.physical_bytes for one in freed)
 
 

@@ -24,13 +24,17 @@ GROUP_FILE_BYTES = 2**20
 METADATA_BYTES = 16 * 2**20
 
 
-def open_regular(path: str, flags: int = os.O_RDONLY) -> tuple[int, os.stat_result]:
+def open_regular(
+    path: str, flags: int = os.O_RDONLY, here: int | None = None
+) -> tuple[int, os.stat_result]:
     """Open a regular file; return its descriptor, and its `os.stat`.
+
+    ``here`` is a descriptor of the directory from which a relative path leads.
 
     Raises:
         OSError: the file cannot be opened, or is no regular file.
     """
-    fd = os.open(path, flags | SAFELY)
+    fd = os.open(path, flags | SAFELY, dir_fd=here)
     try:
         found = os.fstat(fd)
         if stat.S_ISDIR(found.st_mode):

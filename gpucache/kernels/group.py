@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import json
+import os
 
-from gpucache.disk.door import GROUP_FILE_BYTES
+from gpucache.disk.door import GROUP_FILE_BYTES, open_regular
 from gpucache.disk.files import write_new
-from gpucache.disk.reading import quietly, read
+from gpucache.disk.reading import read
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -60,13 +61,16 @@ def grouped_names(names: Iterable[str]) -> list[str]:
     return [group.removeprefix(GROUP) for group in groups]
 
 
-def begins_as_group(path: str) -> bool:
+def begins_as_group(name: str, here: int) -> bool:
     """Whether a file is a group file, whole or torn, whatever its name is now: its text begins with ``child_paths``.
+
+    ``here`` is a descriptor of the directory that it is in.
 
     Raises:
         OSError: the file cannot be read.
     """
-    with open(path, "rb", opener=quietly) as file:
+    fd, _ = open_regular(name, os.O_RDONLY, here)
+    with open(fd, "rb") as file:
         return b'"child_paths"' in file.read(_HEAD_BYTES)
 
 

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import time
 
+from gpucache.disk.within import Straight
 from gpucache.layout.keys import KEY, view_key
 from gpucache.log import INFO, tell
 from gpucache.store.manifest import MANIFEST
@@ -23,14 +25,18 @@ def evict(
     locks: str,
     mounted: Sequence[str],
     grace_s: float,
+    disk: Straight,
 ) -> int:
     """Remove an entry and its views; return the bytes that the entry was counted with, or 0 where the entry stays.
 
     An entry stays that was used since it was listed, or within ``grace_s``, or is in use now. ``devices`` are the paths
     of the device directories, ``locks`` is the root's directory of locks, ``mounted`` are the mount points below the
-    root.
+    root. All paths are free of links.
     """
-    targets = _targets(entry.path, devices)
+    try:
+        targets = _targets(entry.path, devices, disk)
+    except InUse:
+        return 0
     if not targets:
         return 0
     inode, stamp_ns = targets[0].mark
@@ -44,7 +50,7 @@ def evict(
     key = os.path.basename(entry.path)
     try:
         refuse_mounts([target.path for target in targets], mounted)
-        stored, *_ = remove(key, targets, locks)
+        stored, *_ = remove(key, targets, locks, disk)
     except InUse:
         return 0
     freed = stored.logical_bytes
@@ -61,16 +67,20 @@ def evict(
     return freed
 
 
-def _targets(entry: str, devices: Iterable[str]) -> list[Target]:
-    """The stored entry, first, and its views, as they are now; nothing where the entry is gone."""
+def _targets(entry: str, devices: Iterable[str], disk: Straight) -> list[Target]:
+    """The stored entry, first, and its views, as they are now; nothing where the entry is gone.
+
+    Raises:
+        InUse: one of them is a link.
+    """
     key = os.path.basename(entry)
-    stored = _target(entry)
+    stored = _target(entry, disk)
     if stored is None:
         return []
     shares_key = KEY.fullmatch(key) is None  # several single files have their views under one key
     targets = [stored]
     for device in devices:
-        view = _target(f"{device}/{view_key(key)}")
+        view = _target(f"{device}/{view_key(key)}", disk)
         if view is None:
             continue
         linked = view.mark[0] == stored.mark[0]
@@ -79,10 +89,16 @@ def _targets(entry: str, devices: Iterable[str]) -> list[Target]:
     return targets
 
 
-def _target(path: str) -> Target | None:
-    """A directory with a manifest, as it is now; None where it has none."""
+def _target(path: str, disk: Straight) -> Target | None:
+    """A directory with a manifest, as it is now; None where it has none.
+
+    Raises:
+        InUse: a link is there.
+    """
     try:
-        found = os.lstat(f"{path}/{MANIFEST}")
-    except OSError:
+        found = disk.lstat(f"{path}/{MANIFEST}")
+    except OSError as error:
+        if error.errno == errno.ELOOP:
+            raise InUse(f"{error.filename} is a symbolic link") from error
         return None
     return Target(path, (found.st_ino, found.st_mtime_ns), ours=True)

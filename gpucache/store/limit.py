@@ -23,6 +23,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import suppress
 
 from gpucache.disk import mounts
+from gpucache.disk.within import Straight
 from gpucache.environment import MAX_SIZE
 from gpucache.forks import after_fork
 from gpucache.layout.keys import device_directories
@@ -189,32 +190,34 @@ class Limit:
         from gpucache.store.eviction import evict  # most processes never evict anything
 
         deadline = time.monotonic() + _TURN_S
-        devices = [path for _, path in device_directories(self.root)]
-        mounted = _mounts_below(self.root)
-        for entry in self._oldest_first():
-            now = time.time()
-            if is_recent(entry.used, now, self.grace_s):
-                break  # and so is all that comes after it
-            freed = evict(entry, devices, self.locks, mounted, self.grace_s)
-            size -= freed
-            self._add(-freed, draining=True)
-            # Looked at last: a turn evicts one entry at least, however long the listing took.
-            if size <= aim:
-                self._oldest.clear()
-                return size
-            if time.monotonic() > deadline:
-                return size
+        root = os.path.realpath(self.root)
+        devices = [path for _, path in device_directories(root)]
+        mounted = _mounts_below(root)
+        with Straight() as disk:
+            for entry in self._oldest_first(root):
+                now = time.time()
+                if is_recent(entry.used, now, self.grace_s):
+                    break  # and so is all that comes after it
+                freed = evict(entry, devices, self.locks, mounted, self.grace_s, disk)
+                size -= freed
+                self._add(-freed, draining=True)
+                # Looked at last: a turn evicts one entry at least, however long the listing took.
+                if size <= aim:
+                    self._oldest.clear()
+                    return size
+                if time.monotonic() > deadline:
+                    return size
         # Nothing is left that may go. After the pause it may be another entry's turn, so that all are listed anew.
         self._oldest.clear()
         pause_s = min(self.grace_s, _PAUSE_S)
         self._not_before = time.monotonic() + pause_s
         return size
 
-    def _oldest_first(self) -> Iterator[LastUse]:
+    def _oldest_first(self, root: str) -> Iterator[LastUse]:
         """Yield stored entries, least recently used first: what an earlier turn has left, and then all, listed anew."""
         yield from self._take_oldest()
         now = time.time()
-        self._oldest = oldest_first(last_uses(self.root), now)
+        self._oldest = oldest_first(last_uses(root), now)
         self._oldest.reverse()  # the next one is taken from the end
         yield from self._take_oldest()
 

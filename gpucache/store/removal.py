@@ -18,6 +18,7 @@ from contextlib import ExitStack, contextmanager, suppress
 from typing import NamedTuple
 
 from gpucache.disk.locks import holder
+from gpucache.disk.within import Straight, open_directory
 from gpucache.kernels.group import GROUP, begins_as_group
 from gpucache.layout.keys import KEY
 from gpucache.store import key_lock
@@ -73,23 +74,30 @@ class InUse(Exception):
     """
 
 
-def remove(key: str, targets: Sequence[Target], locks: str | None) -> list[Freed]:
+def remove(
+    key: str, targets: Sequence[Target], locks: str | None, disk: Straight | None = None
+) -> list[Freed]:
     """Remove an entry from all of its directories; return what was freed in each.
 
     Beside any number of readers, writers and removers. ``locks`` is the root's directory of locks, or None where it has
-    none. Killed at any instant, the entry is there or not, and nothing else is touched.
+    none. ``disk`` is for whoever removes many entries. Killed at any instant, the entry is there or not, and nothing
+    else is touched.
 
     Raises:
         InUse: the entry is as it was.
     """
-    with taken(key, targets, locks) as asides:
-        pass
-    deletion = _Deletion()
-    return [deletion.delete(aside) for aside in asides]
+    with Straight() as own:
+        disk = disk or own
+        with taken(key, targets, locks, disk) as asides:
+            pass
+        deletion = _Deletion(disk)
+        return [deletion.delete(aside) for aside in asides]
 
 
 @contextmanager
-def taken(key: str, targets: Sequence[Target], locks: str | None) -> Iterator[list[str]]:
+def taken(
+    key: str, targets: Sequence[Target], locks: str | None, disk: Straight
+) -> Iterator[list[str]]:
     """Rename an entry's directories for the length of a ``with`` block, with the key's lock held.
 
     Gives the new paths, beside the old ones and in the order of ``targets``. When the block raises, the directories get
@@ -100,17 +108,17 @@ def taken(key: str, targets: Sequence[Target], locks: str | None) -> Iterator[li
         InUse: the entry is as it was.
     """
     with _locked(key, locks), _told_as_in_use():
-        hidden = _condemn(targets)
+        hidden = _condemn(targets, disk)
         asides = [_beside(target.path) for target in targets]
         try:
             for target, aside in zip(targets, asides, strict=True):
-                _set_aside(target.path, aside)
+                _set_aside(target.path, aside, disk)
             yield asides
         except BaseException:
             # The directories first: a manifest is shown again only where its files are.
             for target, aside in zip(targets, asides, strict=True):
-                _put_back(aside, target.path)
-            _restore(hidden)
+                _put_back(aside, target.path, disk)
+            _restore(hidden, disk)
             raise
 
 
@@ -129,7 +137,7 @@ def refuse_mounts(paths: Iterable[str], points: Iterable[str]) -> None:
                 raise InUse(f"{path}: something is mounted in it")
 
 
-def finish(path: str, modified: float, locks: str | None) -> Freed:
+def finish(path: str, modified: float, locks: str | None, disk: Straight) -> Freed:
     """Complete a removal that was killed after it had condemned a directory; return what was freed.
 
     ``modified`` is the directory's modification time when the caller saw that it was condemned.
@@ -139,21 +147,23 @@ def finish(path: str, modified: float, locks: str | None) -> Freed:
     Raises:
         InUse: another process has done something with the directory since.
     """
-    with _locked(_key_of(path), locks), _told_as_in_use():
-        found = os.lstat(path)
+    with _told_as_in_use():
+        key = _key_of(path, disk)
+    with _locked(key, locks), _told_as_in_use():
+        found = disk.lstat(path)
         is_directory = stat.S_ISDIR(found.st_mode)
         if not is_directory or found.st_mtime != modified:
             raise InUse(_USED)
         # A removal that lost to a reader was killed before it had put all back.
-        shown = os.path.lexists(f"{path}/{MANIFEST}")
+        shown = disk.lexists(f"{path}/{MANIFEST}")
         # Stock Triton has compiled it again.
-        grouped = _group_file(path) is not None and begins_as_group(f"{path}/{CONDEMNED}")
+        grouped = _group_file(path, disk) is not None and _was_group(path, disk)
         if shown or grouped:
-            os.unlink(f"{path}/{CONDEMNED}")
+            disk.unlink(f"{path}/{CONDEMNED}")
             raise InUse("it is an entry again")
         aside = _beside(path)
-        _set_aside(path, aside)
-    return delete(aside)
+        _set_aside(path, aside, disk)
+    return delete(aside, disk)
 
 
 @contextmanager
@@ -162,14 +172,16 @@ def _told_as_in_use() -> Iterator[None]:
     try:
         yield
     except OSError as error:
+        if error.errno == errno.ELOOP:
+            raise InUse(f"{error.filename} is, or is behind, a symbolic link") from error
         raise InUse(f"{error.filename}: {error.strerror}") from error
 
 
-def _key_of(path: str) -> str:
+def _key_of(path: str, disk: Straight) -> str:
     """The key under which the store has the entry of a condemned directory, and under which its lock is."""
     key = os.path.basename(path)
-    with suppress(OSError):
-        found = read_manifest(path, CONDEMNED)
+    with suppress(OSError), disk.directory(path) as here:
+        found = read_manifest(path, CONDEMNED, here)
         if found is not None and KEY.fullmatch(key):
             facts = found[0].facts
             if facts.group is None:
@@ -201,7 +213,7 @@ def _locked(key: str, locks: str | None) -> Iterator[None]:
         yield
 
 
-def _condemn(targets: Sequence[Target]) -> list[tuple[str, str]]:
+def _condemn(targets: Sequence[Target], disk: Straight) -> list[tuple[str, str]]:
     """Hide what makes the directories an entry, and then see whether another process was faster.
 
     Returns the directory and the name of each file that is hidden now, for `_restore`.
@@ -214,62 +226,64 @@ def _condemn(targets: Sequence[Target]) -> list[tuple[str, str]]:
         # All are hidden before the stamps are looked at: views share one manifest, and a reader stamps it by the name
         # that it has in his directory. Only once it has that name nowhere can no stamp come after the look.
         for target in targets:
-            _check_unchanged(target)
-            name = MANIFEST if target.ours else _group_file(target.path)
+            _check_unchanged(target, disk)
+            name = MANIFEST if target.ours else _group_file(target.path, disk)
             if name is not None:
                 hidden.append((target.path, name))
-                os.rename(f"{target.path}/{name}", f"{target.path}/{CONDEMNED}")
+                disk.rename(f"{target.path}/{name}", f"{target.path}/{CONDEMNED}")
         for target in targets:
             # The time alone: overlayfs may have given the renamed file another inode.
             if not target.ours:
                 continue
-            stamp_ns = _modified_ns(f"{target.path}/{CONDEMNED}")
-            if stamp_ns != target.mark[1]:
+            condemned = disk.lstat(f"{target.path}/{CONDEMNED}")
+            if condemned.st_mtime_ns != target.mark[1]:
                 raise InUse(_USED)
         # A writer, or a reader that renewed what it had read before, may have shown the entry again; and what was
         # stock Triton's gets a manifest of ours when it is used.
-        shown = [f"{directory}/{name}" for directory, name in hidden]
-        shown += [f"{target.path}/{MANIFEST}" for target in targets]
+        shown = {f"{directory}/{name}" for directory, name in hidden}
+        shown |= {f"{target.path}/{MANIFEST}" for target in targets}
         for path in shown:
-            if os.path.lexists(path):
+            if disk.lexists(path):
                 raise InUse(_USED)
     except BaseException:
-        _restore(hidden)
+        _restore(hidden, disk)
         raise
     return hidden
 
 
-def _check_unchanged(target: Target) -> None:
+def _check_unchanged(target: Target, disk: Straight) -> None:
     """Raise `InUse` if a directory, or the use of its entry, is not as it was when the removal was planned."""
-    directory = os.lstat(target.path)
-    marked = os.lstat(f"{target.path}/{MANIFEST}") if target.ours else directory
+    directory = disk.lstat(target.path)
+    marked = disk.lstat(f"{target.path}/{MANIFEST}") if target.ours else directory
     mark = (marked.st_ino, marked.st_mtime_ns)
     is_directory = stat.S_ISDIR(directory.st_mode)
     if not is_directory or mark != target.mark:
         raise InUse(_USED)
 
 
-def _modified_ns(path: str) -> int:
-    return os.lstat(path).st_mtime_ns
-
-
-def _group_file(directory: str) -> str | None:
+def _group_file(directory: str, disk: Straight) -> str | None:
     """The name of a directory's group file, the first one of several; None where there is none."""
     names = []
-    for name in os.listdir(directory):
+    for name in disk.listdir(directory):
         if name.startswith(GROUP):
             names.append(name)
     return min(names, default=None)
 
 
-def _restore(hidden: Iterable[tuple[str, str]]) -> None:
+def _was_group(directory: str, disk: Straight) -> bool:
+    """Whether what is condemned in a directory is a group file, and no manifest."""
+    with disk.directory(directory) as here:
+        return begins_as_group(CONDEMNED, here)
+
+
+def _restore(hidden: Iterable[tuple[str, str]], disk: Straight) -> None:
     """Give hidden files their names again, unless another process has written such a file anew."""
     for directory, name in hidden:
         with suppress(OSError):  # not condemned yet, or gone
-            if os.path.lexists(f"{directory}/{name}"):
-                os.unlink(f"{directory}/{CONDEMNED}")
+            if disk.lexists(f"{directory}/{name}"):
+                disk.unlink(f"{directory}/{CONDEMNED}")
             else:
-                os.rename(f"{directory}/{CONDEMNED}", f"{directory}/{name}")
+                disk.rename(f"{directory}/{CONDEMNED}", f"{directory}/{name}")
 
 
 def _beside(path: str) -> str:
@@ -278,44 +292,38 @@ def _beside(path: str) -> str:
     return f"{os.path.dirname(path)}/{name}"
 
 
-def _set_aside(path: str, aside: str) -> None:
+def _set_aside(path: str, aside: str, disk: Straight) -> None:
     """Rename a directory; file by file where it is in an image's layer, of which overlayfs refuses that (``EXDEV``)."""
     try:
-        os.rename(path, aside)
+        disk.rename(path, aside)
     except OSError as error:
         if error.errno != errno.EXDEV:
             raise
-        os.mkdir(aside, 0o700)
-        for name in os.listdir(path):
-            os.rename(f"{path}/{name}", f"{aside}/{name}")
-        os.rmdir(path)
+        disk.mkdir(aside)
+        for name in disk.listdir(path):
+            disk.rename(f"{path}/{name}", f"{aside}/{name}")
+        disk.rmdir(path)
 
 
-def _put_back(aside: str, path: str) -> None:
+def _put_back(aside: str, path: str, disk: Straight) -> None:
     """Give a directory that was set aside its name again; delete it where another writer has made a new one."""
     try:
-        os.rename(aside, path)
+        disk.rename(aside, path)
     except OSError as error:
         if error.errno in (errno.ENOTEMPTY, errno.EEXIST):
-            delete(aside)
+            delete(aside, disk)
 
 
 # ---- deleting
 
-_DIRECTORY = (
-    os.O_RDONLY
-    | getattr(os, "O_DIRECTORY", 0)
-    | getattr(os, "O_NOFOLLOW", 0)
-    | getattr(os, "O_CLOEXEC", 0)
-)
 
-
-def delete(path: str) -> Freed:
+def delete(path: str, disk: Straight) -> Freed:
     """Delete a file, or a directory with all that is in it; return what was freed. Links are deleted, not followed.
 
-    Beside any other process that deletes the same: what is gone counts nothing. What may not be deleted stays.
+    Beside any other process that deletes the same: what is gone counts nothing. What may not be deleted stays, and so
+    does what is behind a link.
     """
-    return _Deletion().delete(path)
+    return _Deletion(disk).delete(path)
 
 
 class _Remaining:
@@ -331,20 +339,22 @@ class _Remaining:
 class _Deletion:
     """Several deletions in one go. Of an inode with several names only the first is asked for its size and links."""
 
-    def __init__(self) -> None:
+    def __init__(self, disk: Straight) -> None:
+        self._disk = disk
         self._known: dict[tuple[int, int], _Remaining] = {}
         self._freed = NOTHING
 
     def delete(self, path: str) -> Freed:
         """Delete a file or directory, as the function `delete`; return what this call freed."""
         self._freed = NOTHING
-        self._delete(path, None)
+        with suppress(OSError):  # it is gone, or behind a link
+            self._disk.act(path, self._delete)
         return self._freed
 
-    def _delete(self, name: str, parent: int | None) -> None:
-        """Delete a file or directory by its name in ``parent``, an open directory; by its whole path without one."""
+    def _delete(self, parent: int, name: str) -> None:
+        """Delete a file or directory by its name in ``parent``, an open directory."""
         try:
-            fd = os.open(name, _DIRECTORY, dir_fd=parent)
+            fd = open_directory(parent, name)
         except OSError as error:
             if error.errno in (errno.ENOTDIR, errno.ELOOP):
                 self._unlink(name, parent, None)
@@ -362,11 +372,11 @@ class _Deletion:
         with os.scandir(fd) as items:
             for item in items:
                 if item.is_dir(follow_symlinks=False):
-                    self._delete(item.name, fd)
+                    self._delete(fd, item.name)
                 else:
                     self._unlink(item.name, fd, (device, item.inode()))
 
-    def _unlink(self, name: str, parent: int | None, inode: tuple[int, int] | None) -> None:
+    def _unlink(self, name: str, parent: int, inode: tuple[int, int] | None) -> None:
         """Delete a file, and count it: its bytes are free once its last name is gone."""
         left = None
         if inode is not None:

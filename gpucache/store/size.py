@@ -10,8 +10,9 @@ from collections.abc import Callable, Iterator
 from contextlib import suppress
 from typing import NamedTuple
 
-from gpucache.disk.door import read_limited
+from gpucache.disk.door import open_regular, read_limited
 from gpucache.disk.files import sweep_old
+from gpucache.disk.within import Straight
 from gpucache.layout import paths
 from gpucache.layout.keys import STORE_KEY, device_directories, shards
 from gpucache.store.manifest import MANIFEST
@@ -145,14 +146,19 @@ def last_uses(root: str) -> Iterator[LastUse]:
 def count_anew_later(root: str) -> None:
     """Let the next writer count the store anew, because something else than its writers changes it.
 
-    ``root`` is a real path.
+    ``root`` is a real path; no link is followed. Where nobody has counted yet, nothing is made.
     """
-    path = _path(root)
-    if os.path.realpath(path) != path:
-        return  # a link leads elsewhere
-    with suppress(OSError):
-        if os.path.exists(path):
-            set_total(root, 0, now=0.0)
+    with suppress(OSError), Straight() as disk:
+        disk.act(_path(root), _forget_count)
+
+
+def _forget_count(here: int, name: str) -> None:
+    """Set the total in the file of this name, in an open directory, to what nobody has counted."""
+    fd, _ = open_regular(name, os.O_RDWR, here)
+    try:
+        _retried(lambda: _update(fd, 0, draining=None, anew=True, now=0.0))
+    finally:
+        os.close(fd)
 
 
 def set_total(root: str, size_bytes: int, now: float | None = None) -> Total | None:
@@ -163,8 +169,13 @@ def set_total(root: str, size_bytes: int, now: float | None = None) -> Total | N
     Raises:
         OSError: the disk refused.
     """
+    return _retried(lambda: updated(root, size_bytes, anew=True, now=now))
+
+
+def _retried(update: Callable[[], Total | None]) -> Total | None:
+    """Update the file once no other process does, for which a tenth of a second is enough; None where it was not."""
     for _ in range(_TRIES):  # writers hold the file for microseconds
-        total = updated(root, size_bytes, anew=True, now=now)
+        total = update()
         if total is not None:
             return total
         time.sleep(_TRY_S)
@@ -204,6 +215,16 @@ def updated(
     """
     fd = _open(_path(root))
     try:
+        return _update(fd, change, draining=draining, anew=anew, now=now)
+    finally:
+        os.close(fd)
+
+
+def _update(
+    fd: int, change: int, *, draining: bool | None, anew: bool, now: float | None
+) -> Total | None:
+    """Change the total in the open file, as `updated`."""
+    try:
         fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
         old = _parsed(os.pread(fd, _LENGTH, 0))
         size = old.size_bytes + change
@@ -220,8 +241,6 @@ def updated(
         return new
     except BlockingIOError:
         return None
-    finally:
-        os.close(fd)
 
 
 def _open(path: str) -> int:

@@ -8,7 +8,7 @@ from contextlib import suppress
 from dataclasses import dataclass
 
 from gpucache.disk import mounts
-from gpucache.layout import paths
+from gpucache.disk.within import Straight
 from gpucache.report.entries import Entry
 from gpucache.report.entry_builder import touched
 from gpucache.report.strays import Stray
@@ -60,7 +60,7 @@ class Execution:
         self._locks = locks if os.path.isdir(locks) else None
         below = f"{root}/"
         self._mounted = [point for point in mounts.points() if point.startswith(below)]
-        self._straight: dict[str, bool] = {}
+        self._disk = Straight()
         self._entries = self._slimmed = self._strays = 0
         self._freed = Freed()
         self._skipped: list[Skipped] = []
@@ -77,10 +77,10 @@ class Execution:
 
     def remove(self, entry: Entry) -> None:
         """Remove an entry whole, unless it was used since it was scanned or is in use."""
-        targets = _targets(entry)
+        targets = self._targets(entry)
         try:
             self._refuse(entry, targets)
-            freed = remove(entry.key, targets, self._locks)
+            freed = remove(entry.key, targets, self._locks, self._disk)
         except InUse as why:
             self._skip(entry, targets, why)
             return
@@ -89,13 +89,11 @@ class Execution:
 
     def slim(self, entry: Entry) -> None:
         """Take from a kernel's entry what no launch needs, unless it was used since it was scanned or is in use."""
-        targets = _targets(entry)
+        targets = self._targets(entry)
         try:
             self._refuse(entry, targets)
-            staged = paths.ours(self.root, "tmp", "*")
-            self._refuse_links([staged])
             group = f"{entry.kernel}.json"
-            freed = slim(self.root, entry.key, group, targets, self._locks)
+            freed = slim(self.root, entry.key, group, targets, self._locks, self._disk)
         except InUse as why:
             self._skip(entry, targets, why)
             return
@@ -105,13 +103,12 @@ class Execution:
     def sweep(self, stray: Stray) -> None:
         """Remove a stray, unless somebody has begun to use it."""
         try:
-            self._refuse_links([stray.path])
             refuse_mounts([stray.path], self._mounted)
             freed = self._swept(stray)
         except InUse as why:
             self._note(stray.path, why)
             return
-        is_gone = not os.path.lexists(stray.path)
+        is_gone = not self._disk.lexists(stray.path)
         if freed.files or is_gone:
             self._strays += 1
             self._free([freed])
@@ -120,13 +117,26 @@ class Execution:
         """Remove files of TorchInductor's, each whole, and the directories that become empty."""
         for file in files:
             try:
-                self._free([remove_file(file)])
+                self._free([remove_file(file, self._disk)])
             except InUse as why:
                 self._note(file.path, why)
         directories = {os.path.dirname(file.path) for file in files}
-        remove_empty(self.root, directories)
+        remove_empty(self.root, directories, self._disk)
+
+    def close(self) -> None:
+        """Close the directories that are held open."""
+        self._disk.close()
 
     # ---- what must stay as it is
+
+    def _targets(self, entry: Entry) -> list[Target]:
+        """List the directories of an entry as they were scanned; whether each has a manifest is asked now."""
+        targets = []
+        for copy in entry.copies:
+            is_ours = self._disk.lexists(f"{copy.path}/{MANIFEST}")
+            target = Target(copy.path, copy.mark, is_ours)
+            targets.append(target)
+        return targets
 
     def _refuse(self, entry: Entry, targets: Sequence[Target]) -> None:
         """Refuse to touch an entry that was used since the scan, or that is not all in the root itself.
@@ -141,22 +151,6 @@ class Execution:
                 raise InUse("it was used meanwhile")
         directories = [target.path for target in targets]
         refuse_mounts(directories, self._mounted)
-        locks = paths.ours(self.root, "locks", "*")
-        self._refuse_links([*directories, locks])
-
-    def _refuse_links(self, wanted: Iterable[str]) -> None:
-        """Refuse what a link leads to: the root is a real path, and nothing outside is to be touched.
-
-        Raises:
-            InUse: a directory above one of the paths is a link, or behind one.
-        """
-        for path in wanted:
-            parent = os.path.dirname(path)
-            if parent not in self._straight:
-                self._straight[parent] = os.path.realpath(parent) == parent
-            is_below = parent.startswith(f"{self.root}/")
-            if is_below and not self._straight[parent]:
-                raise InUse(f"{parent} is, or is behind, a symbolic link")
 
     # ---- what was done
 
@@ -167,19 +161,17 @@ class Execution:
                 return NOTHING
             return Freed(1, stray.size_bytes, stray.size_bytes)
         if stray.kind == "half-removed":
-            locks = paths.ours(self.root, "locks", "*")
-            self._refuse_links([locks])
-            return finish(stray.path, stray.modified, self._locks)
+            return finish(stray.path, stray.modified, self._locks, self._disk)
         if stray.kind == "empty":
             with suppress(OSError):  # somebody has begun to fill it
-                os.rmdir(stray.path)
+                self._disk.rmdir(stray.path)
             return NOTHING
-        return delete(stray.path)
+        return delete(stray.path, self._disk)
 
     def _skip(self, entry: Entry, targets: Iterable[Target], why: InUse) -> None:
         """Note that an entry stays; one that is gone was another process's to remove."""
         directories = [target.path for target in targets]
-        if any(map(os.path.lexists, directories)):
+        if any(map(self._disk.lexists, directories)):
             self._note(entry.key, why)
 
     def _note(self, key: str, why: InUse) -> None:
@@ -189,13 +181,3 @@ class Execution:
     def _free(self, freed: Iterable[Freed]) -> None:
         for one in freed:
             self._freed = self._freed.plus(one)
-
-
-def _targets(entry: Entry) -> list[Target]:
-    """List the directories of an entry as they were scanned; whether each has a manifest is asked now."""
-    targets = []
-    for copy in entry.copies:
-        is_ours = os.path.lexists(f"{copy.path}/{MANIFEST}")
-        target = Target(copy.path, copy.mark, is_ours)
-        targets.append(target)
-    return targets

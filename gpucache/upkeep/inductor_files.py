@@ -11,9 +11,11 @@ import os
 import stat
 from collections.abc import Iterable
 from contextlib import suppress
+from functools import partial
 from typing import NamedTuple
 
 from gpucache.disk.locks import is_free
+from gpucache.disk.within import Straight
 from gpucache.layout.inductor import is_cache
 from gpucache.layout.paths import tag_path
 from gpucache.report.cache_report import CacheReport
@@ -148,40 +150,52 @@ class _Sorting:
             self.files.append(file)
 
 
-def remove_file(file: InductorFile) -> Freed:
+def remove_file(file: InductorFile, disk: Straight) -> Freed:
     """Remove one file, unless it was used since; a lock while it is held.
 
     Raises:
         InUse: it is as it was.
     """
-    fd = None
     try:
-        if file.path.endswith(".lock"):
-            fd = os.open(file.path, _LOCK)
-            fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        found = os.lstat(file.path)
-        now = InductorFile.of(file.path, found)
-        is_file = stat.S_ISREG(found.st_mode)
-        if not is_file or now.mark != file.mark:
-            raise InUse("it was used or replaced meanwhile")
-        os.unlink(file.path)
+        physical_bytes = disk.act(file.path, partial(_remove_unchanged, file))
     except BlockingIOError:
         raise InUse("it is locked") from None
     except OSError as error:
         if error.errno == errno.ENOENT:  # another process was faster
             return Freed()
         raise InUse(error.strerror or str(error)) from error
+    return Freed(1, file.size_bytes, physical_bytes)
+
+
+def _remove_unchanged(file: InductorFile, here: int, name: str) -> int:
+    """Remove a file by its name in an open directory; the bytes that this frees.
+
+    Raises:
+        InUse: it was used since.
+        OSError: it is locked, or gone, or may not be removed.
+    """
+    fd = None
+    try:
+        if name.endswith(".lock"):
+            fd = os.open(name, _LOCK, dir_fd=here)
+            fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        found = os.stat(name, dir_fd=here, follow_symlinks=False)
+        now = InductorFile.of(file.path, found)
+        is_file = stat.S_ISREG(found.st_mode)
+        if not is_file or now.mark != file.mark:
+            raise InUse("it was used or replaced meanwhile")
+        os.unlink(name, dir_fd=here)
     finally:
         if fd is not None:
             os.close(fd)
-    return Freed(1, now.size_bytes, now.physical_bytes)
+    return now.physical_bytes
 
 
-def remove_empty(root: str, directories: Iterable[str]) -> None:
+def remove_empty(root: str, directories: Iterable[str], disk: Straight) -> None:
     """Remove the directories that have become empty, and those above them below the root."""
     deepest_first = sorted(directories, key=len, reverse=True)
     for directory in deepest_first:
         with suppress(OSError):  # something else is in it
             while directory != root:
-                os.rmdir(directory)
+                disk.rmdir(directory)
                 directory = os.path.dirname(directory)

@@ -103,9 +103,10 @@ class Plan:
                     work.remove(entry)
                 else:
                     work.slim(entry)
+            work.remove_files(self.files)
         finally:
             count_anew_later(self.root)
-        work.remove_files(self.files)
+            work.close()
         return work.outcome()
 
 

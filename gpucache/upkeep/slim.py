@@ -15,6 +15,7 @@ from typing import NamedTuple
 
 from gpucache.disk.reading import quietly
 from gpucache.disk.staging import Staging
+from gpucache.disk.within import Straight
 from gpucache.kernels.group import GROUP, write_group
 from gpucache.layout import paths
 from gpucache.report.entries import Entry
@@ -47,7 +48,12 @@ def slimmed_bytes(entry: Entry) -> int:
 
 
 def slim(
-    root: str, key: str, group: str, targets: Sequence[Target], locks: str | None
+    root: str,
+    key: str,
+    group: str,
+    targets: Sequence[Target],
+    locks: str | None,
+    disk: Straight,
 ) -> list[Freed]:
     """Replace a kernel's entry, in all of its directories, by one without the `DROPPED` files; what each freed.
 
@@ -58,18 +64,21 @@ def slim(
         InUse: it was used since, its files are not whole, or the disk refused; it is whole, in its directories or in
             some of them smaller.
     """
-    with taken(key, targets, locks) as asides:
+    with taken(key, targets, locks, disk) as asides:
         in_store = entry_path(root, key)
         if targets[0].path == in_store:
+            disk.listdir(
+                paths.ours(root, "tmp")
+            )  # no link may lead elsewhere what is published from there
             _slim_stored(root, key, targets, asides)
         else:
             for target, aside in zip(targets, asides, strict=True):
-                _slim_alone(target, aside, group)
+                _slim_alone(target, aside, group, disk)
         directories = [target.path for target in targets]
         written = _written(directories, asides)
     freed = []
     for aside, new in zip(asides, written, strict=True):
-        freed.append(delete(aside).minus(new))
+        freed.append(delete(aside, disk).minus(new))
     return freed
 
 
@@ -101,7 +110,7 @@ def _staging(root: str) -> Staging:
     return Staging(paths.ours(root, "tmp"))
 
 
-def _slim_alone(target: Target, aside: str, group: str) -> None:
+def _slim_alone(target: Target, aside: str, group: str, disk: Straight) -> None:
     """Put a smaller directory in the place of one of stock Triton's, or of a view that has lost its entry."""
     if not target.ours:  # what was condemned is the group
         os.rename(f"{aside}/{CONDEMNED}", f"{aside}/{GROUP}{group}")
@@ -119,7 +128,7 @@ def _slim_alone(target: Target, aside: str, group: str) -> None:
         shutil.copymode(aside, smaller)  # others may read what is stock Triton's
         os.rename(smaller, target.path)
     except BaseException:
-        delete(smaller)
+        delete(smaller, disk)
         raise
 
 

@@ -282,12 +282,12 @@ def at_rename(
     """Do something right before (or after) the renaming of this number, once."""
     rename, seen = os.rename, [0]
 
-    def renaming(source: str, target: str) -> None:
+    def renaming(source: str, target: str, **where: int) -> None:
         seen[0] += 1
         mine = seen[0] == number
         if mine and not after:
             act()
-        rename(source, target)
+        rename(source, target, **where)
         if mine and after:
             act()
 

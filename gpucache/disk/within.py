@@ -1,0 +1,204 @@
+"""`Straight`: the operations of `os` on paths that lead through no link, in directories that are held open.
+
+Between a look and an act a path may be made to lead elsewhere: whoever owns a directory on the way puts a link in its
+place, and root's `gpucache prune` of his cache would delete another user's files. So whoever removes, moves or repairs
+what lies below a root does all of that through an object of this class. It walks from ``/`` with ``O_NOFOLLOW`` at each
+step, and acts by the descriptor of the directory that it has come to (``dir_fd``).
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import stat
+from contextlib import contextmanager, suppress
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+    from types import TracebackType
+    from typing import TypeVar
+
+    T = TypeVar("T")
+
+_STEP = (
+    getattr(
+        os, "O_PATH", os.O_RDONLY
+    )  # Linux's: a directory may be walked through that may not be listed
+    | os.O_DIRECTORY
+    | os.O_NOFOLLOW
+    | os.O_CLOEXEC
+)
+_LISTED = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
+_MOST_OPEN = 64
+
+
+class Straight:
+    """What `os` does, for absolute paths without a link on the way; the last part of a path is never followed.
+
+    All but the innermost directory of each path are held open until `close`, at most 64: what is at such a path is
+    looked for once, and stays what it was. One thread at a time may use an object.
+
+    Every method raises `OSError` as `os` does, and ``ELOOP`` with the path of a link that is on the way.
+    """
+
+    def __init__(self) -> None:
+        self._held: dict[str, int] = {}
+
+    def __enter__(self) -> Straight:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Close all directories. What is done afterwards opens them anew."""
+        while self._held:
+            _, fd = self._held.popitem()
+            with suppress(OSError):
+                os.close(fd)
+
+    # ---- what `os` does
+
+    def lstat(self, path: str) -> os.stat_result:
+        """As `os.lstat`."""
+        return self.act(path, _lstat)
+
+    def lexists(self, path: str) -> bool:
+        """Whether something is there; False also where a link is on the way, or the way may not be walked."""
+        try:
+            self.act(path, _lstat)
+        except OSError:
+            return False
+        return True
+
+    def listdir(self, path: str) -> list[str]:
+        """As `os.listdir`."""
+        with self.directory(path) as fd:
+            return os.listdir(fd)
+
+    def mkdir(self, path: str) -> None:
+        """As `os.mkdir`, with mode 0700."""
+        self.act(path, _mkdir)
+
+    def unlink(self, path: str) -> None:
+        """As `os.unlink`."""
+        self.act(path, _unlink)
+
+    def rmdir(self, path: str) -> None:
+        """As `os.rmdir`."""
+        self.act(path, _rmdir)
+
+    def rename(self, source: str, target: str) -> None:
+        """As `os.rename`."""
+        if os.path.dirname(source) == os.path.dirname(target):
+            beside = os.path.basename(target)
+            self.act(source, lambda fd, name: _rename(name, beside, fd, fd))
+            return
+
+        def rename(fd: int, name: str) -> None:
+            self.act(target, lambda to, new: _rename(name, new, fd, to))
+
+        self.act(source, rename)
+
+    def link(self, source: str, target: str) -> None:
+        """As `os.link`; what is linked may be a link itself."""
+
+        def link(fd: int, name: str) -> None:
+            def to_target(to: int, new: str) -> None:
+                os.link(name, new, src_dir_fd=fd, dst_dir_fd=to, follow_symlinks=False)
+
+            self.act(target, to_target)
+
+        self.act(source, link)
+
+    @contextmanager
+    def directory(self, path: str) -> Iterator[int]:
+        """A descriptor of a directory, for the length of a ``with`` block."""
+        fd = self.act(path, open_directory)
+        try:
+            yield fd
+        finally:
+            os.close(fd)
+
+    # ---- where it does so
+
+    def act(self, path: str, act: Callable[[int, str], T]) -> T:
+        """Do something in the directory of a path: ``act`` gets the directory's descriptor and the path's last part."""
+        directory, _, name = path.rpartition("/")
+        outer, _, inner = directory.rpartition("/")
+        # A descriptor of its own: those that are held may all be closed by the next path.
+        fd = _step(self._hold(outer or "/"), inner or ".", directory)
+        try:
+            return act(fd, name or ".")
+        except OSError as error:
+            error.filename, error.filename2 = path, None
+            raise
+        finally:
+            os.close(fd)
+
+    def _hold(self, directory: str) -> int:
+        """The descriptor of a directory, which is walked to unless it is held."""
+        fd = self._held.get(directory)
+        if fd is not None:
+            return fd
+        if len(self._held) >= _MOST_OPEN:
+            self.close()
+        if directory == "/":
+            fd = os.open("/", _STEP)
+        else:
+            outer, _, name = directory.rpartition("/")
+            fd = _step(self._hold(outer or "/"), name, directory)
+        self._held[directory] = fd
+        return fd
+
+
+def _step(fd: int, name: str, path: str) -> int:
+    """Open a directory in an open one; ``path`` is its own.
+
+    Raises:
+        OSError: there is none; with `errno.ELOOP` where a link is in its place.
+    """
+    try:
+        return os.open(name, _STEP, dir_fd=fd)
+    except NotADirectoryError:
+        found = os.stat(name, dir_fd=fd, follow_symlinks=False)
+        number = errno.ELOOP if stat.S_ISLNK(found.st_mode) else errno.ENOTDIR
+        raise OSError(number, os.strerror(number), path) from None
+    except OSError as error:
+        error.filename = path
+        raise
+
+
+def _lstat(fd: int, name: str) -> os.stat_result:
+    return os.stat(name, dir_fd=fd, follow_symlinks=False)
+
+
+def _mkdir(fd: int, name: str) -> None:
+    os.mkdir(name, 0o700, dir_fd=fd)
+
+
+def _rename(source: str, target: str, source_fd: int, target_fd: int) -> None:
+    os.rename(source, target, src_dir_fd=source_fd, dst_dir_fd=target_fd)
+
+
+def _unlink(fd: int, name: str) -> None:
+    os.unlink(name, dir_fd=fd)
+
+
+def _rmdir(fd: int, name: str) -> None:
+    os.rmdir(name, dir_fd=fd)
+
+
+def open_directory(fd: int, name: str) -> int:
+    """Open, to list what is in it, a directory that is in an open one and no link.
+
+    Raises:
+        OSError: there is none, or this user may not.
+    """
+    return os.open(name, _LISTED, dir_fd=fd)
