@@ -103,6 +103,12 @@ def _text(text: str) -> str:
     return text
 
 
+def _path(text: str) -> str:
+    if not text.strip():
+        raise ValueError("the path of a directory")
+    return text
+
+
 def _switch(text: str) -> bool:
     if text not in ("0", "1"):
         raise ValueError("0 or 1")
@@ -124,12 +130,16 @@ def _not_empty(text: str) -> bool:
     return text != ""
 
 
+_MOST_SECONDS = 1e9
+"""Some thirty years: a clock and a wait of this length can still be added up without an overflow."""
+
+
 def _seconds(text: str) -> float:
     try:
         seconds = float(text)
     except ValueError:
         seconds = -1.0
-    if not 0 <= seconds < float("inf"):
+    if not 0 <= seconds <= _MOST_SECONDS:  # false for NaN too
         raise ValueError("a number of seconds")
     return seconds
 
@@ -165,16 +175,25 @@ def _log_level(text: str) -> int:
     return level
 
 
+_MOST_UID = 2**32 - 2
+"""The largest user id of Linux; the next number means none (`chown(2)`)."""
+
+
 def _user_ids(text: str) -> frozenset[int]:
     parts = [part.strip() for part in text.split(",")]
     ids = [part for part in parts if part]
-    if not all(map(_is_number, ids)):
+    if not all(map(_is_user_id, ids)):
         raise ValueError("a comma-separated list of user ids")
     return frozenset(map(int, ids))
 
 
-def _is_number(text: str) -> bool:
-    return text.isascii() and text.isdigit()
+def _is_user_id(text: str) -> bool:
+    is_number = text.isascii() and text.isdigit()
+    if not is_number or len(text) > len(
+        str(_MOST_UID)
+    ):  # Python refuses to read thousands of digits
+        return False
+    return int(text) <= _MOST_UID
 
 
 class Fakes(Value):
@@ -218,7 +237,7 @@ ROOT = Variable[str | None](
     "GPUCACHE_DIR",
     None,
     "the cache root; without it TORCHINDUCTOR_CACHE_DIR, else torch's default",
-    _text,
+    _path,
 )
 PINNED_DEVICE = Variable[str | None](
     "GPUCACHE_DEVICE", None, "the UUID of this process's device", _text

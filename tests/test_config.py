@@ -113,6 +113,7 @@ def test_what_run_set_is_told_from_what_was_changed_since(tmp_path):
         ("GPUCACHE_FAKE_DEVICES", "none"),
         ("GPUCACHE_DISABLE", "yes"),
         ("GPUCACHE_TRUST_UIDS", "me"),
+        ("GPUCACHE_TRUST_UIDS", "4294967295"),
         ("GPUCACHE_TRUST_WORLD_WRITABLE", "2"),
         ("GPUCACHE_SHARE", "no"),
         ("GPUCACHE_VERIFY", "1"),

@@ -197,10 +197,24 @@ class TestPrivate:
         assert at(root, tmp_path / "chosen").mode == "private"
         assert "Not a directory" in lines(caplog)[0]
 
-    def test_a_trust_that_makes_no_sense_is_told(self, root, tmp_path, caplog):
-        assert at(root, tmp_path / "chosen", GPUCACHE_TRUST_UIDS="ada").mode == "private"
-        assert "GPUCACHE_TRUST_UIDS" in lines(caplog)[0]
-        assert not root.exists()
+    @pytest.mark.parametrize("text", ["ada", "1" * 5000, "\udcff"])
+    def test_a_trust_that_makes_no_sense_is_told_once_and_extends_to_nobody(
+        self, root, tmp_path, caplog, text
+    ):
+        for _ in range(2):
+            found = at(root, tmp_path / "chosen", GPUCACHE_TRUST_UIDS=text)
+            assert found.mode == "shared"
+        (line,) = lines(caplog)
+        assert line.startswith("GPUCACHE_TRUST_UIDS=")
+        assert len(line) < 500
+        (root / "gpucache/v1/store").chmod(0o777)
+        assert at(root, tmp_path / "chosen", GPUCACHE_TRUST_WORLD_WRITABLE="yes").mode == "private"
+
+    def test_a_root_that_makes_no_sense_is_told_and_counts_as_unset(self, tmp_path, caplog):
+        environ = {"GPUCACHE_DIR": "  ", "TORCHINDUCTOR_CACHE_DIR": str(tmp_path / "torchs")}
+        found = locate(str(tmp_path / "chosen"), environ)
+        assert (found.root, found.mode) == (str(tmp_path / "torchs"), "shared")
+        assert "GPUCACHE_DIR='  ' is not the path of a directory" in lines(caplog)[0]
 
     @pytest.mark.root
     @pytest.mark.usefixtures("as_root")

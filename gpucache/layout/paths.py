@@ -39,19 +39,32 @@ def resolve_root(
     """The absolute root: the argument, else the environment's, else torch's default. ``""`` counts as unset.
 
     Raises:
-        ConfigurationError: the root is relative to a directory that is gone, or there is no temporary directory.
+        ConfigurationError: the root is relative to a directory that is gone, or there is no temporary directory, or a
+            path makes no sense.
     """
     argument = "" if root is None else os.fspath(root)
-    from_environ = ROOT.text(environ) or INDUCTOR_ROOT.text(environ)
-    return absolute(argument or from_environ or default_root(environ))
+    chosen = argument or ROOT.read(environ) or INDUCTOR_ROOT.text(environ)
+    return absolute(chosen or default_root(environ))
+
+
+def root_for_launch(environ: Mapping[str, str]) -> str:
+    """The absolute root of a kernel launch: as `resolve_root`, but a `GPUCACHE_DIR` without sense is told, and unset.
+
+    Raises:
+        ConfigurationError: the root is relative to a directory that is gone, or there is no temporary directory.
+    """
+    chosen = ROOT.read_or_default(environ) or INDUCTOR_ROOT.text(environ)
+    return absolute(chosen or default_root(environ))
 
 
 def absolute(path: str) -> str:
     """The path, made absolute from the current directory.
 
     Raises:
-        ConfigurationError: the path is relative, and the current directory is gone.
+        ConfigurationError: the path is relative, and the current directory is gone; or it has a NUL, which no path has.
     """
+    if "\0" in path:
+        raise ConfigurationError(ROOT.name, path, "a path: it has a NUL")
     try:
         return os.path.abspath(path)
     except FileNotFoundError:

@@ -118,7 +118,7 @@ class _Chosen(Value):
 def _choose(directory: str | None, environ: Mapping[str, str]) -> _Chosen:
     try:
         directory = paths.absolute(directory) if directory else None
-        root = paths.resolve_root(None, environ)
+        root = paths.root_for_launch(environ)
         mode = _mode(directory, root, environ)
     except (GpuCacheError, OSError) as error:
         # The current directory is gone, or there is no temporary one.
@@ -144,7 +144,7 @@ def _prepare(chosen: _Chosen, environ: Mapping[str, str]) -> str:
         GpuCacheError: one of them is not safe.
         OSError: the disk refused.
     """
-    root, trust = chosen.root, Trust.parse(environ)
+    root, trust = chosen.root, Trust.for_launch(environ)
     vet(root, trust)
     make_directory(root)
     vet(root, trust)  # another user may have made it first
@@ -189,7 +189,7 @@ def _is_usable_alone(chosen: _Chosen, environ: Mapping[str, str]) -> bool:
     if inside(chosen.directory, chosen.root):
         return False
     try:
-        safe = vet(chosen.directory, Trust.parse(environ))
+        safe = vet(chosen.directory, Trust.for_launch(environ))
     except (GpuCacheError, OSError):
         return False
     return safe and os.access(chosen.directory, os.W_OK)
