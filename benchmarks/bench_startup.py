@@ -1,8 +1,9 @@
 """What does gpucache add to the start of a process?
 
 Whole processes, started in turn so that a busy machine disturbs all alike: a bare interpreter; ``import gpucache``; a
-worker, which loads the registry from the record and asks it for a path; the command line; and eight launches at once,
-beside eight bare interpreters at once. Then what the plug-in's import adds to a process that has imported Triton.
+worker, which loads the registry from the record and asks it for a path; the command line; a bare interpreter as each
+one starts under `gpucache run`, whose `sitecustomize` it imports; and eight launches at once, beside eight bare
+interpreters at once. Then what the plug-in's import adds to a process that has imported Triton.
 Everything is *warm*: a first round, which is not counted, has read the files and written the bytecode.
 
 Ratios are of one round, the process to its neighbour, as medians with the quartiles in brackets. Where other work
@@ -27,8 +28,11 @@ from pathlib import Path
 from process import Spent, line, run
 from report import environment
 
+from gpucache.directories.python_path import SITE
+
 SCRIPT = Path(sys.executable).with_name("gpucache")
 BARE = "python -c pass"
+UNDER_RUN = "python -c pass, under gpucache run"
 LOAD = "from gpucache import DeviceCacheRegistry; DeviceCacheRegistry.load().path(0)"
 COMMANDS = {
     BARE: [sys.executable, "-c", "pass"],
@@ -55,6 +59,7 @@ def rounds_of(count: int, environ: dict[str, str]) -> dict[str, list[Spent]]:
         taken = {name: run(command, environ) for name, command in COMMANDS.items()}
         for name in (BARE, "gpucache run -- true"):
             taken[f"{AT_ONCE} x {name}"] = run(COMMANDS[name], environ, copies=AT_ONCE)
+        taken[UNDER_RUN] = run(COMMANDS[BARE], {**environ, "PYTHONPATH": SITE})
         for name in taken if number > 0 else ():  # the first round has warmed the rest
             spent.setdefault(name, []).append(taken[name])
     return spent

@@ -354,6 +354,9 @@ TRITON_HOME = Variable[str | None](
 MANAGER = Variable[str | None](
     "TRITON_CACHE_MANAGER", None, f"Triton's: the plug-in is {OUR_MANAGER}", _text
 )
+PYTHON_PATH = Variable[str | None](
+    "PYTHONPATH", None, "Python's: gpucache run puts first what turns the plug-in on", _text
+)
 ALWAYS_COMPILE = Variable(
     "TRITON_ALWAYS_COMPILE",
     False,

@@ -166,22 +166,6 @@ def test_files_are_completed_behind_run(gpucache):
     assert gpucache(env={**os.environ, **words}).stdout == "file,tra\n"
 
 
-def test_run_gives_the_plug_in_to_this_environments_python_only(gpucache, two, tmp_path):
-    script = tmp_path / "tool"
-    script.write_text(f"#!{sys.executable}\n{SHOW}\n")
-    script.chmod(0o755)
-    for command in ([sys.executable, "-c", SHOW], [script]):
-        seen = show(gpucache("run", "--", *command, env=two))
-        assert seen["TRITON_CACHE_MANAGER"] == "gpucache.triton:DeviceCacheManager"
-    other = gpucache("run", "--", "env", env=two)
-    assert "TRITON_CACHE_MANAGER" not in other.stdout
-    assert "note: env is not this environment's Python" in other.stderr
-    assert "TRITON_CACHE_MANAGER" in gpucache("run", "--plugin", "--", "env", env=two).stdout
-    assert "TRITON_CACHE_MANAGER" not in show(
-        gpucache("run", "--no-plugin", "--", *command, env=two)
-    )
-
-
 def _evaluated(form: str, text: str) -> dict[str, str]:
     """What a reader of that format makes of the text."""
     names = (

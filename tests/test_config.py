@@ -23,7 +23,7 @@ def names_in(path: Path) -> set[str]:
     """The names of variables that a source file spells as a text of their own."""
     return set(
         re.findall(
-            r"""["']((?:GPUCACHE|TRITON|TORCHINDUCTOR|CUDA)_[A-Z_]+|USE_IR_LOC)["']""",
+            r"""["']((?:GPUCACHE|TRITON|TORCHINDUCTOR|CUDA)_[A-Z_]+|USE_IR_LOC|PYTHONPATH)["']""",
             path.read_text(),
         )
     )
@@ -31,9 +31,12 @@ def names_in(path: Path) -> set[str]:
 
 def test_the_table_alone_spells_the_names_of_variables():
     table = SOURCES / "environment.py"
-    assert {str(path): names_in(path) for path in SOURCES.rglob("*.py") if names_in(path)} == {
-        str(table): {variable.name for variable in VARIABLES} | {LINE_INFO}
-    }
+    alone = SOURCES / "site" / "sitecustomize.py"  # imports nothing of gpucache
+    others = [path for path in SOURCES.rglob("*.py") if path not in (table, alone)]
+    known = {variable.name for variable in VARIABLES} | {LINE_INFO}
+    assert names_in(table) == known
+    assert names_in(alone) < known
+    assert {str(path): names_in(path) for path in others if names_in(path)} == {}
 
 
 def test_the_readme_has_the_variables_of_the_table_and_no_others():
@@ -96,9 +99,11 @@ def test_what_run_set_is_told_from_what_was_changed_since(tmp_path):
         "GPUCACHE_DIR": str(tmp_path),
         "TRITON_CACHE_DIR": "/mine",
     }
-    environ, _ = launch_environ(base, plugin=True)
+    environ, _ = launch_environ(base)
     found = in_force(environ)
-    ours = {"GPUCACHE_DEVICE", "GPUCACHE_SET", "TORCHINDUCTOR_CACHE_DIR", "TRITON_CACHE_MANAGER"}
+    ours = {"GPUCACHE_DEVICE", "GPUCACHE_SET", "TORCHINDUCTOR_CACHE_DIR"}
+    ours |= {"PYTHONPATH", "TRITON_CACHE_MANAGER"}
+    assert found["TRITON_CACHE_MANAGER"].value == "gpucache.triton:DeviceCacheManager"
     assert {one.name for one in found.values() if one.source == "gpucache run"} == ours
     assert found["TRITON_CACHE_DIR"].source == found["GPUCACHE_DIR"].source == "environment"
     changed = {**environ, "TORCHINDUCTOR_CACHE_DIR": "/other"}

@@ -72,7 +72,7 @@ def provisioned(root: Path | str, **environ: str) -> str:
 
 
 def healthy(root: str, **changed: str) -> dict[str, str]:
-    """The environment of a process under `gpucache run --plugin`, with what a test changes in it."""
+    """The environment of a process under `gpucache run`, with what a test changes in it."""
     variables = {
         "GPUCACHE_DIR": root,
         "TORCHINDUCTOR_CACHE_DIR": root,
@@ -691,9 +691,7 @@ def test_another_manager_than_ours_is_told_and_run_helps(root, value, who):
     silent(look(root), "plugin-inactive")
     found = look(root, TRITON_CACHE_MANAGER=value)
     assert told(found, "plugin-inactive", "warning").fact.startswith(who)
-    environ, _ = launch_environ(
-        healthy(root, TRITON_CACHE_MANAGER=value), force=bool(value), plugin=True
-    )
+    environ, _ = launch_environ(healthy(root, TRITON_CACHE_MANAGER=value), force=bool(value))
     silent(examine(root, environ), "plugin-inactive")
 
 

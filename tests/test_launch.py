@@ -117,7 +117,11 @@ def test_the_one_visible_device_is_chosen_without_a_rank(base, tmp_path):
 @pytest.mark.parametrize("more", [{}, {"LOCAL_RANK": "8"}, {"CUDA_VISIBLE_DEVICES": ""}])
 def test_without_a_device_only_the_root_is_set(base, tmp_path, more):
     environ, report = launch_environ({**base, **more})
-    assert actions(report) == {"GPUCACHE_DIR": "kept", "TORCHINDUCTOR_CACHE_DIR": "set"}
+    assert actions(report) == {
+        "GPUCACHE_DIR": "kept",
+        "TORCHINDUCTOR_CACHE_DIR": "set",
+        "PYTHONPATH": "set",
+    }
     assert environ["TORCHINDUCTOR_CACHE_DIR"] == str(tmp_path / "root")
     assert "TRITON_CACHE_DIR" not in environ
     assert report.device is None

@@ -74,7 +74,7 @@ def explain(
 
     \b
     gpucache explain JRCHT7QYPGJA 3OBGYLUHQ4TL
-    gpucache run --plugin -- gpucache explain JRCHT7QYPGJA
+    gpucache run -- gpucache explain JRCHT7QYPGJA
     """
     from gpucache.diagnosis.why_missed import CODES, why_missed
 

@@ -29,8 +29,8 @@ class RunCall(Value, kw_only=True):
     root: str | None = None
     strict: bool = False
     force: bool = False
-    plugin: bool | None = None
-    """Whether the command is to use the plug-in. None: if the command is this environment's Python."""
+    plugin: bool = True
+    """Whether Pythons that the command starts, and that can import gpucache, are to use the plug-in."""
 
     def execute(self) -> int:
         """Execute the command, which replaces this process. Returns an exit code where that fails or was not tried."""
@@ -53,27 +53,18 @@ class RunCall(Value, kw_only=True):
 
     def _environ(self) -> dict[str, str]:
         """The environment for the command. What the user should know of that environment is said on stderr."""
-        from gpucache.directories.executable import runs_this_python
         from gpucache.directories.launch import launch_environ
 
         log_to_stderr("ERROR")
-        plugin = self.plugin
-        if plugin is None:
-            plugin = runs_this_python(self.command, os.environ)
         environ, report = launch_environ(
             os.environ,
             device=self.device,
             force=self.force,
             root=self.root,
-            plugin=plugin,
+            plugin=self.plugin,
         )
-        if self.plugin is None and not plugin:
-            say(
-                f"note: {self.command[0]} is not this environment's Python, so only directories are set; "
-                "--plugin compiles each kernel once per node where it can import gpucache"
-            )
         _tell(report)
-        if plugin:
+        if self.plugin:
             _tell_of_fresh_directory(environ)
         return environ
 
@@ -128,7 +119,16 @@ def _execute(command: Sequence[str], environ: dict[str, str]) -> int:
 
 def _by_shell(command: Sequence[str], environ: dict[str, str]) -> list[str]:
     """The command for a script without a ``#!`` line, which the system does not execute."""
-    from gpucache.directories.executable import which
-
-    script = which(command[0], environ) or command[0]
+    script = _which(command[0], environ) or command[0]
     return ["/bin/sh", script, *command[1:]]
+
+
+def _which(command: str, environ: dict[str, str]) -> str | None:
+    """The file that runs when this command is executed in this environment; None where there is no such file."""
+    if os.path.dirname(command):
+        return command
+    for place in os.get_exec_path(environ):
+        candidate = os.path.join(place, command)
+        if os.path.isfile(candidate) and os.access(candidate, os.X_OK):
+            return candidate
+    return None

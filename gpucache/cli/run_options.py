@@ -28,8 +28,8 @@ def _complete_file(
 @click.option("--force", is_flag=True, help="Replace what you have set, too.")
 @click.option(
     "--plugin/--no-plugin",
-    default=None,
-    help="Compile each kernel once per node (default: where COMMAND is this environment's Python).",
+    default=True,
+    help="Compile each kernel once per node (default: on, in each Python that can import gpucache).",
 )
 @click.argument(
     "command", nargs=-1, required=True, type=click.UNPROCESSED, shell_complete=_complete_file
@@ -39,7 +39,7 @@ def run(
     root: str | None,
     strict: bool,
     force: bool,
-    plugin: bool | None,
+    plugin: bool,
     command: tuple[str, ...],
 ) -> int:
     """Execute COMMAND with its device's cache directories; provisions them when needed.

@@ -7,7 +7,8 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 from gpucache import environment
-from gpucache.environment import ROOT, VARIABLES, Variable, was_set_by_run
+from gpucache.directories.python_path import is_on_path, manager
+from gpucache.environment import MANAGER, ROOT, VARIABLES, Variable, was_set_by_run
 from gpucache.errors import ConfigurationError
 from gpucache.layout import paths
 
@@ -51,6 +52,8 @@ def settings(environ: Mapping[str, str], root: str | None = None) -> tuple[Setti
     for variable in VARIABLES:
         if variable is ROOT:
             found.append(_root_in_force(environ, root))
+        elif variable is MANAGER and MANAGER.text(environ) is None:
+            found.append(_manager_in_force(environ))
         else:
             found.append(_in_force(variable, environ))
     return tuple(found)
@@ -93,6 +96,13 @@ def _root_in_force(environ: Mapping[str, str], root: str | None) -> SettingInFor
     return SettingInForce(ROOT.name, value, default, source, ROOT.meaning, problem)
 
 
+def _manager_in_force(environ: Mapping[str, str]) -> SettingInForce:
+    """The cache manager where the user has chosen none: the plug-in, where `gpucache run` has turned that on."""
+    value = manager(environ)
+    source: Source = "default" if value is None else "gpucache run"
+    return SettingInForce(MANAGER.name, value, None, source, MANAGER.meaning)
+
+
 def _resolved(root: str | None, environ: Mapping[str, str]) -> tuple[str | None, str | None]:
     """The root's absolute path, and None; or None, and why the root has no path."""
     try:
@@ -104,6 +114,7 @@ def _resolved(root: str | None, environ: Mapping[str, str]) -> tuple[str | None,
 def _source(name: str, environ: Mapping[str, str]) -> Source:
     """Who has set a variable that is set."""
     is_mark_of_run = name == environment.SET_BY_RUN.name
-    if is_mark_of_run or was_set_by_run(name, environ):
+    is_path_of_run = name == environment.PYTHON_PATH.name and is_on_path(environ)
+    if is_mark_of_run or is_path_of_run or was_set_by_run(name, environ):
         return "gpucache run"
     return "environment"

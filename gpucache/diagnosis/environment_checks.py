@@ -12,6 +12,7 @@ from gpucache import environment
 from gpucache.diagnosis.case import Case
 from gpucache.diagnosis.codes import tells
 from gpucache.diagnosis.config import settings
+from gpucache.directories.python_path import manager
 from gpucache.disk.files import inside
 from gpucache.disk.fresh import fresh_part
 from gpucache.findings import Finding
@@ -164,7 +165,7 @@ def other_device(case: Case) -> Iterator[Finding]:
 def plugin(case: Case) -> Iterator[Finding]:
     """Find a cache manager that is not gpucache's, or that this Python cannot import."""
     variable, ours = environment.MANAGER, environment.OUR_MANAGER
-    value = variable.text(case.environ)
+    value = manager(case.environ)
     if value and not _is_importable(value):
         fact = f"{value} cannot be imported by {sys.executable}, so that each kernel launch fails there"
         fix = f"install it where the program runs, or unset {variable}"
@@ -172,20 +173,20 @@ def plugin(case: Case) -> Iterator[Finding]:
     elif value != ours:
         if value:
             whose = f"Triton's cache belongs to {value}"
-            run = "gpucache run --plugin --force"
+            run = "gpucache run --force"
         else:
             whose = "it is not set, and Triton caches for itself"
-            run = "gpucache run --plugin"
+            run = "gpucache run"
         fact = f"{whose}: each rank compiles each kernel"
         fix = f"start the program under `{run}`, or set {variable}={ours}"
         yield Finding("plugin-inactive", "warning", variable.name, fact, fix)
 
 
-def _is_importable(manager: str) -> bool:
+def _is_importable(name: str) -> bool:
     """Whether the package of a ``module:Class`` is installed; the package is not imported."""
     from importlib.util import find_spec
 
-    module = manager.partition(":")[0]
+    module = name.partition(":")[0]
     package = module.partition(".")[0]
     try:
         return find_spec(package) is not None

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import NamedTuple
 
 from gpucache import environment
+from gpucache.directories.python_path import manager
 from gpucache.directories.record import recorded
 from gpucache.disk.fresh import fresh_part
 from gpucache.disk.reading import listed
@@ -129,9 +130,9 @@ def _candidates(root: str, key: str) -> list[str]:
 
 def _reasons_apart(root: str, environ: Mapping[str, str], directory: str) -> Iterator[Apart]:
     """Name the settings by which Triton's own cache manager acts, which knows no store."""
-    manager = environment.MANAGER.text(environ)
-    if manager != environment.OUR_MANAGER:
-        fact = f"the cache manager is {manager or 'the one of Triton'}"
+    chosen = manager(environ)
+    if chosen != environment.OUR_MANAGER:
+        fact = f"the cache manager is {chosen or 'the one of Triton'}"
         wanted = f"{environment.MANAGER}={environment.OUR_MANAGER}"
         fix = f"set {wanted}, as gpucache run does; and ask under it"
         yield Apart(environment.MANAGER.name, fact, fix)

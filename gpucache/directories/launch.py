@@ -10,6 +10,7 @@ import os
 
 from gpucache import environment
 from gpucache.directories.local_rank import local_rank
+from gpucache.directories.python_path import is_on_path, with_site, without_site
 from gpucache.directories.registry import DeviceCacheRegistry
 from gpucache.environment import SET_BY_RUN, mark, was_set_by_run
 from gpucache.errors import RecordError
@@ -17,7 +18,7 @@ from gpucache.values import Value
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Iterator, Mapping
     from typing import Literal
 
 
@@ -50,14 +51,14 @@ def launch_environ(
     device: int | None = None,
     force: bool = False,
     root: str | None = None,
-    plugin: bool = False,
+    plugin: bool = True,
 ) -> tuple[dict[str, str], LaunchReport]:
     """The environment that gives a command its device's directories, provisioned; and a report of every change.
 
     ``device`` is a CUDA ordinal under ``base``'s mask. Without it: the one visible device; else the one that the
     local rank of torchrun, mpirun or srun says; else none, and only the root is set. ``root`` wins over `GPUCACHE_DIR`.
-    ``plugin`` adds the Triton plug-in, for a command whose Python can import gpucache: see `runs_this_python` in
-    `gpucache.directories.executable`.
+    ``plugin`` turns the Triton plug-in on in each Python that the command starts and that can import gpucache, by
+    `PYTHONPATH` (`gpucache.directories.python_path`); without it, an outer call's plug-in is turned off.
     What the user set is kept unless ``force``; what an outer call set, and nobody changed since (`GPUCACHE_SET` tells),
     is replaced. The record is used where the kernel shows exactly its GPUs, and NVML asked otherwise.
 
@@ -75,7 +76,7 @@ def launch_environ(
         environ[environment.ROOT.name] = root
     registry, warnings = _provisioned(environ)
     ordinal, choice = _ordinal(registry, base, device)
-    wanted = _wanted(registry, ordinal, plugin)
+    wanted = _wanted(registry, ordinal)
     settings: list[Setting] = []
     for name in _VARIABLES:
         is_given_root = name == environment.ROOT.name and root is not None
@@ -89,6 +90,7 @@ def launch_environ(
         setting = change.setting(choice)
         if setting is not None:
             settings.append(setting)
+    settings += _plugin_settings(base, plugin, force)
     report = LaunchReport(choice, ordinal, tuple(settings), warnings)
     return _applied(base, settings, by_outer), report
 
@@ -98,7 +100,6 @@ _VARIABLES = (
     environment.PINNED_DEVICE.name,
     environment.INDUCTOR_ROOT.name,
     environment.TRITON_DIRECTORY.name,
-    environment.MANAGER.name,
 )
 _PATHS = (
     environment.ROOT.name,
@@ -138,22 +139,15 @@ def _from_record(environ: Mapping[str, str]) -> DeviceCacheRegistry | None:
     return registry
 
 
-def _wanted(
-    registry: DeviceCacheRegistry,
-    ordinal: int | None,
-    plugin: bool,
-) -> dict[str, str]:
+def _wanted(registry: DeviceCacheRegistry, ordinal: int | None) -> dict[str, str]:
     """The variables that a command should have, with their values; without an ordinal, what is the same for all."""
     if ordinal is not None:
-        return registry.environ(ordinal, plugin=plugin)
+        return registry.environ(ordinal)
     # The command's own ranks find their directories.
-    wanted = {
+    return {
         environment.ROOT.name: registry.root,
         environment.INDUCTOR_ROOT.name: registry.root,
     }
-    if plugin:
-        wanted[environment.MANAGER.name] = environment.OUR_MANAGER
-    return wanted
 
 
 def _ordinal(
@@ -211,6 +205,34 @@ class _Change(Value):
             return Setting(name, "replaced", wanted, f"as asked, over {had}")
         reason = f"you set it; with --force it would be {wanted}"
         return Setting(name, "kept", had, reason, by="user")
+
+
+def _plugin_settings(base: Mapping[str, str], plugin: bool, force: bool) -> Iterator[Setting]:
+    """What becomes of the two variables by which the plug-in is turned on, or off for the command of an inner call."""
+    name = environment.PYTHON_PATH.name
+    had = environment.PYTHON_PATH.text(base)
+    if plugin:
+        yield from _manager_setting(base, force)
+        value = with_site(had)
+        reason = "the directory in front turns the plug-in on"
+        yield Setting(name, "kept" if value == had else "set", value, reason)
+    elif had is not None and is_on_path(base):
+        left = without_site(had)
+        reason = "an outer gpucache run turned the plug-in on"
+        yield Setting(name, "removed" if left is None else "replaced", left, reason)
+
+
+def _manager_setting(base: Mapping[str, str], force: bool) -> Iterator[Setting]:
+    """What becomes of another cache manager than gpucache's, which the user has chosen."""
+    name = environment.MANAGER.name
+    chosen = environment.MANAGER.text(base)
+    if chosen in (None, environment.OUR_MANAGER):
+        return
+    if force:
+        yield Setting(name, "removed", None, f"as asked, over {chosen}")
+    else:
+        reason = "you set it, and gpucache's plug-in is off; --force turns the plug-in on"
+        yield Setting(name, "kept", chosen, reason, by="user")
 
 
 def _applied(

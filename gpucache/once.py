@@ -1,0 +1,138 @@
+"""Says once for a job on a node what each of its processes would say: which of them is the first with a sentence.
+
+The ranks of a job share nothing but the node: no root, where that is what the sentence is about. So the first leaves a
+marker, a file that only one process can make, in a directory of this user's in memory. A job is what one launcher has
+started (`_job`); the next job is told again, and so is a job that goes on for hours. Where no marker can be left, each
+process says it.
+
+`gpucache/site/sitecustomize.py` runs this file in Pythons that cannot import gpucache: it imports nothing of gpucache,
+and is Python 3.7.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import re
+import stat
+import time
+import zlib
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+PLACES = ("/dev/shm", "/tmp")
+"""Where the directory of markers is: in the first of these that exists. Not in `TMPDIR`, which may differ per rank."""
+_AGAIN_S = 3600
+"""How long a sentence counts as said, in seconds."""
+_SWEEP_S = 86400.0
+_NEW = os.O_WRONLY | os.O_CREAT | os.O_EXCL
+_RANK = re.compile(r"LOCAL_?(RANK|ID)")
+"""The variables by which launchers tell a process its number on the node (`gpucache.directories.local_rank`)."""
+_PROC = "/proc"
+
+
+def first_in_job(sentence: str, environ: Mapping[str, str]) -> bool:
+    """Whether this process is the first of its job on this node to say a sentence in this hour; it should say it then.
+
+    Never raises and never waits. At the turn of an hour two processes may both be first; and both are where another
+    user has planted the marker, or none can be left.
+    """
+    hour = int(time.time()) // _AGAIN_S
+    said = f"{_job(environ)} {hour} {sentence}".encode("utf-8", "surrogateescape")
+    try:
+        directory = _directory()
+    except (OSError, AttributeError):  # Windows has no user ids
+        return True
+    marker = os.path.join(directory, f"{zlib.crc32(said):08x}{zlib.adler32(said):08x}")
+    try:
+        os.close(os.open(marker, _NEW, 0o600))
+    except OSError as error:
+        return error.errno != errno.EEXIST
+    _sweep(directory)
+    return True
+
+
+def _directory() -> str:
+    """The directory for this user's markers on this node, made if it is missing.
+
+    Raises:
+        OSError: it cannot be made, or another user may have planted markers in it.
+    """
+    place = next(filter(os.path.isdir, PLACES), PLACES[-1])
+    user = os.geteuid()
+    path = os.path.join(place, f"gpucache-told-{user}")
+    if not os.path.isdir(path):
+        os.makedirs(path, 0o700, exist_ok=True)
+    found = os.lstat(path)
+    others = stat.S_IWGRP | stat.S_IWOTH
+    if not stat.S_ISDIR(found.st_mode) or found.st_uid != user or found.st_mode & others:
+        raise PermissionError(path)
+    return path
+
+
+def _sweep(directory: str) -> None:
+    """Remove the markers of yesterday's jobs."""
+    oldest = time.time() - _SWEEP_S
+    try:
+        with os.scandir(directory) as markers:
+            for marker in markers:
+                if marker.stat(follow_symlinks=False).st_mtime < oldest:
+                    os.unlink(marker.path)
+    except OSError:
+        return  # another process sweeps as well
+
+
+# ---- the job
+
+
+def _job(environ: Mapping[str, str]) -> str:
+    """What all processes of one job on this node have in common, and no other job: the process that started them.
+
+    Of a rank that is its launcher: the nearest process above that has not this very rank (a shell between the two has).
+    Of a process without a rank, the leader of its process group: a shell makes a group of each command.
+    """
+    ranks = _ranks(environ.items())
+    if not ranks:
+        return _identity(os.getpgrp())
+    pid = os.getppid()
+    while pid > 1 and _ranks(_environment(pid)) == ranks:
+        pid = _parent(pid)
+    return _identity(pid)
+
+
+def _ranks(items: object) -> dict[str, str]:
+    return {name: value for name, value in items if _RANK.search(name)}  # type: ignore[attr-defined]
+
+
+def _environment(pid: int) -> list[tuple[str, str]]:
+    """The environment with which a process was started; empty if it is gone, or another user's."""
+    found = []
+    for item in _read(pid, "environ").split("\0"):
+        name, _, value = item.partition("=")
+        found.append((name, value))
+    return found
+
+
+def _parent(pid: int) -> int:
+    return int(_stat(pid)[1] or 0)
+
+
+def _identity(pid: int) -> str:
+    """A process's number, and when it started, since numbers are used again."""
+    return f"{pid}:{_stat(pid)[19]}"
+
+
+def _stat(pid: int) -> list[str]:
+    """The fields of ``/proc/<pid>/stat`` behind the name of the process, which may hold blanks (proc(5))."""
+    _, _, fields = _read(pid, "stat").rpartition(") ")
+    return [*fields.split(), *[""] * 20]
+
+
+def _read(pid: int, name: str) -> str:
+    try:
+        with open(f"{_PROC}/{pid}/{name}", encoding="utf-8", errors="surrogateescape") as file:
+            return file.read()
+    except OSError:
+        return ""

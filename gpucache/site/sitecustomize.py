@@ -1,0 +1,125 @@
+"""Turns the plug-in on where a Python that can import gpucache imports Triton; on `PYTHONPATH` under `gpucache run`.
+
+Python imports the first `sitecustomize` on its path at every start (`site.execsitecustomize`, CPython 3.6 to 3.14).
+So this one sees in the very interpreter that will launch kernels whether gpucache is there: a shell script between
+`gpucache run` and that interpreter may have activated any environment. Where another one on the path would have been
+imported without this one, it is imported now: with the path that it would have had, its errors told by Python as ever,
+and the name `sitecustomize` is its own. `usercustomize` is not touched.
+
+`TRITON_CACHE_MANAGER` is set once Triton is imported, and not before: a process hands its environment on, perhaps to a
+Python that lacks gpucache, in which Triton would fail inside a kernel launch. A value of the user's holds. Where
+gpucache cannot be imported, its manager is taken out of the environment, so that Triton compiles as without gpucache.
+
+Every Python of a job reads this file, whatever its version and packages: it is also Python 2, and imports nothing of
+gpucache. Not reached are `python -S`, `-E` and `-I`, and a process whose `PYTHONPATH` was replaced.
+"""
+
+import os
+import sys
+
+_OURS = "gpucache.triton:DeviceCacheManager"
+_OLDEST = (3, 10)  # Python for gpucache, as `pyproject.toml` says
+
+
+class _BeforeTriton:
+    """A finder that finds nothing: it is asked first, and so learns that Triton is about to be imported.
+
+    It stays among the finders when that has happened, since Python goes through their list at this moment.
+    """
+
+    done = False
+
+    def find_spec(self, name, path=None, target=None):
+        # type: (str, object, object) -> None
+        """Set the manager before the search for Triton goes on. Never raises, and finds nothing."""
+        if name == "triton" and not self.done:
+            self.done = True
+            _set_manager()
+
+
+def _set_manager():
+    # type: () -> None
+    """Have Triton use the plug-in, if gpucache is there and the user has chosen no other manager."""
+    environ = os.environ
+    chosen = environ.get("TRITON_CACHE_MANAGER")
+    if environ.get("GPUCACHE_DISABLE") == "1" or (chosen and chosen != _OURS):
+        return
+    if _has_plugin():
+        environ["TRITON_CACHE_MANAGER"] = _OURS
+        return
+    environ.pop("TRITON_CACHE_MANAGER", None)
+    if _is_there("triton"):
+        _tell()
+
+
+def _has_plugin():
+    # type: () -> bool
+    """Whether this Python could import gpucache, and not another package of that name; nothing is imported."""
+    return sys.version_info >= _OLDEST and _is_there("gpucache.triton.manager")
+
+
+def _is_there(module):
+    # type: (str) -> bool
+    """Whether a module would be found, asking as ``import`` does, but for each package's own code."""
+    path = None
+    parents = ""
+    for part in module.split("."):
+        name = parents + part
+        spec = None
+        for finder in sys.meta_path:
+            if not hasattr(finder, "find_spec"):
+                continue
+            try:
+                spec = finder.find_spec(name, path, None)
+            except Exception:
+                continue  # a finder of the program's, which is broken for every import
+            if spec is not None:
+                break
+        if spec is None:
+            return False
+        path = spec.submodule_search_locations
+        parents = name + "."
+    return True
+
+
+def _tell():
+    # type: () -> None
+    """Say that Triton is on its own here: once for all ranks of a job on this node, by `gpucache/once.py`."""
+    text = (
+        "gpucache: %s cannot import gpucache, so that each rank compiles each kernel: "
+        "install gpucache-devices there, or start with `gpucache run --no-plugin`" % sys.executable
+    )
+    try:
+        import runpy
+
+        once = runpy.run_path(os.path.join(os.path.dirname(_HERE), "once.py"))
+        if not once["first_in_job"](text, os.environ):
+            return
+    except Exception:
+        pass  # then each process says it
+    try:
+        sys.stderr.write(text + "\n")
+    except Exception:
+        return  # closed or full
+
+
+def _import_shadowed():
+    # type: () -> None
+    """Import the `sitecustomize` that Python would have imported, if there is one, under the path without this one."""
+    sys.path[:] = [place for place in sys.path if os.path.abspath(place) != _HERE]
+    this = sys.modules.pop("sitecustomize", None)
+    try:
+        __import__("sitecustomize")
+    except ImportError as error:
+        if getattr(error, "name", "sitecustomize") != "sitecustomize":
+            raise
+        if this is not None:
+            sys.modules["sitecustomize"] = this
+
+
+_HERE = os.path.dirname(os.path.abspath(__file__))
+if sys.version_info >= (3, 4):
+    sys.meta_path.insert(0, _BeforeTriton())
+    if "triton" in sys.modules:  # imported by a `.pth` file
+        _set_manager()
+_import_shadowed()
