@@ -518,6 +518,18 @@ def test_strict_fails_instead(gpucache, two, root):
     assert (done.returncode, done.stdout) == (1, "")
 
 
+def test_a_device_that_was_asked_for_and_is_not_there_is_an_error(gpucache, two):
+    echo = ("--device", 7, "--", "echo", "ran")
+    done = gpucache("run", *echo, env=two)
+    assert (done.returncode, done.stdout) == (1, "")
+    assert done.stderr.startswith("error: no device with ordinal 7: this process has ordinals 0 to")
+    assert done.stderr.endswith("hint: --no-strict executes echo all the same\n")
+    done = gpucache("run", "--no-strict", *echo, env=two)
+    assert (done.returncode, done.stdout) == (0, "ran\n")
+    assert "warning: executing echo with its environment unchanged" in done.stderr
+    assert gpucache("run", *echo, env={**two, "CUDA_VISIBLE_DEVICES": ""}).returncode == 1
+
+
 @pytest.fixture
 def own_signals():
     """`run` sets two signals to their defaults; in this process, Python's own must come back."""

@@ -9,8 +9,9 @@ from gpucache import (
     RecordError,
     UnsafeDirectoryError,
     launch_environ,
+    once,
 )
-from gpucache.directories.local_rank import local_rank
+from gpucache.directories.local_rank import RANK_VARIABLES, local_rank
 
 pytestmark = pytest.mark.usefixtures("bare_dev")
 
@@ -52,6 +53,63 @@ def actions(report):
         ({"PMI_LOCAL_RANK": "1", "MPI_LOCALNRANKS": "2"}, (1, "PMI_LOCAL_RANK")),
         ({"PMI_LOCAL_RANK": "1", "PMI_LOCAL_SIZE": "2"}, (1, "PMI_LOCAL_RANK")),
         ({"PMI_LOCAL_RANK": "0", "PMI_LOCAL_SIZE": "1"}, (None, None)),
+        (
+            {"MV2_COMM_WORLD_LOCAL_RANK": "6", "MV2_COMM_WORLD_LOCAL_SIZE": "8"},
+            (6, "MV2_COMM_WORLD_LOCAL_RANK"),
+        ),
+        ({"MV2_COMM_WORLD_LOCAL_RANK": "0", "MV2_COMM_WORLD_LOCAL_SIZE": "1"}, (None, None)),
+        ({"HOROVOD_LOCAL_RANK": "1", "HOROVOD_LOCAL_SIZE": "2"}, (1, "HOROVOD_LOCAL_RANK")),
+        # HPE Cray
+        ({"PALS_LOCAL_RANKID": "3", "PALS_LOCAL_SIZE": "4"}, (3, "PALS_LOCAL_RANKID")),
+        ({"PALS_LOCAL_RANKID": "0", "PALS_LOCAL_SIZE": "1"}, (None, None)),
+        ({"PALS_LOCAL_RANKID": "3"}, (None, None)),
+        ({"PMI_LOCAL_RANK": "2", "PALS_LOCAL_SIZE": "4"}, (2, "PMI_LOCAL_RANK")),
+        ({"PMIX_LOCAL_RANK": "2", "PALS_LOCAL_SIZE": "4"}, (2, "PMIX_LOCAL_RANK")),
+        ({"PMIX_LOCAL_RANK": "2", "PMIX_LOCAL_SIZE": "4"}, (2, "PMIX_LOCAL_RANK")),
+        # jsrun
+        (
+            {"JSM_NAMESPACE_LOCAL_RANK": "5", "JSM_NAMESPACE_LOCAL_SIZE": "6"},
+            (5, "JSM_NAMESPACE_LOCAL_RANK"),
+        ),
+        ({"JSM_NAMESPACE_LOCAL_RANK": "0", "JSM_NAMESPACE_LOCAL_SIZE": "1"}, (None, None)),
+        # Flux: the tasks of all nodes
+        (
+            {"FLUX_TASK_LOCAL_ID": "1", "FLUX_JOB_SIZE": "8", "FLUX_JOB_NNODES": "2"},
+            (1, "FLUX_TASK_LOCAL_ID"),
+        ),
+        (
+            {"FLUX_TASK_LOCAL_ID": "0", "FLUX_JOB_SIZE": "3", "FLUX_JOB_NNODES": "2"},
+            (0, "FLUX_TASK_LOCAL_ID"),
+        ),
+        (
+            {"FLUX_TASK_LOCAL_ID": "0", "FLUX_JOB_SIZE": "4", "FLUX_JOB_NNODES": "4"},
+            (None, None),
+        ),
+        ({"FLUX_TASK_LOCAL_ID": "1", "FLUX_JOB_SIZE": "4"}, (1, "FLUX_TASK_LOCAL_ID")),
+        (
+            {"FLUX_TASK_LOCAL_ID": "1", "FLUX_JOB_SIZE": "4", "FLUX_JOB_NNODES": "0"},
+            (1, "FLUX_TASK_LOCAL_ID"),
+        ),
+        # one launcher in another: the inner one, of several tasks, holds
+        (
+            {
+                "OMPI_COMM_WORLD_LOCAL_RANK": "2",
+                "OMPI_COMM_WORLD_LOCAL_SIZE": "4",
+                "SLURM_LOCALID": "0",
+                "SLURM_STEP_TASKS_PER_NODE": "2",
+            },
+            (2, "OMPI_COMM_WORLD_LOCAL_RANK"),
+        ),
+        (
+            {
+                "OMPI_COMM_WORLD_LOCAL_RANK": "0",
+                "OMPI_COMM_WORLD_LOCAL_SIZE": "1",
+                "FLUX_TASK_LOCAL_ID": "3",
+                "FLUX_JOB_SIZE": "4",
+                "FLUX_JOB_NNODES": "1",
+            },
+            (3, "FLUX_TASK_LOCAL_ID"),
+        ),
         # srun: one task a node may be a launcher itself
         ({"SLURM_LOCALID": "3", "SLURM_STEP_TASKS_PER_NODE": "8"}, (3, "SLURM_LOCALID")),
         ({"SLURM_LOCALID": "0", "SLURM_STEP_TASKS_PER_NODE": "1"}, (None, None)),
@@ -98,6 +156,10 @@ def actions(report):
 )
 def test_the_local_rank_of_each_launcher(environ, expected):
     assert local_rank(environ) == expected
+
+
+def test_what_tells_a_rank_from_its_launcher_knows_the_variable_of_each_launcher():
+    assert [name for name in RANK_VARIABLES if not once._RANK.search(name)] == []
 
 
 def test_the_rank_chooses_the_device(base, tmp_path):

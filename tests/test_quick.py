@@ -11,7 +11,16 @@ from gpucache.cli.commands import run_with_click
 from gpucache.cli.path_and_env import EnvCall, PathCall
 from gpucache.cli.run import RunCall
 
-OPTIONS = ["--root", "--device", "--format", "--strict", "--force", "--plugin", "--no-plugin"]
+OPTIONS = [
+    "--root",
+    "--device",
+    "--format",
+    "--strict",
+    "--no-strict",
+    "--force",
+    "--plugin",
+    "--no-plugin",
+]
 OTHERS = ["--json", "--help", "-h", "--version", "--", "-", "", "-1", "--roo", "-r", "--strict=1"]
 VALUES = ["0", "7", "007", "1_0", " 1", "+1", "\u0663", "9" * 9, "9" * 10, "sh", "fish", "dotenv"]
 VALUES += ["json", "SH", "true", "/a/b", "a=b", "path", "\udcff"]

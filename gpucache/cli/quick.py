@@ -41,6 +41,7 @@ _RUN = _Options(
     {"--root": "root", "--device": "device"},
     {
         "--strict": ("strict", True),
+        "--no-strict": ("strict", False),
         "--force": ("force", True),
         "--plugin": ("plugin", True),
         "--no-plugin": ("plugin", False),

@@ -10,7 +10,7 @@ import os
 
 from gpucache import environment
 from gpucache.cli.terminal import complain, complain_of_defect, log_to_stderr, say
-from gpucache.errors import GpuCacheError
+from gpucache.errors import DeviceIndexError, GpuCacheError
 from gpucache.values import Value
 
 TYPE_CHECKING = False
@@ -27,7 +27,8 @@ class RunCall(Value, kw_only=True):
     """The program and its arguments."""
     device: int | None = None
     root: str | None = None
-    strict: bool = False
+    strict: bool | None = None
+    """Whether a failure is an end. None: if there is no such device as was asked for."""
     force: bool = False
     plugin: bool = True
     """Whether Pythons that the command starts, and that can import gpucache, are to use the plug-in."""
@@ -36,16 +37,20 @@ class RunCall(Value, kw_only=True):
         """Execute the command, which replaces this process. Returns an exit code where that fails or was not tried."""
         environ = dict(os.environ)
         failure = 0
+        ends = bool(self.strict)
         try:
             environ = self._environ()
         except GpuCacheError as error:
             complain(error)
             failure = 1
+            if self.strict is None and self.device is not None and _is_no_device(error):
+                say(f"hint: --no-strict executes {self.command[0]} all the same")
+                ends = True
         except Exception:
             # A defect of gpucache is no reason for the command not to run.
             complain_of_defect()
             failure = 3
-        if failure and self.strict:
+        if failure and ends:
             return failure
         if failure:
             say(f"warning: executing {self.command[0]} with its environment unchanged")
@@ -67,6 +72,11 @@ class RunCall(Value, kw_only=True):
         if self.plugin:
             _tell_of_fresh_directory(environ)
         return environ
+
+
+def _is_no_device(error: GpuCacheError) -> bool:
+    """Whether there is no such device as was asked for: what a user names and does not exist is an error."""
+    return isinstance(error, DeviceIndexError)
 
 
 def _tell(report: LaunchReport) -> None:

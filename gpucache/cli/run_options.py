@@ -21,9 +21,10 @@ def _complete_file(
 )
 @root_option
 @click.option(
-    "--strict",
-    is_flag=True,
-    help="Fail when the directories cannot be had, instead of going on without.",
+    "--strict/--no-strict",
+    default=None,
+    help="Fail when the directories cannot be had, instead of going on without (default: only "
+    "where --device names none).",
 )
 @click.option("--force", is_flag=True, help="Replace what you have set, too.")
 @click.option(
@@ -37,7 +38,7 @@ def _complete_file(
 def run(
     device: int | None,
     root: str | None,
-    strict: bool,
+    strict: bool | None,
     force: bool,
     plugin: bool,
     command: tuple[str, ...],

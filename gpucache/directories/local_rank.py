@@ -1,4 +1,4 @@
-"""The local rank: the number of this process among those of its node, as torchrun, mpirun or srun state it."""
+"""The local rank: the number of this process among those of its node, as torchrun, mpirun, srun and others state it."""
 
 from __future__ import annotations
 
@@ -9,14 +9,31 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
 
 # The variable with the local rank, and those by which that launcher states how many tasks it put on this node. torchrun
-# always means it; mpirun and srun set a rank for a single task too, which may itself be a launcher.
+# always means it; the others set a rank for a single task too, which may itself be a launcher. The nearer a launcher
+# usually is to the program, the earlier it stands: mpirun is started in a step of Slurm, Flux or PALS.
 _RANKS = (
+    # torchrun (torch/distributed/elastic of 2.13), and accelerate, deepspeed, lightning as torchrun
     ("LOCAL_RANK", ()),
+    # horovodrun (horovod/runner/gloo_run.py of 0.28)
+    ("HOROVOD_LOCAL_RANK", ("HOROVOD_LOCAL_SIZE",)),
+    # Open MPI ("Environment variables set for MPI applications" of 5.0), IBM Spectrum MPI
     ("OMPI_COMM_WORLD_LOCAL_RANK", ("OMPI_COMM_WORLD_LOCAL_SIZE",)),
+    # MVAPICH2's mpirun_rsh and mpispawn ("MPIRUN_RSH Parameters" of its user guide)
+    ("MV2_COMM_WORLD_LOCAL_RANK", ("MV2_COMM_WORLD_LOCAL_SIZE",)),
+    # Hydra: MPICH, Intel MPI ("Environment Variables Not Propagated by Hydra", 2021.16)
     ("MPI_LOCALRANKID", ("MPI_LOCALNRANKS",)),
-    ("PMI_LOCAL_RANK", ("MPI_LOCALNRANKS", "PMI_LOCAL_SIZE")),
+    # HPE Cray: PMI under PALS; PALS alone; PMIx under PALS (as job scripts of ALCF's machines read them)
+    ("PMI_LOCAL_RANK", ("MPI_LOCALNRANKS", "PMI_LOCAL_SIZE", "PALS_LOCAL_SIZE")),
+    ("PALS_LOCAL_RANKID", ("PALS_LOCAL_SIZE",)),
+    ("PMIX_LOCAL_RANK", ("PMIX_LOCAL_SIZE", "PALS_LOCAL_SIZE")),
+    # IBM's jsrun (tests of Open MPI that run under its job step manager read both)
+    ("JSM_NAMESPACE_LOCAL_RANK", ("JSM_NAMESPACE_LOCAL_SIZE",)),
+    # Flux, which states the tasks and nodes of the job only (flux-core, src/shell/task.c)
+    ("FLUX_TASK_LOCAL_ID", ("FLUX_JOB_SIZE",)),
+    # srun ("Output environment variables" of srun(1))
     ("SLURM_LOCALID", ("SLURM_STEP_TASKS_PER_NODE",)),
 )
+RANK_VARIABLES = tuple(name for name, _ in _RANKS)
 _NUMBER = r"[0-9]{1,6}"
 _TASKS_OF_NODES = r"([0-9]{1,6})(?:\(x([0-9]{1,6})\))?"
 
@@ -25,7 +42,9 @@ def local_rank(environ: Mapping[str, str]) -> tuple[int | None, str | None]:
     """The rank of this process on its node, and the variable that says so.
 
     All but `LOCAL_RANK` count only where their launcher states that it put more than one task on this node:
-    ``srun --ntasks-per-node=1 gpucache run -- torchrun …`` must not pin every rank to device 0.
+    ``srun --ntasks-per-node=1 gpucache run -- torchrun …`` must not pin every rank to device 0. Where two launchers say
+    different ranks, as where one has started the other, the first of `_RANKS` holds: the inner one, by which the
+    program, too, chooses its device.
     """
     for name, sizes in _RANKS:
         text = environ.get(name, "")
@@ -40,12 +59,16 @@ def local_rank(environ: Mapping[str, str]) -> tuple[int | None, str | None]:
 def _tasks(environ: Mapping[str, str], name: str) -> int:
     """How many tasks the launcher states for this node; 0 where it states nothing.
 
+    Flux states the tasks of all nodes of the job, of which each has its share, rounded up.
+
     Slurm lists all nodes of the step, as in ``4(x2),1``: two nodes of four tasks, then a node of one. `SLURM_NODEID`
     counts into that list.
     """
     text = environ.get(name, "")
     if re.fullmatch(_NUMBER, text):
-        return int(text)  # one number is about this node
+        return -(
+            -int(text) // _nodes(environ, name)
+        )  # one number is about this node, but with Flux
     node = environ.get("SLURM_NODEID", "0")
     nodes_before = 0
     if re.fullmatch(_NUMBER, node):
@@ -60,3 +83,11 @@ def _tasks(environ: Mapping[str, str], name: str) -> int:
             return tasks
         nodes_before -= nodes
     return 0
+
+
+def _nodes(environ: Mapping[str, str], name: str) -> int:
+    """How many nodes a number of tasks is about."""
+    nodes = environ.get("FLUX_JOB_NNODES", "")
+    if name == "FLUX_JOB_SIZE" and re.fullmatch(_NUMBER, nodes):
+        return max(1, int(nodes))
+    return 1
