@@ -27,7 +27,8 @@ from pathlib import Path
 import tree
 from report import environment, line
 
-from gpucache.store.size import count_anew_later, counted, stored_entries, updated
+from gpucache.store.counting import counted, stored_entries
+from gpucache.store.size import count_anew_later, updated
 from gpucache.triton import manager as plugin
 from gpucache.triton.location import Location
 

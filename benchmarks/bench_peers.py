@@ -63,7 +63,7 @@ from peers import (
 )
 from report import environment, ratio, short
 
-from gpucache.store.size import counted
+from gpucache.store.counting import counted
 
 FAR = "1000GiB"
 

@@ -14,9 +14,10 @@ from pathlib import Path
 
 import pytest
 from support.processes import PATIENCE_S, SPAWN, lock_holder
+from support.users import ADA, acting_as
 
 from gpucache.disk import locks as locks_module
-from gpucache.disk.files import make_directory, write_whole
+from gpucache.disk.files import make_directory, size_of, write_whole
 from gpucache.disk.locks import local_directory, locked
 from gpucache.errors import LockTimeoutError, ProvisionError
 from gpucache.layout import paths
@@ -477,3 +478,22 @@ class TestLockDirectory:
         isdir = os.path.isdir
         monkeypatch.setattr(os.path, "isdir", lambda path: path != "/dev/shm" and isdir(path))
         assert Path(locks(tmp_path)).parent == Path("/tmp")
+
+
+class TestSizeOf:
+    def test_every_file_of_a_tree_by_its_own_size(self, tmp_path):
+        (tmp_path / "a" / "b").mkdir(parents=True)
+        (tmp_path / "a" / "b" / "five").write_bytes(b"12345")
+        (tmp_path / "a" / "three").write_bytes(b"123")
+        (tmp_path / "a" / "up").symlink_to("..")
+        assert size_of(f"{tmp_path}/a") == 5 + 3 + 2
+        assert size_of(f"{tmp_path}/a/three") == 3
+        assert size_of(f"{tmp_path}/a/up") == 2
+        assert size_of(f"{tmp_path}/gone") == 0
+
+    def test_what_cannot_be_read_counts_nothing(self, everyones, as_root):
+        (everyones / "closed").mkdir(mode=0o700)
+        (everyones / "closed" / "file").write_bytes(b"12345")
+        (everyones / "open").write_bytes(b"123")
+        with acting_as(ADA):
+            assert size_of(str(everyones)) == 3

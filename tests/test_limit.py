@@ -25,13 +25,14 @@ from gpucache import log
 from gpucache.layout.keys import view_key
 from gpucache.report.cache_report import scan
 from gpucache.store import limit, size
+from gpucache.store.counting import counted
 from gpucache.store.key_lock import KeyLock
 from gpucache.store.limit import Limit, max_size_bytes
 from gpucache.store.lookup import sound
 from gpucache.store.manifest import MANIFEST, Facts, entry_path, read_manifest, single_key
 from gpucache.store.publish import link_view, publish_entry
-from gpucache.store.quarantine import ASIDE
-from gpucache.store.size import count_anew_later, counted, updated
+from gpucache.store.quarantine import ASIDE, quarantine
+from gpucache.store.size import count_anew_later, updated
 from gpucache.triton import location
 from gpucache.triton.manager import DeviceCacheManager
 
@@ -726,3 +727,89 @@ def test_an_entry_of_a_wrong_clock_goes_before_what_is_used(trees, root):
     over(kept, trees)
     kept.turn()
     assert stored(root) == {tree.key for tree in trees[1:]}
+
+
+class TestQuarantine:
+    """What is damaged counts, wherever it came from, and goes before any entry."""
+
+    def damage(self, root: Path, path: Path) -> None:
+        assert quarantine(str(root), str(path))
+
+    def test_it_is_counted_and_what_moves_there_changes_the_sum_as_a_count_does(self, trees, root):
+        before = counted(str(root))
+        kept = keeping(root, 10**9)
+        kept.viewed()
+        kept.turn()
+        assert total(root) == before
+        self.damage(root, trees[0].entry)
+        self.damage(root, trees[1].view)
+        assert total(root) > before
+        assert abs(total(root) - counted(str(root))) <= 2 * GROUP_BYTES, "but for the views"
+
+    def test_on_another_file_system_what_is_damaged_is_gone_from_the_sum(self, root, mount):
+        mount(root / "gpucache/v1/quarantine", "-t", "tmpfs", "tmpfs")
+        tree = Tree(root.parent, "A" * 52)
+        updated(str(root), counted(str(root)), anew=True)
+        quarantine(str(root), str(tree.entry))
+        assert total(root) == 2 * GROUP_BYTES
+        assert counted(str(root)) == 0
+
+    def test_it_goes_first_the_oldest_before_the_others(self, trees, root, monkeypatch):
+        for letter in "XYZ":
+            damaged = Tree(root.parent, letter * 52)
+            self.damage(root, damaged.entry)
+        size = counted(str(root))
+        kept = keeping(root, size - 1)
+        monkeypatch.setattr(limit, "_LOW", 1 - 100 / size)
+        updated(str(root), size, anew=True)
+        kept.turn()
+        assert len(stored(root)) == 10
+        left = sorted(path.name[0] for path in (root / "gpucache/v1/quarantine").iterdir())
+        assert left == ["Y", "Z"]
+        assert total(root) == counted(str(root))
+
+    def test_however_much_was_damaged_no_entry_pays_for_it(self, trees, root):
+        limit_bytes = counted(str(root)) + 1
+        for _ in range(30):
+            damaged = Tree(root.parent, "Z" * 52)
+            self.damage(root, damaged.entry)
+            shutil.rmtree(damaged.view)
+            shutil.rmtree(damaged.other_view)
+        kept = keeping(root, limit_bytes)
+        kept.viewed()
+        kept.turn()
+        taken = sum(
+            path.stat().st_size for path in root.glob("gpucache/v1/[qs]*/**/*") if path.is_file()
+        )
+        assert taken <= limit_bytes
+        assert len(stored(root)) == 10
+
+    @pytest.mark.parametrize(
+        "name", ["x", "x.zz.1", "x.ffff.1.1", f"x.{'f' * 240}.1", "\udcff.1.1"]
+    )
+    def test_whatever_its_names_are(self, trees, root, name):
+        directory = root / "gpucache/v1/quarantine"
+        directory.mkdir()
+        (directory / name).mkdir()
+        (directory / name / "file").write_bytes(b"12345")
+        kept = keeping(root, 1)
+        kept.viewed()
+        kept.turn()
+        assert not list(directory.iterdir())
+
+    def test_links_planted_there_go_and_what_they_lead_to_stays(self, trees, root, tmp_path):
+        outside = tmp_path / "outside"
+        outside.mkdir()
+        (outside / "mine").write_text("mine")
+        directory = root / "gpucache/v1/quarantine"
+        directory.mkdir()
+        (directory / "x.1.1").symlink_to(outside)
+        kept = keeping(root, 1)
+        kept.viewed()
+        kept.turn()
+        assert not list(directory.iterdir())
+        assert (outside / "mine").read_text() == "mine"
+        directory.rmdir()
+        directory.symlink_to(outside)
+        kept.turn()
+        assert (outside / "mine").read_text() == "mine"

@@ -263,6 +263,27 @@ class TestPolicy:
         assert bool(made.strays) is swept
         assert made.physical_bytes == 7 * swept
 
+    @pytest.mark.parametrize(
+        ("policy", "swept", "removed"),
+        [
+            ({"max_size_bytes": 850}, [], []),
+            ({"max_size_bytes": 849}, ["older"], []),
+            ({"max_size_bytes": 819}, ["older", "newer"], []),
+            ({"max_size_bytes": 799}, ["older", "newer"], OLDEST[:1]),
+            ({"max_age_s": 1.5 * HOUR, "arch": "sm_70"}, ["older"], []),
+            ({"max_age_s": 8.5 * HOUR}, [], OLDEST[:1]),
+            ({"max_entries": 7}, [], OLDEST[:1]),
+            ({"max_size_bytes": 0}, ["older", "newer"], OLDEST),
+        ],
+        ids=str,
+    )
+    def test_the_quarantine_counts_and_goes_before_any_entry(self, policy, swept, removed):
+        newer = Stray("quarantine", "newer", 20, NOW - HOUR, True)
+        older = Stray("quarantine", "older", 30, NOW - 2 * HOUR, True)
+        made = plan(report(strays=(newer, older)), PrunePolicy(**policy), {}, NOW)
+        assert [stray.path for stray in made.strays] == swept
+        assert [one.key for one in made.removing] == removed
+
 
 # ---- carried out
 

@@ -18,7 +18,7 @@ from gpucache.disk.node import node_id
 from gpucache.disk.staging import Staging
 from gpucache.layout import paths
 from gpucache.report import strays
-from gpucache.report.strays import kind_of, of_root, size_of, stray
+from gpucache.report.strays import kind_of, of_root, stray
 from gpucache.store import key_lock
 from gpucache.store.key_lock import KeyLock, lock_directory, remove_if_free
 from gpucache.store.quarantine import quarantine
@@ -280,25 +280,6 @@ class TestStray:
 
         monkeypatch.setattr(strays.os, "lstat", seen_once)
         assert strays.stray("lock", f"{tmp_path}/lock") is not None
-
-
-class TestSizeOf:
-    def test_every_file_of_a_tree_by_its_own_size(self, tmp_path):
-        (tmp_path / "a" / "b").mkdir(parents=True)
-        (tmp_path / "a" / "b" / "five").write_bytes(b"12345")
-        (tmp_path / "a" / "three").write_bytes(b"123")
-        (tmp_path / "a" / "up").symlink_to("..")
-        assert size_of(f"{tmp_path}/a") == 5 + 3 + 2
-        assert size_of(f"{tmp_path}/a/three") == 3
-        assert size_of(f"{tmp_path}/a/up") == 2
-        assert size_of(f"{tmp_path}/gone") == 0
-
-    def test_what_cannot_be_read_counts_nothing(self, everyones, as_root):
-        (everyones / "closed").mkdir(mode=0o700)
-        (everyones / "closed" / "file").write_bytes(b"12345")
-        (everyones / "open").write_bytes(b"123")
-        with acting_as(ADA):
-            assert size_of(str(everyones)) == 3
 
 
 @pytest.mark.parametrize(

@@ -20,7 +20,7 @@ from gpucache import environment
 from gpucache.diagnosis.case import Case
 from gpucache.diagnosis.codes import tells
 from gpucache.disk import mounts
-from gpucache.disk.files import STAGED, STALE_S, inside
+from gpucache.disk.files import STAGED, STALE_S, inside, size_of
 from gpucache.disk.fitness import fitness, network_file_system
 from gpucache.disk.locks import PROVISION_LOCK, holder, is_free
 from gpucache.disk.vetting import Trust, vet, vet_child, vet_file
@@ -28,7 +28,6 @@ from gpucache.environment import ROOT
 from gpucache.errors import GpuCacheError, ProvisionError, UnsafeDirectoryError
 from gpucache.findings import Finding
 from gpucache.layout import paths
-from gpucache.report import strays
 from gpucache.store import limit
 from gpucache.store.key_lock import lock_directory
 from gpucache.store.manifest import MANIFEST
@@ -246,7 +245,7 @@ def headers(case: Case) -> Iterator[Finding]:
         return
     if inside(directory, case.root):
         return
-    taken_mb = strays.size_of(directory) / 1e6
+    taken_mb = size_of(directory) / 1e6
     fact = (
         f"{taken_mb:.0f} MB of torch's precompiled headers, which it keeps here whatever the root"
     )

@@ -9,7 +9,9 @@ from __future__ import annotations
 
 import errno
 import os
+import stat
 import time
+from contextlib import suppress
 
 from gpucache.errors import ProvisionError
 
@@ -131,3 +133,25 @@ def write_new(path: str, data: bytes) -> None:
         raise
     finally:
         os.close(fd)
+
+
+def size_of(path: str) -> int:
+    """Add up the bytes of all files at a path, links not followed; what vanishes meanwhile counts nothing."""
+    try:
+        found = os.lstat(path)
+    except OSError:
+        return 0
+    if not stat.S_ISDIR(found.st_mode):
+        return found.st_size
+    size = 0
+    waiting = [path]
+    while waiting:
+        directory = waiting.pop()
+        with suppress(OSError), os.scandir(directory) as items:
+            for item in items:
+                if item.is_dir(follow_symlinks=False):
+                    waiting.append(item.path)
+                else:
+                    with suppress(OSError):
+                        size += item.stat(follow_symlinks=False).st_size
+    return size

@@ -7,15 +7,13 @@ from __future__ import annotations
 
 import os
 import re
-import stat
 import time
 from collections.abc import Iterator
-from contextlib import suppress
 from dataclasses import dataclass, replace
 from typing import Literal
 
 from gpucache.disk import staging
-from gpucache.disk.files import STAGED, STALE_S
+from gpucache.disk.files import STAGED, STALE_S, size_of
 from gpucache.disk.locks import PROVISION_LOCK, is_free
 from gpucache.disk.reading import listed
 from gpucache.layout import paths
@@ -66,28 +64,6 @@ def stray(kind: StrayKind, path: str, dead: bool | None = None) -> Stray | None:
         dead = time.time() - found.st_mtime > STALE_S
     size_bytes = size_of(path)
     return Stray(kind, path, size_bytes, found.st_mtime, dead)
-
-
-def size_of(path: str) -> int:
-    """Add up the bytes of all files at a path, links not followed; what vanishes meanwhile counts nothing."""
-    try:
-        found = os.lstat(path)
-    except OSError:
-        return 0
-    if not stat.S_ISDIR(found.st_mode):
-        return found.st_size
-    size = 0
-    waiting = [path]
-    while waiting:
-        directory = waiting.pop()
-        with suppress(OSError), os.scandir(directory) as items:
-            for item in items:
-                if item.is_dir(follow_symlinks=False):
-                    waiting.append(item.path)
-                else:
-                    with suppress(OSError):
-                        size += item.stat(follow_symlinks=False).st_size
-    return size
 
 
 def kind_of(name: str) -> StrayKind | None:

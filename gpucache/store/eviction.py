@@ -1,4 +1,7 @@
-"""Evict one entry of the store, with its views in the device directories; `recency` chose which, `limit` says when."""
+"""Evict one entry of the store, with its views in the device directories, or something of the quarantine.
+
+`recency` chose which, `limit` says when.
+"""
 
 from __future__ import annotations
 
@@ -6,13 +9,16 @@ import errno
 import os
 import time
 
+from gpucache.disk.files import size_of
 from gpucache.disk.within import Straight
 from gpucache.layout.keys import KEY, view_key
 from gpucache.log import INFO, tell
+from gpucache.store.counting import LastUse
 from gpucache.store.manifest import MANIFEST
+from gpucache.store.quarantine import Damaged
 from gpucache.store.recency import is_recent
-from gpucache.store.removal import InUse, Target, refuse_mounts, remove
-from gpucache.store.size import GROUP_BYTES, LastUse
+from gpucache.store.removal import InUse, Target, delete, refuse_mounts, remove
+from gpucache.store.size import GROUP_BYTES
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -65,6 +71,23 @@ def evict(
         entry.used,
     )
     return freed
+
+
+def discard(damaged: Damaged, mounted: Sequence[str], disk: Straight) -> int:
+    """Delete what is in the quarantine; return the bytes that it was counted with, or 0 where it stays.
+
+    ``mounted`` are the mount points below the root.
+    """
+    try:
+        refuse_mounts([damaged.path], mounted)
+    except InUse:
+        return 0
+    size_bytes = size_of(damaged.path)
+    delete(damaged.path, disk)
+    if disk.lexists(damaged.path):
+        return 0
+    tell(INFO, "evicted from the quarantine: %s, %d bytes", damaged.path, size_bytes)
+    return size_bytes
 
 
 def _targets(entry: str, devices: Iterable[str], disk: Straight) -> list[Target]:

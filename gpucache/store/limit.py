@@ -2,10 +2,10 @@
 
 `recency` decides who goes first, `eviction` removes an entry, `size` keeps and counts the size of the store.
 
-Counted and evicted are entries of the store, with their views; what stock Triton and torch left is never touched here.
-A put adds its size to the file, one small write; over the limit, one process at a time evicts down to nine tenths of
-the limit, in turns of 200 ms after its own kernel was returned. The size is counted anew after a prune, and once a day,
-by a thread that works for 20 ms and then rests for 80.
+Counted and evicted are entries of the store, with their views, and before them what is in the quarantine; what stock
+Triton and torch left is never touched here. A put adds its size to the file, one small write; over the limit, one
+process at a time evicts down to nine tenths of the limit, in turns of 200 ms after its own kernel was returned. The
+size is counted anew after a prune, and once a day, by a thread that works for 20 ms and then rests for 80.
 
 The file is right but for views that were made while the store was counted, and for what a process could not write
 before it ended, because another one was writing at that moment. Bytes are those of the files' contents, with about
@@ -27,17 +27,11 @@ from gpucache.disk.within import Straight
 from gpucache.environment import MAX_SIZE
 from gpucache.forks import after_fork
 from gpucache.layout.keys import device_directories
+from gpucache.store.counting import LastUse, counted, last_uses
 from gpucache.store.manifest import Manifest
+from gpucache.store.quarantine import in_quarantine
 from gpucache.store.recency import LEAST_GRACE_S, STAMP_S, is_recent, oldest_first
-from gpucache.store.size import (
-    GROUP_BYTES,
-    LastUse,
-    Total,
-    counted,
-    last_uses,
-    set_total,
-    updated,
-)
+from gpucache.store.size import GROUP_BYTES, Total, set_total, updated
 
 _SHARE, _MOST = 0.1, 50 * 2**30
 _LOW = 0.9
@@ -177,19 +171,39 @@ class Limit:
         if total is None or not self._is_over(total):
             return
         aim = int(self.limit_bytes * _LOW)
-        left = self._evict_down_to(aim, total.size_bytes)
+        deadline = time.monotonic() + _TURN_S
+        left = self._discard_down_to(aim, total.size_bytes, deadline)
+        if left <= self.limit_bytes and not total.draining:
+            return  # no entry has to go for what was damaged
+        left = self._evict_down_to(aim, left, deadline)
         self._add(0, draining=left > aim)
 
     def _is_over(self, total: Total) -> bool:
         return total.draining or total.size_bytes > self.limit_bytes
 
-    def _evict_down_to(self, aim: int, size: int) -> int:
-        """Evict for one turn, or until the store has shrunk from ``size`` bytes to ``aim``; return its bytes then."""
+    def _discard_down_to(self, aim: int, size: int, deadline: float) -> int:
+        """Empty the quarantine until the deadline, or until ``size`` has shrunk to ``aim``; return the bytes then."""
+        damaged = in_quarantine(os.path.realpath(self.root))
+        if not damaged:
+            return size
+        from gpucache.store.eviction import discard  # most processes never evict anything
+
+        mounted = _mounts_below(os.path.realpath(self.root))
+        with Straight() as disk:
+            for one in damaged:
+                if size <= aim or time.monotonic() > deadline:
+                    break
+                freed = discard(one, mounted, disk)
+                size -= freed
+                self._add(-freed)
+        return size
+
+    def _evict_down_to(self, aim: int, size: int, deadline: float) -> int:
+        """Evict until the deadline, or until the store has shrunk from ``size`` bytes to ``aim``; return its bytes."""
         if size <= aim:
             return size
-        from gpucache.store.eviction import evict  # most processes never evict anything
+        from gpucache.store.eviction import evict  # as above
 
-        deadline = time.monotonic() + _TURN_S
         root = os.path.realpath(self.root)
         devices = [path for _, path in device_directories(root)]
         mounted = _mounts_below(root)

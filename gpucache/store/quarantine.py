@@ -1,4 +1,7 @@
-"""Move damaged entries out of the way, to the root's ``quarantine``, for whoever wants to look at them."""
+"""Move damaged entries out of the way, to the root's ``quarantine``, for whoever wants to look at them.
+
+What lies there counts to the size that `GPUCACHE_MAX_SIZE` bounds, and is the first to go when room is needed.
+"""
 
 from __future__ import annotations
 
@@ -6,9 +9,14 @@ import errno
 import os
 import shutil
 import time
+from contextlib import suppress
+from typing import NamedTuple
 
-from gpucache.disk.files import make_directory
+from gpucache.disk.files import make_directory, size_of
+from gpucache.disk.reading import listed
 from gpucache.layout import paths
+from gpucache.layout.keys import unlinked
+from gpucache.store.size import GROUP_BYTES, updated
 
 ASIDE = "tmp.gpucache-"
 """How the name of a directory begins that is not yet, or no longer, an entry or view, beside entries and views."""
@@ -27,14 +35,28 @@ def quarantine(root: str, path: str) -> bool:
     where = f"{directory}/{os.path.basename(path)}.{time.time_ns():x}.{os.getpid()}"
     try:
         os.rename(path, where)
-        return True
     except FileNotFoundError:
         return False
     except OSError as error:
         if error.errno != errno.EXDEV:
             raise
+        size_bytes = size_of(path)
         remove_in_place(path)
+        _add_to_total(root, path, stored=-size_bytes, viewed=-GROUP_BYTES)
         return False
+    # An entry of the store was counted there, with all its bytes; of a view little was.
+    _add_to_total(root, path, stored=0, viewed=size_of(where) - GROUP_BYTES)
+    return True
+
+
+def _add_to_total(root: str, path: str, *, stored: int, viewed: int) -> None:
+    """Add to the size of the store by whether an entry of the store was moved, or a view.
+
+    What another process's writing, or the disk, keeps out of the file is found by the next count.
+    """
+    in_store = path.startswith(f"{paths.ours(root, 'store')}/")
+    with suppress(OSError):
+        updated(root, stored if in_store else viewed)
 
 
 def remove_in_place(path: str) -> None:
@@ -67,3 +89,26 @@ def quarantined(path: str) -> float | None:
         return int(parts[1], 16) / 1e9
     except (IndexError, ValueError):
         return None
+
+
+class Damaged(NamedTuple):
+    """A directory in the quarantine."""
+
+    since: float
+    """When it was moved there, in seconds since the epoch."""
+    path: str
+
+
+def in_quarantine(root: str) -> list[Damaged]:
+    """List what is in the quarantine of a root, the oldest first. No link is followed; what vanishes is left out."""
+    directory = unlinked(root, "quarantine")
+    if directory is None:
+        return []
+    found = []
+    for path in listed(directory):
+        with suppress(OSError):
+            since = quarantined(path)
+            if since is None:
+                since = os.lstat(path).st_mtime
+            found.append(Damaged(since, path))
+    return sorted(found)

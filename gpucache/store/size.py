@@ -1,4 +1,4 @@
-"""The size of the store, which its writers keep in the file ``stats/size``, and the count that corrects it."""
+"""The size of the store, which its writers keep in the file ``stats/size``; `counting` counts what that corrects."""
 
 from __future__ import annotations
 
@@ -6,21 +6,16 @@ import fcntl
 import json
 import os
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from contextlib import suppress
 from typing import NamedTuple
 
 from gpucache.disk.door import open_regular, read_limited
-from gpucache.disk.files import sweep_old
 from gpucache.disk.within import Straight
 from gpucache.layout import paths
-from gpucache.layout.keys import STORE_KEY, device_directories, shards
-from gpucache.store.manifest import MANIFEST
-from gpucache.store.quarantine import ASIDE
 
 _COUNTED_S = 86400.0
 _LENGTH = 96
-_PASSES = 3
 _TRIES, _TRY_S = 100, 0.001
 
 GROUP_BYTES = 1024
@@ -41,106 +36,6 @@ class Total(NamedTuple):
         """Whether the store is to be counted anew."""
         age_s = time.time() - self.counted
         return not 0 <= age_s <= _COUNTED_S
-
-
-def counted(root: str, rest: Callable[[], object] | None = None) -> int:
-    """Count the bytes of all stored entries and, about, of their views; what vanishes meanwhile counts nothing.
-
-    ``rest`` is called after every part of the store, and may wait. Parts that change while the others are counted are
-    counted again, so that entries put or removed meanwhile are right in the sum. Approximate are views that are made
-    meanwhile, and what changes too fast for two more passes, or within one tick of the file system's clock.
-    """
-    most_views = len(device_directories(root))
-    for shard in shards(root):  # what killed evictions left here nobody else sweeps
-        with suppress(OSError):
-            sweep_old(shard, ASIDE)
-    sizes: dict[str, int] = {}
-    modified: dict[str, int] = {}
-    for _ in range(_PASSES):
-        unchanged = True
-        for shard in shards(root):
-            # Asked before the look: what changes after it is seen by the next pass.
-            modified_ns = _modified_ns(shard)
-            if modified.get(shard) == modified_ns:
-                continue
-            size = 0
-            for entry in _entries_of(shard):
-                size += _entry_size(entry, most_views)
-            sizes[shard] = size
-            modified[shard] = modified_ns
-            unchanged = False
-            if rest is not None:
-                rest()
-        if unchanged:
-            break
-    total = 0
-    for shard in shards(root):
-        total += sizes.get(shard, 0)
-    return total
-
-
-def _modified_ns(directory: str) -> int:
-    """When an entry was last put into a directory or taken from it; 0 where the directory is gone."""
-    try:
-        return os.lstat(directory).st_mtime_ns
-    except OSError:
-        return 0
-
-
-def stored_entries(root: str) -> Iterator[str]:
-    """Yield the path of each stored entry; symbolic links are left out."""
-    for shard in shards(root):
-        yield from _entries_of(shard)
-
-
-def _entries_of(shard: str) -> list[str]:
-    """The paths of the entries in one part of the store."""
-    try:
-        with os.scandir(shard) as items:
-            return [item.path for item in items if _is_entry(item)]
-    except OSError:
-        return []
-
-
-def _is_entry(item: os.DirEntry[str]) -> bool:
-    named = STORE_KEY.fullmatch(item.name) is not None
-    return named and item.is_dir(follow_symlinks=False)
-
-
-def _entry_size(entry: str, most_views: int) -> int:
-    """The bytes of an entry's files, and about those of its views: as many as its manifest has further links.
-
-    At most ``most_views`` count: a user may have made links of his own.
-    """
-    size = 0
-    with suppress(OSError), os.scandir(entry) as files:
-        for file in files:
-            found = file.stat(follow_symlinks=False)
-            size += found.st_size
-            if file.name == MANIFEST:
-                views = min(found.st_nlink - 1, most_views)
-                size += views * GROUP_BYTES
-    return size
-
-
-class LastUse(NamedTuple):
-    """A stored entry, and when it was used last."""
-
-    stamp_ns: int
-    """The modification time of its manifest, in nanoseconds since the epoch."""
-    path: str
-
-    @property
-    def used(self) -> float:
-        """When the entry was used last, in seconds since the epoch."""
-        return self.stamp_ns / 1e9
-
-
-def last_uses(root: str) -> Iterator[LastUse]:
-    """List the stored entries with their last uses; costs a system call for each entry."""
-    for entry in stored_entries(root):
-        with suppress(OSError):
-            yield LastUse(os.lstat(f"{entry}/{MANIFEST}").st_mtime_ns, entry)
 
 
 def count_anew_later(root: str) -> None:

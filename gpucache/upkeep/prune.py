@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 from gpucache.errors import ConfigurationError
@@ -15,13 +15,14 @@ from gpucache.store.recency import (
     check_grace,
     oldest_first,
     over_limits,
+    plausible,
     spare_recent,
 )
 from gpucache.upkeep.plan import Plan, used_lately
 from gpucache.upkeep.slim import slimmed_bytes
 
 _QUARANTINE_S = 7 * 86400.0
-_SWEPT = ("staging", "aside", "half-removed", "lock", "quarantine", "empty", "triton-temporary")
+_SWEPT = ("staging", "aside", "half-removed", "lock", "empty", "triton-temporary")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -32,7 +33,8 @@ class PrunePolicy:
     """
 
     max_size_bytes: int | None = None
-    """Physical bytes of all entries, those of stock Triton included; least recently used go first."""
+    """Physical bytes of all entries, those of stock Triton included, and of the quarantine. What is in the quarantine
+    goes first, and then what was least recently used."""
     max_age_s: float | None = None
     """Since the last use."""
     max_entries: int | None = None
@@ -64,12 +66,12 @@ class PrunePolicy:
                 none.
         """
         check_grace(self.grace_s, environ)
+        strays = self._swept(report, now)
         matching = self._chosen(report.entries)
         chosen = oldest_first(matching, now)
-        over = self._over(chosen, report.entries, now)
+        over = self._over(chosen, report, strays, now)
         going, staying = spare_recent(over, self.grace_s, now)
         kept = used_lately(staying, now)
-        strays = [stray for stray in report.strays if _is_swept(stray, now)]
         return Plan(
             root=report.root,
             removing=() if self.keep_binaries else tuple(going),
@@ -89,9 +91,36 @@ class PrunePolicy:
             entries = [entry for entry in entries if slimmed_bytes(entry)]
         return entries
 
-    def _over(self, chosen: list[Entry], entries: Sequence[Entry], now: float) -> list[Entry]:
-        """The prefix of ``chosen`` (oldest first) that has to go so that all ``entries`` are within the limits."""
+    def _swept(self, report: CacheReport, now: float) -> list[Stray]:
+        """The strays that go under this policy; of the quarantine, before any entry, as much as the limits want."""
+        swept = []
+        damaged = []
+        for stray in report.strays:
+            if stray.kind == "quarantine":
+                damaged.append(stray)
+            elif stray.dead and stray.kind in _SWEPT:
+                swept.append(stray)
+        most_age_s = _QUARANTINE_S
+        if self.max_age_s is not None:
+            most_age_s = min(most_age_s, self.max_age_s)
+        left_bytes = _size_bytes(report.entries, damaged)
+        for stray in sorted(damaged, key=_modified):
+            too_old = now - plausible(stray.modified, now) > most_age_s
+            too_large = self.max_size_bytes is not None and left_bytes > self.max_size_bytes
+            if too_old or too_large:
+                swept.append(stray)
+                left_bytes -= stray.size_bytes
+        return swept
+
+    def _over(
+        self, chosen: list[Entry], report: CacheReport, strays: Sequence[Stray], now: float
+    ) -> list[Entry]:
+        """The prefix of ``chosen`` (oldest first) that has to go so that all is within the limits.
+
+        ``strays`` are those that go anyway.
+        """
         limits = self.limits
+        entries: Sequence[Entry] = report.entries
         if not limits:
             is_filtered = self.arch is not None or self.triton_version is not None
             if is_filtered or self.keep_binaries:
@@ -102,11 +131,16 @@ class PrunePolicy:
         if self.keep_binaries:
             counted = [entry for entry in entries if slimmed_bytes(entry)]
             lost_bytes = slimmed_bytes
+        gone = set(strays)
+        staying = []
+        for stray in report.strays:
+            if stray.kind == "quarantine" and stray not in gone:
+                staying.append(stray)
         return over_limits(
             chosen,
             limits,
             lost_bytes,
-            size_bytes=sum(entry.physical_bytes for entry in entries),
+            size_bytes=_size_bytes(entries, staying),
             count=len(counted),
             now=now,
         )
@@ -116,10 +150,14 @@ def _physical_bytes(entry: Entry) -> int:
     return entry.physical_bytes
 
 
-def _is_swept(stray: Stray, now: float) -> bool:
-    if stray.kind == "quarantine":
-        return now - stray.modified > _QUARANTINE_S
-    return stray.dead and stray.kind in _SWEPT
+def _modified(stray: Stray) -> float:
+    return stray.modified
+
+
+def _size_bytes(entries: Iterable[Entry], damaged: Iterable[Stray]) -> int:
+    """What entries take with what is in the quarantine."""
+    entries_bytes = sum(entry.physical_bytes for entry in entries)
+    return entries_bytes + sum(stray.size_bytes for stray in damaged)
 
 
 def _specifier(text: str) -> Callable[[str | None], bool]:
