@@ -683,6 +683,27 @@ def test_another_devices_directory_than_the_pinned_ones_is_told_and_run_helps(ro
     silent(relaunched(root, TRITON_CACHE_DIR=f"{root}/triton/1", **pin), "triton-dir-other-device")
 
 
+def test_a_pin_of_one_device_and_a_mask_of_another_are_an_error(root):
+    second = "GPU-fa000002-0000-4000-8000-000000000002"
+    pin = {"GPUCACHE_DEVICE": second, "TRITON_CACHE_DIR": f"{root}/triton/2"}
+    for mask in ("2", "0,2", second[:12], ""):
+        silent(look(root, CUDA_VISIBLE_DEVICES=mask, **pin), "pin-contradicts-mask")
+    silent(look(root, **pin), "pin-contradicts-mask")
+    finding = told(look(root, CUDA_VISIBLE_DEVICES="5", **pin), "pin-contradicts-mask", "error")
+    shown = "GPU-fa000005-0000-4000-8000-000000000005"
+    assert f"CUDA_VISIBLE_DEVICES=5 shows {shown} only: GPUCACHE_DEVICE wins" in finding.fact
+    assert finding.fix.startswith("unset GPUCACHE_DEVICE")
+    found = look(root, GPUCACHE_DEVICE="GPU-gone", CUDA_VISIBLE_DEVICES="5")
+    silent(found, "pin-contradicts-mask")
+    told(found, "pin-unknown", "error")
+
+
+def test_on_a_machine_without_gpus_a_pin_contradicts_no_mask(root, put):
+    put("init_error = DRIVER_NOT_LOADED\n")
+    pin = {"GPUCACHE_DEVICE": "GPU-fa000002-0000-4000-8000-000000000002"}
+    silent(look(root, CUDA_VISIBLE_DEVICES="0", **pin), "pin-contradicts-mask")
+
+
 @pytest.mark.parametrize(
     ("value", "who"),
     [("", "it is not set"), ("json:Manager", "Triton's cache belongs to json:Manager")],

@@ -272,6 +272,37 @@ def test_a_device_pinned_by_the_user_is_the_device(base, tmp_path):
         launch_environ({**base, "GPUCACHE_DEVICE": "FAKE-99"})
 
 
+@pytest.mark.parametrize("mask", ["5", "5,6", "FAKE"])
+def test_a_mask_that_contradicts_the_users_pin_is_told_and_the_pin_wins(base, tmp_path, mask):
+    pinned = {**base, "GPUCACHE_DEVICE": "FAKE-3"}
+    environ, report = launch_environ({**pinned, "CUDA_VISIBLE_DEVICES": mask})
+    assert environ["TRITON_CACHE_DIR"] == str(tmp_path / "root" / "triton" / "3")
+    told = [warning for warning in report.warnings if "GPUCACHE_DEVICE=FAKE-3" in warning]
+    if mask == "FAKE":  # shows nothing
+        assert told == []
+        return
+    (warning,) = told
+    assert f"CUDA_VISIBLE_DEVICES={mask} shows FAKE-5" in warning
+    assert "GPUCACHE_DEVICE wins" in warning
+    assert "unset GPUCACHE_DEVICE" in warning
+
+
+@pytest.mark.parametrize("mask", ["3", "1,3", "", "-1", None])
+def test_a_mask_that_shows_the_pinned_device_or_none_at_all_contradicts_nothing(base, mask):
+    environ = {**base, "GPUCACHE_DEVICE": "FAKE-3"}
+    if mask is not None:
+        environ["CUDA_VISIBLE_DEVICES"] = mask
+    _, report = launch_environ(environ)
+    assert not [warning for warning in report.warnings if "wins" in warning]
+
+
+def test_the_pin_of_an_outer_launch_contradicts_nothing(base):
+    outer, _ = launch_environ(base, device=2)
+    inner, report = launch_environ({**outer, "CUDA_VISIBLE_DEVICES": "5"})
+    assert inner["GPUCACHE_DEVICE"] == "FAKE-5"
+    assert not [warning for warning in report.warnings if "wins" in warning]
+
+
 def test_disabled_nothing_changes(base, tmp_path):
     environ, report = launch_environ({**base, "GPUCACHE_DISABLE": "1", "LOCAL_RANK": "1"})
     assert environ == {**base, "GPUCACHE_DISABLE": "1", "LOCAL_RANK": "1"}

@@ -160,6 +160,29 @@ def test_disabled_it_steps_aside(root):
     assert not Path(root).exists()
 
 
+@pytest.mark.parametrize(
+    ("mask", "shows", "is_told"),
+    [
+        (LIKE[5].uuid, LIKE[:1], True),  # whatever the kernel shows, a UUID is a UUID
+        ("5", LIKE, True),
+        ("0", LIKE[2:3], False),  # a container of that one GPU, which has the number 0 there
+        ("2", LIKE, False),
+        (LIKE[2].uuid[:12], LIKE, False),
+        ("", LIKE, False),
+    ],
+)
+def test_loading_says_that_a_pin_wins_over_a_mask_of_another_device(
+    mask, shows, is_told, root, bare_dev, caplog
+):
+    DeviceCacheRegistry(root, gpus(*LIKE), {}).provision()
+    show(bare_dev, *shows)
+    environ = {"GPUCACHE_DEVICE": LIKE[2].uuid, "CUDA_VISIBLE_DEVICES": mask}
+    registry = DeviceCacheRegistry.load(root, environ)
+    assert registry.path(0) == f"{root}/triton/2"
+    said = "GPUCACHE_DEVICE wins"
+    assert (said in caplog.text) == (said in registry.visible.cut) == is_told
+
+
 def test_nothing_but_the_drop_ins_writes_the_environment(root):
     before = dict(os.environ)
     registry = DeviceCacheRegistry(root, gpus(*LIKE), {})

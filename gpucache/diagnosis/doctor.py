@@ -20,6 +20,7 @@ _MACHINE = (
     machine_checks.lost,
     machine_checks.fake,
     machine_checks.mask,
+    machine_checks.pin,
     machine_checks.order_guess,
     machine_checks.mixed_gpus,
 )

@@ -6,7 +6,14 @@ from collections.abc import Iterator, Mapping
 
 from gpucache.diagnosis.case import Case, provision_fix
 from gpucache.diagnosis.codes import tells
-from gpucache.environment import BY_BUS, DEVICE_ORDER, FAKE_DEVICES, VISIBLE_DEVICES
+from gpucache.directories.visible_by_record import contradiction
+from gpucache.environment import (
+    BY_BUS,
+    DEVICE_ORDER,
+    FAKE_DEVICES,
+    PINNED_DEVICE,
+    VISIBLE_DEVICES,
+)
 from gpucache.errors import DiscoveryError
 from gpucache.findings import Finding, Level
 from gpucache.machine.device import Snapshot, Status
@@ -79,6 +86,25 @@ def mask(case: Case) -> Iterator[Finding]:
     fix = f"unset {VISIBLE_DEVICES}, or list each device once, by a UUID that `gpucache devices` shows"
     subject = VISIBLE_DEVICES.name
     yield Finding("mask-cut", level, subject, fact, fix)
+
+
+@tells({"pin-contradicts-mask": "GPUCACHE_DEVICE names a device that CUDA does not show"})
+def pin(case: Case) -> Iterator[Finding]:
+    """Find a pin of one device and a mask of another: the kernels of one are then cached for the other.
+
+    Nothing is found where the devices are made up for want of real ones.
+    """
+    snapshot = case.snapshot
+    are_made_up = snapshot.fake and snapshot.status is not Status.REQUESTED
+    against = contradiction(snapshot, case.environ, numbers_hold=True)
+    if against is None or are_made_up:
+        return
+    known = {device.uuid for device in snapshot.devices}
+    if case.known is not None:
+        known |= case.known.names.keys()
+    if against.pinned in known:  # else `pin-unknown` tells
+        subject = PINNED_DEVICE.name
+        yield Finding("pin-contradicts-mask", "error", subject, against.fact, against.fix)
 
 
 @tells({"order-guess": "nobody knows in which order CUDA counts the GPUs"})

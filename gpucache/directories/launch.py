@@ -12,6 +12,7 @@ from gpucache import environment
 from gpucache.directories.local_rank import local_rank
 from gpucache.directories.python_path import is_on_path, with_site, without_site
 from gpucache.directories.registry import DeviceCacheRegistry
+from gpucache.directories.visible_by_record import contradiction
 from gpucache.environment import SET_BY_RUN, mark, was_set_by_run
 from gpucache.errors import RecordError
 from gpucache.values import Value
@@ -116,6 +117,9 @@ def _provisioned(environ: Mapping[str, str]) -> tuple[DeviceCacheRegistry, tuple
     warnings = registry.provision().warnings
     pinned_by_user = environment.PINNED_DEVICE.text(environ)
     if pinned_by_user:
+        against = contradiction(registry.snapshot, environ, registry.checked)
+        if against is not None:
+            warnings = (*warnings, f"{against.fact}: {against.fix}")
         registry = DeviceCacheRegistry.load(environ=environ)
     return registry, warnings
 

@@ -7,6 +7,7 @@ from gpucache.errors import RecordError
 from gpucache.log import WARNING, tell
 from gpucache.machine import device_files
 from gpucache.machine.visible import Visible, guess_advice, visible_devices
+from gpucache.values import Value
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -14,6 +15,59 @@ if TYPE_CHECKING:
 
     from gpucache.directories.record import Record
     from gpucache.machine.device import Device, Snapshot
+
+_MOST_NAMED = 4
+
+
+class Contradiction(Value):
+    """A device that `GPUCACHE_DEVICE` names, and that CUDA does not show. The pin wins, and may be wrong."""
+
+    pinned: str
+    """The UUID of the device whose directory the process has."""
+    shown: tuple[str, ...]
+    """The UUIDs of the devices on which the process can run instead."""
+    mask: str | None
+    """The value of `CUDA_VISIBLE_DEVICES`."""
+
+    @property
+    def fact(self) -> str:
+        """What contradicts what, and which of the two wins, in words."""
+        others = ", ".join(self.shown[:_MOST_NAMED])
+        if len(self.shown) > _MOST_NAMED:
+            others = f"{others} and others"
+        shows = "CUDA shows"
+        if self.mask is not None:
+            shows = f"{VISIBLE_DEVICES}={self.mask} shows"
+        return (
+            f"{PINNED_DEVICE}={self.pinned} names a device, and {shows} {others} only: {PINNED_DEVICE} wins, "
+            "so that the kernels of one device are cached for another"
+        )
+
+    @property
+    def fix(self) -> str:
+        """What to do about the contradiction."""
+        return f"unset {PINNED_DEVICE}, or show the device by its UUID in {VISIBLE_DEVICES}"
+
+
+def contradiction(
+    snapshot: Snapshot,
+    environ: Mapping[str, str],
+    numbers_hold: bool,
+) -> Contradiction | None:
+    """What contradicts the pin of a process with this environment; None where nothing surely does.
+
+    ``numbers_hold`` says that the process sees just the snapshot's GPUs, so that a mask's numbers mean what they say.
+    A mask that shows no device at all contradicts nothing: a process that only compiles may have that.
+    """
+    pinned = PINNED_DEVICE.text(environ)
+    if not pinned:
+        return None
+    visible = visible_devices(snapshot, environ)
+    is_sure = visible.how == "uuid" or (numbers_hold and visible.how != "guess")
+    shown = tuple(device.uuid for device in visible.devices)
+    if not is_sure or not shown or pinned in shown:
+        return None
+    return Contradiction(pinned, shown, VISIBLE_DEVICES.text(environ))
 
 
 def visible_by_record(
@@ -31,7 +85,12 @@ def visible_by_record(
     pinned = PINNED_DEVICE.text(environ)
     if pinned:
         device = _pinned(path, pinned, record, snapshot)
-        return Visible((device,), "uuid", f"{PINNED_DEVICE}={pinned} pins this process to it")
+        cut = f"{PINNED_DEVICE}={pinned} pins this process to it"
+        against = contradiction(snapshot, environ, bool(whole) or snapshot.fake)
+        if against is not None:
+            tell(WARNING, "%s: %s", against.fact, against.fix)
+            cut = against.fact
+        return Visible((device,), "uuid", cut)
     visible = visible_devices(snapshot, environ)
     if visible.how == "guess":
         fact, fix = guess_advice(snapshot)
