@@ -10,6 +10,7 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import Callable, Iterator, Mapping
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +18,7 @@ import pytest
 import support.ranks
 from support.cli import Command, Done
 from support.every_call import EveryCall
+from support.fuse import mounted
 from support.ranks import KERNELS, PLUGIN, Rank
 from support.templates import Template, made_by_a_rank
 from support.trees import KEY, Stock
@@ -186,6 +188,28 @@ def mount(as_root: None) -> Iterator[Mount]:
         subprocess.run(["umount", "-l", point], check=True)
 
 
+@pytest.fixture(scope="session")
+def fuse() -> None:
+    """The test mounts a file system of a process's own, and has the marker `fuse`."""
+    if os.geteuid() != 0 or not os.access("/dev/fuse", os.R_OK | os.W_OK):
+        pytest.skip("needs /dev/fuse, and root to mount")
+
+
+ObjectStores = Callable[..., Path]
+
+
+@pytest.fixture
+def object_store(fuse: None, tmp_path: Path) -> Iterator[ObjectStores]:
+    """Mount a directory as an object store would be, without what is named: ``rename="EPERM"``."""
+    with ExitStack() as stack:
+
+        def put(point: Path, backing: Path | None = None, **refused: str) -> Path:
+            shown = backing or tmp_path / f"behind-{point.name}"
+            return stack.enter_context(mounted(shown, point, refused))
+
+        yield put
+
+
 @pytest.fixture
 def everyones() -> Iterator[Path]:
     """A directory that any user can reach (pytest's own belong to the user alone)."""
@@ -326,7 +350,7 @@ _MAY_SKIP = os.environ.get("GPUCACHE_TEST_MAY_SKIP")
 
 
 # What a fixture stands for, as a marker: what takes long can then be left out (`-m "not compiles and not kills"`).
-_MARKED = {"triton": "compiles", "every_call": "kills"}
+_MARKED = {"triton": "compiles", "every_call": "kills", "fuse": "fuse"}
 
 
 @pytest.hookimpl(tryfirst=True)  # before tests are chosen by their markers

@@ -17,6 +17,7 @@ import threading
 import time
 from contextlib import suppress
 
+from gpucache.disk.capabilities import is_refusal
 from gpucache.disk.files import STALE_S, make_directory, write_new
 from gpucache.disk.locks import is_free_descriptor
 from gpucache.disk.node import DAY_S, is_of_this_node, node_id
@@ -153,14 +154,27 @@ def _claim(place: str) -> tuple[str, int]:
             fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
         new_name = os.path.basename(new)
         name = new_name.replace(_NEW, _PREFIX, 1)
-        path = os.path.join(place, name)
-        os.rename(new, path)
+        path = _renamed(new, os.path.join(place, name))
     except OSError:
         if fd is not None:
             os.close(fd)
         shutil.rmtree(new, ignore_errors=True)
         raise
     return path, fd
+
+
+def _renamed(new: str, path: str) -> str:
+    """Rename a directory; return its path. On a mount that cannot, it keeps the name of one that is not locked yet.
+
+    Such a one is swept once it is an hour old, and its lock is free.
+    """
+    try:
+        os.rename(new, path)
+        return path
+    except OSError as error:
+        if not is_refusal(error):
+            raise
+        return new
 
 
 def sweep_dead(place: str) -> int:

@@ -3,23 +3,22 @@
 An *entry* is a directory of files, as Triton made them, with `__entry__.json` beside them: size, modification time and
 SHA-256 of each file. (Not ``entry.json``: a kernel named ``entry`` has a file of that name.) The *view* of an entry in
 a device directory has the same inodes, the same `__entry__.json`, and a `__grp__*.json` of its own, which names the
-view's paths, for Triton's own manager. Reading takes no lock. Directories appear and go whole, by rename; the first
-complete writer wins, and nothing is rewritten in place.
+view's paths, for Triton's own manager. Reading takes no lock. Directories appear and go whole (`store.placing`); the
+first complete writer wins, and nothing is rewritten in place.
 """
 
 from __future__ import annotations
 
-import errno
 import os
 import shutil
 import tempfile
-import time
 from collections.abc import Mapping
 
 from gpucache.disk.files import make_directory
 from gpucache.disk.staging import Staging
 from gpucache.kernels.group import GROUP, write_group
 from gpucache.layout.paths import host_name
+from gpucache.store import placing
 from gpucache.store.lookup import sound
 from gpucache.store.manifest import (
     MANIFEST,
@@ -29,19 +28,8 @@ from gpucache.store.manifest import (
     entry_path,
     write_manifest,
 )
-from gpucache.store.quarantine import ASIDE, quarantine
+from gpucache.store.quarantine import ASIDE, quarantine, remove_in_place
 from gpucache.store.stock import BUSY_S
-
-# Where a file cannot have another name: on another file system, or on one without hard links.
-_NO_LINK = (
-    errno.EXDEV,
-    errno.EPERM,
-    errno.EMLINK,
-    errno.EOPNOTSUPP,
-    errno.ENOSYS,
-    errno.EACCES,
-)
-_OCCUPIED = (errno.ENOTEMPTY, errno.EEXIST, errno.ENOTDIR)
 
 
 def publish_entry(
@@ -66,12 +54,12 @@ def publish_entry(
     try:
         placed = {}
         for name, (path, sha256) in files.items():
-            placed[name] = _link_or_copy(path, f"{aside}/{name}", sha256)
+            placed[name] = _placed(path, f"{aside}/{name}", sha256)
         manifest = Manifest(facts, placed, host_name())
         write_manifest(aside, manifest)
         # Stamped before it is in its place: once it is there, a reader may stamp it.
         if used is not None:
-            os.utime(f"{aside}/{MANIFEST}", (used, used))
+            placing.set_use(f"{aside}/{MANIFEST}", used)
         make_directory(os.path.dirname(target))
         return _put_in_place(root, aside, target, repair)
     finally:
@@ -79,28 +67,20 @@ def publish_entry(
 
 
 def _put_in_place(root: str, made: str, target: str, repair: bool) -> bool:
-    """Rename a finished directory to ``target``, unless a whole one is there; return whether one is there now.
+    """Bring a finished directory to ``target``, unless a whole one is there; return whether one is there now.
 
     ``repair`` allows to move what is damaged aside, and needs the key's lock.
     """
-    if _renamed(made, target) or _is_whole(made, target):
+    if placing.put(made, target, repair) or _is_whole(made, target):
         return True
-    if not repair:
+    if not repair or placing.is_being_made(target, repair):
         return False
-    quarantine(root, target)
-    # Once more, and no oftener: another writer may have been faster than this rename as well.
-    return _renamed(made, target) or _is_whole(made, target)
-
-
-def _renamed(made: str, target: str) -> bool:
-    """Rename a directory unless a directory that is not empty, or a file, is in the way; return whether it was done."""
-    try:
-        os.rename(made, target)
-    except OSError as error:
-        if error.errno not in _OCCUPIED:
-            raise
-        return False
-    return True
+    if placing.is_half_made(target):
+        remove_in_place(target)
+    else:
+        quarantine(root, target)
+    # Once more, and no oftener: another writer may have been faster than this one as well.
+    return placing.put(made, target, repair) or _is_whole(made, target)
 
 
 def _is_whole(made: str, target: str) -> bool:
@@ -129,7 +109,7 @@ def link_view(root: str, source: str, target: str, manifest: Manifest, repair: b
     try:
         placed = {}
         for name, sha256 in manifest.digests.items():
-            placed[name] = _link_or_copy(f"{source}/{name}", f"{aside}/{name}", sha256)
+            placed[name] = _placed(f"{source}/{name}", f"{aside}/{name}", sha256)
         _give_manifest(source, aside, manifest, placed)
         write_group(aside, target, manifest.facts.group, placed)
         if repair and _busy(target):
@@ -141,28 +121,14 @@ def link_view(root: str, source: str, target: str, manifest: Manifest, repair: b
 
 def _busy(target: str) -> bool:
     """Whether stock Triton, which knows no lock of ours, may be filling the directory."""
-    if os.path.exists(f"{target}/{MANIFEST}"):
+    if os.path.lexists(f"{target}/{MANIFEST}") or placing.is_half_made(target):
         return False
-    try:
-        with os.scandir(target) as items:
-            newest = 0.0
-            for item in items:
-                found = item.stat(follow_symlinks=False)
-                newest = max(newest, found.st_mtime)
-    except OSError:
-        return False
-    age_s = time.time() - newest
-    return age_s < BUSY_S
+    return placing.youngest_s(target) < BUSY_S
 
 
-def _link_or_copy(source: str, target: str, sha256: str) -> Published:
+def _placed(source: str, target: str, sha256: str) -> Published:
     """Hard-link a file of this digest, or copy it where it cannot be linked; return how a manifest lists it."""
-    try:
-        os.link(source, target)
-    except OSError as error:
-        if error.errno not in _NO_LINK:
-            raise
-        shutil.copy2(source, target)
+    placing.link_or_copy(source, target)
     found = os.stat(target)
     return Published(found.st_size, found.st_mtime_ns, sha256)
 
@@ -172,6 +138,6 @@ def _give_manifest(
 ) -> None:
     """Give a view its manifest: the store's own if its files are too, so that a stamp on one is a stamp on all."""
     if placed == manifest.files:
-        _link_or_copy(f"{source}/{MANIFEST}", f"{target}/{MANIFEST}", "")
-    else:  # copied to a file system with coarser times
+        placing.link_or_copy(f"{source}/{MANIFEST}", f"{target}/{MANIFEST}")
+    else:  # copied to a file system with coarser times, or to one that keeps its own
         write_manifest(target, manifest._replace(listed=placed))

@@ -5,17 +5,20 @@ What lies there counts to the size that `GPUCACHE_MAX_SIZE` bounds, and is the f
 
 from __future__ import annotations
 
-import errno
 import os
 import shutil
 import time
+from collections.abc import Iterable
 from contextlib import suppress
 from typing import NamedTuple
 
+from gpucache.disk.capabilities import is_refusal
 from gpucache.disk.files import make_directory, size_of
 from gpucache.disk.reading import listed
+from gpucache.kernels.group import GROUP
 from gpucache.layout import paths
 from gpucache.layout.keys import unlinked
+from gpucache.store.manifest import MANIFEST
 from gpucache.store.size import GROUP_BYTES, updated
 
 ASIDE = "tmp.gpucache-"
@@ -38,12 +41,13 @@ def quarantine(root: str, path: str) -> bool:
     except FileNotFoundError:
         return False
     except OSError as error:
-        if error.errno != errno.EXDEV:
+        if not is_refusal(error):
             raise
         size_bytes = size_of(path)
-        remove_in_place(path)
-        _add_to_total(root, path, stored=-size_bytes, viewed=-GROUP_BYTES)
-        return False
+        if not _moved_files(path, where):
+            remove_in_place(path)
+            _add_to_total(root, path, stored=-size_bytes, viewed=-GROUP_BYTES)
+            return False
     # An entry of the store was counted there, with all its bytes; of a view little was.
     _add_to_total(root, path, stored=0, viewed=size_of(where) - GROUP_BYTES)
     return True
@@ -59,11 +63,31 @@ def _add_to_total(root: str, path: str, *, stored: int, viewed: int) -> None:
         updated(root, stored if in_store else viewed)
 
 
+def _moved_files(path: str, where: str) -> bool:
+    """Rename the files of a directory, which cannot be renamed itself, to a new one; return whether all are there."""
+    try:
+        os.mkdir(where, 0o700)
+        for name in _unmaking(os.listdir(path)):
+            os.rename(f"{path}/{name}", f"{where}/{name}")
+        os.rmdir(path)
+    except OSError:
+        with suppress(OSError):
+            os.rmdir(where)  # unless something is kept there
+        return False
+    return True
+
+
+def _unmaking(names: Iterable[str]) -> list[str]:
+    """The names of files in the order in which they go: first what makes a directory an entry to us, or to Triton."""
+    return sorted(names, key=lambda name: (name != MANIFEST, not name.startswith(GROUP), name))
+
+
 def remove_in_place(path: str) -> None:
     """Remove a directory that cannot be moved to the quarantine: rename it where it lies, if possible, and delete it.
 
-    Of a directory in an image's layer, overlayfs refuses every rename (``EXDEV``, unless ``redirect_dir`` is on): then
-    its manifest goes first, and its group, so that nobody takes the rest for an entry.
+    Where a directory cannot be renamed, its manifest goes first, and its group, so that nobody takes the rest for an
+    entry: on mounts of object stores, and of a directory in an image's layer, of which overlayfs refuses every rename
+    (``EXDEV``, unless ``redirect_dir`` is on).
 
     Raises:
         OSError: the directory stays.
@@ -72,12 +96,11 @@ def remove_in_place(path: str) -> None:
     try:
         os.rename(path, beside)
     except OSError as error:
-        if error.errno != errno.EXDEV:
+        if not is_refusal(error):
             raise
         beside = path
-        # names of ours and of groups begin with an underscore
-        for name in sorted(os.listdir(path)):
-            if name.startswith("__"):
+        for name in _unmaking(os.listdir(path)):
+            if name == MANIFEST or name.startswith(GROUP):
                 os.unlink(f"{path}/{name}")
     shutil.rmtree(beside, ignore_errors=True)
 

@@ -17,6 +17,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager, suppress
 from typing import NamedTuple
 
+from gpucache.disk.capabilities import is_refusal
 from gpucache.disk.locks import holder
 from gpucache.disk.within import Straight, open_directory
 from gpucache.kernels.group import GROUP, begins_as_group
@@ -293,16 +294,13 @@ def _beside(path: str) -> str:
 
 
 def _set_aside(path: str, aside: str, disk: Straight) -> None:
-    """Rename a directory; file by file where it is in an image's layer, of which overlayfs refuses that (``EXDEV``)."""
+    """Rename a directory; file by file where directories cannot be renamed (object stores, an image's layer)."""
     try:
         disk.rename(path, aside)
     except OSError as error:
-        if error.errno != errno.EXDEV:
+        if not is_refusal(error):
             raise
-        disk.mkdir(aside)
-        for name in disk.listdir(path):
-            disk.rename(f"{path}/{name}", f"{aside}/{name}")
-        disk.rmdir(path)
+        _move_files(path, aside, disk)
 
 
 def _put_back(aside: str, path: str, disk: Straight) -> None:
@@ -310,8 +308,41 @@ def _put_back(aside: str, path: str, disk: Straight) -> None:
     try:
         disk.rename(aside, path)
     except OSError as error:
-        if error.errno in (errno.ENOTEMPTY, errno.EEXIST):
+        if not is_refusal(error):
+            return
+        try:
+            _move_files(aside, path, disk)
+        except FileExistsError:
             delete(aside, disk)
+        except OSError:
+            return  # it stays aside, whole
+
+
+def _move_files(source: str, target: str, disk: Straight) -> None:
+    """Rename all that is in a directory to a new directory; on failure, what was renamed is renamed back.
+
+    What condemns the directory comes last, so that the next removal completes one that is killed between two files;
+    and a group comes first, so that stock Triton does not read one of which files are gone.
+
+    Raises:
+        OSError: the disk refused; `FileExistsError`: ``target`` is there.
+    """
+    names = disk.listdir(source)
+    names.sort(key=lambda name: (name == CONDEMNED, not name.startswith(GROUP)))
+    disk.mkdir(target)
+    moved: list[str] = []
+    try:
+        for name in names:
+            disk.rename(f"{source}/{name}", f"{target}/{name}")
+            moved.append(name)
+        disk.rmdir(source)
+    except BaseException:
+        for name in reversed(moved):
+            with suppress(OSError):
+                disk.rename(f"{target}/{name}", f"{source}/{name}")
+        with suppress(OSError):
+            disk.rmdir(target)
+        raise
 
 
 # ---- deleting

@@ -20,6 +20,7 @@ from gpucache.kernels.group import GROUP, write_group
 from gpucache.layout import paths
 from gpucache.report.entries import Entry
 from gpucache.store.manifest import CONDEMNED, MANIFEST, entry_path, read_manifest
+from gpucache.store.placing import link_or_copy, put, set_use
 from gpucache.store.publish import link_view, publish_entry
 from gpucache.store.quarantine import ASIDE
 from gpucache.store.removal import NOTHING, Freed, InUse, Target, delete, taken
@@ -122,11 +123,12 @@ def _slim_alone(target: Target, aside: str, group: str, disk: Straight) -> None:
     try:
         stay = [name for name in names if kept(name)]
         for name in stay:
-            os.link(f"{aside}/{name}", f"{smaller}/{name}")
+            link_or_copy(f"{aside}/{name}", f"{smaller}/{name}")
         _keep_manifest(aside, smaller, stay)
         write_group(smaller, target.path, group, stay)
         shutil.copymode(aside, smaller)  # others may read what is stock Triton's
-        os.rename(smaller, target.path)
+        if not put(smaller, target.path, locked=True):
+            raise InUse("another process has put something in its place")
     except BaseException:
         delete(smaller, disk)
         raise
@@ -140,7 +142,7 @@ def _keep_manifest(aside: str, smaller: str, names: Iterable[str]) -> None:
     manifest, used = found
     digests = {name: manifest.files[name].sha256 for name in names}
     describe(smaller, digests, manifest.facts)
-    os.utime(f"{smaller}/{MANIFEST}", (used, used))
+    set_use(f"{smaller}/{MANIFEST}", used)
 
 
 def _written(directories: Iterable[str], asides: Iterable[str]) -> list[Freed]:

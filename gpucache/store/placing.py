@@ -1,0 +1,204 @@
+"""Bring a finished directory to its place, so that readers find a whole entry there or none: two ways.
+
+The first is one rename. Where a directory that is not empty cannot be renamed (mounts of object stores, an image's
+layer), the second is a removal the other way round: the new directory is *condemned* from the beginning, by a file of
+the name `CONDEMNED`, so that nobody takes it for an entry or for what stock Triton left; then the files are renamed to
+it one by one, and the manifest last, over that file and from there to its own name.
+
+What a killed maker leaves is half removed to everybody else: `prune` deletes it, and the next maker under the same lock
+replaces it at once. The file says who makes the directory: another node's maker, whose locks cannot be seen, and one
+without the key's lock are given two minutes.
+"""
+
+from __future__ import annotations
+
+import errno
+import json
+import os
+import shutil
+import time
+from contextlib import suppress
+
+from gpucache.disk.capabilities import is_refusal
+from gpucache.disk.door import HOLDER_BYTES, read_limited
+from gpucache.disk.node import node_id
+from gpucache.kernels.group import GROUP
+from gpucache.store.manifest import (
+    CONDEMNED,
+    MANIFEST,
+    Published,
+    read_manifest,
+    write_manifest,
+)
+from gpucache.store.stock import BUSY_S
+
+_OCCUPIED = (errno.ENOTEMPTY, errno.EEXIST, errno.ENOTDIR)
+_NEW_FILE = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC
+
+
+def put(made: str, target: str, locked: bool) -> bool:
+    """Bring a directory to its place unless something is there; return whether it is there now.
+
+    ``made`` has all files of an entry or view, with its manifest; it is gone afterwards, or half emptied. ``locked``
+    says that the caller holds the key's lock. Beside any readers and writers; killed at any instant, ``target`` is
+    whole, or no entry.
+
+    Raises:
+        OSError: the disk refused both ways; nothing is at ``target``, or what was there.
+    """
+    try:
+        os.rename(made, target)
+        return True
+    except OSError as error:
+        if error.errno in _OCCUPIED and os.path.lexists(target):
+            return False
+        if not is_refusal(error):
+            raise
+    return _put_file_by_file(made, target, locked)
+
+
+def is_being_made(target: str, locked: bool) -> bool:
+    """Whether another process may be bringing files to a directory, one by one, at this moment.
+
+    ``locked`` says that the caller holds the key's lock, so that a maker of this node that had the lock is dead.
+    """
+    maker = _maker(target)
+    if maker is None:
+        return False
+    if locked and maker == _signature(True):
+        return False
+    return youngest_s(target) < BUSY_S
+
+
+def is_half_made(target: str) -> bool:
+    """Whether a directory is one to which files are brought one by one, by a process that lives or is dead."""
+    return _maker(target) is not None
+
+
+def youngest_s(directory: str) -> float:
+    """How many seconds ago the newest file of a directory was written; infinity where there is none, or it is gone."""
+    newest = 0.0
+    try:
+        with os.scandir(directory) as items:
+            for item in items:
+                found = item.stat(follow_symlinks=False)
+                newest = max(newest, found.st_mtime)
+    except OSError:
+        return float("inf")
+    return time.time() - newest if newest else float("inf")
+
+
+# ---- file by file
+
+
+def _put_file_by_file(made: str, target: str, locked: bool) -> bool:
+    if not _claimed(target, locked):
+        return False
+    try:
+        for name in _in_order(os.listdir(made)):
+            os.replace(f"{made}/{name}", f"{target}/{name}")
+        _renew_times(made, target)
+        os.replace(f"{made}/{MANIFEST}", f"{target}/{CONDEMNED}")
+        os.rename(f"{target}/{CONDEMNED}", f"{target}/{MANIFEST}")
+    except BaseException:
+        shutil.rmtree(target, ignore_errors=True)
+        raise
+    return True
+
+
+def _in_order(names: list[str]) -> list[str]:
+    """The names of files but for the manifest; a group last, so that stock Triton finds all that it names."""
+    others = [name for name in names if name != MANIFEST]
+    return sorted(others, key=lambda name: (name.startswith(GROUP), name))
+
+
+def _claimed(target: str, locked: bool) -> bool:
+    """Make a directory that is condemned from the beginning; False where another process has made one."""
+    try:
+        os.mkdir(target, 0o700)
+    except FileExistsError:
+        # Under the lock an empty one may be had: its maker was killed before he could say who he was.
+        if not locked or not _is_empty(target):
+            return False
+    try:
+        fd = os.open(f"{target}/{CONDEMNED}", _NEW_FILE, 0o600)
+    except FileExistsError:
+        return False
+    with os.fdopen(fd, "wb") as file:
+        file.write(_signature(locked))
+    return True
+
+
+def _is_empty(path: str) -> bool:
+    try:
+        return not os.listdir(path)
+    except NotADirectoryError:
+        return False
+
+
+def _signature(locked: bool) -> bytes:
+    """What a maker writes into the file that condemns the directory: his node, and whether he holds the key's lock."""
+    said = {"maker": node_id(), "locked": locked}
+    return json.dumps(said).encode()
+
+
+def _maker(target: str) -> bytes | None:
+    """What the maker of a directory has written; None for one that is not being made."""
+    try:
+        said = read_limited(f"{target}/{CONDEMNED}", HOLDER_BYTES)
+    except OSError:
+        return None  # there is none, or the manifest of an entry that is being removed
+    return said if said.startswith(b'{"maker"') else None
+
+
+def _renew_times(made: str, target: str) -> None:
+    """Write the manifest anew where the mount has given the files other times on their way."""
+    read = read_manifest(made)
+    if read is None:
+        return
+    manifest, used = read
+    placed = {}
+    for name, published in manifest.files.items():
+        found = os.stat(f"{target}/{name}")
+        placed[name] = Published(found.st_size, found.st_mtime_ns, published.sha256)
+    if placed == manifest.files:
+        return
+    os.unlink(f"{made}/{MANIFEST}")  # it may be the store's own, under another name
+    write_manifest(made, manifest._replace(listed=placed))
+    set_use(f"{made}/{MANIFEST}", used)
+
+
+# ---- files
+
+
+def set_use(path: str, used: float) -> None:
+    """Stamp a manifest with the time of the last use, unless the mount cannot set times: then the entry looks new.
+
+    Raises:
+        OSError: the disk refused otherwise.
+    """
+    try:
+        os.utime(path, (used, used))
+    except OSError as error:
+        if not is_refusal(error):
+            raise
+
+
+def link_or_copy(source: str, target: str) -> bool:
+    """Give a file another name, or copy the file where it cannot have one; return whether it was linked.
+
+    A copy has the time and the mode of its source where the mount can set them.
+
+    Raises:
+        OSError: the disk refused both.
+    """
+    try:
+        os.link(source, target, follow_symlinks=False)
+        return True
+    except OSError as error:
+        if not is_refusal(error) or error.errno == errno.EEXIST:
+            raise
+    shutil.copyfile(source, target, follow_symlinks=False)
+    with suppress(OSError):
+        shutil.copystat(source, target, follow_symlinks=False)
+    return False

@@ -1,0 +1,287 @@
+"""`gpucache.store.placing`: an entry comes to its place whole, also where a directory cannot be renamed."""
+
+import errno
+import os
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from support.trees import GROUP, KERNEL, OLD, Cache, Tree
+
+from gpucache.disk.node import node_id
+from gpucache.report.cache_report import scan
+from gpucache.store import placing
+from gpucache.store.lookup import sound
+from gpucache.store.manifest import CONDEMNED, MANIFEST
+from gpucache.store.stock import stock_group
+
+BARE = {"rename": "EPERM", "link": "ENOTSUP", "utime": "EPERM", "flock": "ENOSYS"}
+CODES = [errno.EXDEV, errno.ENOTSUP, errno.EPERM, errno.ENOSYS, errno.EMFILE, errno.EINVAL]
+
+
+class Refusing:
+    """An operating system on which no directory with anything in it can be renamed, and nothing linked or timed."""
+
+    def __init__(self, code: int) -> None:
+        self.code = code
+        self.refused = 0
+        self.rename = os.rename
+
+    def at_rename(self, source: Any, target: Any, **where: Any) -> None:
+        at = where.get("src_dir_fd")
+        path = source if at is None else f"/proc/self/fd/{at}/{source}"
+        if os.path.isdir(path) and os.listdir(path):
+            self.at_all(source)
+        self.rename(source, target, **where)
+
+    def at_all(self, path: Any, *_: Any, **__: Any) -> None:
+        self.refused += 1
+        raise OSError(self.code, os.strerror(self.code), path)
+
+
+@pytest.fixture(params=CODES, ids=errno.errorcode.get)
+def refusing(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Refusing:
+    system = Refusing(request.param)
+    monkeypatch.setattr(os, "rename", system.at_rename)
+    monkeypatch.setattr(os, "link", system.at_all)
+    monkeypatch.setattr(os, "utime", system.at_all)
+    return system
+
+
+@pytest.fixture
+def refused_renames(monkeypatch: pytest.MonkeyPatch) -> Refusing:
+    system = Refusing(errno.EPERM)
+    monkeypatch.setattr(os, "rename", system.at_rename)
+    return system
+
+
+def half_made(directory: Path, locked: bool, node: str | None = None) -> None:
+    """What a maker leaves that is killed before the manifest has come."""
+    directory.mkdir(parents=True)
+    for name in list(KERNEL)[:2]:
+        (directory / name).write_bytes(KERNEL[name])
+    said = placing._signature(locked)
+    if node is not None:
+        said = said.replace(node_id().encode(), node.encode())
+    (directory / CONDEMNED).write_bytes(said)
+
+
+def grow_old(directory: Path) -> None:
+    for path in directory.iterdir():
+        os.utime(path, (OLD, OLD))
+
+
+def test_where_nothing_can_be_renamed_or_linked_entries_and_views_are_whole(
+    tmp_path: Path, refusing: Refusing
+) -> None:
+    cache = Cache(tmp_path)
+    assert cache.publish()
+    assert cache.link()
+    assert cache.whole(cache.entry)
+    assert cache.whole(cache.view)
+    assert {path.name for path in cache.view.iterdir()} == {*KERNEL, GROUP, MANIFEST}
+    assert refusing.refused
+    assert not cache.left()
+    assert not [stray for stray in scan(str(cache.root)).strays if stray.dead]
+
+
+def test_what_is_damaged_there_is_quarantined_and_made_again(
+    tmp_path: Path, refusing: Refusing
+) -> None:
+    cache = Cache(tmp_path)
+    cache.publish()
+    cache.link()
+    for directory in (cache.entry, cache.view):
+        (directory / "add.cubin").write_bytes(b"")
+    assert not cache.publish()
+    assert cache.publish(repair=True)
+    assert cache.link(repair=True)
+    assert cache.whole(cache.entry)
+    assert cache.whole(cache.view)
+    assert len(cache.quarantined()) == 2
+    assert {path.name for path in cache.quarantined()[0].iterdir()} >= {*KERNEL, MANIFEST}
+
+
+def test_an_entry_is_removed_there_whole(tmp_path: Path, refused_renames: Refusing) -> None:
+    tree = Tree(tmp_path)
+    tree.remove()
+    assert not any(directory.exists() for directory in tree.directories)
+    assert not tree.left()
+
+
+@pytest.mark.parametrize("number", range(1, 12))
+def test_stopped_at_any_file_of_a_removal_there_all_is_put_back(
+    number: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, refused_renames: Refusing
+) -> None:
+    tree, real, seen = Tree(tmp_path), os.rename, []
+
+    def stop(*words: Any, **where: Any) -> None:
+        seen.append(words)
+        if len(seen) == number:
+            raise KeyboardInterrupt
+        real(*words, **where)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "rename", stop)
+        with pytest.raises(KeyboardInterrupt):
+            tree.remove()
+    assert tree.all_there()
+    assert tree.whole(tree.entry)
+
+
+# ---- who else is at it
+
+
+def test_readers_find_nothing_until_the_manifest_comes(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, refused_renames: Refusing
+) -> None:
+    cache, replace, looked = Cache(tmp_path), os.replace, []
+    cache.publish()
+
+    def look(source: str, target: str) -> None:
+        looked.append(
+            sound(str(cache.view), False, 0.0) or stock_group(str(cache.view), "add.json")
+        )
+        replace(source, target)
+
+    monkeypatch.setattr(os, "replace", look)
+    assert cache.link()
+    assert looked == [None] * 5
+    assert cache.whole(cache.view)
+
+
+@pytest.mark.parametrize("locked", [True, False])
+def test_of_two_makers_at_once_the_first_one_wins_and_nothing_is_mixed(
+    locked: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, refused_renames: Refusing
+) -> None:
+    """The second one, of another node, comes between two files of the first one."""
+    cache, replace, answers = Cache(tmp_path), os.replace, []
+    other = {name: data[::-1] for name, data in KERNEL.items()}
+
+    def overtaken(source: str, target: str) -> None:
+        if target.endswith("add.json") and not answers:
+            answers.append(None)
+            with monkeypatch.context() as patch:
+                patch.setattr(placing, "node_id", lambda: "0badcafe")
+                answers[0] = cache.publish(other, repair=locked)
+        replace(source, target)
+
+    monkeypatch.setattr(os, "replace", overtaken)
+    assert cache.publish()
+    assert answers == [False]
+    assert cache.whole(cache.entry)
+
+
+def test_what_a_killed_maker_left_is_replaced_at_once_by_the_next_holder_of_the_lock(
+    tmp_path: Path, refused_renames: Refusing
+) -> None:
+    cache = Cache(tmp_path)
+    half_made(cache.entry, locked=True)
+    half_made(cache.view, locked=True)
+    assert sound(str(cache.entry), False, 0.0) is None
+    assert not cache.publish()
+    assert cache.publish(repair=True)
+    assert cache.link(repair=True)
+    assert cache.whole(cache.entry)
+    assert cache.whole(cache.view)
+    assert not cache.quarantined()
+
+
+@pytest.mark.parametrize(
+    ("locked", "node"),
+    [(False, None), (True, "0badcafe")],
+    ids=["without the lock", "of another node"],
+)
+def test_a_maker_whose_life_no_lock_tells_has_two_minutes(
+    locked: bool, node: str | None, tmp_path: Path, refused_renames: Refusing
+) -> None:
+    cache = Cache(tmp_path)
+    half_made(cache.entry, locked, node)
+    assert not cache.publish(repair=True)
+    assert (cache.entry / CONDEMNED).exists()
+    grow_old(cache.entry)
+    assert cache.publish(repair=True)
+    assert cache.whole(cache.entry)
+
+
+def test_a_directory_whose_maker_was_killed_before_he_said_who_he_was_is_had_under_the_lock(
+    tmp_path: Path, refused_renames: Refusing
+) -> None:
+    cache = Cache(tmp_path)
+    cache.entry.mkdir(parents=True)
+    assert not cache.publish()
+    assert cache.publish(repair=True)
+    assert cache.whole(cache.entry)
+
+
+def test_a_half_made_directory_is_a_stray_and_no_entry(tmp_path: Path) -> None:
+    cache = Cache(tmp_path)
+    half_made(cache.entry, locked=True)
+    half_made(cache.view, locked=False)
+    report = scan(str(cache.root))
+    assert not report.entries
+    assert not report.findings
+    assert {stray.kind for stray in report.strays} == {"half-removed"}
+
+
+def test_a_full_disk_leaves_nothing_half_made(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, refused_renames: Refusing
+) -> None:
+    cache, replace = Cache(tmp_path), os.replace
+
+    def full(source: str, target: str) -> None:
+        if target.endswith("add.ptx"):
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), target)
+        replace(source, target)
+
+    monkeypatch.setattr(os, "replace", full)
+    with pytest.raises(OSError, match="No space"):
+        cache.publish()
+    assert not cache.entry.exists()
+
+
+def test_a_mount_that_gives_files_other_times_on_their_way_gets_a_manifest_of_these(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, refused_renames: Refusing
+) -> None:
+    cache, replace = Cache(tmp_path), os.replace
+
+    def later(source: str, target: str) -> None:
+        replace(source, target)
+        os.utime(target, (OLD, OLD))
+
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "replace", later)
+        assert cache.publish()
+    found = sound(str(cache.entry), False, 0.0)
+    assert found is not None
+    assert {file.mtime_ns // 10**9 for file in found.files.values()} == {int(OLD)}
+
+
+def test_a_full_disk_is_told_at_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    cache = Cache(tmp_path)
+    system = Refusing(errno.ENOSPC)
+    monkeypatch.setattr(os, "rename", system.at_rename)
+    with pytest.raises(OSError, match="No space"):
+        cache.publish()
+    assert not cache.entry.exists()
+
+
+# ---- on a real mount
+
+
+class TestRealMount:
+    @pytest.fixture
+    def cache(self, object_store: Callable[..., Path], tmp_path: Path) -> Cache:
+        return Cache(object_store(tmp_path / "store", **BARE))
+
+    def test_entries_and_views_are_whole_and_are_made_again(self, cache: Cache) -> None:
+        assert cache.publish()
+        assert cache.link()
+        assert cache.whole(cache.entry)
+        assert cache.whole(cache.view)
+        (cache.entry / "add.cubin").write_bytes(b"")
+        assert cache.publish(repair=True)
+        assert cache.whole(cache.entry)
+        assert len(cache.quarantined()) == 1
+        assert not scan(str(cache.root)).findings
