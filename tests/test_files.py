@@ -17,7 +17,7 @@ from support.processes import PATIENCE_S, SPAWN, lock_holder
 from support.users import ADA, acting_as
 
 from gpucache.disk import locks as locks_module
-from gpucache.disk.files import make_directory, size_of, write_whole
+from gpucache.disk.files import make_directory, remove_tree, size_of, write_whole
 from gpucache.disk.locks import local_directory, locked
 from gpucache.errors import LockTimeoutError, ProvisionError
 from gpucache.layout import paths
@@ -497,3 +497,25 @@ class TestSizeOf:
         (everyones / "open").write_bytes(b"123")
         with acting_as(ADA):
             assert size_of(str(everyones)) == 3
+
+
+class TestRemoveTree:
+    @pytest.mark.parametrize("call", ["close", "fstat"])
+    def test_a_disk_that_refuses_at_the_last_moment_is_no_error(self, tmp_path, monkeypatch, call):
+        """Python's `rmtree` lets these two out, whatever it was told about errors."""
+        (tmp_path / "a").mkdir()
+        made = getattr(os, call)
+
+        def refused(fd: int) -> object:
+            made(fd)
+            raise OSError(errno.EIO, os.strerror(errno.EIO))
+
+        with monkeypatch.context() as patch:
+            patch.setattr(os, call, refused)
+            remove_tree(str(tmp_path / "a"))
+
+    def test_it_goes_with_all_that_is_in_it(self, tmp_path):
+        (tmp_path / "a/b").mkdir(parents=True)
+        (tmp_path / "a/b/c").touch()
+        remove_tree(str(tmp_path / "a"))
+        assert list(tmp_path.iterdir()) == []

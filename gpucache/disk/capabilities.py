@@ -11,13 +11,12 @@ import errno
 import fcntl
 import json
 import os
-import shutil
 import tempfile
 import time
 from contextlib import suppress
 
 from gpucache.disk.door import read_limited
-from gpucache.disk.files import STAGED, make_directory, write_whole
+from gpucache.disk.files import STAGED, make_directory, remove_tree, write_whole
 from gpucache.disk.node import node_id
 from gpucache.errors import GpuCacheError
 from gpucache.layout import paths
@@ -87,7 +86,7 @@ def probe(directory: str) -> Capabilities:
             renames_directories=_renames(place),
         )
     finally:
-        shutil.rmtree(place, ignore_errors=True)
+        remove_tree(place)
 
 
 def _write(path: str) -> None:

@@ -22,6 +22,18 @@ STAGED = "publish-"
 """How the name of a temporary file begins that `write_whole` has not renamed to its place yet."""
 
 
+def remove_tree(path: str) -> None:
+    """Remove a directory with all that is in it, as far as the disk lets; what cannot be removed stays.
+
+    `shutil.rmtree` with ``ignore_errors`` lets an error of ``fstat`` or ``close`` out all the same (Python 3.10 to
+    3.12), and from a finalizer or a ``finally`` that would be told as a failure of what had been done before.
+    """
+    import shutil  # slow to import, and rarely needed
+
+    with suppress(OSError):
+        shutil.rmtree(path, ignore_errors=True)
+
+
 def make_directory(path: str) -> bool:
     """Make a directory and its missing parents, each with mode 0700; return whether this call made it.
 
@@ -105,9 +117,7 @@ def sweep_old(directory: str, prefix: str) -> None:
                 age_s = time.time() - item.stat().st_mtime
                 old = age_s > STALE_S
                 if old and item.is_dir(follow_symlinks=False):
-                    import shutil
-
-                    shutil.rmtree(item.path, ignore_errors=True)
+                    remove_tree(item.path)
                 elif old:
                     os.unlink(item.path)
             except (FileNotFoundError, PermissionError):

@@ -11,14 +11,13 @@ import errno
 import fcntl
 import itertools
 import os
-import shutil
 import tempfile
 import threading
 import time
 from contextlib import suppress
 
 from gpucache.disk.capabilities import is_refusal
-from gpucache.disk.files import STALE_S, make_directory, write_new
+from gpucache.disk.files import STALE_S, make_directory, remove_tree, write_new
 from gpucache.disk.locks import is_free_descriptor
 from gpucache.disk.node import DAY_S, is_of_this_node, node_id
 from gpucache.forks import after_fork
@@ -81,7 +80,7 @@ class Staging:
         try:
             write_new(path, data)
         except OSError:
-            shutil.rmtree(home, ignore_errors=True)
+            remove_tree(home)
             raise
         return path
 
@@ -158,7 +157,7 @@ def _claim(place: str) -> tuple[str, int]:
     except OSError:
         if fd is not None:
             os.close(fd)
-        shutil.rmtree(new, ignore_errors=True)
+        remove_tree(new)
         raise
     return path, fd
 
@@ -184,7 +183,7 @@ def sweep_dead(place: str) -> int:
         items = list(found)
     for item in items:
         if item.name.startswith(PREFIXES) and is_dead(item.path):
-            shutil.rmtree(item.path, ignore_errors=True)
+            remove_tree(item.path)
             count += 1
     return count
 
@@ -202,20 +201,26 @@ def is_dead(path: str) -> bool:
     except OSError:
         return False  # another user's, or another sweeper has removed it
     try:
-        found = os.fstat(fd)
-        if found.st_uid != os.geteuid():
-            return False
-        name = os.path.basename(path)
-        unlocked_yet = name.startswith(PREFIXES[1])
-        age_s = time.time() - found.st_mtime
-        prefix = PREFIXES[1] if unlocked_yet else PREFIXES[0]
-        if not is_of_this_node(name.removeprefix(prefix)):
-            return age_s > DAY_S
-        if unlocked_yet and age_s < STALE_S:
-            return False
-        return is_free_descriptor(fd)
+        return _is_dead(os.path.basename(path), fd)
+    except OSError:
+        return False  # a disk that does not answer tells of nobody's death
     finally:
         os.close(fd)
+
+
+def _is_dead(name: str, fd: int) -> bool:
+    """As `is_dead`, of an open directory of this name."""
+    found = os.fstat(fd)
+    if found.st_uid != os.geteuid():
+        return False
+    unlocked_yet = name.startswith(PREFIXES[1])
+    age_s = time.time() - found.st_mtime
+    prefix = PREFIXES[1] if unlocked_yet else PREFIXES[0]
+    if not is_of_this_node(name.removeprefix(prefix)):
+        return age_s > DAY_S
+    if unlocked_yet and age_s < STALE_S:
+        return False
+    return is_free_descriptor(fd)
 
 
 _all: list[Staging] = []
@@ -225,7 +230,7 @@ def _remove_all() -> None:
     """Remove, at exit, what was not published: it was private to this process."""
     for staging in _all:
         for path, _ in staging._made.values():
-            shutil.rmtree(path, ignore_errors=True)
+            remove_tree(path)
 
 
 atexit.register(_remove_all)

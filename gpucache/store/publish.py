@@ -14,7 +14,7 @@ import shutil
 import tempfile
 from collections.abc import Mapping
 
-from gpucache.disk.files import make_directory
+from gpucache.disk.files import make_directory, remove_tree
 from gpucache.disk.staging import Staging
 from gpucache.kernels.group import GROUP, write_group
 from gpucache.layout.paths import host_name
@@ -63,7 +63,7 @@ def publish_entry(
         make_directory(os.path.dirname(target))
         return _put_in_place(root, aside, target, repair)
     finally:
-        shutil.rmtree(aside, ignore_errors=True)
+        remove_tree(aside)
 
 
 def _put_in_place(root: str, made: str, target: str, repair: bool) -> bool:
@@ -116,7 +116,7 @@ def link_view(root: str, source: str, target: str, manifest: Manifest, repair: b
             return False
         return _put_in_place(root, aside, target, repair)
     finally:
-        shutil.rmtree(aside, ignore_errors=True)
+        remove_tree(aside)
 
 
 def _busy(target: str) -> bool:

@@ -6,14 +6,13 @@ What lies there counts to the size that `GPUCACHE_MAX_SIZE` bounds, and is the f
 from __future__ import annotations
 
 import os
-import shutil
 import time
 from collections.abc import Iterable
 from contextlib import suppress
 from typing import NamedTuple
 
 from gpucache.disk.capabilities import is_refusal
-from gpucache.disk.files import make_directory, size_of
+from gpucache.disk.files import make_directory, remove_tree, size_of
 from gpucache.disk.reading import listed
 from gpucache.kernels.group import GROUP
 from gpucache.layout import paths
@@ -102,7 +101,7 @@ def remove_in_place(path: str) -> None:
         for name in _unmaking(os.listdir(path)):
             if name == MANIFEST or name.startswith(GROUP):
                 os.unlink(f"{path}/{name}")
-    shutil.rmtree(beside, ignore_errors=True)
+    remove_tree(beside)
 
 
 def quarantined(path: str) -> float | None:

@@ -5,11 +5,11 @@ from __future__ import annotations
 import errno
 import json
 import os
-import shutil
 import tempfile
 from collections.abc import Mapping
 
 from gpucache.disk.door import opener
+from gpucache.disk.files import remove_tree
 from gpucache.kernels.elf import is_whole_elf
 from gpucache.kernels.group import GROUP, read_group, write_group
 from gpucache.layout.keys import is_key_of
@@ -97,4 +97,4 @@ def describe(
         if os.path.lexists(f"{directory}/{CONDEMNED}"):
             raise FileNotFoundError(errno.ENOENT, "it is being removed", directory)
     finally:
-        shutil.rmtree(aside, ignore_errors=True)
+        remove_tree(aside)

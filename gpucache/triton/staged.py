@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import hashlib
 import os
-import shutil
 import time
 
+from gpucache.disk.files import remove_tree
 from gpucache.kernels.group import STANDALONE
 from gpucache.store.key_lock import KeyLock
 from gpucache.triton.location import Location
@@ -93,7 +93,7 @@ class Staged:
             if self.path_of(name) == path:
                 group[name] = f"{self.published}/{name}"
         for home in self.homes:
-            shutil.rmtree(home, ignore_errors=True)
+            remove_tree(home)
 
 
 def executable(directory: str) -> bool:

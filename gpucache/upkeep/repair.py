@@ -9,12 +9,12 @@ a path finds a file of the same content there.
 from __future__ import annotations
 
 import os
-import shutil
 import tempfile
 import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence, Set
 from contextlib import contextmanager
 
+from gpucache.disk.files import remove_tree
 from gpucache.kernels.group import GROUP, read_group, write_group
 from gpucache.report.flaws import Flaw
 from gpucache.report.judge import Judge
@@ -197,7 +197,7 @@ class _Repairing:
         try:
             yield aside
         finally:
-            shutil.rmtree(aside, ignore_errors=True)
+            remove_tree(aside)
 
     def _move_in(self, aside: str, directory: str) -> None:
         """Rename each file to where it belongs; the manifest last, since it says that all is in order."""
