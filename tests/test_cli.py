@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import pty
@@ -292,6 +293,18 @@ def test_a_full_disk_behind_stdout_is_an_error_and_no_defect(two):
         1,
         "error: could not write to stdout: No space left on device\n",
     )
+
+
+def test_what_the_operating_system_refuses_is_an_error_with_its_path_and_no_defect(
+    here, monkeypatch
+):
+    def refused(*_: object) -> None:
+        raise OSError(errno.ESTALE, os.strerror(errno.ESTALE), "/scratch/kernels")
+
+    monkeypatch.setattr(DeviceCacheRegistry, "load", refused)
+    done = here("path", "0")
+    assert (done.code, done.out) == (1, "")
+    assert done.err.startswith("error: /scratch/kernels: Stale file handle\nhint: ")
 
 
 def test_a_path_keeps_its_bytes_in_any_locale(two, tmp_path):

@@ -16,7 +16,13 @@ import os
 import sys
 
 from gpucache.cli import quick
-from gpucache.cli.terminal import OutputError, complain, complain_of_defect, say
+from gpucache.cli.terminal import (
+    OutputError,
+    complain,
+    complain_of_defect,
+    complain_of_refusal,
+    say,
+)
 from gpucache.errors import GpuCacheError
 
 TYPE_CHECKING = False
@@ -47,6 +53,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         reader_has_gone = error.cause.errno == errno.EPIPE  # and knows why
         if not reader_has_gone:
             say(f"error: could not write to stdout: {error.cause.strerror}")
+        return 1
+    except OSError as error:
+        complain_of_refusal(error)
         return 1
     except Exception:
         complain_of_defect()

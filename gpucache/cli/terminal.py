@@ -29,6 +29,16 @@ def complain(error: GpuCacheError) -> None:
     say(f"hint: {error.hint}")
 
 
+def complain_of_refusal(error: OSError) -> None:
+    """Say what the operating system refused (a disk that does not answer, a limit on processes), and of which path."""
+    refused = error.strerror or str(error)
+    where = "" if error.filename is None else f"{os.fsdecode(error.filename)}: "
+    say(f"error: {where}{refused}")
+    say(
+        "hint: the operating system said so in the middle of the command; try again once the cause is gone"
+    )
+
+
 def complain_of_defect() -> None:
     """Show the exception that is being handled, which no part of gpucache expected."""
     import traceback
