@@ -21,6 +21,7 @@ from contextlib import suppress
 
 from gpucache.disk.capabilities import is_refusal
 from gpucache.disk.door import HOLDER_BYTES, read_limited
+from gpucache.disk.files import remove_tree
 from gpucache.disk.node import node_id
 from gpucache.kernels.group import GROUP
 from gpucache.store.manifest import (
@@ -101,7 +102,7 @@ def _put_file_by_file(made: str, target: str, locked: bool) -> bool:
         os.replace(f"{made}/{MANIFEST}", f"{target}/{CONDEMNED}")
         os.rename(f"{target}/{CONDEMNED}", f"{target}/{MANIFEST}")
     except BaseException:
-        shutil.rmtree(target, ignore_errors=True)
+        remove_tree(target)
         raise
     return True
 

@@ -10,7 +10,6 @@ first complete writer wins, and nothing is rewritten in place.
 from __future__ import annotations
 
 import os
-import shutil
 import tempfile
 from collections.abc import Mapping
 
