@@ -26,7 +26,7 @@ from gpucache.diagnosis import why_missed
 from gpucache.diagnosis.doctor import CODES, examine
 from gpucache.directories.launch import launch_environ
 from gpucache.disk import locks, mounts
-from gpucache.disk.locks import local_directory
+from gpucache.disk.lock_place import LockPlace
 from gpucache.findings import Finding
 from gpucache.layout import paths
 from gpucache.machine import device_files, nvml
@@ -906,7 +906,7 @@ def test_a_network_file_system_is_told(root, monkeypatch):
 
 def test_the_locks_of_a_network_root_are_looked_for_on_this_node(root, monkeypatch):
     monkeypatch.setattr(mounts, "file_system", lambda _: "nfs4")
-    locks = local_directory(root, paths.ours(root, "locks"))
+    locks = LockPlace(root).directory()
     try:
         (Path(locks) / f"{KEY}.lock").touch()
         aged(f"{locks}/{KEY}.lock", 2 * HOUR_S)
@@ -915,6 +915,20 @@ def test_the_locks_of_a_network_root_are_looked_for_on_this_node(root, monkeypat
         shutil.rmtree(locks)
     look(root)
     assert not os.path.exists(locks)
+
+
+@pytest.mark.root
+@pytest.mark.usefixtures("as_root")
+def test_a_planted_directory_of_locks_is_told_only_where_there_is_no_other(root, monkeypatch):
+    monkeypatch.setattr(mounts, "file_system", lambda _: "nfs4")
+    locks = LockPlace(root).directory()
+    try:
+        os.chown(locks, ADA, ADA)
+        silent(look(root), "unsafe-directory")
+        monkeypatch.setattr("gpucache.disk.lock_place._NAMES", 1)
+        assert told(look(root), "unsafe-directory", "error").subject == locks
+    finally:
+        shutil.rmtree(locks)
 
 
 @pytest.mark.root

@@ -16,9 +16,8 @@ import pytest
 from support.processes import PATIENCE_S, SPAWN, lock_holder
 from support.users import ADA, acting_as
 
-from gpucache.disk import locks as locks_module
 from gpucache.disk.files import make_directory, remove_tree, size_of, write_whole
-from gpucache.disk.locks import local_directory, locked
+from gpucache.disk.locks import locked
 from gpucache.errors import LockTimeoutError, ProvisionError
 from gpucache.layout import paths
 
@@ -422,62 +421,6 @@ def count(lock, counter):
         with locked(lock, timeout_s=PATIENCE_S):
             number = int(Path(counter).read_text())
             Path(counter).write_text(str(number + 1))
-
-
-class TestLockDirectory:
-    @pytest.fixture
-    def network(self, monkeypatch: pytest.MonkeyPatch) -> None:
-        monkeypatch.setattr(locks_module, "is_local", lambda _: False)
-
-    @pytest.fixture
-    def locks(self) -> Iterator[Callable[[object], str]]:
-        made: set[str] = set()
-
-        def directory(root: object) -> str:
-            path = local_directory(str(root), f"{root}/gpucache/v1/locks")
-            made.add(path)
-            return path
-
-        yield directory
-        for path in made:
-            os.rmdir(path)
-
-    def test_on_a_local_disk_it_lies_inside_the_root(self, tmp_path):
-        assert local_directory(str(tmp_path), str(tmp_path / "locks")) == str(tmp_path / "locks")
-
-    def test_on_a_network_it_is_this_users_own_on_this_node(self, tmp_path, network, locks):
-        path = Path(locks(tmp_path))
-        assert path.parent in (Path("/dev/shm"), Path("/tmp"))
-        assert re.fullmatch(rf"gpucache-{os.geteuid()}-[0-9a-f]{{16}}", path.name)
-        assert mode(path) == 0o700
-
-    def test_every_spelling_of_the_root_has_the_same(self, tmp_path, network, locks, monkeypatch):
-        (tmp_path / "root").mkdir()
-        (tmp_path / "link").symlink_to("root")
-        monkeypatch.chdir(tmp_path)
-        spellings = [
-            tmp_path / "root",
-            tmp_path / "link",
-            f"{tmp_path}/link/../root/",
-            "root",
-            "./link",
-        ]
-        assert len({locks(spelling) for spelling in spellings}) == 1
-
-    def test_the_temporary_directory_of_the_process_does_not_matter(
-        self, tmp_path, network, locks, monkeypatch
-    ):
-        before = locks(tmp_path)
-        monkeypatch.setenv("TMPDIR", str(tmp_path))
-        assert locks(tmp_path) == before
-
-    def test_another_root_has_another(self, tmp_path, network, locks):
-        assert locks(tmp_path) != locks(tmp_path / "other")
-
-    def test_without_shared_memory_it_lies_in_tmp(self, tmp_path, network, locks, monkeypatch):
-        isdir = os.path.isdir
-        monkeypatch.setattr(os.path, "isdir", lambda path: path != "/dev/shm" and isdir(path))
-        assert Path(locks(tmp_path)).parent == Path("/tmp")
 
 
 class TestSizeOf:

@@ -205,15 +205,39 @@ class TestRelease:
 
     @pytest.mark.root
     def test_one_that_another_user_makes_first_is_not_used(self, as_root, tmp_path, monkeypatch):
+        tmp_path.chmod(0o1777)
+
         def make(path: str) -> bool:
             os.mkdir(path)
             os.chown(path, 65534, 65534)
             return False
 
         monkeypatch.setattr(key_lock, "make_directory", make)
-        with pytest.raises(FileNotFoundError):
+        with pytest.raises(PermissionError, match="another user"):
             KeyLock(str(tmp_path / "theirs" / "KEY.lock")).try_acquire(sys._getframe(), "kernel")
         assert os.listdir(tmp_path / "theirs") == []
+
+    def test_a_link_that_anybody_could_have_put_there_is_not_followed(self, tmp_path):
+        (tmp_path / "mine").mkdir()
+        (tmp_path / "link").symlink_to("mine")
+        path = str(tmp_path / "link" / "KEY.lock")
+        tmp_path.chmod(0o1777)
+        with pytest.raises(OSError, match="Not a directory|symbolic link"):
+            KeyLock(path).try_acquire(sys._getframe(), "kernel")
+        tmp_path.chmod(0o700)
+        assert is_free(path)
+
+    def test_swapped_for_a_link_under_the_holder_it_loses_nothing_elsewhere(self, tmp_path):
+        (tmp_path / "locks").mkdir()
+        lock = KeyLock(str(tmp_path / "locks" / "KEY.lock"))
+        assert lock.try_acquire(sys._getframe(), "kernel")
+        (tmp_path / "locks").rename(tmp_path / "moved")
+        (tmp_path / "elsewhere").mkdir()
+        os.link(tmp_path / "moved" / "KEY.lock", tmp_path / "elsewhere" / "KEY.lock")
+        (tmp_path / "locks").symlink_to("elsewhere")
+        lock.release()
+        assert os.listdir(tmp_path / "elsewhere") == ["KEY.lock"]
+        assert os.listdir(tmp_path / "moved") == []
 
 
 class TestWaiting:

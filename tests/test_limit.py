@@ -22,6 +22,7 @@ from support.trees import KERNEL, OLD, Tree, set_used
 from support.writers import put_kernel
 
 from gpucache import log
+from gpucache.disk.lock_place import LockPlace
 from gpucache.layout.keys import view_key
 from gpucache.report.cache_report import scan
 from gpucache.store import limit, size
@@ -54,7 +55,7 @@ def draining(root: Path | str) -> bool:
 
 
 def keeping(root: Path, size: int, grace_s: float = 600.0) -> Limit:
-    return Limit(str(root), f"{root}/gpucache/v1/locks", size, grace_s)
+    return Limit(str(root), LockPlace(str(root)), size, grace_s)
 
 
 def stored(root: Path) -> set[str]:
@@ -335,7 +336,7 @@ class TestEvicting:
     def test_while_another_process_has_the_turn_nothing_goes(self, trees, root):
         kept = keeping(root, 1)
         over(kept, trees)
-        fd = os.open(kept.locks, os.O_RDONLY)
+        fd = os.open(kept.locks.inside, os.O_RDONLY)
         fcntl.flock(fd, fcntl.LOCK_EX)
         kept.turn()
         assert len(stored(root)) == 10
@@ -511,7 +512,7 @@ class TestProcesses:
 
         def evicting() -> None:
             with kept._mutex:  # at the worst moment
-                fd = os.open(kept.locks, os.O_RDONLY)
+                fd = os.open(kept.locks.inside, os.O_RDONLY)
                 fcntl.flock(fd, fcntl.LOCK_EX)
                 limit._held.add(fd)
                 inside.set()

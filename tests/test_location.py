@@ -98,7 +98,7 @@ class TestDirectory:
     def test_the_store_is_the_one_under_the_root(self, root, tmp_path):
         found = at(root, tmp_path / "chosen")
         assert found.root == str(root)
-        assert found.locks == f"{root}/gpucache/v1/locks"
+        assert found.locks.directory() == f"{root}/gpucache/v1/locks"
         assert found.staging.preferred == f"{root}/gpucache/v1/tmp"
         assert found.stats.directory == f"{root}/gpucache/v1/stats"
 

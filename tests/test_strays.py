@@ -13,14 +13,14 @@ from support.processes import PATIENCE_S, SPAWN
 from support.strays import OLD, UUID, YOUNG
 from support.users import ADA, acting_as
 
+from gpucache.disk.lock_place import LockPlace
 from gpucache.disk.locks import is_free
 from gpucache.disk.node import node_id
 from gpucache.disk.staging import Staging
 from gpucache.layout import paths
 from gpucache.report import strays
 from gpucache.report.strays import kind_of, of_root, stray
-from gpucache.store import key_lock
-from gpucache.store.key_lock import KeyLock, lock_directory, remove_if_free
+from gpucache.store.key_lock import KeyLock, remove_if_free
 from gpucache.store.quarantine import quarantine
 
 
@@ -191,12 +191,10 @@ class TestLocks:
         beside = tmp_path / "beside"
         beside.mkdir()
         (beside / "OTHER.lock").write_text("")
-        monkeypatch.setattr(key_lock, "local_directory", lambda root, inside, make: str(beside))
-        assert lock_directory(str(root)) == str(beside)
+        monkeypatch.setattr(LockPlace, "found", lambda _: str(beside))
         assert found(root) == {"OTHER.lock": ("lock", True)}
 
     def test_where_there_are_none_nothing_is_made(self, tmp_path):
-        assert lock_directory(str(tmp_path)) == paths.ours(str(tmp_path), "locks")
         assert list(of_root(str(tmp_path))) == []
         assert os.listdir(tmp_path) == []
 

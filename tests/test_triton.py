@@ -474,7 +474,7 @@ def test_locks_that_a_cleaner_swept_are_made_again_and_the_next_kernel_is_shared
     for name, value in {"GPUCACHE_DIR": str(root), "TRITON_CACHE_DIR": f"{root}/triton/0"}.items():
         monkeypatch.setenv(name, value)
     put_kernel("A" * 52)
-    locks = Path(DeviceCacheManager("A" * 52)._location.locks)
+    locks = Path(DeviceCacheManager("A" * 52)._location.locks.directory())
     shutil.rmtree(locks)
     put_kernel("B" * 52)
     assert locks.is_dir()

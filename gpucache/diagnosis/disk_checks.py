@@ -22,6 +22,7 @@ from gpucache.diagnosis.codes import tells
 from gpucache.disk import mounts
 from gpucache.disk.files import STAGED, STALE_S, inside, size_of
 from gpucache.disk.fitness import fitness, network_file_system
+from gpucache.disk.lock_place import LockPlace
 from gpucache.disk.locks import PROVISION_LOCK, holder, is_free
 from gpucache.disk.vetting import Trust, vet, vet_child, vet_file
 from gpucache.environment import ROOT
@@ -29,7 +30,6 @@ from gpucache.errors import GpuCacheError, ProvisionError, UnsafeDirectoryError
 from gpucache.findings import Finding
 from gpucache.layout import paths
 from gpucache.store import limit
-from gpucache.store.key_lock import lock_directory
 from gpucache.store.manifest import MANIFEST
 from gpucache.store.recency import SKEW_S
 from gpucache.store.size import total_bytes
@@ -94,7 +94,7 @@ def unsafe(root: str, environ: Mapping[str, str]) -> Iterator[Finding]:
 
 def _vetted(root: str) -> Iterator[tuple[str, Vet]]:
     """The paths below a root that must be safe, and the function that vets each of them."""
-    directories = [*paths.our_directories(root), lock_directory(root)]
+    directories = [*paths.our_directories(root), LockPlace(root).found()]
     for path in dict.fromkeys(directories):  # the locks are listed twice where the disk is local
         yield path, vet_child
     record = paths.record_path(root, paths.host_name())
@@ -265,7 +265,7 @@ def headers(case: Case) -> Iterator[Finding]:
 def kernel_locks(case: Case) -> Iterator[Finding]:
     """Find locks whose holder has died, or has shown no sign of life for as long as a waiter waits."""
     stall_s = environment.STALL_TIMEOUT.read_or_default(case.environ)
-    for path in _listed(lock_directory(case.root)):
+    for path in _listed(LockPlace(case.root).found()):
         name = os.path.basename(path)
         if not name.endswith(".lock") or name == PROVISION_LOCK:
             continue
@@ -286,7 +286,7 @@ def kernel_locks(case: Case) -> Iterator[Finding]:
 @tells({"provision-lock-held": "somebody has been provisioning for more than a minute"})
 def provision_lock(case: Case) -> Iterator[Finding]:
     """Warn of a process that has held the lock of `provision` for long. The lock's file itself is there for good."""
-    path = f"{lock_directory(case.root)}/{PROVISION_LOCK}"
+    path = f"{LockPlace(case.root).found()}/{PROVISION_LOCK}"
     signature = f"{path}.holder"
     since_s = _age_s(signature)
     if since_s is None or since_s <= _PROVISIONING_S:

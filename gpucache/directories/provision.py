@@ -8,7 +8,8 @@ from functools import lru_cache
 from gpucache.directories.record import Record, directories, merge, recorded
 from gpucache.disk.files import make_directory, write_whole
 from gpucache.disk.fitness import fitness, network_file_system
-from gpucache.disk.locks import PROVISION_LOCK, local_directory, locked
+from gpucache.disk.lock_place import LockPlace
+from gpucache.disk.locks import PROVISION_LOCK, locked
 from gpucache.disk.vetting import Trust, vet, vet_child
 from gpucache.layout import paths
 from gpucache.machine.device import Device, Snapshot
@@ -101,7 +102,7 @@ def _make(
     for path in paths.provisioned_directories(root):
         make_directory(path)
         vet_child(path, trust)
-    locks = local_directory(root, paths.ours(root, "locks"))
+    locks = LockPlace(root).directory()
     vet(locks, trust)
     tag = paths.tag_path(root)
     staging = paths.ours(root, "tmp")

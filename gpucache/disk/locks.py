@@ -10,8 +10,6 @@ import time
 from contextlib import contextmanager
 
 from gpucache.disk.door import HOLDER_BYTES, SAFELY, read_limited
-from gpucache.disk.files import make_directory
-from gpucache.disk.mounts import is_local
 from gpucache.errors import LockTimeoutError, ProvisionError
 from gpucache.layout.paths import host_name
 
@@ -23,6 +21,11 @@ if TYPE_CHECKING:
 PROVISION_LOCK = "provision.lock"
 """The name of the one lock file, among those of keys, under which a root's directories are made."""
 _POLL_S = 0.01
+NO_FLOCK = (errno.ENOSYS, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOLCK)
+"""What ``flock`` answers where there is none: no such call, none on this file system, or its lock daemon is gone."""
+_NO_FLOCK_HINT = (
+    "files cannot be locked there: choose a root (--root, GPUCACHE_DIR) on another file system"
+)
 
 
 @contextmanager
@@ -38,14 +41,16 @@ def locked(path: str, *, timeout_s: float) -> Iterator[None]:
     """
     import filelock  # costs five times a bare interpreter's start
 
-    lock = filelock.FileLock(path, mode=0o600)
+    # Its second way, a file that is there while the lock is held, would outlive the holder.
+    lock = filelock.FileLock(path, mode=0o600, fallback_to_soft=False)
     try:
         lock.acquire(timeout_s, _POLL_S)
     except filelock.Timeout:
         last_holder = holder(_holder_file(path))
         raise LockTimeoutError(path, timeout_s, last_holder) from None
     except OSError as error:
-        raise ProvisionError(path, error.errno or errno.EIO) from error
+        hint = _NO_FLOCK_HINT if error.errno in NO_FLOCK else None
+        raise ProvisionError(path, error.errno or errno.EIO, hint) from error
     try:
         _sign(path)
         yield
@@ -92,27 +97,6 @@ def holder(path: str) -> str:
         return f"process {said['pid']} on {said['host']} since {said['since']}{what}"
     except (OSError, ValueError, KeyError, TypeError, RecursionError):
         return "a process that did not say who it is"
-
-
-def local_directory(root: str, inside: str, make: bool = True) -> str:
-    """The directory for the locks of a root: ``inside``, a directory of the root, if that is on a local file system.
-
-    Otherwise (flock on a network file system may hold on one node only, or not at all) a directory of this user in
-    ``/dev/shm`` or ``/tmp``, named by uid and real path, so that all processes of the node agree on it whatever their
-    ``TMPDIR``. Containers that share the root but not ``/dev/shm`` do not meet there.
-    """
-    if is_local(inside):
-        return inside
-    import hashlib
-
-    real = os.path.realpath(root)
-    digest = hashlib.sha256(os.fsencode(real)).hexdigest()
-    name = f"gpucache-{os.geteuid()}-{digest[:16]}"
-    parent = "/dev/shm" if os.path.isdir("/dev/shm") else "/tmp"
-    path = os.path.join(parent, name)
-    if make:
-        make_directory(path)
-    return path
 
 
 def is_free(path: str) -> bool:

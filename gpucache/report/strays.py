@@ -14,12 +14,13 @@ from typing import Literal
 
 from gpucache.disk import staging
 from gpucache.disk.files import STAGED, STALE_S, size_of
+from gpucache.disk.lock_place import LockPlace, open_lock_directory
 from gpucache.disk.locks import PROVISION_LOCK, is_free
 from gpucache.disk.reading import listed
+from gpucache.disk.within import Straight
 from gpucache.layout import paths
 from gpucache.layout.inductor import BUNDLE
 from gpucache.layout.keys import unlinked
-from gpucache.store.key_lock import lock_directory
 from gpucache.store.quarantine import ASIDE, quarantined
 
 # A directory since Triton 3.2, before beside what it is to be: `runtime/cache.py` `put` of 3.0.0, 3.2.0 and 3.9.0.
@@ -104,12 +105,26 @@ def _staged(root: str) -> Iterator[Stray]:
 
 def _locks(root: str) -> Iterator[Stray]:
     """List the lock files of keys; a lock that nobody holds is dead."""
-    for path in _listed(lock_directory(root)):
-        name = os.path.basename(path)
+    directory = LockPlace(root).found()
+    for name in _names_of_locks(directory):
         if name.endswith(".lock") and name != PROVISION_LOCK:
+            path = f"{directory}/{name}"
             found = stray("lock", path, is_free(path))
             if found is not None:
                 yield found
+
+
+def _names_of_locks(directory: str) -> list[str]:
+    """The names in a directory of locks; none where it is a link, another user's, or not there."""
+    try:
+        with Straight() as disk:
+            here = open_lock_directory(directory, disk)
+    except OSError:
+        return []
+    try:
+        return sorted(os.listdir(here))
+    finally:
+        os.close(here)
 
 
 def _quarantined(root: str) -> Iterator[Stray]:

@@ -16,15 +16,18 @@ import threading
 import time
 from contextlib import contextmanager, suppress
 
+from gpucache.disk.door import SAFELY
 from gpucache.disk.files import make_directory
-from gpucache.disk.locks import local_directory, signature
+from gpucache.disk.lock_place import open_lock_directory
+from gpucache.disk.locks import signature
 from gpucache.forks import after_fork
-from gpucache.layout import paths
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Iterator
     from types import CodeType, FrameType
+
+    from gpucache.disk.within import Straight
 
 _BEAT_S = 0.5
 _LOCK_FILE = os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW
@@ -33,9 +36,13 @@ _LOCK_FILE = os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW
 class KeyLock:
     """The lock of one key, as one thread asks for it. Each object opens the file for itself, and is used once."""
 
-    def __init__(self, path: str) -> None:
+    def __init__(self, path: str, disk: Straight | None = None) -> None:
+        """``path`` is that of the lock's file; ``disk`` is for whoever may follow no link on the way to the file."""
         self.path = path
+        self._disk = disk
         self._fd: int | None = None
+        self._here = -1
+        """The directory of the file, open while the lock is held."""
         self._thread = 0
         self._frame = 0
         self._code: CodeType | None = None
@@ -54,10 +61,10 @@ class KeyLock:
         Raises:
             OSError: the file cannot be made or locked, or no thread started to beat for it.
         """
-        fd = _open_locked(self.path)
-        if fd is None:
+        opened = _open_locked(self.path, self._disk)
+        if opened is None:
             return False
-        self._fd = fd
+        self._fd, self._here = opened
         self._thread = threading.get_ident()
         if frame is not None:
             self._frame = id(frame)
@@ -68,7 +75,7 @@ class KeyLock:
             # no thread can be started: too many, or the interpreter is ending
             self.release()
             raise OSError(errno.EAGAIN, str(error)) from None
-        _sign(fd, what)
+        _sign(self._fd, what)
         return True
 
     def release(self) -> None:
@@ -79,11 +86,13 @@ class KeyLock:
                 return
             _keeper.locks.discard(self)
             with suppress(OSError):  # on a read-only disk it stays
-                # Only our own: after the directory was removed, the file of another holder is there. And while it is
-                # held: whoever has opened it before gets the lock next, compares, and opens anew.
-                if _is_same_file(fd, self.path):
-                    os.unlink(self.path)
+                # Only our own: a cleaner may have removed it, so that the file of another holder is there. And while it
+                # is held: whoever has opened it before gets the lock next, compares, and opens anew.
+                name = os.path.basename(self.path)
+                if _is_in(self._here, name, fd):
+                    os.unlink(name, dir_fd=self._here)
             _close(fd)
+            os.close(self._here)
 
     def wait(self, stall_s: float, deadline: float) -> bool:
         """Sleep until the lock is freed; False once the holder has not beaten for ``stall_s``, or at the deadline.
@@ -143,15 +152,16 @@ class KeyLock:
 
 
 @contextmanager
-def holding(path: str, what: str) -> Iterator[bool]:
+def holding(path: str, what: str, disk: Straight | None = None) -> Iterator[bool]:
     """Hold the lock of a key, if it is free, for the length of a ``with`` block, which is told whether it is held.
 
-    ``path`` is the lock's file, and ``what`` is what the lock is held for, for those who wait.
+    ``path`` is the lock's file, and ``what`` is what the lock is held for, for those who wait. ``disk`` is as for
+    `KeyLock`.
 
     Raises:
         OSError: the file cannot be made or locked, or no thread started to beat for it; the block is not entered.
     """
-    lock = KeyLock(path)
+    lock = KeyLock(path, disk)
     held = lock.try_acquire(None, what)
     try:
         yield held
@@ -174,45 +184,56 @@ def locks_of_this_thread() -> list[KeyLock]:
     return [lock for lock in mine if lock.held]
 
 
-def _open_locked(path: str) -> int | None:
+def _open_locked(path: str, disk: Straight | None) -> tuple[int, int] | None:
     """Open and lock a file, which is made if it is not there; None while another holder has the lock.
+
+    Returns the descriptors of the file and of its directory.
 
     Raises:
         OSError: the file cannot be made or locked.
     """
     while True:
-        fd = _open_or_make(path)
+        here = _open_or_make(os.path.dirname(path), disk)
+        fd = None
         try:
+            fd = os.open(os.path.basename(path), _LOCK_FILE, 0o600, dir_fd=here)
             fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            current = _is_same_file(fd, path)
+            if _is_named(fd, path, disk):
+                return fd, here
+            # Its last holder removed the file while we opened it, or a cleaner its directory: another is there now.
         except BlockingIOError:
-            os.close(fd)
+            _close_both(fd, here)
             return None
-        except OSError:
-            os.close(fd)
+        except BaseException as error:
+            is_swept = isinstance(error, FileNotFoundError) and os.fstat(here).st_nlink == 0
+            _close_both(fd, here)
+            if is_swept:
+                continue
             raise
-        if current:
-            return fd
-        # Its last holder removed the file while we opened it: another is there now, or none.
+        _close_both(fd, here)
+
+
+def _close_both(fd: int | None, here: int) -> None:
+    if fd is not None:
         os.close(fd)
+    os.close(here)
 
 
-def _open_or_make(path: str) -> int:
-    """Open the file of a lock; both the file and its directory are made if they are not there.
+def _open_or_make(directory: str, disk: Straight | None) -> int:
+    """Open the directory of a lock, which is made if it is not there.
 
     A cleaner may sweep the directory under live processes. Then each makes it again, and they meet there as before.
 
     Raises:
-        OSError: the file cannot be made, or the directory is another user's by now.
+        OSError: the directory cannot be made, or is another user's.
     """
     try:
-        return os.open(path, _LOCK_FILE, 0o600)
+        return open_lock_directory(directory, disk)
     except FileNotFoundError:
-        directory = os.path.dirname(path)
-        make_directory(directory)
-        if os.lstat(directory).st_uid != os.geteuid():
+        if disk is not None:
             raise
-        return os.open(path, _LOCK_FILE, 0o600)
+        make_directory(directory)
+        return open_lock_directory(directory)
 
 
 def _sign(fd: int, what: str) -> None:
@@ -233,14 +254,22 @@ def _close(fd: int) -> None:
         os.close(fd)
 
 
-def _is_same_file(fd: int, path: str) -> bool:
+def _is_named(fd: int, path: str, disk: Straight | None) -> bool:
     """Whether a path still leads to the file that is open."""
     try:
-        opened = os.fstat(fd)
-        named = os.stat(path)
-        return os.path.samestat(opened, named)
+        named = os.stat(path) if disk is None else disk.lstat(path)
     except FileNotFoundError:
         return False
+    return os.path.samestat(os.fstat(fd), named)
+
+
+def _is_in(here: int, name: str, fd: int) -> bool:
+    """Whether a name in an open directory still is that of the file that is open."""
+    try:
+        named = os.stat(name, dir_fd=here, follow_symlinks=False)
+    except FileNotFoundError:
+        return False
+    return os.path.samestat(os.fstat(fd), named)
 
 
 def _last_beat(path: str) -> int | None:
@@ -254,7 +283,7 @@ def _last_beat(path: str) -> int | None:
 def _wait_until_free(path: str, freed: threading.Event) -> None:
     """Set ``freed`` once nobody holds the lock; for a thread of its own, which sleeps in the kernel."""
     try:
-        fd = os.open(path, os.O_RDWR | os.O_CLOEXEC)
+        fd = os.open(path, os.O_RDWR | SAFELY)
         _keeper.waiting.add(fd)
         try:
             fcntl.flock(fd, fcntl.LOCK_SH)
@@ -316,8 +345,7 @@ def _after_fork_in_child() -> None:
     global _keeper
     for lock in _keeper.locks:
         if lock._fd is not None:
-            with suppress(OSError):
-                os.close(lock._fd)
+            _close_both(lock._fd, lock._here)
             lock._fd = None
     for fd in _keeper.waiting:
         with suppress(OSError):
@@ -325,18 +353,10 @@ def _after_fork_in_child() -> None:
     _keeper = _Keeper()
 
 
-def lock_directory(root: str) -> str:
-    """The directory in which the locks of a root are, or would be; makes nothing."""
-    inside = paths.ours(root, "locks")
-    if not os.path.isdir(inside):
-        return inside
-    return local_directory(root, inside, make=False)
-
-
-def remove_if_free(path: str) -> bool:
-    """Remove a lock file unless the lock is held; return whether the file was removed."""
+def remove_if_free(path: str, disk: Straight | None = None) -> bool:
+    """Remove a lock file unless the lock is held; return whether the file was removed. ``disk`` is as for `KeyLock`."""
     try:
-        with holding(path, "its removal") as held:
+        with holding(path, "its removal", disk) as held:
             pass  # its release removes the file
     except OSError:
         return False

@@ -23,6 +23,8 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import suppress
 
 from gpucache.disk import mounts
+from gpucache.disk.files import make_directory
+from gpucache.disk.lock_place import LockPlace, open_lock_directory
 from gpucache.disk.within import Straight
 from gpucache.environment import MAX_SIZE
 from gpucache.forks import after_fork
@@ -38,7 +40,6 @@ _LOW = 0.9
 _TURN_S = 0.2
 _PAUSE_S = 30.0
 _WORK_S, _REST_S = 0.02, 0.08
-_DIRECTORY = os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC
 
 
 def max_size_bytes(root: str, environ: Mapping[str, str]) -> int:
@@ -61,7 +62,7 @@ class Limit:
     """The limit of one root, as one process keeps it. Any thread may call it; only the disk is shared with others."""
 
     def __init__(
-        self, root: str, locks: str, limit_bytes: int, grace_s: float = 3 * STAMP_S
+        self, root: str, locks: LockPlace, limit_bytes: int, grace_s: float = 3 * STAMP_S
     ) -> None:
         self.root = root
         self.locks = locks
@@ -127,11 +128,13 @@ class Limit:
         time, so that the main thread keeps its speed. At the end of the process what is left is counted without rests.
         """
         with suppress(OSError):
-            fd = os.open(self.locks, _DIRECTORY)
+            locks = self.locks.directory()
+            make_directory(locks)  # a cleaner may have swept it
+            fd = open_lock_directory(locks)
             _held.add(fd)
             try:
                 fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                self._enforce_now()
+                self._enforce_now(os.path.realpath(locks))
             finally:
                 _held.discard(fd)
                 with suppress(OSError):
@@ -162,7 +165,7 @@ class Limit:
                 self._pending = 0
             return total
 
-    def _enforce_now(self) -> None:
+    def _enforce_now(self, locks: str) -> None:
         """Count the store if that is due, and then evict if the store is over the limit."""
         total = self._add(0)
         if total is not None and total.stale:
@@ -175,7 +178,7 @@ class Limit:
         left = self._discard_down_to(aim, total.size_bytes, deadline)
         if left <= self.limit_bytes and not total.draining:
             return  # no entry has to go for what was damaged
-        left = self._evict_down_to(aim, left, deadline)
+        left = self._evict_down_to(aim, left, deadline, locks)
         self._add(0, draining=left > aim)
 
     def _is_over(self, total: Total) -> bool:
@@ -198,7 +201,7 @@ class Limit:
                 self._add(-freed)
         return size
 
-    def _evict_down_to(self, aim: int, size: int, deadline: float) -> int:
+    def _evict_down_to(self, aim: int, size: int, deadline: float, locks: str) -> int:
         """Evict until the deadline, or until the store has shrunk from ``size`` bytes to ``aim``; return its bytes."""
         if size <= aim:
             return size
@@ -212,7 +215,7 @@ class Limit:
                 now = time.time()
                 if is_recent(entry.used, now, self.grace_s):
                     break  # and so is all that comes after it
-                freed = evict(entry, devices, self.locks, mounted, self.grace_s, disk)
+                freed = evict(entry, devices, locks, mounted, self.grace_s, disk)
                 size -= freed
                 self._add(-freed, draining=True)
                 # Looked at last: a turn evicts one entry at least, however long the listing took.

@@ -108,7 +108,7 @@ def taken(
     Raises:
         InUse: the entry is as it was.
     """
-    with _locked(key, locks), _told_as_in_use():
+    with _locked(key, locks, disk), _told_as_in_use():
         hidden = _condemn(targets, disk)
         asides = [_beside(target.path) for target in targets]
         try:
@@ -150,7 +150,7 @@ def finish(path: str, modified: float, locks: str | None, disk: Straight) -> Fre
     """
     with _told_as_in_use():
         key = _key_of(path, disk)
-    with _locked(key, locks), _told_as_in_use():
+    with _locked(key, locks, disk), _told_as_in_use():
         found = disk.lstat(path)
         is_directory = stat.S_ISDIR(found.st_mode)
         if not is_directory or found.st_mtime != modified:
@@ -191,7 +191,7 @@ def _key_of(path: str, disk: Straight) -> str:
 
 
 @contextmanager
-def _locked(key: str, locks: str | None) -> Iterator[None]:
+def _locked(key: str, locks: str | None, disk: Straight) -> Iterator[None]:
     """Hold the lock of a key for the length of a block, if the root has locks.
 
     Raises:
@@ -203,10 +203,10 @@ def _locked(key: str, locks: str | None) -> Iterator[None]:
     path = f"{locks}/{key}.lock"
     with ExitStack() as stack:
         try:
-            held = stack.enter_context(key_lock.holding(path, "its removal"))
+            held = stack.enter_context(key_lock.holding(path, "its removal", disk))
         except OSError as error:
             full = error.errno in (errno.ENOSPC, errno.EDQUOT)
-            if not full or os.path.lexists(path):
+            if not full or disk.lexists(path):
                 raise InUse(f"{path}: {error.strerror}") from error
             held = True  # nobody has it, and nobody can: a full disk must not forbid to make room
         if not held:

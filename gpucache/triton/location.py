@@ -9,7 +9,7 @@ from gpucache import environment
 from gpucache.directories.record import of_this_host
 from gpucache.disk.files import inside, make_directory, sweep_old
 from gpucache.disk.fresh import fresh_part
-from gpucache.disk.locks import local_directory
+from gpucache.disk.lock_place import LockPlace
 from gpucache.disk.staging import Staging
 from gpucache.disk.vetting import Trust, vet, vet_child
 from gpucache.errors import GpuCacheError, RecordError
@@ -41,8 +41,8 @@ class Location(Value, kw_only=True):
     directory: str
     """The device directory: Triton reads and writes ``<directory>/<KEY>/``."""
     root: str
-    locks: str
-    """The directory for the locks of keys, on a file system of this node."""
+    locks: LockPlace
+    """Where the locks of keys are."""
     staging: Staging
     stats: Stats
     limit: Limit
@@ -78,10 +78,10 @@ def locate(directory: str | None, environ: Mapping[str, str]) -> Location:
     Never raises for what the disk or the environment says: it warns once, and the location is private.
     """
     chosen = _choose(directory, environ)
-    mode, locks = chosen.mode, paths.ours(chosen.root, "locks")
+    mode, locks = chosen.mode, LockPlace(chosen.root)
     if mode == "shared":
         try:
-            locks = _prepare(chosen, environ)
+            _prepare(chosen, environ)
         except (GpuCacheError, OSError) as error:
             warn_once("the store cannot be used", error)
             mode = "stock" if _is_usable_alone(chosen, environ) else "private"
@@ -137,8 +137,8 @@ def _choose(directory: str | None, environ: Mapping[str, str]) -> _Chosen:
     return _Chosen(root, chosen, mode, silicon(known, environ))
 
 
-def _prepare(chosen: _Chosen, environ: Mapping[str, str]) -> str:
-    """Vet the root and the device directory, and make what the store needs; the directory for locks.
+def _prepare(chosen: _Chosen, environ: Mapping[str, str]) -> None:
+    """Vet the root and the device directory, and make what the store needs.
 
     Raises:
         GpuCacheError: one of them is not safe.
@@ -152,15 +152,12 @@ def _prepare(chosen: _Chosen, environ: Mapping[str, str]) -> str:
         make_directory(paths.ours(root, name))
     for path in paths.our_directories(root):
         vet_child(path, trust)
-    locks = local_directory(root, paths.ours(root, "locks"))
-    vet(locks, trust)
     vet(chosen.directory, trust)  # what lies there is taken into the store
     if os.path.isdir(chosen.directory):
         sweep_old(chosen.directory, ASIDE)
-    return locks
 
 
-def _limit(root: str, locks: str, shared: bool, environ: Mapping[str, str]) -> Limit:
+def _limit(root: str, locks: LockPlace, shared: bool, environ: Mapping[str, str]) -> Limit:
     allowed = 0
     if shared:
         try:

@@ -112,7 +112,7 @@ class SharedKernel:
 
     @property
     def _lock_path(self) -> str:
-        return f"{self.location.locks}/{self.key}.lock"
+        return f"{self.location.locks.directory()}/{self.key}.lock"
 
     def _absent_or_damaged(self) -> Why:
         """Which of the two an entry is that is no hit. Asked before a repair removes what tells; for the log."""

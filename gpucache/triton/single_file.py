@@ -106,7 +106,7 @@ class SingleFile:
             return path
         if self.tag is None:
             return self._keep(path)
-        lock = f"{self.location.locks}/{self.entry_key}.lock"
+        lock = f"{self.location.locks.directory()}/{self.entry_key}.lock"
         with key_lock.holding(lock, self.filename) as locked:
             if self.bad is not None and not locked:
                 return path  # another rank replaces it at this moment

@@ -8,11 +8,12 @@ from contextlib import suppress
 from dataclasses import dataclass
 
 from gpucache.disk import mounts
+from gpucache.disk.lock_place import LockPlace
 from gpucache.disk.within import Straight
 from gpucache.report.entries import Entry
 from gpucache.report.entry_builder import touched
 from gpucache.report.strays import Stray
-from gpucache.store.key_lock import lock_directory, remove_if_free
+from gpucache.store.key_lock import remove_if_free
 from gpucache.store.manifest import MANIFEST
 from gpucache.store.removal import (
     NOTHING,
@@ -56,11 +57,10 @@ class Execution:
 
     def __init__(self, root: str) -> None:
         self.root = root
-        locks = lock_directory(root)
-        self._locks = locks if os.path.isdir(locks) else None
+        self._disk = Straight()
+        self._locks = self._lock_directory()
         below = f"{root}/"
         self._mounted = [point for point in mounts.points() if point.startswith(below)]
-        self._disk = Straight()
         self._entries = self._slimmed = self._strays = 0
         self._freed = Freed()
         self._skipped: list[Skipped] = []
@@ -123,6 +123,13 @@ class Execution:
         directories = {os.path.dirname(file.path) for file in files}
         remove_empty(self.root, directories, self._disk)
 
+    def _lock_directory(self) -> str | None:
+        """The directory of the root's locks; None where nobody has made one, so that nobody can hold a lock."""
+        place = LockPlace(self.root, self._disk)
+        if not self._disk.lexists(place.inside):
+            return None
+        return place.directory()
+
     def close(self) -> None:
         """Close the directories that are held open."""
         self._disk.close()
@@ -156,7 +163,7 @@ class Execution:
 
     def _swept(self, stray: Stray) -> Freed:
         if stray.kind == "lock":
-            is_gone = remove_if_free(stray.path)
+            is_gone = remove_if_free(stray.path, self._disk)
             if not is_gone:
                 return NOTHING
             return Freed(1, stray.size_bytes, stray.size_bytes)

@@ -15,15 +15,17 @@ from dataclasses import dataclass
 from typing import Any
 
 from gpucache.directories import record
+from gpucache.disk.lock_place import LockPlace
 from gpucache.disk.locks import holder
 from gpucache.disk.reading import names, read
+from gpucache.disk.within import Straight
 from gpucache.findings import Finding
 from gpucache.layout import paths
 from gpucache.layout.keys import KEY, STORE_KEY, device_directories, shards, unlinked, view_key
 from gpucache.report.cache_report import Progress
 from gpucache.report.flaws import DAMAGE, NO_MARK, UNTOUCHED, Flaw
 from gpucache.report.judge import Judge
-from gpucache.store.key_lock import holding, lock_directory
+from gpucache.store.key_lock import holding
 from gpucache.upkeep.looks import Unit, flaws_of, look_again
 from gpucache.upkeep.repair import LEFT, repair
 from gpucache.upkeep.workers import looks
@@ -113,8 +115,8 @@ class _Verifying:
         self.progress = progress
         self.judge = Judge()
         self.found: list[Checked] = []
-        locks = lock_directory(root)
-        self.locks = locks if os.path.isdir(locks) else None
+        self.disk = Straight()
+        self.locks = LockPlace(root, self.disk)
 
     def verification(self, processes: int | None) -> Verification:
         units = self._units()
@@ -257,14 +259,15 @@ class _Verifying:
         quarantine = unlinked(self.root, "quarantine")
         if locks is None or quarantine is None:
             return "where our locks or the quarantine should be is a link"
-        if self.locks is None:
-            return None
+        if not self.disk.lexists(self.locks.inside):
+            return None  # nobody has made any
         stored = map(os.path.basename, unit.stored)
         keys = {unit.key, *stored}
         for name in sorted(keys):
-            path = f"{self.locks}/{name}.lock"
+            path = self.locks.inside
             try:
-                held = stack.enter_context(holding(path, "its repair"))
+                path = f"{self.locks.directory()}/{name}.lock"
+                held = stack.enter_context(holding(path, "its repair", self.disk))
             except OSError as error:
                 return f"{path}: {os.strerror(error.errno or 0)}"
             if not held:
