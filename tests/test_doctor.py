@@ -698,6 +698,15 @@ def test_a_pin_of_one_device_and_a_mask_of_another_are_an_error(root):
     told(found, "pin-unknown", "error")
 
 
+def test_a_host_without_gpus_among_hosts_with_gpus_needs_no_record(root, put, monkeypatch):
+    monkeypatch.setattr(paths, "host_name", lambda: "login")
+    told(look(root), "record-missing", "warning")
+    put("init_error = DRIVER_NOT_LOADED\n")
+    found = look(root)
+    silent(found, "record-missing")
+    told(found, "fake-devices", "warning")
+
+
 def test_on_a_machine_without_gpus_a_pin_contradicts_no_mask(root, put):
     put("init_error = DRIVER_NOT_LOADED\n")
     pin = {"GPUCACHE_DEVICE": "GPU-fa000002-0000-4000-8000-000000000002"}

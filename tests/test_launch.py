@@ -358,6 +358,23 @@ def test_a_mask_that_hides_all_is_answered_from_the_record_too(tmp_path, no_nvml
     assert "GPUCACHE_DEVICE" not in environ
 
 
+def test_on_a_host_without_gpus_among_hosts_with_gpus_only_the_root_is_set(
+    tmp_path, on_machine, monkeypatch
+):
+    root = tmp_path / "root"
+    DeviceCacheRegistry(root, gpus(*LIKE), {}).provision()
+    monkeypatch.setattr("gpucache.layout.paths.host_name", lambda: "login")
+    on_machine("init_error = DRIVER_NOT_LOADED\n")
+    environ, report = launch_environ({"GPUCACHE_DIR": str(root)})
+    assert "TRITON_CACHE_DIR" not in environ
+    assert "GPUCACHE_DEVICE" not in environ
+    assert report.choice == "no GPU here, among hosts with GPUs: the root only"
+    assert "no record of login is made" in report.warnings[0]
+    assert not list(root.glob("gpucache/v1/devices/login*"))
+    with pytest.raises(DeviceIndexError, match="no GPU here"):
+        launch_environ({"GPUCACHE_DIR": str(root)}, device=0)
+
+
 def test_each_task_of_a_cgroup_gets_its_own_gpu_starting_from_nothing(tmp_path, on_machine, conf):
     """One after another, each sees another GPU as index 0; there are no nodes here to tell them apart by."""
     root = tmp_path / "root"

@@ -10,6 +10,7 @@ from concurrent.futures import ThreadPoolExecutor
 import pynvml
 import pytest
 
+from gpucache import DeviceCacheRegistry
 from gpucache.errors import ConfigurationError, DiscoveryError, NoDeviceError
 from gpucache.machine import device_files, nvml
 from gpucache.machine.device import Device, Status, Unavailable
@@ -118,6 +119,53 @@ def test_four_gpus_are_found_with_every_field(on_machine):
     )
     assert [device.index for device in snapshot.devices] == [0, 1, 2, 3]
     assert len({device.uuid for device in snapshot.devices}) == 4
+
+
+@pytest.mark.parametrize(
+    ("second", "problem"),
+    [
+        (
+            "uuid = GPU-a\nbus_id = 00000000:43:00.0",
+            "GPU 0 at 00000000:1b:00.0 and GPU 1 at 00000000:43:00.0 have one UUID, GPU-a",
+        ),
+        ("uuid = \nbus_id = 00000000:43:00.0", "GPU 1 at 00000000:43:00.0 has no UUID"),
+        ("uuid = \nbus_id = N/A", "GPU 1 at an unknown bus address has no UUID"),
+        (
+            "uuid = GPU-b\nmig = on\n[mig]\nuuid = GPU-a\nslot = 2",
+            "have one UUID, GPU-a",
+        ),
+    ],
+)
+def test_devices_that_their_uuids_do_not_tell_apart_are_refused(second, problem, on_machine):
+    on_machine(f"[gpu]\nuuid = GPU-a\nbus_id = 00000000:1B:00.0\n[gpu]\n{second}\n")
+    with pytest.raises(DiscoveryError) as caught:
+        discover()
+    assert problem in caught.value.detail
+    assert caught.value.status == "error"
+    assert "nvidia-smi -L" in caught.value.advice
+
+
+@pytest.mark.parametrize(
+    "odd",
+    [
+        "name = ",
+        "name = " + "x" * 4096,
+        "name_hex = f8a0b1",
+        "name_hex = 00",
+        "bus_id = 00000000:00:00.0",  # of both
+        "bus_id = N/A",
+        "cc = 0.0",
+        "mem_total = 0",
+        "minor = 4294967295",
+        "error.nvmlDeviceGetName = UNKNOWN",
+    ],
+)
+def test_what_nvml_says_oddly_is_on_record_as_it_says_it(odd, on_machine, tmp_path):
+    on_machine(f"[gpu]\nbus_id = 00000000:00:00.0\n[gpu]\n{odd}\n")
+    found = discover()
+    root = tmp_path / "root"
+    DeviceCacheRegistry(root, found, {}).provision()
+    assert DeviceCacheRegistry.load(root, {}).snapshot.devices == found.devices
 
 
 def test_different_gpus_keep_their_own_fields_in_nvmls_order(on_machine):

@@ -46,6 +46,9 @@ def machine_of(count: int) -> Snapshot:
 
 FOUR = machine_of(4)
 NAMES = ("0", "1", "2", "3")
+NO_GPU = Snapshot(
+    status=Status.NO_DRIVER, source="fake", detail="there is no driver", devices=fake_devices(1)
+)
 
 
 def provision(
@@ -135,6 +138,51 @@ class TestWhatItMakes:
             "the devices are fake (no-driver): there is no driver"
             in provision(root, fakes).warnings
         )
+
+    def test_a_host_without_gpus_among_hosts_with_gpus_gets_no_record(self, root, monkeypatch):
+        monkeypatch.setattr(paths, "host_name", lambda: "gpu1")
+        provision(root)
+        before = everything_below(root)
+        monkeypatch.setattr(paths, "host_name", lambda: "login")
+        done = provision(root, NO_GPU)
+        assert everything_below(root) == before
+        assert done.unrecorded
+        assert (done.created, done.existing, done.directories) == ((), (), ())
+        (warning,) = done.warnings
+        assert warning == (
+            "no record of login is made, since its one device would be fake (no-driver: there is no driver), "
+            "and the root has the real ones of gpu1; set GPUCACHE_FAKE_DEVICES=1 if a fake one is meant"
+        )
+        with pytest.raises(RecordError, match="no record of host login"):
+            DeviceCacheRegistry.load(root, {})
+
+    @pytest.mark.parametrize("other", ["a fake one", "a torn one", "none"])
+    def test_where_no_other_host_has_gpus_it_gets_a_fake_record(self, other, root, monkeypatch):
+        monkeypatch.setattr(paths, "host_name", lambda: "first")
+        if other != "none":
+            provision(root, NO_GPU)
+        if other == "a torn one":
+            record_file(root).write_text("{")
+        monkeypatch.setattr(paths, "host_name", lambda: "login")
+        done = provision(root, NO_GPU)
+        assert not done.unrecorded
+        assert record_of(root).fake
+
+    def test_fake_devices_that_were_asked_for_are_recorded_beside_any_other(
+        self, root, monkeypatch
+    ):
+        monkeypatch.setattr(paths, "host_name", lambda: "gpu1")
+        provision(root)
+        monkeypatch.setattr(paths, "host_name", lambda: "login")
+        registry = DeviceCacheRegistry(root, environ={"GPUCACHE_FAKE_DEVICES": "2"})
+        assert not registry.provision().unrecorded
+        assert len(record_of(root).devices) == 2
+
+    def test_a_host_that_has_lost_its_gpus_keeps_its_record(self, root):
+        provision(root)
+        text = record_file(root).read_bytes()
+        assert not provision(root, NO_GPU).unrecorded
+        assert record_file(root).read_bytes() == text
 
     def test_lost_gpus_are_told(self, root):
         lost = Snapshot(

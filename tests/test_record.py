@@ -22,7 +22,9 @@ from gpucache.directories.record import (
     merge,
     parse_record,
     read_record,
+    readable,
 )
+from gpucache.errors import DiscoveryError
 from gpucache.layout import paths
 from gpucache.machine import device_files
 from gpucache.machine.device import fake_devices
@@ -960,3 +962,77 @@ def test_a_container_with_another_cuda_does_not_rewrite_the_hosts():
     host = dataclasses.replace(view(*EIGHT), driver="580.95.05", cuda=13000)
     inside = dataclasses.replace(view(EIGHT[5]), driver="580.95.05", cuda=12080)
     assert merge(record(host), inside, HOST) == record(host)
+
+
+# ---- what is written is read
+
+NUMBERS = st.none() | st.integers(0, 2**32 - 1)
+TEXTS = st.none() | st.text() | st.sampled_from(["", "\0", "x" * 4096, "\udcff", "N/A"])
+
+
+@st.composite
+def odd_machines(draw) -> Snapshot:
+    """What NVML may answer of a machine: any name, holes in the numbers, one bus address twice, MIG slots."""
+    uuids = draw(st.lists(st.text(min_size=1), min_size=1, max_size=6, unique=True))
+    indices = draw(st.lists(st.integers(0, 40), min_size=len(uuids), max_size=len(uuids)))
+    devices = []
+    for uuid, index in zip(uuids, indices, strict=True):
+        is_instance = draw(st.booleans())
+        device = Device(
+            uuid=uuid,
+            index=index,
+            slot=draw(st.integers(0, 6)) if is_instance else None,
+            parent_uuid=f"parent of {index}" if is_instance else None,
+            minor=draw(NUMBERS),
+            pci_bus_id=draw(
+                st.none() | st.sampled_from(["00000000:1b:00.0", "\ufffd"]) | st.text()
+            ),
+            name=draw(TEXTS),
+            compute_capability=draw(st.none() | st.tuples(st.integers(), st.integers())),
+            memory_bytes=draw(st.none() | st.integers(-(2**63), 2**64)),
+            core_count=draw(NUMBERS),
+            gpu_instance=draw(NUMBERS),
+            compute_instance=draw(NUMBERS),
+            multiprocessor_count=draw(NUMBERS),
+        )
+        devices.append(device)
+    lost = draw(st.lists(st.builds(Unavailable, st.integers(), NUMBERS, st.text()), max_size=2))
+    order = draw(st.none() | st.lists(st.sampled_from(uuids), max_size=3))
+    return view(
+        *devices,
+        lost=tuple(lost),
+        driver=draw(TEXTS),
+        nvml=draw(TEXTS),
+        cuda=draw(NUMBERS),
+        cuda_order=None if order is None else tuple(order),
+    )
+
+
+@settings(max_examples=200, deadline=None)
+@given(odd_machines(), odd_machines())
+def test_a_record_of_whatever_nvml_answers_is_read_as_it_was_written(first, second):
+    for known in (merge(None, first, HOST), record(first), merge(record(first), second, HOST)):
+        assert parse_record(readable(known)) == known
+
+
+@pytest.mark.parametrize(
+    ("devices", "why"),
+    [
+        ((EIGHT[0], dataclasses.replace(EIGHT[1], uuid=EIGHT[0].uuid)), "there twice"),
+        ((dataclasses.replace(EIGHT[0], uuid=""),), "without a uuid"),
+        ((dataclasses.replace(EIGHT[0], index=-1),), "not a directory name"),
+        ((dataclasses.replace(EIGHT[0], index=10**9),), "not a directory name"),
+        ((dataclasses.replace(EIGHT[0], minor=True),), "a device's minor is not True"),
+        ((dataclasses.replace(EIGHT[0], memory_bytes=1.5),), "a device's memory_bytes"),
+        ((dataclasses.replace(EIGHT[0], name="x" * 5 * 2**20),), "longer than"),
+    ],
+)
+def test_what_no_reader_would_take_is_not_written(devices, why, tmp_path):
+    """A snapshot may be anybody's: NVML's twins are refused where they are discovered."""
+    snapshot = view(*devices)
+    with pytest.raises(DiscoveryError, match=why):
+        readable(merge(None, snapshot, HOST))
+    root = tmp_path / "root"
+    with pytest.raises(DiscoveryError, match=why):
+        DeviceCacheRegistry(root, snapshot, {}).provision()
+    assert list(root.glob("gpucache/v1/devices/*")) == []

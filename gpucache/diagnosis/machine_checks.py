@@ -76,8 +76,7 @@ def mask(case: Case) -> Iterator[Finding]:
     Nothing is found where the devices are made up for want of real ones, since a mask does not mean those.
     """
     snapshot = case.snapshot
-    are_made_up = snapshot.fake and snapshot.status is not Status.REQUESTED
-    if case.shown.cut is None or are_made_up:
+    if case.shown.cut is None or snapshot.made_up:
         return
     text = VISIBLE_DEVICES.text(case.environ) or ""
     is_meant = bool(case.shown.devices) or text in _MEANS_NO_DEVICE
@@ -95,9 +94,8 @@ def pin(case: Case) -> Iterator[Finding]:
     Nothing is found where the devices are made up for want of real ones.
     """
     snapshot = case.snapshot
-    are_made_up = snapshot.fake and snapshot.status is not Status.REQUESTED
     against = contradiction(snapshot, case.environ, numbers_hold=True)
-    if against is None or are_made_up:
+    if against is None or snapshot.made_up:
         return
     known = {device.uuid for device in snapshot.devices}
     if case.known is not None:

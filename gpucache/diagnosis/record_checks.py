@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 from gpucache.diagnosis.case import Case, provision_fix
 from gpucache.diagnosis.codes import tells
+from gpucache.directories.other_hosts import host_with_gpus
 from gpucache.directories.record import Record, of_this_host
 from gpucache.directories.registry import DeviceCacheRegistry
 from gpucache.errors import RecordError
@@ -45,7 +46,7 @@ def record(case: Case) -> Iterator[Finding]:
     try:
         found = of_this_host(root)
     except RecordError as error:
-        yield from _unread(root, error)
+        yield from _unread(case, error)
         return
     try:
         DeviceCacheRegistry.load(root, case.environ)
@@ -55,9 +56,16 @@ def record(case: Case) -> Iterator[Finding]:
         yield from _outdated(case, found)
 
 
-def _unread(root: str, error: RecordError) -> Iterator[Finding]:
-    """The finding for a record that cannot be read. A root in which only stock Triton caches needs no record."""
+def _unread(case: Case, error: RecordError) -> Iterator[Finding]:
+    """The finding for a record that cannot be read.
+
+    None is needed by a root in which only stock Triton caches, nor by a host without GPUs among hosts with GPUs, of
+    which `fake-devices` tells.
+    """
+    root = case.root
     needs_record = os.path.isdir(f"{root}/gpucache") or not device_directories(root)
+    if case.snapshot.made_up and host_with_gpus(root) is not None:
+        needs_record = False
     if error.reason != "missing" or needs_record:
         yield _refused(error)
 

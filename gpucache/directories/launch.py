@@ -14,13 +14,15 @@ from gpucache.directories.python_path import is_on_path, with_site, without_site
 from gpucache.directories.registry import DeviceCacheRegistry
 from gpucache.directories.visible_by_record import contradiction
 from gpucache.environment import SET_BY_RUN, mark, was_set_by_run
-from gpucache.errors import RecordError
+from gpucache.errors import DeviceIndexError, RecordError
 from gpucache.values import Value
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
     from typing import Literal
+
+    from gpucache.directories.provision import Provision
 
 
 class Setting(Value):
@@ -75,8 +77,13 @@ def launch_environ(
         del environ[environment.PINNED_DEVICE.name]
     if root is not None:
         environ[environment.ROOT.name] = root
-    registry, warnings = _provisioned(environ)
-    ordinal, choice = _ordinal(registry, base, device)
+    registry, done = _provisioned(environ)
+    warnings = (*done.warnings, *_contradictions(registry, environ))
+    if done.unrecorded:
+        ordinal, choice = _without_record(device)
+    else:
+        registry = _pinned(registry, environ)
+        ordinal, choice = _ordinal(registry, base, device)
     wanted = _wanted(registry, ordinal)
     settings: list[Setting] = []
     for name in _VARIABLES:
@@ -109,19 +116,26 @@ _PATHS = (
 )
 
 
-def _provisioned(environ: Mapping[str, str]) -> tuple[DeviceCacheRegistry, tuple[str, ...]]:
-    """The registry, after its directories were provisioned; and the warnings that provisioning gave."""
+def _provisioned(environ: Mapping[str, str]) -> tuple[DeviceCacheRegistry, Provision]:
+    """The registry of all devices, and what provisioning has made for them."""
     registry = _from_record(environ)
     if registry is None:  # not `or`: a registry without devices is false
         registry = DeviceCacheRegistry(environ=environ)
-    warnings = registry.provision().warnings
-    pinned_by_user = environment.PINNED_DEVICE.text(environ)
-    if pinned_by_user:
-        against = contradiction(registry.snapshot, environ, registry.checked)
-        if against is not None:
-            warnings = (*warnings, f"{against.fact}: {against.fix}")
-        registry = DeviceCacheRegistry.load(environ=environ)
-    return registry, warnings
+    return registry, registry.provision()
+
+
+def _pinned(registry: DeviceCacheRegistry, environ: Mapping[str, str]) -> DeviceCacheRegistry:
+    """The registry of the one device that the user has pinned; the same registry where no device is pinned."""
+    if environment.PINNED_DEVICE.text(environ):
+        return DeviceCacheRegistry.load(environ=environ)
+    return registry
+
+
+def _contradictions(registry: DeviceCacheRegistry, environ: Mapping[str, str]) -> Iterator[str]:
+    """The warning of a mask that contradicts the user's pin, if there is one."""
+    against = contradiction(registry.snapshot, environ, registry.checked)
+    if against is not None:
+        yield f"{against.fact}: {against.fix}"
 
 
 def _from_record(environ: Mapping[str, str]) -> DeviceCacheRegistry | None:
@@ -152,6 +166,18 @@ def _wanted(registry: DeviceCacheRegistry, ordinal: int | None) -> dict[str, str
         environment.ROOT.name: registry.root,
         environment.INDUCTOR_ROOT.name: registry.root,
     }
+
+
+def _without_record(device: int | None) -> tuple[int | None, str]:
+    """As `_ordinal`, where no directory was made for the fake device of a host among those with GPUs.
+
+    Raises:
+        DeviceIndexError: a device was asked for.
+    """
+    choice = "no GPU here, among hosts with GPUs: the root only"
+    if device is not None:
+        raise DeviceIndexError(device, 0, choice)
+    return None, choice
 
 
 def _ordinal(

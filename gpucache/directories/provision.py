@@ -5,12 +5,14 @@ from __future__ import annotations
 import os
 from functools import lru_cache
 
-from gpucache.directories.record import Record, directories, merge, recorded
+from gpucache.directories.other_hosts import host_with_gpus
+from gpucache.directories.record import Record, directories, merge, readable, recorded
 from gpucache.disk.files import make_directory, write_whole
 from gpucache.disk.fitness import fitness, network_file_system
 from gpucache.disk.lock_place import LockPlace
 from gpucache.disk.locks import PROVISION_LOCK, locked
 from gpucache.disk.vetting import Trust, vet, vet_child
+from gpucache.environment import FAKE_DEVICES
 from gpucache.layout import paths
 from gpucache.machine.device import Device, Snapshot
 from gpucache.machine.visible import guess_advice, visible_devices
@@ -39,6 +41,9 @@ class Provision(Value, kw_only=True):
     """Names of the directories that this call made."""
     existing: tuple[str, ...] = ()
     """Names of the directories that were there, or that another process made meanwhile."""
+    unrecorded: bool = False
+    """Whether nothing was made: there is no GPU here, nobody has asked for fake devices, and the root has the record of
+    another host with real ones."""
     warnings: tuple[str, ...] = ()
     """What will hurt later: fake devices, lost GPUs, a read-only, full, ``noexec`` or network file system."""
 
@@ -56,6 +61,10 @@ def provision(
     """
     known = _look(root, snapshot, trust)
     created: list[str] = []
+    if known is None and snapshot.made_up and recorded(root) is None:
+        other = host_with_gpus(root)
+        if other is not None:
+            return _out_of_place(root, snapshot, other)
     if known is None:
         ordered = _with_order(root, snapshot, environ)
         known = _make(root, ordered, trust, timeout_s, created)
@@ -69,6 +78,18 @@ def provision(
         existing=tuple(existing),
         warnings=_warnings(root, snapshot, known),
     )
+
+
+def _out_of_place(root: str, snapshot: Snapshot, other: str) -> tuple[Record, Provision]:
+    """What is known of a host without GPUs, and that nothing was made for it beside a host that has some."""
+    host = paths.host_name()
+    why = f"{snapshot.status.value}: {snapshot.detail}"
+    warning = (
+        f"no record of {host} is made, since its one device would be fake ({why}), and the root has the real ones of "
+        f"{other}; set {FAKE_DEVICES}=1 if a fake one is meant"
+    )
+    done = Provision(root=root, devices=snapshot.devices, unrecorded=True, warnings=(warning,))
+    return merge(None, snapshot, host), done
 
 
 def _look(root: str, snapshot: Snapshot, trust: Trust) -> Record | None:
@@ -118,7 +139,7 @@ def _make(
             vet_child(directory, trust)
         if record != known:  # last: who can read the record finds the directories
             path = paths.record_path(root, record.host)
-            write_whole(path, record.dumps(), staging)
+            write_whole(path, readable(record), staging)
     return record
 
 

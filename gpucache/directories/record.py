@@ -12,7 +12,7 @@ import os
 from functools import lru_cache
 
 from gpucache.disk.door import RECORD_BYTES, read_limited
-from gpucache.errors import RecordError
+from gpucache.errors import DiscoveryError, RecordError
 from gpucache.layout import paths
 from gpucache.machine.device import Device, Snapshot, Status, Unavailable
 from gpucache.values import Value, replace
@@ -128,6 +128,28 @@ class Record(Value, kw_only=True):
         }
         text = json.dumps(value, indent=1, sort_keys=True)
         return f"{text}\n".encode("ascii")
+
+
+def readable(record: Record) -> bytes:
+    """The content of a record's file, after a look whether a reader will understand that.
+
+    Raises:
+        DiscoveryError: no reader would, as of two devices of one UUID.
+    """
+    text = record.dumps()
+    problem = "it is not what was written"
+    try:
+        if len(text) > RECORD_BYTES:
+            problem = f"it is longer than {RECORD_BYTES} bytes"
+        elif parse_record(text) == record:
+            return text
+    except ValueError as error:
+        problem = str(error)
+    raise DiscoveryError(
+        Status.ERROR.value,
+        f"a record of these devices could not be read again: {problem}",
+        "look at what `gpucache devices --json` or your own snapshot says of them",
+    )
 
 
 @lru_cache(maxsize=8)

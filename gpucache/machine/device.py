@@ -183,6 +183,11 @@ class Snapshot(Value, kw_only=True):
             return True
         return any(device.fake for device in self.devices)
 
+    @property
+    def made_up(self) -> bool:
+        """Whether the devices are fake for want of real ones, and not because somebody has asked for fakes."""
+        return self.fake and self.status is not Status.REQUESTED
+
     def as_json(self) -> dict[str, Any]:
         """The fields as a JSON object, by their names, and ``fake``."""
         order: list[str] | None = None

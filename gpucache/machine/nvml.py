@@ -313,6 +313,7 @@ def _snapshot(nvml: Any) -> Snapshot:
         _add_gpu(nvml, index, found)
     if not found.devices:
         raise _nothing(count, found)
+    _refuse_twins([*found.devices, *found.parents])
     for gone in found.lost:
         tell(WARNING, "GPU %d is lost: %s (code %s)", gone.index, gone.text, gone.code)
     return Snapshot(
@@ -352,6 +353,38 @@ def _add_gpu(nvml: Any, index: int, found: _Found) -> None:
         found.devices.extend(_instances(nvml, handle, gpu))
     else:
         found.devices.append(gpu)
+
+
+def _refuse_twins(devices: list[Device]) -> None:
+    """Refuse devices that their UUIDs do not tell apart, which are the one identity that a device has.
+
+    Raises:
+        _Failure: a device has no UUID, or that of another.
+    """
+    first: dict[str, Device] = {}
+    for device in devices:
+        if not device.uuid:
+            problem = f"{_named(device)} has no UUID"
+        elif device.uuid in first:
+            problem = (
+                f"{_named(first[device.uuid])} and {_named(device)} have one UUID, {device.uuid}"
+            )
+        else:
+            first[device.uuid] = device
+            continue
+        raise _Failure(
+            Status.ERROR,
+            f"NVML: {problem}",
+            "look at `nvidia-smi -L` and `dmesg`, then reset the GPU or update its driver",
+        )
+
+
+def _named(device: Device) -> str:
+    """A device by what a person finds it by: ``GPU 1 at 00000000:1b:00.0``."""
+    name = f"GPU {device.index}"
+    if device.slot is not None:
+        name = f"MIG slot {device.slot} of {name}"
+    return f"{name} at {device.pci_bus_id or 'an unknown bus address'}"
 
 
 def _nothing(count: int, found: _Found) -> _Failure:
