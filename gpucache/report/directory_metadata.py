@@ -7,6 +7,7 @@ import os
 from gpucache.disk.reading import read
 from gpucache.kernels.group import grouped_names
 from gpucache.kernels.metadata import Metadata
+from gpucache.layout.keys import view_key
 from gpucache.store.manifest import Manifest, read_manifest
 
 
@@ -40,3 +41,17 @@ def manifest_in(directory: str) -> Manifest | None:
     except OSError:
         return None  # a disk that does not answer
     return None if found is None else found[0]
+
+
+def of_another_key(directory: str, manifest: Manifest, stored: bool) -> str | None:
+    """Tell how a manifest shows that its directory was given the name of another key; None where it does not.
+
+    ``stored``: the directory is the store's. Where an older gpucache has not written the key, the name of a single
+    file's entry still shows the name of the file.
+    """
+    name = os.path.basename(directory)
+    key = manifest.key or view_key(name)
+    wanted = manifest.facts.store_key(key) if stored else key
+    if name == wanted:
+        return None
+    return f"it is of {manifest.facts.kernel} with the key {wanted}"

@@ -16,11 +16,19 @@ from dataclasses import replace
 from gpucache.disk.mounts import file_system
 from gpucache.disk.reading import listing, read_stated
 from gpucache.kernels.group import GROUP, STANDALONE, read_group
+from gpucache.report.directory_metadata import of_another_key
 from gpucache.report.file_checks import Examined, examine, examine_stock, no_file
 from gpucache.report.flaws import NO_MARK, Flaw, FlawCode
 from gpucache.report.group_paths import GroupPaths
 from gpucache.report.judged import Judged
-from gpucache.store.manifest import CONDEMNED, MANIFEST, Manifest, Published, parse_manifest
+from gpucache.store.manifest import (
+    CONDEMNED,
+    MANIFEST,
+    Manifest,
+    Published,
+    is_rounded,
+    parse_manifest,
+)
 
 # Where two names can surely have one inode; elsewhere copies may be all that there can be.
 _LINKING = {
@@ -110,6 +118,9 @@ class Judge:
     def _judge_ours(self, look: _Look, stored: bool) -> Manifest | None:
         manifest = self._manifest(look)
         if manifest is not None:
+            fact = of_another_key(look.path, manifest, stored)
+            if fact is not None:
+                look.flaw("key-mismatch", MANIFEST, fact)
             group = manifest.facts.group
             for name, published in manifest.files.items():
                 is_metadata = name == group
@@ -168,7 +179,7 @@ class Judge:
             look.flaw("digest-mismatch", name, fact)
         elif wrong is not None:
             look.flaw(wrong.code, name, wrong.fact)
-        elif there.st_mtime_ns != published.mtime_ns:
+        elif not _is_time_of(there, published):
             look.flaw("times-changed", name, "its time is not the published one, its digest is")
 
     def _examine(self, look: _Look, name: str, is_metadata: bool) -> Examined:
@@ -336,6 +347,13 @@ def _names_what_it_should(
     if wanted is None:
         return filename in children
     return children.keys() == wanted
+
+
+def _is_time_of(found: os.stat_result, published: Published) -> bool:
+    """Whether a file has the time that was published, as far as its file system keeps times."""
+    if found.st_mtime_ns == published.mtime_ns:
+        return True
+    return is_rounded(found.st_mtime_ns, published.mtime_ns)
 
 
 def _are_apart(view: Judged, entry: Judged) -> bool:

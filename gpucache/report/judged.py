@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 from gpucache.report.flaws import SPOILING, Flaw, FlawCode
-from gpucache.store.manifest import MANIFEST, Manifest, single_key
+from gpucache.store.manifest import MANIFEST, Manifest
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -65,7 +65,4 @@ class Judged:
             return key
         if self.manifest is None:
             return None
-        facts = self.manifest.facts
-        if facts.group is not None:
-            return key
-        return single_key(key, facts.kernel, facts.tag)
+        return self.manifest.facts.store_key(key)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 
 from gpucache.findings import Finding, repair_command
+from gpucache.report.directory_metadata import of_another_key
 from gpucache.report.entries import Entry
 from gpucache.report.entry_builder import EntryBuilder, is_tritons
 from gpucache.report.inodes import Disk, Inode, Inodes, Sum
@@ -15,7 +16,6 @@ from gpucache.store.manifest import (
     MOST_BYTES,
     Facts,
     read_manifest,
-    single_key,
 )
 
 
@@ -103,8 +103,8 @@ class KeyDirectories:
         builder.add(path, device, files, new, mark, facts)
 
     def _builder(self, key: str, device: str | None, facts: Facts | None) -> EntryBuilder:
-        if device is not None and facts is not None and facts.group is None:
-            key = single_key(key, facts.kernel, facts.tag)
+        if device is not None and facts is not None:
+            key = facts.store_key(key)
         builder = self._entries.get(key)
         if builder is None:
             builder = self._entries[key] = EntryBuilder(key)
@@ -124,11 +124,13 @@ class KeyDirectories:
         if manifest.readable(MOST_BYTES):
             found = read_manifest(path)
         if found is not None:
+            fact = of_another_key(path, found[0], stored)
+            if fact is not None:
+                self._finding("key-mismatch", path, fact, repair_command(self.root))
             return found[0].facts
         os.lstat(f"{path}/{MANIFEST}")  # else it was removed while we read it, which is no damage
         fact = f"{MANIFEST} cannot be understood"
-        fix = repair_command(self.root)
-        self._finding("manifest-torn", path, fact, fix)
+        self._finding("manifest-torn", path, fact, repair_command(self.root))
         return None
 
     def _manifest_missing(self, path: str) -> None:

@@ -11,11 +11,12 @@ from __future__ import annotations
 
 import os
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Mapping, Set
 
 from gpucache.disk.files import make_directory, remove_tree
 from gpucache.disk.staging import Staging
-from gpucache.kernels.group import GROUP, write_group
+from gpucache.kernels.group import write_group
+from gpucache.layout.keys import view_key
 from gpucache.layout.paths import host_name
 from gpucache.store import placing
 from gpucache.store.lookup import sound
@@ -54,23 +55,24 @@ def publish_entry(
         placed = {}
         for name, (path, sha256) in files.items():
             placed[name] = _placed(path, f"{aside}/{name}", sha256)
-        manifest = Manifest(facts, placed, host_name())
+        manifest = Manifest(facts, placed, host_name(), view_key(key))
         write_manifest(aside, manifest)
         # Stamped before it is in its place: once it is there, a reader may stamp it.
         if used is not None:
             placing.set_use(f"{aside}/{MANIFEST}", used)
         make_directory(os.path.dirname(target))
-        return _put_in_place(root, aside, target, repair)
+        return _put_in_place(root, aside, target, placed.keys(), repair)
     finally:
         remove_tree(aside)
 
 
-def _put_in_place(root: str, made: str, target: str, repair: bool) -> bool:
+def _put_in_place(root: str, made: str, target: str, names: Set[str], repair: bool) -> bool:
     """Bring a finished directory to ``target``, unless a whole one is there; return whether one is there now.
 
-    ``repair`` allows to move what is damaged aside, and needs the key's lock.
+    ``names`` are those of the files that were published. ``repair`` allows to move what is damaged aside, and needs the
+    key's lock.
     """
-    if placing.put(made, target, repair) or _is_whole(made, target):
+    if placing.put(made, target, repair) or _is_whole(target, names):
         return True
     if not repair or placing.is_being_made(target, repair):
         return False
@@ -79,19 +81,13 @@ def _put_in_place(root: str, made: str, target: str, repair: bool) -> bool:
     else:
         quarantine(root, target)
     # Once more, and no oftener: another writer may have been faster than this one as well.
-    return placing.put(made, target, repair) or _is_whole(made, target)
+    return placing.put(made, target, repair) or _is_whole(target, names)
 
 
-def _is_whole(made: str, target: str) -> bool:
-    """Whether ``target`` already has, whole, the files that ``made`` has: another writer was faster."""
+def _is_whole(target: str, names: Set[str]) -> bool:
+    """Whether ``target`` already has, whole, the files of these names: another writer was faster."""
     there = sound(target, True, 0.0)  # with digests: the caller may have found it damaged by them
-    if there is None:
-        return False
-    wanted = set()
-    for name in os.listdir(made):
-        if name != MANIFEST and not name.startswith(GROUP):
-            wanted.add(name)
-    return there.files.keys() == wanted
+    return there is not None and there.listed.keys() == names
 
 
 def link_view(root: str, source: str, target: str, manifest: Manifest, repair: bool) -> bool:
@@ -113,7 +109,7 @@ def link_view(root: str, source: str, target: str, manifest: Manifest, repair: b
         write_group(aside, target, manifest.facts.group, placed)
         if repair and _busy(target):
             return False
-        return _put_in_place(root, aside, target, repair)
+        return _put_in_place(root, aside, target, placed.keys(), repair)
     finally:
         remove_tree(aside)
 

@@ -23,7 +23,7 @@ from gpucache.disk.within import Straight, open_directory
 from gpucache.kernels.group import GROUP, begins_as_group
 from gpucache.layout.keys import KEY
 from gpucache.store import key_lock
-from gpucache.store.manifest import CONDEMNED, MANIFEST, read_manifest, single_key
+from gpucache.store.manifest import CONDEMNED, MANIFEST, read_manifest
 from gpucache.store.quarantine import ASIDE
 
 _count = itertools.count()
@@ -185,8 +185,7 @@ def _key_of(path: str, disk: Straight) -> str:
         found = read_manifest(path, CONDEMNED, here)
         if found is not None and KEY.fullmatch(key):
             facts = found[0].facts
-            if facts.group is None:
-                return single_key(key, facts.kernel, facts.tag)
+            return facts.store_key(key)
     return key
 
 

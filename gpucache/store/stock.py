@@ -70,11 +70,16 @@ def _is_metadata_of(directory: str, path: str, opener: Opener) -> bool:
 
 
 def describe(
-    directory: str, digests: Mapping[str, str], facts: Facts, origin: str | None = None
+    directory: str,
+    digests: Mapping[str, str],
+    facts: Facts,
+    origin: str | None = None,
+    key: str | None = None,
 ) -> None:
     """Make a whole directory of Triton's own a view: give it a manifest, and a group file with the paths in it.
 
     ``digests`` are the SHA-256 of its files by name; ``origin`` is where they were compiled, if not on this host.
+    ``key`` is Triton's, if that is not the directory's name.
 
     Raises:
         OSError: the disk refused; the directory is as it was.
@@ -86,7 +91,7 @@ def describe(
         for name, sha256 in digests.items():
             found = os.stat(f"{directory}/{name}")
             files[name] = Published(found.st_size, found.st_mtime_ns, sha256)
-        manifest = Manifest(facts, files, origin or host_name())
+        manifest = Manifest(facts, files, origin or host_name(), key or os.path.basename(directory))
         write_manifest(aside, manifest)
         write_group(aside, directory, facts.group, files)
         # The manifest last: it says that all is in order. Its name is the lower one of the two.

@@ -35,6 +35,10 @@ if TYPE_CHECKING:
     """``stock``: a deliberately fresh cache, which Triton's own manager has; ``private``: there is no safe store."""
 
 
+_NEVER = float("inf")
+"""As the time of the machine's start: no use was stamped since."""
+
+
 class Location(Value, kw_only=True):
     """What one value of `TRITON_CACHE_DIR` means in this process."""
 
@@ -63,8 +67,12 @@ class Location(Value, kw_only=True):
     """How often at most the use of an entry is stamped. What prunes must leave alone what was used in twice that."""
 
     def sound(self, directory: str, verify: bool = False) -> Manifest | None:
-        """The manifest of an entry or view that this process may use, as `gpucache.store.lookup.sound`."""
-        return sound(directory, verify or self.verify, self.boot, self.stamp_s)
+        """The manifest of an entry or view that this process may use, as `gpucache.store.lookup.sound`.
+
+        ``verify`` checks the digests, unless this process has done so since the last change.
+        """
+        boot = _NEVER if verify else self.boot
+        return sound(directory, self.verify, boot, self.stamp_s)
 
     def degraded(self, what: str, cause: object) -> None:
         """Count a failure of gpucache's, after which this process goes on alone; the log tells of each kind once."""

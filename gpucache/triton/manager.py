@@ -209,7 +209,7 @@ class DeviceCacheManager(CacheManager):
     def _hit(self, filename: str) -> dict[str, str] | None:
         """The kernel in the device directory; straight code, since this is all that most processes ever ask."""
         location = self._location
-        found = find(self._view, location.verify, location.boot, location.stamp_s)
+        found = find(self._view, self.key, location.verify, location.boot, location.stamp_s)
         if found is None:
             return None
         manifest, paths = found

@@ -14,6 +14,7 @@ from gpucache.disk.locks import holder
 from gpucache.kernels.metadata import target_and_version
 from gpucache.log import tell
 from gpucache.store import key_lock
+from gpucache.store.identity import identify
 from gpucache.store.key_lock import KeyLock
 from gpucache.store.manifest import MANIFEST, Facts, Manifest, digest_of, entry_path
 from gpucache.store.publish import link_view, publish_entry
@@ -64,6 +65,10 @@ class SharedKernel:
         of the caller: the lock is held while that frame is on the stack.
         """
         why = self._absent_or_damaged()
+        if identify(self.entry, self.view, self.key, self._lock_path):
+            found = self.look()
+            if found is not None:
+                return found
         found = self._adopt(repair=False)
         if found is not None:
             return found

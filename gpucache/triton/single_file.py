@@ -16,6 +16,7 @@ from gpucache.disk.door import METADATA_BYTES, read_limited
 from gpucache.kernels.elf import is_whole_elf
 from gpucache.kernels.group import AUTOTUNE
 from gpucache.store import key_lock
+from gpucache.store.identity import identify
 from gpucache.store.manifest import (
     MANIFEST,
     Facts,
@@ -39,6 +40,7 @@ class SingleFile:
 
     def __init__(self, location: Location, key: str, filename: str) -> None:
         self.location = location
+        self.key = key
         self.filename = filename
         self.tag = _tag(filename, location.silicon)
         self.entry_key = single_key(key, filename, str(self.tag))
@@ -63,23 +65,37 @@ class SingleFile:
         return path if self._is_readable(path) else None
 
     def _find(self) -> str | None:
-        """Look in the view, then in the store, then for what Triton's own manager left."""
-        location = self.location
-        manifest = location.sound(self.view) if self.tag == "" else None
-        if manifest is not None and self.filename in manifest.files:
-            location.stats.add("hits")
-            return self._beside
-        if self.tag is not None:
-            manifest = location.sound(self.entry, verify=True)
-            if manifest is not None and self.filename in manifest.files:
-                location.stats.add("shared_hits", now=True)
-                return f"{self._viewed(manifest, repair=False)}/{self.filename}"
+        """Look for what was published, then for what Triton's own manager left."""
+        path = self._find_published()
+        lock = f"{self.location.locks}/{self.entry_key}.lock"
+        if path is None and identify(self.entry, self.view, self.key, lock):
+            path = self._find_published()
+        if path is not None:
+            return path
         # What has a tag may be of another Python or silicon; of silicon that we do not know (None), only this device
         # directory has it.
         if self.tag or not self._is_tritons_own() or not is_whole_elf(self._beside):
             return None
-        location.stats.add("hits")
+        self.location.stats.add("hits")
         return self._beside
+
+    def _find_published(self) -> str | None:
+        """Look in the view, then in the store."""
+        location = self.location
+        manifest = location.sound(self.view) if self.tag == "" else None
+        if manifest is not None and self._is_of(manifest):
+            location.stats.add("hits")
+            return self._beside
+        if self.tag is not None:
+            manifest = location.sound(self.entry, verify=True)
+            if manifest is not None and self._is_of(manifest):
+                location.stats.add("shared_hits", now=True)
+                return f"{self._viewed(manifest, repair=False)}/{self.filename}"
+        return None
+
+    def _is_of(self, manifest: Manifest) -> bool:
+        """Whether an entry or view of this key is that of this very file."""
+        return manifest.facts.store_key(self.key) == self.entry_key
 
     @property
     def _beside(self) -> str:

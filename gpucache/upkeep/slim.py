@@ -141,7 +141,7 @@ def _keep_manifest(aside: str, smaller: str, names: Iterable[str]) -> None:
         return
     manifest, used = found
     digests = {name: manifest.files[name].sha256 for name in names}
-    describe(smaller, digests, manifest.facts)
+    describe(smaller, digests, manifest.facts, manifest.origin, manifest.key)
     set_use(f"{smaller}/{MANIFEST}", used)
 
 
