@@ -10,7 +10,7 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +25,7 @@ from support.trees import KEY, Stock
 from tree import make
 
 from gpucache.cli import main
+from gpucache.disk import lock_place
 from gpucache.disk.within import Straight
 from gpucache.machine import device_files
 
@@ -66,6 +67,9 @@ def guard(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
         yield base
     markers = f"gpucache-told-{os.geteuid()}"  # whoever else has told something, tells it again
     shutil.rmtree(Path("/dev/shm", markers), ignore_errors=True)
+    for locks in Path("/dev/shm").glob(f"gpucache-{os.geteuid()}-*"):
+        with suppress(OSError):  # whoever still uses one makes it again
+            locks.rmdir()
 
 
 @pytest.fixture(scope="session")
@@ -223,6 +227,16 @@ def everyones() -> Iterator[Path]:
 def root(tmp_path: Path) -> Path:
     """Where a root may be made; nothing is there."""
     return tmp_path / "root"
+
+
+@pytest.fixture
+def shared_memory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """What stands for ``/dev/shm``, in which everybody may make directories of his own."""
+    made = tmp_path / "shm"
+    made.mkdir()
+    made.chmod(0o1777)
+    monkeypatch.setattr(lock_place, "_parent", lambda: str(made))
+    return made
 
 
 @pytest.fixture

@@ -913,31 +913,27 @@ def test_a_network_file_system_is_told(root, monkeypatch):
     assert finding.fact.startswith("it is on a network file system (nfs4)")
 
 
+@pytest.mark.usefixtures("shared_memory")
 def test_the_locks_of_a_network_root_are_looked_for_on_this_node(root, monkeypatch):
     monkeypatch.setattr(mounts, "file_system", lambda _: "nfs4")
     locks = LockPlace(root).directory()
-    try:
-        (Path(locks) / f"{KEY}.lock").touch()
-        aged(f"{locks}/{KEY}.lock", 2 * HOUR_S)
-        assert told(look(root), "lock-stale", "warning").subject == f"{locks}/{KEY}.lock"
-    finally:
-        shutil.rmtree(locks)
+    (Path(locks) / f"{KEY}.lock").touch()
+    aged(f"{locks}/{KEY}.lock", 2 * HOUR_S)
+    assert told(look(root), "lock-stale", "warning").subject == f"{locks}/{KEY}.lock"
+    shutil.rmtree(locks)
     look(root)
     assert not os.path.exists(locks)
 
 
 @pytest.mark.root
-@pytest.mark.usefixtures("as_root")
+@pytest.mark.usefixtures("as_root", "shared_memory")
 def test_a_planted_directory_of_locks_is_told_only_where_there_is_no_other(root, monkeypatch):
     monkeypatch.setattr(mounts, "file_system", lambda _: "nfs4")
     locks = LockPlace(root).directory()
-    try:
-        os.chown(locks, ADA, ADA)
-        silent(look(root), "unsafe-directory")
-        monkeypatch.setattr("gpucache.disk.lock_place._NAMES", 1)
-        assert told(look(root), "unsafe-directory", "error").subject == locks
-    finally:
-        shutil.rmtree(locks)
+    os.chown(locks, ADA, ADA)
+    silent(look(root), "unsafe-directory")
+    monkeypatch.setattr("gpucache.disk.lock_place._NAMES", 1)
+    assert told(look(root), "unsafe-directory", "error").subject == locks
 
 
 @pytest.mark.root

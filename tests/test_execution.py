@@ -10,9 +10,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from support import users
 from support.strays import OLD, UUID
 from support.trees import KEY, Tree, aged, left_by_stock
+from support.users import BOB, link
 
+from gpucache.disk import lock_place
 from gpucache.disk.lock_place import LockPlace
 from gpucache.disk.node import node_id
 from gpucache.report.cache_report import scan
@@ -167,3 +170,26 @@ def test_nothing_is_touched_behind_a_link_that_comes_in_the_middle(
             assert left[path][:2] == (inode, mode), path
             # Whoever evicts keeps his counters in his own root, where he may have put links.
             assert operation == "evict" or left[path][3] == content, path
+
+
+@pytest.mark.root
+@pytest.mark.usefixtures("as_root", "shared_memory")
+@pytest.mark.parametrize("policy", [PrunePolicy(max_entries=0), CleanPolicy(grace_s=NO_GRACE)])
+def test_locks_that_another_user_plants_while_the_question_stands_lead_nowhere(
+    tmp_path, monkeypatch, policy
+):
+    """They were swept from where they are for a root on a network file system."""
+    monkeypatch.setattr(lock_place, "is_local", lambda _: False)
+    root = filled(tmp_path / "base")
+    locks = Path(LockPlace(str(root)).directory())
+    victims = users.directory(tmp_path / "victims")
+    for place in (locks, victims):
+        (place / f"{KEY}.lock").touch()
+    made = plan(scan(str(root)), policy, {})
+    assert str(locks / f"{KEY}.lock") in [stray.path for stray in made.strays]
+    shutil.rmtree(locks)
+    link(locks, victims, BOB)
+    before = contents(victims)
+    done = made.execute()
+    assert contents(victims) == before
+    assert done.entries == len(made.removing)

@@ -26,6 +26,7 @@ from gpucache.errors import UnsafeDirectoryError
 from gpucache.layout import paths
 from gpucache.values import replace
 
+pytestmark = pytest.mark.usefixtures("shared_memory")
 ALL = Capabilities(renames_directories=True, hard_links=True, sets_times=True, flocks=True)
 
 
@@ -41,16 +42,6 @@ def root(tmp_path: Path) -> str:
 def network(monkeypatch: pytest.MonkeyPatch) -> None:
     """The root is on NFS, as far as we are told."""
     monkeypatch.setattr(lock_place, "is_local", lambda _: False)
-
-
-@pytest.fixture(autouse=True)
-def shared_memory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """What stands for ``/dev/shm``, in which everybody may make directories of his own."""
-    made = tmp_path / "shm"
-    made.mkdir()
-    made.chmod(0o1777)
-    monkeypatch.setattr(lock_place, "_parent", lambda: str(made))
-    return made
 
 
 def token(root: str) -> Path:
@@ -168,6 +159,24 @@ class TestElsewhere:
         assert not os.path.exists(old)
         assert os.path.exists(young)
 
+    def test_directories_of_roots_that_are_gone_go_after_a_day(self, root, shared_memory):
+        made = {}
+        for name in ("empty", "provisioned", "locked", "in use", "young", "other"):
+            uid = 4711 if name == "other" else os.geteuid()
+            made[name] = directory(shared_memory / f"gpucache-{uid}-{len(made):016x}", 0o700)
+        for name in ("provisioned", "locked"):
+            (made[name] / "provision.lock").touch()
+            (made[name] / "provision.lock.holder").touch()
+        (made["in use"] / "KEY.lock").touch()
+        for name, path in made.items():
+            if name != "young":
+                os.utime(path, (0, 0))
+        with open(made["locked"] / "provision.lock") as held:
+            fcntl.flock(held, fcntl.LOCK_EX)
+            LockPlace(root).directory()
+        left = {name for name, path in made.items() if path.exists()}
+        assert left == {"locked", "in use", "young", "other"}
+
     def test_through_a_straight_no_link_is_followed_to_the_token(self, root, tmp_path, disk):
         locks = Path(paths.ours(root, "locks"))
         locks.rename(tmp_path / "outside")
@@ -244,10 +253,14 @@ class TestPlanted:
         with pytest.raises(UnsafeDirectoryError, match="another user has put something there"):
             LockPlace(root).directory()
 
-    def test_another_user_cannot_swap_it(self, root):
+    def test_another_user_cannot_swap_it(self, root, everyones, monkeypatch):
+        everyones.chmod(0o1777)
+        monkeypatch.setattr(lock_place, "_parent", lambda: str(everyones))
         path = LockPlace(root).directory()
-        with acting_as(ADA), pytest.raises(PermissionError):
-            os.rename(path, f"{path}.moved")
+        with acting_as(ADA):
+            os.mkdir(f"{everyones}/theirs")
+            with pytest.raises(PermissionError):
+                os.rename(path, f"{path}.moved")
 
 
 class TestWithoutFlock:

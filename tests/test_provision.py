@@ -687,15 +687,11 @@ class TestLock:
 
 class TestNetwork:
     @pytest.fixture
-    def locks(self, root: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+    def locks(self, root: Path, shared_memory: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
         """The root is on NFS, as far as we are told; where its locks then are."""
         monkeypatch.setattr(mounts, "file_system", lambda _: "nfs4")
         os.makedirs(paths.ours(str(root), "locks"), mode=0o700)
-        path = Path(LockPlace(str(root)).directory())
-        yield path
-        for made in path.parent.glob(f"{path.name.rpartition('-')[0]}-*"):
-            if made in (path, Path(LockPlace(str(root)).found())):
-                shutil.rmtree(made, ignore_errors=True)
+        return Path(LockPlace(str(root)).directory())
 
     def test_it_is_told(self, root, locks):
         told = f"{root} is on a network file system (nfs4), where Triton is known to fail with stale handles"

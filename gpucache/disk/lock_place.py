@@ -12,6 +12,7 @@ Containers that share the root but not ``/dev/shm`` do not meet there.
 from __future__ import annotations
 
 import errno
+import fcntl
 import os
 import secrets
 import stat
@@ -20,8 +21,9 @@ from contextlib import suppress
 
 from gpucache.disk.door import open_regular
 from gpucache.disk.files import make_directory
+from gpucache.disk.locks import PROVISION_LOCK
 from gpucache.disk.mounts import is_local
-from gpucache.disk.node import node_id
+from gpucache.disk.node import DAY_S, node_id
 from gpucache.disk.within import Straight, open_directory
 from gpucache.errors import UnsafeDirectoryError
 from gpucache.layout import paths
@@ -162,6 +164,7 @@ def _published(here: int, token: bytes) -> bytes | None:
         OSError: no file can be made there.
     """
     _forget_old(here)
+    _sweep_old()
     name = _name()
     unfinished = f"{name}.{os.getpid()}.{secrets.token_hex(4)}"
     _write_new(here, unfinished, token)
@@ -197,6 +200,44 @@ def _forget_old(here: int) -> None:
 
 
 # ---- the directory that it names
+
+
+def _sweep_old() -> None:
+    """Remove this user's directories of roots that are gone: those that are empty, or nearly, and a day old.
+
+    Whose directory is removed all the same makes it again with its next lock.
+    """
+    parent = _parent()
+    prefix = f"gpucache-{os.geteuid()}-"
+    with suppress(OSError), Straight() as disk:
+        for name in os.listdir(parent):
+            path = f"{parent}/{name}"
+            if name.startswith(prefix) and time.time() - disk.lstat(path).st_mtime > DAY_S:
+                with suppress(OSError):
+                    _remove_unused(path, disk)
+
+
+def _remove_unused(directory: str, disk: Straight) -> None:
+    """Remove a directory of locks in which there is no lock, but for a free one of `provision`.
+
+    Raises:
+        OSError: something else is in it.
+    """
+    with disk.directory(directory) as here:
+        for name in (PROVISION_LOCK, f"{PROVISION_LOCK}.holder"):
+            with suppress(FileNotFoundError):
+                _remove_if_free(here, name)
+    disk.rmdir(directory)
+
+
+def _remove_if_free(here: int, name: str) -> None:
+    """Remove a file unless it is locked. filelock looks, once it has a lock, whether its file is still there."""
+    fd, _ = open_regular(name, os.O_RDONLY, here)
+    try:
+        fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        os.unlink(name, dir_fd=here)
+    finally:
+        os.close(fd)
 
 
 def _first_own(token: bytes) -> str:
