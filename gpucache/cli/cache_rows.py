@@ -292,8 +292,14 @@ def plan_row(plan: Plan) -> Row:
         "logical_bytes": plan.logical_bytes,
         "physical_bytes": plan.physical_bytes,
         "keys": [entry.key for entry in entries],
+        "foreign": _foreign_rows(plan),
         "kept": _skipped_rows(plan.kept),
     }
+
+
+def _foreign_rows(plan: Plan) -> list[Row]:
+    """The directories outside the root, with how many views of each go with their entries."""
+    return [{"path": path, "views": views} for path, views in plan.foreign.items()]
 
 
 def plan_cells(plan: Plan, human: bool) -> Iterator[Cells]:

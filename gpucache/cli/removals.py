@@ -187,6 +187,11 @@ def _show(report: CacheReport, plan: Plan, planned: Mapping[str, Any]) -> None:
     if lines:
         print_table(cache_rows.PLAN_COLUMNS, lines, folded=("name",))
     tell_findings(report)
+    others = []
+    for path, views in plan.foreign.items():
+        many = counted(views, "view", "views")
+        others.append(f"note: {many} in {path}, outside the root, would go with these")
+    tell(others)
     tell([f"note: {path} is no cache, and stays" for path in plan.left])
     kept = len(planned["kept"])
     if kept:
@@ -216,5 +221,8 @@ def _sum(planned: Mapping[str, Any]) -> str:
     for count, one, many in _NOUNS:
         if planned[count]:
             parts.append(counted(planned[count], one, many))
+    if planned["foreign"]:
+        views = sum(row["views"] for row in planned["foreign"])
+        parts.append(counted(views, "view outside the root", "views outside the root"))
     parts.append(size(planned["physical_bytes"]))
     return ", ".join(parts)

@@ -6,6 +6,10 @@ import os
 
 from gpucache.values import Value
 
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Collection
+
 # Types on which processes of several nodes meet, or whose locks may reach one node only.
 _NETWORK = {
     "nfs",
@@ -69,6 +73,15 @@ def _top_of(mounts: list[_Mount]) -> _Mount | None:
 def points() -> list[str]:
     """The directories on which something is mounted; none where that cannot be told."""
     return [mount.point for mount in _mounts()]
+
+
+def below(directories: Collection[str]) -> list[str]:
+    """The mount points below some directories, which are real paths."""
+    found = []
+    for point in points():
+        if any(point.startswith(f"{directory}/") for directory in directories):
+            found.append(point)
+    return found
 
 
 class _Mount(Value):

@@ -10,6 +10,7 @@
     ├── tmp/                  what is not yet published
     ├── quarantine/           damaged entries, which nothing reads
     ├── stats/                counters, and the size of the store
+    ├── foreign/              device directories outside the root that have views of the store
     └── mounts/<node>.json    what the root's mount can do, as tried on that node
 """
 
@@ -26,10 +27,10 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
     from typing import Literal
 
-    Part = Literal["devices", "store", "locks", "tmp", "quarantine", "stats", "mounts"]
+    Part = Literal["devices", "store", "locks", "tmp", "quarantine", "stats", "mounts", "foreign"]
 
 _PROVISIONED: tuple[Part, ...] = ("devices", "locks", "tmp")
-_FILLED: tuple[Part, ...] = ("store", "quarantine", "stats", "mounts")
+_FILLED: tuple[Part, ...] = ("store", "quarantine", "stats", "mounts", "foreign")
 
 
 def resolve_root(

@@ -9,7 +9,7 @@ from __future__ import annotations
 import gc
 import os
 from collections.abc import Callable, Collection, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 
 from gpucache.findings import Finding
@@ -20,6 +20,7 @@ from gpucache.report.inodes import Disk, Sum
 from gpucache.report.key_directories import KeyDirectories
 from gpucache.report.strays import Stray, of_root
 from gpucache.store import stats
+from gpucache.store.foreign import Foreign, foreign_directories, keys_in
 
 Progress = Callable[[int, int], None]
 """Called now and then with how many directories have been looked at, and how many there are."""
@@ -30,7 +31,7 @@ class DeviceDirectory:
     """A directory that Triton caches in."""
 
     name: str
-    """As in ``triton/<name>``; ``.`` where the root itself is one, ``triton`` where that is."""
+    """As in ``triton/<name>``; ``.`` where the root itself is one, ``triton`` where that is; a foreign one its path."""
     path: str
     counters: Mapping[str, float]
     """Hits, misses and seconds saved, of `gpucache stats`; empty where nothing was counted. They are known by directory
@@ -60,7 +61,8 @@ class CacheReport:
     entries: tuple[Entry, ...]
     strays: tuple[Stray, ...]
     usage: tuple[Usage, ...]
-    """The store, each device directory, the rest of what is gpucache's, and Inductor's buckets."""
+    """The store, each device directory (of one outside the root the views of the store only), the rest of what is
+    gpucache's, and Inductor's buckets."""
     findings: tuple[Finding, ...]
     """What could not be read or understood."""
 
@@ -112,13 +114,16 @@ class _Scan:
         for name, path in devices:
             total = self._sum(_part_of_device(name))
             self._directory(path, name, total)
+        foreign = foreign_directories(self.root)
+        for one in foreign:
+            self._foreign(one)
         self._rest(self.root, keyed)
         strays = list(self.keyed.strays)
         strays.extend(of_root(self.root))
         parts = self.sums.values()
         return CacheReport(
             root=self.root,
-            devices=self._devices(devices),
+            devices=self._devices([*devices, *((one.path, one.path) for one in foreign)]),
             entries=self.keyed.entries(),
             strays=tuple(strays),
             usage=tuple(map(_usage, parts)),
@@ -162,6 +167,14 @@ class _Scan:
                 continue
             except OSError as error:
                 self.keyed.unreadable(item.path, error)
+
+    def _foreign(self, foreign: Foreign) -> None:
+        """Look at the views of the store in a device directory outside the root, and at nothing else there."""
+        total = self._sum(foreign.path)
+        known = self.inodes.disk(foreign.path)
+        for key in keys_in(foreign):
+            with suppress(OSError):  # gone, or not ours to look into
+                self.keyed.read_foreign(foreign, key, known, total)
 
     # ---- everything else
 

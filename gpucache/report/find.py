@@ -15,6 +15,7 @@ from gpucache.report.cache_report import Progress, scan
 from gpucache.report.entries import Entry
 from gpucache.report.inodes import Sum
 from gpucache.report.key_directories import KeyDirectories
+from gpucache.store.foreign import Foreign, foreign_directories, keys_in
 
 _SHARD_LETTERS = 2
 """How many letters of a key name its shard of the store; with fewer there is no shard to look into."""
@@ -60,6 +61,8 @@ def _whole_key(root: str, key: str) -> tuple[Entry, ...]:
     for device, directory in device_directories(root):
         paths = _existing(f"{directory}/{shared}")
         _read(found, device, directory, paths)
+    for foreign in foreign_directories(root):
+        _read_foreign(found, foreign, [shared])
     return found.entries()
 
 
@@ -79,6 +82,8 @@ def _beginning(root: str, beginning: str, progress: Progress | None) -> tuple[En
     for device, directory in device_directories(root):
         paths = _matching(directory, KEY, is_wanted)
         _read(found, device, directory, paths)
+    for foreign in foreign_directories(root):
+        _read_foreign(found, foreign, filter(is_wanted, keys_in(foreign)))
     return found.entries()
 
 
@@ -96,6 +101,17 @@ def _read(found: KeyDirectories, device: str | None, directory: str, paths: Iter
         try:
             found.read(path, device, known, total)
         except OSError:  # gone, or not for us to look into: `scan` tells which
+            continue
+
+
+def _read_foreign(found: KeyDirectories, foreign: Foreign, keys: Iterable[str]) -> None:
+    """Read the views that a device directory outside the root has under these keys."""
+    known = found.inodes.disk(foreign.path)
+    total = Sum(foreign.path)
+    for key in keys:
+        try:
+            found.read_foreign(foreign, key, known, total)
+        except OSError:  # as above
             continue
 
 

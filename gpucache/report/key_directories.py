@@ -5,11 +5,13 @@ from __future__ import annotations
 import os
 
 from gpucache.findings import Finding, repair_command
+from gpucache.layout.keys import view_key
 from gpucache.report.directory_metadata import of_another_key
 from gpucache.report.entries import Entry
 from gpucache.report.entry_builder import EntryBuilder, is_tritons
 from gpucache.report.inodes import Disk, Inode, Inodes, Sum
 from gpucache.report.strays import Stray, StrayKind, kind_of, stray
+from gpucache.store.foreign import Foreign, view_at
 from gpucache.store.manifest import (
     CONDEMNED,
     MANIFEST,
@@ -68,6 +70,22 @@ class KeyDirectories:
         is_ours = device is None or MANIFEST in files
         if is_ours or _is_tritons(files, directories):
             self._add_copy(path, device, files, new)
+
+    def read_foreign(self, foreign: Foreign, key: str, known: Disk, total: Sum) -> None:
+        """Read what a foreign directory has under a key, if that is a view of an entry of the store that was read.
+
+        Raises:
+            OSError: the directory cannot be listed, or is gone.
+        """
+        path = f"{foreign.path}/{key}"
+        number = os.lstat(f"{path}/{MANIFEST}").st_ino
+        inode = known.get(number)
+        builder = None if inode is None else self._by_manifest.get(inode)
+        if builder is None or not builder.is_stored or view_key(builder.key) != key:
+            return
+        stored = os.lstat(f"{builder.copies[0].path}/{MANIFEST}")
+        if view_at(foreign, key, stored) is not None:
+            self.read(path, foreign.path, known, total)
 
     def _without_temporaries(
         self, path: str, files: dict[str, Inode], new: list[Inode]

@@ -9,6 +9,7 @@ from typing import NamedTuple
 
 from gpucache.disk.files import size_of, sweep_old
 from gpucache.layout.keys import STORE_KEY, device_directories, shards
+from gpucache.store.foreign import foreign_directories
 from gpucache.store.manifest import MANIFEST
 from gpucache.store.quarantine import ASIDE, in_quarantine
 from gpucache.store.size import GROUP_BYTES
@@ -25,7 +26,7 @@ def counted(root: str, rest: Callable[[], object] | None = None) -> int:
     counted again, so that entries put or removed meanwhile are right in the sum. Approximate are views that are made
     meanwhile, and what changes too fast for two more passes, or within one tick of the file system's clock.
     """
-    most_views = len(device_directories(root))
+    most_views = len(device_directories(root)) + len(foreign_directories(os.path.realpath(root)))
     for shard in shards(root):  # what killed evictions left here nobody else sweeps
         with suppress(OSError):
             sweep_old(shard, ASIDE)

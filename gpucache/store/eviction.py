@@ -8,12 +8,15 @@ from __future__ import annotations
 import errno
 import os
 import time
+from typing import NamedTuple
 
+from gpucache.disk import mounts
 from gpucache.disk.files import size_of
 from gpucache.disk.within import Straight
-from gpucache.layout.keys import KEY, view_key
+from gpucache.layout.keys import KEY, device_directories, view_key
 from gpucache.log import INFO, tell
 from gpucache.store.counting import LastUse
+from gpucache.store.foreign import Foreign, foreign_directories, is_removable, view_at
 from gpucache.store.manifest import MANIFEST
 from gpucache.store.quarantine import Damaged
 from gpucache.store.recency import is_recent
@@ -22,25 +25,42 @@ from gpucache.store.size import GROUP_BYTES
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Sequence
+    from collections.abc import Sequence
+
+
+class Places(NamedTuple):
+    """Where the views of a root's entries are, as one turn of eviction finds them."""
+
+    devices: tuple[str, ...]
+    """The paths of the device directories."""
+    foreign: tuple[Foreign, ...]
+    """The device directories outside the root from which this process may remove views."""
+    mounted: tuple[str, ...]
+    """The mount points below the root, and below the foreign directories."""
+
+    @classmethod
+    def of(cls, root: str) -> Places:
+        """Look for the places of a root, a real path."""
+        devices = tuple(path for _, path in device_directories(root))
+        foreign = tuple(filter(is_removable, foreign_directories(root)))
+        mounted = mounts.below([root, *(one.path for one in foreign)])
+        return cls(devices, foreign, tuple(mounted))
 
 
 def evict(
     entry: LastUse,
-    devices: Iterable[str],
+    places: Places,
     locks: str,
-    mounted: Sequence[str],
     grace_s: float,
     disk: Straight,
 ) -> int:
     """Remove an entry and its views; return the bytes that the entry was counted with, or 0 where the entry stays.
 
-    An entry stays that was used since it was listed, or within ``grace_s``, or is in use now. ``devices`` are the paths
-    of the device directories, ``locks`` is the root's directory of locks, ``mounted`` are the mount points below the
-    root. All paths are free of links.
+    An entry stays that was used since it was listed, or within ``grace_s``, or is in use now. ``locks`` is the root's
+    directory of locks. All paths are free of links.
     """
     try:
-        targets = _targets(entry.path, devices, disk)
+        targets = _targets(entry.path, places, disk)
     except InUse:
         return 0
     if not targets:
@@ -55,7 +75,7 @@ def evict(
             return 0
     key = os.path.basename(entry.path)
     try:
-        refuse_mounts([target.path for target in targets], mounted)
+        refuse_mounts([target.path for target in targets], places.mounted)
         stored, *_ = remove(key, targets, locks, disk)
     except InUse:
         return 0
@@ -90,7 +110,7 @@ def discard(damaged: Damaged, mounted: Sequence[str], disk: Straight) -> int:
     return size_bytes
 
 
-def _targets(entry: str, devices: Iterable[str], disk: Straight) -> list[Target]:
+def _targets(entry: str, places: Places, disk: Straight) -> list[Target]:
     """The stored entry, first, and its views, as they are now; nothing where the entry is gone.
 
     Raises:
@@ -102,13 +122,17 @@ def _targets(entry: str, devices: Iterable[str], disk: Straight) -> list[Target]
         return []
     shares_key = KEY.fullmatch(key) is None  # several single files have their views under one key
     targets = [stored]
-    for device in devices:
+    for device in places.devices:
         view = _target(f"{device}/{view_key(key)}", disk)
         if view is None:
             continue
         linked = view.mark[0] == stored.mark[0]
         if linked or not shares_key:
             targets.append(view)
+    for foreign in places.foreign:
+        seen = view_at(foreign, view_key(key), disk.lstat(f"{entry}/{MANIFEST}"))
+        if seen is not None:
+            targets.append(Target(seen.path, seen.mark, ours=True))
     return targets
 
 

@@ -28,8 +28,8 @@ from gpucache.disk.lock_place import LockPlace, open_lock_directory
 from gpucache.disk.within import Straight
 from gpucache.environment import MAX_SIZE
 from gpucache.forks import after_fork
-from gpucache.layout.keys import device_directories
 from gpucache.store.counting import LastUse, counted, last_uses
+from gpucache.store.foreign import forget_gone
 from gpucache.store.manifest import Manifest
 from gpucache.store.quarantine import in_quarantine
 from gpucache.store.recency import LEAST_GRACE_S, STAMP_S, is_recent, oldest_first
@@ -169,6 +169,7 @@ class Limit:
         """Count the store if that is due, and then evict if the store is over the limit."""
         total = self._add(0)
         if total is not None and total.stale:
+            forget_gone(os.path.realpath(self.root))
             found = counted(self.root, _resting())
             total = set_total(self.root, found)
         if total is None or not self._is_over(total):
@@ -186,12 +187,13 @@ class Limit:
 
     def _discard_down_to(self, aim: int, size: int, deadline: float) -> int:
         """Empty the quarantine until the deadline, or until ``size`` has shrunk to ``aim``; return the bytes then."""
-        damaged = in_quarantine(os.path.realpath(self.root))
+        root = os.path.realpath(self.root)
+        damaged = in_quarantine(root)
         if not damaged:
             return size
         from gpucache.store.eviction import discard  # most processes never evict anything
 
-        mounted = _mounts_below(os.path.realpath(self.root))
+        mounted = mounts.below([root])
         with Straight() as disk:
             for one in damaged:
                 if size <= aim or time.monotonic() > deadline:
@@ -205,17 +207,16 @@ class Limit:
         """Evict until the deadline, or until the store has shrunk from ``size`` bytes to ``aim``; return its bytes."""
         if size <= aim:
             return size
-        from gpucache.store.eviction import evict  # as above
+        from gpucache.store.eviction import Places, evict  # as above
 
         root = os.path.realpath(self.root)
-        devices = [path for _, path in device_directories(root)]
-        mounted = _mounts_below(root)
+        places = Places.of(root)
         with Straight() as disk:
             for entry in self._oldest_first(root):
                 now = time.time()
                 if is_recent(entry.used, now, self.grace_s):
                     break  # and so is all that comes after it
-                freed = evict(entry, devices, locks, mounted, self.grace_s, disk)
+                freed = evict(entry, places, locks, self.grace_s, disk)
                 size -= freed
                 self._add(-freed, draining=True)
                 # Looked at last: a turn evicts one entry at least, however long the listing took.
@@ -242,16 +243,6 @@ class Limit:
         """Yield the entries that are listed, and strike each from the list: a turn may end between two of them."""
         while self._oldest:
             yield self._oldest.pop()
-
-
-def _mounts_below(root: str) -> list[str]:
-    """The mount points below a root."""
-    below = f"{root}/"
-    found = []
-    for point in mounts.points():
-        if point.startswith(below):
-            found.append(point)
-    return found
 
 
 def _resting() -> Callable[[], None]:

@@ -14,6 +14,7 @@ from gpucache.disk.locks import holder
 from gpucache.kernels.metadata import target_and_version
 from gpucache.log import tell
 from gpucache.store import key_lock
+from gpucache.store.foreign import remember
 from gpucache.store.identity import identify
 from gpucache.store.key_lock import KeyLock
 from gpucache.store.manifest import MANIFEST, Facts, Manifest, digest_of, entry_path
@@ -236,12 +237,14 @@ class SharedKernel:
         root = self.location.root
         try:
             if link_view(root, self.entry, self.view, manifest, repair=locked):
+                remember(root, self.location.directory)
                 return self.view
             if locked:
                 return self.entry
             # Something damaged is in the view's place, and only who holds the lock may replace it.
             with key_lock.holding(self._lock_path, manifest.facts.kernel) as held:
                 if held and link_view(root, self.entry, self.view, manifest, repair=True):
+                    remember(root, self.location.directory)
                     return self.view
         except OSError as error:
             self.location.degraded(f"{self.location.directory} cannot be written", error)

@@ -16,6 +16,7 @@ from gpucache.disk.door import METADATA_BYTES, read_limited
 from gpucache.kernels.elf import is_whole_elf
 from gpucache.kernels.group import AUTOTUNE
 from gpucache.store import key_lock
+from gpucache.store.foreign import remember
 from gpucache.store.identity import identify
 from gpucache.store.manifest import (
     MANIFEST,
@@ -171,7 +172,10 @@ class SingleFile:
             made = link_view(root, self.entry, self.view, manifest, repair)
         except OSError:
             return self.entry  # a read-only device directory
-        return self.view if made else self.entry
+        if not made:
+            return self.entry
+        remember(root, self.location.directory)
+        return self.view
 
     def _keep(self, staged: str) -> str:
         """Put a staged file into this device directory only, as Triton's own manager does; its path."""

@@ -10,9 +10,10 @@ from dataclasses import dataclass
 from gpucache.disk import mounts
 from gpucache.disk.lock_place import LockPlace
 from gpucache.disk.within import Straight
-from gpucache.report.entries import Entry
+from gpucache.report.entries import Copy, Entry
 from gpucache.report.entry_builder import touched
 from gpucache.report.strays import Stray
+from gpucache.store.foreign import foreign_directories, is_removable, view_at
 from gpucache.store.key_lock import remove_if_free
 from gpucache.store.manifest import MANIFEST
 from gpucache.store.removal import (
@@ -59,8 +60,8 @@ class Execution:
         self.root = root
         self._disk = Straight()
         self._locks = self._lock_directory()
-        below = f"{root}/"
-        self._mounted = [point for point in mounts.points() if point.startswith(below)]
+        self._foreign = {one.path: one for one in foreign_directories(root)}
+        self._mounted = mounts.below([root, *self._foreign])
         self._entries = self._slimmed = self._strays = 0
         self._freed = Freed()
         self._skipped: list[Skipped] = []
@@ -137,13 +138,32 @@ class Execution:
     # ---- what must stay as it is
 
     def _targets(self, entry: Entry) -> list[Target]:
-        """List the directories of an entry as they were scanned; whether each has a manifest is asked now."""
+        """List the directories of an entry as they were scanned; whether each has a manifest is asked now.
+
+        Of those outside the root only the views are listed that still are views of this entry, and may be removed.
+        """
         targets = []
         for copy in entry.copies:
+            if not self._is_inside(copy.path) and not self._is_view(entry, copy):
+                continue
             is_ours = self._disk.lexists(f"{copy.path}/{MANIFEST}")
             target = Target(copy.path, copy.mark, is_ours)
             targets.append(target)
         return targets
+
+    def _is_inside(self, path: str) -> bool:
+        return path.startswith(f"{self.root}/")
+
+    def _is_view(self, entry: Entry, copy: Copy) -> bool:
+        """Whether a directory outside the root is a view of this entry now, which this process may remove."""
+        foreign = self._foreign.get(os.path.dirname(copy.path))
+        if foreign is None or not is_removable(foreign):
+            return False
+        try:
+            stored = self._disk.lstat(f"{entry.copies[0].path}/{MANIFEST}")
+        except OSError:
+            return False
+        return view_at(foreign, os.path.basename(copy.path), stored) is not None
 
     def _refuse(self, entry: Entry, targets: Sequence[Target]) -> None:
         """Refuse to touch an entry that was used since the scan, or that is not all in the root itself.

@@ -6,7 +6,9 @@ A policy is a `gpucache.upkeep.prune.PrunePolicy` (what is old, over a limit or 
 
 from __future__ import annotations
 
+import os
 import time
+from collections import Counter
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Protocol
@@ -14,6 +16,7 @@ from typing import Protocol
 from gpucache.report.cache_report import CacheReport, Progress
 from gpucache.report.entries import Entry
 from gpucache.report.strays import Stray
+from gpucache.store.foreign import forget_gone
 from gpucache.store.size import count_anew_later
 from gpucache.units import ago
 from gpucache.upkeep.execution import Execution, Outcome, Skipped
@@ -58,6 +61,17 @@ class Plan:
     left: tuple[str, ...] = ()
     """Paths below the root that are no cache, as far as their names tell, and stay; of a directory without any cached
     file, its own path only. Only where the policy is to remove everything."""
+
+    @property
+    def foreign(self) -> dict[str, int]:
+        """The device directories outside the root, with how many views of the planned entries each has."""
+        below = f"{self.root}/"
+        views: Counter[str] = Counter()
+        for entry in (*self.removing, *self.slimming):
+            for copy in entry.copies:
+                if not copy.path.startswith(below):
+                    views[os.path.dirname(copy.path)] += 1
+        return dict(sorted(views.items()))
 
     @property
     def physical_bytes(self) -> int:
@@ -106,6 +120,7 @@ class Plan:
             work.remove_files(self.files)
         finally:
             count_anew_later(self.root)
+            forget_gone(self.root)
             work.close()
         return work.outcome()
 

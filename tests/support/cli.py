@@ -43,7 +43,7 @@ COUNTS = {
     "strays",
     "registers",
 }
-COUNTS |= {"shared_bytes", "warps"}
+COUNTS |= {"shared_bytes", "warps", "views"}
 SWITCHES = {"stored", "dry_run", "repaired"}
 
 

@@ -1,0 +1,248 @@
+"""Device directories outside a root that have views of its store: remembered when a view is made, found again here.
+
+vLLM, SGLang and Helion set `TRITON_CACHE_DIR` to places of their own. A view there keeps the bytes of an entry that is
+evicted or pruned, unless it goes as well. So the plug-in leaves a small file in ``gpucache/v1/foreign`` for each such
+directory, once a process: its path, named by node, user and a digest of the path. A user has 1,000 at most; those of
+the oldest use are dropped. A directory that is fresh on purpose is not shared, and never remembered.
+
+The list is no order to delete: anybody who may write to the root can put a path there. Seen, counted and removed in a
+foreign directory are only directories that are named like a key, belong to the user whose file says so, and have either
+the very manifest of the store's entry, the same inode, or one that names this key and this root. So whoever plants a
+path loses views of his own at most. The rest of a foreign directory is neither listed nor counted.
+
+Beside any number of processes of any node. A path of another node may lead nowhere here, or to another file system.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import itertools
+import json
+import os
+import re
+import stat
+import time
+from contextlib import suppress
+from typing import NamedTuple
+
+from gpucache.disk.door import SAFELY, open_regular
+from gpucache.disk.files import inside, make_directory, write_whole
+from gpucache.disk.node import is_of_this_node, node_id
+from gpucache.errors import GpuCacheError
+from gpucache.layout import paths
+from gpucache.layout.keys import KEY, unlinked
+from gpucache.store.manifest import MANIFEST
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+_VERSION = 1
+_MOST = 1000
+_MOST_READ = 20 * _MOST
+"""Of how many files the list consists at most, whoever has put them there."""
+_MOST_BYTES = 8192
+_NAME = re.compile(r"[0-9a-f]{8}\.([0-9]{1,10})\.[0-9a-f]{32}\.json")
+_ELSEWHERE_S = 30 * 86400.0
+"""After so long without a new view the directory of another node is forgotten, which cannot be looked for here."""
+_DIRECTORY = os.O_RDONLY | os.O_DIRECTORY | SAFELY
+
+
+class Foreign(NamedTuple):
+    """A device directory outside the root."""
+
+    path: str
+    """A real path, when it was written down."""
+    users: frozenset[int]
+    """The ids of the users who have made views there: only what belongs to one of them is theirs."""
+
+
+# ---- remembering
+
+_remembered: set[tuple[str, str]] = set()
+"""The roots and directories for which this process has done so."""
+
+
+def remember(root: str, directory: str) -> None:
+    """Note that there is a view of the root's store in a device directory, unless that is below the root.
+
+    Costs a look into a set but for the first time in a process. Never raises for what the disk says.
+    """
+    if (root, directory) in _remembered:
+        return
+    _remembered.add((root, directory))
+    with suppress(OSError, GpuCacheError):
+        if not inside(directory, root):
+            _note(root, os.path.realpath(directory))
+
+
+def _note(root: str, path: str) -> None:
+    place = paths.ours(root, "foreign")
+    user = os.geteuid()
+    digest = hashlib.sha256(os.fsencode(path)).hexdigest()
+    note = f"{place}/{node_id()}.{user}.{digest[:32]}.json"
+    said = json.dumps({"version": _VERSION, "path": path}).encode()
+    if _read(note) == (said, user):
+        os.utime(note)
+        return
+    make_directory(place)
+    write_whole(note, said, paths.ours(root, "tmp"))
+    _drop_oldest(place, user)
+
+
+def _read(note: str) -> tuple[bytes, int] | None:
+    """The content of a note, and the user who has written it; None where there is none, or it is none of ours."""
+    try:
+        fd, found = open_regular(note)
+    except OSError:
+        return None
+    try:
+        return os.read(fd, _MOST_BYTES), found.st_uid
+    except OSError:
+        return None
+    finally:
+        os.close(fd)
+
+
+def _drop_oldest(place: str, user: int) -> None:
+    """Remove what is over a user's number of notes."""
+    used = []
+    for name in _names(place):
+        if _user_of(name) == user:
+            with suppress(OSError):
+                modified_ns = os.lstat(f"{place}/{name}").st_mtime_ns
+                used.append((modified_ns, name))
+    used.sort(reverse=True)
+    for _, name in used[_MOST:]:
+        with suppress(OSError):
+            os.unlink(f"{place}/{name}")
+
+
+def _names(place: str) -> list[str]:
+    """The names of the notes in the list; none where there is no list."""
+    try:
+        with os.scandir(place) as items:
+            found = itertools.islice(items, _MOST_READ)
+            return [item.name for item in found if _NAME.fullmatch(item.name)]
+    except OSError:
+        return []
+
+
+def _user_of(name: str) -> int | None:
+    match = _NAME.fullmatch(name)
+    return None if match is None else int(match[1])
+
+
+# ---- finding again
+
+
+def foreign_directories(root: str) -> list[Foreign]:
+    """The foreign device directories of a root that are there now, by path; ``root`` is a real path. Never raises."""
+    users: dict[str, set[int]] = {}
+    for note, path in _notes(root):
+        user = _user_of(note)
+        if user is not None and _is_directory(path):
+            users.setdefault(path, set()).add(user)
+    return [Foreign(path, frozenset(users[path])) for path in sorted(users)]
+
+
+def forget_gone(root: str) -> None:
+    """Forget the foreign directories that are no more; those of another node after 30 days without a new view.
+
+    ``root`` is a real path. Never raises.
+    """
+    place = unlinked(root, "foreign")
+    if place is None:
+        return
+    for name, path in _notes(root):
+        if _is_directory(path):
+            continue
+        note = f"{place}/{name}"
+        with suppress(OSError):
+            age_s = time.time() - os.lstat(note).st_mtime
+            if is_of_this_node(name) or age_s > _ELSEWHERE_S:
+                os.unlink(note)
+
+
+def _notes(root: str) -> Iterator[tuple[str, str]]:
+    """Yield the name of each sound note, and the path that it tells of."""
+    place = unlinked(root, "foreign")
+    if place is None:
+        return
+    for name in _names(place):
+        found = _read(f"{place}/{name}")
+        if found is None:
+            continue
+        data, user = found
+        path = _path_in(data)
+        if user == _user_of(name) and path is not None and not inside(path, root):
+            yield name, path
+
+
+def _path_in(data: bytes) -> str | None:
+    """The path in the content of a note; None where the content makes no sense."""
+    try:
+        said = json.loads(data)
+        path = said["path"]
+        if said["version"] != _VERSION or not os.path.isabs(path) or "\0" in path:
+            return None
+        os.fsencode(path)
+    except (ValueError, KeyError, TypeError, RecursionError):
+        return None
+    is_plain = os.path.normpath(path) == path and not path.startswith("//")
+    return path if is_plain else None
+
+
+def _is_directory(path: str) -> bool:
+    try:
+        return stat.S_ISDIR(os.lstat(path).st_mode)
+    except OSError:
+        return False
+
+
+# ---- what is ours there
+
+
+class View(NamedTuple):
+    """A view in a foreign directory."""
+
+    path: str
+    mark: tuple[int, int]
+    """Inode and modification time (ns) of its manifest."""
+
+
+def view_at(foreign: Foreign, key: str, stored: os.stat_result) -> View | None:
+    """The view that a foreign directory has under a key; None where what is there is no view of the store's entry.
+
+    ``stored`` is the `os.lstat` of the manifest of the entry.
+    """
+    path = f"{foreign.path}/{key}"
+    try:
+        here = os.open(path, _DIRECTORY)
+    except OSError:
+        return None
+    try:
+        if os.fstat(here).st_uid not in foreign.users:
+            return None
+        found = os.stat(MANIFEST, dir_fd=here, follow_symlinks=False)
+        if os.path.samestat(found, stored):
+            return View(path, (found.st_ino, found.st_mtime_ns))
+    except OSError:
+        return None
+    finally:
+        os.close(here)
+    return None
+
+
+def keys_in(foreign: Foreign) -> list[str]:
+    """The names in a foreign directory that look like keys; none where it is gone or may not be listed."""
+    try:
+        with os.scandir(foreign.path) as items:
+            return [item.name for item in items if KEY.fullmatch(item.name)]
+    except OSError:
+        return []
+
+
+def is_removable(foreign: Foreign) -> bool:
+    """Whether this process may remove views from a foreign directory; those that it may not stay, whole."""
+    return os.access(foreign.path, os.W_OK | os.X_OK)
