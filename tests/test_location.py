@@ -102,6 +102,24 @@ class TestDirectory:
         assert found.staging.preferred == f"{root}/gpucache/v1/tmp"
         assert found.stats.directory == f"{root}/gpucache/v1/stats"
 
+    def test_each_directory_counts_for_itself_however_it_is_spelled(self, root, tmp_path):
+        """Two elsewhere may have one base name."""
+        found = {}
+        for path in (root / "triton/3", root / "triton", root, tmp_path / "a/3", tmp_path / "b/3"):
+            path.mkdir(parents=True, exist_ok=True)
+            found[path.relative_to(tmp_path).as_posix()] = at(root, path).stats.device
+        (tmp_path / "link").symlink_to(root / "triton/3")
+        found["link"] = at(root, tmp_path / "link").stats.device
+        inside = root.relative_to(tmp_path).as_posix()
+        assert found == {
+            f"{inside}/triton/3": "3",
+            f"{inside}/triton": "triton",
+            inside: ".",
+            "a/3": f"{tmp_path}/a/3",
+            "b/3": f"{tmp_path}/b/3",
+            "link": "3",
+        }
+
     def test_what_is_missing_below_the_root_is_made(self, tmp_path):
         at(tmp_path / "new", tmp_path / "chosen")
         made = {

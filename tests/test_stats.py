@@ -4,22 +4,23 @@ import errno
 import fcntl
 import json
 import os
+import shutil
 import subprocess
 import sys
 import threading
-import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from multiprocessing.synchronize import Barrier
 from pathlib import Path
+from typing import Any
 
 import pytest
 from support.processes import PATIENCE_S, SPAWN
 
-from gpucache.disk.node import node_id
 from gpucache.layout import paths
-from gpucache.store import stats
-from gpucache.store.stats import Stats, fold, totals
+from gpucache.store import counter_files, counter_fold, counts, stats
+from gpucache.store.counter_fold import fold
+from gpucache.store.stats import Stats, hours, totals
 
 
 @pytest.fixture
@@ -29,12 +30,14 @@ def directory(tmp_path: Path) -> str:
 
 
 def files(directory: str) -> list[str]:
-    return sorted(name for name in os.listdir(directory) if name.endswith(".json"))
+    """The names of the files of counters: of processes, and folded ones."""
+    return sorted(name for name in os.listdir(directory) if name.endswith((".counts", ".folded")))
 
 
-def dies(counters: Stats) -> None:
-    """Let go of the file as the process's death would."""
-    counters.forget()
+def is_folded(directory: str) -> bool:
+    """Whether there is one folded file, and nothing else."""
+    (name,) = os.listdir(directory)
+    return name.endswith(".folded")
 
 
 COUNTING = """
@@ -70,14 +73,6 @@ def _count_and_end_together(directory: str, barrier: Barrier) -> None:
         counters.add("hits")
     counters.add("waited_s", 0.5)
     barrier.wait(PATIENCE_S)
-
-
-def _live_and_die(directory: str, lives: int) -> None:
-    for _ in range(lives):
-        counters = Stats(directory, "gpu0")
-        counters.add("hits", now=True)
-        counters.add("hits", now=True)
-        dies(counters)
 
 
 class TestCounting:
@@ -123,18 +118,28 @@ class TestCounting:
         self, tmp_path, directory, device
     ):
         counters = Stats(directory, device)
-        for name in (*stats.COUNTERS, *stats.SECONDS):
+        for name in (*counts.COUNTERS, *counts.SECONDS):
             counters.add(name, 0.1 + 0.2)
         counters.flush()
-        for name in (*stats.COUNTERS, *stats.SECONDS):
+        for name in (*counts.COUNTERS, *counts.SECONDS):
             counters.add(name, 0.5 - (0.1 + 0.2))
         counters.flush()
         assert totals(str(tmp_path)) == {
-            device: dict.fromkeys((*stats.COUNTERS, *stats.SECONDS), 0.5)
+            device: dict.fromkeys((*counts.COUNTERS, *counts.SECONDS), 0.5)
         }
-        assert {os.stat(f"{directory}/{name}").st_size for name in files(directory)} == {
-            stats._LENGTH
-        }
+        (name,) = files(directory)
+        assert os.stat(f"{directory}/{name}").st_size == 2 * counter_files._SLOT
+
+    def test_a_path_that_is_too_long_is_told_by_its_end_and_never_taken_for_another(
+        self, tmp_path, directory
+    ):
+        for first in "ab":
+            path = f"/{first}" + 15 * f"/{'x' * 250}" + "/cache"
+            Stats(directory, path).add("hits", now=True)
+        one, other = totals(str(tmp_path))
+        assert one != other
+        assert one.startswith("/...")
+        assert one.endswith("/cache")
 
 
 class TestFlushing:
@@ -179,7 +184,7 @@ class TestFlushing:
             worker.join(PATIENCE_S)
         assert [worker.exitcode for worker in workers] == [0] * 8
         assert totals(str(tmp_path)) == {"gpu0": {"hits": 8000, "waited_s": 4.0}}
-        assert len(files(directory)) == 8
+        assert len(files(directory)) < 8, "those who end fold what others have left"
 
     @pytest.mark.parametrize("how", ["killed", "os._exit"])
     def test_a_process_that_cannot_end_properly_loses_only_what_it_had_not_written(
@@ -207,9 +212,30 @@ class TestFlushing:
         counters.flush()
         assert totals(str(tmp_path)) == {"gpu0": {"hits": 1}}
 
-    def test_a_disk_without_locks_costs_neither_descriptors_nor_files(self, directory, monkeypatch):
+    @pytest.mark.parametrize("refusal", [errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP])
+    def test_where_there_are_no_locks_a_file_is_folded_by_its_age(
+        self, tmp_path, directory, monkeypatch, refusal
+    ):
         def refuse(*_: int) -> None:
-            raise OSError(errno.ENOLCK, "No locks available")
+            raise OSError(refusal, os.strerror(refusal))
+
+        monkeypatch.setattr(fcntl, "flock", refuse)
+        for _ in range(2):
+            counters = Stats(directory, "gpu0")
+            counters.add("hits", now=True)
+            counters.leave()
+        assert fold(str(tmp_path)) == 0
+        for name in files(directory):
+            os.utime(f"{directory}/{name}", (0, 0))
+        assert fold(str(tmp_path)) == 2
+        assert is_folded(directory)
+        assert totals(str(tmp_path)) == {"gpu0": {"hits": 2}}
+
+    def test_a_lock_that_is_refused_costs_neither_descriptors_nor_files(
+        self, directory, monkeypatch
+    ):
+        def refuse(*_: int) -> None:
+            raise OSError(errno.EIO, os.strerror(errno.EIO))
 
         counters, before = Stats(directory, "gpu0"), len(os.listdir("/proc/self/fd"))
         with monkeypatch.context() as patch:
@@ -219,10 +245,150 @@ class TestFlushing:
         assert len(os.listdir("/proc/self/fd")) == before
         assert os.listdir(directory) == []
 
+    def test_a_write_that_is_cut_short_leaves_the_counters_before(
+        self, tmp_path, directory, monkeypatch
+    ):
+        counters = Stats(directory, "gpu0")
+        counters.add("hits", now=True)
+        whole = os.pwrite
+
+        def cut(fd: int, data: bytes, offset: int) -> int:
+            return whole(fd, data[:40], offset)
+
+        with monkeypatch.context() as patch:
+            patch.setattr(os, "pwrite", cut)
+            for _ in range(3):
+                counters.add("hits", now=True)
+                assert totals(str(tmp_path)) == {"gpu0": {"hits": 1}}
+        counters.flush()
+        assert totals(str(tmp_path)) == {"gpu0": {"hits": 4}}
+
+    @pytest.mark.parametrize("swept", ["file", "directory"])
+    def test_a_cleaner_that_sweeps_the_file_costs_what_was_in_it_alone(
+        self, tmp_path, directory, swept
+    ):
+        counters = Stats(directory, "gpu0")
+        counters.add("hits", 3, now=True)
+        if swept == "file":
+            (name,) = files(directory)
+            os.unlink(f"{directory}/{name}")
+        else:
+            shutil.rmtree(directory)
+        counters.add("hits", 4, now=True)
+        counters.add("misses", now=True)
+        assert totals(str(tmp_path)) == {"gpu0": {"hits": 4, "misses": 1}}
+
+    def test_a_signal_handler_may_count_at_any_moment_of_a_writing(
+        self, tmp_path, directory, monkeypatch
+    ):
+        """A handler that launches a kernel counts, and finds the writing of its own thread half done."""
+        counters = Stats(directory, "gpu0")
+        real = os.lstat, os.rename, os.pwrite, os.close
+        nested, handling = 0, False
+
+        def interrupted(call: Callable[..., object]) -> Callable[..., object]:
+            def called(*args: Any, **named: Any) -> object:
+                nonlocal nested, handling
+                if not handling:
+                    nested, handling = nested + 1, True
+                    counters.add("misses", now=True)
+                    counters.leave()
+                    handling = False
+                return call(*args, **named)
+
+            return called
+
+        with monkeypatch.context() as patch:
+            for call in real:
+                patch.setattr(os, call.__name__, interrupted(call))
+            for _ in range(3):
+                counters.add("hits", now=True)
+            counters.leave()
+            counters.add("hits", now=True)
+        counters.flush()
+        assert nested > 10
+        assert totals(str(tmp_path)) == {"gpu0": {"hits": 4, "misses": nested}}
+
+
+class TestHours:
+    @pytest.fixture
+    def clock(self, monkeypatch):
+        """Sets the hour that it is."""
+
+        def turn(hour: int) -> None:
+            monkeypatch.setattr(stats, "this_hour", lambda: hour)
+            monkeypatch.setattr(counter_fold, "this_hour", lambda: hour)
+
+        return turn
+
+    def test_a_process_of_days_has_one_small_file_and_its_hours_are_known(
+        self, tmp_path, directory, clock
+    ):
+        clock(1000)
+        counters = Stats(directory, "gpu0")
+        for hour in (1000, 1001, 1001, 1007, 1100):
+            clock(hour)
+            counters.add("misses", now=True)
+        assert totals(str(tmp_path)) == {"gpu0": {"misses": 5}}
+        found = {where.hour: values["misses"] for where, values in hours(str(tmp_path)).items()}
+        assert found == {1000: 1, 1001: 2, 1007: 1, 1100: 1}
+        own = [name for name in files(directory) if name.endswith(".counts")]
+        assert len(own) == 1
+        assert os.stat(f"{directory}/{own[0]}").st_size <= 2 * counter_files._SLOT
+        assert len(files(directory)) == 2, "what was left was folded"
+
+    def test_what_was_not_written_yet_belongs_to_the_hour_in_which_it_was_counted(
+        self, tmp_path, directory, monkeypatch, clock
+    ):
+        """A program that has its kernels counts nothing more for days."""
+        clock(1000)
+        counters = Stats(directory, "gpu0")
+        counters.add("hits", now=True)
+        counters.add("hits", 99)
+        clock(1072)
+        counters.add("misses", now=True)
+        found = {where.hour: values for where, values in hours(str(tmp_path)).items()}
+        assert found == {1000: {"hits": 100}, 1072: {"misses": 1}}
+
+    def test_what_the_disk_refused_is_counted_in_the_hour_in_which_the_disk_takes_it(
+        self, tmp_path, directory, monkeypatch, clock
+    ):
+        clock(1000)
+        counters = Stats(directory, "gpu0")
+        counters.add("hits", 2, now=True)
+        with monkeypatch.context() as patch:
+            patch.setattr(os, "pwrite", refuse_to_write)
+            counters.add("hits", 3, now=True)
+            clock(1001)
+            counters.add("hits", 4, now=True)
+        counters.flush()
+        found = {where.hour: values["hits"] for where, values in hours(str(tmp_path)).items()}
+        assert found == {1000: 2, 1001: 7}
+
+    def test_only_those_that_end_after_a_time_are_told(self, tmp_path, directory, clock):
+        for hour in (1000, 1001, 1002):
+            clock(hour)
+            counters = Stats(directory, "gpu0")
+            counters.add("hits", now=True)
+            counters.leave()
+        since = 1001 * counts.HOUR_S + 1.0
+        assert [where.hour for where in hours(str(tmp_path), since)] == [1001, 1002]
+
+    def test_the_host_is_told(self, directory, tmp_path, monkeypatch):
+        for host in ("node1", "pod-a/b ~c"):
+            monkeypatch.setattr(paths, "host_name", lambda host=host: host)
+            Stats(directory, "gpu0").add("hits", now=True)
+        assert {where.host for where in hours(str(tmp_path))} == {"node1", "pod-a_b__c"}
+
+
+def refuse_to_write(*_: object) -> int:
+    raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
 
 FORKING = """
 import os, sys
-from gpucache.store.stats import Stats, fold
+from gpucache.store.counter_fold import fold
+from gpucache.store.stats import Stats
 root, directory = sys.argv[1:]
 counters = Stats(directory, "gpu0")
 counters.add("hits", 5, now=True)
@@ -233,7 +399,7 @@ if child == 0:
     counters.add("hits", 100)
     sys.exit()
 assert os.waitpid(child, 0)[1] == 0
-assert fold(root) == 1  # the child does not
+assert fold(root) == 0  # the child has folded its own at its end
 counters.add("hits", 1000)
 """
 
@@ -245,184 +411,24 @@ class TestFork:
         ended = python(FORKING, tmp_path, directory)
         assert ended.returncode == 0, ended.stderr
         assert totals(str(tmp_path)) == {"gpu0": {"hits": 1115}}
-        assert len(files(directory)) == 2, "the parent's own file and the folded one"
+        assert is_folded(directory)
 
 
-class TestFold:
-    def test_the_dead_become_one_file_and_the_sums_stay(self, tmp_path, directory):
-        for turn in range(3):
-            for device in ("gpu0", "gpu1"):
-                counters = Stats(directory, device)
-                counters.add("hits", turn + 1)
-                counters.add("compiled_s", 0.5, now=True)
-                dies(counters)
-            before = totals(str(tmp_path))
-            assert fold(str(tmp_path)) == 2
-            assert totals(str(tmp_path)) == before
-            assert files(directory) == ["folded.json"]
-        assert before == {
-            "gpu0": {"hits": 6, "compiled_s": 1.5},
-            "gpu1": {"hits": 6, "compiled_s": 1.5},
+class TestCommand:
+    def test_two_directories_with_one_base_name_are_two_rows(self, tmp_path, directory, gpucache):
+        for device in ("/a/cache", "/b/cache", "3"):
+            Stats(directory, device).add("hits", now=True)
+        said = json.loads(gpucache("stats", "--json", "--root", tmp_path).stdout)
+        assert {name: row["hits"] for name, row in said["devices"].items()} == {
+            "/a/cache": 1,
+            "/b/cache": 1,
+            "3": 1,
         }
-        assert fold(str(tmp_path)) == 0
-
-    def test_the_file_of_a_living_process_stays_until_it_is_killed(self, tmp_path, directory):
-        with counting(directory) as process:
-            assert fold(str(tmp_path)) == 0
-            assert len(files(directory)) == 1
-            process.kill()
-            process.wait(PATIENCE_S)
-            assert fold(str(tmp_path)) == 1
-        assert files(directory) == ["folded.json"]
-        assert totals(str(tmp_path)) == {"gpu0": {"hits": 5}}
-
-    def test_a_process_whose_file_is_new_is_not_folded_away(self, tmp_path, directory, monkeypatch):
-        """Between making its file and locking it, a process looks dead."""
-        real = fcntl.flock
-
-        def flock_after_a_fold(fd: int, how: int) -> None:
-            monkeypatch.setattr(fcntl, "flock", real)
-            assert fold(str(tmp_path)) == 0
-            real(fd, how)
-
-        monkeypatch.setattr(fcntl, "flock", flock_after_a_fold)
-        counters = Stats(directory, "gpu0")
-        counters.add("hits", now=True)
-        assert totals(str(tmp_path)) == {"gpu0": {"hits": 1}}
-
-    def test_beside_processes_that_come_and_go_the_totals_stay_exact(self, tmp_path, directory):
-        workers = [SPAWN.Process(target=_live_and_die, args=(directory, 150)) for _ in range(4)]
-        for worker in workers:
-            worker.start()
-        last, end = 0.0, time.monotonic() + PATIENCE_S
-        while any(worker.is_alive() for worker in workers):
-            assert time.monotonic() < end
-            fold(str(tmp_path))
-            now = totals(str(tmp_path)).get("gpu0", {}).get("hits", 0)
-            assert now >= last, "a reader never sees less"
-            last = now
-        for worker in workers:
-            worker.join(PATIENCE_S)
-        assert [worker.exitcode for worker in workers] == [0] * 4
-        assert totals(str(tmp_path)) == {"gpu0": {"hits": 1200}}
-        fold(str(tmp_path))
-        assert totals(str(tmp_path)) == {"gpu0": {"hits": 1200}}
-        assert files(directory) == ["folded.json"]
-
-    def test_one_that_the_disk_refuses_changes_nothing(self, tmp_path, directory, monkeypatch):
-        def refuse(*_: str) -> None:
-            raise OSError(errno.ENOSPC, "No space left on device")
-
-        counters = Stats(directory, "gpu0")
-        counters.add("hits", now=True)
-        dies(counters)
-        with monkeypatch.context() as patch:
-            patch.setattr(os, "rename", refuse)
-            with pytest.raises(OSError, match="No space"):
-                fold(str(tmp_path))
-        assert totals(str(tmp_path)) == {"gpu0": {"hits": 1}}
-        assert fold(str(tmp_path)) == 1
-        assert sorted(os.listdir(directory)) == ["folded.json", "lock"]
-
-    def test_without_counters_there_is_nothing_to_do(self, tmp_path):
-        assert fold(str(tmp_path)) == 0
-        assert totals(str(tmp_path)) == {}
-        assert list(tmp_path.iterdir()) == []
-
-
-GARBAGE = {
-    "empty": b"",
-    "torn": b'{"device": "gpu0", "values": {"hi',
-    "not text": b"\xff\xfe\x00",
-    "number": b"5",
-    "null": b"null",
-    "list of numbers": b"[1, 2]",
-    "other object": b'{"a": 1}',
-    "device that is none": b'{"device": 7, "values": {"hits": 1}}',
-    "values that are none": b'{"device": "gpu0", "values": [1]}',
-    "unknown counters": b'{"device": "gpu0", "values": {"bites": 1, "hits": "many"}}',
-}
-
-
-class TestGarbage:
-    @pytest.mark.parametrize("text", GARBAGE.values(), ids=GARBAGE)
-    def test_it_is_passed_over_and_folded_away(self, tmp_path, directory, text):
-        counters = Stats(directory, "gpu0")
-        counters.add("hits", now=True)
-        Path(directory, f"{node_id()}.node.1.abc.json").write_bytes(text)
-        assert totals(str(tmp_path)) == {"gpu0": {"hits": 1}}
-        assert fold(str(tmp_path)) == 1
-        assert totals(str(tmp_path)) == {"gpu0": {"hits": 1}}
-
-    def test_a_folded_file_that_is_garbage_does_not_stop_the_next_fold(self, tmp_path, directory):
-        counters = Stats(directory, "gpu0")
-        counters.add("hits", now=True)
-        dies(counters)
-        Path(directory, "folded.json").write_text("{")
-        assert fold(str(tmp_path)) == 1
-        found = json.loads(Path(directory, "folded.json").read_text())
-        assert found == [{"device": "gpu0", "values": {"hits": 1}}]
-
-
-class TestSumming:
-    """`totals` is asked by whoever only looks."""
-
-    @pytest.mark.parametrize("folded", [False, True], ids=["never-folded", "folded"])
-    def test_writes_nothing(self, tmp_path, directory, folded):
-        for _ in range(2):
-            counters = Stats(directory, "gpu0")
-            counters.add("hits", now=True)
-            dies(counters)
-            if folded:
-                fold(str(tmp_path))
-        before = {
-            path: (path.lstat().st_ino, path.lstat().st_mtime_ns)
-            for path in [tmp_path, *tmp_path.rglob("*")]
-        }
-        assert totals(str(tmp_path)) == {"gpu0": {"hits": 2}}
-        assert {
-            path: (path.lstat().st_ino, path.lstat().st_mtime_ns)
-            for path in [tmp_path, *tmp_path.rglob("*")]
-        } == before
-
-    @pytest.mark.parametrize("folded", [False, True], ids=["never-folded", "folded"])
-    def test_a_root_that_is_read_only_is_enough(self, tmp_path, mount, folded):
-        root = mount(tmp_path / "root", "-t", "tmpfs", "none")
-        counters = Stats(paths.ours(str(root), "stats"), "gpu0")
-        counters.add("hits", now=True)
-        dies(counters)
-        if folded:
-            fold(str(root))
-        subprocess.run(["mount", "-o", "remount,ro", root], check=True)
-        assert totals(str(root)) == {"gpu0": {"hits": 1}}
-
-
-class TestAnotherNode:
-    def test_its_counters_are_summed_and_folded_only_after_a_day_of_silence(self, tmp_path):
-        """Its lock may look free from here."""
-        directory = Path(paths.ours(str(tmp_path), "stats"))
-        directory.mkdir(parents=True)
-        theirs = directory / "0badcafe.node.1.abc.json"
-        theirs.write_text(json.dumps({"device": "0", "values": {"hits": 3}}))
-        assert fold(str(tmp_path)) == 0
-        assert totals(str(tmp_path)) == {"0": {"hits": 3}}
-        long_ago = time.time() - 87000
-        os.utime(theirs, (long_ago, long_ago))
-        assert fold(str(tmp_path)) == 1
-        assert totals(str(tmp_path)) == {"0": {"hits": 3}}
-        assert not theirs.exists()
-
-    def test_a_process_that_was_folded_while_it_was_silent_counts_on_and_nothing_twice(
-        self, tmp_path
-    ):
-        directory = paths.ours(str(tmp_path), "stats")
-        counters = Stats(directory, "0")
-        counters.add("hits", 3, now=True)
-        (file,) = Path(directory).glob("*.json")
-        theirs = file.with_name(f"0badcafe{file.name[8:]}")  # as another node sees it
-        os.rename(file, theirs)
-        os.utime(theirs, (0, 0))
-        assert fold(str(tmp_path)) == 1
-        counters.add("hits", 2, now=True)
-        counters.add("misses", 1, now=True)
-        assert totals(str(tmp_path)) == {"0": {"hits": 5, "misses": 1}}
+        assert said["all"]["hits"] == 3
+        lines = gpucache("stats", "--root", tmp_path).stdout.splitlines()
+        assert [line.split("\t")[:2] for line in lines] == [
+            ["/a/cache", "1"],
+            ["/b/cache", "1"],
+            ["3", "1"],
+            ["all", "3"],
+        ]

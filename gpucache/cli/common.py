@@ -7,7 +7,7 @@ from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING
 
 from gpucache.cli.terminal import progress, say
-from gpucache.errors import ConfigurationError, NoEntryError
+from gpucache.errors import ConfigurationError, GpuCacheError, NoEntryError
 from gpucache.layout.paths import ours, resolve_root
 
 if TYPE_CHECKING:
@@ -59,8 +59,25 @@ def scanned(root: str) -> CacheReport:
     """The report of what is in the root; while the root is read, a bar on a terminal shows how far that is."""
     from gpucache.report.cache_report import scan
 
+    fold_counters(root)
     with progress("looking") as show:
         return scan(root, show)
+
+
+def fold_counters(root: str) -> None:
+    """Fold the counters that ended processes have left, as each command does that comes by; tells nothing."""
+    from gpucache.disk.vetting import Trust, vet, vet_child
+    from gpucache.layout.paths import our_directories
+    from gpucache.store.counter_fold import fold
+
+    try:
+        trust = Trust.parse(os.environ)
+        vet(root, trust)
+        for path in our_directories(root):
+            vet_child(path, trust)
+        fold(root)
+    except (GpuCacheError, OSError):
+        return  # a root that others may write, or that is read-only: the counters are summed where they lie
 
 
 def one_entry(root: str, key: str) -> Entry:

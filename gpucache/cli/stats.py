@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import os
-from contextlib import suppress
 
 import click
 
 from gpucache.cli import device_rows
+from gpucache.cli.common import fold_counters
 from gpucache.cli.options import json_option, root_option
 from gpucache.cli.terminal import print_json, print_table
 
@@ -24,12 +24,12 @@ def stats(root: str | None, as_json: bool) -> None:
     """
     from gpucache.disk.vetting import Trust, vet
     from gpucache.layout.paths import resolve_root
-    from gpucache.store.stats import COUNTERS, SECONDS, fold, totals
+    from gpucache.store.counts import COUNTERS, SECONDS
+    from gpucache.store.stats import totals
 
     where = resolve_root(root, os.environ)
     vet(where, Trust.parse(os.environ))
-    with suppress(OSError):  # a read-only root: its counters are summed without being folded
-        fold(where)
+    fold_counters(where)
     columns = COUNTERS + SECONDS
     zeros = dict.fromkeys(columns, 0)
     sums = {}

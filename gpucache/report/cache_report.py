@@ -14,7 +14,7 @@ from dataclasses import dataclass
 
 from gpucache.findings import Finding
 from gpucache.layout import inductor, paths
-from gpucache.layout.keys import KEY, STORE_KEY, device_directories, shards, unlinked
+from gpucache.layout.keys import KEY, STORE_KEY, device_directories, shards
 from gpucache.report.entries import Entry
 from gpucache.report.inodes import Disk, Sum
 from gpucache.report.key_directories import KeyDirectories
@@ -131,21 +131,12 @@ class _Scan:
         )
 
     def _devices(self, devices: Collection[tuple[str, str]]) -> tuple[DeviceDirectory, ...]:
-        counters = self._counters()
+        counters = stats.totals(self.root)
         found = []
         for name, path in devices:
-            counted_as = os.path.basename(path)
-            counted = counters.get(counted_as, {})
+            counted = counters.get(name, {})
             found.append(DeviceDirectory(name, path, counted))
         return tuple(found)
-
-    def _counters(self) -> Mapping[str, Mapping[str, float]]:
-        try:
-            if unlinked(self.root, "stats"):
-                return stats.totals(self.root)
-        except OSError:  # `_rest`, which counts the files there, tells of it
-            pass
-        return {}
 
     # ---- directories of keys
 

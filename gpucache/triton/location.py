@@ -15,6 +15,7 @@ from gpucache.disk.vetting import Trust, vet, vet_child
 from gpucache.errors import GpuCacheError, RecordError
 from gpucache.layout import paths
 from gpucache.log import INFO, tell, warn_once
+from gpucache.store.counts import device_label
 from gpucache.store.limit import Limit, max_size_bytes
 from gpucache.store.lookup import sound
 from gpucache.store.quarantine import ASIDE
@@ -101,7 +102,7 @@ def locate(directory: str | None, environ: Mapping[str, str]) -> Location:
         root=chosen.root,
         locks=locks,
         staging=_staging(staging),
-        stats=Stats(counters, os.path.basename(chosen.directory)),
+        stats=Stats(counters, _label(chosen) if shared else ""),
         mode=mode,
         silicon=chosen.silicon,
         verify=environment.VERIFY.read_or_default(environ),
@@ -112,6 +113,13 @@ def locate(directory: str | None, environ: Mapping[str, str]) -> Location:
         limit=_limit(chosen.root, locks, shared, environ),
         stamp_s=stamp_interval(environ),
     )
+
+
+def _label(chosen: _Chosen) -> str:
+    """What the device directory is called in the counters."""
+    root = os.path.realpath(chosen.root)
+    directory = os.path.realpath(chosen.directory)
+    return device_label(root, directory)
 
 
 class _Chosen(Value):

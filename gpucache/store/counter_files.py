@@ -1,0 +1,407 @@
+"""The files in ``stats/`` that hold counters, and a look at all of them in which none counts twice and none is missed.
+
+Each process has a file of its own (``.counts``), which it rewrites. Files of ended processes are folded into one
+(``.folded``) by `counter_fold`, which is never rewritten: the next fold makes another file. A folded file names the
+files that it has taken in until these are gone, and whoever looks leaves out what is named. A name is never used twice.
+Files of a gpucache before that (``.json``) are read where they lie.
+
+Nobody waits to look: the files are listed before and after they are read, and read again where a fold ran between.
+"""
+
+from __future__ import annotations
+
+import errno
+import fcntl
+import json
+import os
+import re
+import time
+import zlib
+from collections.abc import Collection, Iterator
+from contextlib import contextmanager, suppress
+from typing import NamedTuple
+
+from gpucache.disk.door import COUNTERS_BYTES, SAFELY, open_regular
+from gpucache.disk.files import STAGED
+from gpucache.disk.node import node_id
+from gpucache.layout import paths
+from gpucache.layout.keys import unlinked
+from gpucache.store.counts import ANY_HOST, Sums, Where, add, parsed, parsed_hour
+
+OWN, FOLDED, OLD = ".counts", ".folded", ".json"
+OLD_FOLDED = "folded.json"
+"""The sums that a gpucache before this format has folded."""
+OLD_LOCK = "lock"
+"""What that gpucache locks while it folds or sums."""
+CLAIM = "~"
+"""Parts what a file was called at first from what it was called when another process claimed it."""
+
+_NO_NODE = "unlocked"
+"""Stands for the node in the name of a file that cannot be locked, so that everyone judges it by its age."""
+_SLOT = 2048  # more than the longest label and host with all counters, each at its longest
+_MOST_LABEL = 1400
+_TRIES = 200
+_OLD_TRIES, _OLD_TRY_S = 50, 0.002
+_READ_TRIES = 10
+_NEW_FILE = os.O_RDWR | os.O_CREAT | os.O_EXCL | SAFELY
+_NO_LOCKS = (errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP)
+_GONE = (errno.ENOENT, errno.ESTALE)
+
+
+# ---- names
+
+
+def identity(here: int, name: str) -> str | None:
+    """What a file of counters is known by, whoever has claimed it; None for any other file, or one that is gone."""
+    stem, suffix = os.path.splitext(name)
+    if suffix not in (OWN, FOLDED, OLD):
+        return None
+    if name != OLD_FOLDED:
+        return stem.rpartition(CLAIM)[2]
+    # This name is used again and again.
+    try:
+        found = os.stat(name, dir_fd=here, follow_symlinks=False)
+    except OSError:
+        return None
+    return f"folded-{found.st_ino}-{found.st_mtime_ns}"
+
+
+def new_name(node: str, what: str) -> str:
+    """The beginning of a name that no file had or will have."""
+    return f"{node}.{what}.{os.getpid()}.{time.time_ns():x}"
+
+
+def is_first_of_a_process(name: str) -> bool:
+    """Whether a file of this name, where there was none, holds only what was counted since."""
+    return CLAIM not in name and not name.endswith(FOLDED) and name != OLD_FOLDED
+
+
+# ---- the directory
+
+
+@contextmanager
+def opened(root: str) -> Iterator[int]:
+    """A descriptor of the directory ``stats/`` of a root; no link is followed on the way below the root.
+
+    Raises:
+        OSError: the directory is not there, or cannot be opened.
+    """
+    path = unlinked(root, "stats")
+    if path is None:
+        raise OSError(errno.ELOOP, os.strerror(errno.ELOOP), paths.ours(root, "stats"))
+    here = os.open(path, os.O_RDONLY | os.O_DIRECTORY | SAFELY)
+    try:
+        yield here
+    finally:
+        os.close(here)
+
+
+def make_file(here: int, name: str) -> int:
+    """Make a file for reading and writing in a directory, for the owner of the directory where root makes it.
+
+    Raises:
+        OSError: the disk refused.
+    """
+    fd = os.open(name, _NEW_FILE, 0o600, dir_fd=here)
+    if os.geteuid() == 0:
+        owner = os.fstat(here)
+        with suppress(OSError):
+            os.fchown(fd, owner.st_uid, owner.st_gid)
+    return fd
+
+
+# ---- the file of a process
+
+
+class OwnFile:
+    """The file of one process, for one device directory and one hour: its counters, twice.
+
+    The two copies are written in turn, so that one of them is whole at any moment, also where a write is cut short. The
+    process holds ``flock`` on the file for life, which tells its node that the counters are not to be folded.
+    """
+
+    def __init__(self, directory: str) -> None:
+        """Make the file.
+
+        The file gets the name that a fold looks for only once it is locked, or it could be folded away before.
+
+        Raises:
+            OSError: the disk refused.
+        """
+        os.makedirs(directory, mode=0o700, exist_ok=True)
+        self._turn = 0
+        here = os.open(directory, os.O_RDONLY | os.O_DIRECTORY | SAFELY)
+        try:
+            self._begin(here, directory)
+        finally:
+            os.close(here)
+
+    def _begin(self, here: int, directory: str) -> None:
+        host = host_label()
+        staged = STAGED + new_name(node_id(), host)
+        fd = make_file(here, staged)
+        try:
+            node = node_id() if _locked(fd) else _NO_NODE
+            name = new_name(node, host) + OWN
+            os.rename(staged, name, src_dir_fd=here, dst_dir_fd=here)
+            self._inode = os.fstat(fd).st_ino
+        except OSError:
+            os.close(fd)
+            with suppress(OSError):
+                os.unlink(staged, dir_fd=here)
+            raise
+        self._fd = fd
+        self._path = f"{directory}/{name}"
+
+    def is_in_place(self) -> bool:
+        """Whether nobody has folded the file, as another node does after a day of silence, or swept it.
+
+        Raises:
+            OSError: the disk does not answer.
+        """
+        try:
+            return os.lstat(self._path).st_ino == self._inode
+        except FileNotFoundError:
+            return False
+
+    def write(self, where: Where, values: dict[str, float]) -> None:
+        """Replace the counters.
+
+        Raises:
+            OSError: the disk refused; the counters before stay.
+        """
+        turn = self._turn + 1
+        said = {**where._asdict(), "turn": turn, "values": values}
+        text = json.dumps(said).encode().ljust(_SLOT - 9)
+        slot = b"%08x %b" % (zlib.crc32(text), text)
+        if os.pwrite(self._fd, slot, (turn - 1) % 2 * _SLOT) != len(slot):
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), self._path)
+        self._turn = turn
+
+    def close(self) -> None:
+        """Let the file be folded, as the death of the process does."""
+        with suppress(OSError):
+            os.close(self._fd)
+
+
+def host_label() -> str:
+    """This host's name as files say it: 64 characters at most, and none that means something in a name."""
+    return re.sub(r"[^A-Za-z0-9._-]", "_", paths.host_name())[:64]
+
+
+def short_label(device: str) -> str:
+    """The label of a device directory, cut at its beginning where it would not fit into a file."""
+    if len(json.dumps(device)) <= _MOST_LABEL:
+        return device
+    checksum = zlib.crc32(os.fsencode(device))
+    return f"/...{checksum:08x}...{device[-200:]}"
+
+
+def _locked(fd: int) -> bool:
+    """Lock a file of our own; False where the file system has no locks."""
+    try:
+        fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        return True
+    except OSError as error:
+        if error.errno in _NO_LOCKS:
+            return False
+        raise
+
+
+# ---- reading
+
+
+class File(NamedTuple):
+    """What is in one file of counters."""
+
+    sums: Sums
+    absorbed: frozenset[str] = frozenset()
+    """The identities of the files that were folded into this one, and that may still be there."""
+    readable: bool = True
+    """Whether the file could be read, whatever was in it."""
+
+
+def read(here: int, name: str) -> File | None:
+    """Read a file of counters; nothing where it makes no sense, and None where it is gone."""
+    try:
+        if name.endswith(OWN):
+            return File(_read_own(here, name))
+        said = json.loads(_content(here, name))
+    except OSError as error:
+        return None if error.errno in _GONE else File({}, readable=False)
+    except (ValueError, RecursionError):
+        return File({})
+    if name.endswith(OLD):
+        return File(_old_sums(said))
+    if not isinstance(said, dict):
+        return File({})
+    absorbed = said.get("absorbed")
+    names = absorbed if isinstance(absorbed, list) else []
+    return File(parsed(said.get("sums")), frozenset(map(str, names)))
+
+
+def _content(here: int, name: str) -> bytes:
+    fd, found = open_regular(name, here=here)
+    with open(fd, "rb") as file:
+        if found.st_size > COUNTERS_BYTES:
+            raise OSError(errno.EFBIG, os.strerror(errno.EFBIG), name)
+        return file.read(COUNTERS_BYTES)
+
+
+def _read_own(here: int, name: str) -> Sums:
+    """The newer of the two copies of a process's counters.
+
+    Where only one is whole, the other may be one that is being written, or this one may have been overtaken while the
+    other was read: so it must be the newest twice.
+    """
+    before: object = "nothing was read"
+    newest = None
+    for _ in range(_READ_TRIES):
+        content = _content(here, name)
+        slots = [_slot(content[:_SLOT]), _slot(content[_SLOT : 2 * _SLOT])]
+        whole = [slot for slot in slots if slot is not None]
+        newest = max(whole, key=lambda slot: slot[0], default=None)
+        if len(whole) == 2 or newest == before:
+            break
+        before = newest
+    return {} if newest is None else newest[1]
+
+
+def _slot(text: bytes) -> tuple[int, Sums] | None:
+    """Which copy this is, counted from 1, and its counters; None where the copy is not whole."""
+    if len(text) != _SLOT or text[:9] != b"%08x " % zlib.crc32(text[9:]):
+        return None
+    sums: Sums = {}
+    try:
+        said = json.loads(text[9:])
+        where = Where(str(said["host"]), str(said["device"]), parsed_hour(said["hour"]))
+        add(sums, where, said["values"])
+        return int(said["turn"]), sums
+    except (ValueError, TypeError, KeyError, OverflowError, RecursionError):
+        return None
+
+
+def _old_sums(said: object) -> Sums:
+    """The counters in a file of the format before: those of one device, or, of an old fold, a list of such."""
+    sums: Sums = {}
+    for item in said if isinstance(said, list) else [said]:
+        if isinstance(item, dict) and isinstance(item.get("device"), str):
+            add(sums, Where(ANY_HOST, item["device"]), item.get("values"))
+    return sums
+
+
+# ---- a look at all
+
+
+class Look(NamedTuple):
+    """What files of counters there were at one moment, and what was in them."""
+
+    names: dict[str, str]
+    """The name of each file by its identity, those included that a fold has taken in."""
+    files: dict[str, File]
+    """What was read, by identity."""
+    absorbed: frozenset[str]
+    """The identities of what a fold has taken in: it counts no more, and is to be removed."""
+
+
+def look(here: int, wanted: Collection[str] | None = None) -> Look:
+    """Read the files of counters in an open directory, or of those of processes only ``wanted`` ones (identities).
+
+    Never waits, but for a gpucache of the format before, a tenth of a second. Exact beside any writer and fold of this
+    format; were there folds without end, the last of 200 tries would count.
+
+    Raises:
+        OSError: the directory cannot be listed.
+    """
+    names = listed(here)
+    with _no_old_fold_beside(here, names):
+        return _look(here, wanted)
+
+
+def _look(here: int, wanted: Collection[str] | None) -> Look:
+    names = listed(here)
+    files: dict[str, File] = {}
+    absorbed: frozenset[str] = frozenset()
+    for _ in range(_TRIES):
+        # What is gone was folded: the file that has taken it in is among those read now.
+        files = {known: file for known, file in files.items() if known in names}
+        for known, name in names.items():
+            if known in files or not _is_wanted(known, name, wanted):
+                continue
+            file = read(here, name)
+            if file is not None:
+                files[known] = file
+        absorbed = frozenset().union(*(file.absorbed for file in files.values()))
+        after = listed(here)
+        was_whole = _was_whole(names, after, files, absorbed, wanted)
+        names = after
+        if was_whole:
+            break
+    return Look(names, files, absorbed)
+
+
+def _is_wanted(known: str, name: str, wanted: Collection[str] | None) -> bool:
+    return wanted is None or known in wanted or name.endswith(FOLDED)
+
+
+def _was_whole(
+    before: dict[str, str],
+    after: dict[str, str],
+    files: dict[str, File],
+    absorbed: frozenset[str],
+    wanted: Collection[str] | None,
+) -> bool:
+    """Whether what was read is all that there was at one moment.
+
+    A file that a fold has made while the others were read holds counters that may be read already, or missed: it stands
+    in the list after. What is in both lists, or only in the one before, was read, or was folded before.
+    """
+    for known, name in before.items():
+        if _is_wanted(known, name, wanted) and known not in files and known not in absorbed:
+            return False
+    new = [name for known, name in after.items() if before.get(known) != name]
+    return all(map(is_first_of_a_process, new))
+
+
+def listed(here: int) -> dict[str, str]:
+    """The name of each file of counters, by its identity.
+
+    Raises:
+        OSError: the directory cannot be listed.
+    """
+    names = {}
+    for name in sorted(os.listdir(here)):
+        known = identity(here, name)
+        if known is not None:
+            names[known] = name
+    return names
+
+
+@contextmanager
+def _no_old_fold_beside(here: int, names: dict[str, str]) -> Iterator[None]:
+    """Keep a gpucache of the format before from folding its files while they are read; that waits for us, shortly."""
+    if not any(name.endswith(OLD) and CLAIM not in name for name in names.values()):
+        yield
+        return
+    try:
+        fd, _ = open_regular(OLD_LOCK, here=here)
+    except OSError:  # nobody has folded yet
+        yield
+        return
+    try:
+        _share(fd)
+        yield
+    finally:
+        os.close(fd)
+
+
+def _share(fd: int) -> None:
+    """Share a lock once it is free, or go on without after a tenth of a second: who holds it so long folds nothing."""
+    for _ in range(_OLD_TRIES):
+        try:
+            fcntl.flock(fd, fcntl.LOCK_SH | fcntl.LOCK_NB)
+            return
+        except BlockingIOError:
+            time.sleep(_OLD_TRY_S)
+        except OSError:
+            return

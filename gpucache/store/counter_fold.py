@@ -1,0 +1,314 @@
+"""`fold`: take the counters of ended processes into one file, without waiting, by whoever comes by.
+
+Each file that is folded is held by its own lock, so that of several folds each takes other files. What another node may
+take for a dead process's as well is claimed by a rename, which succeeds for one of them. The new file is complete, and
+names what it has taken in, before anything is removed: killed at any moment, a fold changes no sum.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import json
+import os
+import time
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager, suppress
+from typing import NamedTuple
+
+from gpucache.disk.door import COUNTERS_BYTES, SAFELY, open_regular
+from gpucache.disk.files import STAGED, sweep_old
+from gpucache.disk.node import DAY_S, is_of_this_node, node_id
+from gpucache.forks import after_fork
+from gpucache.layout import paths
+from gpucache.store.counter_files import (
+    CLAIM,
+    FOLDED,
+    OLD,
+    OLD_FOLDED,
+    OLD_LOCK,
+    Look,
+    identity,
+    listed,
+    look,
+    make_file,
+    new_name,
+    opened,
+)
+from gpucache.store.counts import Sums, add_all, bounded, encoded, this_hour
+
+_FEW = 32  # on the way of a kernel launch
+_MANY = 200
+_MOST_LOOKED_AT = 64
+_MOST_LEFT = 1000
+_SUMS_BYTES = COUNTERS_BYTES // 2
+
+
+class _Held(NamedTuple):
+    """A file of an ended process, or a folded one, that no other process of this node folds meanwhile."""
+
+    known: str
+    """Its identity."""
+    name: str
+    fd: int
+    modified_ns: int
+    claimed: bool
+    """Whether it must be claimed by a rename: another node may take it as well."""
+
+
+def fold(root: str) -> int:
+    """Fold all files of ended processes; return how many there were. Beside any writer, reader and fold.
+
+    Does nothing for anyone but the owner of the directory and root: what others make their owner could not read.
+
+    Raises:
+        OSError: the disk refused; no sum has changed.
+    """
+    with _own_directory(root) as here:
+        if here is None:
+            return 0
+        sweep_old(paths.ours(root, "stats"), STAGED)
+        _claim_old(here)
+        whole = 0
+        while folded := _fold_some(here, _MANY, None):
+            whole += folded
+        return whole
+
+
+def fold_few(directory: str) -> None:
+    """Fold some files of ended processes in ``stats/``, where the time belongs to a program.
+
+    Never raises for what the disk says.
+    """
+    with suppress(OSError):
+        here = os.open(directory, os.O_RDONLY | os.O_DIRECTORY | SAFELY)
+        try:
+            if _is_own(here):
+                _claim_old(here)
+                _fold_some(here, _FEW, _MOST_LOOKED_AT)
+        finally:
+            os.close(here)
+
+
+@contextmanager
+def _own_directory(root: str) -> Iterator[int | None]:
+    """A descriptor of the directory with counters; None where that is not there, or is another user's."""
+    if not os.path.isdir(paths.ours(root, "stats")):
+        yield None
+        return
+    with opened(root) as here:
+        yield here if _is_own(here) else None
+
+
+def _is_own(here: int) -> bool:
+    return os.geteuid() in (0, os.fstat(here).st_uid)
+
+
+# ---- one fold
+
+
+def _fold_some(here: int, most: int, most_looked_at: int | None) -> int:
+    """Fold ``most`` files at once; return how many files of processes there were.
+
+    ``most_looked_at`` bounds how many files are looked at, those of this node first; None looks at all.
+    """
+    held: list[_Held] = []
+    try:
+        for held_one in _dead(here, most_looked_at):
+            held.append(held_one)
+            _in_hand.add(held_one.fd)
+            if len(held) == most:
+                break
+        if all(one.name.endswith(FOLDED) for one in held) and len(held) < 2:
+            return 0
+        return _fold_held(here, held)
+    finally:
+        for one in held:
+            _in_hand.discard(one.fd)
+            os.close(one.fd)
+
+
+def _fold_held(here: int, held: list[_Held]) -> int:
+    """Make one file of those that are held; return how many files of processes they were."""
+    # Looked at once they are held: nobody can fold one of them from here on.
+    seen = look(here, {one.known for one in held})
+    garbage = {seen.names[known] for known in seen.absorbed if known in seen.names}
+    for name in garbage:  # a killed fold left it
+        _remove(here, name)
+    taken = {}
+    for one in held:
+        file = seen.files.get(one.known)
+        if file is None or not file.readable or one.known in seen.absorbed:
+            continue
+        claimed = _claimed(here, one)
+        if claimed is not None:
+            taken[one.known] = claimed
+    folded = [known for known, name in taken.items() if name.endswith(FOLDED)]
+    others = any(
+        name.endswith(FOLDED) and known not in taken and known not in seen.absorbed
+        for known, name in seen.names.items()
+    )
+    if len(taken) < 2 and (folded or others or not taken):
+        return 0  # one file in the place of another would be no gain
+    left = seen.absorbed.intersection(listed(here))
+    if len(left) > _MOST_LEFT:
+        return 0  # nothing can be removed here
+    _write(here, seen, taken, left)
+    for name in taken.values():
+        _remove(here, name)
+    return len(taken) - len(folded)
+
+
+def _write(here: int, seen: Look, taken: Iterable[str], left: Iterable[str]) -> None:
+    """Write a new folded file, which takes in the files with these identities, and still names what is left."""
+    sums: Sums = {}
+    for known in taken:
+        add_all(sums, seen.files[known].sums)
+    sums = bounded(sums, this_hour(), lambda some: len(_text(some)) <= _SUMS_BYTES)
+    said = {"absorbed": sorted({*taken, *left}), "sums": encoded(sums)}
+    text = json.dumps(said).encode()
+    name = new_name(node_id(), "folded")
+    staged = STAGED + name
+    fd = make_file(here, staged)
+    try:
+        with open(fd, "wb") as file:
+            file.write(text)
+        os.rename(staged, name + FOLDED, src_dir_fd=here, dst_dir_fd=here)
+    except OSError:
+        _remove(here, staged)
+        raise
+
+
+def _text(sums: Sums) -> str:
+    return json.dumps(encoded(sums))
+
+
+def _remove(here: int, name: str) -> None:
+    """Remove a file whose counters are in a folded one; where that fails, it stays named there."""
+    with suppress(OSError):
+        os.unlink(name, dir_fd=here)
+
+
+# ---- who may fold a file
+
+
+def _dead(here: int, most: int | None) -> Iterator[_Held]:
+    """Hold the files of ended processes and the folded ones, one after the other; the caller closes them."""
+    names = listed(here)
+    order = sorted(names, key=lambda known: (not names[known].endswith(FOLDED), known))
+    own = [known for known in order if is_of_this_node(names[known])]
+    others = [known for known in order if not is_of_this_node(names[known])]
+    if others and most is not None:  # each process begins at another of them
+        start = os.getpid() % len(others)
+        others = others[start:] + others[:start]
+    for known in [*own, *others][:most]:
+        if names[known].endswith(OLD) and CLAIM not in names[known]:
+            continue  # `_claim_old` takes these
+        held = _hold(here, known, names[known])
+        if held is not None:
+            yield held
+
+
+def _hold(here: int, known: str, name: str) -> _Held | None:
+    """Lock a file of counters if its process has ended; None where the process lives, or another fold has the file.
+
+    No lock of another node's may be seen here, and there may be no locks: then a day of silence tells.
+    """
+    try:
+        fd, found = open_regular(name, here=here)
+    except OSError:
+        return None
+    silent_s = time.time() - found.st_mtime
+    by_age = not is_of_this_node(name)
+    try:
+        fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        mine = True
+    except BlockingIOError:
+        mine = False
+    except OSError:
+        mine = by_age = True
+    if mine and (silent_s > DAY_S or not by_age) and _is_same(here, name, fd):
+        return _Held(known, name, fd, found.st_mtime_ns, silent_s > DAY_S / 2)
+    os.close(fd)
+    return None
+
+
+def _is_same(here: int, name: str, fd: int) -> bool:
+    """Whether an open file still has this name."""
+    try:
+        return os.stat(name, dir_fd=here, follow_symlinks=False).st_ino == os.fstat(fd).st_ino
+    except OSError:
+        return False
+
+
+def _claimed(here: int, held: _Held) -> str | None:
+    """The name of a held file, once no other node can fold it either; None where another node has been quicker.
+
+    Of those who rename it, one succeeds. The file is young then, so that for a day nobody claims it again.
+    """
+    if not held.claimed:
+        return held.name
+    suffix = os.path.splitext(held.name)[1]
+    name = new_name(node_id(), "claimed") + CLAIM + held.known + suffix
+    try:
+        os.rename(held.name, name, src_dir_fd=here, dst_dir_fd=here)
+        if os.fstat(held.fd).st_mtime_ns != held.modified_ns:
+            return None  # its process has come back, or another node has claimed it just before
+        os.utime(held.fd)
+    except OSError:
+        return None
+    return name if _is_same(here, name, held.fd) else None
+
+
+# ---- the format before
+
+
+def _claim_old(here: int) -> None:
+    """Claim the files of ended processes that a gpucache of the format before has made, and what that has folded.
+
+    That gpucache no longer sees them then. Under its lock: it never folds meanwhile what is claimed here.
+    """
+    old = [name for name in listed(here).values() if name.endswith(OLD) and CLAIM not in name]
+    if not old:
+        return
+    try:
+        lock, _ = open_regular(OLD_LOCK, os.O_RDONLY | os.O_CREAT, here)
+    except OSError:
+        return  # what lies there is no lock: the files are read where they are
+    try:
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        for name in old:
+            _claim_old_file(here, name)
+    except OSError:
+        return  # somebody holds it: next time
+    finally:
+        os.close(lock)
+
+
+def _claim_old_file(here: int, name: str) -> None:
+    known = identity(here, name)
+    if known is None:
+        return
+    claimed = new_name(node_id(), "claimed") + CLAIM + known + OLD
+    if name == OLD_FOLDED:
+        os.rename(name, claimed, src_dir_fd=here, dst_dir_fd=here)
+        return
+    held = _hold(here, known, name)
+    if held is not None:
+        try:
+            os.rename(name, claimed, src_dir_fd=here, dst_dir_fd=here)
+        finally:
+            os.close(held.fd)
+
+
+# ---- forks
+
+_in_hand: set[int] = set()
+
+
+@after_fork
+def _after_fork_in_child() -> None:
+    """The child must not hold what its parent folds."""
+    for fd in _in_hand:
+        with suppress(OSError):
+            os.close(fd)
+    _in_hand.clear()

@@ -1,0 +1,157 @@
+"""Counters as values: what is counted, per host, device directory and hour, and how the sums are kept in bounds."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Mapping
+from typing import NamedTuple
+
+COUNTERS = ("hits", "shared_hits", "misses", "waits", "errors_degraded")
+"""The names of what is counted in whole numbers: kernels found in the own device directory; taken from the store; found
+nowhere, and so compiled; waits for a compile of another process; failures of ours, after which the kernel was compiled.
+"""
+SECONDS = ("waited_s", "compiled_s", "saved_s")
+"""The names of what is counted in seconds: the waits; the own compiles; the compiles of what the store gave instead."""
+HOUR_S = 3600
+HOURS_KEPT = 14 * 24
+"""For so many hours the sums of each hour are kept."""
+ANY_TIME = 0
+"""In the place of an hour: what was counted before the hours that are kept, or at a time that is not known."""
+ANY_HOST = ""
+"""In the place of a host: hosts that have counted nothing for 14 days, or that are not known."""
+ELSEWHERE = "elsewhere"
+"""In the place of a device directory: ones outside the root that have counted nothing for 14 days."""
+
+_MOST = 1e18
+"""No counter gets so far: a larger number in a file is nonsense, and would spoil the sums."""
+
+Values = dict[str, float]
+"""Counters by name."""
+
+
+class Where(NamedTuple):
+    """What a sum is about."""
+
+    host: str
+    """The name of the host, or `ANY_HOST`."""
+    device: str
+    """What `device_label` says of the device directory."""
+    hour: int = ANY_TIME
+    """Hours since the epoch, or `ANY_TIME`."""
+
+
+Sums = dict[Where, Values]
+
+
+def this_hour() -> int:
+    """The hours since the epoch."""
+    return int(time.time() // HOUR_S)
+
+
+def device_label(root: str, directory: str) -> str:
+    """What a device directory is called in sums: in its root as `CacheReport` names it, elsewhere by its whole path.
+
+    So two directories elsewhere are told apart that have one base name. Both arguments are real paths.
+    """
+    if directory == root:
+        return "."
+    triton = f"{root}/triton"
+    if directory == triton:
+        return "triton"
+    inner = directory.removeprefix(f"{triton}/")
+    is_in_root = inner != directory and "/" not in inner
+    return inner if is_in_root else directory
+
+
+def add(sums: Sums, where: Where, values: object) -> None:
+    """Add counters as they stood in a file to the sums; what makes no sense is left out."""
+    if not isinstance(values, dict):
+        return
+    for name, value in values.items():
+        known = name in COUNTERS or name in SECONDS
+        if known and isinstance(value, (int, float)) and 0 <= value < _MOST:
+            total = sums.setdefault(where, {})
+            total[name] = total.get(name, 0) + value
+
+
+def add_all(sums: Sums, more: Mapping[Where, Values]) -> None:
+    """Add sums to sums."""
+    for where, values in more.items():
+        add(sums, where, values)
+
+
+def encoded(sums: Sums) -> dict[str, dict[str, dict[str, Values]]]:
+    """The sums as JSON has them: by host, in these by device directory, in these by hour."""
+    said: dict[str, dict[str, dict[str, Values]]] = {}
+    for (host, device, hour), values in sums.items():
+        devices = said.setdefault(host, {})
+        devices.setdefault(device, {})[str(hour)] = values
+    return said
+
+
+def parsed(said: object) -> Sums:
+    """The sums that `encoded` has written; what makes no sense is left out."""
+    sums: Sums = {}
+    for host, devices in _items(said):
+        for device, hours in _items(devices):
+            for hour, values in _items(hours):
+                where = Where(host, device, parsed_hour(hour))
+                add(sums, where, values)
+    return sums
+
+
+def _items(said: object) -> list[tuple[str, object]]:
+    return list(said.items()) if isinstance(said, dict) else []
+
+
+def parsed_hour(said: object) -> int:
+    """An hour as a file says it, a number or its text; `ANY_TIME` where that makes no sense."""
+    text = str(said) if isinstance(said, int) and 0 <= said < 10**9 else said
+    if isinstance(text, str) and len(text) <= 9 and text.isascii() and text.isdigit():
+        return int(text)
+    return ANY_TIME
+
+
+def bounded(sums: Sums, now: int, fits: Callable[[Sums], bool]) -> Sums:
+    """The sums with the hours of the last 14 days, and with so much less of the detail that they fit.
+
+    No total gets smaller. What gives way first is what has counted nothing for 14 days: the names of hosts (each pod
+    has another), then of directories outside the root (each job may have another). Then the hours go, from the oldest
+    on, and in the end all names. ``now`` is in hours since the epoch.
+    """
+    sums = _merged(sums, lambda where: _at_hour(where, now, HOURS_KEPT))
+    recent = {where[:2] for where in sums if where.hour != ANY_TIME}
+    hosts = {host for host, _ in recent}
+    steps: list[Callable[[Where], Where]] = [
+        lambda where: where if where.host in hosts else where._replace(host=ANY_HOST),
+        lambda where: where if where[:2] in recent else _without_path(where),
+        lambda where: _at_hour(where, now, HOURS_KEPT // 2),
+        lambda where: _at_hour(where, now, 48),
+        lambda where: where._replace(host=ANY_HOST),
+        _without_path,
+        lambda where: where._replace(hour=ANY_TIME),
+        lambda where: Where(ANY_HOST, ELSEWHERE),
+    ]
+    for step in steps:
+        if fits(sums):
+            break
+        sums = _merged(sums, step)
+    return sums
+
+
+def _merged(sums: Sums, step: Callable[[Where], Where]) -> Sums:
+    """The sums once each of them is about what ``step`` says."""
+    merged: Sums = {}
+    for where, values in sums.items():
+        add(merged, step(where), values)
+    return merged
+
+
+def _at_hour(where: Where, now: int, kept: int) -> Where:
+    """The same without its hour, unless that is one of the last ``kept``; a day ahead is a clock that goes wrong."""
+    is_kept = now - kept < where.hour <= now + 24
+    return where if is_kept else where._replace(hour=ANY_TIME)
+
+
+def _without_path(where: Where) -> Where:
+    return where._replace(device=ELSEWHERE) if where.device.startswith("/") else where
