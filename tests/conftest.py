@@ -197,6 +197,8 @@ def fuse() -> None:
     """The test mounts a file system of a process's own, and has the marker `fuse`."""
     if os.geteuid() != 0 or not os.access("/dev/fuse", os.R_OK | os.W_OK):
         pytest.skip("needs /dev/fuse, and root to mount")
+    if importlib.util.find_spec("mfusepy") is None:
+        pytest.skip("needs mfusepy: pip install '.[test]' on Linux")
 
 
 ObjectStores = Callable[..., Path]

@@ -1,13 +1,15 @@
 """`gpucache.store.placing`: an entry comes to its place whole, also where a directory cannot be renamed."""
 
 import errno
+import json
 import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
-from support.trees import GROUP, KERNEL, OLD, Cache, Tree
+from support.every_call import SCRIPT, EveryCall
+from support.trees import GROUP, KERNEL, KEY, OLD, Cache, Tree
 
 from gpucache.disk.node import node_id
 from gpucache.report.cache_report import scan
@@ -268,6 +270,61 @@ def test_a_full_disk_is_told_at_once(tmp_path: Path, monkeypatch: pytest.MonkeyP
 
 
 # ---- on a real mount
+
+
+PUBLISH = (
+    SCRIPT
+    + """
+import hashlib
+from gpucache.disk.staging import Staging
+from gpucache.store.manifest import Facts, entry_path
+from gpucache.store.publish import link_view, publish_entry
+from gpucache.store.lookup import sound
+root, view, key = sys.argv[2:5]
+staging = Staging(root + "/gpucache/v1/tmp")
+home = staging.directory()
+staged = {}
+for name, data in json.loads(sys.argv[5]).items():
+    with open(home + "/" + name, "wb") as file:
+        file.write(bytes.fromhex(data))
+    staged[name] = (home + "/" + name, hashlib.sha256(bytes.fromhex(data)).hexdigest())
+entry = entry_path(root, key)
+mark("begin")
+assert publish_entry(root, key, staged, Facts(kernel="add", group="add.json"), staging, True)
+assert link_view(root, entry, view, sound(entry, False, 0.0), True)
+mark("end")
+"""
+)
+
+
+@pytest.mark.kills
+class TestKilled:
+    def test_at_any_call_readers_find_all_or_nothing_and_the_next_holder_of_the_lock_goes_on(
+        self, object_store: Callable[..., Path], strace: str, tmp_path: Path
+    ) -> None:
+        """SIGKILL before each call that changes the disk, on a real mount that refuses all it may."""
+        every_call = EveryCall(strace, object_store(tmp_path / "store", **BARE))
+        files = json.dumps({name: data.hex() for name, data in KERNEL.items()})
+        caches = {}
+
+        def start(home: Path) -> list[object]:
+            cache = caches[home] = Cache(home)
+            return [cache.root, cache.view, KEY, files]
+
+        def check(home: Path, line: str) -> None:
+            cache = caches[home]
+            for directory in (cache.entry, cache.view):
+                found = sound(str(directory), False, 0.0)
+                assert found is None or cache.whole(directory), line
+            group = stock_group(str(cache.view), "add.json")
+            assert group is None or len(group) == len(KERNEL), line
+            assert cache.publish(repair=True), line
+            assert cache.link(repair=True), line
+            assert cache.whole(cache.entry), line
+            assert cache.whole(cache.view), line
+
+        names = every_call.killed_everywhere(PUBLISH, start, check, least=30)
+        assert names & {"rename", "renameat", "renameat2"}
 
 
 class TestRealMount:

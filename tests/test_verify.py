@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import json
 import os
@@ -601,6 +602,50 @@ def test_a_view_on_another_file_system_is_in_order_and_is_mended_there(ours, tmp
         ("digest-mismatch", True)
     ]
     assert compiled((root, "triton/1", True))[0][:2] == (0, ours.digest)
+    assert verify(str(root)).findings == ()
+
+
+@pytest.mark.parametrize("number", [errno.EPERM, errno.ENOTSUP, errno.EXDEV, errno.EMLINK])
+def test_copies_where_no_hard_link_can_be_made_are_a_flaw_until_a_repair_has_tried(
+    number, ours, tmp_path, monkeypatch
+):
+    """Although the type of the file system promises links; what was found is kept for the next process."""
+
+    def refused(*_: object, **__: object) -> None:
+        raise OSError(number, os.strerror(number))
+
+    root = ours.at(tmp_path / "root")
+    apart(root / "triton/1" / kernel_key(root))
+    assert codes(verify(str(root))) == {"view-apart"}
+    monkeypatch.setattr(os, "link", refused)
+    assert verify(str(root), repair=True).findings == ()
+    assert verify(str(root)).findings == ()
+
+
+def test_where_no_hard_link_can_be_made_an_entry_is_made_again_of_a_copy(
+    ours, tmp_path, monkeypatch
+):
+    def refused(*_: object, **__: object) -> None:
+        raise OSError(errno.EPERM, "Operation not permitted")
+
+    root = ours.at(tmp_path / "root")
+    apart(root / "triton/1" / kernel_key(root))
+    cut(Path(entry_path(str(root), kernel_key(root))) / "scaled.cubin")
+    monkeypatch.setattr(os, "link", refused)
+    assert verify(str(root), repair=True).unrepaired == ()
+    assert verify(str(root)).findings == ()
+    monkeypatch.undo()
+    assert compiled((root, "triton/1", True))[0][:2] == (0, ours.digest)
+
+
+@pytest.mark.root
+def test_copies_in_a_directory_that_is_mounted_for_itself_are_in_order(ours, tmp_path, mount):
+    """Although the device is the store's: between two mounts nothing can be linked."""
+    root = ours.at(tmp_path / "root")
+    view = root / "triton/1" / kernel_key(root)
+    apart(view)
+    mount(view.parent, "--bind", str(view.parent))
+    assert view.stat().st_dev == root.stat().st_dev
     assert verify(str(root)).findings == ()
 
 

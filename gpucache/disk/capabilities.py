@@ -15,6 +15,7 @@ import tempfile
 import time
 from contextlib import suppress
 
+from gpucache.disk import mounts
 from gpucache.disk.door import read_limited
 from gpucache.disk.files import STAGED, make_directory, remove_tree, write_whole
 from gpucache.disk.node import node_id
@@ -163,6 +164,20 @@ def known(root: str) -> Capabilities | None:
         return None
     answers = as_dict(found).values()
     return found if all(type(answer) is bool for answer in answers) else None
+
+
+def may_link(root: str, first: str, second: str) -> bool:
+    """Whether files in two existing directories can be hard links of one another, as far as that is known.
+
+    What was tried counts (`known`), on the mount of the root; else the name of the file system's type.
+    """
+    point = mounts.point(first)
+    if point != mounts.point(second):
+        return False
+    found = known(root)
+    if found is not None and mounts.point(root) == point:
+        return found.hard_links
+    return mounts.links(first)
 
 
 def learn(root: str, again: bool = False) -> Capabilities | None:

@@ -35,6 +35,21 @@ _NETWORK = {
     "daos",
     "prl_fs",
 }
+_LINKING = {
+    "btrfs",
+    "ext2",
+    "ext3",
+    "ext4",
+    "f2fs",
+    "lustre",
+    "nfs",
+    "nfs4",
+    "overlay",
+    "tmpfs",
+    "xfs",
+    "zfs",
+}
+"""Types on which a file can have two names."""
 _LOCAL_FUSE = {"fuseblk", "fuse.fuse-overlayfs", "fuse.lxcfs"}
 
 
@@ -43,6 +58,20 @@ def file_system(path: str) -> str | None:
 
     `os.statvfs` does not tell the type, so this reads Linux's ``/proc/self/mountinfo``.
     """
+    top = _holding(path)
+    return None if top is None else top.kind
+
+
+def point(path: str) -> str | None:
+    """The directory on which the file system is mounted that holds an existing path; None where unknown.
+
+    Between two mounts of one file system no file can be linked or renamed, although their device is the same.
+    """
+    top = _holding(path)
+    return None if top is None else top.point
+
+
+def _holding(path: str) -> _Mount | None:
     real = os.path.realpath(path)
     device = _device(real)
     holding = []
@@ -54,8 +83,7 @@ def file_system(path: str) -> str | None:
                 on_device.append(mount)
     # A later mount may cover a deeper one, so that those of the path's own device are asked first. There may be none:
     # btrfs numbers its subvolumes apart from the mount.
-    top = _top_of(on_device or holding)
-    return None if top is None else top.kind
+    return _top_of(on_device or holding)
 
 
 def _top_of(mounts: list[_Mount]) -> _Mount | None:
@@ -141,3 +169,8 @@ def is_local(path: str) -> bool:
     if kind is None or kind in _LOCAL_FUSE:
         return True
     return kind not in _NETWORK and not kind.startswith("fuse")
+
+
+def links(path: str) -> bool:
+    """Whether files on the mount of an existing path can have two names, as far as the name of its type tells."""
+    return file_system(path) in _LINKING

@@ -146,6 +146,11 @@ def ours(root: str, part: Part | None = None, *below: str) -> str:
     return "/".join((directory, part, *below))
 
 
+def root_of_stored(path: str) -> str:
+    """The root in whose store something is, by its path."""
+    return path.rpartition("/gpucache/v1/store/")[0]
+
+
 def provisioned_directories(root: str) -> tuple[str, ...]:
     """The directories that provisioning makes below a root, but for those of the devices; outermost first."""
     outer = (triton_directory(root), f"{root}/gpucache", ours(root))

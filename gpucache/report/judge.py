@@ -13,9 +13,10 @@ import stat
 from collections.abc import Collection, Iterable, Mapping, Sequence, Set
 from dataclasses import replace
 
-from gpucache.disk.mounts import file_system
+from gpucache.disk.capabilities import may_link
 from gpucache.disk.reading import listing, read_stated
 from gpucache.kernels.group import GROUP, STANDALONE, read_group
+from gpucache.layout.paths import root_of_stored
 from gpucache.report.directory_metadata import of_another_key
 from gpucache.report.file_checks import Examined, examine, examine_stock, no_file
 from gpucache.report.flaws import NO_MARK, Flaw, FlawCode
@@ -30,22 +31,6 @@ from gpucache.store.manifest import (
     parse_manifest,
 )
 
-# Where two names can surely have one inode; elsewhere copies may be all that there can be.
-_LINKING = {
-    "btrfs",
-    "ext2",
-    "ext3",
-    "ext4",
-    "f2fs",
-    "lustre",
-    "nfs",
-    "nfs4",
-    "overlay",
-    "tmpfs",
-    "xfs",
-    "zfs",
-}
-
 _State = tuple[int, int, int, int, int]
 
 
@@ -59,7 +44,8 @@ class Judge:
         self._examined: dict[_State, Examined] = {}
         self._manifests: dict[_State, Manifest] = {}
         self._paths = GroupPaths()
-        self._linking: dict[int, bool] = {}
+        self._linking: dict[tuple[str, str], bool] = {}
+        """Whether files of a directory can be hard links to those of another, by the two directories."""
 
     def key(self, stored: Sequence[str], others: Sequence[str]) -> list[Judged]:
         """Judge all directories of one of Triton's keys: first the store's, then those in device directories."""
@@ -231,14 +217,15 @@ class Judge:
             return False
         if not entry.whole or view.digests != entry.digests:
             return False
-        device = view.found.st_dev
-        if device != entry.found.st_dev:
+        if view.found.st_dev != entry.found.st_dev:
             return False
         if not _are_apart(view, entry):
             return False
-        if device not in self._linking:
-            self._linking[device] = file_system(view.path) in _LINKING
-        return self._linking[device]
+        root = root_of_stored(entry.path)
+        places = (os.path.dirname(view.path), root)
+        if places not in self._linking:
+            self._linking[places] = may_link(root, *places)
+        return self._linking[places]
 
     # ---- stock Triton's
 

@@ -3,7 +3,7 @@
 The first is one rename. Where a directory that is not empty cannot be renamed (mounts of object stores, an image's
 layer), the second is a removal the other way round: the new directory is *condemned* from the beginning, by a file of
 the name `CONDEMNED`, so that nobody takes it for an entry or for what stock Triton left; then the files are renamed to
-it one by one, and the manifest last, over that file and from there to its own name.
+it one by one, the manifest last, and that file goes.
 
 What a killed maker leaves is half removed to everybody else: `prune` deletes it, and the next maker under the same lock
 replaces it at once. The file says who makes the directory: another node's maker, whose locks cannot be seen, and one
@@ -66,8 +66,8 @@ def is_being_made(target: str, locked: bool) -> bool:
     maker = _maker(target)
     if maker is None:
         return False
-    if locked and maker == _signature(True):
-        return False
+    if locked and maker in (_signature(True), b""):
+        return False  # or killed before the file was written
     return youngest_s(target) < BUSY_S
 
 
@@ -98,12 +98,15 @@ def _put_file_by_file(made: str, target: str, locked: bool) -> bool:
     try:
         for name in _in_order(os.listdir(made)):
             os.replace(f"{made}/{name}", f"{target}/{name}")
-        _renew_times(made, target)
-        os.replace(f"{made}/{MANIFEST}", f"{target}/{CONDEMNED}")
-        os.rename(f"{target}/{CONDEMNED}", f"{target}/{MANIFEST}")
+        renew_times(made, target)
+        os.replace(f"{made}/{MANIFEST}", f"{target}/{MANIFEST}")
     except BaseException:
         remove_tree(target)
         raise
+    with suppress(
+        OSError
+    ):  # where nothing may be deleted, it stays beside the manifest, and readers ask for that
+        os.unlink(f"{target}/{CONDEMNED}")
     return True
 
 
@@ -144,42 +147,52 @@ def _signature(locked: bool) -> bytes:
 
 
 def _maker(target: str) -> bytes | None:
-    """What the maker of a directory has written; None for one that is not being made."""
+    """What the maker of a directory has written; None for one that is not being made, or is made."""
+    if os.path.lexists(f"{target}/{MANIFEST}"):
+        return None
     try:
         said = read_limited(f"{target}/{CONDEMNED}", HOLDER_BYTES)
     except OSError:
         return None  # there is none, or the manifest of an entry that is being removed
-    return said if said.startswith(b'{"maker"') else None
+    is_signature = said.startswith(b'{"maker"') or not said
+    return said if is_signature else None
 
 
-def _renew_times(made: str, target: str) -> None:
-    """Write the manifest anew where the mount has given the files other times on their way."""
+def renew_times(made: str, target: str) -> None:
+    """Write the manifest in ``made`` anew where the mount has given the files, which are in ``target``, other times.
+
+    Raises:
+        OSError: the disk refused, or a file is not there.
+    """
     read = read_manifest(made)
     if read is None:
         return
-    manifest, used = read
+    manifest, _ = read
     placed = {}
     for name, published in manifest.files.items():
         found = os.stat(f"{target}/{name}")
         placed[name] = Published(found.st_size, found.st_mtime_ns, published.sha256)
     if placed == manifest.files:
         return
+    used_ns = os.stat(f"{made}/{MANIFEST}").st_mtime_ns
     os.unlink(f"{made}/{MANIFEST}")  # it may be the store's own, under another name
     write_manifest(made, manifest._replace(listed=placed))
-    set_use(f"{made}/{MANIFEST}", used)
+    set_use(f"{made}/{MANIFEST}", used_ns)
 
 
 # ---- files
 
 
-def set_use(path: str, used: float) -> None:
+def set_use(path: str, used_ns: int) -> None:
     """Stamp a manifest with the time of the last use, unless the mount cannot set times: then the entry looks new.
+
+    ``used_ns`` is in nanoseconds since the epoch.
 
     Raises:
         OSError: the disk refused otherwise.
     """
     try:
-        os.utime(path, (used, used))
+        os.utime(path, ns=(used_ns, used_ns))
     except OSError as error:
         if not is_refusal(error):
             raise

@@ -59,7 +59,7 @@ def publish_entry(
         write_manifest(aside, manifest)
         # Stamped before it is in its place: once it is there, a reader may stamp it.
         if used is not None:
-            placing.set_use(f"{aside}/{MANIFEST}", used)
+            placing.set_use(f"{aside}/{MANIFEST}", round(used * 1e9))
         make_directory(os.path.dirname(target))
         return _put_in_place(root, aside, target, placed.keys(), repair)
     finally:

@@ -14,12 +14,14 @@ import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence, Set
 from contextlib import contextmanager
 
+from gpucache.disk.capabilities import is_refusal
 from gpucache.disk.files import remove_tree
 from gpucache.kernels.group import GROUP, read_group, write_group
 from gpucache.report.flaws import Flaw
 from gpucache.report.judge import Judge
 from gpucache.report.judged import Judged
 from gpucache.store.manifest import MANIFEST, Published, write_manifest
+from gpucache.store.placing import link_or_copy, put, renew_times, set_use
 from gpucache.store.publish import link_view
 from gpucache.store.quarantine import ASIDE, quarantine
 from gpucache.store.stock import BUSY_S
@@ -70,17 +72,16 @@ class _Repairing:
         if not entry.spoiled:
             return self._renew_manifest(entry)
         with self._aside(entry.path) as aside:
-            source = self._link_from_a_view(entry, aside)
+            source = self._fill_from_a_view(entry, aside)
             put_away = self._put_away(entry.path)
-            if source is None:
+            if source is None or not put(aside, entry.path, locked=True):
                 return put_away
-            os.rename(aside, entry.path)
             return f"made again from {source}"
 
-    def _link_from_a_view(self, entry: Judged, aside: str) -> str | None:
+    def _fill_from_a_view(self, entry: Judged, aside: str) -> str | None:
         """Fill a directory with all of an entry, from the first view that has it whole; return that view's path."""
         for view in self.judged:
-            if _has(view, entry) and _linked_to(view, aside):
+            if _has(view, entry) and _filled_from(view, aside):
                 return view.path
         return None
 
@@ -94,9 +95,11 @@ class _Repairing:
         if is_copied and entry is not None and _alike(view, entry):
             try:
                 return self._link_to(view, entry)
-            except OSError:  # the device directory may be mounted for itself
-                if "times-changed" not in view.codes:
+            except OSError as error:
+                if not is_refusal(error):
                     raise
+                if "times-changed" not in view.codes:
+                    return f"the copies stay: {os.strerror(error.errno or 0)}"
         if "times-changed" in view.codes:
             return self._renew_manifest(view)
         if view.manifest is not None:
@@ -150,8 +153,7 @@ class _Repairing:
         with self._aside(copied.path) as aside:
             renewed = copied.manifest._replace(listed=files)
             write_manifest(aside, renewed)
-            times_ns = (used.st_atime_ns, used.st_mtime_ns)
-            os.utime(f"{aside}/{MANIFEST}", ns=times_ns)
+            set_use(f"{aside}/{MANIFEST}", used.st_mtime_ns)
             if not copied.stored:
                 group = copied.manifest.facts.group
                 write_group(aside, copied.path, group, files)
@@ -227,10 +229,12 @@ def _link(source: Judged, target: str) -> None:
         os.link(f"{source.path}/{name}", f"{target}/{name}", follow_symlinks=False)
 
 
-def _linked_to(view: Judged, target: str) -> bool:
-    """Link all files of a view to a directory; tell whether that was possible. Else the directory is empty again."""
+def _filled_from(view: Judged, target: str) -> bool:
+    """Link or copy all files of a view to a directory; tell whether that was possible. Else the directory is empty."""
     try:
-        _link(view, target)
+        for name in (*view.digests, MANIFEST):
+            link_or_copy(f"{view.path}/{name}", f"{target}/{name}")
+        renew_times(target, target)
     except OSError:
         for name in os.listdir(target):
             os.unlink(f"{target}/{name}")

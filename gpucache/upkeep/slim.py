@@ -142,7 +142,7 @@ def _keep_manifest(aside: str, smaller: str, names: Iterable[str]) -> None:
     manifest, used = found
     digests = {name: manifest.files[name].sha256 for name in names}
     describe(smaller, digests, manifest.facts, manifest.origin, manifest.key)
-    set_use(f"{smaller}/{MANIFEST}", used)
+    set_use(f"{smaller}/{MANIFEST}", round(used * 1e9))
 
 
 def _written(directories: Iterable[str], asides: Iterable[str]) -> list[Freed]:

@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from gpucache.directories import record
+from gpucache.disk.capabilities import learn
 from gpucache.disk.lock_place import LockPlace
 from gpucache.disk.locks import holder
 from gpucache.disk.reading import names, read
@@ -117,6 +118,7 @@ class _Verifying:
         self.found: list[Checked] = []
         self.disk = Straight()
         self.locks = LockPlace(root, self.disk)
+        self.tried = False
 
     def verification(self, processes: int | None) -> Verification:
         units = self._units()
@@ -226,6 +228,7 @@ class _Verifying:
 
     def _repair(self, unit: Unit, first: set[Flaw]) -> None:
         """Repair what a second look, under the key's lock, still finds as the first did; tell what came of it."""
+        self._try_mount()
         with ExitStack() as stack:
             refused = self._locked(stack, unit)
             again = self.judge.key(unit.stored, unit.others)
@@ -252,6 +255,15 @@ class _Verifying:
                 finding = flaw.finding(self.root)
                 checked = Checked(finding, repaired, note)
                 self.found.append(checked)
+
+    def _try_mount(self) -> None:
+        """Try, once, whether files can be linked: where they cannot, copies are no flaw, and nothing mends them."""
+        if self.tried:
+            return
+        self.tried = True
+        places = (unlinked(self.root, "tmp"), unlinked(self.root, "mounts"))
+        if None not in places:
+            learn(self.root, again=True)
 
     def _locked(self, stack: ExitStack, unit: Unit) -> str | None:
         """Take the locks of all entries of a key until ``stack`` is closed; tell why they cannot be, or None."""
