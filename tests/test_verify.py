@@ -28,6 +28,7 @@ from support.ranks import PLUGIN, python_with_triton
 from support.templates import Template
 from support.users import ADA, BOB, acting_as
 
+from gpucache.disk.within import Straight
 from gpucache.report import judge
 from gpucache.store.key_lock import holding
 from gpucache.store.manifest import CONDEMNED, MANIFEST, entry_path, intact, read_manifest
@@ -969,10 +970,10 @@ class Before:
     """The lock of a key, in front of which something happens once: a race, placed by hand."""
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch, happens: Callable[[], object]) -> None:
-        def lock(path: str, what: str) -> AbstractContextManager[bool]:
+        def lock(path: str, what: str, disk: Straight) -> AbstractContextManager[bool]:
             monkeypatch.setattr(verify_module, "holding", holding)
             happens()
-            return holding(path, what)
+            return holding(path, what, disk)
 
         monkeypatch.setattr(verify_module, "holding", lock)
 
