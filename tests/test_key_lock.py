@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import errno
 import fcntl
 import json
 import os
@@ -169,6 +170,25 @@ class TestRelease:
         assert os.path.samestat(os.fstat(second._fd), os.stat(path))
         assert not is_free(path)
         second.release()
+
+    def test_a_disk_on_which_the_lock_file_is_never_found_is_an_error_and_no_endless_loop(
+        self, path, monkeypatch
+    ):
+        monkeypatch.setattr(key_lock, "_is_named", lambda *_: False)
+        with pytest.raises(OSError, match="what is made there is not found there"):
+            KeyLock(path).try_acquire(sys._getframe(), "kernel")
+
+    def test_a_disk_that_refuses_to_close_does_not_reach_the_launch(self, path, monkeypatch):
+        lock, close = acquired(path), os.close
+
+        def refused(fd: int) -> None:
+            close(fd)
+            raise OSError(errno.EDQUOT, os.strerror(errno.EDQUOT))
+
+        with monkeypatch.context() as patch:
+            patch.setattr(os, "close", refused)
+            lock.release()
+        assert is_free(path)
 
     def test_it_does_not_remove_the_file_of_whoever_came_after_the_directory_was_removed(
         self, tmp_path

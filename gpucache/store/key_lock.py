@@ -30,6 +30,8 @@ if TYPE_CHECKING:
     from gpucache.disk.within import Straight
 
 _BEAT_S = 0.5
+_TRIES = 100
+"""So often in a row another holder may remove the lock file under whoever opens it; oftener, the disk shows no file."""
 _LOCK_FILE = os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW
 
 
@@ -92,7 +94,7 @@ class KeyLock:
                 if _is_in(self._here, name, fd):
                     os.unlink(name, dir_fd=self._here)
             _close(fd)
-            os.close(self._here)
+            _close_both(None, self._here)
 
     def wait(self, stall_s: float, deadline: float) -> bool:
         """Sleep until the lock is freed; False once the holder has not beaten for ``stall_s``, or at the deadline.
@@ -190,9 +192,9 @@ def _open_locked(path: str, disk: Straight | None) -> tuple[int, int] | None:
     Returns the descriptors of the file and of its directory.
 
     Raises:
-        OSError: the file cannot be made or locked.
+        OSError: the file cannot be made or locked, or is not found by its path although it is open.
     """
-    while True:
+    for _ in range(_TRIES):
         here = _open_or_make(os.path.dirname(path), disk)
         fd = None
         try:
@@ -211,12 +213,15 @@ def _open_locked(path: str, disk: Straight | None) -> tuple[int, int] | None:
                 continue
             raise
         _close_both(fd, here)
+    raise OSError(errno.ESTALE, "what is made there is not found there", path)
 
 
 def _close_both(fd: int | None, here: int) -> None:
-    if fd is not None:
-        os.close(fd)
-    os.close(here)
+    """Close the descriptors of a lock file and of its directory; both are closed also where a disk answers EIO."""
+    for one in (fd, here):
+        if one is not None:
+            with suppress(OSError):
+                os.close(one)
 
 
 def _open_or_make(directory: str, disk: Straight | None) -> int:
