@@ -180,6 +180,77 @@ class TestBounded:
         assert not (elsewhere / ("C" * 52)).exists()
 
 
+class TestCopies:
+    """On another file system a view is a copy, which is told by what its manifest says."""
+
+    @pytest.fixture
+    def views(self, put, elsewhere, mount) -> list[Path]:
+        mount(elsewhere, "-t", "tmpfs", "-o", "mode=700", "tmpfs")
+        return put()
+
+    def outdate(self, views: list[Path]) -> None:
+        for view in views:
+            set_used(view, OLD)
+
+    def test_they_are_listed_counted_and_pruned_with_their_entries(self, views, root, elsewhere):
+        self.outdate(views)
+        for entry in scan(str(root)).entries:
+            assert entry.directories == (str(elsewhere),)
+        assert find_entries(str(root), KEYS[0])[0].directories == (str(elsewhere),)
+        made = planned(root, max_entries=0)
+        assert made.foreign == {str(elsewhere): 2}
+        before = bytes_of(root, elsewhere)
+        done = made.execute()
+        assert (done.entries, done.skipped) == (2, ())
+        assert not any(view.exists() for view in views)
+        assert before - bytes_of(root, elsewhere) >= done.freed.physical_bytes > 16000
+
+    def test_the_limit_counts_all_their_bytes_as_they_are_made_and_evicts_them(self, views, root):
+        self.outdate(views)
+        size = counted(str(root))
+        assert size == bytes_of(root / "gpucache/v1/store", *views)
+        assert abs(updated(str(root), 0).size_bytes - size) < 1024, "as they were made"
+        updated(str(root), size, anew=True)
+        keeping(root, 1).turn()
+        assert not any(view.exists() for view in views)
+        assert updated(str(root), 0).size_bytes == counted(str(root)) == 0
+
+    def test_a_use_of_a_copy_keeps_its_entry(self, views, root):
+        set_used(views[1], OLD)
+        assert pruned(root, max_entries=0).entries == 1
+        keeping(root, 1).turn()
+        assert views[0].exists()
+
+    def test_one_that_has_lost_its_entry_is_pruned_too(self, views, root, elsewhere):
+        self.outdate(views)
+        shutil.rmtree(root / "gpucache/v1/store")
+        assert pruned(root, max_entries=0).entries == 2
+        assert not any(view.exists() for view in views)
+
+    @pytest.mark.parametrize(
+        "said", [{"root": "/another"}, {"root": None}, {"key": "C" * 52}, {"root": ["x"]}]
+    )
+    def test_one_that_names_another_root_or_key_is_none(self, views, root, said):
+        self.outdate(views)
+        manifest = views[0] / "__entry__.json"
+        manifest.write_text(json.dumps({**json.loads(manifest.read_text()), **said}))
+        os.utime(manifest, (OLD, OLD))
+        assert pruned(root, max_entries=0).entries == 2
+        assert [view.exists() for view in views] == [True, False]
+
+    def test_one_that_was_moved_to_another_key_is_none(self, views, root, elsewhere):
+        self.outdate(views)
+        views[0].rename(elsewhere / ("E" * 52))
+        pruned(root, max_entries=0)
+        assert os.listdir(elsewhere) == ["E" * 52]
+
+    def test_they_are_made_smaller_too(self, views, root):
+        self.outdate(views)
+        assert pruned(root, keep_binaries=True).slimmed == 2
+        assert not any((view / "add.ptx").exists() for view in views)
+        assert len(scan(str(root)).entries[0].copies) == 2
+
+
 class TestRemembering:
     def test_once_a_process_and_directory_and_never_below_the_root(self, put, root, elsewhere):
         put(root / "triton/0")

@@ -163,7 +163,7 @@ class _Scan:
         """Look at the views of the store in a device directory outside the root, and at nothing else there."""
         total = self._sum(foreign.path)
         known = self.inodes.disk(foreign.path)
-        for key in keys_in(foreign):
+        for key in keys_in(foreign.path):
             with suppress(OSError):  # gone, or not ours to look into
                 self.keyed.read_foreign(foreign, key, known, total)
 

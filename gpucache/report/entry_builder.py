@@ -31,11 +31,6 @@ class EntryBuilder:
         self.copies: list[Copy] = []
         self.used = 0.0
 
-    @property
-    def is_stored(self) -> bool:
-        """Whether the store has the entry."""
-        return self.copies[0].kind == "store"
-
     def add(
         self,
         path: str,

@@ -83,7 +83,7 @@ def _beginning(root: str, beginning: str, progress: Progress | None) -> tuple[En
         paths = _matching(directory, KEY, is_wanted)
         _read(found, device, directory, paths)
     for foreign in foreign_directories(root):
-        _read_foreign(found, foreign, filter(is_wanted, keys_in(foreign)))
+        _read_foreign(found, foreign, filter(is_wanted, keys_in(foreign.path)))
     return found.entries()
 
 

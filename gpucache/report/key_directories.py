@@ -11,7 +11,7 @@ from gpucache.report.entries import Entry
 from gpucache.report.entry_builder import EntryBuilder, is_tritons
 from gpucache.report.inodes import Disk, Inode, Inodes, Sum
 from gpucache.report.strays import Stray, StrayKind, kind_of, stray
-from gpucache.store.foreign import Foreign, view_at
+from gpucache.store.foreign import Foreign, store_key_in, view_at
 from gpucache.store.manifest import (
     CONDEMNED,
     MANIFEST,
@@ -72,7 +72,7 @@ class KeyDirectories:
             self._add_copy(path, device, files, new)
 
     def read_foreign(self, foreign: Foreign, key: str, known: Disk, total: Sum) -> None:
-        """Read what a foreign directory has under a key, if that is a view of an entry of the store that was read.
+        """Read what a foreign directory has under a key, if that is a view of an entry of the store, or a copy of one.
 
         Raises:
             OSError: the directory cannot be listed, or is gone.
@@ -81,10 +81,10 @@ class KeyDirectories:
         number = os.lstat(f"{path}/{MANIFEST}").st_ino
         inode = known.get(number)
         builder = None if inode is None else self._by_manifest.get(inode)
-        if builder is None or not builder.is_stored or view_key(builder.key) != key:
+        store_key = store_key_in(path, self.root) if builder is None else builder.key
+        if store_key is None or view_key(store_key) != key:
             return
-        stored = os.lstat(f"{builder.copies[0].path}/{MANIFEST}")
-        if view_at(foreign, key, stored) is not None:
+        if view_at(foreign, self.root, store_key) is not None:
             self.read(path, foreign.path, known, total)
 
     def _without_temporaries(

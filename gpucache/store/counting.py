@@ -7,9 +7,11 @@ from collections.abc import Callable, Iterator
 from contextlib import suppress
 from typing import NamedTuple
 
+from gpucache.disk import capabilities
 from gpucache.disk.files import size_of, sweep_old
+from gpucache.layout import paths
 from gpucache.layout.keys import STORE_KEY, device_directories, shards
-from gpucache.store.foreign import foreign_directories
+from gpucache.store.foreign import foreign_directories, keys_in, store_key_in
 from gpucache.store.manifest import MANIFEST
 from gpucache.store.quarantine import ASIDE, in_quarantine
 from gpucache.store.size import GROUP_BYTES
@@ -26,7 +28,8 @@ def counted(root: str, rest: Callable[[], object] | None = None) -> int:
     counted again, so that entries put or removed meanwhile are right in the sum. Approximate are views that are made
     meanwhile, and what changes too fast for two more passes, or within one tick of the file system's clock.
     """
-    most_views = len(device_directories(root)) + len(foreign_directories(os.path.realpath(root)))
+    foreign = foreign_directories(os.path.realpath(root))
+    most_views = len(device_directories(root)) + len(foreign)
     for shard in shards(root):  # what killed evictions left here nobody else sweeps
         with suppress(OSError):
             sweep_old(shard, ASIDE)
@@ -52,9 +55,36 @@ def counted(root: str, rest: Callable[[], object] | None = None) -> int:
     total = 0
     for damaged in in_quarantine(root):
         total += size_of(damaged.path)
+    for directory in (*_unlinkable(root), *(one.path for one in foreign)):
+        total += _copies_size(os.path.realpath(root), directory)
     for shard in shards(root):
         total += sizes.get(shard, 0)
     return total
+
+
+def _unlinkable(root: str) -> list[str]:
+    """The paths of the device directories of a root where views are copies, as far as that is known."""
+    able = capabilities.known(root)
+    store = paths.ours(root, "store")
+    found = []
+    for _, path in device_directories(root):
+        with suppress(OSError):
+            elsewhere = os.stat(path).st_dev != os.stat(store).st_dev
+            if elsewhere or (able is not None and not able.hard_links):
+                found.append(path)
+    return found
+
+
+def _copies_size(root: str, directory: str) -> int:
+    """The bytes of the views in a device directory that are copies: linked ones are counted with their entries."""
+    size = 0
+    for key in keys_in(directory):
+        path = f"{directory}/{key}"
+        with suppress(OSError):
+            is_alone = os.lstat(f"{path}/{MANIFEST}").st_nlink == 1
+            if is_alone and store_key_in(path, root) is not None:
+                size += size_of(path)
+    return size
 
 
 def _modified_ns(directory: str) -> int:

@@ -31,6 +31,8 @@ if TYPE_CHECKING:
 class Places(NamedTuple):
     """Where the views of a root's entries are, as one turn of eviction finds them."""
 
+    root: str
+    """A real path."""
     devices: tuple[str, ...]
     """The paths of the device directories."""
     foreign: tuple[Foreign, ...]
@@ -44,7 +46,7 @@ class Places(NamedTuple):
         devices = tuple(path for _, path in device_directories(root))
         foreign = tuple(filter(is_removable, foreign_directories(root)))
         mounted = mounts.below([root, *(one.path for one in foreign)])
-        return cls(devices, foreign, tuple(mounted))
+        return cls(root, devices, foreign, tuple(mounted))
 
 
 def evict(
@@ -76,13 +78,15 @@ def evict(
     key = os.path.basename(entry.path)
     try:
         refuse_mounts([target.path for target in targets], places.mounted)
-        stored, *_ = remove(key, targets, locks, disk)
+        stored, *views = remove(key, targets, locks, disk)
     except InUse:
         return 0
-    freed = stored.logical_bytes
-    for view in targets[1:]:
-        if view.mark[0] == inode:
-            freed += GROUP_BYTES
+    linked = [view for view in targets[1:] if view.mark[0] == inode]
+    # More than is counted of linked views goes with copies, which are counted with all their bytes.
+    freed = max(
+        stored.logical_bytes + GROUP_BYTES * len(linked),
+        stored.physical_bytes + sum(view.physical_bytes for view in views),
+    )
     tell(
         INFO,
         "evicted: %s, %d bytes, not used since %.0f",
@@ -130,7 +134,7 @@ def _targets(entry: str, places: Places, disk: Straight) -> list[Target]:
         if linked or not shares_key:
             targets.append(view)
     for foreign in places.foreign:
-        seen = view_at(foreign, view_key(key), disk.lstat(f"{entry}/{MANIFEST}"))
+        seen = view_at(foreign, places.root, key)
         if seen is not None:
             targets.append(Target(seen.path, seen.mark, ours=True))
     return targets

@@ -30,8 +30,8 @@ from gpucache.disk.files import inside, make_directory, write_whole
 from gpucache.disk.node import is_of_this_node, node_id
 from gpucache.errors import GpuCacheError
 from gpucache.layout import paths
-from gpucache.layout.keys import KEY, unlinked
-from gpucache.store.manifest import MANIFEST
+from gpucache.layout.keys import KEY, unlinked, view_key
+from gpucache.store.manifest import MANIFEST, Manifest, entry_path, read_manifest
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -107,7 +107,7 @@ def _read(note: str) -> tuple[bytes, int] | None:
 def _drop_oldest(place: str, user: int) -> None:
     """Remove what is over a user's number of notes."""
     used = []
-    for name in _names(place):
+    for name in _notes_in(place):
         if _user_of(name) == user:
             with suppress(OSError):
                 modified_ns = os.lstat(f"{place}/{name}").st_mtime_ns
@@ -118,7 +118,7 @@ def _drop_oldest(place: str, user: int) -> None:
             os.unlink(f"{place}/{name}")
 
 
-def _names(place: str) -> list[str]:
+def _notes_in(place: str) -> list[str]:
     """The names of the notes in the list; none where there is no list."""
     try:
         with os.scandir(place) as items:
@@ -169,7 +169,7 @@ def _notes(root: str) -> Iterator[tuple[str, str]]:
     place = unlinked(root, "foreign")
     if place is None:
         return
-    for name in _names(place):
+    for name in _notes_in(place):
         found = _read(f"{place}/{name}")
         if found is None:
             continue
@@ -209,13 +209,16 @@ class View(NamedTuple):
     path: str
     mark: tuple[int, int]
     """Inode and modification time (ns) of its manifest."""
+    is_copy: bool
+    """Whether it is on another file system than the store, or on one without hard links."""
 
 
-def view_at(foreign: Foreign, key: str, stored: os.stat_result) -> View | None:
-    """The view that a foreign directory has under a key; None where what is there is no view of the store's entry.
+def view_at(foreign: Foreign, root: str, store_key: str) -> View | None:
+    """The view that a foreign directory has of an entry of the store; None where what is there is no such view.
 
-    ``stored`` is the `os.lstat` of the manifest of the entry.
+    ``root`` is a real path. The store may have the entry no more: then only a copy can be told for its view.
     """
+    key = view_key(store_key)
     path = f"{foreign.path}/{key}"
     try:
         here = os.open(path, _DIRECTORY)
@@ -225,8 +228,9 @@ def view_at(foreign: Foreign, key: str, stored: os.stat_result) -> View | None:
         if os.fstat(here).st_uid not in foreign.users:
             return None
         found = os.stat(MANIFEST, dir_fd=here, follow_symlinks=False)
-        if os.path.samestat(found, stored):
-            return View(path, (found.st_ino, found.st_mtime_ns))
+        is_linked = _is_manifest_of(found, entry_path(root, store_key))
+        if is_linked or _names(here, root, store_key):
+            return View(path, (found.st_ino, found.st_mtime_ns), not is_linked)
     except OSError:
         return None
     finally:
@@ -234,13 +238,47 @@ def view_at(foreign: Foreign, key: str, stored: os.stat_result) -> View | None:
     return None
 
 
-def keys_in(foreign: Foreign) -> list[str]:
-    """The names in a foreign directory that look like keys; none where it is gone or may not be listed."""
+def _is_manifest_of(found: os.stat_result, entry: str) -> bool:
+    """Whether a manifest is the very file that an entry of the store has."""
     try:
-        with os.scandir(foreign.path) as items:
+        stored = os.lstat(f"{entry}/{MANIFEST}")
+    except OSError:
+        return False
+    return os.path.samestat(found, stored)
+
+
+def _names(here: int, root: str, store_key: str) -> bool:
+    """Whether the manifest in an open directory says that it is of a copy of this entry of this root's store."""
+    read = read_manifest("", MANIFEST, here)
+    return read is not None and _named(read[0], root) == store_key
+
+
+def _named(manifest: Manifest, root: str) -> str | None:
+    """The key in the store of what a manifest says to be a copy of; None where it says so of no entry of this root."""
+    if manifest.key is None or manifest.root != root:
+        return None
+    return manifest.facts.store_key(manifest.key)
+
+
+def keys_in(directory: str) -> list[str]:
+    """The names in a device directory that look like keys; none where it is gone or may not be listed."""
+    try:
+        with os.scandir(directory) as items:
             return [item.name for item in items if KEY.fullmatch(item.name)]
     except OSError:
         return []
+
+
+def store_key_in(path: str, root: str) -> str | None:
+    """The key in the store of the entry of which a directory says to be a copy; None where it says so of none.
+
+    ``root`` is a real path.
+    """
+    with suppress(OSError):
+        read = read_manifest(path)
+        if read is not None:
+            return _named(read[0], root)
+    return None
 
 
 def is_removable(foreign: Foreign) -> bool:

@@ -9,7 +9,7 @@ size is counted anew after a prune, and once a day, by a thread that works for 2
 
 The file is right but for views that were made while the store was counted, and for what a process could not write
 before it ended, because another one was writing at that moment. Bytes are those of the files' contents, with about
-1 KiB for each view; links from elsewhere, and copies on another file system, are not counted.
+1 KiB for each view that is linked, and all bytes of one that is a copy; a user's own links are not counted.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ from gpucache.environment import MAX_SIZE
 from gpucache.forks import after_fork
 from gpucache.store.counting import LastUse, counted, last_uses
 from gpucache.store.foreign import forget_gone
-from gpucache.store.manifest import Manifest
+from gpucache.store.manifest import MANIFEST, Manifest
 from gpucache.store.quarantine import in_quarantine
 from gpucache.store.recency import LEAST_GRACE_S, STAMP_S, is_recent, oldest_first
 from gpucache.store.size import GROUP_BYTES, Total, set_total, updated
@@ -101,6 +101,12 @@ class Limit:
     def viewed(self) -> None:
         """Count one more view, as `published`."""
         self._put(GROUP_BYTES)
+
+    def copied(self, view: str, manifest: Manifest) -> None:
+        """Count, as `published`, the files of a view that are no links to those of the store."""
+        with suppress(OSError):
+            if os.lstat(f"{view}/{MANIFEST}").st_nlink == 1:
+                self._put(sum(published.size_bytes for published in manifest.files.values()))
 
     def refused(self) -> None:
         """Let a turn come although nothing was put, since the disk takes no more.

@@ -73,6 +73,8 @@ class Manifest(NamedTuple):
     """The host on which the entry was compiled; None where the manifest does not say."""
     key: str | None = None
     """Triton's key. None where an older gpucache wrote it: `gpucache.store.identity` finds out which it is."""
+    root: object = None
+    """Of a view that is a copy, as it could not be linked to the files of the store: the real path of the root."""
 
     @property
     def files(self) -> dict[str, Published]:
@@ -94,6 +96,8 @@ class Manifest(NamedTuple):
         }
         if self.key is not None:
             said["key"] = self.key
+        if self.root is not None:
+            said["root"] = self.root
         return json.dumps(said, separators=(",", ":")).encode()
 
 
@@ -150,7 +154,7 @@ def parse_manifest(data: bytes) -> Manifest | None:
             return None
     except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
         return None  # no JSON, or JSON of another shape
-    return _made(Manifest, (_made(Facts, facts), listed, origin, key))
+    return _made(Manifest, (_made(Facts, facts), listed, origin, key, said.get("root")))
 
 
 def _are_files(listed: dict[str, Any]) -> bool:

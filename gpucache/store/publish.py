@@ -105,7 +105,7 @@ def link_view(root: str, source: str, target: str, manifest: Manifest, repair: b
         placed = {}
         for name, sha256 in manifest.digests.items():
             placed[name] = _placed(f"{source}/{name}", f"{aside}/{name}", sha256)
-        _give_manifest(source, aside, manifest, placed)
+        _give_manifest(root, source, aside, manifest, placed)
         write_group(aside, target, manifest.facts.group, placed)
         if repair and _busy(target):
             return False
@@ -129,10 +129,16 @@ def _placed(source: str, target: str, sha256: str) -> Published:
 
 
 def _give_manifest(
-    source: str, target: str, manifest: Manifest, placed: Mapping[str, Published]
+    root: str, source: str, target: str, manifest: Manifest, placed: Mapping[str, Published]
 ) -> None:
-    """Give a view its manifest: the store's own if its files are too, so that a stamp on one is a stamp on all."""
+    """Give a view its manifest: the store's own if its files are too, so that a stamp on one is a stamp on all.
+
+    That of a copy names the root: the view may be outside, and is then known for one of this store.
+    """
     if placed == manifest.files:
-        placing.link_or_copy(f"{source}/{MANIFEST}", f"{target}/{MANIFEST}")
-    else:  # copied to a file system with coarser times, or to one that keeps its own
-        write_manifest(target, manifest._replace(listed=placed))
+        linked = placing.link_or_copy(f"{source}/{MANIFEST}", f"{target}/{MANIFEST}")
+        if linked:
+            return
+    # Copied: perhaps to a file system with coarser times, or to one that keeps its own.
+    copied = manifest._replace(listed=placed, root=os.path.realpath(root))
+    write_manifest(target, copied)

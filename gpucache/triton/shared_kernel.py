@@ -237,18 +237,23 @@ class SharedKernel:
         root = self.location.root
         try:
             if link_view(root, self.entry, self.view, manifest, repair=locked):
-                remember(root, self.location.directory)
+                self._made(manifest)
                 return self.view
             if locked:
                 return self.entry
             # Something damaged is in the view's place, and only who holds the lock may replace it.
             with key_lock.holding(self._lock_path, manifest.facts.kernel) as held:
                 if held and link_view(root, self.entry, self.view, manifest, repair=True):
-                    remember(root, self.location.directory)
+                    self._made(manifest)
                     return self.view
         except OSError as error:
             self.location.degraded(f"{self.location.directory} cannot be written", error)
         return self.entry
+
+    def _made(self, manifest: Manifest) -> None:
+        """Count a new view that is a copy, and note where it is if that is outside the root."""
+        self.location.limit.copied(self.view, manifest)
+        remember(self.location.root, self.location.directory)
 
     def _facts(self, metadata: str | bytes, spent: float | None) -> Facts:
         """What is known of the kernel beside its files; ``spent`` is the time of its compile in seconds."""

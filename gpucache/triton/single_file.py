@@ -174,6 +174,7 @@ class SingleFile:
             return self.entry  # a read-only device directory
         if not made:
             return self.entry
+        self.location.limit.copied(self.view, manifest)
         remember(root, self.location.directory)
         return self.view
 

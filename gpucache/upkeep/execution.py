@@ -159,11 +159,8 @@ class Execution:
         foreign = self._foreign.get(os.path.dirname(copy.path))
         if foreign is None or not is_removable(foreign):
             return False
-        try:
-            stored = self._disk.lstat(f"{entry.copies[0].path}/{MANIFEST}")
-        except OSError:
-            return False
-        return view_at(foreign, os.path.basename(copy.path), stored) is not None
+        seen = view_at(foreign, self.root, entry.key)
+        return seen is not None and seen.path == copy.path
 
     def _refuse(self, entry: Entry, targets: Sequence[Target]) -> None:
         """Refuse to touch an entry that was used since the scan, or that is not all in the root itself.
