@@ -15,12 +15,14 @@ GpuCacheError
 
 from __future__ import annotations
 
+import errno
 import os
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import Literal
 
+    Tried = Literal["make", "look at"]
     RecordReason = Literal[
         "missing", "unreadable", "torn", "foreign", "fake", "pin-unknown", "not-whole"
     ]
@@ -149,16 +151,30 @@ class UnsafeDirectoryError(GpuCacheError, PermissionError):
 
 
 class ProvisionError(GpuCacheError, OSError):
-    """The operating system refused to make something (``errno`` says why)."""
+    """The operating system refused to make something, or to look at what is there (``errno`` says why)."""
 
-    def __init__(self, path: str, number: int, hint: str | None = None) -> None:
-        problem = f"could not make {path}: {os.strerror(number)}"
-        usual_hint = (
-            "choose a root (--root, GPUCACHE_DIR) that this user can write, with space left"
-        )
-        super().__init__(problem, hint or usual_hint, path, number, hint)
+    def __init__(
+        self, path: str, number: int, hint: str | None = None, tried: Tried = "make"
+    ) -> None:
+        problem = f"could not {tried} {path}: {os.strerror(number)}"
+        super().__init__(problem, hint or _way_out(number, tried), path, number, hint, tried)
         self.path = path
         self.errno = number
+        self.tried = tried
+        """What the operating system refused: ``make``, or ``look at`` for what may be there, and cannot be seen."""
+
+
+def _way_out(number: int, tried: Tried) -> str:
+    """What to do about a refusal, by its errno and by what was tried."""
+    if tried == "look at" and number in (errno.EACCES, errno.EPERM):
+        return f"choose a root (--root, GPUCACHE_DIR) that uid {os.geteuid()} can enter, or chmod what it is in"
+    if tried == "look at" and number == errno.ENAMETOOLONG:
+        return "choose a shorter path"
+    if tried == "look at":
+        return "look at what it is mounted from, or choose another"
+    if number == errno.EROFS:
+        return "choose a root (--root, GPUCACHE_DIR) that is not mounted read-only"
+    return "choose a root (--root, GPUCACHE_DIR) that this user can write, with space left"
 
 
 class LockTimeoutError(GpuCacheError, TimeoutError):

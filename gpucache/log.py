@@ -45,9 +45,11 @@ def tell(level: int, message: str, *words: object) -> None:
 _warned: set[str] = set()
 
 
-def warn_once(
-    what: str, cause: object, outcome: str = "compiling without the shared cache"
-) -> None:
+ALONE = "compiling without the shared cache"
+"""What follows from most failures in a launch."""
+
+
+def warn_once(what: str, cause: object, outcome: str = ALONE) -> None:
     """Log a warning of what failed, its cause and the outcome; once for each cause in a process.
 
     It is never a `warnings.warn`, which ``-W error`` would turn into an exception.
@@ -55,7 +57,7 @@ def warn_once(
     kind = f"{what}: {cause}"
     if isinstance(cause, OSError) and cause.errno:
         # Its paths, and what was about to be done, differ from kernel to kernel; the cause does not.
-        kind = os.strerror(cause.errno)
+        kind = f"{os.strerror(cause.errno)}; {outcome}"
     if kind not in _warned:
         _warned.add(kind)
         tell(WARNING, "%s: %s; %s", what, cause, outcome)

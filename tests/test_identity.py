@@ -2,22 +2,20 @@
 
 from __future__ import annotations
 
-import base64
-import hashlib
 import json
 import os
 import shutil
 import subprocess
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from support.launches import another_process, kernel, launched
 
 from gpucache.layout.keys import view_key
 from gpucache.report import scan
-from gpucache.store import lookup, manifest
+from gpucache.store import manifest
 from gpucache.store.manifest import MANIFEST, entry_path, read_manifest, single_key
-from gpucache.triton import manager as plugin
 from gpucache.triton.manager import DeviceCacheManager
 from gpucache.upkeep.verify import verify
 
@@ -25,47 +23,16 @@ LIBRARY = "launcher.cpython-311-x86_64-linux-gnu.so"
 Mount = Callable[..., Path]
 
 
-def kernel(name: str) -> tuple[str, dict[str, bytes]]:
-    """A key of Triton's, and the files of its kernel, whose metadata has the hash that the key is made of."""
-    digest = hashlib.sha256(name.encode())
-    key = base64.b32encode(digest.digest()).decode().rstrip("=")
-    target = {"backend": "cuda", "arch": 90}
-    said = {"name": "add", "target": target, "hash": digest.hexdigest(), "triton_version": "3.9.0"}
-    return key, {"add.json": json.dumps(said).encode(), "add.ptx": name.encode() * 100}
-
-
 FIRST, FILES = kernel("first")
 SECOND, OTHERS = kernel("second")
 
 
 @pytest.fixture(autouse=True)
-def here(root: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+def here(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """This process caches in ``triton/0``."""
     monkeypatch.setenv("GPUCACHE_DIR", str(root))
     monkeypatch.setenv("TRITON_CACHE_DIR", str(root / "triton/0"))
     another_process(monkeypatch)
-    yield
-    plugin._locations.clear()
-
-
-def another_process(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Forget what this process knows, as a new one would."""
-    from gpucache.store import identity
-
-    plugin._locations.clear()
-    lookup._checked.clear()
-    identity._identified.clear()
-
-
-def launched(key: str, files: dict[str, bytes]) -> tuple[bool, dict[str, bytes]]:
-    """Launch as Triton does; whether that was a hit, and the contents that Triton then reads."""
-    manager = DeviceCacheManager(key)
-    found = manager.get_group("add.json")
-    hit = found is not None
-    if found is None:
-        found = {name: manager.put(data, name) for name, data in files.items()}
-        manager.put_group("add.json", found)
-    return hit, {name: Path(path).read_bytes() for name, path in found.items()}
 
 
 def in_store(root: Path, key: str) -> Path:

@@ -67,7 +67,7 @@ def vet(path: str, trust: Trust) -> bool:
 
     Raises:
         UnsafeDirectoryError: something is refused; the error has the fact and the way out.
-        ProvisionError: the path leads through something that is not a directory, or in circles.
+        ProvisionError: the path leads through something that is not a directory, or in circles, or cannot be seen.
     """
     if not hasattr(os, "geteuid"):
         return os.path.isdir(path)
@@ -87,11 +87,11 @@ def vet(path: str, trust: Trust) -> bool:
         except FileNotFoundError:
             return False
         except OSError as error:
-            raise ProvisionError(step, error.errno or errno.EIO) from error
+            raise ProvisionError(step, error.errno or errno.EIO, tried="look at") from error
         if stat.S_ISLNK(step_stat.st_mode):
             links += 1
             _vet_link(step, step_stat, links)
-            target = os.readlink(step)
+            target = _target_of(step)
             pending += target.split("/")[::-1]
             if target.startswith("/"):
                 here, here_stat = "/", os.lstat("/")
@@ -99,6 +99,13 @@ def vet(path: str, trust: Trust) -> bool:
             here, here_stat = step, step_stat
     _vet_directory(here, here_stat, trust)
     return True
+
+
+def _target_of(link: str) -> str:
+    try:
+        return os.readlink(link)
+    except OSError as error:
+        raise ProvisionError(link, error.errno or errno.EIO, tried="look at") from error
 
 
 def vet_child(path: str, trust: Trust) -> bool:
@@ -113,7 +120,7 @@ def vet_child(path: str, trust: Trust) -> bool:
     except FileNotFoundError:
         return False
     except OSError as error:
-        raise ProvisionError(path, error.errno or errno.EIO) from error
+        raise ProvisionError(path, error.errno or errno.EIO, tried="look at") from error
     if stat.S_ISLNK(found.st_mode):
         return vet(path, trust)
     if hasattr(os, "geteuid"):

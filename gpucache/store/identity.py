@@ -34,18 +34,15 @@ def identify(entry: str, view: str, key: str, lock: str) -> bool:
     Only where their contents are those of ``key``, one of Triton's: a kernel's metadata has a hash that is the key. Of
     a file that stands for itself the name of the entry proves its name and tag; nothing proves its key, which is
     believed. ``lock`` is the path of the key's lock; where another process holds that, or nothing can be written, this
-    process alone remembers what it has found. Beside any readers and removers.
-
-    Raises:
-        OSError: the disk does not answer.
+    process alone remembers what it has found. Beside any readers and removers; what cannot be read stays as it is.
     """
     unknown = []
     for directory in (entry, view):
-        found = read_manifest(directory)
-        if found is None or found[0].key is not None:
+        manifest = _without_key(directory)
+        if manifest is None or is_identified(directory, manifest):
             continue
-        if not is_identified(directory, found[0]) and _is_of(directory, key, found[0], entry):
-            unknown.append((directory, found[0]))
+        if _is_of(directory, key, manifest, entry):
+            unknown.append((directory, manifest))
     if not unknown:
         return False
     for directory, manifest in unknown:
@@ -60,17 +57,30 @@ def identify(entry: str, view: str, key: str, lock: str) -> bool:
     return True
 
 
+def _without_key(directory: str) -> Manifest | None:
+    """The manifest in a directory, if it does not say its key; None also where it cannot be read."""
+    try:
+        found = read_manifest(directory)
+    except OSError:
+        return None
+    if found is None or found[0].key is not None:
+        return None
+    return found[0]
+
+
 def _is_of(directory: str, key: str, manifest: Manifest, entry: str) -> bool:
     """Whether what lies in a directory is whole, and of this key as far as that can be told."""
     facts = manifest.facts
-    if facts.store_key(key) != os.path.basename(entry) or not intact(directory, manifest):
+    if facts.store_key(key) != os.path.basename(entry):
         return False
-    if facts.group is None:
-        return True
     try:
+        if not intact(directory, manifest):
+            return False
+        if facts.group is None:
+            return True
         metadata = read_limited(f"{directory}/{facts.group}", METADATA_BYTES)
         return is_key_of(key, hash_in(metadata) or "")
-    except ValueError:
+    except (OSError, ValueError):
         return False
 
 

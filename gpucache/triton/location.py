@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 from functools import lru_cache
 
@@ -12,9 +13,9 @@ from gpucache.disk.fresh import fresh_part
 from gpucache.disk.lock_place import LockPlace
 from gpucache.disk.staging import Staging
 from gpucache.disk.vetting import Trust, vet, vet_child
-from gpucache.errors import GpuCacheError, RecordError
+from gpucache.errors import GpuCacheError, ProvisionError, RecordError, UnsafeDirectoryError
 from gpucache.layout import paths
-from gpucache.log import INFO, tell, warn_once
+from gpucache.log import ALONE, INFO, tell, warn_once
 from gpucache.store.counts import device_label
 from gpucache.store.limit import Limit, max_size_bytes
 from gpucache.store.lookup import sound
@@ -36,6 +37,8 @@ if TYPE_CHECKING:
     """``stock``: a deliberately fresh cache, which Triton's own manager has; ``private``: there is no safe store."""
 
 
+NO_VIEWS = os.devnull
+"""A path below which there is nothing and can be nothing."""
 _NEVER = float("inf")
 """As the time of the machine's start: no use was stamped since."""
 
@@ -45,6 +48,8 @@ class Location(Value, kw_only=True):
 
     directory: str
     """The device directory: Triton reads and writes ``<directory>/<KEY>/``."""
+    views: str
+    """Where the views are: in the device directory; `NO_VIEWS` where that cannot be used, though the store can."""
     root: str
     locks: LockPlace
     """Where the locks of keys are."""
@@ -75,10 +80,30 @@ class Location(Value, kw_only=True):
         boot = _NEVER if verify else self.boot
         return sound(directory, self.verify, boot, self.stamp_s)
 
-    def degraded(self, what: str, cause: object) -> None:
-        """Count a failure of gpucache's, after which this process goes on alone; the log tells of each kind once."""
-        self.stats.add("errors_degraded", now=True)
-        warn_once(what, cause)
+    def view(self, key: str) -> str:
+        """The path of the view of a key, whether it is there or not."""
+        return f"{self.views}/{key}"
+
+    def sound_view(self, directory: str) -> Manifest | None:
+        """As `sound`, for a view: where the disk refuses to look, the store is still there."""
+        try:
+            return self.sound(directory)
+        except OSError as error:
+            self.without_view(error)
+            return None
+
+    def degraded(self, what: str, cause: object, outcome: str = ALONE) -> None:
+        """Count a failure of gpucache's, and log its kind once, with its outcome. Never raises."""
+        try:
+            self.stats.add("errors_degraded", now=True)
+            warn_once(what, cause, outcome)
+        except Exception:
+            return  # what cannot be told is no reason for a kernel not to launch either
+
+    def without_view(self, error: OSError) -> None:
+        """Tell that a view can be neither read nor made; the store's own entry is used instead."""
+        what = f"no views in {self.directory}"
+        self.degraded(what, _cause(error), _outcome_without_view(error))
 
 
 def locate(directory: str | None, environ: Mapping[str, str]) -> Location:
@@ -88,9 +113,11 @@ def locate(directory: str | None, environ: Mapping[str, str]) -> Location:
     """
     chosen = _choose(directory, environ)
     mode, locks = chosen.mode, LockPlace(chosen.root)
+    views = chosen.directory
     if mode == "shared":
         try:
-            _prepare(chosen, environ)
+            _prepare(chosen.root, environ)
+            views = _prepared_views(chosen.directory, environ)
         except (GpuCacheError, OSError) as error:
             warn_once("the store cannot be used", error)
             mode = "stock" if _is_usable_alone(chosen, environ) else "private"
@@ -99,6 +126,7 @@ def locate(directory: str | None, environ: Mapping[str, str]) -> Location:
     staging = paths.ours(chosen.root, "tmp") if shared else "/dev/shm"
     return Location(
         directory=chosen.directory,
+        views=views,
         root=chosen.root,
         locks=locks,
         staging=_staging(staging),
@@ -153,14 +181,14 @@ def _choose(directory: str | None, environ: Mapping[str, str]) -> _Chosen:
     return _Chosen(root, chosen, mode, silicon(known, environ))
 
 
-def _prepare(chosen: _Chosen, environ: Mapping[str, str]) -> None:
-    """Vet the root and the device directory, and make what the store needs.
+def _prepare(root: str, environ: Mapping[str, str]) -> None:
+    """Vet the root, and make what the store needs.
 
     Raises:
-        GpuCacheError: one of them is not safe.
+        GpuCacheError: it is not safe.
         OSError: the disk refused.
     """
-    root, trust = chosen.root, Trust.for_launch(environ)
+    trust = Trust.for_launch(environ)
     vet(root, trust)
     make_directory(root)
     vet(root, trust)  # another user may have made it first
@@ -168,9 +196,43 @@ def _prepare(chosen: _Chosen, environ: Mapping[str, str]) -> None:
         make_directory(paths.ours(root, name))
     for path in paths.our_directories(root):
         vet_child(path, trust)
-    vet(chosen.directory, trust)  # what lies there is taken into the store
-    if os.path.isdir(chosen.directory):
-        sweep_old(chosen.directory, ASIDE)
+
+
+def _prepared_views(directory: str, environ: Mapping[str, str]) -> str:
+    """Vet the device directory, since what lies there is taken into the store; where the views are then.
+
+    Raises:
+        UnsafeDirectoryError: it is not safe.
+    """
+    try:
+        if vet(directory, Trust.for_launch(environ)):
+            sweep_old(directory, ASIDE)
+    except UnsafeDirectoryError:
+        raise
+    except ProvisionError as error:
+        # Nobody can tell what lies there: it is not looked at again.
+        warn_once(f"no views in {directory}", _cause(error), _outcome_without_view(error))
+        return NO_VIEWS
+    except OSError:
+        return directory  # one may use a directory without the right to list it
+    return directory
+
+
+def _cause(error: OSError) -> OSError:
+    """An error without the ways out that it names, which are those of a root."""
+    number = error.errno or errno.EIO
+    path = error.path if isinstance(error, ProvisionError) else error.filename
+    return OSError(number, os.strerror(number), path)
+
+
+def _outcome_without_view(error: OSError) -> str:
+    """What follows where a view can be neither read nor made, and what to do about it."""
+    way_out = "set TRITON_CACHE_DIR to another directory"
+    if error.errno in (errno.EACCES, errno.EPERM):
+        way_out = "chmod it, or set TRITON_CACHE_DIR to a directory of your own"
+    elif error.errno in (errno.ENOSPC, errno.EDQUOT):
+        way_out = "make space there, or set TRITON_CACHE_DIR to another directory"
+    return f"kernels are used from the store itself ({way_out})"
 
 
 def _limit(root: str, locks: LockPlace, shared: bool, environ: Mapping[str, str]) -> Limit:

@@ -94,7 +94,7 @@ class DeviceCacheManager(CacheManager):
         self = object.__new__(cls)
         self.key = key
         self._location = location
-        self._view = f"{location.directory}/{key}"
+        self._view = f"{location.views}/{key}"
         self._staged = self._group = self._served = self._single = None
         return self
 
@@ -209,7 +209,11 @@ class DeviceCacheManager(CacheManager):
     def _hit(self, filename: str) -> dict[str, str] | None:
         """The kernel in the device directory; straight code, since this is all that most processes ever ask."""
         location = self._location
-        found = find(self._view, self.key, location.verify, location.boot, location.stamp_s)
+        try:
+            found = find(self._view, self.key, location.verify, location.boot, location.stamp_s)
+        except OSError as error:
+            location.without_view(error)
+            return None
         if found is None:
             return None
         manifest, paths = found
@@ -228,7 +232,7 @@ class DeviceCacheManager(CacheManager):
         if location.require_hit:
             if lock is not None:
                 lock.release()
-            looked = (self._view, entry_path(location.root, self.key))
+            looked = (f"{location.directory}/{self.key}", entry_path(location.root, self.key))
             raise CacheMissError(kernel, self.key, looked)
         where = ""
         if why in ("absent", "damaged", "busy"):

@@ -21,7 +21,7 @@ from gpucache.store.manifest import MANIFEST, Facts, Manifest, digest_of, entry_
 from gpucache.store.publish import link_view, publish_entry
 from gpucache.store.quarantine import quarantine
 from gpucache.store.stock import describe, stock_group
-from gpucache.triton.location import Location
+from gpucache.triton.location import NO_VIEWS, Location
 from gpucache.triton.staged import Staged
 
 TYPE_CHECKING = False
@@ -52,7 +52,7 @@ class SharedKernel:
         """The metadata file by whose name Triton asks for the kernel's group."""
         self.look = look
         """Looks into the device directory: the paths of a hit, or None."""
-        self.view = f"{location.directory}/{key}"
+        self.view = location.view(key)
         self.entry = entry_path(location.root, key)
         self.lock: KeyLock | None = None
         """After a search that found nothing: the key's lock, unless that could not be had."""
@@ -130,12 +130,14 @@ class SharedKernel:
     def _wait(self, lock: KeyLock, frame: FrameType) -> dict[str, str] | None:
         """Take the lock, or sleep until its holder has published; gives up without either after the time limits."""
         location, began = self.location, time.monotonic()
+        waited = False
         # waiting while others wait for us could be a circle
         nested = bool(key_lock.locks_of_this_thread())
         try:
             while not lock.try_acquire(frame, self._kernel):
                 if nested:
                     return None
+                waited = True
                 if not lock.wait(location.stall_s, began + location.timeout_s):
                     cause = f"{holder(lock.path)} ({lock.path})"
                     location.degraded("waited in vain for a compile", cause)
@@ -147,10 +149,10 @@ class SharedKernel:
                     return found
             return None
         finally:
-            waited = time.monotonic() - began
-            if waited > 0.01:
+            if waited:
+                spent = time.monotonic() - began
                 location.stats.add("waits")
-                location.stats.add("waited_s", waited, now=True)
+                location.stats.add("waited_s", spent, now=True)
 
     # ---- adopting
 
@@ -195,6 +197,9 @@ class SharedKernel:
             facts = self._facts(metadata, None)
         except FileNotFoundError:
             return None  # it is being removed
+        except OSError as error:
+            location.degraded("what Triton left cannot be read", error, "compiling it again")
+            return None
         try:
             publish_entry(location.root, self.key, staged, facts, location.staging, repair=False)
             describe(self.view, digests, facts)
@@ -202,7 +207,8 @@ class SharedKernel:
         except FileNotFoundError:
             return None  # it is being removed
         except OSError as error:  # it is a hit all the same
-            location.degraded("what Triton left cannot be adopted", error)
+            outcome = "it is used where it is, by this device directory alone"
+            location.degraded("what Triton left cannot be adopted", error, outcome)
         location.stats.add("hits")
         tell(logging.DEBUG, "hit: %s %s of Triton's own in %s", facts.kernel, self.key, self.view)
         return files
@@ -235,6 +241,8 @@ class SharedKernel:
     def _viewed(self, manifest: Manifest, locked: bool) -> str:
         """The view of the entry, made or repaired where needed; the entry itself where there can be no view."""
         root = self.location.root
+        if self.location.views == NO_VIEWS:
+            return self.entry
         try:
             if link_view(root, self.entry, self.view, manifest, repair=locked):
                 self._made(manifest)
@@ -247,7 +255,7 @@ class SharedKernel:
                     self._made(manifest)
                     return self.view
         except OSError as error:
-            self.location.degraded(f"{self.location.directory} cannot be written", error)
+            self.location.without_view(error)
         return self.entry
 
     def _made(self, manifest: Manifest) -> None:

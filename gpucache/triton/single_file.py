@@ -29,7 +29,7 @@ from gpucache.store.manifest import (
 )
 from gpucache.store.publish import link_view, publish_entry
 from gpucache.store.quarantine import ASIDE, quarantine
-from gpucache.triton.location import Location
+from gpucache.triton.location import NO_VIEWS, Location
 from gpucache.triton.staged import Staged, executable
 
 
@@ -46,7 +46,7 @@ class SingleFile:
         self.tag = _tag(filename, location.silicon)
         self.entry_key = single_key(key, filename, str(self.tag))
         self.entry = entry_path(location.root, self.entry_key)
-        self.view = f"{location.directory}/{key}"
+        self.view = location.view(key)
         """The directory of the key in the device directory."""
         self.bad: str | None = None
         """SHA-256 of what was handed out, or could not be: a ``put`` after it says that it is no good."""
@@ -83,7 +83,7 @@ class SingleFile:
     def _find_published(self) -> str | None:
         """Look in the view, then in the store."""
         location = self.location
-        manifest = location.sound(self.view) if self.tag == "" else None
+        manifest = location.sound_view(self.view) if self.tag == "" else None
         if manifest is not None and self._is_of(manifest):
             location.stats.add("hits")
             return self._beside
@@ -110,7 +110,9 @@ class SingleFile:
 
     def _cannot_be_loaded(self) -> bool:
         """Whether the file is a library, and lies where none can be loaded from."""
-        return self.filename.endswith(".so") and not executable(self.location.directory)
+        location = self.location
+        directory = location.root if location.views == NO_VIEWS else location.directory
+        return self.filename.endswith(".so") and not executable(directory)
 
     def put(self, staged: Staged) -> str:
         """Publish what the manager object has staged; the path to use: the published one, or the staged one.
@@ -167,11 +169,14 @@ class SingleFile:
         """The directory to name: the view where there can be one, else the entry."""
         if self.tag != "":
             return self.entry  # the view is named by the key alone
+        if self.location.views == NO_VIEWS:
+            return self.entry
         try:
             root = self.location.root
             made = link_view(root, self.entry, self.view, manifest, repair)
-        except OSError:
-            return self.entry  # a read-only device directory
+        except OSError as error:
+            self.location.without_view(error)
+            return self.entry
         if not made:
             return self.entry
         self.location.limit.copied(self.view, manifest)
