@@ -63,6 +63,14 @@ def tests(session: nox.Session) -> None:
     session.run(python, "-m", "coverage", "report")
 
 
+@nox.session(venv_backend="none")
+def faults(session: nox.Session) -> None:
+    """Every fault at every call of every operation, and an hour of soak: a day; or as the words say."""
+    python = _python(session)
+    chosen = session.posargs or ("--all-faults", "--soak", "3600", "--timeout", "0")
+    session.run(python, "-m", "pytest", "-q", "-s", "tests/faults", *chosen)
+
+
 @nox.session
 def oldest(session: nox.Session) -> None:
     """What touches Triton's contract, on the oldest Triton that the plug-in supports."""

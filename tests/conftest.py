@@ -51,6 +51,16 @@ _OURS = (
 _RANKS = ("LOCAL_RANK", "RANK", "WORLD_SIZE")
 
 
+def pytest_addoption(parser: pytest.Parser) -> None:
+    group = parser.getgroup("faults", "the campaign of tests/faults")
+    add = group.addoption
+    add("--faults", type=int, default=16, help="so many faults for each operation")
+    add("--faults-seed", default="1", help="which of them")
+    add("--all-faults", action="store_true", help="every fault: hours")
+    add("--fault", action="append", help="only this one, as a failing test names it")
+    add("--soak", type=float, default=30.0, help="seconds of readers, compilers, removals, kills")
+
+
 @pytest.fixture(scope="session", autouse=True)
 def guard(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     """The home cannot be written at all, and the default cache lies in the session's temporary directory."""
