@@ -373,10 +373,10 @@ def _last(done: subprocess.CompletedProcess[str]) -> dict[str, Any]:
 
 
 def _left(home: Path) -> Counter[str]:
-    """What there is below a home, but for counters, the quarantine and the place of locks, which are bounded, and for
-    the files of entries.
+    """What there is below a home that could grow.
 
-    A launch between two operations decides which entries are slim, and `verify` judges their files.
+    Counters, the quarantine and the place of locks are bounded, with tests of their own. The files of entries are left
+    out: a launch between two operations decides which are slim, and `verify` judges them.
     """
     masked = [_masked(path, home) for path in home.rglob("*")]
     apart = re.compile(r"/v1/(stats|quarantine)|[.]place$|/[A-Z]{52}(-[0-9a-f]{16})?/")
