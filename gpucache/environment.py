@@ -397,6 +397,41 @@ BY_BUS = "PCI_BUS_ID"
 """The value of `CUDA_DEVICE_ORDER` with which CUDA counts the GPUs by their bus addresses."""
 
 
+# ---- by what the user has turned the sharing off
+
+
+class TurnedOff(Value):
+    """A variable by which the user has kept kernels from being shared; unset, they are shared."""
+
+    name: str
+    value: str
+    consequence: str
+
+
+def turned_off(environ: Mapping[str, str]) -> list[TurnedOff]:
+    """All by which the user has kept kernels from being shared, perhaps long ago.
+
+    That is told where somebody asks (`run`, `doctor`, `stats`, `GPUCACHE_LOG=info`), and never warned of.
+    """
+    alone = "each rank compiles each kernel"
+    consequences = (
+        (DISABLE, DISABLE.read_or_default(environ), "nothing of gpucache acts"),
+        (SHARE, SHARE.read_or_default(environ) is False, alone),
+        (
+            ALWAYS_COMPILE,
+            ALWAYS_COMPILE.read(environ),
+            "every kernel is compiled, whatever is cached",
+        ),
+        (OVERRIDE, OVERRIDE.read(environ), "every kernel is compiled, whatever is cached"),
+        (USE_IR_LOC, USE_IR_LOC.read(environ), f"Triton's own cache manager acts, and {alone}"),
+    )
+    found = []
+    for variable, is_off, consequence in consequences:
+        if is_off:
+            found.append(TurnedOff(variable.name, environ[variable.name], consequence))
+    return found
+
+
 # ---- what `gpucache run` set
 
 

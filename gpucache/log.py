@@ -42,6 +42,30 @@ def tell(level: int, message: str, *words: object) -> None:
         return  # to log that would raise again
 
 
+_tells_alone = False
+
+
+def tell_whoever_tells() -> None:
+    """Have `tell_in_job` log every line, for a command that a person has called, and may call again."""
+    global _tells_alone
+    _tells_alone = True
+
+
+def tell_in_job(level: int, message: str, *words: object) -> None:
+    """Log one line that each process of a job on this node would log.
+
+    The first process logs it at this level, the others for debugging only.
+    """
+    try:
+        from gpucache.once import first_in_job
+
+        if not _tells_alone and not first_in_job(message % words, os.environ):
+            level = DEBUG
+    except Exception:
+        pass  # it is better told eight times than not
+    tell(level, message, *words)
+
+
 _warned: set[str] = set()
 
 
@@ -49,8 +73,14 @@ ALONE = "compiling without the shared cache"
 """What follows from most failures in a launch."""
 
 
-def warn_once(what: str, cause: object, outcome: str = ALONE) -> None:
-    """Log a warning of what failed, its cause and the outcome; once for each cause in a process.
+def warn_once(
+    what: str,
+    cause: object,
+    outcome: str = ALONE,
+    *,
+    in_job: bool = False,
+) -> None:
+    """Log a warning of what failed, its cause and the outcome; once for each cause in a process, or in a job.
 
     It is never a `warnings.warn`, which ``-W error`` would turn into an exception.
     """
@@ -60,4 +90,5 @@ def warn_once(what: str, cause: object, outcome: str = ALONE) -> None:
         kind = f"{os.strerror(cause.errno)}; {outcome}"
     if kind not in _warned:
         _warned.add(kind)
-        tell(WARNING, "%s: %s; %s", what, cause, outcome)
+        teller = tell_in_job if in_job else tell
+        teller(WARNING, "%s: %s; %s", what, cause, outcome)

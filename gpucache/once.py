@@ -1,9 +1,9 @@
 """Says once for a job on a node what each of its processes would say: which of them is the first with a sentence.
 
 The ranks of a job share nothing but the node: no root, where that is what the sentence is about. So the first leaves a
-marker, a file that only one process can make, in a directory of this user's in memory. A job is what one launcher has
-started (`_job`); the next job is told again, and so is a job that goes on for hours. Where no marker can be left, each
-process says it.
+marker, a file that only one process can make, in a directory of this user's on this node. A job is what one launcher
+has started (`_job`); the next job is told again, and so is a job that goes on for hours. Where no marker can be left,
+each process says it.
 
 `gpucache/site/sitecustomize.py` runs this file in Pythons that cannot import gpucache: it imports nothing of gpucache,
 and is Python 3.7.
@@ -23,7 +23,8 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
 
 PLACES = ("/dev/shm", "/tmp")
-"""Where the directory of markers is: in the first of these that exists. Not in `TMPDIR`, which may differ per rank."""
+"""Where the directory of markers is: in the first of these that exists, unless the system has a place for such files of
+this user's, `XDG_RUNTIME_DIR` (XDG Base Directory Specification 0.8). Not in `TMPDIR`, which may differ per rank."""
 _AGAIN_S = 3600
 """How long a sentence counts as said, in seconds."""
 _SWEEP_S = 86400.0
@@ -40,9 +41,9 @@ def first_in_job(sentence: str, environ: Mapping[str, str]) -> bool:
     user has planted the marker, or none can be left.
     """
     hour = int(time.time()) // _AGAIN_S
-    said = f"{_job(environ)} {hour} {sentence}".encode("utf-8", "surrogateescape")
+    said = f"{_job(environ)} {hour} {sentence}".encode("utf-8", "backslashreplace")
     try:
-        directory = _directory()
+        directory = _directory(environ)
     except (OSError, AttributeError):  # Windows has no user ids
         return True
     marker = os.path.join(directory, f"{zlib.crc32(said):08x}{zlib.adler32(said):08x}")
@@ -54,13 +55,19 @@ def first_in_job(sentence: str, environ: Mapping[str, str]) -> bool:
     return True
 
 
-def _directory() -> str:
+def is_rank(environ: Mapping[str, str]) -> bool:
+    """Whether a launcher has given this process a number on the node, so that others say what this one says."""
+    return bool(_ranks(environ.items()))
+
+
+def _directory(environ: Mapping[str, str]) -> str:
     """The directory for this user's markers on this node, made if it is missing.
 
     Raises:
         OSError: it cannot be made, or another user may have planted markers in it.
     """
-    place = next(filter(os.path.isdir, PLACES), PLACES[-1])
+    places = (environ.get("XDG_RUNTIME_DIR", ""), *PLACES)
+    place = next(filter(os.path.isdir, places), PLACES[-1])
     user = os.geteuid()
     path = os.path.join(place, f"gpucache-told-{user}")
     if not os.path.isdir(path):

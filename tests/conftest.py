@@ -82,6 +82,14 @@ def guard(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
             locks.rmdir()
 
 
+@pytest.fixture(autouse=True)
+def told_by_nobody(
+    tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What is told once in a job has not been told before this test."""
+    monkeypatch.setenv("XDG_RUNTIME_DIR", str(tmp_path_factory.mktemp("runtime")))
+
+
 @pytest.fixture(scope="session")
 def fakenvml(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The directory of the freshly built fake libnvidia-ml.so.1 and libcuda.so.1."""

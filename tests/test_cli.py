@@ -148,9 +148,71 @@ def test_after_env_in_a_shell_each_rank_still_gets_its_own_device(gpucache, two,
 def test_run_says_when_it_sets_the_root_only(gpucache, two):
     done = gpucache("run", "--", "true", env=two)
     assert (
-        "note: 2 visible devices and no local rank: the root only, and TRITON_CACHE_DIR is not set\n"
-        in done.stderr
+        "note: 2 visible devices and no local rank: the root only, and TRITON_CACHE_DIR is not set; "
+        "--device ORDINAL chooses one\n" in done.stderr
     )
+
+
+def eight_ranks(gpucache, env, *words, between=""):
+    """What eight ranks of one launcher say on stderr, which start `gpucache run`."""
+    command = f"{sys.executable} -m gpucache run {' '.join(words)} -- true"
+    script = f"for n in 0 1 2 3 4 5 6 7; do LOCAL_RANK=$n {between} {command} & done; wait"
+    done = subprocess.run(["bash", "-c", script], env=env, capture_output=True, text=True)
+    return done.stderr.splitlines()
+
+
+@pytest.mark.parametrize("between", ["", "bash -c '\"$@\"; true' bash"])
+def test_what_eight_ranks_would_say_alike_one_of_them_says(between, gpucache, two):
+    eight = {**two, FAKE: "8", "TRITON_CACHE_MANAGER": "other:Manager"}
+    lines = eight_ranks(gpucache, eight, between=between)
+    assert sorted(line.split(":")[0] for line in lines) == ["note", "warning"]
+    again = eight_ranks(gpucache, eight, between=between)
+    assert sorted(again) == sorted(lines), "the next job is told again"
+
+
+def test_what_only_one_rank_has_to_say_that_rank_says(gpucache, two):
+    lines = eight_ranks(gpucache, two)
+    assert len([line for line in lines if "but 2 visible devices: the root only" in line]) == 6
+    assert len([line for line in lines if "the devices are fake" in line]) == 1
+
+
+def test_a_failure_of_every_rank_is_told_once_unless_it_ends_the_rank(gpucache, two, root):
+    root.mkdir()
+    root.chmod(0o777)
+    lines = eight_ranks(gpucache, two)
+    assert sorted(line.split(":")[0] for line in lines) == ["error", "hint", "warning"]
+    lines = eight_ranks(gpucache, two, "--strict")
+    assert [line.split(":")[0] for line in lines].count("error") == 8
+
+
+def test_a_process_without_a_rank_says_all_each_time(gpucache, two):
+    said = gpucache("run", "--", "true", env=two).stderr
+    assert "the devices are fake" in said
+    assert gpucache("run", "--", "true", env=two).stderr == said
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("GPUCACHE_DISABLE", "1"),
+        ("GPUCACHE_SHARE", "0"),
+        ("TRITON_ALWAYS_COMPILE", "1"),
+        ("TRITON_KERNEL_OVERRIDE", "1"),
+        ("USE_IR_LOC", "ttir"),
+    ],
+)
+def test_what_the_user_has_turned_off_is_a_line_of_run_and_of_stats(name, value, gpucache, two):
+    gpucache("provision", env=two)
+    note = f"note: {name}={value}: "
+    words = ("run", "--device", 0, "--", "true")
+    for command in (words, ("stats",)):
+        assert note not in gpucache(*command, env=two).stderr
+        (line,) = [
+            line
+            for line in gpucache(*command, env={**two, name: value}).stderr.splitlines()
+            if line.startswith(note)
+        ]
+        assert line.endswith(f"; unset {name} to share")
 
 
 def test_help_shows_nobodys_environment(python):
@@ -340,7 +402,7 @@ def test_another_users_private_directory_is_refused_with_the_way_out(
     os.chown(theirs, 54321, 54321)
     code = """if True:
         import os, sys, signal, traceback, click
-        import gpucache.directories.launch, gpucache.cli.device_rows
+        import gpucache.directories.launch, gpucache.cli.device_rows, gpucache.once
         from gpucache.cli.main import main
         os.setgroups([]), os.setgid(54322), os.setuid(54322)
         sys.exit(main(sys.argv[1:]))

@@ -726,8 +726,9 @@ def test_another_manager_than_ours_is_told_and_run_helps(root, value, who):
 
 
 def test_switches_that_turn_us_off_are_told(root):
-    silent(look(root), "disabled", "not-sharing")
-    found = look(root, GPUCACHE_DISABLE="1", GPUCACHE_SHARE="0")
+    silent(look(root), "disabled", "not-sharing", "ir-loc")
+    found = look(root, GPUCACHE_DISABLE="1", GPUCACHE_SHARE="0", USE_IR_LOC="ttir")
+    assert told(found, "ir-loc", "warning").fix == "unset USE_IR_LOC"
     assert told(found, "disabled", "warning").fix == "unset GPUCACHE_DISABLE"
     assert told(found, "not-sharing", "warning").fix == "unset GPUCACHE_SHARE"
 

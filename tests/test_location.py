@@ -3,7 +3,9 @@ from __future__ import annotations
 import dataclasses
 import logging
 import os
+import shlex
 import subprocess
+import sys
 import tempfile
 import warnings
 from pathlib import Path
@@ -390,3 +392,40 @@ class TestWarnOnce:
             warn_once("the disk", OSError(os.EX_IOERR, "failed"))
         assert not caught
         assert lines(caplog)
+
+
+LOCATE = "from gpucache.triton import manager; manager.current_location()"
+UNSAFE = "mkdir {root}; chmod 777 {root}"
+MODES = {
+    "no record": ("true", {}, "run `gpucache provision`"),
+    "unsafe root": (UNSAFE, {}, "chmod o-w it"),
+    "no root": ("touch {root}", {}, "choose another root, or move that away"),
+    "fresh": ("true", {"TRITON_CACHE_DIR": "/scratch/tmpabcdef78"}, "GPUCACHE_SHARE=1 shares it"),
+    "disabled": ("true", {"GPUCACHE_DISABLE": "1"}, "GPUCACHE_DISABLE=1: nothing of gpucache acts"),
+    "not sharing": ("true", {"GPUCACHE_SHARE": "0"}, "GPUCACHE_SHARE=0: each rank compiles"),
+    "paths in the code": ("true", {"USE_IR_LOC": "ttir"}, "USE_IR_LOC=ttir: Triton's own cache"),
+    "always compiling": ("true", {"TRITON_ALWAYS_COMPILE": "1"}, "TRITON_ALWAYS_COMPILE=1: every"),
+}
+
+
+@pytest.mark.parametrize("rank", ["LOCAL_RANK", "NOTHING"])
+@pytest.mark.parametrize("mode", MODES)
+def test_a_mode_in_which_nothing_is_shared_is_told_once_by_all_ranks_with_the_way_out(
+    mode, rank, root
+):
+    prepare, more, way_out = MODES[mode]
+    python = f"{rank}=$n {sys.executable} -c {shlex.quote(LOCATE)} & "
+    script = f"{prepare.format(root=root)}; for n in 0 1 2 3; do {python} done; wait"
+    environ = {**os.environ, "GPUCACHE_DIR": str(root), "GPUCACHE_LOG": "info", **more}
+    done = subprocess.run(
+        ["bash", "-c", script], env=environ, capture_output=True, text=True, start_new_session=True
+    )
+    told = [line for line in done.stderr.splitlines() if way_out in line]
+    assert len(told) == 1, done.stderr
+
+
+@pytest.mark.parametrize("mode", ["disabled", "not sharing", "always compiling"])
+def test_what_the_user_has_turned_off_himself_is_not_warned_of(mode, root, tmp_path, caplog):
+    provision(root, H100)
+    at(root, tmp_path / "chosen", **MODES[mode][1])
+    assert [record for record in caplog.records if record.levelno >= logging.WARNING] == []

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from gpucache import once
+from gpucache import log, once
 
 ONCE = Path(once.__file__)
 ASK = (
@@ -74,6 +74,7 @@ def test_a_shell_between_the_launcher_and_the_rank_changes_nothing(tmp_path):
 
 
 def test_another_sentence_is_said_too(places):
+    assert once.first_in_job("one \ud800 \udcff", {})
     assert once.first_in_job("one", {})
     assert once.first_in_job("two", {})
     assert not once.first_in_job("one", {})
@@ -120,6 +121,19 @@ def test_another_users_directory_is_not_believed(as_root, places):
     os.chown(directory, 54321, 54321)
     assert once.first_in_job("s", {})
     assert once.first_in_job("s", {})
+
+
+def test_what_cannot_be_told_once_is_told_all_the_same(monkeypatch, caplog):
+    monkeypatch.setattr(once, "first_in_job", lambda *_: 1 / 0)
+    log.tell_in_job(log.WARNING, "lost: %s", "GPU 3")
+    assert caplog.messages == ["lost: GPU 3"]
+
+
+def test_a_command_that_a_person_calls_tells_each_time(monkeypatch, caplog):
+    monkeypatch.setattr(log, "_tells_alone", True)
+    for _ in range(2):
+        log.tell_in_job(log.WARNING, "lost: %s", "GPU 3")
+    assert caplog.messages == ["lost: GPU 3"] * 2
 
 
 def test_a_process_whose_parent_cannot_be_seen_has_a_job_all_the_same(places, monkeypatch):

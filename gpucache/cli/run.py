@@ -41,20 +41,29 @@ class RunCall(Value, kw_only=True):
         try:
             environ = self._environ()
         except GpuCacheError as error:
-            complain(error)
+            ends = self._ends(error)
             failure = 1
-            if self.strict is None and self.device is not None and _is_no_device(error):
-                say(f"hint: --no-strict executes {self.command[0]} all the same")
-                ends = True
+            if ends or _is_first_to_say(error.problem):
+                complain(error)
         except Exception:
             # A defect of gpucache is no reason for the command not to run.
             complain_of_defect()
             failure = 3
         if failure and ends:
+            if self.strict is None:
+                say(f"hint: --no-strict executes {self.command[0]} all the same")
             return failure
         if failure:
-            say(f"warning: executing {self.command[0]} with its environment unchanged")
+            _say_in_job(
+                f"warning: executing {self.command[0]} with its environment unchanged: each rank compiles each kernel"
+            )
         return _execute(self.command, environ)
+
+    def _ends(self, error: GpuCacheError) -> bool:
+        """Whether an error is the end; what the user has named and does not exist is one without being asked."""
+        if self.strict is not None:
+            return self.strict
+        return self.device is not None and isinstance(error, DeviceIndexError)
 
     def _environ(self) -> dict[str, str]:
         """The environment for the command. What the user should know of that environment is said on stderr."""
@@ -70,29 +79,42 @@ class RunCall(Value, kw_only=True):
         )
         _tell(report)
         if self.plugin:
-            _tell_of_fresh_directory(environ)
+            _tell_of_alone(environ)
         return environ
 
 
-def _is_no_device(error: GpuCacheError) -> bool:
-    """Whether there is no such device as was asked for: what a user names and does not exist is an error."""
-    return isinstance(error, DeviceIndexError)
+def _is_first_to_say(sentence: str) -> bool:
+    """Whether this is the rank that says what every rank of the job on this node would say."""
+    from gpucache.once import first_in_job, is_rank
+
+    return not is_rank(os.environ) or first_in_job(f"run: {sentence}", os.environ)
+
+
+def _say_in_job(text: str, sentence: str = "") -> None:
+    """Say a line, unless another rank has; ``sentence`` is what such lines have in common, if they are not alike."""
+    if _is_first_to_say(sentence or text):
+        say(text)
 
 
 def _tell(report: LaunchReport) -> None:
     """Say the warnings, that no device was chosen, and which variables of the user's were kept."""
     for warning in report.warnings:
-        say(f"warning: {warning}")
+        _say_in_job(f"warning: {warning}")
     root_only = report.device is None and report.settings  # none at all where gpucache is disabled
     if root_only:
-        say(f"note: {report.choice}, and TRITON_CACHE_DIR is not set")
+        _say_in_job(
+            f"note: {report.choice}, and TRITON_CACHE_DIR is not set; --device ORDINAL chooses one"
+        )
     for setting in report.settings:
         if setting.by == "user":
-            say(f"note: kept {setting.name}={setting.value}: {setting.reason}")
+            kept = f"note: kept {setting.name}={setting.value}"
+            _say_in_job(f"{kept}: {setting.reason}", kept)
 
 
-def _tell_of_fresh_directory(environ: dict[str, str]) -> None:
-    """Say that the plug-in shares nothing, where the user's `TRITON_CACHE_DIR` is fresh on purpose."""
+def _tell_of_alone(environ: dict[str, str]) -> None:
+    """Say why kernels are not shared, where that is by a setting of the user's or by a fresh directory."""
+    for off in environment.turned_off(environ):
+        _say_in_job(f"note: {off.name}={off.value}: {off.consequence}; unset {off.name} to share")
     directory = environment.TRITON_DIRECTORY.text(environ)
     root = environment.ROOT.text(environ)
     if not directory or not root or environment.SHARE.read_or_default(environ) is not None:
@@ -101,7 +123,7 @@ def _tell_of_fresh_directory(environ: dict[str, str]) -> None:
 
     part = fresh_part(directory, root)
     if part is not None:
-        say(
+        _say_in_job(
             f"note: {directory} is fresh on purpose, by its part {part}, so that each rank compiles "
             f"each kernel; {environment.SHARE}=1 shares it"
         )

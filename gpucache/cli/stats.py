@@ -6,10 +6,11 @@ import os
 
 import click
 
+from gpucache import environment
 from gpucache.cli import device_rows
 from gpucache.cli.common import fold_counters
 from gpucache.cli.options import json_option, root_option
-from gpucache.cli.terminal import print_json, print_table
+from gpucache.cli.terminal import print_json, print_table, say
 
 
 @click.command()
@@ -30,6 +31,8 @@ def stats(root: str | None, as_json: bool) -> None:
     where = resolve_root(root, os.environ)
     vet(where, Trust.parse(os.environ))
     fold_counters(where)
+    for off in environment.turned_off(os.environ):
+        say(f"note: {off.name}={off.value}: {off.consequence}; unset {off.name} to share")
     columns = COUNTERS + SECONDS
     zeros = dict.fromkeys(columns, 0)
     sums = {}

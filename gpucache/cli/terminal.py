@@ -91,7 +91,9 @@ def say(text: str) -> None:
 
 def log_to_stderr(level: LogLevel) -> None:
     """Show the library's log on stderr from this level on. A command chooses it so that nothing is told twice."""
-    from gpucache.log import before_first_line
+    from gpucache.log import before_first_line, tell_whoever_tells
+
+    tell_whoever_tells()
 
     def attach() -> None:
         import logging

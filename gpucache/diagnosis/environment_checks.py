@@ -236,6 +236,7 @@ def _looks_like_ours(name: str) -> bool:
     {
         "disabled": "GPUCACHE_DISABLE=1: nothing of ours acts",
         "not-sharing": "GPUCACHE_SHARE=0: the plug-in shares nothing",
+        "ir-loc": "USE_IR_LOC is on, and Triton's own cache manager acts",
     }
 )
 def switched_off(case: Case) -> Iterator[Finding]:
@@ -250,6 +251,13 @@ def switched_off(case: Case) -> Iterator[Finding]:
         fact = f"{share}=0: the plug-in is stock Triton, and each rank compiles each kernel"
         fix = f"unset {share}"
         yield Finding("not-sharing", "warning", share.name, fact, fix)
+    ir_loc = environment.USE_IR_LOC
+    if ir_loc.read(case.environ):
+        value = case.environ[ir_loc.name]
+        fact = (
+            f"{ir_loc}={value}: Triton's own cache manager acts, and each rank compiles each kernel"
+        )
+        yield Finding("ir-loc", "warning", ir_loc.name, fact, f"unset {ir_loc}")
 
 
 @tells(

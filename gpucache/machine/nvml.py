@@ -18,7 +18,7 @@ from typing import Any
 from gpucache.environment import NVML_TIMEOUT
 from gpucache.errors import DiscoveryError, NoDeviceError
 from gpucache.forks import after_fork
-from gpucache.log import WARNING, tell
+from gpucache.log import WARNING, tell_in_job
 from gpucache.machine import device_files
 from gpucache.machine.device import (
     Device,
@@ -145,7 +145,7 @@ def _without_gpu(failure: _Failure, require_gpu: bool) -> Snapshot:
         raise DiscoveryError(status, detail, advice, failure.code) from failure
     if require_gpu:
         raise NoDeviceError(status, detail, advice) from failure
-    tell(WARNING, "no GPU here (%s): %s; using one fake device", status, detail)
+    tell_in_job(WARNING, "no GPU here (%s): %s; using one fake device", status, detail)
     return Snapshot(
         status=failure.status,
         source="fake",
@@ -315,7 +315,7 @@ def _snapshot(nvml: Any) -> Snapshot:
         raise _nothing(count, found)
     _refuse_twins([*found.devices, *found.parents])
     for gone in found.lost:
-        tell(WARNING, "GPU %d is lost: %s (code %s)", gone.index, gone.text, gone.code)
+        tell_in_job(WARNING, "GPU %d is lost: %s (code %s)", gone.index, gone.text, gone.code)
     return Snapshot(
         status=Status.OK,
         source="nvml",
@@ -453,7 +453,8 @@ def _instances(nvml: Any, parent_handle: Any, parent: Device) -> list[Device]:
         except (nvml.NVMLError, UnicodeDecodeError) as error:
             code = getattr(error, "value", None)
             if code not in (_NOT_FOUND, _NO_PERMISSION):
-                tell(WARNING, "MIG slot %d of GPU %s cannot be read: %s", slot, parent.index, error)
+                said = "MIG slot %d of GPU %s cannot be read: %s"
+                tell_in_job(WARNING, said, slot, parent.index, error)
             continue
         instance = _instance(nvml, handle, uuid, slot, parent)
         found.append(instance)

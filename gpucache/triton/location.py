@@ -15,7 +15,7 @@ from gpucache.disk.staging import Staging
 from gpucache.disk.vetting import Trust, vet, vet_child
 from gpucache.errors import GpuCacheError, ProvisionError, RecordError, UnsafeDirectoryError
 from gpucache.layout import paths
-from gpucache.log import ALONE, INFO, tell, warn_once
+from gpucache.log import ALONE, INFO, tell_in_job, warn_once
 from gpucache.store.counts import device_label
 from gpucache.store.limit import Limit, max_size_bytes
 from gpucache.store.lookup import sound
@@ -111,6 +111,8 @@ def locate(directory: str | None, environ: Mapping[str, str]) -> Location:
 
     Never raises for what the disk or the environment says: it warns once, and the location is private.
     """
+    for off in environment.turned_off(environ):
+        tell_in_job(INFO, "not shared: %s=%s: %s", off.name, off.value, off.consequence)
     chosen = _choose(directory, environ)
     mode, locks = chosen.mode, LockPlace(chosen.root)
     views = chosen.directory
@@ -119,7 +121,7 @@ def locate(directory: str | None, environ: Mapping[str, str]) -> Location:
             _prepare(chosen.root, environ)
             views = _prepared_views(chosen.directory, environ)
         except (GpuCacheError, OSError) as error:
-            warn_once("the store cannot be used", error)
+            warn_once("the store cannot be used", error, in_job=True)
             mode = "stock" if _is_usable_alone(chosen, environ) else "private"
     shared = mode == "shared"
     counters = paths.ours(chosen.root, "stats") if shared else None
@@ -166,7 +168,7 @@ def _choose(directory: str | None, environ: Mapping[str, str]) -> _Chosen:
         mode = _mode(directory, root, environ)
     except (GpuCacheError, OSError) as error:
         # The current directory is gone, or there is no temporary one.
-        warn_once("the cache cannot be found", error)
+        warn_once("the cache cannot be found", error, in_job=True)
         directory = directory or default_directory("", None, environ)
         return _Chosen(os.devnull, directory, "private")
     known: Record | None = None
@@ -174,7 +176,7 @@ def _choose(directory: str | None, environ: Mapping[str, str]) -> _Chosen:
         known = of_this_host(root)
     except RecordError as error:
         if not directory and mode != "stock":
-            warn_once("no record", error, "caching where Triton does by default")
+            warn_once("no record", error, "caching where Triton does by default", in_job=True)
     chosen = directory or default_directory(root, known, environ)
     if not os.path.isabs(chosen):  # a relative home, and no current directory
         mode = "private"
@@ -255,7 +257,7 @@ def _mode(directory: str | None, root: str, environ: Mapping[str, str]) -> Mode:
     if part is None:
         return "shared"
     said = "not shared: %s is fresh on purpose, by its part %s; %s=1 shares it"
-    tell(INFO, said, directory, part, environment.SHARE.name)
+    tell_in_job(INFO, said, directory, part, environment.SHARE.name)
     return "stock"
 
 
