@@ -213,7 +213,9 @@ def _prepared_views(directory: str, environ: Mapping[str, str]) -> str:
         raise
     except ProvisionError as error:
         # Nobody can tell what lies there: it is not looked at again.
-        warn_once(f"no views in {directory}", _cause(error), _outcome_without_view(error))
+        warn_once(
+            f"no views in {directory}", _cause(error), _outcome_without_view(error), in_job=True
+        )
         return NO_VIEWS
     except OSError:
         return directory  # one may use a directory without the right to list it
