@@ -914,6 +914,69 @@ def test_a_network_file_system_is_told(root, monkeypatch):
     assert finding.fact.startswith("it is on a network file system (nfs4)")
 
 
+@pytest.mark.parametrize(
+    ("code", "field"),
+    [
+        ("no-directory-rename", "renames_directories"),
+        ("no-hard-links", "hard_links"),
+        ("no-set-times", "sets_times"),
+        ("no-flock", "flocks"),
+    ],
+)
+def test_what_the_mount_was_found_to_refuse_is_told_until_it_is_tried_again(code, field, root):
+    silent(look(root), code)
+    keep(root, **{field: False})
+    assert "its mount" in told(look(root), code, "warning").fact
+    silent(sound(examine(root, healthy(root), probe=True)), code)
+    silent(look(root), code)
+
+
+def keep(root: str, **answers: bool) -> None:
+    """Let it be known of the root's mount."""
+    (path,) = Path(paths.ours(root, "mounts")).iterdir()
+    path.write_text(json.dumps(json.loads(path.read_text()) | answers))
+
+
+def test_a_mount_that_cannot_be_tried_is_an_error_where_that_was_asked(root):
+    silent(examine(root, healthy(root), probe=True), "not-tried")
+    shutil.rmtree(paths.ours(root, "tmp"))
+    finding = told(examine(root, healthy(root), probe=True), "not-tried", "error")
+    assert finding.subject == root
+    silent(look(root), "not-tried")
+
+
+@pytest.mark.parametrize("trace", ["mounts", "stats", "tmp"])
+def test_another_node_on_a_mount_whose_locks_may_not_reach_it_is_told(root, trace, monkeypatch):
+    monkeypatch.setattr(mounts, "file_system", lambda _: "fuse.gcsfuse")
+    silent(look(root), "other-nodes")
+    left = {
+        "mounts": "0badcafe.json",
+        "stats": "0badcafe.node7.17.1a2b.counts",
+        "tmp": "gpucache-staging-0badcafe.x",
+    }
+    path = Path(paths.ours(root, trace, left[trace]))
+    path.parent.mkdir(exist_ok=True)
+    path.write_text('{"host": "node7"}')
+    finding = told(look(root), "other-nodes", "warning")
+    name = "node 0badcafe" if trace == "tmp" else "node node7"
+    assert finding.fact.startswith(f"{name} use it too, and locks on its mount (fuse.gcsfuse)")
+    aged(path, 8 * 24 * HOUR_S)
+    silent(look(root), "other-nodes")
+
+
+def test_this_node_before_its_last_start_is_no_other_node(root, monkeypatch):
+    monkeypatch.setattr(mounts, "file_system", lambda _: "nfs4")
+    path = Path(paths.ours(root, "mounts", "0badcafe.json"))
+    path.write_text(json.dumps({"host": paths.host_name()}))
+    silent(look(root), "other-nodes")
+
+
+def test_nodes_that_lock_for_each_other_are_not_told(root):
+    """A local disk: what lies there of another node was copied with it."""
+    Path(paths.ours(root, "mounts", "0badcafe.json")).write_text('{"host": "node7"}')
+    silent(look(root), "other-nodes")
+
+
 @pytest.mark.usefixtures("shared_memory")
 def test_the_locks_of_a_network_root_are_looked_for_on_this_node(root, monkeypatch):
     monkeypatch.setattr(mounts, "file_system", lambda _: "nfs4")

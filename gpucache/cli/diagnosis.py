@@ -28,8 +28,11 @@ if TYPE_CHECKING:
 @click.command()
 @codes_option
 @root_option
+@click.option(
+    "--probe", is_flag=True, help="Try again what the root's mount can do, and keep the answer."
+)
 @json_option
-def doctor(codes: bool, root: str | None, as_json: bool) -> int:
+def doctor(codes: bool, root: str | None, probe: bool, as_json: bool) -> int:
     """Tell what will hurt before it hurts: GPUs, disk, owners, environment, versions, locks, clocks.
 
     Exit code 1 when there is an error, 0 with warnings only.
@@ -44,7 +47,7 @@ def doctor(codes: bool, root: str | None, as_json: bool) -> int:
         return print_codes(CODES, as_json)
     log_to_stderr("CRITICAL")  # the findings tell what the log would
     where = resolve_root(root, os.environ)
-    found = examine(where, os.environ)
+    found = examine(where, os.environ, probe)
     if as_json:
         print_json({"root": where, "findings": finding_rows(found)})
     else:

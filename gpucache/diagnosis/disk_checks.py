@@ -1,5 +1,6 @@
-"""What `doctor` asks about the disk: who may write the root, where it lies, its locks and its times.
+"""What `doctor` asks about the disk: who may write the root, how fit the disk is, its locks and its times.
 
+What the mount can do, and who shares it, is in `mount_checks`.
 The measures by which a file system is fit for a cache (space, inodes, mount options) are in `gpucache.disk.fitness`.
 Each check yields its findings, and raises `OSError` for what it cannot look at. No check writes anything but
 `clock_skew`, which makes a file for an instant.
@@ -19,9 +20,8 @@ from itertools import islice
 from gpucache import environment
 from gpucache.diagnosis.case import Case
 from gpucache.diagnosis.codes import tells
-from gpucache.disk import mounts
 from gpucache.disk.files import STAGED, STALE_S, inside, size_of
-from gpucache.disk.fitness import fitness, network_file_system
+from gpucache.disk.fitness import fitness
 from gpucache.disk.lock_place import LockPlace
 from gpucache.disk.locks import PROVISION_LOCK, holder, is_free
 from gpucache.disk.vetting import Trust, vet, vet_child, vet_file
@@ -43,7 +43,7 @@ _FUTURE_S = 60.0
 _SAMPLE = 64
 
 
-def _nearest(path: str) -> str:
+def nearest(path: str) -> str:
     """The path itself where it exists, else the nearest directory above it that does."""
     above = os.path.dirname(path)
     while not os.path.exists(path) and above != path:
@@ -145,29 +145,7 @@ def group_writable(case: Case) -> Iterator[Finding]:
         yield Finding("group-writable", "warning", root, fact, fix)
 
 
-# ---- where the root lies
-
-
-@tells(
-    {
-        "network-fs": "the root is on a network file system",
-        "tmpfs": "the root is in memory",
-    }
-)
-def file_system(case: Case) -> Iterator[Finding]:
-    """Warn of a file system that other nodes share, or whose files are gone after a reboot."""
-    root = case.root
-    where = _nearest(root)
-    network = network_file_system(where)
-    kind = mounts.file_system(where)
-    if network is not None:
-        fact = f"it is on a network file system ({network}), where Triton is known to fail with stale handles"
-        fix = f"set {ROOT} to a directory on a local disk"
-        yield Finding("network-fs", "warning", root, fact, fix)
-    elif kind in ("tmpfs", "ramfs"):
-        fact = f"it is in memory ({kind}): what it holds takes RAM, and is gone after a reboot"
-        fix = f"set {ROOT} to a directory on a disk"
-        yield Finding("tmpfs", "warning", root, fact, fix)
+# ---- how fit the disk is
 
 
 @tells(
@@ -183,7 +161,7 @@ def mount_options(case: Case) -> Iterator[Finding]:
     Read-only is a warning, since hits go on; ``noexec`` is an error, since stock Triton and torch fail at once.
     """
     root = case.root
-    where = _nearest(root)
+    where = nearest(root)
     disk = fitness(where)
     if disk.noexec:
         fact = "its file system is mounted noexec: Triton and torch cannot load what they compile"
@@ -208,7 +186,7 @@ def mount_options(case: Case) -> Iterator[Finding]:
 def room(case: Case) -> Iterator[Finding]:
     """Warn of too little space and too few inodes, by the measures by which `provision` warns."""
     root = case.root
-    disk = fitness(_nearest(root))
+    disk = fitness(nearest(root))
     fix = f"make room (`gpucache prune`), or set {ROOT} to a directory on another disk"
     if disk.little_space_mib is not None:
         fact = f"its file system has {disk.little_space_mib} MiB left"
@@ -222,7 +200,7 @@ def room(case: Case) -> Iterator[Finding]:
 def over_limit(case: Case) -> Iterator[Finding]:
     """Warn of a store that cannot keep its limit, since all that it has was used in the last minutes."""
     variable = environment.MAX_SIZE
-    where = _nearest(case.root)
+    where = nearest(case.root)
     allowed = limit.max_size_bytes(where, case.environ)
     taken = total_bytes(case.root)
     if allowed and taken is not None and taken > allowed:

@@ -1,14 +1,20 @@
 """What will hurt before it hurts: `examine` looks at the machine, the environment and the disk, and changes nothing.
 
-The checks are in `machine_checks`, `record_checks`, `environment_checks` and `disk_checks`. Each takes the `Case`, and
-declares the codes of its findings beside its name (`codes.tells`). A new check must also be listed here.
+The checks are in `machine_checks`, `record_checks`, `environment_checks`, `mount_checks` and `disk_checks`. Each takes
+the `Case`, and declares the codes of its findings beside its name (`codes.tells`). A new check is to be listed here.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping
 
-from gpucache.diagnosis import disk_checks, environment_checks, machine_checks, record_checks
+from gpucache.diagnosis import (
+    disk_checks,
+    environment_checks,
+    machine_checks,
+    mount_checks,
+    record_checks,
+)
 from gpucache.diagnosis.case import Case
 from gpucache.diagnosis.codes import codes_of, tells
 from gpucache.directories.record import recorded
@@ -37,9 +43,13 @@ _ENVIRONMENT = (
     environment_checks.fresh_directory,
     environment_checks.triton_version,
 )
+_MOUNT = (
+    mount_checks.file_system,
+    mount_checks.refused,
+    mount_checks.shared_by_nodes,
+)
 _DISK = (
     disk_checks.group_writable,
-    disk_checks.file_system,
     disk_checks.mount_options,
     disk_checks.room,
     disk_checks.over_limit,
@@ -51,13 +61,15 @@ _DISK = (
 )
 
 
-def examine(root: str, environ: Mapping[str, str]) -> tuple[Finding, ...]:
+def examine(root: str, environ: Mapping[str, str], probe: bool = False) -> tuple[Finding, ...]:
     """Find what hurts, or will hurt, processes with this environment and this absolute root; empty when all is well.
 
     Nothing that is examined makes it raise. It writes nothing but a file that is there for an instant, in the root's
     own temporary directory, to ask the file system's clock. It asks NVML as `discover` does, with its time limit, and
     does not ask CUDA. It may run beside any process: it tries a lock only after the lock stood still for long. An
     ``error`` hurts now, or is unsafe; a ``warning`` will hurt, or costs time.
+
+    With ``probe`` it tries again what the root's mount can do, and keeps the answer in a safe root.
     """
     bad = tuple(environment_checks.bad_values(environ))
     environ = environment_checks.without_bad_values(environ, bad)
@@ -75,7 +87,9 @@ def examine(root: str, environ: Mapping[str, str]) -> tuple[Finding, ...]:
         shown=shown,
     )
     found = [*bad, *sick, *unsafe]
-    for check in (*_MACHINE, *_RECORD, *_ENVIRONMENT, *_DISK):
+    if probe and not unsafe:
+        found += mount_checks.tried(root)
+    for check in (*_MACHINE, *_RECORD, *_ENVIRONMENT, *_MOUNT, *_DISK):
         found += _told(root, check(case))
     return tuple(_without_repeats(found))
 
@@ -110,6 +124,8 @@ CODES = codes_of(
     environment_checks.bad_values,
     *_ENVIRONMENT,
     disk_checks.unsafe,
+    mount_checks.tried,
+    *_MOUNT,
     *_DISK,
     _told,
 )

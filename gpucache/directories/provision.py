@@ -7,6 +7,7 @@ from functools import lru_cache
 
 from gpucache.directories.other_hosts import host_with_gpus
 from gpucache.directories.record import Record, directories, merge, readable, recorded
+from gpucache.disk.capabilities import learn
 from gpucache.disk.files import make_directory, write_whole
 from gpucache.disk.fitness import fitness, network_file_system
 from gpucache.disk.lock_place import LockPlace
@@ -45,7 +46,8 @@ class Provision(Value, kw_only=True):
     """Whether nothing was made: there is no GPU here, nobody has asked for fake devices, and the root has the record of
     another host with real ones."""
     warnings: tuple[str, ...] = ()
-    """What will hurt later: fake devices, lost GPUs, a read-only, full, ``noexec`` or network file system."""
+    """What will hurt later: fake devices, lost GPUs, a read-only, full, ``noexec`` or network file system, a mount
+    that refuses what gpucache does another way."""
 
 
 def provision(
@@ -191,7 +193,7 @@ def _warnings(root: str, snapshot: Snapshot, record: Record) -> tuple[str, ...]:
 
 
 def _disk_warnings(root: str) -> Iterator[str]:
-    """A sentence for each fact of the disk of which `doctor` makes a finding (`gpucache.diagnosis.disk_checks`)."""
+    """A sentence for each fact of the disk of which `doctor` makes a finding (`gpucache.diagnosis`)."""
     disk = fitness(root)
     if disk.read_only:
         yield f"{root} is on a read-only file system: what is cached is used, nothing new is kept"
@@ -201,6 +203,10 @@ def _disk_warnings(root: str) -> Iterator[str]:
         yield f"{root} has {disk.little_space_mib} MiB left"
     if disk.few_inodes is not None:
         yield f"{root} has {disk.few_inodes} inodes left, and a kernel takes nine"
+    found = learn(root)
+    if found is not None:
+        for fact in found.refused().values():
+            yield f"{root}: {fact}"
     device = os.stat(root).st_dev
     network = _network(root, device)
     if network is not None:

@@ -11,7 +11,6 @@ import errno
 import fcntl
 import json
 import os
-import tempfile
 import time
 from contextlib import suppress
 
@@ -23,7 +22,14 @@ from gpucache.errors import GpuCacheError
 from gpucache.layout import paths
 from gpucache.values import Value, as_dict
 
-_MOST_BYTES = 4096
+MOST_BYTES = 4096
+"""No file with an answer is longer."""
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Literal
+
+    Refused = Literal["no-directory-rename", "no-hard-links", "no-set-times", "no-flock"]
+
 _VERSION = 1
 _KEPT_S = 90 * 86400.0
 _LONG_AGO = 1_000_000_000
@@ -64,6 +70,27 @@ class Capabilities(Value, kw_only=True):
     flocks: bool
     """Whether ``flock`` works between two openings of one file on this node. Across nodes it may not, all the same."""
 
+    def refused(self) -> dict[Refused, str]:
+        """What the mount refuses, and for each what is done instead, as the second half of a sentence."""
+        said: dict[Refused, str] = {}
+        if not self.renames_directories:
+            said["no-directory-rename"] = (
+                "its mount cannot rename a directory: entries are published file by file, the manifest last"
+            )
+        if not self.hard_links:
+            said["no-hard-links"] = (
+                "its mount makes no hard links: each device directory has copies, which take their bytes again"
+            )
+        if not self.sets_times:
+            said["no-set-times"] = (
+                "its mount sets no times: no use is stamped, and what was published first is pruned first"
+            )
+        if not self.flocks:
+            said["no-flock"] = (
+                "files cannot be locked on its mount: locks are kept on this node, and other nodes do not see them"
+            )
+        return said
+
 
 # ---- trying
 
@@ -76,6 +103,8 @@ def probe(directory: str) -> Capabilities:
     Raises:
         OSError: nothing can be made in the directory.
     """
+    import tempfile  # where it is known what the mount can do, nothing is tried
+
     place = tempfile.mkdtemp(prefix=STAGED, dir=directory)
     try:
         file = f"{place}/file"
@@ -156,9 +185,10 @@ def known(root: str) -> Capabilities | None:
     Never raises; makes nothing.
     """
     try:
-        said = json.loads(read_limited(_path(root), _MOST_BYTES))
+        said = json.loads(read_limited(_path(root), MOST_BYTES))
         if said.pop("version") != _VERSION or said.pop("mount") != _mount(root):
             return None
+        said.pop("host")
         found = Capabilities(**said)
     except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError):
         return None
@@ -192,9 +222,9 @@ def learn(root: str, again: bool = False) -> Capabilities | None:
     staging = paths.ours(root, "tmp")
     try:
         found = probe(staging)
-        said = {"version": _VERSION, "mount": _mount(root), **as_dict(found)}
+        where = {"version": _VERSION, "mount": _mount(root), "host": paths.host_name()}
         make_directory(paths.ours(root, "mounts"))
-        write_whole(_path(root), json.dumps(said).encode(), staging)
+        write_whole(_path(root), json.dumps(where | as_dict(found)).encode(), staging)
         _forget_old(paths.ours(root, "mounts"))
     except (OSError, GpuCacheError):
         pass  # found, perhaps, and not kept
