@@ -275,36 +275,39 @@ class TestPrivate:
 class TestSilicon:
     def test_it_is_the_compute_capability_and_the_core_count(self, root):
         provision(root, H100)
-        assert at(root).silicon == "sm_90-16896"
+        assert at(root).silicon == "sm_90-16896-NVIDIA H100"
 
     def test_it_is_known_in_any_directory(self, root, tmp_path):
         provision(root, H100)
-        assert at(root, tmp_path / "chosen").silicon == "sm_90-16896"
+        assert at(root, tmp_path / "chosen").silicon == "sm_90-16896-NVIDIA H100"
 
     def test_of_a_mig_instance_it_is_its_own_multiprocessors(self, root):
         provision(root, MIG)
-        assert at(root).silicon == "sm_90-16sm"
+        assert at(root).silicon == "sm_90-16sm-NVIDIA H100"
 
     def test_mig_instances_of_unlike_sizes_are_unlike(self, root):
         provision(root, MIG, another("MIG-1", 0, MIG, slot=1, multiprocessor_count=32))
         assert at(root).silicon is None
-        assert at(root, GPUCACHE_DEVICE="MIG-1").silicon == "sm_90-32sm"
+        assert at(root, GPUCACHE_DEVICE="MIG-1").silicon == "sm_90-32sm-NVIDIA H100"
 
     def test_like_devices_have_one(self, root):
         provision(root, H100, another("GPU-1", 1))
-        assert at(root).silicon == "sm_90-16896"
+        assert at(root).silicon == "sm_90-16896-NVIDIA H100"
 
-    @pytest.mark.parametrize("changed", [{"core_count": 14592}, {"compute_capability": (8, 9)}])
+    @pytest.mark.parametrize(
+        "changed",
+        [{"core_count": 14592}, {"compute_capability": (8, 9)}, {"name": "NVIDIA H200"}],
+    )
     def test_unlike_devices_have_none(self, root, changed):
-        """H100 SXM and PCIe differ in their cores only."""
+        """H100 SXM and PCIe differ in their cores only, H100 and H200 in their memory."""
         provision(root, H100, another("GPU-1", 1, **changed))
         assert at(root).silicon is None
 
     def test_of_unlike_devices_the_pinned_one_has_its_own(self, root):
         provision(root, H100, another("GPU-1", 1, core_count=14592))
-        assert at(root, GPUCACHE_DEVICE="GPU-1").silicon == "sm_90-14592"
+        assert at(root, GPUCACHE_DEVICE="GPU-1").silicon == "sm_90-14592-NVIDIA H100"
 
-    @pytest.mark.parametrize("unknown", ["core_count", "compute_capability"])
+    @pytest.mark.parametrize("unknown", ["core_count", "compute_capability", "name"])
     @pytest.mark.parametrize("count", [1, 2])
     def test_what_is_not_known_is_shared_with_none(self, root, unknown, count):
         devices = [another(f"GPU-{index}", index, **{unknown: None}) for index in range(count)]

@@ -817,9 +817,10 @@ def test_a_library_without_an_abi_tag_is_for_equal_pythons_only(manager, monkeyp
 def test_autotune_results_hold_for_the_same_silicon(manager, root, monkeypatch):
     name, timings = "kernel.autotune.json", json.dumps({"key": [1], "configs_timings": []})
     assert manager().put(timings, name, binary=False)
-    assert manager().get_file(name), "unknown silicon is kept here"
-    assert not list((root / "gpucache/v1/store").iterdir()), "and not shared"
-    shutil.rmtree(root / "triton/0")
+    assert manager().get_file(name), "unknown silicon is kept for this node and device directory"
+    monkeypatch.setenv("TRITON_CACHE_DIR", str(root / "triton/1"))
+    assert manager().get_file(name) is None, "and not shared"
+    monkeypatch.setenv("TRITON_CACHE_DIR", str(root / "triton/0"))
     record_device(root, (9, 0), 16896)
     monkeypatch.setattr("gpucache.triton.manager._locations", {})
     first = manager()

@@ -17,6 +17,10 @@ from gpucache.store.key_lock import holding
 from gpucache.store.manifest import MANIFEST, Manifest, intact, read_manifest, write_manifest
 from gpucache.store.quarantine import ASIDE
 
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
 _identified: dict[str, Manifest] = {}
 """Manifests without a key that were found to be that of their directories, where this process cannot write so."""
 
@@ -26,15 +30,15 @@ def is_identified(directory: str, manifest: Manifest) -> bool:
     return _identified.get(directory) == manifest
 
 
-def identify(entry: str, view: str, key: str, lock: str) -> bool:
+def identify(entry: str, view: str, key: str, lock: Callable[[], str]) -> bool:
     """Give an entry of the store and its view, where their manifests do not say the key, manifests that do.
 
     Returns whether there was one, which can be used now.
 
     Only where their contents are those of ``key``, one of Triton's: a kernel's metadata has a hash that is the key. Of
     a file that stands for itself the name of the entry proves its name and tag; nothing proves its key, which is
-    believed. ``lock`` is the path of the key's lock; where another process holds that, or nothing can be written, this
-    process alone remembers what it has found. Beside any readers and removers; what cannot be read stays as it is.
+    believed. ``lock`` gives the path of the key's lock. Where another process holds it, or nothing can be written,
+    this process alone remembers what it has found. Beside any readers and removers; what cannot be read stays as it is.
     """
     unknown = []
     for directory in (entry, view):
@@ -48,7 +52,7 @@ def identify(entry: str, view: str, key: str, lock: str) -> bool:
     for directory, manifest in unknown:
         _identified[directory] = manifest
     try:
-        with holding(lock, "its key") as held:
+        with holding(lock(), "its key") as held:
             if held:
                 for directory, manifest in unknown:
                     _write_key(directory, manifest._replace(key=key), entry)

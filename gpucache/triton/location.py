@@ -22,7 +22,7 @@ from gpucache.store.lookup import sound
 from gpucache.store.quarantine import ASIDE
 from gpucache.store.recency import STAMP_S, boot_time, stamp_interval
 from gpucache.store.stats import Stats
-from gpucache.triton.own_device import default_directory, silicon
+from gpucache.triton.own_device import default_directory, nobody_elses, silicon
 from gpucache.values import Value
 
 TYPE_CHECKING = False
@@ -58,7 +58,9 @@ class Location(Value, kw_only=True):
     limit: Limit
     mode: Mode
     silicon: str | None = None
-    """Compute capability and core count, which alone decide an autotuner's timings; None where unknown or mixed."""
+    """Compute capability, core count and name, which decide an autotuner's timings; None where unknown or mixed."""
+    nobody_elses: str = ""
+    """What stands for the silicon where that is not known."""
     verify: bool = False
     """Whether every hit checks the digests."""
     require_hit: bool = False
@@ -135,6 +137,7 @@ def locate(directory: str | None, environ: Mapping[str, str]) -> Location:
         stats=Stats(counters, _label(chosen) if shared else ""),
         mode=mode,
         silicon=chosen.silicon,
+        nobody_elses=chosen.nobody_elses,
         verify=environment.VERIFY.read_or_default(environ),
         require_hit=environment.REQUIRE_HIT.read_or_default(environ),
         stall_s=environment.STALL_TIMEOUT.read_or_default(environ),
@@ -159,6 +162,7 @@ class _Chosen(Value):
     directory: str
     mode: Mode
     silicon: str | None = None
+    nobody_elses: str = ""
 
 
 def _choose(directory: str | None, environ: Mapping[str, str]) -> _Chosen:
@@ -180,7 +184,8 @@ def _choose(directory: str | None, environ: Mapping[str, str]) -> _Chosen:
     chosen = directory or default_directory(root, known, environ)
     if not os.path.isabs(chosen):  # a relative home, and no current directory
         mode = "private"
-    return _Chosen(root, chosen, mode, silicon(known, environ))
+    alone = nobody_elses(known, environ, chosen)
+    return _Chosen(root, chosen, mode, silicon(known, environ), alone)
 
 
 def _prepare(root: str, environ: Mapping[str, str]) -> None:

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
 
 from gpucache import environment
+from gpucache.disk.node import node_id
 from gpucache.layout import paths
 
 TYPE_CHECKING = False
@@ -37,9 +39,10 @@ def default_directory(root: str, known: Record | None, environ: Mapping[str, str
 
 
 def silicon(known: Record | None, environ: Mapping[str, str]) -> str | None:
-    """What decides an autotuner's timings: compute capability and core count of the device of this process.
+    """What decides an autotuner's timings: compute capability, core count and name of the device of this process.
 
-    Of several devices, what all of them have in common; None where they differ, or where a device does not tell.
+    An H200 has the first two of an H100, and another memory. Of several devices, what all of them have in common; None
+    where they differ, or where a device does not tell.
     """
     if known is None:
         return None
@@ -49,13 +52,29 @@ def silicon(known: Record | None, environ: Mapping[str, str]) -> str | None:
     return kinds.pop() if len(kinds) == 1 else None
 
 
+def nobody_elses(known: Record | None, environ: Mapping[str, str], directory: str) -> str:
+    """What stands for the silicon of this process where that is not known: nobody has the same who may have another.
+
+    The device, by its UUID, where the record tells which one that is; else, and for a fake, this node since its start,
+    by its host name for containers beside each other, and the device directory.
+    """
+    device = own_device(known, environ) if known is not None else None
+    if device is not None and not device.fake:
+        said = device.uuid
+    else:
+        said = "\0".join((node_id(), paths.host_name(), directory))
+    digest = hashlib.sha256(said.encode(errors="surrogateescape"))
+    return f"only-{digest.hexdigest()[:16]}"
+
+
 def _kind(device: Device) -> str | None:
-    """``sm_90-16896``; for a MIG instance, whose cores NVML does not count, ``sm_90-16sm``."""
-    if device.compute_capability is None:
+    """``sm_90-16896-NVIDIA H200``; for a MIG instance, whose cores NVML does not count, ``sm_90-16sm-…``."""
+    name = device.name
+    if device.compute_capability is None or not name or not name.isprintable():
         return None
     major, minor = device.compute_capability
     if device.parent_uuid:
         count, unit = device.multiprocessor_count, "sm"
     else:
         count, unit = device.core_count, ""
-    return None if count is None else f"sm_{major}{minor}-{count}{unit}"
+    return None if count is None else f"sm_{major}{minor}-{count}{unit}-{name}"

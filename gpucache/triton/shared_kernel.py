@@ -77,7 +77,7 @@ class SharedKernel:
         if self.location.root in _full:
             self.why = why
             return None
-        lock = KeyLock(self._lock_path)
+        lock = KeyLock(self._lock_path())
         found = self._wait(lock, frame)
         if found is not None:
             return found
@@ -116,7 +116,6 @@ class SharedKernel:
     def _kernel(self) -> str:
         return self.filename.removesuffix(".json")
 
-    @property
     def _lock_path(self) -> str:
         return f"{self.location.locks.directory()}/{self.key}.lock"
 
@@ -250,7 +249,7 @@ class SharedKernel:
             if locked:
                 return self.entry
             # Something damaged is in the view's place, and only who holds the lock may replace it.
-            with key_lock.holding(self._lock_path, manifest.facts.kernel) as held:
+            with key_lock.holding(self._lock_path(), manifest.facts.kernel) as held:
                 if held and link_view(root, self.entry, self.view, manifest, repair=True):
                     self._made(manifest)
                     return self.view

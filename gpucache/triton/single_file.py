@@ -10,7 +10,6 @@ from __future__ import annotations
 import json
 import os
 import sysconfig
-import tempfile
 
 from gpucache.disk.door import METADATA_BYTES, read_limited
 from gpucache.kernels.elf import is_whole_elf
@@ -28,7 +27,7 @@ from gpucache.store.manifest import (
     single_key,
 )
 from gpucache.store.publish import link_view, publish_entry
-from gpucache.store.quarantine import ASIDE, quarantine
+from gpucache.store.quarantine import quarantine
 from gpucache.triton.location import NO_VIEWS, Location
 from gpucache.triton.staged import Staged, executable
 
@@ -43,8 +42,8 @@ class SingleFile:
         self.location = location
         self.key = key
         self.filename = filename
-        self.tag = _tag(filename, location.silicon)
-        self.entry_key = single_key(key, filename, str(self.tag))
+        self.tag = _tag(filename, location.silicon or location.nobody_elses)
+        self.entry_key = single_key(key, filename, self.tag)
         self.entry = entry_path(location.root, self.entry_key)
         self.view = location.view(key)
         """The directory of the key in the device directory."""
@@ -68,13 +67,11 @@ class SingleFile:
     def _find(self) -> str | None:
         """Look for what was published, then for what Triton's own manager left."""
         path = self._find_published()
-        lock = f"{self.location.locks}/{self.entry_key}.lock"
-        if path is None and identify(self.entry, self.view, self.key, lock):
+        if path is None and identify(self.entry, self.view, self.key, self._lock_path):
             path = self._find_published()
         if path is not None:
             return path
-        # What has a tag may be of another Python or silicon; of silicon that we do not know (None), only this device
-        # directory has it.
+        # What has a tag may be of another Python or silicon: nobody knows whose stock Triton's is.
         if self.tag or not self._is_tritons_own() or not is_whole_elf(self._beside):
             return None
         self.location.stats.add("hits")
@@ -87,12 +84,14 @@ class SingleFile:
         if manifest is not None and self._is_of(manifest):
             location.stats.add("hits")
             return self._beside
-        if self.tag is not None:
-            manifest = location.sound(self.entry, verify=True)
-            if manifest is not None and self._is_of(manifest):
-                location.stats.add("shared_hits", now=True)
-                return f"{self._viewed(manifest, repair=False)}/{self.filename}"
+        manifest = location.sound(self.entry, verify=True)
+        if manifest is not None and self._is_of(manifest):
+            location.stats.add("shared_hits", now=True)
+            return f"{self._viewed(manifest, repair=False)}/{self.filename}"
         return None
+
+    def _lock_path(self) -> str:
+        return f"{self.location.locks.directory()}/{self.entry_key}.lock"
 
     def _is_of(self, manifest: Manifest) -> bool:
         """Whether an entry or view of this key is that of this very file."""
@@ -123,10 +122,7 @@ class SingleFile:
         path, sha256 = staged.staged[self.filename]
         if self._cannot_be_loaded():
             return path
-        if self.tag is None:
-            return self._keep(path)
-        lock = f"{self.location.locks.directory()}/{self.entry_key}.lock"
-        with key_lock.holding(lock, self.filename) as locked:
+        with key_lock.holding(self._lock_path(), self.filename) as locked:
             if self.bad is not None and not locked:
                 return path  # another rank replaces it at this moment
             if self.bad is not None:
@@ -140,7 +136,7 @@ class SingleFile:
     def _publish(self, path: str, sha256: str, locked: bool) -> Manifest | None:
         """Put the staged file into the store; the manifest of what is there then, None where that is of no use."""
         location = self.location
-        facts = Facts(kernel=self.filename, group=None, tag=str(self.tag))
+        facts = Facts(kernel=self.filename, group=None, tag=self.tag)
         files = {self.filename: (path, sha256)}
         key, staging = self.entry_key, location.staging
         if not publish_entry(location.root, key, files, facts, staging, repair=locked):
@@ -183,21 +179,6 @@ class SingleFile:
         remember(root, self.location.directory)
         return self.view
 
-    def _keep(self, staged: str) -> str:
-        """Put a staged file into this device directory only, as Triton's own manager does; its path."""
-        os.makedirs(self.view, mode=0o700, exist_ok=True)
-        with open(staged, "rb") as file:
-            data = file.read()
-        fd, temporary = tempfile.mkstemp(prefix=ASIDE, dir=self.location.directory)
-        try:
-            with os.fdopen(fd, "wb") as file:
-                file.write(data)
-            os.rename(temporary, self._beside)
-        except OSError:
-            os.unlink(temporary)
-            raise
-        return self._beside
-
     def _is_readable(self, path: str) -> bool:
         """Whether Triton's unguarded `json.load` of an autotune result would succeed."""
         if not path.endswith(AUTOTUNE):
@@ -209,8 +190,8 @@ class SingleFile:
             return False
 
 
-def _tag(filename: str, silicon: str | None) -> str | None:
-    """What must be equal beside the key for a file to be shared; None: it is not shared."""
+def _tag(filename: str, silicon: str) -> str:
+    """What must be equal beside the key for a file to be shared."""
     if filename.endswith(AUTOTUNE):
         return silicon
     if not filename.endswith(".so"):

@@ -42,7 +42,8 @@ def show(dev: Path, *devices: Device, uuids: bool = False) -> None:
 
 def record_device(root: Path, capability: tuple[int, int], cores: int) -> None:
     """Provision the root for one device of this silicon."""
-    device = Device(uuid=f"GPU-{cores}", index=0, compute_capability=capability, core_count=cores)
+    known = {"name": "NVIDIA H100", "compute_capability": capability, "core_count": cores}
+    device = Device(uuid=f"GPU-{cores}", index=0, **known)  # type: ignore[arg-type]
     DeviceCacheRegistry(
         root, Snapshot(status=Status.OK, source="nvml", devices=(device,)), {}
     ).provision()
