@@ -7,9 +7,11 @@ GpuCacheError
 ├── DeviceIndexError        an ordinal for which this process has no device
 ├── RecordError             the record of this host's devices is missing, torn, foreign or fake
 ├── UnsafeDirectoryError    another user could plant code in the cache
-├── ProvisionError          a directory or file could not be made
+├── NoRootError             what was named as a cache root is not there, or is no cache
+├── ProvisionError          a directory or file could not be made, or not be looked at
 ├── LockTimeoutError        another process held a lock for too long
 ├── CacheMissError          a kernel is not cached, and compiling is forbidden
+├── NotCachedError          a filter names an architecture, a directory or a kernel of which nothing is cached
 └── NoEntryError            no entry, or more than one, has a key that begins so
 """
 
@@ -22,7 +24,9 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import Literal
 
-    Tried = Literal["make", "look at"]
+    Tried = Literal["make", "look at", "write", "lock"]
+    NoRoot = Literal["missing", "dangling", "no-directory", "no-cache", "device-directory"]
+
     RecordReason = Literal[
         "missing", "unreadable", "torn", "foreign", "fake", "pin-unknown", "not-whole"
     ]
@@ -31,7 +35,8 @@ if TYPE_CHECKING:
 class GpuCacheError(Exception):
     """The base of what gpucache's public functions raise on purpose.
 
-    ``problem`` names the path or value that is wrong, ``hint`` says what to do about it.
+    ``problem`` names the path or value that is wrong, ``hint`` says what to do about it; that is empty where nothing is
+    to be done but to name something else.
     Every error can be pickled, so that it survives the way back from a worker process.
     """
 
@@ -43,7 +48,7 @@ class GpuCacheError(Exception):
         self.hint = hint
 
     def __str__(self) -> str:
-        return f"{self.problem}; {self.hint}"
+        return f"{self.problem}; {self.hint}" if self.hint else self.problem
 
 
 class ConfigurationError(GpuCacheError, ValueError):
@@ -150,31 +155,74 @@ class UnsafeDirectoryError(GpuCacheError, PermissionError):
         self.fact = fact
 
 
+class NoRootError(GpuCacheError, LookupError):
+    """What was named as a cache root is not there, is no directory, or has nothing of a cache in it."""
+
+    def __init__(
+        self,
+        root: str,
+        reason: NoRoot,
+        named: str | None = None,
+        above: str | None = None,
+    ) -> None:
+        name = os.path.basename(root)
+        facts = {
+            "missing": f"there is no {root}",
+            "dangling": f"{root} is a symbolic link that leads nowhere",
+            "no-directory": f"{root} is no directory",
+            "no-cache": f"{root} is no cache: nothing in it is gpucache's, Triton's or TorchInductor's",
+            "device-directory": f"{root} is not a root, but the directory of device {name} in {above}",
+        }
+        correct = f"correct {named or 'the root'}"
+        hints = {
+            "missing": f"{correct}, or make it: `gpucache provision --root {root}`",
+            "dangling": f"{correct}, or make what the link leads to",
+            "no-directory": correct,
+            "no-cache": "",
+            "device-directory": f"name the root, {above}",
+        }
+        super().__init__(facts[reason], hints[reason], root, reason, named, above)
+        self.root = root
+        self.reason = reason
+        self.named = named
+        """The option or variable that named the root; None where that was an argument, or nobody."""
+        self.above = above
+        """The root that a device directory belongs to."""
+
+
+_ELSEWHERE = "choose another root (--root, GPUCACHE_DIR)"
+_WAYS_OUT = {
+    errno.EROFS: f"mount it writable, or {_ELSEWHERE}; what is cached there is used all the same",
+    errno.ENOSPC: f"make room (`df -h` and `df -i` tell what is full, `gpucache prune` removes), or {_ELSEWHERE}",
+    errno.EDQUOT: f"this user's quota is used up (`quota -s`): make room (`gpucache prune`), or {_ELSEWHERE}",
+    errno.ENAMETOOLONG: "choose a root with a shorter path (--root, GPUCACHE_DIR)",
+    errno.ELOOP: f"links on the way lead in a circle (`namei -l` shows them): remove one, or {_ELSEWHERE}",
+    errno.EMFILE: "this process may open no more files: raise its limit (`ulimit -n`)",
+    errno.ENFILE: "the machine may open no more files: raise its limit (`sysctl fs.file-max`)",
+    errno.ENOMEM: "the machine or this container has no memory left: free some, or raise its limit",
+    errno.ENOTDIR: f"something on the way is no directory: move that away, or {_ELSEWHERE}",
+    errno.EEXIST: f"move that away, or {_ELSEWHERE}",
+    errno.EIO: f"the disk or its server fails: look at `dmesg`, or {_ELSEWHERE}",
+    errno.ESTALE: f"the file server has lost it: mount it anew, or {_ELSEWHERE}",
+}
+"""The way out of each error number that has one of its own."""
+
+
 class ProvisionError(GpuCacheError, OSError):
-    """The operating system refused to make something, or to look at what is there (``errno`` says why)."""
+    """The operating system refused to make something, or to let it be looked at (``errno`` says why)."""
 
     def __init__(
         self, path: str, number: int, hint: str | None = None, tried: Tried = "make"
     ) -> None:
         problem = f"could not {tried} {path}: {os.strerror(number)}"
-        super().__init__(problem, hint or _way_out(number, tried), path, number, hint, tried)
+        usual_hint = _WAYS_OUT.get(
+            number, "choose a root (--root, GPUCACHE_DIR) that this user can write"
+        )
+        super().__init__(problem, hint or usual_hint, path, number, hint, tried)
         self.path = path
         self.errno = number
         self.tried = tried
-        """What the operating system refused: ``make``, or ``look at`` for what may be there, and cannot be seen."""
-
-
-def _way_out(number: int, tried: Tried) -> str:
-    """What to do about a refusal, by its errno and by what was tried."""
-    if tried == "look at" and number in (errno.EACCES, errno.EPERM):
-        return f"choose a root (--root, GPUCACHE_DIR) that uid {os.geteuid()} can enter, or chmod what it is in"
-    if tried == "look at" and number == errno.ENAMETOOLONG:
-        return "choose a shorter path"
-    if tried == "look at":
-        return "look at what it is mounted from, or choose another"
-    if number == errno.EROFS:
-        return "choose a root (--root, GPUCACHE_DIR) that is not mounted read-only"
-    return "choose a root (--root, GPUCACHE_DIR) that this user can write, with space left"
+        """What was refused."""
 
 
 class LockTimeoutError(GpuCacheError, TimeoutError):
@@ -227,3 +275,27 @@ class NoEntryError(GpuCacheError, LookupError):
         self.root = root
         self.key = key
         self.found = found
+
+
+class NotCachedError(GpuCacheError, LookupError):
+    """A filter names something of which nothing is cached: an architecture, a device directory, a kernel."""
+
+    def __init__(self, root: str, option: str, value: str, there: tuple[str, ...]) -> None:
+        named = ", ".join(there[:_MOST_NAMES])
+        more = " and others" if len(there) > _MOST_NAMES else ""
+        super().__init__(
+            f"nothing cached in {root} has {option} {value!r}",
+            f"there is {named}{more}",
+            root,
+            option,
+            value,
+            there,
+        )
+        self.root = root
+        self.option = option
+        self.value = value
+        self.there = there
+        """What there is."""
+
+
+_MOST_NAMES = 12

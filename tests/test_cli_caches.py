@@ -717,29 +717,6 @@ class TestRoots:
         assert everything_below(root) == before
         assert len(here("ls", "--root", root).rows) == 6
 
-    @pytest.mark.parametrize(
-        "command",
-        [["ls"], ["du"], ["prune", "--yes"], ["clean", "--yes"]],
-        ids=lambda words: words[0],
-    )
-    def test_one_that_is_missing_is_empty_and_said_to_be_missing(self, command, here, tmp_path):
-        done = here(*command, "--root", tmp_path / "typo")
-        assert done.code == 0
-        assert done.err.startswith(f"note: there is no {tmp_path}/typo\n")
-        assert not (tmp_path / "typo").exists()
-
-    @pytest.mark.parametrize(
-        "command", [["prune", "--yes"], ["clean", "--yes"]], ids=lambda words: words[0]
-    )
-    def test_one_that_is_a_file_is_refused(self, command, here, tmp_path):
-        (tmp_path / "file").touch()
-        done = here(*command, "--root", tmp_path / "file")
-        assert done.code == 1
-        assert (
-            done.err
-            == f"error: could not make {tmp_path}/file: Not a directory\nhint: choose another root, or move that away\n"
-        )
-
     def test_one_of_stock_triton_has_keys_directly_below(self, here, root, keys, tmp_path):
         stock = tmp_path / "stock"
         shutil.copytree(root / "triton/0", stock, ignore=shutil.ignore_patterns(MANIFEST))
@@ -882,7 +859,7 @@ def test_modules_are_imported_by_the_commands_that_need_them(words, loaded, pyth
     )
     assert done.returncode in (0, 1)
     seen = done.stderr.splitlines()[-1]
-    if words == ["ls"]:
+    if words in (["ls"], ["config"]):  # whether the root is a cache
         loaded = [*loaded, "layout.inductor"]
     assert seen == f"{sorted(loaded, key=later.index)} False"
 
@@ -895,7 +872,3 @@ def test_a_device_directory_is_not_taken_for_a_root(here, root, command):
     done = here(*command, "--root", f"{root}/triton/0")
     assert done.code == 1
     assert f"is not a root, but the directory of device 0 in {root}" in done.err
-
-
-def test_verify_of_a_root_that_is_not_there_says_so(here, tmp_path):
-    assert f"note: there is no {tmp_path}/typo\n" in here("verify", "--root", tmp_path / "typo").err

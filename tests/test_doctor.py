@@ -440,6 +440,25 @@ def test_a_root_that_is_not_there_is_told_once(tmp_path, put, root):
     silent(look(str(tmp_path / "no root")), "record-missing", "unreadable", "not-writable")
 
 
+def test_a_root_that_was_named_and_is_not_there_is_an_error(root, tmp_path):
+    environ = healthy(root)
+    found = sound(examine(str(tmp_path / "typo"), environ, named="--root"))
+    assert told(found, "root-missing", "error").fact == "it is not there"
+    (tmp_path / "link").symlink_to("nowhere")
+    found = sound(examine(str(tmp_path / "link"), environ, named="--root"))
+    assert told(found, "root-missing", "error").fact == "it is a link that leads nowhere"
+
+
+def test_of_a_directory_that_is_no_cache_nothing_else_is_told(root, tmp_path):
+    silent(look(root), "root-no-cache")
+    (tmp_path / "home").mkdir(mode=0o777)
+    (tmp_path / "home").chmod(0o777)
+    (tmp_path / "home/letter").touch()
+    found = look(str(tmp_path / "home"))
+    told(found, "root-no-cache", "error")
+    silent(found, "unsafe-directory", "record-missing")
+
+
 def test_a_missing_record_is_told_and_provisioning_helps(root):
     record_file(root).rename(record_file(root).with_name("other.json"))
     finding = told(look(root), "record-missing", "warning")

@@ -16,6 +16,8 @@ from gpucache.errors import (
     LockTimeoutError,
     NoDeviceError,
     NoEntryError,
+    NoRootError,
+    NotCachedError,
     ProvisionError,
     RecordError,
     UnsafeDirectoryError,
@@ -97,9 +99,23 @@ EXAMPLES = [
     pytest.param(
         ProvisionError("/full/triton/0", errno.ENOSPC),
         OSError,
-        ["/full/triton/0", "No space left on device", "; choose a root"],
+        ["/full/triton/0", "No space left on device", "; make room"],
         {"path": "/full/triton/0", "errno": errno.ENOSPC},
         id="provision",
+    ),
+    pytest.param(
+        NoRootError("/typo", "missing", "--root"),
+        LookupError,
+        ["there is no /typo", "; correct --root, or make it: `gpucache provision --root /typo`"],
+        {"root": "/typo", "reason": "missing", "named": "--root", "above": None},
+        id="no root",
+    ),
+    pytest.param(
+        NotCachedError("/r", "--arch", "hopper", ("sm_80", "sm_90")),
+        LookupError,
+        ["nothing cached in /r has --arch 'hopper'", "; there is sm_80, sm_90"],
+        {"root": "/r", "option": "--arch", "value": "hopper", "there": ("sm_80", "sm_90")},
+        id="not cached",
     ),
     pytest.param(
         NoEntryError("/r", "AB", ("ABA", "ABB", "ABC", "ABD")),

@@ -39,6 +39,7 @@ def shell(tmp_path):
         (tmp_path / name).write_text(
             "import os; os.write(1, str(os.environ.get('TRITON_CACHE_DIR')).encode() + b'\\n')\n"
         )
+    (tmp_path / "scratch").mkdir()  # a disk that is mounted there
     commands = tmp_path / "bin"
     commands.mkdir()
     for name, words, script in (("srun", 2, SRUN), ("mpirun", 2, MPIRUN)):

@@ -7,8 +7,9 @@ from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING
 
 from gpucache.cli.terminal import progress, say
-from gpucache.errors import ConfigurationError, GpuCacheError, NoEntryError
-from gpucache.layout.paths import ours, resolve_root
+from gpucache.environment import ROOT
+from gpucache.errors import GpuCacheError, NoEntryError, NoRootError
+from gpucache.layout.paths import resolve_root
 
 if TYPE_CHECKING:
     from gpucache.findings import Finding
@@ -18,11 +19,34 @@ if TYPE_CHECKING:
 _MOST_LINES = 10
 
 
+def naming(root: str | None) -> str | None:
+    """What names the root of a command, whose option ``--root`` has this value; None for torch's directory."""
+    if root:
+        return "--root"
+    return ROOT.name if ROOT.text(os.environ) else None
+
+
 def existing(root: str | None) -> str:
-    """The absolute path of the root that a command is about. Where nothing is there, a note says so."""
+    """The absolute path of the root that a command is about.
+
+    Of a root that nobody named, and that was not made yet, a note says so; so does one of an empty root.
+
+    Raises:
+        NoRootError: a root that was named is not there, or the root is no directory or no cache.
+        ProvisionError: the operating system lets nobody look.
+    """
+    from gpucache.disk.root import check_cache, is_empty
+
     where = resolve_root(root, os.environ)
-    if not os.path.lexists(where):
-        say(f"note: there is no {where}")
+    named = naming(root)
+    try:
+        check_cache(where, named)
+        if is_empty(where):
+            say(f"note: {where} is empty: nothing was provisioned or cached there")
+    except NoRootError as error:
+        if named or error.reason != "missing":
+            raise
+        say(f"note: there is no {where} yet: `gpucache provision` makes it")
     return where
 
 
@@ -30,9 +54,11 @@ def vetted(root: str | None) -> str:
     """The root as `existing` gives it, for a command that deletes or writes. Refuses what others may have planted.
 
     Raises:
+        NoRootError, ProvisionError: as `existing`; and the path is a device directory, whose locks and store are those
+            of the root above it.
         UnsafeDirectoryError: somebody else could have planted what is in the root.
-        ConfigurationError: the path is a device directory, whose locks and store are those of the root above it.
     """
+    from gpucache.disk.root import refuse_device_directory
     from gpucache.disk.vetting import Trust, vet, vet_child
     from gpucache.layout.paths import our_directories
 
@@ -41,18 +67,8 @@ def vetted(root: str | None) -> str:
     vet(where, trust)
     for path in our_directories(where):
         vet_child(path, trust)
-    _refuse_device_directory(where)
+    refuse_device_directory(where, naming(root))
     return where
-
-
-def _refuse_device_directory(root: str) -> None:
-    path = os.path.realpath(root)
-    parent, name = os.path.split(path)
-    whole = os.path.dirname(parent)
-    is_below_triton = os.path.basename(parent) == "triton"
-    if is_below_triton and os.path.isdir(ours(whole)):
-        expected = f"a root, but the directory of device {name} in {whole}"
-        raise ConfigurationError("--root", root, expected)
 
 
 def scanned(root: str) -> CacheReport:

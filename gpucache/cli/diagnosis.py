@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from gpucache.cli.common import counted, existing, finding_rows, one_entry
+from gpucache.cli.common import counted, existing, finding_rows, naming, one_entry
 from gpucache.cli.options import codes_option, json_option, root_option
 from gpucache.cli.terminal import (
     is_terminal,
@@ -47,7 +47,7 @@ def doctor(codes: bool, root: str | None, probe: bool, as_json: bool) -> int:
         return print_codes(CODES, as_json)
     log_to_stderr("CRITICAL")  # the findings tell what the log would
     where = resolve_root(root, os.environ)
-    found = examine(where, os.environ, probe)
+    found = examine(where, os.environ, probe, naming(root))
     if as_json:
         print_json({"root": where, "findings": finding_rows(found)})
     else:
@@ -125,8 +125,8 @@ def _print_differences(a: Entry, b: Entry, as_json: bool) -> None:
 @click.command()
 @root_option
 @json_option
-def config(root: str | None, as_json: bool) -> None:
-    """Show every setting in force, its value, and who set it.
+def config(root: str | None, as_json: bool) -> int:
+    """Show every setting in force, its value, and who set it. Exit code 1 when the root is none.
 
     \b
     gpucache config
@@ -138,7 +138,8 @@ def config(root: str | None, as_json: bool) -> None:
     if as_json:
         rows = [setting.as_json() for setting in found]
         print_json({"settings": rows})
-        return
+        existing(root)
+        return 0
     lines = []
     for setting in found:
         if setting.value is None and is_terminal():
@@ -150,6 +151,8 @@ def config(root: str | None, as_json: bool) -> None:
     for setting in found:
         if setting.problem is not None:
             say(f"warning: {setting.name}: {setting.problem}")
+    existing(root)  # raises for a root that is none
+    return 0
 
 
 def _or_dash(value: str | None) -> str:

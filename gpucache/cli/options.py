@@ -40,10 +40,18 @@ def _whole_arch(context: click.Context, option: click.Parameter, value: str | No
     return value
 
 
+def _not_empty(context: click.Context, option: click.Parameter, value: str | None) -> str | None:
+    """Refuse ``--root ""``: a script's variable that is not set must not make `clean` empty the default root."""
+    if value == "":
+        raise click.BadParameter("the path is empty")
+    return value
+
+
 # Not readable: whether a directory may be used is for vetting to say, with its reasons.
 root_option = click.option(
     "--root",
     type=click.Path(readable=False),
+    callback=_not_empty,
     help="Cache root, instead of $GPUCACHE_DIR and torch's default.",
 )
 json_option = click.option("--json", "as_json", is_flag=True, help="Print JSON.")

@@ -120,6 +120,8 @@ def _option(word: str, left: list[str], options: _Options) -> tuple[str, Any]:
         if not left or left[0].startswith("-"):
             raise _UnknownError
         value = left.pop(0)
+    if not value:
+        raise _UnknownError
     return options.valued[name], value
 
 

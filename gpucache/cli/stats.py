@@ -8,7 +8,7 @@ import click
 
 from gpucache import environment
 from gpucache.cli import device_rows
-from gpucache.cli.common import fold_counters
+from gpucache.cli.common import existing, fold_counters
 from gpucache.cli.options import json_option, root_option
 from gpucache.cli.terminal import print_json, print_table, say
 
@@ -24,11 +24,10 @@ def stats(root: str | None, as_json: bool) -> None:
     gpucache stats --json
     """
     from gpucache.disk.vetting import Trust, vet
-    from gpucache.layout.paths import resolve_root
     from gpucache.store.counts import COUNTERS, SECONDS
     from gpucache.store.stats import totals
 
-    where = resolve_root(root, os.environ)
+    where = existing(root)
     vet(where, Trust.parse(os.environ))
     fold_counters(where)
     for off in environment.turned_off(os.environ):

@@ -24,9 +24,10 @@ _BREAKS = "\t\n\r"
 
 
 def complain(error: GpuCacheError) -> None:
-    """Say what an error found wrong, and the way out."""
+    """Say what an error found wrong, and the way out if there is one."""
     say(f"error: {error.problem}")
-    say(f"hint: {error.hint}")
+    if error.hint:
+        say(f"hint: {error.hint}")
 
 
 def complain_of_refusal(error: OSError) -> None:

@@ -24,6 +24,8 @@ from gpucache.disk.files import STAGED, STALE_S, inside, size_of
 from gpucache.disk.fitness import fitness
 from gpucache.disk.lock_place import LockPlace
 from gpucache.disk.locks import PROVISION_LOCK, holder, is_free
+from gpucache.disk.refusal import may
+from gpucache.disk.refusal import refusal as refused
 from gpucache.disk.vetting import Trust, vet, vet_child, vet_file
 from gpucache.environment import ROOT
 from gpucache.errors import GpuCacheError, ProvisionError, UnsafeDirectoryError
@@ -76,7 +78,7 @@ def unsafe(root: str, environ: Mapping[str, str]) -> Iterator[Finding]:
     """
     trust = Trust.parse(environ)
     refused = refusal(root, trust, vet)
-    may_enter = not os.path.isdir(root) or _may(root, os.X_OK)
+    may_enter = not os.path.isdir(root) or may(root, os.X_OK)
     if refused is None and not may_enter:
         refused = _closed(root)
     if refused is not None:
@@ -113,22 +115,17 @@ def refusal(path: str, trust: Trust, vets: Vet) -> Finding | None:
         return Finding("unsafe-directory", "error", error.path, error.fact, error.hint)
     except ProvisionError as error:
         if error.errno == errno.EACCES:
-            return _closed(path)
+            return Finding("unreadable", "warning", path, os.strerror(errno.EACCES), error.hint)
         fact = os.strerror(error.errno or errno.EIO)
         return Finding("broken-path", "error", error.path, fact, error.hint)
     return None
 
 
 def _closed(path: str) -> Finding:
-    """The finding for a path that this user may not look at."""
+    """The finding for a directory that this user may not look into."""
     fact = os.strerror(errno.EACCES)
-    return Finding("unreadable", "warning", path, fact, "look at it as its owner")
-
-
-def _may(path: str, mode: int) -> bool:
-    """Whether the effective user may use a path in this mode (of `os.access`), where the system can tell."""
-    system_can_tell = os.access in os.supports_effective_ids
-    return os.access(path, mode, effective_ids=system_can_tell)
+    hint = refused(path, OSError(errno.EACCES, fact), "look at").hint
+    return Finding("unreadable", "warning", path, fact, hint)
 
 
 @tells({"group-writable": "everybody in a group may write the root"})
@@ -171,7 +168,7 @@ def mount_options(case: Case) -> Iterator[Finding]:
         fact = "its file system is mounted read-only: what is cached is used, nothing new is kept"
         fix = f"mount it writable, or set {ROOT} to a directory that is"
         yield Finding("read-only", "warning", root, fact, fix)
-    elif not _may(where, os.W_OK | os.X_OK):
+    elif not may(where, os.W_OK | os.X_OK):
         fact = f"this user may not write {where}: what is cached is used, nothing new is kept"
         fix = f"set {ROOT} to a directory of your own"
         yield Finding("not-writable", "warning", root, fact, fix)
@@ -286,7 +283,7 @@ def _age_s(path: str) -> float | None:
     except (FileNotFoundError, NotADirectoryError):
         return None
     is_plain = stat.S_ISREG(found.st_mode)
-    if not is_plain or not _may(path, os.R_OK):
+    if not is_plain or not may(path, os.R_OK):
         return None
     return time.time() - found.st_mtime
 

@@ -14,10 +14,12 @@ from gpucache.diagnosis import (
     machine_checks,
     mount_checks,
     record_checks,
+    root_check,
 )
 from gpucache.diagnosis.case import Case
 from gpucache.diagnosis.codes import codes_of, tells
 from gpucache.directories.record import recorded
+from gpucache.disk.refusal import refusal
 from gpucache.errors import GpuCacheError
 from gpucache.findings import Finding
 from gpucache.machine.visible import visible_devices
@@ -61,21 +63,28 @@ _DISK = (
 )
 
 
-def examine(root: str, environ: Mapping[str, str], probe: bool = False) -> tuple[Finding, ...]:
+def examine(
+    root: str, environ: Mapping[str, str], probe: bool = False, named: str | None = None
+) -> tuple[Finding, ...]:
     """Find what hurts, or will hurt, processes with this environment and this absolute root; empty when all is well.
 
     Nothing that is examined makes it raise. It writes nothing but a file that is there for an instant, in the root's
     own temporary directory, to ask the file system's clock. It asks NVML as `discover` does, with its time limit, and
     does not ask CUDA. It may run beside any process: it tries a lock only after the lock stood still for long. An
-    ``error`` hurts now, or is unsafe; a ``warning`` will hurt, or costs time.
+    ``error`` hurts now, or is unsafe; a ``warning`` will hurt, or costs time. Of a directory that is no cache nothing
+    else is told. ``named`` is the option or the variable that names the root, if any.
 
     With ``probe`` it tries again what the root's mount can do, and keeps the answer in a safe root.
     """
     bad = tuple(environment_checks.bad_values(environ))
     environ = environment_checks.without_bad_values(environ, bad)
-    unsafe = tuple(_told(root, disk_checks.unsafe(root, environ)))
+    of_root = tuple(_told(root, root_check.root(root, named)))
+    is_cache = not any(finding.code == "root-no-cache" for finding in of_root)
+    unsafe: tuple[Finding, ...] = ()
+    if is_cache:
+        unsafe = tuple(_told(root, disk_checks.unsafe(root, environ)))
     snapshot, sick = machine_checks.discovered(environ)
-    known = None if unsafe else recorded(root)
+    known = recorded(root) if is_cache and not unsafe else None
     ordered = snapshot.with_order(known.cuda_order if known else None)
     shown = visible_devices(ordered, {} if sick else environ)
     case = Case(
@@ -86,10 +95,13 @@ def examine(root: str, environ: Mapping[str, str], probe: bool = False) -> tuple
         snapshot=snapshot,
         shown=shown,
     )
-    found = [*bad, *sick, *unsafe]
-    if probe and not unsafe:
+    found = [*bad, *sick, *of_root, *unsafe]
+    if probe and is_cache and not unsafe:
         found += mount_checks.tried(root)
-    for check in (*_MACHINE, *_RECORD, *_ENVIRONMENT, *_MOUNT, *_DISK):
+    checks = [*_MACHINE, *_ENVIRONMENT]
+    if is_cache:
+        checks = [*_MACHINE, *_RECORD, *_ENVIRONMENT, *_MOUNT, *_DISK]
+    for check in checks:
         found += _told(root, check(case))
     return tuple(_without_repeats(found))
 
@@ -104,7 +116,7 @@ def _told(root: str, check: Iterable[Finding]) -> Iterator[Finding]:
     except OSError as error:
         where = str(error.filename or root)
         fact = error.strerror or str(error)
-        yield Finding("unreadable", "warning", where, fact, "look at it as its owner")
+        yield Finding("unreadable", "warning", where, fact, refusal(where, error, "look at").hint)
 
 
 def _without_repeats(found: list[Finding]) -> Iterator[Finding]:
@@ -121,6 +133,7 @@ CODES = codes_of(
     machine_checks.discovered,
     *_MACHINE,
     *_RECORD,
+    root_check.root,
     environment_checks.bad_values,
     *_ENVIRONMENT,
     disk_checks.unsafe,

@@ -22,7 +22,6 @@ if TYPE_CHECKING:
 
 @tells(
     {
-        "root-missing": "nothing was provisioned: the root is not there",
         "record-missing": "this host has no record of its devices",
         "record-unusable": "the record is torn, unreadable or another host's",
         "record-fake": "the record has fake devices, and this machine has the NVIDIA driver",
@@ -40,9 +39,7 @@ def record(case: Case) -> Iterator[Finding]:
     if case.unsafe:
         return
     if not os.path.isdir(root):
-        fact = "it is not there"
-        yield Finding("root-missing", "warning", root, fact, provision_fix(root))
-        return
+        return  # `disk_checks.root` tells
     try:
         found = of_this_host(root)
     except RecordError as error:

@@ -108,7 +108,7 @@ def _settle(value: str | None) -> str:
 
 def _make(directory: str) -> None:
     """Make a root where it is missing, and vet it unless `GPUCACHE_DISABLE=1`."""
-    from gpucache.disk.files import make_directory
+    from gpucache.disk.files import OPEN_ABOVE, make_directory
     from gpucache.disk.vetting import Trust, vet
 
     if environment.DISABLE.read(os.environ):
@@ -116,7 +116,7 @@ def _make(directory: str) -> None:
         return
     trust = Trust.parse(os.environ)
     if not vet(directory, trust):
-        make_directory(directory)
+        make_directory(directory, OPEN_ABOVE)
         vet(directory, trust)  # another user may have made it first
 
 

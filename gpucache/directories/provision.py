@@ -8,7 +8,7 @@ from functools import lru_cache
 from gpucache.directories.other_hosts import host_with_gpus
 from gpucache.directories.record import Record, directories, merge, readable, recorded
 from gpucache.disk.capabilities import learn
-from gpucache.disk.files import make_directory, write_whole
+from gpucache.disk.files import make_directory, make_root, write_whole
 from gpucache.disk.fitness import fitness, network_file_system
 from gpucache.disk.lock_place import LockPlace
 from gpucache.disk.locks import PROVISION_LOCK, locked
@@ -22,12 +22,6 @@ from gpucache.values import Value
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
-
-
-_TAG = b"""Signature: 8a477f597d28d172789f06886806bc55
-# This directory is a cache made by gpucache.
-# For information about cache directory tags see https://bford.info/cachedir/
-"""
 
 
 class Provision(Value, kw_only=True):
@@ -120,7 +114,7 @@ def _make(
     created: list[str],
 ) -> Record:
     """Make what is missing, under the lock, and put the names of new device directories into ``created``."""
-    make_directory(root)
+    make_root(root)
     vet(root, trust)  # another user may have made it first, or something above it
     for path in paths.provisioned_directories(root):
         make_directory(path)
@@ -133,7 +127,7 @@ def _make(
         known = recorded(root)  # another process may have been here while we waited
         record = merge(known, snapshot, paths.host_name())
         if not os.path.exists(tag):
-            write_whole(tag, _TAG, staging)
+            write_whole(tag, paths.TAG, staging)
         for name in directories(record, snapshot).values():
             directory = paths.device_directory(root, name)
             if make_directory(directory):

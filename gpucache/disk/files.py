@@ -13,6 +13,7 @@ import stat
 import time
 from contextlib import suppress
 
+from gpucache.disk.refusal import refusal
 from gpucache.errors import ProvisionError
 
 _NEW_FILE = os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC
@@ -34,10 +35,19 @@ def remove_tree(path: str) -> None:
         shutil.rmtree(path, ignore_errors=True)
 
 
-def make_directory(path: str) -> bool:
-    """Make a directory and its missing parents, each with mode 0700; return whether this call made it.
+_PRIVATE = 0o700
+OPEN_ABOVE = 0o755
+"""The mode of what a launch makes above a root or a device directory, as torch and Triton do: others may go through."""
+
+
+def make_directory(path: str, above: int = _PRIVATE) -> bool:
+    """Make a directory, with mode 0700, and its missing parents; return whether this call made it.
 
     Any number of processes may make the same directory at once: exactly one of them is told True.
+
+    Args:
+        path: the directory.
+        above: the mode of missing parents; `OPEN_ABOVE` where they may lie above a root. The umask applies.
 
     Raises:
         ProvisionError: the operating system refused.
@@ -46,21 +56,37 @@ def make_directory(path: str) -> bool:
     missing = [path]
     parent = os.path.dirname(path)
     while made is None and parent != missing[-1]:
-        made = _mkdir(parent)
+        made = _mkdir(parent, above)
         missing.append(parent)
         parent = os.path.dirname(parent)
     for step in reversed(missing[:-1]):
-        made = _mkdir(step)
+        made = _mkdir(step, _PRIVATE if step == path else above)
     if made is None:
         # The parent is there, and still nothing can be made in it: /proc and autofs answer so.
         raise ProvisionError(path, errno.ENOENT)
     return made
 
 
-def _mkdir(path: str) -> bool | None:
+def make_root(path: str) -> bool:
+    """Make a root, with mode 0700, and nothing above it; return whether this call made it.
+
+    What is missing above may be a mount point, which nobody else could use if it had that mode, and below which all
+    that is cached would lie on another disk than was meant.
+
+    Raises:
+        ProvisionError: the operating system refused, or the directory above is not there.
+    """
+    made = _mkdir(path)
+    if made is None:
+        missing = FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT))
+        raise refusal(path, missing)
+    return made
+
+
+def _mkdir(path: str, mode: int = _PRIVATE) -> bool | None:
     """Make one directory; return whether this call made it, or None where its parent is missing."""
     try:
-        os.mkdir(path, 0o700)
+        os.mkdir(path, mode)
         return True
     except FileExistsError:
         if os.path.isdir(path):
@@ -70,7 +96,7 @@ def _mkdir(path: str) -> bool | None:
     except FileNotFoundError:
         return None
     except OSError as error:
-        raise ProvisionError(path, error.errno or errno.EIO) from error
+        raise refusal(path, error) from error
 
 
 def write_whole(path: str, data: bytes, staging: str) -> None:
@@ -98,7 +124,7 @@ def write_whole(path: str, data: bytes, staging: str) -> None:
             os.unlink(temporary)
             raise
     except OSError as error:
-        raise ProvisionError(path, error.errno or errno.EIO) from error
+        raise refusal(path, error, "write") from error
 
 
 def sweep_old(directory: str, prefix: str) -> None:

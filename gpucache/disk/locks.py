@@ -10,6 +10,7 @@ import time
 from contextlib import contextmanager
 
 from gpucache.disk.door import HOLDER_BYTES, SAFELY, read_limited
+from gpucache.disk.refusal import refusal
 from gpucache.errors import LockTimeoutError, ProvisionError
 from gpucache.layout.paths import host_name
 
@@ -49,8 +50,9 @@ def locked(path: str, *, timeout_s: float) -> Iterator[None]:
         last_holder = holder(_holder_file(path))
         raise LockTimeoutError(path, timeout_s, last_holder) from None
     except OSError as error:
-        hint = _NO_FLOCK_HINT if error.errno in NO_FLOCK else None
-        raise ProvisionError(path, error.errno or errno.EIO, hint) from error
+        if error.errno in NO_FLOCK:
+            raise ProvisionError(path, error.errno, _NO_FLOCK_HINT, "lock") from error
+        raise refusal(path, error, "lock") from error
     try:
         _sign(path)
         yield

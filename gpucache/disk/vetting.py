@@ -10,6 +10,7 @@ import errno
 import os
 import stat
 
+from gpucache.disk.refusal import refusal
 from gpucache.environment import ROOT, TRUST_UIDS, TRUST_WORLD_WRITABLE
 from gpucache.errors import ProvisionError, UnsafeDirectoryError
 from gpucache.values import Value
@@ -87,7 +88,7 @@ def vet(path: str, trust: Trust) -> bool:
         except FileNotFoundError:
             return False
         except OSError as error:
-            raise ProvisionError(step, error.errno or errno.EIO, tried="look at") from error
+            raise refusal(step, error, "look at") from error
         if stat.S_ISLNK(step_stat.st_mode):
             links += 1
             _vet_link(step, step_stat, links)
@@ -105,7 +106,7 @@ def _target_of(link: str) -> str:
     try:
         return os.readlink(link)
     except OSError as error:
-        raise ProvisionError(link, error.errno or errno.EIO, tried="look at") from error
+        raise refusal(link, error, "look at") from error
 
 
 def vet_child(path: str, trust: Trust) -> bool:
@@ -120,7 +121,7 @@ def vet_child(path: str, trust: Trust) -> bool:
     except FileNotFoundError:
         return False
     except OSError as error:
-        raise ProvisionError(path, error.errno or errno.EIO, tried="look at") from error
+        raise refusal(path, error, "look at") from error
     if stat.S_ISLNK(found.st_mode):
         return vet(path, trust)
     if hasattr(os, "geteuid"):
@@ -177,7 +178,8 @@ def _vet_ancestor(path: str, found: os.stat_result, trust: Trust) -> None:
 
 def _refuse_no_directory(path: str, found: os.stat_result) -> None:
     if not stat.S_ISDIR(found.st_mode):
-        raise ProvisionError(path, errno.ENOTDIR, "choose another root, or move that away")
+        hint = "choose another root, or move that away"
+        raise ProvisionError(path, errno.ENOTDIR, hint, "look at")
 
 
 def _is_open_to_all(found: os.stat_result, trust: Trust) -> bool:
@@ -194,4 +196,4 @@ def _vet_link(path: str, found: os.stat_result, links: int) -> None:
             f"remove the link, or set {ROOT} to a directory of your own",
         )
     if links > _MOST_LINKS:
-        raise ProvisionError(path, errno.ELOOP, "remove the circle of links")
+        raise ProvisionError(path, errno.ELOOP, tried="look at")

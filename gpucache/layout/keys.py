@@ -60,11 +60,11 @@ def device_directories(root: str) -> list[tuple[str, str]]:
     """
     shared = triton_directory(root)
     found = []
-    if _has_keys(root):
+    if has_keys(root):
         found.append((".", root))
-    if _has_keys(shared):
+    if has_keys(shared):
         found.append(("triton", shared))
-    for name in sorted(_inner(shared)):
+    for name in sorted(directories_in(shared)):
         if not KEY.fullmatch(name):
             found.append((name, f"{shared}/{name}"))
     different = []
@@ -77,8 +77,9 @@ def device_directories(root: str) -> list[tuple[str, str]]:
     return different
 
 
-def _has_keys(path: str) -> bool:
-    names = _inner(path)
+def has_keys(path: str) -> bool:
+    """Whether a directory has directories of keys directly below."""
+    names = directories_in(path)
     return any(KEY.fullmatch(name) for name in names)
 
 
@@ -96,7 +97,7 @@ def shards(root: str) -> list[str]:
     store = unlinked(root, "store")
     if store is None:
         return []
-    return sorted(f"{store}/{name}" for name in _inner(store))
+    return sorted(f"{store}/{name}" for name in directories_in(store))
 
 
 def unlinked(root: str, part: Part | None = None) -> str | None:
@@ -108,7 +109,7 @@ def unlinked(root: str, part: Part | None = None) -> str | None:
     return path
 
 
-def _inner(path: str) -> list[str]:
+def directories_in(path: str) -> list[str]:
     """The names of the directories in a directory, less those in which torch unpacks; none where it is a link."""
     if os.path.islink(path):
         return []

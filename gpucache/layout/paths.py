@@ -170,6 +170,13 @@ def record_path(root: str, host: str) -> str:
     return ours(root, "devices", f"{name}.json")
 
 
+TAG = b"""Signature: 8a477f597d28d172789f06886806bc55
+# This directory is a cache made by gpucache.
+# For information about cache directory tags see https://bford.info/cachedir/
+"""
+"""The content of the tag in a root that `gpucache provision` made."""
+
+
 def tag_path(root: str) -> str:
     """The tag that tells backup programs to pass the cache over (https://bford.info/cachedir/)."""
     return os.path.join(root, "CACHEDIR.TAG")

@@ -212,8 +212,14 @@ class _Scan:
             self.inodes.tree(item.path, known, total, self._unfinished)
             return
         self.inodes.file(item, known, total)
-        if item.is_symlink():
+        if item.is_symlink() and not self._is_the_users(item.path):
             self.keyed.link(item.path)
+
+    def _is_the_users(self, path: str) -> bool:
+        """Whether a link directly in the root may be there for another reason than the cache: a root may be a home."""
+        parent, name = os.path.split(path)
+        is_a_caches = name in ("triton", "gpucache") or KEY.fullmatch(name) is not None
+        return parent == self.root and not is_a_caches
 
     def _unfinished(self, path: str) -> None:
         start = len(self.root) + 1

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 
+from gpucache.disk.refusal import refusal
 from gpucache.findings import Finding, repair_command
 from gpucache.layout.keys import view_key
 from gpucache.report.directory_metadata import of_another_key
@@ -182,7 +183,8 @@ class KeyDirectories:
     def unreadable(self, path: str, error: OSError) -> None:
         """Add the finding that a path could not be read."""
         fact = error.strerror or str(error)
-        self._finding("unreadable", path, fact, "look at it as its owner")
+        fix = refusal(path, error, "look at").hint
+        self._finding("unreadable", path, fact, fix)
 
     def _finding(self, code: str, subject: str, fact: str, fix: str) -> None:
         finding = Finding(code, "warning", subject, fact, fix)

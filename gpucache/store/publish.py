@@ -13,7 +13,7 @@ import os
 import tempfile
 from collections.abc import Mapping, Set
 
-from gpucache.disk.files import make_directory, remove_tree
+from gpucache.disk.files import OPEN_ABOVE, make_directory, remove_tree
 from gpucache.disk.staging import Staging
 from gpucache.kernels.group import write_group
 from gpucache.layout.keys import view_key
@@ -99,7 +99,7 @@ def link_view(root: str, source: str, target: str, manifest: Manifest, repair: b
         OSError: the disk refused; the view is as it was.
     """
     directory = os.path.dirname(target)
-    make_directory(directory)
+    make_directory(directory, OPEN_ABOVE)
     aside = tempfile.mkdtemp(prefix=ASIDE, dir=directory)
     try:
         placed = {}
