@@ -379,7 +379,7 @@ def _left(home: Path) -> Counter[str]:
     out: a launch between two operations decides which are slim, and `verify` judges them.
     """
     masked = [_masked(path, home) for path in home.rglob("*")]
-    apart = re.compile(r"/v1/(stats|quarantine)|[.]place$|/[A-Z]{52}(-[0-9a-f]{16})?/")
+    apart = re.compile(r"/v1/(stats|quarantine)|[.]place$|/[A-Z2-7]{52}(-[0-9a-f]{16})?/")
     return Counter(name for name in masked if not apart.search(name))
 
 

@@ -28,11 +28,11 @@ import gpucache.triton.shared_kernel
 import gpucache.triton.single_file
 from gpucache.cli import main as command_line
 from gpucache.store.manifest import MANIFEST
-from support.known_kernels import GROUP, STAGES, content, innermost, launch, load_single
+from support.known_kernels import GROUP, STAGES, content, innermost, key_of, launch, load_single
 from support.trees import OLD, left_by_stock
 
-A, B, C = (letter * 52 for letter in "ABC")
-S = "S" * 52
+A, B, C = (key_of(seed) for seed in "abc")
+S = key_of("s")
 """The key of files that stand for themselves."""
 HANG_S = 50.0
 _TRACED = "FAULTS_TRACED"
