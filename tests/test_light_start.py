@@ -17,7 +17,17 @@ import gpucache
 SLOW = {
     *("click", "rich", "packaging", "filelock", "pynvml", "torch", "triton"),
     *("dataclasses", "inspect", "typing", "collections.abc", "logging"),
-    *("shutil", "tempfile", "threading", "subprocess", "ctypes", "traceback", "datetime"),
+    *(
+        "shutil",
+        "tempfile",
+        "secrets",
+        "hashlib",
+        "threading",
+        "subprocess",
+        "ctypes",
+        "traceback",
+        "datetime",
+    ),
 }
 PACKAGE = Path(gpucache.__file__).parent.parent
 

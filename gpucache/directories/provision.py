@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 from functools import lru_cache
 
-from gpucache.directories.other_hosts import host_with_gpus
 from gpucache.directories.record import Record, directories, merge, readable, recorded
 from gpucache.disk.capabilities import learn
 from gpucache.disk.files import make_directory, make_root, write_whole
@@ -58,6 +57,8 @@ def provision(
     known = _look(root, snapshot, trust)
     created: list[str] = []
     if known is None and snapshot.made_up and recorded(root) is None:
+        from gpucache.directories.other_hosts import host_with_gpus  # most hosts have GPUs
+
         other = host_with_gpus(root)
         if other is not None:
             return _out_of_place(root, snapshot, other)

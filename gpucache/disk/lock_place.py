@@ -14,7 +14,6 @@ from __future__ import annotations
 import errno
 import fcntl
 import os
-import secrets
 import stat
 import time
 from contextlib import suppress
@@ -140,7 +139,7 @@ def _name() -> str:
 
 
 def _new_token() -> bytes:
-    return secrets.token_hex(_TOKEN_BYTES // 2).encode()
+    return os.urandom(_TOKEN_BYTES // 2).hex().encode()
 
 
 def _read_token(here: int) -> bytes | None:
@@ -166,7 +165,7 @@ def _published(here: int, token: bytes) -> bytes | None:
     _forget_old(here)
     _sweep_old()
     name = _name()
-    unfinished = f"{name}.{os.getpid()}.{secrets.token_hex(4)}"
+    unfinished = f"{name}.{os.getpid()}.{os.urandom(4).hex()}"
     _write_new(here, unfinished, token)
     try:
         os.link(unfinished, name, src_dir_fd=here, dst_dir_fd=here)
