@@ -19,7 +19,6 @@ import time
 import zlib
 from collections.abc import Collection, Iterator
 from contextlib import contextmanager, suppress
-from typing import NamedTuple
 
 from gpucache.disk.door import COUNTERS_BYTES, SAFELY, open_regular
 from gpucache.disk.files import STAGED
@@ -27,6 +26,7 @@ from gpucache.disk.node import node_id
 from gpucache.layout import paths
 from gpucache.layout.keys import unlinked
 from gpucache.store.counts import ANY_HOST, Sums, Where, add, parsed, parsed_hour
+from gpucache.values import Value
 
 OWN, FOLDED, OLD = ".counts", ".folded", ".json"
 OLD_FOLDED = "folded.json"
@@ -211,7 +211,7 @@ def _locked(fd: int) -> bool:
 # ---- reading
 
 
-class File(NamedTuple):
+class File(Value):
     """What is in one file of counters."""
 
     sums: Sums
@@ -293,7 +293,7 @@ def _old_sums(said: object) -> Sums:
 # ---- a look at all
 
 
-class Look(NamedTuple):
+class Look(Value):
     """What files of counters there were at one moment, and what was in them."""
 
     names: dict[str, str]

@@ -13,7 +13,6 @@ import os
 import time
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
-from typing import NamedTuple
 
 from gpucache.disk.door import COUNTERS_BYTES, SAFELY, open_regular
 from gpucache.disk.files import STAGED, sweep_old
@@ -35,6 +34,7 @@ from gpucache.store.counter_files import (
     opened,
 )
 from gpucache.store.counts import Sums, add_all, bounded, encoded, this_hour
+from gpucache.values import Value
 
 _FEW = 32  # on the way of a kernel launch
 _MANY = 200
@@ -43,7 +43,7 @@ _MOST_LEFT = 1000
 _SUMS_BYTES = COUNTERS_BYTES // 2
 
 
-class _Held(NamedTuple):
+class _Held(Value):
     """A file of an ended process, or a folded one, that no other process of this node folds meanwhile."""
 
     known: str
@@ -67,7 +67,7 @@ def fold(root: str) -> int:
         if here is None:
             return 0
         sweep_old(paths.ours(root, "stats"), STAGED)
-        _claim_old(here)
+        _claim_old(here, None)
         whole = 0
         while folded := _fold_some(here, _MANY, None):
             whole += folded
@@ -83,7 +83,7 @@ def fold_few(directory: str) -> None:
         here = os.open(directory, os.O_RDONLY | os.O_DIRECTORY | SAFELY)
         try:
             if _is_own(here):
-                _claim_old(here)
+                _claim_old(here, _FEW)
                 _fold_some(here, _FEW, _MOST_LOOKED_AT)
         finally:
             os.close(here)
@@ -197,15 +197,18 @@ def _dead(here: int, most: int | None) -> Iterator[_Held]:
     order = sorted(names, key=lambda known: (not names[known].endswith(FOLDED), known))
     own = [known for known in order if is_of_this_node(names[known])]
     others = [known for known in order if not is_of_this_node(names[known])]
-    if others and most is not None:  # each process begins at another of them
-        start = os.getpid() % len(others)
-        others = others[start:] + others[:start]
-    for known in [*own, *others][:most]:
+    for known in [*own, *_turned(others)][:most]:
         if names[known].endswith(OLD) and CLAIM not in names[known]:
             continue  # `_claim_old` takes these
         held = _hold(here, known, names[known])
         if held is not None:
             yield held
+
+
+def _turned(names: list[str]) -> list[str]:
+    """The same names, from another one on for each process: those who take only some do not all take the same."""
+    start = os.getpid() % max(len(names), 1)
+    return names[start:] + names[:start]
 
 
 def _hold(here: int, known: str, name: str) -> _Held | None:
@@ -262,10 +265,11 @@ def _claimed(here: int, held: _Held) -> str | None:
 # ---- the format before
 
 
-def _claim_old(here: int) -> None:
+def _claim_old(here: int, most: int | None) -> None:
     """Claim the files of ended processes that a gpucache of the format before has made, and what that has folded.
 
-    That gpucache no longer sees them then. Under its lock: it never folds meanwhile what is claimed here.
+    That gpucache no longer sees them then. Under its lock: it never folds meanwhile what is claimed here. ``most``
+    bounds how many files are looked at; None looks at all.
     """
     old = [name for name in listed(here).values() if name.endswith(OLD) and CLAIM not in name]
     if not old:
@@ -276,7 +280,7 @@ def _claim_old(here: int) -> None:
         return  # what lies there is no lock: the files are read where they are
     try:
         fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        for name in old:
+        for name in _turned(old)[:most]:
             _claim_old_file(here, name)
     except OSError:
         return  # somebody holds it: next time
