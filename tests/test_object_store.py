@@ -6,6 +6,7 @@ On such a mount Triton's own manager caches, so that ours must: a kernel is comp
 from __future__ import annotations
 
 import os
+import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -85,6 +86,15 @@ def test_stock_triton_reads_the_views_and_what_it_left_is_adopted(bare: Path, ra
     assert (again["compiled"], again["digests"]) == (0, ours["digests"])
 
 
+def test_a_use_is_stamped_although_no_time_can_be_set(bare: Path, ranks: Ranks) -> None:
+    ranks().said()
+    grow_old(bare)
+    (manifest,) = (bare / "triton").rglob(MANIFEST)
+    assert time.time() - manifest.stat().st_mtime > 3000
+    assert ranks().said()["compiled"] == 0
+    assert time.time() - manifest.stat().st_mtime < 3000
+
+
 def test_what_lies_there_is_sound_to_verify_and_counted_and_goes(
     bare: Path, ranks: Ranks, here: Command
 ) -> None:
@@ -104,6 +114,7 @@ def test_what_lies_there_is_sound_to_verify_and_counted_and_goes(
     grow_old(bare)
     assert here("prune", "--max-entries", 1, "--yes", *words).code == 0
     assert len(entries(bare)) == 1
+    grow_old(bare)
     assert here("clean", "--yes", *words).code == 0
     assert not entries(bare)
     left = list((bare / "triton").glob("*/*"))

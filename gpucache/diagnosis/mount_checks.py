@@ -45,7 +45,7 @@ def file_system(case: Case) -> Iterator[Finding]:
     {
         "no-directory-rename": "the root's mount renames no directory, and entries come file by file",
         "no-hard-links": "the root's mount makes no hard links, and views are copies",
-        "no-set-times": "the root's mount sets no times, and no use is stamped",
+        "no-set-times": "the root's mount sets no times, and stamps are written",
         "no-flock": "files cannot be locked on the root's mount",
     }
 )

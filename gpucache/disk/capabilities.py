@@ -83,7 +83,7 @@ class Capabilities(Value, kw_only=True):
             )
         if not self.sets_times:
             said["no-set-times"] = (
-                "its mount sets no times: no use is stamped, and what was published first is pruned first"
+                "its mount sets no times: a use is stamped by writing the manifest anew, every five minutes at most"
             )
         if not self.flocks:
             said["no-flock"] = (

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import time
 
@@ -61,10 +62,10 @@ def find(
     finally:
         os.close(here)
     if paths is None or verify or used < boot:
-        return _looked_into(directory, manifest, paths, verify)
+        return _looked_into(directory, manifest, paths, used, verify)
     # The stamp comes last: by its name, so that it fails where a removal has renamed the manifest meanwhile. A use
     # that lies ahead was stamped by a wrong clock, and is stamped anew.
-    if not -SKEW_S <= time.time() - used <= stamp_s and not _stamped(directory):
+    if not -SKEW_S <= time.time() - used <= stamp_s and not _stamped(directory, manifest, used):
         return None
     return manifest, paths
 
@@ -84,15 +85,25 @@ def sound(directory: str, verify: bool, boot: float, stamp_s: float = STAMP_S) -
     return found[0]
 
 
-def _stamped(directory: str) -> bool:
-    """Stamp a use by the manifest's name; return whether the manifest still has that name."""
+def _stamped(directory: str, manifest: Manifest, used: float) -> bool:
+    """Stamp a use by the manifest's name, if it can be; return whether the manifest still has that name.
+
+    ``used`` is the stamp that the manifest had. A mount that cannot set times may say that it did.
+    """
+    path = f"{directory}/{MANIFEST}"
     try:
-        os.utime(f"{directory}/{MANIFEST}")
+        os.utime(path)
+        if os.stat(path).st_mtime != used:
+            return True
     except FileNotFoundError:
         return False  # it is being removed
-    except OSError:
-        pass  # read-only: it will look old, and is used all the same
-    return True
+    except OSError as error:
+        if error.errno in (errno.EROFS, errno.EACCES):
+            return True  # it will look old, and is used all the same
+    # Imported late: most mounts set times.
+    from gpucache.store.stamping import written_anew
+
+    return written_anew(directory, manifest)
 
 
 def _is_identified(directory: str, manifest: Manifest) -> bool:
@@ -106,7 +117,11 @@ def _is_identified(directory: str, manifest: Manifest) -> bool:
 
 
 def _looked_into(
-    directory: str, manifest: Manifest, paths: dict[str, str] | None, verify: bool
+    directory: str,
+    manifest: Manifest,
+    paths: dict[str, str] | None,
+    used: float,
+    verify: bool,
 ) -> Usable | None:
     """Check the digests, unless this process has done so, and write down that they are right, where that can be.
 
@@ -123,7 +138,7 @@ def _looked_into(
         return manifest, _paths(directory, manifest)  # it was tried before to write that down
     if paths is None:
         return _renewed(directory, manifest)
-    if not _stamped(directory):
+    if not _stamped(directory, manifest, used):
         return None
     return manifest, paths
 

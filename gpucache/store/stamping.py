@@ -1,0 +1,39 @@
+"""Stamp a use where the mount sets no times: the manifest is written anew, which gives it the time of now.
+
+Else what is used would look unused there, and be evicted under its readers.
+"""
+
+from __future__ import annotations
+
+import os
+import tempfile
+from contextlib import suppress
+
+from gpucache.store.manifest import CONDEMNED, MANIFEST, Manifest
+from gpucache.store.quarantine import ASIDE
+
+
+def written_anew(directory: str, manifest: Manifest) -> bool:
+    """Write the manifest of a directory anew, if this user has written it; return whether the entry stays.
+
+    Beside a removal as `stock.describe`: what is condemned by now is being removed, and a removal that condemns it
+    later sees the new manifest, and puts back the rest. Where nothing can be written the entry looks old, and stays.
+    """
+    path = f"{directory}/{MANIFEST}"
+    temporary = None
+    try:
+        if os.lstat(path).st_uid != os.geteuid():
+            return True
+        fd, temporary = tempfile.mkstemp(prefix=ASIDE, dir=os.path.dirname(directory))
+        with os.fdopen(fd, "wb") as file:
+            file.write(manifest.encoded())
+        os.replace(temporary, path)
+    except FileNotFoundError:
+        return False
+    except OSError:
+        return True
+    finally:
+        if temporary is not None:
+            with suppress(OSError):
+                os.unlink(temporary)
+    return not os.path.lexists(f"{directory}/{CONDEMNED}")
