@@ -9,7 +9,6 @@ from gpucache.directories.record import Record, directories, merge, readable, re
 from gpucache.disk.capabilities import learn
 from gpucache.disk.files import make_directory, make_root, write_whole
 from gpucache.disk.fitness import fitness, network_file_system
-from gpucache.disk.lock_place import LockPlace
 from gpucache.disk.locks import PROVISION_LOCK, locked
 from gpucache.disk.vetting import Trust, vet, vet_child
 from gpucache.environment import FAKE_DEVICES
@@ -120,6 +119,8 @@ def _make(
     for path in paths.provisioned_directories(root):
         make_directory(path)
         vet_child(path, trust)
+    from gpucache.disk.lock_place import LockPlace  # where everything is there, no lock is taken
+
     locks = LockPlace(root).directory()
     vet(locks, trust)
     tag = paths.tag_path(root)

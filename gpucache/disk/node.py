@@ -33,7 +33,7 @@ def node_id() -> str:
 
 def _read() -> str:
     try:
-        with open(BOOT_ID, encoding="ascii") as file:
+        with open(BOOT_ID, encoding="utf-8") as file:
             digits = file.read(_LENGTH)
         int(digits, 16)
         return digits
