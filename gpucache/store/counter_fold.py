@@ -197,7 +197,7 @@ def _dead(here: int, most: int | None) -> Iterator[_Held]:
     order = sorted(names, key=lambda known: (not names[known].endswith(FOLDED), known))
     own = [known for known in order if is_of_this_node(names[known])]
     others = [known for known in order if not is_of_this_node(names[known])]
-    for known in [*own, *_turned(others)][:most]:
+    for known in [*own, *_some(others, most)][:most]:
         if names[known].endswith(OLD) and CLAIM not in names[known]:
             continue  # `_claim_old` takes these
         held = _hold(here, known, names[known])
@@ -205,10 +205,12 @@ def _dead(here: int, most: int | None) -> Iterator[_Held]:
             yield held
 
 
-def _turned(names: list[str]) -> list[str]:
-    """The same names, from another one on for each process: those who take only some do not all take the same."""
+def _some(names: list[str], most: int | None) -> list[str]:
+    """``most`` of the names, from another one on for each process: not all are to take the same; None takes all."""
+    if most is None:
+        return names
     start = os.getpid() % max(len(names), 1)
-    return names[start:] + names[:start]
+    return (names[start:] + names[:start])[:most]
 
 
 def _hold(here: int, known: str, name: str) -> _Held | None:
@@ -280,7 +282,7 @@ def _claim_old(here: int, most: int | None) -> None:
         return  # what lies there is no lock: the files are read where they are
     try:
         fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        for name in _turned(old)[:most]:
+        for name in _some(old, most):
             _claim_old_file(here, name)
     except OSError:
         return  # somebody holds it: next time
