@@ -19,7 +19,8 @@ joined by ``|`` do not know each other:
 - `machine`: which GPUs there are and which a process sees; touches no cache
   | `layout`: where everything is in a root, and what names look like
 - `environment`: every environment variable: its name, and how its value is read
-- `errors`, `forks`, `log` (with `stderr_log`), `units`, `findings`; `values` (frozen values that start fast), `once`
+- `errors`, `forks`, `threads`, `log` (with `stderr_log`), `units`, `findings`; `values` (frozen values that start
+  fast), `once`
 - `site`: no package; on `PYTHONPATH` under `gpucache run`, where it turns the plug-in on in any Python of a job
 """
 

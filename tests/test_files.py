@@ -245,9 +245,9 @@ class TestPublish:
         os.utime(staging / "publish-old", (0, 0))
         unlink = os.unlink
 
-        def after_the_other(path):
-            unlink(path)
-            unlink(path)
+        def after_the_other(name, **where):
+            unlink(name, **where)
+            unlink(name, **where)
 
         monkeypatch.setattr(os, "unlink", after_the_other)
         write_whole(str(tmp_path / "file"), b"content", str(staging))

@@ -10,7 +10,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -18,7 +18,7 @@ from support.processes import KEY_HOLDER, PATIENCE_S, SPAWN, running
 
 from gpucache.disk.locks import holder
 from gpucache.store import key_lock
-from gpucache.store.key_lock import KeyLock, locks_of_this_thread
+from gpucache.store.key_lock import KeyLock, holding, locks_of_this_thread
 
 
 @pytest.fixture
@@ -46,11 +46,8 @@ def acquired(path: str) -> KeyLock:
 
 
 def is_free(path: str) -> bool:
-    lock = KeyLock(path)
-    try:
-        return lock.try_acquire(sys._getframe(), "probe")
-    finally:
-        lock.release()
+    with holding(path, "probe") as held:
+        return held
 
 
 def release(process: subprocess.Popen[str]) -> None:
@@ -499,7 +496,9 @@ class TestKeeper:
         assert early.held
         early.release()
 
-    def test_no_thread_to_be_had_is_an_os_error_and_leaves_nothing_locked(self, path, monkeypatch):
+    @pytest.fixture
+    def no_thread(self, monkeypatch: pytest.MonkeyPatch) -> Iterator[pytest.MonkeyPatch]:
+        """None can be started."""
         until(lambda: not beating())
 
         def refuse(_: threading.Thread) -> None:
@@ -507,12 +506,26 @@ class TestKeeper:
 
         with monkeypatch.context() as patch:
             patch.setattr(threading.Thread, "start", refuse)
-            lock = KeyLock(path)
-            with pytest.raises(OSError, match="can't start new thread"):
-                lock.try_acquire(sys._getframe(), "kernel")
-            assert not lock.held
-            with pytest.raises(OSError, match="can't start new thread"):
-                lock.wait(1.0, later())
+            yield patch
+
+    def test_without_a_thread_a_lock_that_is_surely_released_is_held(self, path, no_thread):
+        with holding(path, "its removal") as held:
+            assert held
+            assert not is_free(path)
+        assert not os.path.exists(path)
+
+    def test_without_a_thread_a_waiter_looks_again_and_again(self, path, no_thread):
+        with running(KEY_HOLDER, path) as process:
+            assert KeyLock(path).wait(30.0, later(0.2)) is False
+            release(process)
+            assert KeyLock(path).wait(1.0, later()) is True
+
+    def test_without_a_thread_a_compile_is_not_locked_since_it_may_raise(self, path, no_thread):
+        lock = KeyLock(path)
+        with pytest.raises(OSError, match="can't start new thread"):
+            lock.try_acquire(sys._getframe(), "kernel")
+        assert not lock.held
+        no_thread.undo()
         lock = acquired(path)
         assert beating()
         lock.release()

@@ -12,6 +12,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import pytest
 from support.processes import PATIENCE_S, SPAWN
@@ -47,6 +48,24 @@ import sys
 from gpucache.disk.staging import Staging
 print(Staging(sys.argv[1]).directory(), flush=True)
 sys.stdin.read()
+"""
+
+PIPES: dict[str, Any] = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "text": True}
+
+WORKER = """
+import multiprocessing, os, sys
+from gpucache.disk.staging import Staging
+parents = Staging(sys.argv[1]).directory()
+
+def work():
+    Staging(sys.argv[1]).directory()
+
+if __name__ == "__main__":
+    worker = multiprocessing.get_context(sys.argv[2]).Process(target=work)
+    worker.start()
+    worker.join()
+    assert worker.exitcode == 0
+    print(os.listdir(sys.argv[1]) == [os.path.basename(os.path.dirname(parents))])
 """
 
 FORKING = """
@@ -196,6 +215,60 @@ class TestSweep:
         assert owned(place) == [ours.parent]
         assert not dead.exists()
 
+    def test_the_next_process_sweeps_also_where_it_does_not_stage(
+        self, place, tmp_path, monkeypatch
+    ):
+        """A process whose root was refused stages in memory; the next one's root may be fine."""
+        memory = tmp_path / "memory"
+        memory.mkdir()
+        with subprocess.Popen([sys.executable, "-c", OWNER, memory], **PIPES) as process:
+            assert process.stdout is not None
+            process.stdout.readline()
+            process.kill()
+        assert len(owned(memory)) == 1
+        monkeypatch.setattr(staging, "_candidates", lambda preferred: [preferred, str(memory)])
+        Staging(str(place)).directory()
+        assert owned(memory) == []
+
+    def test_where_flock_does_not_work_they_go_after_a_day(self, place, monkeypatch):
+        def refuse(*_: object) -> None:
+            raise OSError(errno.ENOLCK, os.strerror(errno.ENOLCK))
+
+        monkeypatch.setattr(fcntl, "flock", refuse)
+        place.mkdir()
+        for hours, name in ((23, "young"), (25, "old")):
+            made = place / f"gpucache-staging-{node_id()}.{name}"
+            made.mkdir()
+            os.utime(made, (time.time() - hours * 3600,) * 2)
+        assert sweep_dead(str(place)) == 1
+        assert [path.name for path in owned(place)] == [f"gpucache-staging-{node_id()}.young"]
+
+    @pytest.mark.parametrize("link", [False, True])
+    def test_what_comes_into_the_place_of_a_dead_one_meanwhile_is_not_touched(
+        self, place, tmp_path, monkeypatch, link
+    ):
+        """Where everybody may rename what is another's, he can lead a sweep by path elsewhere."""
+        dead = place / f"gpucache-staging-{node_id()}.dead"
+        (dead / "1").mkdir(parents=True)
+        (dead / "1" / "file").touch()
+        (tmp_path / "mine" / "1").mkdir(parents=True)
+        (tmp_path / "mine" / "1" / "file").touch()
+        is_dead = staging._is_dead
+
+        def swapping(name: str, fd: int) -> bool:
+            answer = is_dead(name, fd)
+            dead.rename(tmp_path / "moved")
+            if link:
+                dead.symlink_to(tmp_path / "mine")
+            else:
+                (tmp_path / "mine").rename(dead)
+            return answer
+
+        monkeypatch.setattr(staging, "_is_dead", swapping)
+        sweep_dead(str(place))
+        assert (dead / "1" / "file").exists()
+        assert list((tmp_path / "moved").iterdir()) == []
+
     def test_a_new_one_is_left_until_it_is_old(self, place):
         """Between its making and its locking it looks dead."""
         new = place / f"gpucache-new-{node_id()}.abc"
@@ -255,6 +328,17 @@ class TestFork:
             assert sweep_dead(str(place)) == 1
             assert not directory.exists()
             assert len(owned(place)) == 1
+
+
+@pytest.mark.parametrize("method", ["fork", "spawn", "forkserver"])
+def test_a_worker_process_removes_its_own_at_its_end(place, tmp_path, python, method):
+    """As torch and a DataLoader start them; a forked one runs nothing of `atexit`."""
+    script = tmp_path / "script.py"
+    script.write_text(WORKER)
+    done = subprocess.run(
+        [sys.executable, script, place, method], capture_output=True, text=True, check=False
+    )
+    assert (done.stdout, done.stderr) == ("True\n", "")
 
 
 class TestWrite:

@@ -21,6 +21,8 @@ if TYPE_CHECKING:
 
 _SHORT = ("key", "arch", "triton", "files", "size", "used")
 _BREAKS = "\t\n\r"
+_PATIENCE_S, _DRAWN_S = 1.0, 0.1
+"""For how long no bar is shown, and how often it is drawn then."""
 
 
 def complain(error: GpuCacheError) -> None:
@@ -209,7 +211,7 @@ class progress:  # noqa: N801  # used as a function is
     def __enter__(self) -> Callable[[int, int], None] | None:
         if not _is_terminal(sys.stderr):
             return None
-        self._began = time.monotonic()
+        self._next = time.monotonic() + _PATIENCE_S
         return self._show
 
     def __exit__(
@@ -222,11 +224,13 @@ class progress:  # noqa: N801  # used as a function is
             self._bar.stop()
 
     def _show(self, done: int, total: int) -> None:
+        now = time.monotonic()
+        if now < self._next:
+            return
+        self._next = now + _DRAWN_S
         if self._bar is None:
-            if time.monotonic() - self._began < 1:
-                return
             self._start(total)
-        self._bar.update(self._task, completed=done, total=total)
+        self._bar.update(self._task, completed=done, total=total, refresh=True)
 
     def _start(self, total: int) -> None:
         """Show the bar, which vanishes when the work is done."""
@@ -234,7 +238,8 @@ class progress:  # noqa: N801  # used as a function is
         from rich.progress import Progress
 
         console = Console(stderr=True)
-        self._bar = Progress(console=console, transient=True)
+        # By itself it would draw in a thread, and a limit on processes forbids any.
+        self._bar = Progress(console=console, transient=True, auto_refresh=False)
         self._bar.start()
         self._task = self._bar.add_task(self._what, total=total)
 

@@ -14,6 +14,7 @@ import time
 from contextlib import suppress
 
 from gpucache.disk.refusal import refusal
+from gpucache.disk.within import remove_tree_in
 from gpucache.errors import ProvisionError
 
 _NEW_FILE = os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC
@@ -135,19 +136,23 @@ def sweep_old(directory: str, prefix: str) -> None:
     Raises:
         OSError: the directory cannot be listed.
     """
-    with os.scandir(directory) as found:
-        for item in found:
-            try:
-                if not item.name.startswith(prefix):
+    here = os.open(directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        for name in os.listdir(here):
+            if not name.startswith(prefix):
+                continue
+            with suppress(
+                FileNotFoundError, PermissionError
+            ):  # it was swept, or is not ours to sweep
+                found = os.stat(name, dir_fd=here, follow_symlinks=False)
+                if time.time() - found.st_mtime <= STALE_S:
                     continue
-                age_s = time.time() - item.stat().st_mtime
-                old = age_s > STALE_S
-                if old and item.is_dir(follow_symlinks=False):
-                    remove_tree(item.path)
-                elif old:
-                    os.unlink(item.path)
-            except (FileNotFoundError, PermissionError):
-                continue  # another process swept it, or it is not ours to sweep
+                if stat.S_ISDIR(found.st_mode):
+                    remove_tree_in(here, name)
+                else:
+                    os.unlink(name, dir_fd=here)
+    finally:
+        os.close(here)
 
 
 def inside(path: str, directory: str) -> bool:

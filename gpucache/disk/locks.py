@@ -118,9 +118,21 @@ def is_free(path: str) -> bool:
 
 
 def is_free_descriptor(fd: int) -> bool:
-    """Whether no process holds the lock of an open file or directory. Shares it until the descriptor is closed."""
+    """Whether no process holds the lock of an open file or directory. Shares it until the descriptor is closed.
+
+    False where the lock cannot be asked, as `can_be_asked` tells.
+    """
     try:
         fcntl.flock(fd, fcntl.LOCK_SH | fcntl.LOCK_NB)
     except OSError:
         return False
+    return True
+
+
+def can_be_asked(fd: int) -> bool:
+    """Whether ``flock`` works on an open file or directory at all, so that its lock tells of life."""
+    try:
+        fcntl.flock(fd, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except OSError as error:
+        return error.errno not in NO_FLOCK
     return True

@@ -11,6 +11,7 @@ import errno
 import fcntl
 import itertools
 import os
+import sys
 import tempfile
 import threading
 import time
@@ -18,8 +19,9 @@ from contextlib import suppress
 
 from gpucache.disk.capabilities import is_refusal
 from gpucache.disk.files import STALE_S, make_directory, remove_tree, write_new
-from gpucache.disk.locks import is_free_descriptor
+from gpucache.disk.locks import can_be_asked, is_free_descriptor
 from gpucache.disk.node import DAY_S, is_of_this_node, node_id
+from gpucache.disk.within import empty
 from gpucache.forks import after_fork
 
 TYPE_CHECKING = False
@@ -27,6 +29,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
 
+_DIRECTORY = os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC
 _PREFIX = "staging-"
 _NEW = "new-"
 PREFIXES = (f"gpucache-{_PREFIX}", f"gpucache-{_NEW}")
@@ -99,6 +102,7 @@ class Staging:
         """Make this process's own directory below a place, and sweep there; return the directory and its descriptor."""
         if place == self.preferred:  # the others are the system's own
             make_directory(place)
+        is_first = not self._made
         gone = self._made.pop(place, None)
         if gone is not None:
             os.close(gone[1])
@@ -108,8 +112,11 @@ class Staging:
         if made is not claimed:
             os.rmdir(claimed[0])
             os.close(claimed[1])
-        with suppress(OSError):  # one may write to a place without the right to list it
-            sweep_dead(place)
+        # Also where this process will not stage: of those whose root was refused, the next may have no such trouble.
+        for swept in _candidates(self.preferred) if is_first else [place]:
+            with suppress(OSError):  # one may write to a place without the right to list it
+                sweep_dead(swept)
+        _remove_at_exit_of_worker()
         return made
 
     def forget(self) -> None:
@@ -179,25 +186,47 @@ def _renamed(new: str, path: str) -> str:
 def sweep_dead(place: str) -> int:
     """Remove the staging directories of dead processes below a place, beside any other process; return how many."""
     count = 0
-    with os.scandir(place) as found:
-        items = list(found)
-    for item in items:
-        if item.name.startswith(PREFIXES) and is_dead(item.path):
-            remove_tree(item.path)
-            count += 1
+    here = os.open(place, _DIRECTORY)
+    try:
+        for name in os.listdir(here):
+            if name.startswith(PREFIXES) and _is_swept(here, name):
+                count += 1
+    finally:
+        os.close(here)
     return count
+
+
+def _is_swept(here: int, name: str) -> bool:
+    """Remove a staging directory in an open one if its process is dead; tell whether that was done.
+
+    What is emptied is the very directory whose lock was asked, whatever its name leads to by then.
+    """
+    try:
+        fd = os.open(name, _DIRECTORY | os.O_NOFOLLOW, dir_fd=here)
+    except OSError:
+        return False  # another user's, or another sweeper has removed it
+    try:
+        if not _is_dead(name, fd):
+            return False
+        empty(fd)
+        os.rmdir(name, dir_fd=here)
+    except OSError:
+        return False
+    finally:
+        os.close(fd)
+    return True
 
 
 def is_dead(path: str) -> bool:
     """Whether a staging directory is this user's and its lock is free, so that its process is dead.
 
     One that was not locked yet when it was named is dead once it is an hour old. Of another node's processes no lock
-    may be seen here: theirs are dead once nothing was staged for a day; likewise those whose names tell of no node.
+    may be seen here: theirs are dead once nothing was staged for a day; likewise those whose names tell of no node, and
+    all where ``flock`` does not work.
     """
-    flags = os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW
     try:
         # Opening a FIFO would wait, unless only a directory will do.
-        fd = os.open(path, flags | os.O_DIRECTORY)
+        fd = os.open(path, _DIRECTORY | os.O_NOFOLLOW)
     except OSError:
         return False  # another user's, or another sweeper has removed it
     try:
@@ -216,7 +245,7 @@ def _is_dead(name: str, fd: int) -> bool:
     unlocked_yet = name.startswith(PREFIXES[1])
     age_s = time.time() - found.st_mtime
     prefix = PREFIXES[1] if unlocked_yet else PREFIXES[0]
-    if not is_of_this_node(name.removeprefix(prefix)):
+    if not is_of_this_node(name.removeprefix(prefix)) or not can_be_asked(fd):
         return age_s > DAY_S
     if unlocked_yet and age_s < STALE_S:
         return False
@@ -229,11 +258,26 @@ _all: list[Staging] = []
 def _remove_all() -> None:
     """Remove, at exit, what was not published: it was private to this process."""
     for staging in _all:
-        for path, _ in staging._made.values():
+        for path, _ in tuple(
+            staging._made.values()
+        ):  # a daemon thread may stage something at this moment
             remove_tree(path)
 
 
 atexit.register(_remove_all)
+
+
+def _remove_at_exit_of_worker() -> None:
+    """Have all removed at the end of a worker process of `multiprocessing`, as torch and a `DataLoader` start them.
+
+    One that was forked ends by `os._exit`, before `atexit` (CPython 3.10 to 3.14, `multiprocessing/popen_fork.py`).
+    """
+    process = sys.modules.get("multiprocessing.process")
+    if process is None or process.parent_process() is None:
+        return
+    from multiprocessing import util
+
+    util.Finalize(None, _remove_all, exitpriority=-1)
 
 
 @after_fork

@@ -202,3 +202,29 @@ def open_directory(fd: int, name: str) -> int:
         OSError: there is none, or this user may not.
     """
     return os.open(name, _LISTED, dir_fd=fd)
+
+
+def remove_tree_in(fd: int, name: str) -> None:
+    """Remove a directory that is in an open one and no link, with all that is in it; what cannot be removed stays."""
+    with suppress(OSError):
+        here = open_directory(fd, name)
+        try:
+            empty(here)
+        finally:
+            os.close(here)
+        os.rmdir(name, dir_fd=fd)
+
+
+def empty(fd: int) -> None:
+    """Remove all that is in an open directory; links are removed, not followed, and what cannot be removed stays.
+
+    Raises:
+        OSError: the directory cannot be listed.
+    """
+    with os.scandir(fd) as items:
+        for item in items:
+            if item.is_dir(follow_symlinks=False):
+                remove_tree_in(fd, item.name)
+            else:
+                with suppress(OSError):
+                    os.unlink(item.name, dir_fd=fd)

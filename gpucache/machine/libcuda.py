@@ -44,8 +44,10 @@ def _answer_of_child(environ: Mapping[str, str], timeout_s: float) -> str:
     """Run this file as a script of its own and return what it prints; ``""`` where it fails or takes too long."""
     import subprocess
     import threading
+    from contextlib import suppress
 
     from gpucache.environment import DEVICE_ORDER, VISIBLE_DEVICES
+    from gpucache.threads import start
 
     if not sys.executable:
         return ""
@@ -71,7 +73,8 @@ def _answer_of_child(environ: Mapping[str, str], timeout_s: float) -> str:
         if child.stdout is not None:
             child.stdout.close()
         reaper = threading.Thread(target=child.wait, name="gpucache-reap", daemon=True)
-        reaper.start()
+        with suppress(OSError):  # then Python's own `subprocess` reaps the child some time
+            start(reaper)
         return ""
     return answer if child.returncode == 0 else ""
 

@@ -28,6 +28,7 @@ from gpucache.machine.device import (
     fake_devices,
     requested_fakes,
 )
+from gpucache.threads import start
 
 # NVML's return codes (nvml.h 13.3.29). Compared as numbers: pynvml's errors are unhashable and compare badly.
 _NOT_SUPPORTED = 3
@@ -200,7 +201,7 @@ def _within(timeout_s: float) -> Snapshot:
         attempt = _running
         if attempt is None or attempt.outcome is not None:
             attempt = _Attempt()
-            attempt.start()
+            _start(attempt)
             # only now: every later caller would wait for an attempt that could not start
             _running = attempt
     attempt.join(timeout_s)
@@ -213,6 +214,14 @@ def _within(timeout_s: float) -> Snapshot:
     if isinstance(attempt.outcome, Snapshot):
         return attempt.outcome
     raise attempt.outcome
+
+
+def _start(attempt: _Attempt) -> None:
+    try:
+        start(attempt)
+    except OSError as error:
+        advice = "raise the limit of processes, or end some"
+        raise _Failure(Status.ERROR, f"NVML was not asked: {error.strerror}", advice) from error
 
 
 # ---- what NVML says

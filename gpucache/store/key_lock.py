@@ -15,12 +15,14 @@ import sys
 import threading
 import time
 from contextlib import contextmanager, suppress
+from functools import partial
 
 from gpucache.disk.door import SAFELY
 from gpucache.disk.files import make_directory
 from gpucache.disk.lock_place import open_lock_directory
-from gpucache.disk.locks import signature
+from gpucache.disk.locks import is_free, signature
 from gpucache.forks import after_fork
+from gpucache.threads import start
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -30,6 +32,7 @@ if TYPE_CHECKING:
     from gpucache.disk.within import Straight
 
 _BEAT_S = 0.5
+_LOOK_S = 0.05
 _TRIES = 100
 """So often in a row another holder may remove the lock file under whoever opens it; oftener, the disk shows no file."""
 _LOCK_FILE = os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW
@@ -61,7 +64,7 @@ class KeyLock:
         the lock, as `holding` does, gives None. ``what`` is what the lock is held for, for those who wait.
 
         Raises:
-            OSError: the file cannot be made or locked, or no thread started to beat for it.
+            OSError: the file cannot be made or locked, or no thread can be started that watches the frame.
         """
         opened = _open_locked(self.path, self._disk)
         if opened is None:
@@ -73,10 +76,11 @@ class KeyLock:
             self._code = frame.f_code
         try:
             _keeper.add(self)
-        except RuntimeError as error:
-            # no thread can be started: too many, or the interpreter is ending
-            self.release()
-            raise OSError(errno.EAGAIN, str(error)) from None
+        except OSError:
+            # Without a frame the lock is freed all the same, and soon: those who wait will not miss the beat.
+            if frame is not None:
+                self.release()
+                raise
         _sign(self._fd, what)
         return True
 
@@ -100,10 +104,8 @@ class KeyLock:
         """Sleep until the lock is freed; False once the holder has not beaten for ``stall_s``, or at the deadline.
 
         Wakes within milliseconds: a helper thread sleeps in ``flock(LOCK_SH)``, which wakes all waiters at once.
-        ``deadline`` is on the clock of `time.monotonic`.
-
-        Raises:
-            OSError: no thread can be started.
+        ``deadline`` is on the clock of `time.monotonic`. Where no thread can be started, the lock is looked at again
+        and again.
         """
         if time.monotonic() > deadline:
             # even if it looks free: a lock that can be shared and never taken would be tried for ever
@@ -113,13 +115,14 @@ class KeyLock:
         helper = threading.Thread(
             target=_wait_until_free, args=arguments, name="gpucache-wait", daemon=True
         )
+        is_freed = freed.wait
         try:
-            helper.start()
-        except RuntimeError as error:
-            raise OSError(errno.EAGAIN, str(error)) from None
+            start(helper)
+        except OSError:
+            is_freed = partial(_is_found_free, self.path)
         seen = _last_beat(self.path)
         since = time.monotonic()
-        while not freed.wait(_BEAT_S):
+        while not is_freed(_BEAT_S):
             beat = _last_beat(self.path)
             now = time.monotonic()
             if beat != seen:
@@ -300,6 +303,16 @@ def _wait_until_free(path: str, freed: threading.Event) -> None:
     freed.set()
 
 
+def _is_found_free(path: str, timeout_s: float) -> bool:
+    """Look at a lock now and then until it is free, or gone, or the time is over; tell whether it is free."""
+    end = time.monotonic() + timeout_s
+    while time.monotonic() < end:
+        time.sleep(_LOOK_S)
+        if is_free(path) or not os.path.lexists(path):
+            return True
+    return False
+
+
 class _Keeper:
     """The locks that this process holds, and the thread that beats for them."""
 
@@ -314,13 +327,13 @@ class _Keeper:
         """Beat for a lock from now on, until it is released.
 
         Raises:
-            RuntimeError: no thread can be started.
+            OSError: no thread can be started.
         """
         with self.mutex:
             self.locks.add(lock)
             if self._thread is None:
                 thread = threading.Thread(target=self._run, name="gpucache-beat", daemon=True)
-                thread.start()
+                start(thread)
                 self._thread = thread
 
     def _run(self) -> None:
@@ -348,11 +361,11 @@ _keeper = _Keeper()
 def _after_fork_in_child() -> None:
     """Close the parent's lock files in the child, which neither holds nor frees them: LOCK_UN would free them."""
     global _keeper
-    for lock in _keeper.locks:
+    for lock in tuple(_keeper.locks):  # to close one may collect garbage, which releases another
         if lock._fd is not None:
             _close_both(lock._fd, lock._here)
             lock._fd = None
-    for fd in _keeper.waiting:
+    for fd in tuple(_keeper.waiting):
         with suppress(OSError):
             os.close(fd)
     _keeper = _Keeper()

@@ -34,6 +34,7 @@ from gpucache.store.manifest import MANIFEST, Manifest
 from gpucache.store.quarantine import in_quarantine
 from gpucache.store.recency import LEAST_GRACE_S, STAMP_S, is_recent, oldest_first
 from gpucache.store.size import GROUP_BYTES, Total, set_total, updated
+from gpucache.threads import start
 
 _SHARE, _MOST = 0.1, 50 * 2**30
 _LOW = 0.9
@@ -124,8 +125,8 @@ class Limit:
                 return
             self._due = False
             self._thread = threading.Thread(target=self.turn, name="gpucache-limit")
-            with suppress(RuntimeError):  # no thread can be started: the interpreter is ending
-                self._thread.start()
+            with suppress(OSError):  # then a later turn
+                start(self._thread)
 
     def turn(self) -> None:
         """Evict for 200 ms at most, unless another process does. Never raises for what the disk says.

@@ -16,7 +16,6 @@ import logging
 import os
 import sys
 import threading
-import weakref
 
 from gpucache import environment
 from gpucache.errors import CacheMissError
@@ -28,7 +27,7 @@ from gpucache.store.lookup import find
 from gpucache.store.manifest import entry_path
 from gpucache.triton.knobs import bakes_paths, ignores_cache, overriding
 from gpucache.triton.location import Location, locate
-from gpucache.triton.staged import Staged
+from gpucache.triton.staged import Staged, finish_with
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -253,7 +252,7 @@ class DeviceCacheManager(CacheManager):
         if self._staged is None:
             shareable = self._location.mode == "shared" and not ignores_cache()
             self._staged = Staged(self._location, shareable)
-            weakref.finalize(self, Staged.finish, self._staged)
+            finish_with(self, self._staged)
         return self._staged
 
 

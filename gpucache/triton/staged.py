@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import atexit
 import hashlib
 import os
 import time
+import weakref
+from contextlib import suppress
 
 from gpucache.disk.files import remove_tree
 from gpucache.kernels.group import STANDALONE
@@ -94,6 +97,36 @@ class Staged:
                 group[name] = f"{self.published}/{name}"
         for home in self.homes:
             remove_tree(home)
+
+
+_unfinished: dict[weakref.ref[object], Staged] = {}
+"""By a reference to the manager object: what it has staged, until that object goes."""
+
+
+def finish_with(manager: object, staged: Staged) -> None:
+    """Have `Staged.finish` called once a manager object has gone, or at exit.
+
+    `weakref.finalize` would do so, but walks through its list at exit while a daemon thread may still compile, and so
+    add to it: then it raises, and finishes nothing (CPython 3.10 to 3.14, `Lib/weakref.py` `_select_for_exit`).
+    """
+    _unfinished[weakref.ref(manager, _finish)] = staged
+
+
+def _finish(gone: weakref.ref[object]) -> None:
+    staged = _unfinished.pop(gone, None)
+    if staged is not None:
+        staged.finish()
+
+
+def _finish_all() -> None:
+    # One at a time, since other threads may add and take away.
+    for _ in range(len(_unfinished)):
+        with suppress(KeyError):
+            _, staged = _unfinished.popitem()
+            staged.finish()
+
+
+atexit.register(_finish_all)
 
 
 def executable(directory: str) -> bool:
