@@ -1,0 +1,102 @@
+"""Two nodes on one root, each by a mount of its own whose locks the other does not see: a real FUSE (bindfs)."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from support.fuse import same_directory
+from support.nodes import Node
+from support.processes import PATIENCE_S
+from support.ranks import KERNELS, PLUGIN
+
+from gpucache.store.lookup import sound
+
+pytestmark = [pytest.mark.compiles, pytest.mark.fuse]
+BOOT_IDS = ("0badcafe-0000-4000-8000-000000000001", "0badbeef-0000-4000-8000-000000000002")
+
+
+class Two:
+    """Two nodes, and the path at which both have the root."""
+
+    def __init__(self, nodes: list[Node], root: Path) -> None:
+        self.nodes = nodes
+        self.root = root
+        self.environ = {
+            **os.environ,
+            **PLUGIN,
+            "GPUCACHE_DIR": str(root),
+            "GPUCACHE_LOG": "warning",
+            "TRITON_CACHE_DIR": f"{root}/triton/0",
+        }
+
+    def rank(self, number: int, **more: str) -> subprocess.Popen[str]:
+        """A process on a node that compiles two kernels once it is told to."""
+        process = self.nodes[number].start(KERNELS, 2, 90, env=self.environ | more)
+        assert process.stdout is not None
+        said = process.stdout.readline()
+        assert said == "ready\n", process.communicate()
+        return process
+
+
+@pytest.fixture
+def two(fuse: None, triton: None, tmp_path: Path) -> Iterator[Two]:
+    at = tmp_path / "at"
+    at.mkdir()
+    shared = tmp_path / "shared"
+    shared.mkdir(mode=0o700)
+    with (
+        same_directory(shared, tmp_path / "first") as first,
+        same_directory(shared, tmp_path / "second") as second,
+    ):
+        nodes = []
+        for name, boot_id, shown in zip(("one", "two"), BOOT_IDS, (first, second), strict=True):
+            file = tmp_path / f"boot-id-{name}"
+            file.write_text(boot_id + "\n")
+            nodes.append(Node(name, file, shown, at))
+        yield Two(nodes, at / "root")
+
+
+def ended(process: subprocess.Popen[str]) -> dict[str, object]:
+    out, err = process.communicate("\n", timeout=2 * PATIENCE_S)
+    assert process.returncode == 0, err
+    assert err == ""
+    said: dict[str, object] = json.loads(out.splitlines()[-1])
+    return said
+
+
+def test_neither_takes_what_the_other_has_staged_and_both_publish(two: Two, tmp_path: Path) -> None:
+    """The second one sweeps, compiles and ends while the first one is in the middle of its compile."""
+    slow = two.rank(0, KERNELS_AT="make_ptx:block")
+    assert slow.stdin is not None
+    assert slow.stdout is not None
+    slow.stdin.write("\n")
+    slow.stdin.flush()
+    assert slow.stdout.readline() == "at make_ptx\n"
+    quick = ended(two.rank(1))
+    assert quick["compiled"] == 2
+    first = ended(slow)
+    assert first["digests"] == quick["digests"]
+    for number in (0, 1):
+        assert ended(two.rank(number))["compiled"] == 0
+    found = list((tmp_path / "shared/root/gpucache/v1/store").glob("*/*"))
+    assert len(found) == 2
+    assert all(sound(str(path), True, 0.0) for path in found)
+
+
+def test_doctor_tells_of_the_other_node(two: Two) -> None:
+    provision = ("-m", "gpucache", "provision")
+    for node in two.nodes:
+        done = node.start(*provision, env=two.environ)
+        _, err = done.communicate(timeout=PATIENCE_S)
+        assert done.returncode == 0, err
+    doctor = two.nodes[0].start("-m", "gpucache", "doctor", "--json", env=two.environ)
+    out, err = doctor.communicate(timeout=PATIENCE_S)
+    (finding,) = [
+        finding for finding in json.loads(out)["findings"] if finding["code"] == "other-nodes"
+    ]
+    assert finding["fact"].startswith("node two use it too, and locks on its mount (fuse")
