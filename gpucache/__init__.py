@@ -20,7 +20,7 @@ joined by ``|`` do not know each other:
   | `layout`: where everything is in a root, and what names look like
 - `environment`: every environment variable: its name, and how its value is read
 - `errors`, `forks`, `threads`, `log` (with `stderr_log`), `units`, `findings`; `values` (frozen values that start
-  fast), `once`
+  fast), `once`, `escapes` (texts of anybody's, made safe to show)
 - `site`: no package; on `PYTHONPATH` under `gpucache run`, where it turns the plug-in on in any Python of a job
 """
 

@@ -7,6 +7,8 @@ from __future__ import annotations
 
 import os
 
+from gpucache.escapes import printable
+
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -37,9 +39,16 @@ def tell(level: int, message: str, *words: object) -> None:
 
         while _before_first_line:
             _before_first_line.pop(0)()
-        logging.getLogger("gpucache").log(level, message, *words)
+        log = logging.getLogger("gpucache")
+        if log.isEnabledFor(level):
+            log.log(level, message, *map(_shown, words))
     except Exception:
         return  # to log that would raise again
+
+
+def _shown(word: object) -> object:
+    """A word of a line: a number as it is, and of a name, a path or an error a text that is safe to show anywhere."""
+    return word if isinstance(word, (int, float)) else printable(str(word))
 
 
 _tells_alone = False

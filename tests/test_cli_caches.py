@@ -20,6 +20,7 @@ from support.trees import everything_below
 from walk import bare_walk
 
 from gpucache import units
+from gpucache.escapes import printable
 from gpucache.store.manifest import MANIFEST, entry_path
 
 CHANGING = [["prune", "--max-entries", "0"], ["clean"]]
@@ -763,7 +764,9 @@ class TestRoots:
         assert "\x1b[31m" not in seen
         assert here("ls", "--root", odd).rows == []
 
-    def test_paths_of_any_bytes_are_printed_as_they_are(self, here, root, tmp_path):
+    def test_paths_of_any_bytes_are_escaped_in_a_table_and_whole_in_json(
+        self, here, root, tmp_path
+    ):
         odd = os.fsencode(tmp_path) + b"/n\xc3\xbc-\xff"
         os.rename(root, odd)
         (stray := Path(os.fsdecode(odd)) / "triton/0" / "tmp.gpucache-\udcfe").mkdir()
@@ -771,12 +774,13 @@ class TestRoots:
         assert here("prune", "--dry-run", "--root", odd).rows[0][:3] == [
             "sweep",
             "aside",
-            str(stray),
+            printable(str(stray)),
         ]
+        assert os.fsencode(here("prune", "-n", "--json", "--root", odd).json["root"]) == odd
 
 
 def _one_line(text: str) -> str:
-    return text.replace("\t", "\\t").replace("\n", "\\n")
+    return printable(text)
 
 
 # ---- the process

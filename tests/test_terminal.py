@@ -13,10 +13,10 @@ from gpucache.cli.terminal import (
     check_answerable,
     print_findings,
     print_table,
-    printable,
     progress,
     say,
 )
+from gpucache.escapes import printable
 from gpucache.findings import Finding
 
 
@@ -146,9 +146,11 @@ class TestTables:
         print_table(("name",), [("é",)])
         assert stdout.seen.splitlines()[1].rstrip() == "\\xe9"
 
-    def test_piped_each_row_is_one_line_of_raw_cells(self, capfdbinary):
-        print_table(("name", "path"), [("é", "n\udcff"), ("a\tb", "c\nd\r")])
-        assert capfdbinary.readouterr().out == "é\t".encode() + b"n\xff\n" + b"a\\tb\tc\\nd\\r\n"
+    def test_piped_each_row_is_one_line_that_commands_no_terminal(self, capfdbinary):
+        """The next program of the pipe may be `cat`."""
+        print_table(("name", "path"), [("é", "n\udcff"), ("a\tb", "c\nd\r\x1b[2J\u202e")])
+        said = b"n\\udcff\n" + b"a\\tb\tc\\nd\\r\\x1b[2J\\u202e\n"
+        assert capfdbinary.readouterr().out == "é\t".encode() + said
 
     def test_no_rows_are_no_output_when_piped(self, capfdbinary):
         print_table(("name",), [])

@@ -6,6 +6,8 @@ import os
 import sys
 import time
 
+from gpucache.escapes import printable
+
 TYPE_CHECKING = False  # commands that print one path start without typing, json and click
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection, Mapping, Sequence
@@ -20,7 +22,6 @@ if TYPE_CHECKING:
     from gpucache.findings import Finding
 
 _SHORT = ("key", "arch", "triton", "files", "size", "used")
-_BREAKS = "\t\n\r"
 _PATIENCE_S, _DRAWN_S = 1.0, 0.1
 """For how long no bar is shown, and how often it is drawn then."""
 
@@ -46,7 +47,8 @@ def complain_of_defect() -> None:
     """Show the exception that is being handled, which no part of gpucache expected."""
     import traceback
 
-    traceback.print_exc()
+    for line in traceback.format_exc().splitlines():
+        say(line)
     say("error: this is a defect of gpucache; the lines above tell its developers where")
 
 
@@ -295,27 +297,9 @@ def _table(
     return table
 
 
-def printable(text: str) -> str:
-    """The text, in which each letter that would move the cursor, or cannot be shown, is an escape."""
-    if text.isprintable():
-        return text
-    letters = []
-    for letter in text:
-        letters.append(letter if letter.isprintable() else _escape(letter))
-    return "".join(letters)
-
-
 def _line(cells: Sequence[str]) -> str:
-    """The cells on one line, with tabs between them; a tab or an end of a line in a cell becomes an escape."""
-    return "\t".join(_without_breaks(cell) for cell in cells)
+    """The cells on one line, with tabs between them: nothing that is in a cell ends or splits that.
 
-
-def _without_breaks(cell: str) -> str:
-    for letter in _BREAKS:
-        if letter in cell:
-            cell = cell.replace(letter, _escape(letter))
-    return cell
-
-
-def _escape(letter: str) -> str:
-    return letter.encode("unicode_escape").decode()
+    Nor can it command the terminal to which the next program of the pipe writes. JSON has the very letters.
+    """
+    return "\t".join(map(printable, cells))
