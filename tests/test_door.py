@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import fcntl
+import io
 import os
 import re
 from collections.abc import Callable, Iterator
@@ -291,3 +292,14 @@ def test_only_a_regular_file_is_read_and_no_more_than_was_asked_for(tmp_path):
         with pytest.raises(OSError):
             door.read_limited(str(tmp_path / str(number)), 100)
         assert os.listdir("/proc/self/fd") == before
+
+
+def test_a_file_that_cannot_be_read_now_is_an_error_of_the_disk(tmp_path, monkeypatch):
+    """Python gives None for what a descriptor opened with ``O_NONBLOCK`` has not got yet."""
+
+    class NotNow(io.BytesIO):
+        def read(self, *_: object) -> None:
+            return None
+
+    with pytest.raises(BlockingIOError):
+        door.read_some(NotNow())

@@ -922,6 +922,24 @@ def test_even_our_defect_ends_in_a_compile_of_ones_own(manager, monkeypatch, cap
     assert "a defect" in caplog.text
 
 
+def test_even_a_defect_where_the_cache_is_chosen_ends_in_a_compile_of_ones_own(
+    manager, monkeypatch, caplog
+):
+    def broken(*_, **__):
+        raise LookupError("unknown encoding: ascii")
+
+    monkeypatch.setattr("gpucache.triton.manager.locate", broken)
+    monkeypatch.setattr("gpucache.triton.manager._locations", {})
+    monkeypatch.setattr(log, "_warned", set())
+    with caplog.at_level(logging.WARNING, "gpucache"):
+        one = manager()
+        assert one.get_group("scaled.json") is None
+        group = {name: one.put("{}", name) for name in ("scaled.cubin", "scaled.json")}
+        one.put_group("scaled.json", group)
+    assert Path(group["scaled.json"]).read_text() == "{}"
+    assert "unknown encoding" in caplog.text
+
+
 # ---- what is logged
 
 

@@ -10,6 +10,10 @@ import errno
 import os
 import stat
 
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import BinaryIO
+
 SAFELY = (
     os.O_CLOEXEC
     | getattr(os, "O_NONBLOCK", 0)  # a FIFO is opened at once
@@ -63,8 +67,20 @@ def read_limited(path: str, most_bytes: int) -> bytes:
         OSError: the file cannot be read, is no regular file, or is longer than ``most_bytes``.
     """
     with open(path, "rb", opener=opener) as file:
-        data = file.read(most_bytes + 1)
+        data = read_some(file, most_bytes + 1)
     if len(data) > most_bytes:
         message = os.strerror(errno.EFBIG)
         raise OSError(errno.EFBIG, message, path)
+    return data
+
+
+def read_some(file: BinaryIO, most_bytes: int = -1) -> bytes:
+    """Read so many bytes of a file that was opened by `opener`, or all.
+
+    Raises:
+        OSError: the file cannot be read, or not now: of a file opened with ``O_NONBLOCK`` Python then gives None.
+    """
+    data: bytes | None = file.read(most_bytes)
+    if data is None:
+        raise BlockingIOError(errno.EAGAIN, os.strerror(errno.EAGAIN))
     return data

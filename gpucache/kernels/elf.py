@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import struct
 
-from gpucache.disk.door import opener
+from gpucache.disk.door import opener, read_some
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -29,7 +29,7 @@ def is_whole_elf(path: str, opener: Opener = opener) -> bool:
     A cubin or library that was cut would otherwise be taken for good: Triton checks that it exists, no more.
     """
     with open(path, "rb", opener=opener) as file:
-        head = file.read(HEAD_BYTES)
+        head = read_some(file, HEAD_BYTES)
         size = file.seek(0, os.SEEK_END)
     return is_whole(head, size)
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import os
 
-from gpucache.disk.door import GROUP_FILE_BYTES, open_regular
+from gpucache.disk.door import GROUP_FILE_BYTES, open_regular, read_some
 from gpucache.disk.files import write_new
 from gpucache.disk.reading import read
 
@@ -71,7 +71,7 @@ def begins_as_group(name: str, here: int) -> bool:
     """
     fd, _ = open_regular(name, os.O_RDONLY, here)
     with open(fd, "rb") as file:
-        return b'"child_paths"' in file.read(_HEAD_BYTES)
+        return b'"child_paths"' in read_some(file, _HEAD_BYTES)
 
 
 def write_group(directory: str, final: str, group: str | None, names: Iterable[str]) -> None:

@@ -15,7 +15,7 @@ from collections.abc import Mapping, Sequence
 from operator import itemgetter
 from typing import Any, NamedTuple
 
-from gpucache.disk.door import opener
+from gpucache.disk.door import opener, read_some
 from gpucache.disk.files import write_new
 from gpucache.kernels.group import are_plain
 from gpucache.layout import paths
@@ -287,7 +287,7 @@ def digest_of(path: str) -> str:
         OSError: the file cannot be read, or is no regular file.
     """
     with open(path, "rb", opener=opener) as file:
-        digest = hashlib.sha256(file.read())
+        digest = hashlib.sha256(read_some(file))
     return digest.hexdigest()
 
 

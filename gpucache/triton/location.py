@@ -148,6 +148,20 @@ def locate(directory: str | None, environ: Mapping[str, str]) -> Location:
     )
 
 
+def nowhere(directory: str | None) -> Location:
+    """A location in which nothing is read or kept; neither the disk nor the environment is asked."""
+    return Location(
+        directory=directory or os.devnull,
+        views=directory or os.devnull,
+        root=os.devnull,
+        locks=LockPlace(os.devnull),
+        staging=_staging("/dev/shm"),
+        stats=Stats(None, ""),
+        mode="private",
+        limit=Limit(os.devnull, LockPlace(os.devnull), 0),
+    )
+
+
 def _label(chosen: _Chosen) -> str:
     """What the device directory is called in the counters."""
     root = os.path.realpath(chosen.root)

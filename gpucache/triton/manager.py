@@ -21,12 +21,12 @@ from gpucache import environment
 from gpucache.errors import CacheMissError
 from gpucache.forks import after_fork
 from gpucache.kernels.group import STANDALONE
-from gpucache.log import tell
+from gpucache.log import tell, warn_once
 from gpucache.stderr_log import configure
 from gpucache.store.lookup import find
 from gpucache.store.manifest import entry_path
 from gpucache.triton.knobs import bakes_paths, ignores_cache, overriding
-from gpucache.triton.location import Location, locate
+from gpucache.triton.location import Location, locate, nowhere
 from gpucache.triton.staged import Staged, finish_with
 
 TYPE_CHECKING = False
@@ -298,9 +298,18 @@ def current_location() -> Location:
     location = _locations.get(directory)
     if location is None:
         with _settling:
-            location = _locations.get(directory) or _settled(directory)
+            location = _locations.get(directory) or _settled_at_all(directory)
             _locations[directory] = location
     return location
+
+
+def _settled_at_all(directory: str | None) -> Location:
+    """Where to cache; where even that cannot be told, each kernel is compiled for this process alone."""
+    try:
+        return _settled(directory)
+    except Exception as error:
+        warn_once("the cache cannot be found", error)
+        return nowhere(directory)
 
 
 def _settled(directory: str | None) -> Location:
