@@ -7,18 +7,14 @@ from __future__ import annotations
 
 import os
 import random
-import sys
 import threading
 import time
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from support.faults import TESTS, built
+from support.faults import built
 from support.processes import PATIENCE_S
 from support.warm import WarmProcess, WarmPython
-
-import gpucache
 
 pytestmark = [pytest.mark.compiles, pytest.mark.faults]
 
@@ -119,13 +115,9 @@ class Soak:
 
 
 @pytest.fixture
-def soak(tmp_path: Path, triton: None, request: pytest.FixtureRequest) -> Iterator[Soak]:
-    paths = [str(Path(gpucache.__file__).parents[1]), str(TESTS), *filter(None, sys.path)]
-    environ = {**os.environ, "PYTHONPATH": os.pathsep.join(paths)}
-    python = WarmPython([sys.executable], "import support.soak", environ)
+def soak(tmp_path: Path, soaking: WarmPython, request: pytest.FixtureRequest) -> Soak:
     seed = int(request.config.getoption("--faults-seed"))
-    yield Soak(tmp_path, python, built(tmp_path), seed)
-    python.close()
+    return Soak(tmp_path, soaking, built(tmp_path), seed)
 
 
 def test_launches_removals_repairs_and_kills_at_once(soak, request):
