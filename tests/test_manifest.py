@@ -6,7 +6,7 @@ import json
 from typing import Any
 
 import pytest
-from hypothesis import given
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from support.trees import Cache
 
@@ -14,7 +14,14 @@ from gpucache import environment
 from gpucache.diagnosis.why_missed import why_missed
 from gpucache.report import scan
 from gpucache.store.lookup import sound
-from gpucache.store.manifest import MANIFEST, Facts, Manifest, Published, parse_manifest
+from gpucache.store.manifest import (
+    MANIFEST,
+    Facts,
+    Manifest,
+    Published,
+    parse_manifest,
+    write_manifest,
+)
 from gpucache.upkeep.verify import verify
 
 FACTS = Facts("add", "add.json", "cuda:90", "3.9.0", 0.25, "cpython-311")
@@ -120,3 +127,44 @@ def test_all_four_readers_agree(tmp_path, wrong):
     plugin = {environment.MANAGER.name: environment.OUR_MANAGER, environment.SHARE.name: "1"}
     codes = {finding.code for finding in why_missed(str(cache.entry), root, plugin)}
     assert "manifest-torn" in codes
+
+
+ODD = st.text() | st.sampled_from(
+    ["\x1b[31m", "\0", "", "n" * 300, "a/b", "..", "\ud800", "x" * 2**20]
+)
+
+
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None)
+@given(
+    st.builds(
+        Facts,
+        kernel=ODD,
+        group=st.none() | st.just("add.json") | ODD,
+        target=st.none() | ODD,
+        triton_version=st.none() | ODD,
+        compile_s=st.none() | st.floats(),
+        tag=ODD,
+    ),
+    st.none() | ODD,
+    ODD,
+)
+def test_a_manifest_that_no_reader_would_take_is_not_written(tmp_path_factory, facts, origin, name):
+    """Its entry would be no hit for anybody, and compiled again for ever."""
+    directory = tmp_path_factory.mktemp("entry")
+    manifest = WHOLE._replace(
+        facts=facts, listed={**FILES, name: FILES["add.cubin"]}, origin=origin
+    )
+    try:
+        write_manifest(str(directory), manifest)
+    except OSError:
+        assert list(directory.iterdir()) == []
+    else:
+        assert read((directory / MANIFEST).read_bytes()) == manifest
+
+
+def test_an_entry_that_would_be_no_hit_is_not_published(tmp_path):
+    cache = Cache(tmp_path)
+    with pytest.raises(OSError, match="could not be read again"):
+        cache.publish(facts=FACTS._replace(kernel="\x1b[31madd", group=None))
+    assert not cache.entry.exists()
+    assert not cache.left()

@@ -15,6 +15,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 from support.processes import PATIENCE_S, SPAWN
 
 from gpucache.layout import paths
@@ -432,3 +434,22 @@ class TestCommand:
             ["3", "1"],
             ["all", "3"],
         ]
+
+
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None)
+@given(
+    st.text(min_size=1, max_size=300).filter(lambda text: "/" not in text),
+    st.dictionaries(st.sampled_from(counts.COUNTERS), st.integers(0, 10**9 - 1), min_size=1),
+    st.dictionaries(st.sampled_from(counts.SECONDS), st.floats()),
+)
+def test_whatever_is_counted_is_read(tmp_path_factory, device, numbers, seconds):
+    root = str(tmp_path_factory.mktemp("root"))
+    counters = Stats(paths.ours(root, "stats"), device)
+    for name, amount in {**numbers, **seconds}.items():
+        counters.add(name, amount)
+    counters.flush()
+    (values,) = totals(root).values() or [{}]
+    for name, amount in numbers.items():
+        assert values.get(name, 0) == amount
+    for name, amount in seconds.items():
+        assert values.get(name, 0) == (amount if 0 <= amount < stats.MOST_AT_ONCE else 0)

@@ -295,6 +295,11 @@ def write_manifest(directory: str, manifest: Manifest) -> None:
     """Write the manifest of a directory that is not an entry yet.
 
     Raises:
-        OSError: the disk refused; nothing is left.
+        OSError: the disk refused, or no reader would take the manifest, so that the entry would be compiled again for
+            ever; nothing is left.
     """
-    write_new(f"{directory}/{MANIFEST}", manifest.encoded())
+    path = f"{directory}/{MANIFEST}"
+    data = manifest.encoded()
+    if len(data) > MOST_BYTES or parse_manifest(data) is None:
+        raise OSError(errno.EINVAL, "a manifest with these names could not be read again", path)
+    write_new(path, data)

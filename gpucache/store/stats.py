@@ -33,6 +33,8 @@ if TYPE_CHECKING:
     ]
 
 _FLUSH_S = 2.0
+MOST_AT_ONCE = 1e9
+"""More seconds than a compile or a wait takes: thirty years."""
 
 
 class Stats:
@@ -58,7 +60,12 @@ class Stats:
         self._written: Values = {}
 
     def add(self, name: Counter, amount: float = 1, *, now: bool = False) -> None:
-        """Add to a counter; with ``now``, or two seconds after the last time, the counters are written to the file."""
+        """Add to a counter; with ``now``, or two seconds after the last time, the counters are written to the file.
+
+        An amount that makes no sense, as a damaged manifest may name, counts as nothing: no reader would take the sum.
+        """
+        if not 0 <= amount < MOST_AT_ONCE:
+            amount = 0
         due = now or time.monotonic() - self._flushed > _FLUSH_S
         if due and self._hour != this_hour():
             self._begin_hour()
