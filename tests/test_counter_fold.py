@@ -15,7 +15,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
-from support.every_call import SCRIPT, EveryCall
+from support.every_call import SCRIPT
 from support.processes import PATIENCE_S, SPAWN
 
 from gpucache.disk.node import node_id
@@ -651,8 +651,7 @@ mark("end")
 )
 
 
-@pytest.mark.kills
-def test_a_fold_that_is_killed_at_any_moment_changes_no_sum(strace, tmp_path):
+def test_a_fold_that_is_killed_at_any_moment_changes_no_sum(every_call):
     """A kill before each system call of a fold, one that takes files of every kind."""
 
     def start(home: Path) -> list[object]:
@@ -678,7 +677,7 @@ def test_a_fold_that_is_killed_at_any_moment_changes_no_sum(strace, tmp_path):
         left = [name for name in names(paths.ours(str(root), "stats")) if name.endswith("folded")]
         assert len(left) == 1, line
 
-    EveryCall(strace, tmp_path).killed_everywhere(FOLDING, start, check, 14)
+    every_call.killed_everywhere(FOLDING, start, check, 14)
 
 
 COUNTING = (
@@ -699,8 +698,7 @@ mark("end")
 )
 
 
-@pytest.mark.kills
-def test_a_process_that_is_killed_at_any_moment_loses_what_it_had_not_written(strace, tmp_path):
+def test_a_process_that_is_killed_at_any_moment_loses_what_it_had_not_written(every_call):
     def start(home: Path) -> list[object]:
         counted(paths.ours(str(home / "root"), "stats"), 10)
         (home / "counted").touch()
@@ -713,7 +711,7 @@ def test_a_process_that_is_killed_at_any_moment_loses_what_it_had_not_written(st
         fold(str(root))
         assert 10 + told <= hits(root) <= 11 + told, line
 
-    EveryCall(strace, tmp_path).killed_everywhere(COUNTING, start, check, 20)
+    every_call.killed_everywhere(COUNTING, start, check, 20)
 
 
 # ---- everything at once

@@ -17,8 +17,9 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from support.every_call import SCRIPT
 from support.processes import PATIENCE_S
-from support.trees import KERNEL, OLD, Tree, set_used
+from support.trees import KERNEL, OLD, Tree, set_used, whole_or_no_hit
 from support.writers import put_kernel
 
 from gpucache import log
@@ -149,6 +150,18 @@ class TestCounting:
         (root / "gpucache/v1/stats/size").write_bytes(text)
         kept.viewed()
         kept.turn()
+        assert total(root) == counted(str(root))
+
+    @pytest.mark.parametrize("size", [b"1e30", b"-5", b"9" * 60])
+    def test_a_size_that_no_store_has_evicts_nothing_and_is_counted_anew(self, trees, root, size):
+        """Taken at its word, it would let every entry go."""
+        kept = keeping(root, 10**9)
+        kept.viewed()
+        now = b"%d" % time.time()
+        (root / "gpucache/v1/stats/size").write_bytes(b"[%b,true,%b]" % (size, now))
+        kept.viewed()
+        kept.turn()
+        assert len(stored(root)) == len(trees)
         assert total(root) == counted(str(root))
 
     def test_it_is_counted_anew_after_a_day_and_after_a_prune(self, trees, root):
@@ -814,3 +827,92 @@ class TestQuarantine:
         directory.symlink_to(outside)
         kept.turn()
         assert (outside / "mine").read_text() == "mine"
+
+
+# ---- every system call
+
+TURN = (
+    SCRIPT
+    + """
+from gpucache.disk.lock_place import LockPlace
+from gpucache.store import limit
+limit._TURN_S = 60.0
+root = sys.argv[1] + "/root"
+kept = limit.Limit(root, LockPlace(root), int(sys.argv[2]), 600.0)
+mark("begin")
+kept.turn()
+mark("end")
+"""
+)
+
+
+def test_a_turn_that_is_killed_at_any_system_call_leaves_whole_entries_to_the_next_turn(
+    every_call, stock
+):
+    """What the file says is never less than what is there, so that the next turn brings the store under its limit."""
+
+    def start(home: Path) -> list[object]:
+        made = [Tree(home, letter * 52) for letter in LETTERS[:3]]
+        for number, one in enumerate(made):
+            set_used(one.entry, OLD + number)
+        return [counted(str(home / "root")) // 2]
+
+    def check(home: Path, line: str) -> None:
+        root = home / "root"
+        for letter in LETTERS[:3]:
+            for directory in (
+                entry_path(str(root), letter * 52),
+                *root.glob(f"triton/*/{letter * 52}"),
+            ):
+                whole_or_no_hit(Path(directory), stock, dict(KERNEL), line)
+        for entry in root.glob("gpucache/v1/store/*/*"):
+            if (entry / MANIFEST).exists():
+                set_used(entry, OLD)  # those looks were uses
+        now = updated(str(root), 0)
+        assert now is not None, line
+        assert now.stale or now.size_bytes >= counted(str(root)), line
+        most = 3 * counted_of_one // 2
+        kept = keeping(root, most)
+        kept.refused()
+        kept.turn()
+        assert counted(str(root)) <= most, line
+        count_anew_later(str(root))
+        kept.turn()
+        assert total(root) == counted(str(root)), line
+
+    Tree(every_call._base / "one", "A" * 52)
+    counted_of_one = counted(str(every_call._base / "one/root"))
+    every_call.killed_everywhere(TURN, start, check, least=20)
+
+
+PUT = (
+    SCRIPT
+    + """
+from gpucache.disk.lock_place import LockPlace
+from gpucache.store.limit import Limit
+root = sys.argv[1] + "/root"
+kept = Limit(root, LockPlace(root), 10**9)
+mark("begin")
+for _ in range(3):
+    kept.viewed()
+mark("end")
+"""
+)
+
+
+@pytest.mark.parametrize("there", [False, True], ids=["first", "later"])
+def test_a_put_that_is_killed_at_any_system_call_leaves_a_size_that_makes_sense(every_call, there):
+    def start(home: Path) -> list[object]:
+        (home / "root").mkdir()
+        if there:
+            updated(str(home / "root"), 5000, anew=True)
+        return []
+
+    def check(home: Path, line: str) -> None:
+        before = 5000 if there else 0
+        now = updated(str(home / "root"), 0)
+        assert now is not None, line
+        assert now.size_bytes in [before + times * GROUP_BYTES for times in range(4)], line
+        assert now.stale is not there, line
+
+    every_call.killed_everywhere(PUT, start, check, least=6)

@@ -17,6 +17,7 @@ from gpucache.layout import paths
 _COUNTED_S = 86400.0
 _LENGTH = 96
 _TRIES, _TRY_S = 100, 0.001
+_MOST_BYTES = 2**60  # taken at its word, a number that no store has would let every entry go
 
 GROUP_BYTES = 1024
 """What a view takes that is not linked to the store: its group file, about."""
@@ -151,6 +152,7 @@ def _parsed(text: bytes) -> Total:
     """The total in the content of the file; nothing, never counted, where the content makes no sense."""
     try:
         size, draining, when = json.loads(text)
-        return Total(int(size), bool(draining), float(when))
+        total = Total(int(size), bool(draining), float(when))
     except (ValueError, TypeError, OverflowError):
         return Total()
+    return total if 0 <= total.size_bytes < _MOST_BYTES else Total()
