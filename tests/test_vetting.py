@@ -253,6 +253,11 @@ class TestAnotherUser:
             vet(str(mine), NOBODY_ELSE)
         assert caught.value.path == str(theirs)
 
+    def test_another_users_file_or_directory_is_named_by_his_uid(self, home):
+        theirs = directory(home / "bob", 0o755, 65534)
+        with acting_as(BOB), pytest.raises(UnsafeDirectoryError, match="belongs to uid 65534, not"):
+            vet(str(theirs), NOBODY_ELSE)
+
     @pytest.mark.parametrize("owner", [0, ADA])
     def test_a_link_of_roots_or_ones_own_is_fine(self, home, owner):
         own = directory(home / "ada", 0o700, ADA)

@@ -145,7 +145,7 @@ def vet_file(path: str, trust: Trust) -> None:
     if not stat.S_ISREG(found.st_mode):
         raise UnsafeDirectoryError(path, "is not a plain file", hint)
     if not trust.covers(found.st_uid):
-        fact = f"belongs to uid {found.st_uid}, not to uid {os.geteuid()}"
+        fact = f"belongs to {_user(found.st_uid)}, not to uid {os.geteuid()}"
         raise UnsafeDirectoryError(path, fact, hint)
     if _is_open_to_all(found, trust):
         raise UnsafeDirectoryError(path, "everybody may write it", hint)
@@ -155,10 +155,10 @@ def _vet_directory(path: str, found: os.stat_result, trust: Trust) -> None:
     _refuse_no_directory(path, found)
     if not trust.covers(found.st_uid):
         uid = found.st_uid
-        fact = f"belongs to uid {uid}, not to uid {os.geteuid()}, and a cache is executed"
-        hint = (
-            f"set {ROOT} to a directory of your own, or {TRUST_UIDS}={uid} if you trust that user"
-        )
+        fact = f"belongs to {_user(uid)}, not to uid {os.geteuid()}, and a cache is executed"
+        hint = f"set {ROOT} to a directory of your own"
+        if not _is_unmapped(uid):  # which would be to trust any number of users
+            hint += f", or {TRUST_UIDS}={uid} if you trust that user"
         raise UnsafeDirectoryError(path, fact, hint)
     if _is_open_to_all(found, trust):
         mode = stat.S_IMODE(found.st_mode)
@@ -192,8 +192,35 @@ def _vet_link(path: str, found: os.stat_result, links: int) -> None:
     if found.st_uid not in (os.geteuid(), 0):
         raise UnsafeDirectoryError(
             path,
-            f"is a symbolic link of uid {found.st_uid}, who can point it anywhere",
-            f"remove the link, or set {ROOT} to a directory of your own",
+            f"is a symbolic link of {_user(found.st_uid)}, who can point it anywhere",
+            f"remove the link, or set {ROOT} to a directory of your own without it on the way",
         )
     if links > _MOST_LINKS:
         raise ProvisionError(path, errno.ELOOP, tried="look at")
+
+
+# ---- how users are named
+
+_UID_MAP = "/proc/self/uid_map"
+_OVERFLOW_UID = "/proc/sys/kernel/overflowuid"
+
+
+def _user(uid: int) -> str:
+    """How a refusal names the owner of something."""
+    if _is_unmapped(uid):
+        return f"a user whom this container does not map (shown as uid {uid})"
+    return f"uid {uid}"
+
+
+def _is_unmapped(uid: int) -> bool:
+    """Whether a uid stands for every user whom this process's user namespace does not know (user_namespaces(7))."""
+    try:
+        with open(_OVERFLOW_UID, encoding="utf-8") as file:
+            overflow = int(file.read())
+        with open(_UID_MAP, encoding="utf-8") as file:
+            ranges = [line.split() for line in file]
+        if uid != overflow:
+            return False
+        return not any(int(first) <= uid < int(first) + int(count) for first, _, count in ranges)
+    except (OSError, ValueError):
+        return False
