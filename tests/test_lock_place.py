@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import fcntl
+import json
 import os
 import re
 import shutil
@@ -314,3 +315,53 @@ def test_eight_processes_that_start_at_once_agree(root, shared_memory):
     said = {process.communicate(timeout=PATIENCE_S)[0] for process in started}
     assert [process.returncode for process in started] == [0] * 8
     assert len(said) == len(os.listdir(shared_memory)) == 1
+
+
+@pytest.mark.root
+@pytest.mark.parametrize("code", ["ENOSYS", "ENOTSUP", "ENOLCK"])
+def test_commands_and_launches_do_all_they_do_where_flock_is_refused(
+    tmp_path, object_store, python, code
+):
+    """Under ``-W error`` too: filelock warns when it falls back to marker files."""
+    root = object_store(tmp_path / "mounted", flock=code) / "root"
+    environ = {
+        **os.environ,
+        "GPUCACHE_DIR": str(root),
+        "TRITON_CACHE_DIR": f"{root}/triton/0",
+        "GPUCACHE_FAKE_DEVICES": "1xH100:9.0",
+        "PYTHONWARNINGS": "error",
+        "GPUCACHE_MAX_SIZE": "1G",
+    }
+
+    def run(*words: str) -> str:
+        command = [sys.executable, "-W", "error", "-m", "gpucache", *words]
+        done = subprocess.run(command, env=environ, capture_output=True, text=True, timeout=60)
+        assert done.returncode == 0, (words, done.stderr)
+        return done.stdout
+
+    run("provision")
+    done = python(LAUNCH, env=environ)
+    assert (done.returncode, done.stderr) == (0, ""), done.stderr
+    assert not list(root.glob("gpucache/v1/locks/*.lock"))
+    assert sum(int(word) for word in run("stats").split("\t")[1:4]) > 0
+    assert json.loads((root / "gpucache/v1/stats/size").read_bytes())[0] > 0
+    run("verify", "--repair")
+    run("prune", "--max-entries", "0", "--yes")
+    run("clean", "--force", "--yes")
+    assert not list(root.glob("gpucache/v1/store/*/*"))
+    for path in Path("/dev/shm").glob(f"gpucache-{os.geteuid()}-*"):
+        if path.stat().st_mtime >= root.stat().st_ctime:
+            shutil.rmtree(path, ignore_errors=True)
+
+
+LAUNCH = """
+from gpucache.triton import DeviceCacheManager
+for key in ("A" * 52, "B" * 52):
+    manager = DeviceCacheManager(key)
+    assert manager.get_group("add.json") is None
+    assert manager._staged.lock.held, "and so nobody else compiles the kernel"
+    metadata = b'{"name": "add", "target": {"backend": "cuda", "arch": 90}}'
+    group = {"add.json": manager.put(metadata, "add.json"), "add.cubin": manager.put(b"x", "add.cubin")}
+    manager.put_group("add.json", group)
+    assert DeviceCacheManager(key).get_group("add.json") is not None
+"""

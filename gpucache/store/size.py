@@ -11,6 +11,7 @@ from contextlib import suppress
 from typing import NamedTuple
 
 from gpucache.disk.door import open_regular, read_limited
+from gpucache.disk.locks import NO_FLOCK
 from gpucache.disk.within import Straight
 from gpucache.layout import paths
 
@@ -121,7 +122,7 @@ def _update(
 ) -> Total | None:
     """Change the total in the open file, as `updated`."""
     try:
-        fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        _lock(fd)
         old = _parsed(os.pread(fd, _LENGTH, 0))
         size = old.size_bytes + change
         counted_at = old.counted
@@ -137,6 +138,21 @@ def _update(
         return new
     except BlockingIOError:
         return None
+
+
+def _lock(fd: int) -> None:
+    """Keep other processes from changing the open file. Where ``flock`` does not work, nobody is kept from it.
+
+    Of two that add at one moment one may then be lost, until the store is counted anew.
+
+    Raises:
+        BlockingIOError: another process changes the file.
+    """
+    try:
+        fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError as error:
+        if error.errno not in NO_FLOCK:
+            raise
 
 
 def _open(path: str) -> int:
