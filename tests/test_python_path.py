@@ -133,6 +133,15 @@ def test_another_environment_of_a_script_compiles_as_stock_and_is_told_so_once(
     assert "install gpucache-devices there" in line
 
 
+def test_an_environment_that_is_no_venv_is_another_one_too(gpucache, environ, tmp_path):
+    """As those of conda: an interpreter of its own, and no `pyvenv.cfg`."""
+    base = getattr(sys, "_base_executable", sys.executable)
+    program = tmp_path / "train.py"
+    program.write_text(f"import sys; sys.path.insert(0, {str(tmp_path / 'library')!r}); {LAUNCH}")
+    script = f"{ALONE}; export CONDA_PREFIX=/conda; {base} -s {program}"
+    assert said(gpucache("run", "--", "bash", "-c", script, env=environ)) == "stock"
+
+
 def test_a_python_without_triton_is_not_told_that_it_lacks_gpucache(gpucache, environ, other):
     next(other.parent.parent.glob("lib/python*/site-packages/triton.py")).unlink()
     script = f"{ALONE}; {other} -c 'import triton'"

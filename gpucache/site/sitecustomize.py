@@ -106,7 +106,7 @@ def _tell():
 def _import_shadowed():
     # type: () -> None
     """Import the `sitecustomize` that Python would have imported, if there is one, under the path without this one."""
-    sys.path[:] = [place for place in sys.path if os.path.abspath(place) != _HERE]
+    sys.path[:] = [place for place in sys.path if not _is_here(place)]
     this = sys.modules.pop("sitecustomize", None)
     try:
         __import__("sitecustomize")
@@ -115,6 +115,15 @@ def _import_shadowed():
             raise
         if this is not None:
             sys.modules["sitecustomize"] = this
+
+
+def _is_here(place):
+    # type: (str) -> bool
+    """Whether a place on the path is the directory of this file."""
+    try:
+        return os.path.abspath(place) == _HERE
+    except Exception:
+        return False  # relative, and the current directory is gone
 
 
 _HERE = os.path.dirname(os.path.abspath(__file__))
