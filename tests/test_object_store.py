@@ -17,12 +17,21 @@ from support.ranks import Rank, together
 from gpucache.store.lookup import sound
 from gpucache.store.manifest import MANIFEST
 
-BARE = {"rename": "EPERM", "link": "ENOTSUP", "utime": "EPERM", "flock": "ENOSYS"}
+BARE = {
+    "rename": "EPERM",
+    "link": "ENOTSUP",
+    "utime": "EPERM",
+    "flock": "ENOSYS",
+    "chmod": "EPERM",
+    "fsync": "ENOSYS",
+}
 KINDS = {
     "no renamed directory": {"rename": "EPERM"},
     "gcsfuse": {"rename": "EMFILE", "link": "ENOSYS"},
     "no hard link": {"link": "ENOTSUP"},
     "no lock": {"flock": "ENOSYS"},
+    "no mode, no sync": {"chmod": "ENOTSUP", "fsync": "EINVAL"},
+    "no deletion (mountpoint-s3 by default)": {**BARE, "unlink": "EPERM"},
     "nothing": BARE,
 }
 

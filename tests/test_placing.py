@@ -13,7 +13,8 @@ from support.trees import GROUP, KERNEL, KEY, OLD, Cache, Tree
 
 from gpucache.disk.node import node_id
 from gpucache.report.cache_report import scan
-from gpucache.store import placing
+from gpucache.store import condemned
+from gpucache.store.condemned import signature
 from gpucache.store.lookup import sound
 from gpucache.store.manifest import CONDEMNED, MANIFEST
 from gpucache.store.stock import stock_group
@@ -63,7 +64,7 @@ def half_made(directory: Path, locked: bool, node: str | None = None) -> None:
     directory.mkdir(parents=True)
     for name in list(KERNEL)[:2]:
         (directory / name).write_bytes(KERNEL[name])
-    said = placing._signature(locked)
+    said = signature(locked)
     if node is not None:
         said = said.replace(node_id().encode(), node.encode())
     (directory / CONDEMNED).write_bytes(said)
@@ -165,7 +166,7 @@ def test_of_two_makers_at_once_the_first_one_wins_and_nothing_is_mixed(
         if target.endswith("add.json") and not answers:
             answers.append(None)
             with monkeypatch.context() as patch:
-                patch.setattr(placing, "node_id", lambda: "0badcafe")
+                patch.setattr(condemned, "node_id", lambda: "0badcafe")
                 answers[0] = cache.publish(other, repair=locked)
         replace(source, target)
 

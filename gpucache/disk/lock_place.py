@@ -175,7 +175,8 @@ def _published(here: int, token: bytes) -> bytes | None:
         with suppress(FileExistsError):
             _write_new(here, name, token)
     finally:
-        os.unlink(unfinished, dir_fd=here)
+        with suppress(OSError):  # where nothing may be deleted, it stays for 30 days
+            os.unlink(unfinished, dir_fd=here)
     return _read_token(here)
 
 

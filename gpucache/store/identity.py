@@ -15,6 +15,7 @@ from gpucache.kernels.metadata import hash_in
 from gpucache.layout.keys import is_key_of
 from gpucache.store.key_lock import holding
 from gpucache.store.manifest import MANIFEST, Manifest, intact, read_manifest, write_manifest
+from gpucache.store.placing import link_or_copy
 from gpucache.store.quarantine import ASIDE
 
 TYPE_CHECKING = False
@@ -99,7 +100,7 @@ def _write_key(directory: str, manifest: Manifest, entry: str) -> None:
     try:
         stored = read_manifest(entry)
         if directory != entry and stored is not None and stored[0] == manifest:
-            os.link(f"{entry}/{MANIFEST}", f"{aside}/{MANIFEST}")
+            link_or_copy(f"{entry}/{MANIFEST}", f"{aside}/{MANIFEST}")
         else:
             write_manifest(aside, manifest)
         # By name: where a removal has condemned the old one meanwhile, it sees the new one, and gives way.

@@ -13,17 +13,15 @@ without the key's lock are given two minutes.
 from __future__ import annotations
 
 import errno
-import json
 import os
 import shutil
 import time
 from contextlib import suppress
 
 from gpucache.disk.capabilities import is_refusal
-from gpucache.disk.door import HOLDER_BYTES, read_limited
 from gpucache.disk.files import remove_tree
-from gpucache.disk.node import node_id
 from gpucache.kernels.group import GROUP
+from gpucache.store.condemned import maker, reprieve, signature
 from gpucache.store.manifest import (
     CONDEMNED,
     MANIFEST,
@@ -63,10 +61,10 @@ def is_being_made(target: str, locked: bool) -> bool:
 
     ``locked`` says that the caller holds the key's lock, so that a maker of this node that had the lock is dead.
     """
-    maker = _maker(target)
-    if maker is None:
+    who = _maker(target)
+    if who is None:
         return False
-    if locked and maker in (_signature(True), b""):
+    if locked and who in (signature(True), b""):
         return False  # or killed before the file was written
     return youngest_s(target) < BUSY_S
 
@@ -103,10 +101,7 @@ def _put_file_by_file(made: str, target: str, locked: bool) -> bool:
     except BaseException:
         remove_tree(target)
         raise
-    with suppress(
-        OSError
-    ):  # where nothing may be deleted, it stays beside the manifest, and readers ask for that
-        os.unlink(f"{target}/{CONDEMNED}")
+    reprieve(target)
     return True
 
 
@@ -129,7 +124,7 @@ def _claimed(target: str, locked: bool) -> bool:
     except FileExistsError:
         return False
     with os.fdopen(fd, "wb") as file:
-        file.write(_signature(locked))
+        file.write(signature(locked))
     return True
 
 
@@ -140,22 +135,10 @@ def _is_empty(path: str) -> bool:
         return False
 
 
-def _signature(locked: bool) -> bytes:
-    """What a maker writes into the file that condemns the directory: his node, and whether he holds the key's lock."""
-    said = {"maker": node_id(), "locked": locked}
-    return json.dumps(said).encode()
-
-
 def _maker(target: str) -> bytes | None:
     """What the maker of a directory has written; None for one that is not being made, or is made."""
-    if os.path.lexists(f"{target}/{MANIFEST}"):
-        return None
-    try:
-        said = read_limited(f"{target}/{CONDEMNED}", HOLDER_BYTES)
-    except OSError:
-        return None  # there is none, or the manifest of an entry that is being removed
-    is_signature = said.startswith(b'{"maker"') or not said
-    return said if is_signature else None
+    is_made = os.path.lexists(f"{target}/{MANIFEST}")
+    return None if is_made else maker(target)
 
 
 def renew_times(made: str, target: str) -> None:

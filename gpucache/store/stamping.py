@@ -9,7 +9,8 @@ import os
 import tempfile
 from contextlib import suppress
 
-from gpucache.store.manifest import CONDEMNED, MANIFEST, Manifest
+from gpucache.store.condemned import is_going, reprieve
+from gpucache.store.manifest import MANIFEST, Manifest
 from gpucache.store.quarantine import ASIDE
 
 
@@ -36,4 +37,7 @@ def written_anew(directory: str, manifest: Manifest) -> bool:
         if temporary is not None:
             with suppress(OSError):
                 os.unlink(temporary)
-    return not os.path.lexists(f"{directory}/{CONDEMNED}")
+    if is_going(directory):
+        return False
+    reprieve(directory)  # its maker was killed before the last step
+    return True

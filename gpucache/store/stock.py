@@ -14,6 +14,7 @@ from gpucache.kernels.elf import is_whole_elf
 from gpucache.kernels.group import GROUP, read_group, write_group
 from gpucache.layout.keys import is_key_of
 from gpucache.layout.paths import host_name
+from gpucache.store.condemned import is_going
 from gpucache.store.manifest import CONDEMNED, MANIFEST, Facts, Manifest, Published, write_manifest
 from gpucache.store.quarantine import ASIDE
 
@@ -99,7 +100,7 @@ def describe(
             os.rename(f"{aside}/{name}", f"{directory}/{name}")
         # What is condemned by now is being removed. A removal that condemns it later sees our manifest, and puts back
         # the rest.
-        if os.path.lexists(f"{directory}/{CONDEMNED}"):
+        if is_going(directory):
             raise FileNotFoundError(errno.ENOENT, "it is being removed", directory)
     finally:
         remove_tree(aside)

@@ -1,8 +1,8 @@
 """A mount like that of an object store, for tests: files and names, and often nothing else. A program of its own.
 
 ``object_store.py BACKING POINT [WHAT=ERRNO ...]`` shows a directory at a mount point, and refuses what is named:
-``rename`` (of directories), ``link``, ``utime``, ``flock``, ``unlink``. Any number of mounts may show one directory, as
-on several nodes: a lock of one of them is not seen on the others.
+``rename`` (of directories), ``link``, ``utime``, ``flock``, ``unlink``, ``chmod``, ``fsync``. Any number of mounts may
+show one directory, as on several nodes: a lock of one of them is not seen on the others.
 """
 
 from __future__ import annotations
@@ -95,6 +95,7 @@ class ObjectStore(mfusepy.Operations):
         return 0
 
     def chmod(self, path: str, mode: int) -> int:
+        self._refuse("chmod")
         os.chmod(self._at(path), mode)
         return 0
 
@@ -115,6 +116,7 @@ class ObjectStore(mfusepy.Operations):
         return 0
 
     def fsync(self, path: str, datasync: int, fh: int) -> int:
+        self._refuse("fsync")
         return 0
 
     def release(self, path: str, fh: int) -> int:
