@@ -21,6 +21,7 @@ from walk import bare_walk
 
 from gpucache import units
 from gpucache.escapes import printable
+from gpucache.store.foreign import remember
 from gpucache.store.manifest import MANIFEST, entry_path
 
 CHANGING = [["prune", "--max-entries", "0"], ["clean"]]
@@ -586,6 +587,39 @@ class TestRemoving:
         assert done.err.endswith(" with hard links)\n")
         assert {path.name for path in root.glob("triton/*/*")} == {one.key for one in kernels[2:]}
 
+    def test_names_each_directory_outside_the_root(self, here, root, tmp_path, kernels):
+        outside = tmp_path / "vllm"
+        key = kernels[0].key
+        shutil.copytree(
+            root / f"gpucache/v1/store/{key[:2]}/{key}", outside / key, copy_function=os.link
+        )
+        (root / "gpucache/v1/tmp").mkdir(exist_ok=True)
+        remember(str(root), str(outside))
+        done = here("prune", "--max-entries", 5, "--dry-run", "--root", root)
+        told, asked = done.err.splitlines()
+        assert told == f"note: 1 view in {outside}, outside the root, would go with these"
+        assert asked.startswith("note: 1 entry, 1 view outside the root, ")
+        said = here("prune", "--max-entries", 5, "--yes", "--json", "--root", root).json
+        assert said["foreign"] == [{"path": str(outside), "views": 1}]
+        assert not (outside / key).exists()
+
+    def test_says_what_of_torchinductors_stays_unless_it_is_asked_for(self, here, root, kernels):
+        graph = root / f"aotautograd/a{'b' * 51}/{'c' * 51}"
+        graph.parent.mkdir(parents=True)
+        graph.write_bytes(bytes(2048))
+        os.utime(graph, (1e9, 1e9))
+        bounded = ("prune", "--max-age", "1000d", "--root", root)
+        assert here(*bounded, "--yes") == Done(
+            0,
+            "",
+            "note: TorchInductor's files (2.0 KiB) neither count nor go without --inductor\n"
+            f"note: nothing to remove in {root}\n",
+        )
+        done = here(*bounded, "--inductor", "--yes")
+        assert [row[:3] for row in done.rows] == [["remove", "inductor", str(graph)]]
+        assert done.err == "note: freed 2.0 KiB (2.0 KiB with hard links)\n"
+        assert not graph.exists()
+
     def test_says_that_there_is_nothing_to_do(self, here, root):
         assert here("prune", "--yes", "--root", root) == Done(
             0, "", f"note: nothing to remove in {root}\n"
@@ -623,6 +657,11 @@ class TestRemoving:
                 ["--triton-version", "new"],
                 1,
                 "error: --triton-version='new' is not a version specifier like '<3.6'\nhint: ",
+            ),
+            (
+                ["--inductor", "--arch", "sm_90"],
+                1,
+                "error: --inductor='on' is not to be combined with --arch, --triton-version or --keep-binaries",
             ),
             (
                 ["--grace", "1s"],

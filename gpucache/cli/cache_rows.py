@@ -288,7 +288,7 @@ def plan_row(plan: Plan) -> Row:
         "entries": len(plan.removing),
         "slimmed": len(plan.slimming),
         "strays": len(plan.strays),
-        "files": len(plan.files),
+        "files": len(plan.inductor_files),
         "logical_bytes": plan.logical_bytes,
         "physical_bytes": plan.physical_bytes,
         "keys": [entry.key for entry in entries],
@@ -324,7 +324,7 @@ def plan_cells(plan: Plan, human: bool) -> Iterator[Cells]:
     for stray in plan.strays:
         taken = show(stray.size_bytes)
         yield "sweep", stray.kind, stray.path, taken, when(stray.modified)
-    for file in plan.files:
+    for file in plan.inductor_files:
         taken = show(file.size_bytes)
         yield "remove", "inductor", file.path, taken, when(file.used)
 

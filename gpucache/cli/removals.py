@@ -56,6 +56,11 @@ _dry_run = click.option("--dry-run", "-n", is_flag=True, help="Only show what wo
     help="Make entries smaller instead: without .ttir, .ttgir, .llir, .ptx, .source.",
 )
 @click.option(
+    "--inductor",
+    is_flag=True,
+    help="Count and remove TorchInductor's files too, for --max-size and --max-age (default: they stay).",
+)
+@click.option(
     "--grace",
     type=TIME,
     metavar="TIME",
@@ -72,6 +77,7 @@ def prune(
     arch: str | None,
     triton_version: str | None,
     keep_binaries: bool,
+    inductor: bool,
     grace: float | None,
     dry_run: bool,
     yes: bool,
@@ -86,6 +92,7 @@ def prune(
 
     \b
     gpucache prune --max-size 20GiB --max-age 30d --yes
+    gpucache prune --max-size 30GiB --inductor --yes
     gpucache prune --triton-version '<3.6' --dry-run
     gpucache prune --keep-binaries --max-age 7d --yes
     """
@@ -102,11 +109,24 @@ def prune(
         arch=arch,
         triton_version=triton_version,
         keep_binaries=keep_binaries,
+        inductor=inductor,
         grace_s=grace_s,
     )
     report = scanned(vetted(root))
     made = plan(report, policy, os.environ)
+    is_bounded = max_size is not None or max_age is not None
+    if is_bounded and not inductor and not as_json:
+        _tell_of_inductor(report)
     return _carry_out(report, made, dry_run, yes, as_json)
+
+
+def _tell_of_inductor(report: CacheReport) -> None:
+    """Say how much of TorchInductor's stays unasked."""
+    from gpucache.layout.inductor import levels
+
+    taken = sum(part.physical_bytes for part in report.usage if levels(part.name))
+    if taken:
+        say(f"note: TorchInductor's files ({size(taken)}) neither count nor go without --inductor")
 
 
 @click.command()

@@ -23,6 +23,7 @@ _KEPT = re.compile(
 _WRITING = re.compile(
     rf"(?:[a-z2-7]{{2}}|fxgraph/[a-z2-7]{{2}}/{_HASH}|aotautograd/{_HASH}|cache)/\.[0-9]+\.[0-9]+\.tmp"
 )
+_GRAPH = re.compile(rf"(?:fxgraph/[a-z2-7]{{2}}|aotautograd)/{_HASH}")
 _CODE = re.compile(r"[a-z2-7]{2}")
 BUNDLE = re.compile(r"tmp\.[0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12}")
 """What a directory is called, beside Triton's keys, while the files of a bundle are unpacked into it."""
@@ -33,6 +34,34 @@ def is_cache(path: str) -> bool:
     if is_temporary(path):
         return True
     return _KEPT.fullmatch(path) is not None
+
+
+_CODE_UNIT = re.compile(r"(?:[a-z2-7]{2}|locks)/([a-z2-7]{43,})(?:\.[A-Za-z0-9_.]+)?")
+_LEVELS = {"code": 1, "locks": 1, "aotautograd": 2, "fxgraph": 3}
+
+
+def unit(path: str) -> str | None:
+    """Which unit a file belongs to that may be removed alone, by its path below the root; None for what is to stay.
+
+    Files with one hash among the code, and the lock of that hash, are one unit, named by the hash. A file of a graph is
+    one by itself, named by its path. Headers stay, and so does what is no cache for sure.
+    """
+    if path.endswith(".h") or _KEPT.fullmatch(path) is None:
+        return None
+    if path.startswith(("fxgraph/", "aotautograd/")):
+        return path
+    match = _CODE_UNIT.fullmatch(path)
+    return None if match is None else match[1]
+
+
+def levels(name: str) -> int:
+    """How many levels below a directory in the root its files are, some of which may go; 0 where none may."""
+    return _LEVELS.get(bucket(name), 0)
+
+
+def is_of_one_graph(path: str) -> bool:
+    """Whether a directory, by its path below the root, has the files of one graph."""
+    return _GRAPH.fullmatch(path) is not None
 
 
 def is_temporary(path: str) -> bool:

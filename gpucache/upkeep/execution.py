@@ -14,6 +14,7 @@ from gpucache.report.entries import Copy, Entry
 from gpucache.report.entry_builder import touched
 from gpucache.report.strays import Stray
 from gpucache.store.foreign import foreign_directories, is_removable, view_at
+from gpucache.store.inductor_units import InductorFile, Unit, remove_empty, remove_file, remove_unit
 from gpucache.store.key_lock import remove_if_free
 from gpucache.store.manifest import MANIFEST
 from gpucache.store.removal import (
@@ -26,7 +27,6 @@ from gpucache.store.removal import (
     refuse_mounts,
     remove,
 )
-from gpucache.upkeep.inductor_files import InductorFile, remove_empty, remove_file
 from gpucache.upkeep.slim import slim
 
 
@@ -130,6 +130,20 @@ class Execution:
         if not self._disk.lexists(place.inside):
             return None
         return place.directory()
+
+    def remove_units(self, units: Iterable[Unit], empty: Iterable[str]) -> None:
+        """Remove what may go alone of TorchInductor's, and directories that were empty for a day.
+
+        Those that become empty now stay: torch may be about to write there.
+        """
+        for directory in empty:
+            with suppress(OSError):  # something is in it again
+                self._disk.rmdir(directory)
+        for unit in units:
+            try:
+                self._free([remove_unit(unit, self._disk)])
+            except InUse as why:
+                self._note(unit.path, why)
 
     def close(self) -> None:
         """Close the directories that are held open."""

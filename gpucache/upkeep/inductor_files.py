@@ -1,51 +1,18 @@
-"""The files of TorchInductor's in a root: found among all that is no entry, and removed one by one.
+"""The files of TorchInductor's in a root, as `clean` finds them among all that is no entry.
 
 By their names alone they are told from what is no cache, which nobody but its owner may remove.
 """
 
 from __future__ import annotations
 
-import errno
-import fcntl
 import os
-import stat
-from collections.abc import Iterable
-from contextlib import suppress
-from functools import partial
 from typing import NamedTuple
 
 from gpucache.disk.locks import is_free
-from gpucache.disk.within import Straight
 from gpucache.layout.inductor import is_cache
 from gpucache.layout.paths import tag_path
 from gpucache.report.cache_report import CacheReport
-from gpucache.store.removal import Freed, InUse
-
-_LOCK = os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK
-
-
-class InductorFile(NamedTuple):
-    """A file of TorchInductor's in a root, as it was when it was found."""
-
-    path: str
-    size_bytes: int
-    physical_bytes: int
-    """0 where it has links elsewhere, so that its removal frees nothing."""
-    mark: tuple[int, ...]
-    """Device, inode, and times of access and modification (ns): they tell of a use since."""
-
-    @classmethod
-    def of(cls, path: str, found: os.stat_result) -> InductorFile:
-        """Describe a file by what `os.lstat` says of it now."""
-        physical_bytes = found.st_size if found.st_nlink == 1 else 0
-        mark = found.st_dev, found.st_ino, found.st_atime_ns, found.st_mtime_ns
-        return cls(path, found.st_size, physical_bytes, mark)
-
-    @property
-    def used(self) -> float:
-        """The newest access or change, in seconds since the epoch."""
-        *_, accessed_ns, modified_ns = self.mark
-        return max(accessed_ns, modified_ns) / 1e9
+from gpucache.store.inductor_units import InductorFile
 
 
 class Sorted(NamedTuple):
@@ -148,54 +115,3 @@ class _Sorting:
             self.in_use.append(file.path)
         else:
             self.files.append(file)
-
-
-def remove_file(file: InductorFile, disk: Straight) -> Freed:
-    """Remove one file, unless it was used since; a lock while it is held.
-
-    Raises:
-        InUse: it is as it was.
-    """
-    try:
-        physical_bytes = disk.act(file.path, partial(_remove_unchanged, file))
-    except BlockingIOError:
-        raise InUse("it is locked") from None
-    except OSError as error:
-        if error.errno == errno.ENOENT:  # another process was faster
-            return Freed()
-        raise InUse(error.strerror or str(error)) from error
-    return Freed(1, file.size_bytes, physical_bytes)
-
-
-def _remove_unchanged(file: InductorFile, here: int, name: str) -> int:
-    """Remove a file by its name in an open directory; the bytes that this frees.
-
-    Raises:
-        InUse: it was used since.
-        OSError: it is locked, or gone, or may not be removed.
-    """
-    fd = None
-    try:
-        if name.endswith(".lock"):
-            fd = os.open(name, _LOCK, dir_fd=here)
-            fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        found = os.stat(name, dir_fd=here, follow_symlinks=False)
-        now = InductorFile.of(file.path, found)
-        is_file = stat.S_ISREG(found.st_mode)
-        if not is_file or now.mark != file.mark:
-            raise InUse("it was used or replaced meanwhile")
-        os.unlink(name, dir_fd=here)
-    finally:
-        if fd is not None:
-            os.close(fd)
-    return now.physical_bytes
-
-
-def remove_empty(root: str, directories: Iterable[str], disk: Straight) -> None:
-    """Remove the directories that have become empty, and those above them below the root."""
-    deepest_first = sorted(directories, key=len, reverse=True)
-    for directory in deepest_first:
-        with suppress(OSError):  # something else is in it
-            while directory != root:
-                disk.rmdir(directory)
-                directory = os.path.dirname(directory)

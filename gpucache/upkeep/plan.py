@@ -17,10 +17,10 @@ from gpucache.report.cache_report import CacheReport, Progress
 from gpucache.report.entries import Entry
 from gpucache.report.strays import Stray
 from gpucache.store.foreign import forget_gone
+from gpucache.store.inductor_units import InductorFile, Unit
 from gpucache.store.size import count_anew_later
 from gpucache.units import ago
 from gpucache.upkeep.execution import Execution, Outcome, Skipped
-from gpucache.upkeep.inductor_files import InductorFile
 from gpucache.upkeep.slim import slimmed_bytes
 
 
@@ -55,12 +55,26 @@ class Plan:
     """Kernels that are to be smaller, and stay."""
     strays: tuple[Stray, ...]
     files: tuple[InductorFile, ...] = ()
-    """TorchInductor's."""
+    """TorchInductor's, each by itself."""
+    units: tuple[Unit, ...] = ()
+    """What else of TorchInductor's may go alone."""
+    empty: tuple[str, ...] = ()
+    """Directories of its graphs in which nothing was left a day ago."""
     kept: tuple[Skipped, ...]
     """What the policy would have go, and the grace or somebody's use keeps."""
     left: tuple[str, ...] = ()
     """Paths below the root that are no cache, as far as their names tell, and stay; of a directory without any cached
     file, its own path only. Only where the policy is to remove everything."""
+
+    @property
+    def inductor_files(self) -> list[InductorFile]:
+        """All files of TorchInductor's that are to go."""
+        files = list(self.files)
+        for unit in self.units:
+            files += unit.files
+            if unit.lock is not None:
+                files.append(unit.lock)
+        return files
 
     @property
     def foreign(self) -> dict[str, int]:
@@ -81,7 +95,7 @@ class Plan:
         for entry in self.slimming:
             slimmed += min(slimmed_bytes(entry), _freed_bytes(entry))
         strays = sum(stray.size_bytes for stray in self.strays)
-        files = sum(file.physical_bytes for file in self.files)
+        files = sum(file.physical_bytes for file in self.inductor_files)
         return removed + slimmed + strays + files
 
     @property
@@ -93,7 +107,7 @@ class Plan:
             times = len(entry.copies) if entry.stored else 1  # else all copies are counted already
             slimmed += slimmed_bytes(entry) * times
         strays = sum(stray.size_bytes for stray in self.strays)
-        files = sum(file.size_bytes for file in self.files)
+        files = sum(file.size_bytes for file in self.inductor_files)
         return removed + slimmed + strays + files
 
     def execute(self, progress: Progress | None = None) -> Outcome:
@@ -117,6 +131,7 @@ class Plan:
                     work.remove(entry)
                 else:
                     work.slim(entry)
+            work.remove_units(self.units, self.empty)
             work.remove_files(self.files)
         finally:
             count_anew_later(self.root)
@@ -125,12 +140,12 @@ class Plan:
         return work.outcome()
 
 
-def used_lately(entries: Iterable[Entry], now: float) -> list[Skipped]:
-    """Tell of entries that stay because of the grace how long ago each was used."""
+def used_lately(staying: Iterable[Entry | Unit], now: float) -> list[Skipped]:
+    """Tell of what stays because of the grace how long ago each was used."""
     kept = []
-    for entry in entries:
-        why = f"used {ago(now - entry.used)}"
-        kept.append(Skipped(entry.key, why))
+    for one in staying:
+        why = f"used {ago(now - one.used)}"
+        kept.append(Skipped(one.key if isinstance(one, Entry) else one.path, why))
     return kept
 
 

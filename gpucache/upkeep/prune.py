@@ -9,6 +9,7 @@ from gpucache.errors import ConfigurationError
 from gpucache.report.cache_report import CacheReport
 from gpucache.report.entries import Entry
 from gpucache.report.strays import Stray
+from gpucache.store.inductor_units import Buckets, Unit, find
 from gpucache.store.recency import (
     STAMP_S,
     Limits,
@@ -43,6 +44,10 @@ class PrunePolicy:
     """``sm_90``."""
     triton_version: str | None = None
     """A version, or a specifier of PEP 440: ``3.9.0``, ``<3.6``. Entries without a known version are not chosen."""
+    inductor: bool = False
+    """Whether ``max_size_bytes`` and ``max_age_s`` hold for TorchInductor's files as well, which then count and go by
+    their last use like entries, and what its killed writers left is swept. Not with the filters or ``keep_binaries``,
+    which are about entries."""
     keep_binaries: bool = False
     """Make the chosen entries smaller instead, without ``.ttir``, ``.ttgir``, ``.llir``, ``.ptx`` and ``.source``."""
     grace_s: float = 3 * STAMP_S
@@ -66,19 +71,38 @@ class PrunePolicy:
                 none.
         """
         check_grace(self.grace_s, environ)
-        strays = self._swept(report, now)
+        self._check_inductor()
+        buckets = find(report.root) if self.inductor else Buckets((), (), ())
+        strays = self._swept(report, buckets.units, now)
         matching = self._chosen(report.entries)
         chosen = oldest_first(matching, now)
-        over = self._over(chosen, report, strays, now)
+        over = self._over(chosen, report, strays, buckets.units, now)
         going, staying = spare_recent(over, self.grace_s, now)
         kept = used_lately(staying, now)
+        entries = tuple(one for one in going if isinstance(one, Entry))
+        units = tuple(one for one in going if isinstance(one, Unit))
         return Plan(
             root=report.root,
-            removing=() if self.keep_binaries else tuple(going),
-            slimming=tuple(going) if self.keep_binaries else (),
+            removing=() if self.keep_binaries else entries,
+            slimming=entries if self.keep_binaries else (),
+            units=(*buckets.temporaries, *units),
+            empty=buckets.empty,
             strays=tuple(strays),
             kept=tuple(kept),
         )
+
+    def _check_inductor(self) -> None:
+        """Refuse to choose TorchInductor's files by what only entries have.
+
+        Raises:
+            ConfigurationError: they are asked for together.
+        """
+        of_entries = (self.arch, self.triton_version, self.keep_binaries or None)
+        if self.inductor and any(one is not None for one in of_entries):
+            expected = (
+                "to be combined with --arch, --triton-version or --keep-binaries (about entries)"
+            )
+            raise ConfigurationError("--inductor", "on", expected)
 
     def _chosen(self, entries: Sequence[Entry]) -> Sequence[Entry]:
         """The entries that the filters choose; with ``keep_binaries`` only those that would become smaller."""
@@ -91,7 +115,7 @@ class PrunePolicy:
             entries = [entry for entry in entries if slimmed_bytes(entry)]
         return entries
 
-    def _swept(self, report: CacheReport, now: float) -> list[Stray]:
+    def _swept(self, report: CacheReport, units: Sequence[Unit], now: float) -> list[Stray]:
         """The strays that go under this policy; of the quarantine, before any entry, as much as the limits want."""
         swept = []
         damaged = []
@@ -103,7 +127,7 @@ class PrunePolicy:
         most_age_s = _QUARANTINE_S
         if self.max_age_s is not None:
             most_age_s = min(most_age_s, self.max_age_s)
-        left_bytes = _size_bytes(report.entries, damaged)
+        left_bytes = _size_bytes(report.entries, damaged) + sum(map(_physical_bytes, units))
         for stray in sorted(damaged, key=_modified):
             too_old = now - plausible(stray.modified, now) > most_age_s
             too_large = self.max_size_bytes is not None and left_bytes > self.max_size_bytes
@@ -113,9 +137,14 @@ class PrunePolicy:
         return swept
 
     def _over(
-        self, chosen: list[Entry], report: CacheReport, strays: Sequence[Stray], now: float
-    ) -> list[Entry]:
-        """The prefix of ``chosen`` (oldest first) that has to go so that all is within the limits.
+        self,
+        chosen: list[Entry],
+        report: CacheReport,
+        strays: Sequence[Stray],
+        units: Sequence[Unit],
+        now: float,
+    ) -> Sequence[Entry | Unit]:
+        """What has to go of ``chosen`` and ``units`` so that all is within the limits; least recently used first.
 
         ``strays`` are those that go anyway.
         """
@@ -127,27 +156,35 @@ class PrunePolicy:
                 return chosen
             return []
         counted = entries
-        lost_bytes = _physical_bytes
+        lost_bytes: Callable[[Entry | Unit], int] = _physical_bytes
         if self.keep_binaries:
             counted = [entry for entry in entries if slimmed_bytes(entry)]
-            lost_bytes = slimmed_bytes
+            lost_bytes = _slimmed_bytes
         gone = set(strays)
         staying = []
         for stray in report.strays:
             if stray.kind == "quarantine" and stray not in gone:
                 staying.append(stray)
-        return over_limits(
-            chosen,
-            limits,
-            lost_bytes,
-            size_bytes=_size_bytes(entries, staying),
-            count=len(counted),
-            now=now,
+        of_number = Limits(max_entries=limits.max_entries)
+        too_many = over_limits(
+            chosen, of_number, lost_bytes, size_bytes=0, count=len(counted), now=now
         )
+        size_bytes = _size_bytes(entries, staying) + sum(map(_physical_bytes, units))
+        size_bytes -= sum(map(lost_bytes, too_many))
+        others: list[Entry | Unit] = [*chosen[len(too_many) :], *units]
+        of_size = Limits(max_size_bytes=limits.max_size_bytes, max_age_s=limits.max_age_s)
+        too_large = over_limits(
+            oldest_first(others, now), of_size, lost_bytes, size_bytes=size_bytes, count=0, now=now
+        )
+        return oldest_first([*too_many, *too_large], now)
 
 
-def _physical_bytes(entry: Entry) -> int:
-    return entry.physical_bytes
+def _physical_bytes(one: Entry | Unit) -> int:
+    return one.physical_bytes
+
+
+def _slimmed_bytes(one: Entry | Unit) -> int:
+    return slimmed_bytes(one) if isinstance(one, Entry) else 0
 
 
 def _modified(stray: Stray) -> float:
