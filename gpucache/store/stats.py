@@ -64,15 +64,20 @@ class Stats:
 
         An amount that makes no sense, as a damaged manifest may name, counts as nothing: no reader would take the sum.
         """
-        if not 0 <= amount < MOST_AT_ONCE:
-            amount = 0
-        due = now or time.monotonic() - self._flushed > _FLUSH_S
-        if due and self._hour != this_hour():
+        if amount != 1:  # a hit counts one, and is to cost nothing
+            amount = amount if 0 <= amount < MOST_AT_ONCE else 0
+        if now or time.monotonic() - self._flushed > _FLUSH_S:
             self._begin_hour()
+            self._add(name, amount)
+            self.flush()
+            return
+        with self._mutex:
+            values = self._values
+            values[name] = values.get(name, 0) + amount
+
+    def _add(self, name: Counter, amount: float) -> None:
         with self._mutex:
             self._values[name] = self._values.get(name, 0) + amount
-        if due:
-            self.flush()
 
     def flush(self) -> None:
         """Write the counters to this process's file; where the disk refuses, they are tried again the next time."""
@@ -106,10 +111,12 @@ class Stats:
             return True
 
     def _begin_hour(self) -> None:
-        """Leave the counters of the hour that is over.
+        """Leave the counters of an hour that is over.
 
         What was not written yet was counted in the two seconds after the last writing, however long ago that was.
         """
+        if self._hour == this_hour():
+            return
         with self._mutex:
             self.leave()
             if self._file is None:
