@@ -1,7 +1,7 @@
 """What will hurt before it hurts: `examine` looks at the machine, the environment and the disk, and changes nothing.
 
-The checks are in `machine_checks`, `record_checks`, `environment_checks`, `mount_checks` and `disk_checks`. Each takes
-the `Case`, and declares the codes of its findings beside its name (`codes.tells`). A new check is to be listed here.
+The checks are in the modules whose names end in ``_checks``. Each takes the `Case`, and declares the codes of its
+findings beside its name (`codes.tells`). A new check is to be listed here.
 """
 
 from __future__ import annotations
@@ -9,12 +9,15 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Mapping
 
 from gpucache.diagnosis import (
-    disk_checks,
     environment_checks,
+    lock_checks,
     machine_checks,
     mount_checks,
     record_checks,
     root_check,
+    space_checks,
+    time_checks,
+    trust_checks,
 )
 from gpucache.diagnosis.case import Case
 from gpucache.diagnosis.codes import codes_of, tells
@@ -45,21 +48,19 @@ _ENVIRONMENT = (
     environment_checks.fresh_directory,
     environment_checks.triton_version,
 )
-_MOUNT = (
+_DISK = (
+    trust_checks.group_writable,
     mount_checks.file_system,
+    mount_checks.mount_options,
     mount_checks.refused,
     mount_checks.shared_by_nodes,
-)
-_DISK = (
-    disk_checks.group_writable,
-    disk_checks.mount_options,
-    disk_checks.room,
-    disk_checks.over_limit,
-    disk_checks.headers,
-    disk_checks.kernel_locks,
-    disk_checks.provision_lock,
-    disk_checks.clock_skew,
-    disk_checks.future_times,
+    space_checks.room,
+    space_checks.over_limit,
+    space_checks.headers,
+    lock_checks.kernel_locks,
+    lock_checks.provision_lock,
+    time_checks.clock_skew,
+    time_checks.future_times,
 )
 
 
@@ -82,7 +83,7 @@ def examine(
     is_cache = not any(finding.code == "root-no-cache" for finding in of_root)
     unsafe: tuple[Finding, ...] = ()
     if is_cache:
-        unsafe = tuple(_told(root, disk_checks.unsafe(root, environ)))
+        unsafe = tuple(_told(root, trust_checks.unsafe(root, environ)))
     snapshot, sick = machine_checks.discovered(environ)
     known = recorded(root) if is_cache and not unsafe else None
     ordered = snapshot.with_order(known.cuda_order if known else None)
@@ -100,7 +101,7 @@ def examine(
         found += mount_checks.tried(root)
     checks = [*_MACHINE, *_ENVIRONMENT]
     if is_cache:
-        checks = [*_MACHINE, *_RECORD, *_ENVIRONMENT, *_MOUNT, *_DISK]
+        checks = [*_MACHINE, *_RECORD, *_ENVIRONMENT, *_DISK]
     for check in checks:
         found += _told(root, check(case))
     return tuple(_without_repeats(found))
@@ -136,9 +137,8 @@ CODES = codes_of(
     root_check.root,
     environment_checks.bad_values,
     *_ENVIRONMENT,
-    disk_checks.unsafe,
+    trust_checks.unsafe,
     mount_checks.tried,
-    *_MOUNT,
     *_DISK,
     _told,
 )

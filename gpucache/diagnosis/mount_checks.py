@@ -1,17 +1,19 @@
-"""What `doctor` asks about the mount that the root is on: its type, what it was found to refuse, who else shares it."""
+"""What `doctor` asks about the mount that the root is on: its type and options, what it refuses, who else shares it."""
 
 from __future__ import annotations
 
+import os
 import shlex
 from collections.abc import Iterator
 
 from gpucache.diagnosis.case import Case
 from gpucache.diagnosis.codes import tells
-from gpucache.diagnosis.disk_checks import nearest
+from gpucache.diagnosis.looking import nearest
 from gpucache.disk import mounts
 from gpucache.disk.capabilities import known, learn
-from gpucache.disk.fitness import network_file_system
+from gpucache.disk.fitness import fitness, network_file_system
 from gpucache.disk.other_nodes import OtherNode, other_nodes
+from gpucache.disk.refusal import may
 from gpucache.environment import ROOT
 from gpucache.findings import Finding
 
@@ -39,6 +41,35 @@ def file_system(case: Case) -> Iterator[Finding]:
         fact = f"it is in memory ({kind}): what it holds takes RAM, and is gone after a reboot"
         fix = f"set {ROOT} to a directory on a disk"
         yield Finding("tmpfs", "warning", root, fact, fix)
+
+
+@tells(
+    {
+        "noexec": "nothing can be loaded from the root's file system",
+        "read-only": "the root's file system is mounted read-only",
+        "not-writable": "this user may not write the root",
+    }
+)
+def mount_options(case: Case) -> Iterator[Finding]:
+    """Find a mount where nothing can be written or executed.
+
+    Read-only is a warning, since hits go on; ``noexec`` is an error, since stock Triton and torch fail at once.
+    """
+    root = case.root
+    where = nearest(root)
+    disk = fitness(where)
+    if disk.noexec:
+        fact = "its file system is mounted noexec: Triton and torch cannot load what they compile"
+        fix = f"mount it with exec, or set {ROOT} to a directory that is"
+        yield Finding("noexec", "error", root, fact, fix)
+    if disk.read_only:
+        fact = "its file system is mounted read-only: what is cached is used, nothing new is kept"
+        fix = f"mount it writable, or set {ROOT} to a directory that is"
+        yield Finding("read-only", "warning", root, fact, fix)
+    elif not may(where, os.W_OK | os.X_OK):
+        fact = f"this user may not write {where}: what is cached is used, nothing new is kept"
+        fix = f"set {ROOT} to a directory of your own"
+        yield Finding("not-writable", "warning", root, fact, fix)
 
 
 @tells(

@@ -39,7 +39,7 @@ def record(case: Case) -> Iterator[Finding]:
     if case.unsafe:
         return
     if not os.path.isdir(root):
-        return  # `disk_checks.root` tells
+        return  # `trust_checks.unsafe` tells
     try:
         found = of_this_host(root)
     except RecordError as error:

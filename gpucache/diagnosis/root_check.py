@@ -22,7 +22,7 @@ def root(path: str, named: str | None) -> Iterator[Finding]:
     try:
         check_cache(path, named)
     except ProvisionError:
-        return  # `disk_checks.unsafe` tells of what this user may not look into
+        return  # `trust_checks.unsafe` tells of what this user may not look into
     except NoRootError as error:
         level: Level = "error" if named else "warning"
         if error.reason in ("missing", "dangling"):

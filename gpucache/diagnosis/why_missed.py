@@ -9,7 +9,7 @@ import os
 from collections.abc import Iterator, Mapping
 
 from gpucache import environment
-from gpucache.diagnosis import disk_checks, environment_checks, made_for
+from gpucache.diagnosis import environment_checks, made_for, trust_checks
 from gpucache.diagnosis.codes import codes_of, tells
 from gpucache.diagnosis.where_looked import Looked, where_looked
 from gpucache.disk.reading import quietly
@@ -44,7 +44,7 @@ def why_missed(
     found += environment_checks.always_compiling(environ)
     trust = Trust.parse(environ)
     for path in dict.fromkeys((root, looked.directory)):
-        refused = disk_checks.refusal(path, trust, vet)
+        refused = trust_checks.refusal(path, trust, vet)
         if refused is not None:
             found.append(refused)
     found += _copies(looked)
@@ -193,7 +193,7 @@ def _group_gone(path: str) -> Iterator[Finding]:
 CODES = codes_of(
     environment_checks.bad_values,
     environment_checks.always_compile,
-    disk_checks.unsafe,
+    trust_checks.unsafe,
     _absent,
     _copies,
     _store_unused,
