@@ -46,12 +46,14 @@ def first_in_job(sentence: str, environ: Mapping[str, str]) -> bool:
         directory = _directory(environ)
     except (OSError, AttributeError):  # Windows has no user ids
         return True
-    marker = os.path.join(directory, f"{zlib.crc32(said):08x}{zlib.adler32(said):08x}")
+    marker = f"{zlib.crc32(said):08x}{zlib.adler32(said):08x}"
     try:
-        os.close(os.open(marker, _NEW, 0o600))
+        os.close(os.open(marker, _NEW, 0o600, dir_fd=directory))
+        _sweep(directory)
     except OSError as error:
         return error.errno != errno.EEXIST
-    _sweep(directory)
+    finally:
+        os.close(directory)
     return True
 
 
@@ -60,8 +62,8 @@ def is_rank(environ: Mapping[str, str]) -> bool:
     return bool(_ranks(environ.items()))
 
 
-def _directory(environ: Mapping[str, str]) -> str:
-    """The directory for this user's markers on this node, made if it is missing.
+def _directory(environ: Mapping[str, str]) -> int:
+    """A descriptor of the directory for this user's markers on this node, which is made if it is missing.
 
     Raises:
         OSError: it cannot be made, or another user may have planted markers in it.
@@ -72,21 +74,23 @@ def _directory(environ: Mapping[str, str]) -> str:
     path = os.path.join(place, f"gpucache-told-{user}")
     if not os.path.isdir(path):
         os.makedirs(path, 0o700, exist_ok=True)
-    found = os.lstat(path)
+    directory = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW)
+    found = os.fstat(directory)
     others = stat.S_IWGRP | stat.S_IWOTH
-    if not stat.S_ISDIR(found.st_mode) or found.st_uid != user or found.st_mode & others:
+    if found.st_uid != user or found.st_mode & others:
+        os.close(directory)
         raise PermissionError(path)
-    return path
+    return directory
 
 
-def _sweep(directory: str) -> None:
+def _sweep(directory: int) -> None:
     """Remove the markers of yesterday's jobs."""
     oldest = time.time() - _SWEEP_S
     try:
-        with os.scandir(directory) as markers:
-            for marker in markers:
-                if marker.stat(follow_symlinks=False).st_mtime < oldest:
-                    os.unlink(marker.path)
+        for marker in os.listdir(directory):
+            found = os.stat(marker, dir_fd=directory, follow_symlinks=False)
+            if found.st_mtime < oldest:
+                os.unlink(marker, dir_fd=directory)
     except OSError:
         return  # another process sweeps as well
 

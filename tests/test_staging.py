@@ -358,6 +358,20 @@ class TestWrite:
         assert path.startswith(f"{tempfile.gettempdir()}/gpucache-staging-")
         assert not place.exists()
 
+    def test_a_place_in_which_everybody_may_replace_it_is_passed_over(
+        self, place, tmp_path, monkeypatch
+    ):
+        """Triton executes what it reads there."""
+        opened = tmp_path / "open"
+        opened.mkdir()
+        opened.chmod(0o777)
+        monkeypatch.setattr(tempfile, "tempdir", str(opened))
+        path = Staging(str(place)).write("add.cubin", b"x", lambda where: where != str(place))
+        assert not path.startswith(str(opened))
+        opened.chmod(0o1777)
+        path = Staging(str(place)).write("add.cubin", b"x", lambda where: where != str(place))
+        assert path.startswith(str(opened))
+
     def test_nowhere_is_an_os_error_that_names_all_places(self, place):
         with pytest.raises(OSError) as raised:
             Staging(str(place)).write("K.so", b"elf", lambda _: False)

@@ -92,6 +92,7 @@ COMMANDS = (
     ["devices"],
     ["path", "0"],
     ["env", "0"],
+    ["run", "--", "/bin/true"],
 )
 
 

@@ -11,6 +11,7 @@ import errno
 import fcntl
 import itertools
 import os
+import stat
 import sys
 import tempfile
 import threading
@@ -67,9 +68,12 @@ class Staging:
         failures = []
         for place in _candidates(self.preferred):
             try:
-                if usable(place):
+                if place != self.preferred and _is_open_to_all(place):
+                    failures.append(f"{place} (everybody may replace what is there)")
+                elif usable(place):
                     return self._write_below(place, name, data)
-                failures.append(f"{place} (mounted noexec)")
+                else:
+                    failures.append(f"{place} (mounted noexec)")
             except OSError as error:
                 failures.append(f"{place} ({error.strerror or error})")
         reasons = ", ".join(failures)
@@ -144,6 +148,16 @@ def _candidates(preferred: str) -> list[str]:
         places.append(tempfile.gettempdir())
     places += ["/dev/shm", "/var/tmp"]
     return list(dict.fromkeys(places))
+
+
+def _is_open_to_all(place: str) -> bool:
+    """Whether any user may rename and replace what another one has in a directory: it is not sticky.
+
+    Raises:
+        OSError: there is no such directory.
+    """
+    mode = os.stat(place).st_mode
+    return bool(mode & stat.S_IWOTH) and not mode & stat.S_ISVTX
 
 
 def _claim(place: str) -> tuple[str, int]:
