@@ -5,6 +5,7 @@ On such a mount Triton's own manager caches, so that ours must: a kernel is comp
 
 from __future__ import annotations
 
+import json
 import os
 import time
 from collections.abc import Callable
@@ -129,3 +130,43 @@ def test_what_lies_there_is_sound_to_verify_and_counted_and_goes(
     left = list((bare / "triton").glob("*/*"))
     assert not left
     assert ranks(count=2).said()["compiled"] == 2
+
+
+def test_copies_count_with_all_their_bytes(bare: Path, ranks: Ranks, here: Command) -> None:
+    ranks("triton/0", count=2).said()
+    ranks("triton/1", count=2).said()
+    kept = [bare / "triton", bare / "gpucache/v1/store"]
+    on_disk = sum(
+        path.stat().st_size for place in kept for path in place.rglob("*") if path.is_file()
+    )
+    buckets = json.loads(here("du", "--json", "--root", bare).out)["rows"]
+    told = {row["name"]: row["physical_bytes"] for row in buckets}
+    assert sum(told[name] for name in ("store", "triton/0", "triton/1")) == on_disk
+
+
+def test_an_entry_is_made_smaller_in_all_its_copies(
+    bare: Path, ranks: Ranks, here: Command
+) -> None:
+    digests = ranks("triton/0").said()["digests"]
+    ranks("triton/1").said()
+    grow_old(bare)
+    slimmed = here("prune", "--keep-binaries", "--yes", "--root", bare)
+    assert slimmed.code == 0, slimmed
+    assert not list(bare.rglob("*.ptx"))
+    assert here("verify", "--root", bare).code == 0
+    for device in (0, 1):
+        said = ranks(f"triton/{device}").said()
+        assert (said["compiled"], said["digests"]) == (0, digests)
+
+
+def test_the_limit_holds_although_views_are_copies(bare: Path, ranks: Ranks) -> None:
+    ranks(count=2).said()
+    first = entries(bare)
+    grow_old(bare)
+    one_entry = sum(path.stat().st_size for path in first[0].iterdir())
+    small = {"GPUCACHE_MAX_SIZE": str(4 * one_entry), "GPUCACHE_STAMP_S": "1"}
+    assert ranks(count=2, arch=(80,), env=small).said()["compiled"] == 2
+    left = [path for path in entries(bare) if path in first]
+    assert len(left) < 2
+    views = {path.name for path in (bare / "triton/0").iterdir()}
+    assert views == {path.name for path in entries(bare)}
