@@ -316,6 +316,13 @@ MAX_SIZE = Variable[int | None](
     default_text="10% of the file system, at most 50GiB",
     ignored=True,
 )
+INDUCTOR_MAX_SIZE = Variable[int | None](
+    "GPUCACHE_INDUCTOR_MAX_SIZE",
+    None,
+    "how large TorchInductor's code and graphs may grow: 10GiB; else unbounded",
+    _size,
+    ignored=True,
+)
 LOG = Variable[int | None](
     "GPUCACHE_LOG",
     None,

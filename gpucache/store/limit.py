@@ -40,6 +40,8 @@ _SHARE, _MOST = 0.1, 50 * 2**30
 _LOW = 0.9
 _TURN_S = 0.2
 _PAUSE_S = 30.0
+_INDUCTOR_S = 60.0
+"""How often a process asks whether TorchInductor's files are to be looked at."""
 _WORK_S, _REST_S = 0.02, 0.08
 
 
@@ -63,11 +65,18 @@ class Limit:
     """The limit of one root, as one process keeps it. Any thread may call it; only the disk is shared with others."""
 
     def __init__(
-        self, root: str, locks: LockPlace, limit_bytes: int, grace_s: float = 3 * STAMP_S
+        self,
+        root: str,
+        locks: LockPlace,
+        limit_bytes: int,
+        grace_s: float = 3 * STAMP_S,
+        inductor_bytes: int = 0,
     ) -> None:
         self.root = root
         self.locks = locks
         self.limit_bytes = limit_bytes
+        self.inductor_bytes = inductor_bytes
+        """What TorchInductor's files may take; 0 is no limit, as of ``limit_bytes``."""
         self.grace_s = max(grace_s, LEAST_GRACE_S)
         self._reset()
         _all.add(self)
@@ -78,6 +87,7 @@ class Limit:
         self._pending = 0
         self._due = False
         self._not_before = 0.0
+        self._inductor_at = 0.0
         self._thread: threading.Thread | None = None
         self._oldest: list[LastUse] = []
 
@@ -142,6 +152,7 @@ class Limit:
             try:
                 fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
                 self._enforce_now(os.path.realpath(locks))
+                self._bound_inductor()
             finally:
                 _held.discard(fd)
                 with suppress(OSError):
@@ -150,7 +161,12 @@ class Limit:
                 os.close(fd)
 
     def _put(self, size: int) -> None:
-        """Add to the size in the file; a turn is due if the store is over its limit then, or is to be counted."""
+        """Add to the size in the file; a turn is due if the store is over its limit then, or is to be counted.
+
+        Or if it is time to look at TorchInductor's files.
+        """
+        if self.inductor_bytes and time.monotonic() >= self._inductor_at:
+            self._due = True
         if not self.limit_bytes:
             return
         with suppress(OSError):
@@ -174,6 +190,8 @@ class Limit:
 
     def _enforce_now(self, locks: str) -> None:
         """Count the store if that is due, and then evict if the store is over the limit."""
+        if not self.limit_bytes:
+            return
         total = self._add(0)
         if total is not None and total.stale:
             forget_gone(os.path.realpath(self.root))
@@ -188,6 +206,15 @@ class Limit:
             return  # no entry has to go for what was damaged
         left = self._evict_down_to(aim, left, deadline, locks)
         self._add(0, draining=left > aim)
+
+    def _bound_inductor(self) -> None:
+        """Bound TorchInductor's files, if they have a limit and no process has looked at them in the last hour."""
+        if not self.inductor_bytes or time.monotonic() < self._inductor_at:
+            return
+        from gpucache.store.inductor_limit import bound  # most processes have no such limit
+
+        self._inductor_at = time.monotonic() + _INDUCTOR_S
+        bound(os.path.realpath(self.root), self.inductor_bytes, self.grace_s, _resting())
 
     def _is_over(self, total: Total) -> bool:
         return total.draining or total.size_bytes > self.limit_bytes
