@@ -11,6 +11,7 @@ import sys
 import tempfile
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, suppress
+from ctypes.util import find_library
 from pathlib import Path
 from typing import Any
 
@@ -231,6 +232,8 @@ def fuse() -> None:
         pytest.skip("needs /dev/fuse, and root to mount")
     if importlib.util.find_spec("mfusepy") is None:
         pytest.skip("needs mfusepy: pip install '.[test]' on Linux")
+    if not (find_library("fuse3") and shutil.which("bindfs")):
+        pytest.skip("needs libfuse and bindfs: apt-get install fuse3 bindfs")
 
 
 ObjectStores = Callable[..., Path]

@@ -80,8 +80,21 @@ def test_a_kernel_is_compiled_once(
     assert len(entries(root)) == 2
 
 
-def test_two_processes_at_once_compile_a_kernel_once(bare: Path, ranks: Ranks) -> None:
-    said = together([ranks(f"triton/{number}", count=2) for number in (0, 1)])
+def test_what_the_mount_refuses_is_told_by_provision_and_doctor(bare: Path, here: Command) -> None:
+    provisioned = here("provision", "--root", bare)
+    assert provisioned.code == 0, provisioned
+    for fact in ("cannot rename a directory", "makes no hard links", "sets no times", "locked"):
+        assert fact in provisioned.err
+    found = json.loads(here("doctor", "--json", "--root", bare).out)["findings"]
+    refused = {"no-directory-rename", "no-hard-links", "no-set-times", "no-flock"}
+    assert refused <= {finding["code"] for finding in found}
+
+
+@pytest.mark.parametrize("devices", [(0, 1), (0, 0)], ids=["two directories", "one directory"])
+def test_two_processes_at_once_compile_a_kernel_once(
+    devices: tuple[int, int], bare: Path, ranks: Ranks
+) -> None:
+    said = together([ranks(f"triton/{device}", count=2) for device in devices])
     assert sum(one["compiled"] for one in said) == 2
     assert said[0]["digests"] == said[1]["digests"]
     assert len(entries(bare)) == 2
