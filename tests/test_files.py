@@ -190,6 +190,17 @@ class TestPublish:
         assert caught.value.errno == errno.EISDIR
         assert not list(staging.iterdir())
 
+    @pytest.mark.parametrize("number", [errno.EINVAL, errno.ENOSYS, errno.ENOTSUP])
+    def test_a_mount_that_cannot_sync_takes_the_file_all_the_same(
+        self, number, tmp_path, staging, monkeypatch
+    ):
+        def refused(_: int) -> None:
+            raise OSError(number, os.strerror(number))
+
+        monkeypatch.setattr(os, "fsync", refused)
+        write_whole(str(tmp_path / "file"), b"content", str(staging))
+        assert (tmp_path / "file").read_bytes() == b"content"
+
     @pytest.mark.parametrize("call", ["fsync", "rename"])
     @pytest.mark.parametrize(
         "number", [errno.ENOSPC, errno.EIO, errno.EDQUOT], ids=errno.errorcode.get

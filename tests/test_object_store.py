@@ -24,14 +24,14 @@ BARE = {
     "utime": "EPERM",
     "flock": "ENOSYS",
     "chmod": "EPERM",
-    "fsync": "ENOSYS",
+    "fsync": "EINVAL",
 }
 KINDS = {
     "no renamed directory": {"rename": "EPERM"},
     "gcsfuse": {"rename": "EMFILE", "link": "ENOSYS"},
     "no hard link": {"link": "ENOTSUP"},
     "no lock": {"flock": "ENOSYS"},
-    "no mode, no sync": {"chmod": "ENOTSUP", "fsync": "EINVAL"},
+    "no mode, no sync": {"chmod": "ENOTSUP", "fsync": "ENOSYS"},
     "no deletion (mountpoint-s3 by default)": {**BARE, "unlink": "EPERM"},
     "nothing": BARE,
 }
@@ -98,6 +98,20 @@ def test_two_processes_at_once_compile_a_kernel_once(
     assert sum(one["compiled"] for one in said) == 2
     assert said[0]["digests"] == said[1]["digests"]
     assert len(entries(bare)) == 2
+
+
+def test_a_device_directory_alone_may_be_on_such_a_mount(
+    object_store: Callable[..., Path], tmp_path: Path, root: Path, ranks: Ranks, here: Command
+) -> None:
+    """As that of a server that keeps its cache on shared storage, beside a root on a local disk."""
+    directory = object_store(tmp_path / "served", **BARE)
+    first = ranks(str(directory / "triton"), count=2).said()
+    again = ranks(str(directory / "triton"), count=2).said()
+    assert (first["compiled"], again["compiled"]) == (2, 0)
+    stock = ranks(str(directory / "triton"), count=2, plugin=False).said()
+    assert (stock["compiled"], stock["digests"]) == (0, first["digests"])
+    assert here("verify", "--root", root).code == 0
+    assert len(entries(root)) == 2
 
 
 def test_stock_triton_reads_the_views_and_what_it_left_is_adopted(bare: Path, ranks: Ranks) -> None:

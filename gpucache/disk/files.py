@@ -119,13 +119,26 @@ def write_whole(path: str, data: bytes, staging: str) -> None:
             with os.fdopen(fd, "wb") as file:
                 file.write(data)
                 file.flush()
-                os.fsync(fd)
+                _sync(fd)
             os.rename(temporary, path)
         except BaseException:
             os.unlink(temporary)
             raise
     except OSError as error:
         raise refusal(path, error, "write") from error
+
+
+def _sync(fd: int) -> None:
+    """Bring a file to the disk, unless its mount has no such call (fsync(2): ``EINVAL``).
+
+    Raises:
+        OSError: the disk refused otherwise.
+    """
+    try:
+        os.fsync(fd)
+    except OSError as error:
+        if error.errno not in (errno.EINVAL, errno.ENOSYS, errno.ENOTSUP):
+            raise
 
 
 def sweep_old(directory: str, prefix: str) -> None:
