@@ -36,6 +36,7 @@ from support.trees import (
 )
 from support.warm import WarmProcess
 
+from gpucache.cli.cache_rows import plan_cells
 from gpucache.disk.node import node_id
 from gpucache.errors import ConfigurationError
 from gpucache.report.cache_report import CacheReport, scan
@@ -235,6 +236,27 @@ class TestPolicy:
     ):
         entries = (entry("one", HOUR, triton_version=version),)
         made = plan(report(entries), PrunePolicy(triton_version=specifier), {}, NOW)
+        assert bool(made.removing) is matches
+
+    @pytest.mark.parametrize(
+        ("key", "specifier", "matches"),
+        [
+            ("A" * 43, "<3.3", True),
+            ("A" * 43, "==3.2.*", True),
+            ("A" * 43, "<3.2", False),
+            (f"{'A' * 43}-{'0' * 16}", "<3.3", True),
+            ("0" * 64, "<3.3", True),
+            ("0" * 64, "==3.1.0", False),
+            ("A" * 52, "<3.3", False),
+        ],
+    )
+    def test_the_key_tells_the_version_of_what_names_none(self, key, specifier, matches):
+        made = plan(
+            report((entry(key, HOUR, triton_version=None),)),
+            PrunePolicy(triton_version=specifier),
+            {},
+            NOW,
+        )
         assert bool(made.removing) is matches
 
     def test_what_is_held_elsewhere_is_not_promised(self):
@@ -721,6 +743,24 @@ def test_without_a_free_inode_entries_can_be_removed(mount, tmp_path):
             (root / f"filler-{number}").touch()
     assert os.statvfs(root).f_favail == 0
     assert pruned(root, max_entries=0).entries == 4
+
+
+@pytest.mark.parametrize("when", [-9e9, -1.0, 9.3e9, 1e10, 9e18])
+def test_a_time_that_no_calendar_has_stops_neither_a_look_nor_a_removal(tmp_path, mount, when):
+    """On tmpfs, which keeps any: before 1970, after 2262, and of another age of the universe."""
+    mount(tmp_path / "root", "-t", "tmpfs", "-o", "mode=700", "tmpfs")
+    tree = Tree(tmp_path)
+    stock = left_by_stock(tree.root / "triton/0", "B" * 52)
+    damaged = tree.root / "gpucache/v1/quarantine/x.1.1"
+    damaged.mkdir(parents=True)
+    set_used(tree.entry, when)
+    for path in (*stock.iterdir(), damaged):
+        os.utime(path, (when, when))
+    for human in (True, False):
+        assert list(plan_cells(planned(tree.root, max_entries=0), human))
+    assert pruned(tree.root, keep_binaries=True).slimmed == 2
+    assert pruned(tree.root, max_entries=0).entries == 2
+    assert not damaged.exists()
 
 
 def test_an_entry_of_a_wrong_clock_is_pruned(tmp_path):

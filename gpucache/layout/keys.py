@@ -1,6 +1,7 @@
 """What the key of a cached kernel looks like on disk, and walks that find the directories which hold keys.
 
-The patterns, `is_key_of` and `view_key` are pure; `device_directories`, `shards` and `unlinked` look at the disk.
+The patterns, and the functions before the walks, are pure; `device_directories`, `shards` and `unlinked` look at the
+disk.
 """
 
 from __future__ import annotations
@@ -39,6 +40,20 @@ def is_key_of(key: str, digest: str) -> bool:
         return number == int(digest, 16) << 4
     encoded = base64.urlsafe_b64encode(bytes.fromhex(digest))
     return key == encoded.decode().rstrip("=")
+
+
+def versions_of(key: str) -> tuple[str, ...]:
+    """The versions of Triton whose keys look like this one, where that tells which; none for one of 3.3 or later.
+
+    Before 3.3 the metadata name no version (`triton/compiler/compiler.py` of 3.2.0), and each kind of key is of few.
+
+    >>> versions_of("A" * 43), versions_of("0" * 64), versions_of("A" * 52)
+    (('3.2.0',), ('3.0.0', '3.1.0'), ())
+    """
+    digits = len(view_key(key))
+    if digits == 43:
+        return ("3.2.0",)
+    return ("3.0.0", "3.1.0") if digits == 64 else ()
 
 
 def view_key(store_key: str) -> str:

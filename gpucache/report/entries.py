@@ -46,6 +46,7 @@ class Entry:
     target: str | None
     """``cuda:90``; None where unknown."""
     triton_version: str | None
+    """As the metadata say, or for 3.2, which do not, the key; None where unknown."""
     files: tuple[File, ...]
     """The files of the first copy."""
     copies: tuple[Copy, ...]

@@ -8,6 +8,7 @@ from collections.abc import Collection, Iterable, Mapping
 
 from gpucache.kernels import metadata
 from gpucache.kernels.group import AUTOTUNE, grouped_names
+from gpucache.layout.keys import versions_of
 from gpucache.report.entries import Copy, CopyKind, Entry, EntryKind, File
 from gpucache.report.inodes import Inode
 from gpucache.store.manifest import MANIFEST, Facts
@@ -80,7 +81,7 @@ class EntryBuilder:
             kind=_entry_kind(self.facts),
             kernel=self.facts.kernel.removesuffix(AUTOTUNE),
             target=self.facts.target,
-            triton_version=self.facts.triton_version,
+            triton_version=self.facts.triton_version or _only_version(self.key),
             files=tuple(listed),
             copies=tuple(self.copies),
             logical_bytes=logical_bytes,
@@ -124,6 +125,12 @@ def _copy_kind(directory: str | None, files: Mapping[str, Inode]) -> CopyKind:
     if directory is None:
         return "store"
     return "view" if MANIFEST in files else "stock"
+
+
+def _only_version(key: str) -> str | None:
+    """The version of Triton that a key tells; None where it tells none, or that it is one of several."""
+    versions = versions_of(key)
+    return versions[0] if len(versions) == 1 else None
 
 
 def _compiled_files(files: Mapping[str, Inode]) -> Iterable[str]:

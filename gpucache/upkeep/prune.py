@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 from gpucache.errors import ConfigurationError
+from gpucache.layout.keys import versions_of
 from gpucache.report.cache_report import CacheReport
 from gpucache.report.entries import Entry
 from gpucache.report.strays import Stray
@@ -43,7 +44,8 @@ class PrunePolicy:
     arch: str | None = None
     """``sm_90``."""
     triton_version: str | None = None
-    """A version, or a specifier of PEP 440: ``3.9.0``, ``<3.6``. Entries without a known version are not chosen."""
+    """A version, or a specifier of PEP 440: ``3.9.0``, ``<3.6``. Of 3.0 to 3.2 the keys tell. Entries without a known
+    version are not chosen."""
     inductor: bool = False
     """Whether ``max_size_bytes`` and ``max_age_s`` hold for TorchInductor's files as well, which then count and go by
     their last use like entries, and what its killed writers left is swept. Not with the filters or ``keep_binaries``,
@@ -110,7 +112,7 @@ class PrunePolicy:
             entries = [entry for entry in entries if entry.arch == self.arch]
         if self.triton_version is not None:
             matches = _specifier(self.triton_version)
-            entries = [entry for entry in entries if matches(entry.triton_version)]
+            entries = [entry for entry in entries if _is_of(entry, matches)]
         if self.keep_binaries:
             entries = [entry for entry in entries if slimmed_bytes(entry)]
         return entries
@@ -195,6 +197,14 @@ def _size_bytes(entries: Iterable[Entry], damaged: Iterable[Stray]) -> int:
     """What entries take with what is in the quarantine."""
     entries_bytes = sum(entry.physical_bytes for entry in entries)
     return entries_bytes + sum(stray.size_bytes for stray in damaged)
+
+
+def _is_of(entry: Entry, matches: Callable[[str | None], bool]) -> bool:
+    """Whether the version of an entry matches; where its key tells that it is one of several, whether all do."""
+    if entry.triton_version is not None:
+        return matches(entry.triton_version)
+    versions = versions_of(entry.key)
+    return bool(versions) and all(map(matches, versions))
 
 
 def _specifier(text: str) -> Callable[[str | None], bool]:
