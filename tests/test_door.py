@@ -7,6 +7,7 @@ import fcntl
 import io
 import os
 import re
+import shutil
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -174,6 +175,11 @@ def look(root):
                 filename = name.removeprefix("__grp__")
                 found += DeviceCacheManager(key).get_group(filename) is not None
     print(found, "found", file=sys.stderr)
+    manager = DeviceCacheManager("B" * 52)
+    manager.get_group("add.json")
+    group = {name: manager.put(b"{}", name) for name in ("add.json", "add.cubin")}
+    manager.put_group("add.json", group)
+    print(all(map(os.path.exists, group.values())), "compiled", file=sys.stderr)
     for words in (
         "ls", "ls " + keys[0], "du", "stats", "verify", "doctor", "config", "devices", "explain " + keys[0],
         "explain " + " ".join(keys[:2]), "prune --max-age 1s --dry-run", "clean --dry-run", "path 0", "env 0",
@@ -236,6 +242,7 @@ def looked(python: WarmPython, user: int, *roots: Path) -> int:
     ends = re.findall(r"^(\S+) from (.*)$", said, re.MULTILINE)
     assert len(ends) == 18
     assert [(code, words) for code, words in ends if code not in ("0", "1")] == [], said
+    assert "True compiled" in said
     (found,) = re.findall(r"^(\d) found$", said, re.MULTILINE)
     return int(found)
 
@@ -250,6 +257,32 @@ HELD = [
     "old-lock-of-counters",
     "place-of-locks",
 ]
+DIRECTORIES = [
+    "devices",
+    "store",
+    "locks",
+    "tmp",
+    "quarantine",
+    "stats",
+    "mounts",
+    "foreign",
+]
+
+
+@pytest.mark.parametrize("plant", [fifo, endless, undecodable], ids=lambda plant: plant.__name__)
+@pytest.mark.parametrize("part", DIRECTORIES)
+def test_whatever_is_in_the_place_of_a_directory_no_command_hangs_or_breaks(
+    tmp_path, warm_python, part, plant
+):
+    """Nor does a launch, which finds the kernels or compiles them."""
+    root = tmp_path / "root"
+    tree.make(str(root), KERNELS, 2)
+    path = ours(part)(root)
+    shutil.rmtree(path, ignore_errors=True)
+    plant(path, b"")
+    looked(warm_python, 0, root)
+
+
 LOCKS: dict[str, Callable[[Path], Path]] = {
     **{name: PLACES[name] for name in HELD},
     "all-locks": ours("locks"),
