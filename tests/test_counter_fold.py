@@ -20,7 +20,7 @@ from support.processes import PATIENCE_S, SPAWN
 
 from gpucache.disk.node import node_id
 from gpucache.layout import paths
-from gpucache.store import counter_files, counter_fold
+from gpucache.store import counter_files, counter_fold, counter_look
 from gpucache.store.counter_fold import fold
 from gpucache.store.counts import Where, this_hour
 from gpucache.store.stats import Stats, hours, totals
@@ -519,7 +519,7 @@ class TestReaders:
         for _ in range(3):
             counted(directory)
         left = moment
-        read, listed = counter_files.read, counter_files.listed
+        read, listed = counter_look.read, counter_look.listed
 
         def then(call: Callable[..., object]) -> Callable[..., object]:
             def called(*args: object) -> object:
@@ -532,8 +532,8 @@ class TestReaders:
 
             return called
 
-        monkeypatch.setattr(counter_files, "read", then(read))
-        monkeypatch.setattr(counter_files, "listed", then(listed))
+        monkeypatch.setattr(counter_look, "read", then(read))
+        monkeypatch.setattr(counter_look, "listed", then(listed))
         assert hits(tmp_path) in (6, 7)
         assert left < 0, "the fold came"
         assert hits(tmp_path) == 7
@@ -542,20 +542,20 @@ class TestReaders:
         self, tmp_path, directory, monkeypatch
     ):
         counted(directory)
-        real = counter_files.read
+        real = counter_look.read
 
         def read_what_is_gone(here: int, name: str) -> object:
             shutil.rmtree(directory, ignore_errors=True)
             return real(here, name)
 
-        monkeypatch.setattr(counter_files, "read", read_what_is_gone)
+        monkeypatch.setattr(counter_look, "read", read_what_is_gone)
         assert totals(str(tmp_path)) == {}
 
     def test_folds_without_end_keep_a_reader_for_a_bounded_time(
         self, tmp_path, directory, monkeypatch
     ):
         counted(directory)
-        real = counter_files.listed
+        real = counter_look.listed
         lists = 0
 
         def listed_after_a_fold(here: int) -> dict[str, str]:
@@ -564,9 +564,9 @@ class TestReaders:
             Path(directory, f"{node_id()}.folded.{lists}.1.folded").write_text("{}")
             return real(here)
 
-        monkeypatch.setattr(counter_files, "listed", listed_after_a_fold)
+        monkeypatch.setattr(counter_look, "listed", listed_after_a_fold)
         assert hits(tmp_path) == 1
-        assert lists <= counter_files._TRIES + 2
+        assert lists <= counter_look._TRIES + 2
 
     @pytest.mark.parametrize("moment", range(4))
     def test_a_process_that_writes_at_any_moment_of_a_reading_is_read_whole(

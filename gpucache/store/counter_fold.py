@@ -25,14 +25,12 @@ from gpucache.store.counter_files import (
     OLD,
     OLD_FOLDED,
     OLD_LOCK,
-    Look,
     identity,
-    listed,
-    look,
     make_file,
     new_name,
     opened,
 )
+from gpucache.store.counter_look import Look, listed, look
 from gpucache.store.counts import Sums, add_all, bounded, encoded, this_hour
 from gpucache.values import Value
 

@@ -13,8 +13,9 @@ import time
 from contextlib import suppress
 
 from gpucache.forks import after_fork
-from gpucache.store.counter_files import OwnFile, host_label, look, opened, short_label
+from gpucache.store.counter_files import OwnFile, host_label, opened, short_label
 from gpucache.store.counter_fold import fold_few
+from gpucache.store.counter_look import look
 from gpucache.store.counts import ANY_TIME, HOUR_S, Sums, Values, Where, add_all, this_hour
 
 TYPE_CHECKING = False
