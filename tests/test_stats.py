@@ -114,7 +114,9 @@ class TestCounting:
         assert list(tmp_path.iterdir()) == []
 
     @pytest.mark.parametrize(
-        "device", ["d" * 255, "\u00e9" * 127, "\ud800" * 85], ids=["long", "wide", "undecodable"]
+        "device",
+        ["d" * 255, "\u00e9" * 127, "\ud800" * 85, 90 * "\U0001f600"],
+        ids=["long", "wide", "undecodable", "widest"],
     )
     def test_a_text_that_gets_shorter_leaves_no_tail_of_the_longer_one(
         self, tmp_path, directory, device
@@ -142,6 +144,15 @@ class TestCounting:
         assert one != other
         assert one.startswith("/...")
         assert one.endswith("/cache")
+
+    def test_the_longest_of_all_fits(self, tmp_path, directory, monkeypatch):
+        monkeypatch.setattr(paths, "host_name", lambda: "h" * 300)
+        counters = Stats(directory, "\U0001f600" * 1000)
+        for name in (*counts.COUNTERS, *counts.SECONDS):
+            counters.add(name, 1e9 / 3)
+        counters.flush()
+        (values,) = totals(str(tmp_path)).values()
+        assert values == dict.fromkeys((*counts.COUNTERS, *counts.SECONDS), 1e9 / 3)
 
 
 class TestFlushing:
