@@ -65,14 +65,19 @@ def tell_in_job(level: int, message: str, *words: object) -> None:
 
     The first process logs it at this level, the others for debugging only.
     """
+    if not _is_first(message, words):
+        level = DEBUG
+    tell(level, message, *words)
+
+
+def _is_first(message: str, words: tuple[object, ...]) -> bool:
+    """Whether this process is the one of its job that says a line to people. Never raises."""
     try:
         from gpucache.once import first_in_job
 
-        if not _tells_alone and not first_in_job(message % words, os.environ):
-            level = DEBUG
+        return _tells_alone or first_in_job(message % words, os.environ)
     except Exception:
-        pass  # it is better told eight times than not
-    tell(level, message, *words)
+        return True  # it is better told eight times than not
 
 
 _warned: set[str] = set()
@@ -82,22 +87,18 @@ ALONE = "compiling without the shared cache"
 """What follows from most failures in a launch."""
 
 
-def warn_once(
-    what: str,
-    cause: object,
-    outcome: str = ALONE,
-    *,
-    in_job: bool = False,
-) -> None:
-    """Log a warning of what failed, its cause and the outcome; once for each cause in a process, or in a job.
+def warn_once(what: str, cause: object, outcome: str = ALONE) -> None:
+    """Log a warning of what failed, its cause and the outcome; once for each cause in a job on this node.
 
-    It is never a `warnings.warn`, which ``-W error`` would turn into an exception.
+    Each other process logs it for debugging, and no process twice. It is never a `warnings.warn`, which ``-W error``
+    would turn into an exception.
     """
     kind = f"{what}: {cause}"
     if isinstance(cause, OSError) and cause.errno:
         # Its paths, and what was about to be done, differ from kernel to kernel; the cause does not.
         kind = f"{os.strerror(cause.errno)}; {outcome}"
-    if kind not in _warned:
-        _warned.add(kind)
-        teller = tell_in_job if in_job else tell
-        teller(WARNING, "%s: %s; %s", what, cause, outcome)
+    if kind in _warned:
+        return
+    _warned.add(kind)
+    level = WARNING if _is_first("%s", (kind,)) else DEBUG
+    tell(level, "%s: %s; %s", what, cause, outcome)

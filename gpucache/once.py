@@ -23,8 +23,8 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
 
 PLACES = ("/dev/shm", "/tmp")
-"""Where the directory of markers is: in the first of these that exists, unless the system has a place for such files of
-this user's, `XDG_RUNTIME_DIR` (XDG Base Directory Specification 0.8). Not in `TMPDIR`, which may differ per rank."""
+"""Where the directory of markers is: in the first of these that exists. Not in `TMPDIR`, which may differ per rank, nor
+where a file system may hang as those of a network do, since a kernel launch may ask."""
 _AGAIN_S = 3600
 """How long a sentence counts as said, in seconds."""
 _SWEEP_S = 86400.0
@@ -43,7 +43,7 @@ def first_in_job(sentence: str, environ: Mapping[str, str]) -> bool:
     hour = int(time.time()) // _AGAIN_S
     said = f"{_job(environ)} {hour} {sentence}".encode("utf-8", "backslashreplace")
     try:
-        directory = _directory(environ)
+        directory = _directory()
     except (OSError, AttributeError):  # Windows has no user ids
         return True
     marker = f"{zlib.crc32(said):08x}{zlib.adler32(said):08x}"
@@ -62,14 +62,13 @@ def is_rank(environ: Mapping[str, str]) -> bool:
     return bool(_ranks(environ.items()))
 
 
-def _directory(environ: Mapping[str, str]) -> int:
+def _directory() -> int:
     """A descriptor of the directory for this user's markers on this node, which is made if it is missing.
 
     Raises:
         OSError: it cannot be made, or another user may have planted markers in it.
     """
-    places = (environ.get("XDG_RUNTIME_DIR", ""), *PLACES)
-    place = next(filter(os.path.isdir, places), PLACES[-1])
+    place = next(filter(os.path.isdir, PLACES), PLACES[-1])
     user = os.geteuid()
     path = os.path.join(place, f"gpucache-told-{user}")
     if not os.path.isdir(path):

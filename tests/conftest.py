@@ -25,6 +25,7 @@ from support.templates import Template, made_by_a_rank
 from support.trees import KEY, Stock
 from tree import make
 
+from gpucache import once
 from gpucache.cli import main
 from gpucache.disk import lock_place
 from gpucache.disk.within import Straight
@@ -87,8 +88,8 @@ def guard(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
 def told_by_nobody(
     tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """What is told once in a job has not been told before this test."""
-    monkeypatch.setenv("XDG_RUNTIME_DIR", str(tmp_path_factory.mktemp("runtime")))
+    """What is told once in a job was not told before this test; and each process of `python` or `gpucache` is a job."""
+    monkeypatch.setattr(once, "PLACES", (str(tmp_path_factory.mktemp("told")),))
 
 
 @pytest.fixture(scope="session")
@@ -165,6 +166,7 @@ def python() -> Run:
         code: str, *args: object, env: Mapping[str, str] | None = None, **options: object
     ) -> object:
         command = [sys.executable, "-c", code, *map(str, args)]
+        options = {"start_new_session": True, **options}
         return subprocess.run(
             command, env=env, text=True, capture_output=True, timeout=120, **options
         )
@@ -178,6 +180,7 @@ def gpucache() -> Run:
 
     def run(*args: object, env: Mapping[str, str] | None = None, **options: object) -> object:
         command = [sys.executable, "-m", "gpucache", *map(str, args)]
+        options = {"start_new_session": True, **options}
         return subprocess.run(
             command, env=env, text=True, capture_output=True, timeout=120, **options
         )

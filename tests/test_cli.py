@@ -185,6 +185,21 @@ def test_a_failure_of_every_rank_is_told_once_unless_it_ends_the_rank(gpucache, 
     assert [line.split(":")[0] for line in lines].count("error") == 8
 
 
+def test_even_a_defect_is_shown_by_one_rank(monkeypatch, capsys, own_signals):
+    monkeypatch.setenv("LOCAL_RANK", "0")
+    monkeypatch.setattr("gpucache.directories.launch.launch_environ", lambda *_, **__: 1 / 0)
+    monkeypatch.setattr(os, "execvpe", lambda *_: None)
+    main.main(["run", "--", "true"])
+    assert "ZeroDivisionError" in capsys.readouterr().err
+    monkeypatch.setenv("LOCAL_RANK", "1")  # what started this process has the ranks of both
+    monkeypatch.setattr("gpucache.once._job", lambda _: "the job")
+    main.main(["run", "--", "true"])
+    main.main(["run", "--", "true"])
+    assert capsys.readouterr().err.count("Traceback") == 1
+    assert main.main(["run", "--strict", "--", "true"]) == 3
+    assert "Traceback" in capsys.readouterr().err
+
+
 def test_a_process_without_a_rank_says_all_each_time(gpucache, two):
     said = gpucache("run", "--", "true", env=two).stderr
     assert "the devices are fake" in said

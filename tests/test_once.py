@@ -123,6 +123,16 @@ def test_another_users_directory_is_not_believed(as_root, places):
     assert once.first_in_job("s", {})
 
 
+def test_a_warning_of_one_cause_is_one_of_the_job(monkeypatch, caplog):
+    """Another rank, whose path differs and whose cause does not, logs it for debugging."""
+    monkeypatch.setattr(log, "_warned", set())
+    log.warn_once("one cannot be published", OSError(28, "No space left on device", "/root/a"))
+    monkeypatch.setattr(log, "_warned", set())
+    log.warn_once("another cannot be published", OSError(28, "No space left on device", "/root/b"))
+    log.warn_once("a third cannot be read", OSError(5, "Input/output error", "/root/c"))
+    assert [message.partition(" cannot")[0] for message in caplog.messages] == ["one", "a third"]
+
+
 def test_what_cannot_be_told_once_is_told_all_the_same(monkeypatch, caplog):
     monkeypatch.setattr(once, "first_in_job", lambda *_: 1 / 0)
     log.tell_in_job(log.WARNING, "lost: %s", "GPU 3")

@@ -45,10 +45,11 @@ class RunCall(Value, kw_only=True):
             failure = 1
             if ends or _is_first_to_say(error.problem):
                 complain(error)
-        except Exception:
+        except Exception as error:
             # A defect of gpucache is no reason for the command not to run.
-            complain_of_defect()
             failure = 3
+            if ends or _is_first_to_say(repr(error)):
+                complain_of_defect()
         if failure and ends:
             if self.strict is None:
                 say(f"hint: --no-strict executes {self.command[0]} all the same")

@@ -123,7 +123,7 @@ def locate(directory: str | None, environ: Mapping[str, str]) -> Location:
             _prepare(chosen.root, environ)
             views = _prepared_views(chosen.directory, environ)
         except (GpuCacheError, OSError) as error:
-            warn_once("the store cannot be used", error, in_job=True)
+            warn_once("the store cannot be used", error)
             mode = "stock" if _is_usable_alone(chosen, environ) else "private"
     shared = mode == "shared"
     counters = paths.ours(chosen.root, "stats") if shared else None
@@ -186,7 +186,7 @@ def _choose(directory: str | None, environ: Mapping[str, str]) -> _Chosen:
         mode = _mode(directory, root, environ)
     except (GpuCacheError, OSError) as error:
         # The current directory is gone, or there is no temporary one.
-        warn_once("the cache cannot be found", error, in_job=True)
+        warn_once("the cache cannot be found", error)
         directory = directory or default_directory("", None, environ)
         return _Chosen(os.devnull, directory, "private")
     known: Record | None = None
@@ -194,7 +194,7 @@ def _choose(directory: str | None, environ: Mapping[str, str]) -> _Chosen:
         known = of_this_host(root)
     except RecordError as error:
         if not directory and mode != "stock":
-            warn_once("no record", error, "caching where Triton does by default", in_job=True)
+            warn_once("no record", error, "caching where Triton does by default")
     chosen = directory or default_directory(root, known, environ)
     if not os.path.isabs(chosen):  # a relative home, and no current directory
         mode = "private"
@@ -232,9 +232,7 @@ def _prepared_views(directory: str, environ: Mapping[str, str]) -> str:
         raise
     except ProvisionError as error:
         # Nobody can tell what lies there: it is not looked at again.
-        warn_once(
-            f"no views in {directory}", _cause(error), _outcome_without_view(error), in_job=True
-        )
+        warn_once(f"no views in {directory}", _cause(error), _outcome_without_view(error))
         return NO_VIEWS
     except OSError:
         return directory  # one may use a directory without the right to list it
