@@ -988,8 +988,10 @@ def test_at_level_debug_a_hit_says_where_it_was(ranks, root):
 def test_a_setting_that_makes_a_miss_is_named(setting, why, ranks, tmp_path):
     rank = ranks(env={"GPUCACHE_LOG": "info", "TRITON_HOME": str(tmp_path), **setting})
     assert rank.said()["compiled"] == 1
-    (line,) = lines(rank)
-    assert line.endswith(f": {why}")
+    alone, missed = lines(rank)
+    (name,) = setting
+    assert alone == f"INFO not shared: {name}=1: every kernel is compiled, whatever is cached"
+    assert missed.endswith(f": {why}")
 
 
 @pytest.mark.usefixtures("first")

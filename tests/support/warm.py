@@ -157,6 +157,7 @@ def _serve(requests: socket.socket) -> dict[str, Any]:
             *standard, status = fds
             pid = os.fork()
             if pid == 0:
+                os.setpgid(0, 0)  # a job of its own, as a shell makes of each command
                 for number, fd in enumerate(standard):
                     os.dup2(fd, number)
                 selector.close()
