@@ -1,15 +1,16 @@
-"""Two nodes on one root, each by a mount of its own whose locks the other does not see: a real FUSE (bindfs)."""
+"""Two nodes on one root, each by a real mount of its own, whose locks the other one does not see."""
 
 from __future__ import annotations
 
 import json
 import os
 import subprocess
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager
 from pathlib import Path
 
 import pytest
-from support.fuse import same_directory
+from support.fuse import mounted, same_directory
 from support.nodes import Node
 from support.processes import PATIENCE_S
 from support.ranks import KERNELS, PLUGIN
@@ -43,15 +44,23 @@ class Two:
         return process
 
 
-@pytest.fixture
-def two(fuse: None, triton: None, tmp_path: Path) -> Iterator[Two]:
+BARE = {"rename": "EPERM", "link": "ENOTSUP", "utime": "EPERM", "fsync": "EINVAL"}
+MOUNTS: dict[str, Callable[[Path, Path], AbstractContextManager[Path]]] = {
+    "bindfs": same_directory,
+    "object store": lambda shown, point: mounted(shown, point, BARE),
+}
+
+
+@pytest.fixture(params=MOUNTS)
+def two(request: pytest.FixtureRequest, fuse: None, triton: None, tmp_path: Path) -> Iterator[Two]:
+    mount = MOUNTS[request.param]
     at = tmp_path / "at"
     at.mkdir()
     shared = tmp_path / "shared"
     shared.mkdir(mode=0o700)
     with (
-        same_directory(shared, tmp_path / "first") as first,
-        same_directory(shared, tmp_path / "second") as second,
+        mount(shared, tmp_path / "first") as first,
+        mount(shared, tmp_path / "second") as second,
     ):
         nodes = []
         for name, boot_id, shown in zip(("one", "two"), BOOT_IDS, (first, second), strict=True):
@@ -81,6 +90,21 @@ def test_neither_takes_what_the_other_has_staged_and_both_publish(two: Two, tmp_
     assert quick["compiled"] == 2
     first = ended(slow)
     assert first["digests"] == quick["digests"]
+    for number in (0, 1):
+        assert ended(two.rank(number))["compiled"] == 0
+    found = list((tmp_path / "shared/root/gpucache/v1/store").glob("*/*"))
+    assert len(found) == 2
+    assert all(sound(str(path), True, 0.0) for path in found)
+
+
+def test_both_at_once_leave_whole_entries(two: Two, tmp_path: Path) -> None:
+    ranks = [two.rank(number) for number in (0, 1)]
+    for rank in ranks:
+        assert rank.stdin is not None
+        rank.stdin.write("\n")
+        rank.stdin.flush()
+    said = [ended(rank) for rank in ranks]
+    assert said[0]["digests"] == said[1]["digests"]
     for number in (0, 1):
         assert ended(two.rank(number))["compiled"] == 0
     found = list((tmp_path / "shared/root/gpucache/v1/store").glob("*/*"))
