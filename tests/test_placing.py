@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from support.cli import Command
 from support.every_call import SCRIPT, EveryCall
 from support.trees import GROUP, KERNEL, KEY, OLD, Cache, Tree
 
@@ -226,6 +227,22 @@ def test_a_half_made_directory_is_a_stray_and_no_entry(tmp_path: Path) -> None:
     assert not report.entries
     assert not report.findings
     assert {stray.kind for stray in report.strays} == {"half-removed"}
+
+
+def test_a_half_made_directory_goes_with_prune_once_it_is_an_hour_old(
+    tmp_path: Path, here: Command
+) -> None:
+    cache = Cache(tmp_path)
+    half_made(cache.entry, locked=True)
+    half_made(cache.view, locked=False)
+    words = ("prune", "--max-age", "30d", "--yes", "--root", cache.root)
+    assert here(*words).code == 0
+    assert cache.entry.exists()
+    for directory in (cache.entry, cache.view):
+        os.utime(directory, (OLD - 60, OLD - 60))
+    assert here(*words).code == 0
+    assert not cache.entry.exists()
+    assert not cache.view.exists()
 
 
 def test_a_full_disk_leaves_nothing_half_made(

@@ -44,9 +44,9 @@ class Stray:
     """A file or directory in a cache that belongs to no entry."""
 
     kind: StrayKind
-    """``staging``, ``aside``, ``half-removed``, ``lock``, ``quarantine`` and ``empty`` (an empty key directory) are
-    what gpucache or Triton's entries left; ``triton-temporary`` and ``torch-temporary`` are what killed writers of
-    Triton and torch left."""
+    """``staging``, ``aside``, ``half-removed`` (or half made), ``lock``, ``quarantine`` and ``empty`` (an empty key
+    directory) are what gpucache or Triton's entries left; ``triton-temporary`` and ``torch-temporary`` are what killed
+    writers of Triton and torch left."""
     path: str
     size_bytes: int
     modified: float
