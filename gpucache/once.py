@@ -13,14 +13,13 @@ from __future__ import annotations
 
 import errno
 import os
-import re
 import stat
 import time
 import zlib
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Iterable, Mapping
 
 PLACES = ("/dev/shm", "/tmp")
 """Where the directory of markers is: in the first of these that exists. Not in `TMPDIR`, which may differ per rank, nor
@@ -29,8 +28,9 @@ _AGAIN_S = 3600
 """How long a sentence counts as said, in seconds."""
 _SWEEP_S = 86400.0
 _NEW = os.O_WRONLY | os.O_CREAT | os.O_EXCL
-_RANK = re.compile(r"LOCAL_?(RANK|ID)")
-"""The variables by which launchers tell a process its number on the node (`gpucache.directories.local_rank`)."""
+_RANK = ("LOCAL_RANK", "LOCALRANK", "LOCAL_ID", "LOCALID")
+"""What is in the name of each variable by which a launcher tells a process its number on the node
+(`gpucache.directories.local_rank`)."""
 _PROC = "/proc"
 
 
@@ -112,8 +112,8 @@ def _job(environ: Mapping[str, str]) -> str:
     return _identity(pid)
 
 
-def _ranks(items: object) -> dict[str, str]:
-    return {name: value for name, value in items if _RANK.search(name)}  # type: ignore[attr-defined]
+def _ranks(items: Iterable[tuple[str, str]]) -> dict[str, str]:
+    return {name: value for name, value in items if any(part in name for part in _RANK)}
 
 
 def _environment(pid: int) -> list[tuple[str, str]]:

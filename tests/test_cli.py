@@ -13,6 +13,7 @@ import sys
 from pathlib import Path
 
 import pytest
+from support.gpus import LIKE, gpus
 
 from gpucache import DeviceCacheRegistry
 from gpucache.cli import main
@@ -67,6 +68,31 @@ def test_provision_json_says_that_the_device_is_fake_and_why(gpucache, root):
             "name": "fake",
         }
     ]
+
+
+def test_a_host_without_gpus_among_hosts_with_gpus_is_told_so(gpucache, machine, root, monkeypatch):
+    with monkeypatch.context() as patch:
+        patch.setattr("gpucache.layout.paths.host_name", lambda: "gpu1")
+        DeviceCacheRegistry(root, gpus(*LIKE), {}).provision()
+    environ = {**machine("init_error = DRIVER_NOT_LOADED\n"), "GPUCACHE_DIR": str(root)}
+    warning = (
+        f"warning: no record of {os.uname().nodename} is made, since its one device would be fake"
+    )
+    done = gpucache("provision", env=environ)
+    assert (done.returncode, done.stdout) == (0, f"{root}/triton/0\tnot made\tFAKE-0\n")
+    assert done.stderr.startswith(warning)
+    assert (
+        "the real ones of gpu1; set GPUCACHE_FAKE_DEVICES=1 if a fake one is meant" in done.stderr
+    )
+    done = gpucache("run", "--", sys.executable, "-c", SHOW, env=environ)
+    assert show(done)["GPUCACHE_DIR"] == str(root)
+    assert "TRITON_CACHE_DIR" not in show(done)
+    assert done.stderr.startswith(warning)
+    assert "note: no GPU here, among hosts with GPUs: the root only" in done.stderr
+    done = gpucache("run", "--device", 0, "--", "echo", "ran", env=environ)
+    assert (done.returncode, done.stdout) == (1, "")
+    asked = gpucache("provision", env={**environ, "GPUCACHE_FAKE_DEVICES": "1"})
+    assert (asked.returncode, gpucache("path", 0, env=environ).returncode) == (0, 0)
 
 
 def test_devices_lists_them_and_makes_nothing(gpucache, machine, root):
