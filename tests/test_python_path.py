@@ -195,6 +195,18 @@ def test_what_turns_it_off(gpucache, environ):
     assert said(gpucache("run", "--", *later, env=environ)) == "stock"
 
 
+@pytest.mark.parametrize("options", [[], ["--no-plugin"]])
+def test_an_inner_run_takes_back_what_a_program_hands_on(options, gpucache, environ, other):
+    """A program that has imported Triton has the variable, and starts another run, whose script is of elsewhere."""
+    inner = [sys.executable, "-m", "gpucache", "run", *options, "--"]
+    script = f"python -c '{LAUNCH}'; cd /; PYTHONPATH= {other} -c '{LAUNCH}'"
+    code = (
+        f"import subprocess, triton; subprocess.run({[*inner, 'bash', '-c', script]}, check=True)"
+    )
+    done = gpucache("run", "--", sys.executable, "-c", code, env=environ)
+    assert said(done) == f"{'stock' if options else OURS}\nstock"
+
+
 def test_a_manager_that_the_user_has_chosen_wins(gpucache, environ):
     command = ("bash", "-c", f"python -c '{LAUNCH}'")
     chosen = {**environ, "TRITON_CACHE_MANAGER": "json:JSONEncoder"}

@@ -241,6 +241,10 @@ def _plugin_settings(base: Mapping[str, str], plugin: bool, force: bool) -> Iter
     """What becomes of the two variables by which the plug-in is turned on, or off for the command of an inner call."""
     name = environment.PYTHON_PATH.name
     had = environment.PYTHON_PATH.text(base)
+    if is_on_path(base) and environment.MANAGER.text(base) == environment.OUR_MANAGER:
+        # By no choice of the user's: a program that has imported Triton hands it on.
+        reason = "each Python that can import gpucache sets it"
+        yield Setting(environment.MANAGER.name, "removed", None, reason)
     if plugin:
         yield from _manager_setting(base, force)
         value = with_site(had)
