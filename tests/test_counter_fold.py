@@ -11,10 +11,11 @@ import shutil
 import subprocess
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import pytest
+import tree
 from support.every_call import SCRIPT
 from support.processes import PATIENCE_S, SPAWN
 
@@ -781,6 +782,104 @@ def test_whoever_writes_folds_and_dies_in_whatever_order_the_totals_are_exact(
     assert kinds(directory) == ["folded"]
     by_hour = sum(values["hits"] for values in hours(str(tmp_path)).values())
     assert by_hour == written
+
+
+class OldProcess:
+    """What a process of the format before did: one file, rewritten, under a lock for life."""
+
+    def __init__(self, directory: str, number: int) -> None:
+        os.makedirs(directory, exist_ok=True)
+        path = f"{directory}/{node_id()}.node.{number}.abc.json"
+        self.fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL)
+        fcntl.flock(self.fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        self.hits = 0
+
+    def count(self, hits: int) -> None:
+        self.hits += hits
+        said = {"device": "0", "values": {"hits": self.hits}}
+        os.pwrite(self.fd, json.dumps(said).encode().ljust(2048), 0)
+
+
+def old_fold(directory: str) -> None:
+    """What a fold of the format before did, under its lock."""
+    with open(f"{directory}/lock", "ab") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        dead = []
+        for path in sorted(Path(directory).glob("*.json")):
+            with path.open("rb") as file, suppress(BlockingIOError):
+                fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
+                dead.append(path)
+        total = 0
+        for path in dead:
+            said = json.loads(path.read_text() or "[]")
+            items = said if isinstance(said, list) else [said]
+            total += sum(item.get("values", {}).get("hits", 0) for item in items)
+        said = [{"device": "0", "values": {"hits": total}}]
+        Path(directory, "folding").write_text(json.dumps(said))
+        os.rename(f"{directory}/folding", f"{directory}/folded.json")
+        for path in dead:
+            if path.name != "folded.json":
+                path.unlink()
+
+
+@pytest.mark.parametrize("seed", range(6))
+def test_beside_a_gpucache_of_the_format_before_the_totals_are_exact(
+    tmp_path, directory, monkeypatch, seed
+):
+    """Random interleavings of processes and folds of both formats, our folds killed at a random step."""
+    draw = random.Random(seed)
+    steps = Steps(monkeypatch)
+    old: list[OldProcess] = []
+    new = Stats(directory, "0")
+    written = 0
+    with no_fold():
+        for number in range(200):
+            turn = draw.random()
+            if turn < 0.15:
+                old.append(OldProcess(directory, number))
+            elif turn < 0.4 and old:
+                draw.choice(old).count(2)
+                written += 2
+            elif turn < 0.5:
+                new.add("hits", 3, now=True)
+                written += 3
+            elif turn < 0.6:
+                new.leave()
+            elif turn < 0.7 and old:
+                os.close(old.pop(draw.randrange(len(old))).fd)
+            elif turn < 0.8 and os.path.isdir(directory):
+                old_fold(directory)
+            else:
+                steps.left = draw.randrange(12)
+                try:
+                    fold(str(tmp_path))
+                except Killed:
+                    pass
+                finally:
+                    steps.left = 10**9
+            assert hits(tmp_path) == written
+    for process in old:
+        os.close(process.fd)
+    new.leave()
+    for staged in Path(directory).glob("publish-*"):
+        age(str(staged), 3700.0)  # a killed fold left it
+    fold(str(tmp_path))
+    assert hits(tmp_path) == written
+    assert kinds(directory) == ["folded", "lock"]
+
+
+def test_what_is_removed_from_a_cache_takes_no_count_with_it(tmp_path, directory, gpucache):
+    """Nor does the record of a host that is no more."""
+    tree.make(str(tmp_path), 2, 2)
+    for device in "01":
+        counted(directory, 3, device)
+    before = totals(str(tmp_path))
+    for words in (["prune", "--max-entries", "1", "--yes"], ["clean", "--force", "--yes"]):
+        done = gpucache(*words, "--root", tmp_path)
+        assert done.returncode == 0, done.stderr
+        assert totals(str(tmp_path)) == before
+    shutil.rmtree(paths.ours(str(tmp_path), "devices"))
+    assert totals(str(tmp_path)) == before
 
 
 def _live_and_die(directory: str, lives: int) -> None:

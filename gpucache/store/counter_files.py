@@ -26,7 +26,7 @@ from gpucache.layout.keys import unlinked
 from gpucache.store.counts import ANY_HOST, Sums, Where, add, parsed, parsed_hour
 from gpucache.values import Value
 
-OWN, FOLDED, OLD = ".counts", ".folded", ".json"
+OWN, FOLDED, OLD, OLD_CLAIMED = ".counts", ".folded", ".json", ".old"
 OLD_FOLDED = "folded.json"
 """The sums that a gpucache before this format has folded."""
 OLD_LOCK = "lock"
@@ -50,7 +50,7 @@ _GONE = (errno.ENOENT, errno.ESTALE)
 def identity(here: int, name: str) -> str | None:
     """What a file of counters is known by, whoever has claimed it; None for any other file, or one that is gone."""
     stem, suffix = os.path.splitext(name)
-    if suffix not in (OWN, FOLDED, OLD):
+    if suffix not in (OWN, FOLDED, OLD, OLD_CLAIMED):
         return None
     if name != OLD_FOLDED:
         return stem.rpartition(CLAIM)[2]
@@ -227,7 +227,7 @@ def read(here: int, name: str) -> File | None:
         return None if error.errno in _GONE else File({}, readable=False)
     except (ValueError, RecursionError):
         return File({})
-    if name.endswith(OLD):
+    if name.endswith((OLD, OLD_CLAIMED)):
         return File(_old_sums(said))
     if not isinstance(said, dict):
         return File({})

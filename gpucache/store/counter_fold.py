@@ -23,6 +23,7 @@ from gpucache.store.counter_files import (
     CLAIM,
     FOLDED,
     OLD,
+    OLD_CLAIMED,
     OLD_FOLDED,
     OLD_LOCK,
     identity,
@@ -196,7 +197,7 @@ def _dead(here: int, most: int | None) -> Iterator[_Held]:
     own = [known for known in order if is_of_this_node(names[known])]
     others = [known for known in order if not is_of_this_node(names[known])]
     for known in [*own, *_some(others, most)][:most]:
-        if names[known].endswith(OLD) and CLAIM not in names[known]:
+        if names[known].endswith(OLD):
             continue  # `_claim_old` takes these
         held = _hold(here, known, names[known])
         if held is not None:
@@ -268,10 +269,10 @@ def _claimed(here: int, held: _Held) -> str | None:
 def _claim_old(here: int, most: int | None) -> None:
     """Claim the files of ended processes that a gpucache of the format before has made, and what that has folded.
 
-    That gpucache no longer sees them then. Under its lock: it never folds meanwhile what is claimed here. ``most``
-    bounds how many files are looked at; None looks at all.
+    That gpucache no longer sees them then, by their ending. Under its lock: it never folds meanwhile what is claimed
+    here. ``most`` bounds how many files are looked at; None looks at all.
     """
-    old = [name for name in listed(here).values() if name.endswith(OLD) and CLAIM not in name]
+    old = [name for name in listed(here).values() if name.endswith(OLD)]
     if not old:
         return
     try:
@@ -292,7 +293,7 @@ def _claim_old_file(here: int, name: str) -> None:
     known = identity(here, name)
     if known is None:
         return
-    claimed = new_name(node_id(), "claimed") + CLAIM + known + OLD
+    claimed = new_name(node_id(), "claimed") + CLAIM + known + OLD_CLAIMED
     if name == OLD_FOLDED:
         os.rename(name, claimed, src_dir_fd=here, dst_dir_fd=here)
         return

@@ -14,7 +14,6 @@ from contextlib import contextmanager
 
 from gpucache.disk.door import open_regular
 from gpucache.store.counter_files import (
-    CLAIM,
     FOLDED,
     OLD,
     OLD_LOCK,
@@ -116,7 +115,7 @@ def listed(here: int) -> dict[str, str]:
 @contextmanager
 def _no_old_fold_beside(here: int, names: dict[str, str]) -> Iterator[None]:
     """Keep a gpucache of the format before from folding its files while they are read; that waits for us, shortly."""
-    if not any(name.endswith(OLD) and CLAIM not in name for name in names.values()):
+    if not any(name.endswith(OLD) for name in names.values()):
         yield
         return
     try:
