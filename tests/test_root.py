@@ -295,3 +295,13 @@ def test_what_a_launch_makes_above_a_root_others_may_pass(tmp_path, python):
         "b/root": "0o700",
         "b/root/gpucache/v1/store": "0o700",
     }
+
+
+def test_a_scan_of_what_is_not_there_is_no_empty_cache(tmp_path):
+    from gpucache import scan
+
+    with pytest.raises(NoRootError, match="there is no"):
+        scan(str(tmp_path / "typo"))
+    (tmp_path / "file").touch()
+    with pytest.raises(NoRootError, match="is no directory"):
+        scan(str(tmp_path / "file"))

@@ -10,6 +10,8 @@ import click
 
 from gpucache.cli import cache_rows
 from gpucache.cli.common import (
+    archs_in,
+    check_cached,
     counted,
     existing,
     finding_rows,
@@ -31,6 +33,7 @@ from gpucache.cli.terminal import (
 )
 
 if TYPE_CHECKING:
+    from gpucache.report.cache_report import CacheReport
     from gpucache.report.entries import Entry
     from gpucache.report.selection import Selection
 
@@ -107,6 +110,7 @@ def _list(
 ) -> None:
     """Print the entries of a selection, at most ``limit``, and warn of what is wrong in the root."""
     report = scanned(existing(root))
+    _check_named(report, selection)
     now = time.time()
     found = [entry for entry in report.entries if selection.has(entry, now)]
     found.sort(key=_ORDERS[sort])
@@ -123,6 +127,29 @@ def _list(
     if report.entries and not found:
         entries = counted(len(report.entries), "entry", "entries")
         say(f"note: none of {entries} in {report.root} is like that")
+
+
+_PATTERN = frozenset("*?[")
+
+
+def _check_named(report: CacheReport, selection: Selection) -> None:
+    """Refuse filters that name something of which nothing is cached; a pattern of names may match none.
+
+    Raises:
+        NotCachedError: there is no such architecture, device directory or kernel.
+    """
+    if selection.arch is not None:
+        check_cached(report, "--arch", selection.arch, archs_in(report))
+    if selection.directory is not None:
+        names = [device.name for device in report.devices]
+        for entry in report.entries:
+            names += entry.directories
+        check_cached(report, "--directory", selection.directory, names)
+    kernel = selection.kernel
+    if kernel is not None and not _PATTERN.intersection(kernel):
+        kernels = [entry.kernel for entry in report.entries]
+        alike = [name for name in kernels if kernel in name]
+        check_cached(report, "--kernel", kernel, alike or kernels)
 
 
 def _show(entry: Entry, as_json: bool) -> None:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 from gpucache.cli.terminal import progress, say
 from gpucache.environment import ROOT
-from gpucache.errors import GpuCacheError, NoEntryError, NoRootError
+from gpucache.errors import GpuCacheError, NoEntryError, NoRootError, NotCachedError
 from gpucache.layout.paths import resolve_root
 
 if TYPE_CHECKING:
@@ -77,7 +77,7 @@ def scanned(root: str) -> CacheReport:
 
     fold_counters(root)
     with progress("looking") as show:
-        return scan(root, show)
+        return scan(root, show, may_be_missing=True)  # `existing` has told
 
 
 def fold_counters(root: str) -> None:
@@ -110,6 +110,22 @@ def one_entry(root: str, key: str) -> Entry:
         keys = tuple(entry.key for entry in found)
         raise NoEntryError(os.path.realpath(root), key, keys)
     return found[0]
+
+
+def check_cached(report: CacheReport, option: str, value: str, there: Iterable[str]) -> None:
+    """Refuse the value of a filter that names nothing of what is there, in a cache that is not empty.
+
+    Raises:
+        NotCachedError: there is no such thing; the error lists what there is.
+    """
+    names = sorted(set(there))
+    if names and value not in names:
+        raise NotCachedError(report.root, option, value, tuple(names))
+
+
+def archs_in(report: CacheReport) -> list[str]:
+    """The architectures of the entries of a root."""
+    return [entry.arch for entry in report.entries if entry.arch is not None]
 
 
 def counted(count: int, one: str, many: str) -> str:

@@ -132,7 +132,7 @@ def config(root: str | None, as_json: bool) -> int:
     gpucache config
     gpucache config --json
     """
-    from gpucache.diagnosis.config import settings
+    from gpucache.diagnosis.config import settings, unknown_variables
 
     found = settings(os.environ, root)
     if as_json:
@@ -151,6 +151,9 @@ def config(root: str | None, as_json: bool) -> int:
     for setting in found:
         if setting.problem is not None:
             say(f"warning: {setting.name}: {setting.problem}")
+    for name, near in unknown_variables(os.environ).items():
+        meant = "" if near is None else f"; {near} may be meant"
+        say(f"warning: {name} is no variable of gpucache's{meant}")
     existing(root)  # raises for a root that is none
     return 0
 

@@ -54,7 +54,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         if not reader_has_gone:
             say(f"error: could not write to stdout: {error.cause.strerror}")
         return 1
-    except OSError as error:
+    except (OSError, MemoryError) as error:
         complain_of_refusal(error)
         return 1
     except Exception:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
 from typing import Any
 
@@ -38,6 +39,14 @@ def _whole_arch(context: click.Context, option: click.Parameter, value: str | No
     if value is not None and value[:1].isdigit():
         return f"sm_{value}"
     return value
+
+
+_ARCH = re.compile(r"sm_[0-9]{2,3}[a-z]?|gfx[0-9a-f]{3,5}")
+
+
+def is_arch(text: str) -> bool:
+    """Whether a text looks like an architecture (``sm_90``), of which the last entry may have been pruned."""
+    return _ARCH.fullmatch(text) is not None
 
 
 def _not_empty(context: click.Context, option: click.Parameter, value: str | None) -> str | None:

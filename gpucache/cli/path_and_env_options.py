@@ -29,17 +29,17 @@ def path(ordinal: int, root: str | None, as_json: bool) -> int:
     "--format",
     "form",
     type=click.Choice(["sh", "fish", "json", "dotenv"]),
-    default="sh",
-    show_default=True,
+    help="How the variables are written.  [default: sh]",
 )
 @json_option
-def env(ordinal: int, root: str | None, form: str, as_json: bool) -> int:
+def env(ordinal: int, root: str | None, form: str | None, as_json: bool) -> int:
     """Print the variables that give a process this device's directory, from the record.
 
     \b
     eval "$(gpucache env 0)"
     gpucache env 0 --format fish | source
     """
-    if as_json:
-        form = "json"
+    if as_json and form not in (None, "json"):
+        raise click.UsageError(f"--json and --format {form} contradict each other")
+    form = "json" if as_json else form or "sh"
     return EnvCall(ordinal=ordinal, root=root, form=form).execute()

@@ -9,8 +9,16 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from gpucache.cli import cache_rows
-from gpucache.cli.common import counted, scanned, tell, tell_findings, vetted
-from gpucache.cli.options import SIZE, TIME, arch_option, json_option, root_option
+from gpucache.cli.common import (
+    archs_in,
+    check_cached,
+    counted,
+    scanned,
+    tell,
+    tell_findings,
+    vetted,
+)
+from gpucache.cli.options import SIZE, TIME, arch_option, is_arch, json_option, root_option
 from gpucache.cli.terminal import (
     check_answerable,
     confirmed,
@@ -113,6 +121,8 @@ def prune(
         grace_s=grace_s,
     )
     report = scanned(vetted(root))
+    if arch is not None and not is_arch(arch):
+        check_cached(report, "--arch", arch, archs_in(report))
     made = plan(report, policy, os.environ)
     is_bounded = max_size is not None or max_age is not None
     if is_bounded and not inductor and not as_json:

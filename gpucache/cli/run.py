@@ -9,7 +9,13 @@ import errno
 import os
 
 from gpucache import environment
-from gpucache.cli.terminal import complain, complain_of_defect, log_to_stderr, say
+from gpucache.cli.terminal import (
+    complain,
+    complain_of_defect,
+    complain_of_refusal,
+    log_to_stderr,
+    say,
+)
 from gpucache.errors import DeviceIndexError, GpuCacheError
 from gpucache.values import Value
 
@@ -45,6 +51,10 @@ class RunCall(Value, kw_only=True):
             failure = 1
             if ends or _is_first_to_say(error.problem):
                 complain(error)
+        except (OSError, MemoryError) as error:
+            failure = 1
+            if ends or _is_first_to_say(repr(error)):
+                complain_of_refusal(error)
         except Exception as error:
             # A defect of gpucache is no reason for the command not to run.
             failure = 3

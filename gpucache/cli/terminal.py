@@ -33,8 +33,12 @@ def complain(error: GpuCacheError) -> None:
         say(f"hint: {error.hint}")
 
 
-def complain_of_refusal(error: OSError) -> None:
+def complain_of_refusal(error: OSError | MemoryError) -> None:
     """Say what the operating system refused (a disk that does not answer, a limit on processes), and of which path."""
+    if isinstance(error, MemoryError):
+        say("error: there is no memory left")
+        say("hint: free some, or raise the limit of this process (`ulimit -v`) or container")
+        return
     refused = error.strerror or str(error)
     where = "" if error.filename is None else f"{os.fsdecode(error.filename)}: "
     say(f"error: {where}{refused}")

@@ -118,3 +118,24 @@ def _source(name: str, environ: Mapping[str, str]) -> Source:
     if is_mark_of_run or is_path_of_run or was_set_by_run(name, environ):
         return "gpucache run"
     return "environment"
+
+
+def unknown_variables(environ: Mapping[str, str]) -> dict[str, str | None]:
+    """The variables that begin as gpucache's do and are none, each with the one that may be meant, if there is one."""
+    import difflib  # not imported where every name is known
+
+    known = [variable.name for variable in VARIABLES]
+    unknown: dict[str, str | None] = {}
+    for name in sorted(environ):
+        if name not in known and _looks_like_ours(name):
+            near = difflib.get_close_matches(name, known, 1)
+            unknown[name] = near[0] if near else None
+    return unknown
+
+
+def _looks_like_ours(name: str) -> bool:
+    """Whether a name begins with ``GPUCACHE_``; those of gpucache's own tests are left out."""
+    prefix = environment.PREFIX
+    if name.startswith(f"{prefix}TEST_"):
+        return False
+    return name.startswith(prefix)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 import os
 import re
 import sys
@@ -11,7 +10,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from gpucache import environment
 from gpucache.diagnosis.case import Case
 from gpucache.diagnosis.codes import tells
-from gpucache.diagnosis.config import settings
+from gpucache.diagnosis.config import settings, unknown_variables
 from gpucache.directories.python_path import manager
 from gpucache.disk.files import inside
 from gpucache.disk.fresh import fresh_part
@@ -212,24 +211,12 @@ def always_compiling(environ: Mapping[str, str]) -> Iterator[Finding]:
 @tells({"unknown-variable": "a variable looks like one of ours, and is none"})
 def unknown(case: Case) -> Iterator[Finding]:
     """Warn of variables that begin as gpucache's do and are unknown: misspelt, or of another version."""
-    known = [variable.name for variable in environment.VARIABLES]
-    for name in sorted(case.environ):
-        if name in known or not _looks_like_ours(name):
-            continue
+    for name, near in unknown_variables(case.environ).items():
         fix = f"unset {name}; `gpucache config` lists what there is"
-        near = difflib.get_close_matches(name, known, 1)
-        if near:
-            fix = f"set {near[0]} if that is meant"
+        if near is not None:
+            fix = f"set {near} if that is meant"
         fact = f"{name}={case.environ[name]!r} is nothing to gpucache"
         yield Finding("unknown-variable", "warning", name, fact, fix)
-
-
-def _looks_like_ours(name: str) -> bool:
-    """Whether a name begins with ``GPUCACHE_``; those of gpucache's own tests are left out."""
-    prefix = environment.PREFIX
-    if name.startswith(f"{prefix}TEST_"):
-        return False
-    return name.startswith(prefix)
 
 
 @tells(

@@ -9,9 +9,10 @@ from __future__ import annotations
 import errno
 import os
 import re
+import stat
 
 from gpucache.disk.door import read_limited
-from gpucache.disk.refusal import refusal
+from gpucache.disk.refusal import may, refusal
 from gpucache.errors import NoRootError
 from gpucache.layout import inductor
 from gpucache.layout.keys import KEY, directories_in, has_keys
@@ -30,39 +31,44 @@ def check_there(root: str, named: str | None = None) -> None:
 
     Raises:
         NoRootError: the root is missing, or no directory.
-        ProvisionError: the operating system lets nobody look.
+        ProvisionError: the operating system does not say.
     """
     try:
-        is_empty(root)
+        found = os.stat(root)
     except FileNotFoundError:
         if os.path.islink(root):
             raise NoRootError(root, "dangling", named) from None
         raise NoRootError(root, "missing", named) from None
+    except NotADirectoryError:
+        raise NoRootError(root, "no-directory", named) from None
     except OSError as error:
-        if error.errno == errno.ENOTDIR:
-            raise NoRootError(root, "no-directory", named) from None
         raise refusal(root, error, "look at") from error
+    if not stat.S_ISDIR(found.st_mode):
+        raise NoRootError(root, "no-directory", named)
 
 
 def check_cache(root: str, named: str | None = None) -> None:
     """Refuse, beside what `check_there` refuses, a directory in which something lies, but nothing of a cache.
 
     Raises:
-        NoRootError, ProvisionError: as `check_there`.
+        NoRootError: as `check_there`, and the directory is no cache.
+        ProvisionError: as `check_there`, and this user may not enter the directory.
     """
     check_there(root, named)
+    if not may(root, os.X_OK):
+        closed = PermissionError(errno.EACCES, os.strerror(errno.EACCES))
+        raise refusal(root, closed, "look at")
     if not is_empty(root) and not is_cache(root):
         raise NoRootError(root, "no-cache", named)
 
 
 def is_empty(directory: str) -> bool:
-    """Whether nothing lies in a directory.
-
-    Raises:
-        OSError: the directory cannot be listed.
-    """
-    with os.scandir(directory) as items:
-        return next(items, None) is None
+    """Whether nothing lies in a directory, as far as this user may list it."""
+    try:
+        with os.scandir(directory) as items:
+            return next(items, None) is None
+    except OSError:
+        return False  # one may enter a directory that one may not list
 
 
 def is_cache(root: str) -> bool:

@@ -12,6 +12,7 @@ from collections.abc import Callable, Collection, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 
+from gpucache.disk.root import check_there
 from gpucache.findings import Finding
 from gpucache.layout import inductor, paths
 from gpucache.layout.keys import KEY, STORE_KEY, device_directories, shards
@@ -67,13 +68,21 @@ class CacheReport:
     """What could not be read or understood."""
 
 
-def scan(root: str, progress: Progress | None = None) -> CacheReport:
+def scan(
+    root: str, progress: Progress | None = None, *, may_be_missing: bool = False
+) -> CacheReport:
     """Look at everything below a root, once. Beside any process; asks locks whether they are free, and keeps none.
 
-    What cannot be read becomes a finding, never an exception; a root that is not there is an empty report. Python's
-    garbage collector is off meanwhile, in the whole process: nothing here makes a circle, and looking at a million new
-    objects again and again took a quarter of the time at 50,000 entries.
+    What cannot be read below the root becomes a finding, never an exception. With ``may_be_missing`` a root that is not
+    there is an empty report. Python's garbage collector is off meanwhile, in the whole process: nothing here makes a
+    circle, and looking at a million new objects again and again took a quarter of the time at 50,000 entries.
+
+    Raises:
+        NoRootError: the root is not there, or no directory.
+        ProvisionError: the operating system does not say whether the root is there.
     """
+    if not (may_be_missing and not os.path.lexists(root)):
+        check_there(root)
     with _garbage_collector_off():
         return _Scan(os.path.realpath(root), progress).report()
 

@@ -69,7 +69,7 @@ def _whole_key(root: str, key: str) -> tuple[Entry, ...]:
 def _beginning(root: str, beginning: str, progress: Progress | None) -> tuple[Entry, ...]:
     """Read the entries whose keys begin so, and some others: those that share a view; with a short beginning, all."""
     if len(beginning) < _SHARD_LETTERS:
-        return scan(root, progress).entries
+        return scan(root, progress, may_be_missing=True).entries
 
     def is_wanted(name: str) -> bool:
         shared = view_key(name)

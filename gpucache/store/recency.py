@@ -60,10 +60,10 @@ def check_grace(grace_s: float, environ: Mapping[str, str]) -> None:
     """Refuse a grace in which an entry in use could look unused.
 
     Raises:
-        ConfigurationError: the grace is shorter than twice `GPUCACHE_STAMP_S`.
+        ConfigurationError: the grace is shorter than twice `GPUCACHE_STAMP_S`, or no number.
     """
     least = max(2 * stamp_interval(environ), LEAST_GRACE_S)
-    if grace_s < least:
+    if not grace_s >= least:  # so that NaN is refused, which is neither shorter nor longer
         expected = (
             f"at least {least:g}s, which is twice {STAMP} (what is used is stamped no more often)"
         )

@@ -56,6 +56,17 @@ class PrunePolicy:
     """What was used in so many seconds stays, whatever else is said. At least twice the interval of stamps
     (`GPUCACHE_STAMP_S`), or an entry in use could look older than it is."""
 
+    def __post_init__(self) -> None:
+        """Refuse limits without sense, by which everything could go.
+
+        Raises:
+            ConfigurationError: a limit is negative or no number.
+        """
+        for name in ("max_size_bytes", "max_age_s", "max_entries"):
+            value = getattr(self, name)
+            if value is not None and not value >= 0:  # so that NaN is refused
+                raise ConfigurationError(name, str(value), "a number from 0 on")
+
     @property
     def limits(self) -> Limits:
         """The limits that say how much is to go."""
