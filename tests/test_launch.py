@@ -11,6 +11,7 @@ from gpucache import (
     launch_environ,
     once,
 )
+from gpucache.directories import python_path
 from gpucache.directories.local_rank import RANK_VARIABLES, local_rank
 
 pytestmark = pytest.mark.usefixtures("bare_dev")
@@ -304,6 +305,17 @@ def test_the_pin_of_an_outer_launch_contradicts_nothing(base):
     inner, report = launch_environ({**outer, "CUDA_VISIBLE_DEVICES": "5"})
     assert inner["GPUCACHE_DEVICE"] == "FAKE-5"
     assert not [warning for warning in report.warnings if "wins" in warning]
+
+
+def test_where_the_plug_in_cannot_be_turned_on_that_is_told(base, monkeypatch):
+    monkeypatch.setattr(python_path, "SITE", "/opt/a:b/gpucache/site")
+    environ, report = launch_environ(base, device=1)
+    assert "PYTHONPATH" not in environ
+    (warning,) = [text for text in report.warnings if "PYTHONPATH" in text]
+    assert warning.startswith(
+        "each rank compiles each kernel: /opt/a:b/gpucache/site has a ':' in it"
+    )
+    assert not [text for text in launch_environ(base, plugin=False)[1].warnings if "rank" in text]
 
 
 def test_disabled_nothing_changes(base, tmp_path):

@@ -10,7 +10,7 @@ import os
 
 from gpucache import environment
 from gpucache.directories.local_rank import local_rank
-from gpucache.directories.python_path import is_on_path, with_site, without_site
+from gpucache.directories.python_path import is_on_path, unnamable, with_site, without_site
 from gpucache.directories.registry import DeviceCacheRegistry
 from gpucache.directories.visible_by_record import contradiction
 from gpucache.environment import SET_BY_RUN, mark, was_set_by_run
@@ -79,6 +79,10 @@ def launch_environ(
         environ[environment.ROOT.name] = root
     registry, done = _provisioned(environ)
     warnings = (*done.warnings, *_contradictions(registry, environ))
+    problem = unnamable() if plugin else None
+    if problem is not None:
+        plugin = False
+        warnings += (f"each rank compiles each kernel: {problem}; install gpucache elsewhere",)
     if done.unrecorded:
         ordinal, choice = _without_record(device)
     else:

@@ -18,6 +18,13 @@ SITE = os.path.join(os.path.dirname(os.path.dirname(os.path.abspath(__file__))),
 """The directory. It is named in `PYTHONPATH` only, and never imported from by gpucache itself."""
 
 
+def unnamable() -> str | None:
+    """Why the directory cannot be put on `PYTHONPATH`, in words; None where it can."""
+    if os.pathsep in SITE:
+        return f"{SITE} has a {os.pathsep!r} in it, by which {environment.PYTHON_PATH} parts its directories"
+    return None
+
+
 def with_site(python_path: str | None) -> str:
     """A value of `PYTHONPATH` with the directory in front, where no other `sitecustomize` can hide that one.
 

@@ -87,7 +87,8 @@ def _tell():
     """Say that Triton is on its own here: once for all ranks of a job on this node, by `gpucache/once.py`."""
     text = (
         "gpucache: %s cannot import gpucache, so that each rank compiles each kernel: "
-        "install gpucache-devices there, or start with `gpucache run --no-plugin`" % sys.executable
+        "install gpucache-devices there, or start with `gpucache run --no-plugin`"
+        % (sys.executable or "this Python")
     )
     try:
         import runpy
