@@ -84,8 +84,9 @@ def oldest(session: nox.Session) -> None:
 
 @nox.session(venv_backend="none")
 def torch(session: nox.Session) -> None:
-    """The tests beside the real torch."""
-    python = _python(session, "torch==2.13.0")
+    """The tests beside the real torch, and with kernels of Liger and flash-linear-attention."""
+    kernels = ("liger-kernel==0.8.5", "fla-core==0.6.0")
+    python = _python(session, "torch==2.13.0", *kernels)
     session.run(python, "-m", "pytest", "-q", "-m", "torch", *session.posargs)
 
 
