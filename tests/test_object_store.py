@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import os
+import subprocess
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -112,6 +113,31 @@ def test_a_device_directory_alone_may_be_on_such_a_mount(
     assert (stock["compiled"], stock["digests"]) == (0, first["digests"])
     assert here("verify", "--root", root).code == 0
     assert len(entries(root)) == 2
+
+
+SINGLE = """
+import sys
+from gpucache.triton.manager import DeviceCacheManager
+name, key = sys.argv[1], "K" * 52
+manager = DeviceCacheManager(key)
+assert manager.get_file(name) is None
+path = manager.put(b"first", name)
+assert open(path, "rb").read() == b"first"
+manager = DeviceCacheManager(key)
+assert manager.get_file(name) == path
+manager.put(b"second", name)  # the first one was no good
+path = DeviceCacheManager(key).get_file(name)
+print(open(path, "rb").read().decode(), end="")
+"""
+
+
+def test_a_file_that_stands_for_itself_is_kept_and_replaced(
+    bare: Path, python: Callable[..., subprocess.CompletedProcess[str]]
+) -> None:
+    environ = {"GPUCACHE_DIR": str(bare), "TRITON_CACHE_DIR": str(bare / "triton/0")}
+    done = python(SINGLE, "note.txt", env=os.environ | environ)
+    assert (done.stdout, done.stderr) == ("second", "")
+    assert len(list((bare / "gpucache/v1/quarantine").iterdir())) == 2
 
 
 def test_stock_triton_reads_the_views_and_what_it_left_is_adopted(bare: Path, ranks: Ranks) -> None:
