@@ -14,6 +14,7 @@ from support.launches import another_process, kernel, launched
 from support.trees import left_by_stock
 from support.users import ADA, acting_as, directory
 
+from gpucache import once
 from gpucache.store import publish
 from gpucache.store.key_lock import KeyLock
 from gpucache.triton import shared_kernel
@@ -106,6 +107,10 @@ def test_a_view_that_can_be_made_again_is_made_again(device, monkeypatch):
 @pytest.mark.parametrize("there", [True, False], ids=["there", "not there"])
 def test_a_home_of_another_user_costs_no_compile(there, everyones, as_root, monkeypatch, caplog):
     """The default device directory of a process that has root's home, as in many containers."""
+    monkeypatch.setenv("HOME", "/dev/null")
+    monkeypatch.setenv("GPUCACHE_DIR", str(everyones / "roots"))
+    another_process(monkeypatch)
+    launched(KEY, FILES)  # all that is imported late may lie where the other user cannot read it
     home, root = everyones / "home", directory(everyones / "root", 0o700, ADA)
     (home / ".triton").mkdir(parents=True)
     if there:
@@ -114,6 +119,7 @@ def test_a_home_of_another_user_costs_no_compile(there, everyones, as_root, monk
     monkeypatch.setenv("HOME", str(home))
     monkeypatch.setenv("GPUCACHE_DIR", str(root))
     monkeypatch.delenv("TRITON_CACHE_DIR", raising=False)
+    monkeypatch.setattr(once, "first_in_job", lambda *_: True)
     hits = []
     with acting_as(ADA):
         for _ in range(3):
@@ -175,13 +181,17 @@ def test_a_first_try_of_the_lock_is_no_wait_however_slow(device, monkeypatch):
 
 
 def test_a_lock_that_another_holds_is_a_wait_however_short(device, monkeypatch):
-    taken = [False, True]
+    refused: list[str] = []
     try_acquire = KeyLock.try_acquire
 
     def second_time(lock: KeyLock, *words: Any) -> bool:
-        return taken.pop() is False if taken and taken[-1] else try_acquire(lock, *words)
+        if KEY in lock.path and not refused:
+            refused.append(lock.path)
+            return False
+        return try_acquire(lock, *words)
 
     monkeypatch.setattr(KeyLock, "try_acquire", second_time)
     monkeypatch.setattr(KeyLock, "wait", lambda *_: True)
+    monkeypatch.setattr(shared_kernel.key_lock, "locks_of_this_thread", list)
     launched(KEY, FILES)
     assert current_location().stats._values["waits"] == 1

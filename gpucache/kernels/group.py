@@ -57,8 +57,22 @@ _HEAD_BYTES = 64
 
 def grouped_names(names: Iterable[str]) -> list[str]:
     """Name the metadata files, such as ``add.json``, whose group files (``__grp__add.json``) are among these names."""
-    groups = [name for name in names if name.startswith(GROUP)]
-    return [group.removeprefix(GROUP) for group in groups]
+    return [group.removeprefix(GROUP) for group in group_files(names)]
+
+
+def group_files(names: Iterable[str]) -> list[str]:
+    """Those of the names in a directory that are group files.
+
+    The files of a kernel that is itself called so are none: ``__grp__add.json`` is one beside ``add.json``, and not
+    beside ``__grp____grp__add.json``.
+    """
+    begun = [name for name in names if name.startswith(GROUP)]
+    kernels = {_stem(name.removeprefix(GROUP)) for name in begun if name.startswith(GROUP * 2)}
+    return [name for name in begun if _stem(name) not in kernels]
+
+
+def _stem(name: str) -> str:
+    return name.rpartition(".")[0]
 
 
 def begins_as_group(name: str, here: int) -> bool:

@@ -15,7 +15,7 @@ from dataclasses import replace
 
 from gpucache.disk.capabilities import may_link
 from gpucache.disk.reading import listing, read_stated
-from gpucache.kernels.group import GROUP, STANDALONE, read_group
+from gpucache.kernels.group import GROUP, STANDALONE, grouped_names, read_group
 from gpucache.layout.paths import root_of_stored
 from gpucache.report.directory_metadata import of_another_key
 from gpucache.report.file_checks import Examined, examine, examine_stock, no_file
@@ -236,11 +236,9 @@ class Judge:
         if links:
             return
         grouped: set[str] = set()
-        for name in look.files:
-            if name.startswith(GROUP):
-                filename = name.removeprefix(GROUP)
-                children = self._judge_group(look, filename, None)
-                grouped.update(children)
+        for filename in grouped_names(look.files):
+            children = self._judge_group(look, filename, None)
+            grouped.update(children)
         for name in look.files:
             if name.endswith(STANDALONE) and name not in grouped:
                 self._judge_stock_file(look, name, "file-missing", is_metadata=False)

@@ -20,7 +20,7 @@ from typing import NamedTuple
 from gpucache.disk.capabilities import is_refusal
 from gpucache.disk.locks import holder
 from gpucache.disk.within import Straight, open_directory
-from gpucache.kernels.group import GROUP, begins_as_group
+from gpucache.kernels.group import GROUP, begins_as_group, group_files
 from gpucache.layout.keys import KEY
 from gpucache.store import key_lock
 from gpucache.store.manifest import CONDEMNED, MANIFEST, read_manifest
@@ -263,11 +263,8 @@ def _check_unchanged(target: Target, disk: Straight) -> None:
 
 def _group_file(directory: str, disk: Straight) -> str | None:
     """The name of a directory's group file, the first one of several; None where there is none."""
-    names = []
-    for name in disk.listdir(directory):
-        if name.startswith(GROUP):
-            names.append(name)
-    return min(names, default=None)
+    names = disk.listdir(directory)
+    return min(group_files(names), default=None)
 
 
 def _was_group(directory: str, disk: Straight) -> bool:

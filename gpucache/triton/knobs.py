@@ -35,4 +35,4 @@ def _is_on(name: str, variable: environment.Variable[bool]) -> bool:
     try:
         return bool(getattr(knobs.compilation, name))  # type: ignore[union-attr]
     except AttributeError:  # a Triton without knobs, or without this one
-        return variable.read(os.environ)
+        return variable.read_or_default(os.environ)

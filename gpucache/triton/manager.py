@@ -6,8 +6,8 @@ Works with every Triton from 3.2 to 3.9 unpatched. It imports no Triton: the con
 ``put`` returned again after that. Triton's own manager is taken from ``sys.modules`` where it should act.
 
 Every failure of ours ends in a compile of this process's own, with one log warning: also a defect, which is no reason
-for a kernel not to launch. That is why exceptions are caught here, and in `gpucache.log`, without naming them, and
-nowhere else.
+for a kernel not to launch. That is why exceptions are caught here, in `gpucache.triton.staged` after a launch and in
+`gpucache.log`, without naming them, and nowhere else.
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ from __future__ import annotations
 import logging
 import os
 import sys
+import tempfile
 import threading
 
 from gpucache import environment
@@ -25,12 +26,14 @@ from gpucache.log import tell, warn_once
 from gpucache.stderr_log import configure
 from gpucache.store.lookup import find
 from gpucache.store.manifest import entry_path
+from gpucache.store.names import stored_name, tritons_names
 from gpucache.triton.knobs import bakes_paths, ignores_cache, overriding
 from gpucache.triton.location import Location, locate, nowhere
 from gpucache.triton.staged import Staged, finish_with
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from types import FrameType
     from typing import Any
 
     from gpucache.store.key_lock import KeyLock
@@ -88,7 +91,12 @@ class DeviceCacheManager(CacheManager):
     def __new__(cls, key: str, override: bool = False, dump: bool = False) -> DeviceCacheManager:
         """Make a manager of one key, or Triton's own in its place."""
         location = current_location()
-        if override or dump or location.mode == "stock" or bakes_paths():
+        try:
+            is_stocks = override or dump or location.mode == "stock" or bakes_paths()
+        except Exception as error:
+            location.degraded("a setting of Triton's cannot be read", error)
+            is_stocks = False
+        if is_stocks:
             return StockCacheManager.of(key, override, dump)
         self = object.__new__(cls)
         self.key = key
@@ -109,38 +117,34 @@ class DeviceCacheManager(CacheManager):
             CacheMissError: there is none, and `GPUCACHE_REQUIRE_HIT=1` forbids to compile.
         """
         self._group = filename
-        if self._location.mode == "private" or ignores_cache():
-            self._missed(filename, None, self._why_not_asked())
-            return None
         try:
-            found = self._hit(filename)
+            if self._location.mode == "private" or ignores_cache():
+                self._missed(filename, None, self._why_not_asked())
+                return None
+            name = stored_name(filename)
+            found = self._hit(name)
             if found is None:
-                kernel = self._shared_kernel(filename)
-                found = kernel.search(sys._getframe(1))
-                if found is None:
-                    self._missed(filename, kernel.lock, kernel.why)
+                found = self._searched(name, sys._getframe(1))
         except CacheMissError:
             raise
         except Exception as error:
-            self._location.degraded("the cache cannot be used", error)
-            self._missed(filename, None, "failed")
+            self._failed(filename, error)
             return None
-        if found is not None:
-            self._served = filename
-        return found
+        if found is None:
+            return None
+        self._served = filename
+        return found if name == filename else tritons_names(found, filename)
 
     def put_group(self, filename: str, group: dict[str, str]) -> None:
         """Publish what this object staged, now that the kernel is whole, and free the lock for those who wait."""
-        staged = self._staging_area()
-        staged.group = group
         try:
+            staged = self._staging_area()
+            staged.group = group
             if self._served is None and staged.shareable:
-                self._shared_kernel(filename).publish(group, staged)
+                self._shared_kernel(stored_name(filename)).publish(group, staged)
         except Exception as error:
             self._location.degraded("the kernel cannot be published", error)
-        finally:
-            staged.free()
-            staged.rescue()
+        self._put_is_over()
 
     # ---- files: stages of a kernel, shared libraries, autotune results
 
@@ -152,10 +156,10 @@ class DeviceCacheManager(CacheManager):
         """The path of one file, staged or published; None for a miss."""
         if self._group is not None:  # a stage of this compile
             return None if self._staged is None else self._staged.path_of(filename)
-        if self._location.mode == "private" or overriding():
-            return None
         try:
-            self._single = self._new_single_file(filename)
+            if self._location.mode == "private" or overriding():
+                return None
+            self._single = self._new_single_file(stored_name(filename))
             return self._single.get()
         except Exception as error:
             self._location.degraded("the cache cannot be used", error)
@@ -169,14 +173,15 @@ class DeviceCacheManager(CacheManager):
         """
         content = data
         if not isinstance(content, bytes):
-            content = str(data).encode()
-        staged = self._staging_area()
-        path = staged.stage(filename, content)
-        if self._location.mode == "private" or overriding():
-            return path
+            content = str(data).encode(errors="surrogatepass")
+        path = self._stage(filename, content)
         try:
-            single = self._single_file(filename)
-            return single.put(staged) if single is not None else path
+            if self._location.mode == "private" or overriding():
+                return path
+            single = self._single_file(stored_name(filename))
+            if single is None or self._staged is None:
+                return path
+            return single.put(self._staged)
         except Exception as error:
             self._location.degraded("the file cannot be published", error)
             return path
@@ -198,6 +203,62 @@ class DeviceCacheManager(CacheManager):
         return SingleFile(self._location, self.key, filename)
 
     # ---- looking
+
+    def _searched(self, filename: str, frame: FrameType) -> dict[str, str] | None:
+        """Look where a hit does not; a miss that finds nothing there begins the compile, which ``frame`` is to do."""
+        kernel = self._shared_kernel(filename)
+        found = kernel.search(frame)
+        if found is not None:
+            return found
+        try:
+            self._missed(filename, kernel.lock, kernel.why)
+        except BaseException:
+            if kernel.lock is not None:
+                kernel.lock.release()
+            raise
+        return None
+
+    def _failed(self, filename: str, error: Exception) -> None:
+        """Go on alone after a failure, which is told; nothing here keeps a kernel from being compiled."""
+        location = self._location
+        location.degraded("the cache cannot be used", error)
+        if location.require_hit:
+            looked = (f"{location.directory}/{self.key}", entry_path(location.root, self.key))
+            raise CacheMissError(filename.removesuffix(".json"), self.key, looked)
+        try:
+            self._missed(filename, None, "failed")
+        except Exception as again:
+            location.degraded("the miss cannot be counted", again)
+
+    def _stage(self, filename: str, content: bytes) -> str:
+        """Write a file to where Triton can read it again; the path.
+
+        Raises:
+            OSError: no place takes it.
+        """
+        try:
+            return self._staging_area().stage(stored_name(filename), content)
+        except Exception as error:
+            self._location.degraded("the file cannot be staged", error)
+            try:
+                home = tempfile.mkdtemp(prefix="gpucache-")
+                path = os.path.join(home, stored_name(filename))
+                with open(path, "wb") as file:
+                    file.write(content)
+            except OSError:
+                raise error from None  # it names all places that were tried
+            return path
+
+    def _put_is_over(self) -> None:
+        """Free the lock for those who wait, and see that what Triton is about to read is there."""
+        staged = self._staged
+        if staged is None:
+            return
+        for what in (staged.free, staged.rescue):
+            try:
+                what()
+            except Exception as error:
+                self._location.degraded("what is staged cannot be kept", error)
 
     def _shared_kernel(self, filename: str) -> SharedKernel:
         # Imported late: most processes hit, and never need what a miss needs.
@@ -229,8 +290,6 @@ class DeviceCacheManager(CacheManager):
         kernel = filename.removesuffix(".json")
         location.stats.add("misses", now=True)
         if location.require_hit:
-            if lock is not None:
-                lock.release()
             looked = (f"{location.directory}/{self.key}", entry_path(location.root, self.key))
             raise CacheMissError(kernel, self.key, looked)
         where = ""

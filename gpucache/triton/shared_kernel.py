@@ -18,6 +18,7 @@ from gpucache.store.foreign import remember
 from gpucache.store.identity import identify
 from gpucache.store.key_lock import KeyLock
 from gpucache.store.manifest import MANIFEST, Facts, Manifest, digest_of, entry_path
+from gpucache.store.names import stored_name
 from gpucache.store.publish import link_view, publish_entry
 from gpucache.store.quarantine import quarantine
 from gpucache.store.stock import describe, stock_group
@@ -49,7 +50,7 @@ class SharedKernel:
         self.location = location
         self.key = key
         self.filename = filename
-        """The metadata file by whose name Triton asks for the kernel's group."""
+        """The metadata file by whose name Triton asks for the kernel's group, as the entry has it (`stored_name`)."""
         self.look = look
         """Looks into the device directory: the paths of a hit, or None."""
         self.view = location.view(key)
@@ -218,8 +219,9 @@ class SharedKernel:
         location = self.location
         files = {}
         for name, path in group.items():
-            if staged.path_of(name) == path:
-                files[name] = staged.staged[name]
+            if staged.path_of(name) != path:
+                return  # it was not staged here: an entry is whole, or there is none
+            files[stored_name(name)] = staged.staged[stored_name(name)]
         if self.filename not in files:
             return
         spent = time.monotonic() - staged.began

@@ -42,6 +42,7 @@ class SingleFile:
         self.location = location
         self.key = key
         self.filename = filename
+        """The file's name in the entry (`gpucache.store.names.stored_name`)."""
         self.tag = _tag(filename, location.silicon or location.nobody_elses)
         self.entry_key = single_key(key, filename, self.tag)
         self.entry = entry_path(location.root, self.entry_key)

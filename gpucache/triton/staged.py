@@ -12,6 +12,7 @@ from contextlib import suppress
 from gpucache.disk.files import remove_tree
 from gpucache.kernels.group import STANDALONE
 from gpucache.store.key_lock import KeyLock
+from gpucache.store.names import stored_name
 from gpucache.triton.location import Location
 
 TYPE_CHECKING = False
@@ -42,15 +43,14 @@ class Staged:
         self.published: str | None = None
 
     def stage(self, name: str, data: bytes) -> str:
-        """Write a file where this process may write; its path.
+        """Write a file where this process may write; its path. ``name`` is that in an entry (`stored_name`).
 
         Raises:
             OSError: no place takes it.
         """
         if name.endswith(".json"):
             self.metadata = data.decode(errors="replace")
-        usable = executable if name.endswith(".so") else _any
-        path = self.location.staging.write(name, data, usable)
+        path = self._written(name, data)
         self.homes.add(os.path.dirname(path))
         self.contents[name] = data
         digest = hashlib.sha256(data).hexdigest()
@@ -58,8 +58,9 @@ class Staged:
         return path
 
     def path_of(self, name: str) -> str | None:
-        """The path at which a file is staged; None if it is not."""
-        return self.staged[name][0] if name in self.staged else None
+        """The path at which the file that Triton calls so is staged; None if it is not."""
+        staged = self.staged.get(stored_name(name))
+        return None if staged is None else staged[0]
 
     def rescue(self) -> None:
         """Write the staged files again that were removed meanwhile, since Triton is about to read them.
@@ -67,11 +68,19 @@ class Staged:
         The contents are not kept in memory any longer.
         """
         group = self.group or {}
-        for name, data in self.contents.items():
-            path, _ = self.staged[name]
-            if group.get(name) == path and not os.path.exists(path):
-                group[name] = self.location.staging.write(name, data, _any)
+        for name, path in group.items():
+            if self.path_of(name) == path and not os.path.exists(path):
+                group[name] = self._written(stored_name(name), self.contents[stored_name(name)])
         self.contents.clear()
+
+    def _written(self, name: str, data: bytes) -> str:
+        """Write a file; its path.
+
+        Raises:
+            OSError: no place takes it.
+        """
+        usable = executable if name.endswith(".so") else _any
+        return self.location.staging.write(name, data, usable)
 
     def free(self) -> None:
         """Free the key's lock, if this compile holds it."""
@@ -94,7 +103,7 @@ class Staged:
         group = self.group or {}
         for name, path in group.items():
             if self.path_of(name) == path:
-                group[name] = f"{self.published}/{name}"
+                group[name] = f"{self.published}/{stored_name(name)}"
         for home in self.homes:
             remove_tree(home)
 
@@ -114,8 +123,12 @@ def finish_with(manager: object, staged: Staged) -> None:
 
 def _finish(gone: weakref.ref[object]) -> None:
     staged = _unfinished.pop(gone, None)
-    if staged is not None:
+    if staged is None:
+        return
+    try:
         staged.finish()
+    except Exception as error:  # nobody is above who could catch it
+        staged.location.degraded("staged files cannot be removed", error)
 
 
 def _finish_all() -> None:

@@ -1,0 +1,71 @@
+"""`stored_name`: the name under which an entry has a file of Triton's, which is nearly always the file's own."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from functools import lru_cache
+
+from gpucache.kernels.group import AUTOTUNE, GROUP, are_plain
+from gpucache.store.manifest import CONDEMNED, MANIFEST
+
+OTHER = "="
+"""How a name begins that is not the file's own: no name of a kernel in Python does."""
+_OURS = (MANIFEST, CONDEMNED)
+_MOST_BYTES = 255 - len(
+    GROUP
+)  # NAME_MAX of Linux's file systems, and a group file has a longer name
+_MOST_LETTERS = 10
+
+
+@lru_cache(maxsize=4096)
+def stored_name(name: str) -> str:
+    """The name of a file in an entry, by which Triton may call it anything.
+
+    Another one than Triton's has a file that would have the name of one of ours (a kernel may be called ``__entry__``),
+    or that can have no such name: it leads elsewhere, is too long, or has what no terminal shows. The end, by which
+    Triton knows what a file is, stays. Pure.
+
+    >>> stored_name("add.json"), stored_name("__entry__.json")
+    ('add.json', '=__entry__.json')
+    """
+    if name in _OURS:
+        return f"{OTHER}{name}"
+    if are_plain([name]) and name.isprintable() and not name.startswith(OTHER) and _fits(name):
+        return name
+    end = _end(name)
+    stem = name.removesuffix(end)
+    digest = hashlib.sha256(stem.encode(errors="surrogatepass"))
+    return f"{OTHER}{digest.hexdigest()[:32]}{end}"
+
+
+def tritons_names(found: dict[str, str], filename: str) -> dict[str, str]:
+    """The paths of a kernel's files by the names that Triton has for them.
+
+    ``found`` has the paths by `stored_name`; ``filename`` is what Triton calls the metadata file.
+    """
+    named = stored_name(filename)
+    if named == filename:
+        return found
+    ours, theirs = named.removesuffix(_end(named)), filename.removesuffix(_end(filename))
+    paths = {}
+    for name, path in found.items():
+        is_other = name.startswith(f"{ours}.")
+        paths[f"{theirs}{name.removeprefix(ours)}" if is_other else name] = path
+    return paths
+
+
+def _fits(name: str) -> bool:
+    try:
+        return len(os.fsencode(name)) <= _MOST_BYTES
+    except UnicodeEncodeError:
+        return False
+
+
+def _end(name: str) -> str:
+    """How a name ends: ``.json``, ``.cubin``; nothing where that is not plain."""
+    if name.endswith(AUTOTUNE):
+        return AUTOTUNE
+    stem, dot, end = name.rpartition(".")
+    is_plain = end.isascii() and end.isalnum() and len(end) <= _MOST_LETTERS
+    return f".{end}" if stem and dot and is_plain else ""
