@@ -78,32 +78,23 @@ def launch_environ(
     if root is not None:
         environ[environment.ROOT.name] = root
     registry, done = _provisioned(environ)
-    warnings = (*done.warnings, *_contradictions(registry, environ))
+    warnings = [*done.warnings, *_contradictions(registry, environ)]
     problem = unnamable() if plugin else None
     if problem is not None:
-        plugin = False
-        warnings += (f"each rank compiles each kernel: {problem}; install gpucache elsewhere",)
+        warnings.append(f"each rank compiles each kernel: {problem}; install gpucache elsewhere")
     if done.unrecorded:
         ordinal, choice = _without_record(device)
     else:
         registry = _pinned(registry, environ)
         ordinal, choice = _ordinal(registry, base, device)
-    wanted = _wanted(registry, ordinal)
-    settings: list[Setting] = []
-    for name in _VARIABLES:
-        is_given_root = name == environment.ROOT.name and root is not None
-        change = _Change(
-            name=name,
-            had=base.get(name),
-            wanted=wanted.get(name),
-            by_outer=name in by_outer,
-            forced=force or is_given_root,
-        )
-        setting = change.setting(choice)
-        if setting is not None:
-            settings.append(setting)
-    settings += _plugin_settings(base, plugin, force)
-    report = LaunchReport(choice, ordinal, tuple(settings), warnings)
+    forced: tuple[str, ...] = _VARIABLES if force else ()
+    if root is not None:
+        forced += (environment.ROOT.name,)
+    settings = [
+        *_device_settings(base, _wanted(registry, ordinal), choice, forced),
+        *_plugin_settings(base, plugin and problem is None, force),
+    ]
+    report = LaunchReport(choice, ordinal, tuple(settings), tuple(warnings))
     return _applied(base, settings, by_outer), report
 
 
@@ -239,6 +230,27 @@ class _Change(Value):
             return Setting(name, "replaced", wanted, f"as asked, over {had}")
         reason = f"you set it; with --force it would be {wanted}"
         return Setting(name, "kept", had, reason, by="user")
+
+
+def _device_settings(
+    base: Mapping[str, str],
+    wanted: Mapping[str, str],
+    choice: str,
+    forced: tuple[str, ...],
+) -> Iterator[Setting]:
+    """What becomes of the variables that give a device's directories, of which ``forced`` are replaced in any case."""
+    by_outer = _set_by_outer(base)
+    for name in _VARIABLES:
+        change = _Change(
+            name=name,
+            had=base.get(name),
+            wanted=wanted.get(name),
+            by_outer=name in by_outer,
+            forced=name in forced,
+        )
+        setting = change.setting(choice)
+        if setting is not None:
+            yield setting
 
 
 def _plugin_settings(base: Mapping[str, str], plugin: bool, force: bool) -> Iterator[Setting]:
