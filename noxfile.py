@@ -74,11 +74,22 @@ def faults(session: nox.Session) -> None:
 @nox.session
 def oldest(session: nox.Session) -> None:
     """What touches Triton's contract, on the oldest Triton that the plug-in supports."""
+    _on_triton(session, "3.2.0", *session.posargs)
+
+
+@nox.session
+def versions(session: nox.Session) -> None:
+    """The same between the oldest and the newest, or on the versions that are named."""
+    for version in session.posargs or ("3.4.0", "3.6.0"):
+        _on_triton(session, version)
+
+
+def _on_triton(session: nox.Session, version: str, *more: str) -> None:
     # Triton 3.2 imports setuptools to build its launcher.
-    session.install(".", "triton==3.2.0", "setuptools")
+    session.install(".", f"triton=={version}", "setuptools")
     python = _python(session)
     compiling = {"GPUCACHE_TEST_TRITON": f"{session.virtualenv.bin}/python"}
-    words = ("-m", "pytest", "-q", "-m", "compiles", *CONTRACT, *session.posargs)
+    words = ("-m", "pytest", "-q", "-m", "compiles", *CONTRACT, *more)
     session.run(python, *words, env=compiling, external=True)
 
 

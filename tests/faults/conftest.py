@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from support.faults import TESTS
+from support.faults import TESTS, unmeasured
 from support.warm import WarmPython
 
 import gpucache
@@ -18,7 +18,7 @@ import gpucache
 def soaking(triton: None) -> Iterator[WarmPython]:
     """A warm Python whose processes launch kernels of known bytes: those of `support.soak`."""
     paths = [str(Path(gpucache.__file__).parents[1]), str(TESTS), *filter(None, sys.path)]
-    environ = {**os.environ, "PYTHONPATH": os.pathsep.join(paths)}
+    environ = {**unmeasured(), "PYTHONPATH": os.pathsep.join(paths)}
     python = WarmPython([sys.executable], "import support.soak", environ)
     yield python
     python.close()

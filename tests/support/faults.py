@@ -151,6 +151,11 @@ def kinds() -> list[tuple[str, str]]:
     return made
 
 
+def unmeasured() -> dict[str, str]:
+    """The environment without coverage, which would write a file for each of thousands of processes."""
+    return {name: value for name, value in os.environ.items() if "COVERAGE" not in name}
+
+
 def built(directory: Path) -> Path:
     """Compile the library that is preloaded."""
     library = directory / "inject.so"
@@ -174,7 +179,11 @@ class Sweep:
         self._base = base
         self.library = built(base)
         paths = [str(Path(gpucache.__file__).parents[1]), str(TESTS), *filter(None, sys.path)]
-        env = {**os.environ, "LD_PRELOAD": str(self.library), "PYTHONPATH": os.pathsep.join(paths)}
+        env = {
+            **unmeasured(),
+            "LD_PRELOAD": str(self.library),
+            "PYTHONPATH": os.pathsep.join(paths),
+        }
         self._python = WarmPython([sys.executable], "import support.operations", env)
         self._trees: dict[tuple[str, str], Path] = {}
         self._left: dict[str, Counter[str]] = {}
