@@ -397,6 +397,28 @@ class TestWarnOnce:
         assert lines(caplog)
 
 
+class TestPin:
+    """A pin of one device, and a mask of another."""
+
+    @pytest.mark.parametrize(
+        ("mask", "is_told"), [("GPU-1", True), ("GPU-0,GPU-1", False), ("", False), (None, False)]
+    )
+    def test_what_contradicts_it_is_told(self, root, mask, is_told, bare_dev, caplog):
+        provision(root, H100, another("GPU-1", 1))
+        environ = {"GPUCACHE_DEVICE": "GPU-0"}
+        if mask is not None:
+            environ["CUDA_VISIBLE_DEVICES"] = mask
+        assert at(root, **environ).directory == f"{root}/triton/0"
+        assert ("GPUCACHE_DEVICE=GPU-0 names a device" in caplog.text) == is_told
+
+    def test_a_number_may_mean_any_device_where_the_kernel_does_not_show_all(
+        self, root, bare_dev, caplog
+    ):
+        provision(root, H100, another("GPU-1", 1))
+        at(root, GPUCACHE_DEVICE="GPU-1", CUDA_VISIBLE_DEVICES="0")
+        assert "names a device" not in caplog.text
+
+
 LOCATE = "from gpucache.triton import manager; manager.current_location()"
 UNSAFE = "mkdir {root}; chmod 777 {root}"
 MODES = {

@@ -22,7 +22,12 @@ from gpucache.store.lookup import sound
 from gpucache.store.quarantine import ASIDE
 from gpucache.store.recency import STAMP_S, boot_time, stamp_interval
 from gpucache.store.stats import Stats
-from gpucache.triton.own_device import default_directory, nobody_elses, silicon
+from gpucache.triton.own_device import (
+    default_directory,
+    nobody_elses,
+    silicon,
+    tell_of_contradiction,
+)
 from gpucache.values import Value
 
 TYPE_CHECKING = False
@@ -195,6 +200,7 @@ def _choose(directory: str | None, environ: Mapping[str, str]) -> _Chosen:
     except RecordError as error:
         if not directory and mode != "stock":
             warn_once("no record", error, "caching where Triton does by default")
+    tell_of_contradiction(known, environ)
     chosen = directory or default_directory(root, known, environ)
     if not os.path.isabs(chosen):  # a relative home, and no current directory
         mode = "private"

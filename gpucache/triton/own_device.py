@@ -8,6 +8,7 @@ import os
 from gpucache import environment
 from gpucache.disk.node import node_id
 from gpucache.layout import paths
+from gpucache.log import WARNING, tell_in_job
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -24,6 +25,22 @@ def own_device(known: Record, environ: Mapping[str, str]) -> Device | None:
         devices = {listed.device.uuid: listed.device for listed in known.devices}
         return devices.get(pinned)
     return known.present[0] if len(known.present) == 1 else None
+
+
+def tell_of_contradiction(known: Record | None, environ: Mapping[str, str]) -> None:
+    """Warn where the process is pinned to one device and sees others: its kernels are cached for the wrong one.
+
+    That is easy with Ray, which masks the devices of an actor itself. Without a pin and a mask nothing is looked at.
+    """
+    is_masked = environment.VISIBLE_DEVICES.text(environ) is not None
+    if known is None or not is_masked or not environment.PINNED_DEVICE.text(environ):
+        return
+    from gpucache.directories.visible_by_record import contradiction, sees_all
+
+    numbers_hold = known.fake or bool(sees_all(known))
+    against = contradiction(known.snapshot(), environ, numbers_hold)
+    if against is not None:
+        tell_in_job(WARNING, "%s: %s", against.fact, against.fix)
 
 
 def default_directory(root: str, known: Record | None, environ: Mapping[str, str]) -> str:
