@@ -219,6 +219,41 @@ def test_a_directory_whose_maker_was_killed_before_he_said_who_he_was_is_had_und
     assert cache.whole(cache.entry)
 
 
+def test_a_file_in_the_place_of_an_entry_goes_to_the_quarantine(
+    tmp_path: Path, refused_renames: Refusing
+) -> None:
+    cache = Cache(tmp_path)
+    cache.entry.parent.mkdir(parents=True)
+    cache.entry.write_text("mine")
+    assert not cache.publish()
+    assert cache.entry.read_text() == "mine"
+    assert cache.publish(repair=True)
+    assert cache.whole(cache.entry)
+    assert cache.quarantined()[0].read_text() == "mine"
+
+
+def test_of_two_makers_in_one_empty_directory_the_first_one_wins(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, refused_renames: Refusing
+) -> None:
+    """Both hold what they take for the key's lock, on two nodes, and find what a third one has left."""
+    cache, listdir, others = Cache(tmp_path), os.listdir, []
+    cache.entry.mkdir(parents=True)
+
+    def overtaken(path: Any) -> list[str]:
+        found = listdir(path)
+        if path == str(cache.entry) and not others:
+            others.append(True)
+            (cache.entry / CONDEMNED).write_bytes(
+                signature(True).replace(node_id().encode(), b"0badcafe")
+            )
+        return found
+
+    monkeypatch.setattr(os, "listdir", overtaken)
+    assert not cache.publish(repair=True)
+    assert others
+    assert {path.name for path in cache.entry.iterdir()} == {CONDEMNED}
+
+
 def test_a_half_made_directory_is_a_stray_and_no_entry(tmp_path: Path) -> None:
     cache = Cache(tmp_path)
     half_made(cache.entry, locked=True)
