@@ -10,6 +10,7 @@ from gpucache.disk.capabilities import learn
 from gpucache.disk.files import make_directory, make_root, write_whole
 from gpucache.disk.fitness import fitness, network_file_system
 from gpucache.disk.locks import PROVISION_LOCK, locked
+from gpucache.disk.record_use import stamp_use
 from gpucache.disk.vetting import Trust, vet, vet_child
 from gpucache.environment import FAKE_DEVICES
 from gpucache.layout import paths
@@ -102,8 +103,10 @@ def _look(root: str, snapshot: Snapshot, trust: Trust) -> Record | None:
         return None
     if not all(there):
         return None
-    has_tag = os.path.exists(paths.tag_path(root))
-    return record if has_tag else None
+    if not os.path.exists(paths.tag_path(root)):
+        return None
+    stamp_use(paths.record_path(root, record.host))
+    return record
 
 
 def _make(
@@ -138,6 +141,10 @@ def _make(
         if record != known:  # last: who can read the record finds the directories
             path = paths.record_path(root, record.host)
             write_whole(path, readable(record), staging)
+        if known is None:
+            from gpucache.directories.other_hosts import remove_records_of_the_gone
+
+            remove_records_of_the_gone(root, record)
     return record
 
 

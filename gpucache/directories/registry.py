@@ -7,6 +7,7 @@ import os
 from gpucache import environment
 from gpucache.directories.record import Record, directories, merge, read_record, recorded
 from gpucache.directories.visible_by_record import sees_all, visible_by_record
+from gpucache.disk.record_use import stamp_use
 from gpucache.disk.vetting import Trust, vet, vet_child, vet_file
 from gpucache.errors import DeviceIndexError, RecordError
 from gpucache.layout import paths
@@ -261,4 +262,5 @@ def _vetted_record(root: str, path: str, trust: Trust) -> Record:
     record = read_record(path, paths.host_name())
     for name in record.names.values():
         vet_child(paths.device_directory(root, name), trust)
+    stamp_use(path)
     return record

@@ -164,10 +164,13 @@ def our_directories(root: str) -> tuple[str, ...]:
     return provisioned_directories(root) + filled
 
 
+RECORD_SUFFIX = ".json"
+
+
 def record_path(root: str, host: str) -> str:
     """The record of a host's devices; characters that no host name should have become ``_``."""
     name = re.sub(r"[^A-Za-z0-9._-]", "_", host)
-    return ours(root, "devices", f"{name}.json")
+    return ours(root, "devices", f"{name}{RECORD_SUFFIX}")
 
 
 TAG = b"""Signature: 8a477f597d28d172789f06886806bc55

@@ -17,6 +17,7 @@ from gpucache.disk.files import STAGED, STALE_S, size_of
 from gpucache.disk.lock_place import LockPlace, open_lock_directory
 from gpucache.disk.locks import PROVISION_LOCK, is_free
 from gpucache.disk.reading import listed
+from gpucache.disk.record_use import unused_records
 from gpucache.disk.within import Straight
 from gpucache.layout import paths
 from gpucache.layout.inductor import BUNDLE
@@ -34,6 +35,7 @@ StrayKind = Literal[
     "lock",
     "quarantine",
     "empty",
+    "record",
     "triton-temporary",
     "torch-temporary",
 ]
@@ -45,8 +47,8 @@ class Stray:
 
     kind: StrayKind
     """``staging``, ``aside``, ``half-removed`` (or half made), ``lock``, ``quarantine`` and ``empty`` (an empty key
-    directory) are what gpucache or Triton's entries left; ``triton-temporary`` and ``torch-temporary`` are what killed
-    writers of Triton and torch left."""
+    directory) are what gpucache or Triton's entries left; ``record`` is that of a host which is gone;
+    ``triton-temporary`` and ``torch-temporary`` are what killed writers of Triton and torch left."""
     path: str
     size_bytes: int
     modified: float
@@ -79,12 +81,16 @@ def kind_of(name: str) -> StrayKind | None:
 
 
 def of_root(root: str) -> Iterator[Stray]:
-    """List the strays in a root's ``gpucache/v1``: staging, locks, the quarantine. Removes nothing."""
+    """List the strays in a root's ``gpucache/v1``: staging, locks, the quarantine, records. Removes nothing."""
     if unlinked(root) is None:
         return
     yield from _staged(root)
     yield from _locks(root)
     yield from _quarantined(root)
+    for path in unused_records(root):
+        record = stray("record", path, True)
+        if record is not None:
+            yield record
 
 
 def _staged(root: str) -> Iterator[Stray]:

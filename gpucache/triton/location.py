@@ -11,6 +11,7 @@ from gpucache.directories.record import of_this_host
 from gpucache.disk.files import OPEN_ABOVE, inside, make_directory, sweep_old
 from gpucache.disk.fresh import fresh_part
 from gpucache.disk.lock_place import LockPlace
+from gpucache.disk.record_use import stamp_use
 from gpucache.disk.staging import Staging
 from gpucache.disk.vetting import Trust, vet, vet_child
 from gpucache.errors import GpuCacheError, ProvisionError, RecordError, UnsafeDirectoryError
@@ -127,6 +128,7 @@ def locate(directory: str | None, environ: Mapping[str, str]) -> Location:
         try:
             _prepare(chosen.root, environ)
             views = _prepared_views(chosen.directory, environ)
+            stamp_use(paths.record_path(chosen.root, paths.host_name()))
         except (GpuCacheError, OSError) as error:
             warn_once("the store cannot be used", error)
             mode = "stock" if _is_usable_alone(chosen, environ) else "private"

@@ -24,7 +24,7 @@ from gpucache.upkeep.plan import Plan, used_lately
 from gpucache.upkeep.slim import slimmed_bytes
 
 _QUARANTINE_S = 7 * 86400.0
-_SWEPT = ("staging", "aside", "half-removed", "lock", "empty", "triton-temporary")
+_SWEPT = ("staging", "aside", "half-removed", "lock", "empty", "record", "triton-temporary")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
