@@ -75,6 +75,7 @@ def age(path: str, seconds: float = 87000.0) -> None:
 
 def on_node(monkeypatch: pytest.MonkeyPatch, node: str) -> None:
     """Go on as a process of another node: its files are named for it, and no lock of the others reaches it."""
+    node = node.rjust(8, "0")
     for module in (counter_files, counter_fold):
         monkeypatch.setattr(module, "node_id", lambda: node)
     monkeypatch.setattr(counter_fold, "is_of_this_node", lambda name: name.startswith(node))
@@ -723,10 +724,14 @@ class Killed(BaseException):
 
 
 class Steps:
-    """Lets a fold, in this process, be killed before its n-th change of the disk: nothing changes any more then."""
+    """Lets a fold, in this process, be killed before its n-th change of the disk: nothing changes any more then.
+
+    Before each change ``between`` is called, as if other processes went on there.
+    """
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
         self.left = 10**9
+        self.between: Callable[[], None] | None = None
         for name in ("rename", "unlink", "utime"):
             monkeypatch.setattr(os, name, self._counted(getattr(os, name)))
 
@@ -735,6 +740,11 @@ class Steps:
             self.left -= 1
             if self.left < 0:
                 raise Killed
+            between, self.between = self.between, None
+            if between is not None:
+                left, self.left = self.left, 10**9
+                between()
+                self.left, self.between = left, between
             return call(*args, **named)
 
         return called
@@ -744,41 +754,62 @@ class Steps:
 def test_whoever_writes_folds_and_dies_in_whatever_order_the_totals_are_exact(
     tmp_path, directory, monkeypatch, seed
 ):
-    """Random interleavings of processes of two nodes, of folds that are killed at a random step, and of readers."""
+    """Random interleavings of processes of three nodes, of folds that are killed at a random step, and of readers.
+
+    Readers, counts and folds of other nodes come between any two steps of a fold as well.
+    """
     draw = random.Random(seed)
     steps = Steps(monkeypatch)
     living: list[Stats] = []
     written = 0
+    node = ""
+
+    def is_exact() -> None:
+        assert hits(tmp_path) == written, "it is exact, and so it never falls"
+
+    def count() -> None:
+        nonlocal written
+        amount = draw.randrange(1, 4)
+        draw.choice(living).add("hits", amount, now=True)
+        written += amount
+
+    def others() -> None:
+        """What other processes do between two steps of a fold."""
+        is_exact()
+        if living and draw.random() < 0.3:
+            count()
+        if draw.random() < 0.2:
+            on_node(monkeypatch, draw.choice("abc".replace(node, "")))
+            fold(str(tmp_path))
+            on_node(monkeypatch, node)
+        is_exact()
+
     with no_fold():
-        for _ in range(250):
-            on_node(monkeypatch, draw.choice(["0000000a", "0000000b"]))
+        for _ in range(200):
+            node = draw.choice("abc")
+            on_node(monkeypatch, node)
             turn = draw.random()
             if turn < 0.2:
                 living.append(Stats(directory, draw.choice("01")))
             elif turn < 0.5 and living:
-                amount = draw.randrange(1, 4)
-                draw.choice(living).add("hits", amount, now=True)
-                written += amount
+                count()
             elif turn < 0.65 and living:
                 living.pop(draw.randrange(len(living))).forget()
             elif turn < 0.75 and os.path.isdir(directory):
                 for name in names(directory):
                     age(f"{directory}/{name}", draw.choice([0.0, 50_000.0, 90_000.0]))
             elif turn < 0.9:
-                steps.left = draw.randrange(12)
-                try:
+                steps.left, steps.between = draw.randrange(16), others
+                with suppress(Killed):
                     fold(str(tmp_path))
-                except Killed:
-                    pass
-                finally:
-                    steps.left = 10**9
-            assert hits(tmp_path) == written, "it is exact, and so it never falls"
+                steps.left, steps.between = 10**9, None
+            is_exact()
         for counters in living:
             counters.leave()
         for name in names(directory):
             age(f"{directory}/{name}")
         fold(str(tmp_path))
-    assert hits(tmp_path) == written
+    is_exact()
     assert kinds(directory) == ["folded"]
     by_hour = sum(values["hits"] for values in hours(str(tmp_path)).values())
     assert by_hour == written
