@@ -815,6 +815,61 @@ def test_whoever_writes_folds_and_dies_in_whatever_order_the_totals_are_exact(
     assert by_hour == written
 
 
+@pytest.mark.parametrize("seed", range(12))
+def test_whatever_happens_while_somebody_reads_no_count_is_missed_or_read_twice(
+    tmp_path, directory, monkeypatch, seed
+):
+    """Processes count, end and fold, and folds are killed, at any file that the reader opens and any list that it has.
+
+    What is read is no less than what was counted before, and no more than what is counted after.
+    """
+    draw = random.Random(seed)
+    steps = Steps(monkeypatch)
+    living: list[Stats] = []
+    written = 0
+    is_reading = False
+
+    def something() -> None:
+        nonlocal written
+        turn = draw.random()
+        if turn < 0.2:
+            living.append(Stats(directory, "0"))
+        elif turn < 0.5 and living:
+            draw.choice(living).add("hits", now=True)
+            written += 1
+        elif turn < 0.7 and living:
+            living.pop(draw.randrange(len(living))).forget()
+        elif turn < 0.9:
+            steps.left = draw.randrange(12)
+            with suppress(Killed):
+                fold(str(tmp_path))
+            steps.left = 10**9
+
+    def beside(call: Callable[..., object]) -> Callable[..., object]:
+        def called(*args: object) -> object:
+            nonlocal is_reading
+            if is_reading and draw.random() < 0.3:
+                is_reading = False
+                something()
+                is_reading = True
+            return call(*args)
+
+        return called
+
+    monkeypatch.setattr(counter_look, "read", beside(counter_look.read))
+    monkeypatch.setattr(counter_look, "listed", beside(counter_look.listed))
+    with no_fold():
+        for _ in range(150):
+            something()
+            before = written
+            is_reading = True
+            now = hits(tmp_path)
+            is_reading = False
+            assert before <= now <= written
+    for counters in living:
+        counters.leave()
+
+
 class OldProcess:
     """What a process of the format before did: one file, rewritten, under a lock for life."""
 
