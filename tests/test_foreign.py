@@ -491,3 +491,16 @@ class TestNoOrderToDelete:
         assert pruned(root, max_entries=0).entries == 2
         assert first.exists()
         assert not Path(entry_path(str(root), KEYS[0])).exists()
+
+
+@pytest.mark.parametrize("letter", ["a", "\udcff", "\u5317", "\x1b"])
+def test_a_path_of_any_length_and_letters_is_found_again(letter, tmp_path, root):
+    length = 3500 // len(os.fsencode(letter))
+    name = letter * (250 // len(os.fsencode(letter)))
+    directory = str(tmp_path)
+    while len(directory) < length:
+        directory = f"{directory}/{name}"
+    os.makedirs(directory)
+    (root / "gpucache" / "v1" / "tmp").mkdir(parents=True)
+    remember(str(root), directory)
+    assert [found.path for found in foreign_directories(str(root))] == [directory]

@@ -41,7 +41,8 @@ _VERSION = 1
 _MOST = 1000
 _MOST_READ = 20 * _MOST
 """Of how many files the list consists at most, whoever has put them there."""
-_MOST_BYTES = 8192
+_MOST_BYTES = 2**15
+"""More than a note has: a path has 4,096 bytes at most (Linux's `PATH_MAX`), of which each may be six letters."""
 _NAME = re.compile(r"[0-9a-f]{8}\.([0-9]{1,10})\.[0-9a-f]{32}\.json")
 _ELSEWHERE_S = 30 * 86400.0
 """After so long without a new view the directory of another node is forgotten, which cannot be looked for here."""
