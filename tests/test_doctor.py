@@ -25,6 +25,7 @@ from gpucache.diagnosis import codes as codes_module
 from gpucache.diagnosis import why_missed
 from gpucache.diagnosis.doctor import CODES, examine
 from gpucache.directories.launch import launch_environ
+from gpucache.directories.python_path import SITE
 from gpucache.disk import locks, mounts
 from gpucache.disk.lock_place import LockPlace
 from gpucache.findings import Finding
@@ -741,6 +742,16 @@ def test_another_manager_than_ours_is_told_and_run_helps(root, value, who):
     found = look(root, TRITON_CACHE_MANAGER=value)
     assert told(found, "plugin-inactive", "warning").fact.startswith(who)
     environ, _ = launch_environ(healthy(root, TRITON_CACHE_MANAGER=value), force=bool(value))
+    silent(examine(root, environ), "plugin-inactive")
+
+
+def test_a_sitecustomize_that_hides_the_plug_in_is_told_and_run_helps(root, tmp_path):
+    (tmp_path / "src").mkdir()
+    (tmp_path / "src" / "sitecustomize.py").touch()
+    hidden = {"TRITON_CACHE_MANAGER": "", "PYTHONPATH": f"{tmp_path}/src:{SITE}"}
+    finding = told(look(root, **hidden), "plugin-inactive", "warning")
+    assert f"{tmp_path}/src/sitecustomize.py stands before gpucache's own" in finding.fact
+    environ, _ = launch_environ(healthy(root, **hidden))
     silent(examine(root, environ), "plugin-inactive")
 
 

@@ -12,7 +12,14 @@ from pathlib import Path
 import pytest
 from support.ranks import PYTHON
 
-from gpucache.directories.python_path import SITE, is_on_path, manager, with_site, without_site
+from gpucache.directories.python_path import (
+    SITE,
+    hidden_by,
+    is_on_path,
+    manager,
+    with_site,
+    without_site,
+)
 from gpucache.environment import OUR_MANAGER
 
 OURS = OUR_MANAGER
@@ -362,3 +369,13 @@ def test_which_manager_a_process_will_use():
     assert manager({}) is None
     assert manager({**on, "TRITON_CACHE_MANAGER": ""}) == OURS
     assert manager({**on, "TRITON_CACHE_MANAGER": "other:One"}) == "other:One"
+
+
+def test_another_sitecustomize_in_front_hides_it(tmp_path):
+    mine = tmp_path / "sitecustomize.py"
+    behind = {"PYTHONPATH": f"{tmp_path}:{SITE}"}
+    assert (manager(behind), hidden_by(behind)) == (OURS, None)
+    mine.touch()
+    assert (manager(behind), hidden_by(behind)) == (None, str(mine))
+    in_front = {"PYTHONPATH": with_site(behind["PYTHONPATH"])}
+    assert (manager(in_front), hidden_by(in_front)) == (OURS, None)

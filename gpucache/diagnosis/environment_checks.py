@@ -11,7 +11,7 @@ from gpucache import environment
 from gpucache.diagnosis.case import Case
 from gpucache.diagnosis.codes import tells
 from gpucache.diagnosis.config import settings, unknown_variables
-from gpucache.directories.python_path import manager
+from gpucache.directories.python_path import hidden_by, is_on_path, manager
 from gpucache.disk.files import inside
 from gpucache.disk.fresh import fresh_part
 from gpucache.findings import Finding
@@ -170,15 +170,21 @@ def plugin(case: Case) -> Iterator[Finding]:
         fix = f"install it where the program runs, or unset {variable}"
         yield Finding("plugin-missing", "error", variable.name, fact, fix)
     elif value != ours:
-        if value:
-            whose = f"Triton's cache belongs to {value}"
-            run = "gpucache run --force"
-        else:
-            whose = "it is not set, and Triton caches for itself"
-            run = "gpucache run"
+        whose, run = _instead_of_plugin(value, case.environ)
         fact = f"{whose}: each rank compiles each kernel"
         fix = f"start the program under `{run}`, or set {variable}={ours}"
         yield Finding("plugin-inactive", "warning", variable.name, fact, fix)
+
+
+def _instead_of_plugin(value: str | None, environ: Mapping[str, str]) -> tuple[str, str]:
+    """What acts in the place of the plug-in, and the command under which the plug-in does."""
+    if value:
+        return f"Triton's cache belongs to {value}", "gpucache run --force"
+    hides = hidden_by(environ) if is_on_path(environ) else None
+    if hides is not None:
+        name = environment.PYTHON_PATH.name
+        return f"{hides} stands before gpucache's own on {name}, and hides that", "gpucache run"
+    return "it is not set, and Triton caches for itself", "gpucache run"
 
 
 def _is_importable(name: str) -> bool:

@@ -56,9 +56,25 @@ def is_on_path(environ: Mapping[str, str]) -> bool:
 def manager(environ: Mapping[str, str]) -> str | None:
     """The cache manager that Triton will use in a Python that can import gpucache; None for Triton's own."""
     chosen = environment.MANAGER.text(environ)
-    if chosen is None and is_on_path(environ):
+    if chosen is None and is_on_path(environ) and hidden_by(environ) is None:
         return environment.OUR_MANAGER
     return chosen
+
+
+def hidden_by(environ: Mapping[str, str]) -> str | None:
+    """The `sitecustomize` that Python imports in the place of the directory's, since a script has put it before that.
+
+    None where there is none. Whether that one imports the next in its turn, as some do, cannot be told.
+    """
+    python_path = environment.PYTHON_PATH.text(environ) or ""
+    for part in python_path.split(os.pathsep):
+        if _is_site(part):
+            return None
+        for name in ("sitecustomize.py", "sitecustomize"):
+            candidate = os.path.join(part, name)
+            if os.path.exists(candidate):
+                return candidate
+    return None
 
 
 def _is_site(part: str) -> bool:
