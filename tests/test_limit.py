@@ -9,6 +9,8 @@ import logging
 import multiprocessing
 import os
 import shutil
+import socket
+import stat
 import subprocess
 import sys
 import threading
@@ -19,19 +21,26 @@ from pathlib import Path
 import pytest
 from support.every_call import SCRIPT
 from support.processes import PATIENCE_S
-from support.trees import KERNEL, OLD, Tree, set_used, whole_or_no_hit
+from support.trees import KERNEL, OLD, Tree, aged, set_used, whole_or_no_hit
 from support.writers import put_kernel
 
 from gpucache import log
 from gpucache.disk.lock_place import LockPlace
 from gpucache.layout.keys import view_key
 from gpucache.report.cache_report import scan
-from gpucache.store import limit, size
+from gpucache.store import foreign, limit, size
 from gpucache.store.counting import counted
 from gpucache.store.key_lock import KeyLock
 from gpucache.store.limit import Limit, max_size_bytes
 from gpucache.store.lookup import sound
-from gpucache.store.manifest import MANIFEST, Facts, entry_path, read_manifest, single_key
+from gpucache.store.manifest import (
+    CONDEMNED,
+    MANIFEST,
+    Facts,
+    entry_path,
+    read_manifest,
+    single_key,
+)
 from gpucache.store.publish import link_view, publish_entry
 from gpucache.store.quarantine import ASIDE, quarantine
 from gpucache.store.size import count_anew_later, updated
@@ -916,3 +925,149 @@ def test_a_put_that_is_killed_at_any_system_call_leaves_a_size_that_makes_sense(
         assert now.stale is not there, line
 
     every_call.killed_everywhere(PUT, start, check, least=6)
+
+
+class TestFaults:
+    """Whatever becomes of the sum, or of a process in a turn: the next ones come right again by themselves."""
+
+    @pytest.mark.parametrize("planted", ["fifo", "device", "link", "socket"])
+    def test_what_is_no_file_in_place_of_the_sum_is_replaced(self, trees, root, tmp_path, planted):
+        path = root / "gpucache/v1/stats/size"
+        path.parent.mkdir(exist_ok=True)
+        (tmp_path / "outside").write_text("mine")
+        if planted == "fifo":
+            os.mkfifo(path)
+        elif planted == "device":
+            os.mknod(path, 0o600 | stat.S_IFCHR, os.makedev(1, 5))
+        elif planted == "link":
+            path.symlink_to(tmp_path / "outside")
+        else:
+            with socket.socket(socket.AF_UNIX) as made:
+                made.bind(os.path.relpath(path))
+        kept = keeping(root, counted(str(root)) - 1)
+        kept.viewed()
+        assert kept._due
+        kept.turn()
+        assert total(root) == counted(str(root)) <= kept.limit_bytes
+        assert (tmp_path / "outside").read_text() == "mine"
+
+    def test_a_directory_in_its_place_turns_off_the_limit_only(self, trees, root):
+        (root / "gpucache/v1/stats/size").mkdir(parents=True)
+        kept = keeping(root, 1)
+        kept.viewed()
+        kept.turn()
+        assert len(stored(root)) == 10
+
+    @pytest.mark.parametrize("is_draining", [False, True])
+    def test_a_sum_that_is_far_too_large_lets_nothing_go(self, trees, root, is_draining):
+        size = counted(str(root))
+        kept = keeping(root, 2 * size)
+        updated(str(root), 10**12, draining=is_draining, anew=True)
+        kept.turn()
+        assert len(stored(root)) == 10
+        assert total(root) == size
+
+    def test_where_the_limit_was_lowered_it_counts_once_and_goes_on(self, trees, root, monkeypatch):
+        counts = []
+        monkeypatch.setattr(limit, "counted", lambda *words: counts.append(1) or counted(*words))
+        monkeypatch.setattr(limit, "_TURN_S", 0.0)
+        updated(str(root), counted(str(root)), anew=True)
+        kept = keeping(root, counted(str(root)) // 3)
+        for _ in range(5):
+            kept.turn()
+        assert (len(counts), len(stored(root))) == (1, 5)
+
+    def test_of_two_limits_the_smaller_one_holds(self, trees, root):
+        size = counted(str(root))
+        small, large = keeping(root, size // 2), keeping(root, 10**9)
+        updated(str(root), size, anew=True)
+        for _ in range(3):
+            large.turn()
+            small.turn()
+        assert total(root) == counted(str(root)) <= size // 2
+        assert len(stored(root)) == 4
+
+    def test_a_removal_that_was_killed_before_its_views_were_condemned_never_began(
+        self, trees, root
+    ):
+        """Else the views would have lost their entry, and be evicted by nobody."""
+        os.rename(trees[0].entry / MANIFEST, trees[0].entry / CONDEMNED)
+        os.utime(trees[0].entry, (OLD - 7200, OLD - 7200))
+        keeping(root, 10**9).turn()
+        assert trees[0].whole(trees[0].entry)
+        assert len(stored(root)) == 10
+
+    @pytest.mark.parametrize("views", [True, False])
+    def test_what_a_killed_removal_has_condemned_goes_at_the_next_count(self, trees, root, views):
+        """The entry with its views, or these alone."""
+        condemned = trees[0].directories if views else trees[0].views
+        for directory in condemned:
+            os.rename(directory / MANIFEST, directory / CONDEMNED)
+            os.utime(directory, (OLD - 7200, OLD - 7200))
+        if not views:
+            shutil.rmtree(trees[0].entry)
+        keeping(root, 10**9).turn()
+        assert not any(directory.exists() for directory in trees[0].directories)
+        assert len(stored(root)) == 9
+        assert total(root) == counted(str(root))
+
+    def test_what_a_removal_has_condemned_just_now_stays(self, trees, root):
+        os.rename(trees[0].entry / MANIFEST, trees[0].entry / CONDEMNED)
+        keeping(root, 10**9).turn()
+        assert trees[0].entry.exists()
+
+
+DRAIN = (
+    SCRIPT
+    + """
+import gpucache.store.eviction, gpucache.store.leftovers
+from gpucache.disk.lock_place import LockPlace
+from gpucache.store import limit
+limit._DRAIN_S = 600.0
+kept = limit.Limit(sys.argv[2], LockPlace(sys.argv[2]), 1)
+mark("begin")
+kept.turn()
+mark("end")
+left = [os.listdir(shard.path) for shard in os.scandir(sys.argv[2] + "/gpucache/v1/store")]
+assert not any(left), left
+"""
+)
+
+
+@pytest.mark.kills
+def test_of_a_turn_killed_at_any_system_call_an_hour_later_nothing_is_left(every_call, tmp_path):
+    """With the quarantine, two entries, a view outside the root; once the remains are an hour old."""
+
+    def start(home: Path) -> list[object]:
+        for letter in "AB":
+            tree = Tree(home, letter * 52)
+            tree.staging.forget()
+        damaged = Tree(home, "Q" * 52)
+        damaged.staging.forget()
+        quarantine(str(tree.root), str(damaged.entry))
+        for view in damaged.views:
+            shutil.rmtree(view)
+        outside = home / "outside"
+        outside.mkdir()
+        assert tree.link(outside / ("B" * 52))
+        set_used(tree.entry, OLD)
+        foreign._remembered.clear()
+        foreign.remember(str(tree.root), str(outside))
+        updated(str(tree.root), 0, anew=True, now=0.0)
+        return [tree.root]
+
+    def check(home: Path, line: str) -> None:
+        root = home / "root"
+        aged(root)
+        aged(home / "outside")
+        count_anew_later(str(root))
+        kept = keeping(root, 1)
+        kept.turn()
+        assert stored(root) == set(), line
+        assert total(root) == counted(str(root)) == 0, line
+        left = [*root.rglob(MANIFEST), *root.rglob(CONDEMNED), *root.rglob(f"{ASIDE}*")]
+        assert left == [], line
+        assert not list(root.glob("gpucache/v1/quarantine/*")), line
+
+    # What is between two writes of the sum is between other calls as well.
+    every_call.killed_everywhere(DRAIN, start, check, 40, once={"pwrite64"})

@@ -38,6 +38,7 @@ from gpucache.threads import start
 
 _SHARE, _MOST = 0.1, 50 * 2**30
 _LOW = 0.9
+_DOUBTFUL = 1.5
 _TURN_S = 0.2
 _PAUSE_S = 30.0
 _INDUCTOR_S = 60.0
@@ -88,6 +89,7 @@ class Limit:
         self._due = False
         self._not_before = 0.0
         self._inductor_at = 0.0
+        self._has_counted = False
         self._thread: threading.Thread | None = None
         self._oldest: list[LastUse] = []
 
@@ -193,10 +195,8 @@ class Limit:
         if not self.limit_bytes:
             return
         total = self._add(0)
-        if total is not None and total.stale:
-            forget_gone(os.path.realpath(self.root))
-            found = counted(self.root, _resting())
-            total = set_total(self.root, found)
+        if total is not None and (total.stale or self._is_doubtful(total)):
+            total = self._count(locks)
         if total is None or not self._is_over(total):
             return
         aim = int(self.limit_bytes * _LOW)
@@ -206,6 +206,23 @@ class Limit:
             return  # no entry has to go for what was damaged
         left = self._evict_down_to(aim, left, deadline, locks)
         self._add(0, draining=left > aim)
+
+    def _is_doubtful(self, total: Total) -> bool:
+        """Whether a total is far above the limit and this process has not counted yet.
+
+        It may be damaged, and would have all go. Where the limit was lowered, each process counts once more.
+        """
+        return not self._has_counted and total.size_bytes > _DOUBTFUL * self.limit_bytes
+
+    def _count(self, locks: str) -> Total | None:
+        """Count the store anew, without what killed removals and directories that are gone have left."""
+        from gpucache.store.leftovers import complete  # most processes count nothing
+
+        root, rest = os.path.realpath(self.root), _resting()
+        forget_gone(root)
+        complete(root, locks, rest)
+        self._has_counted = True
+        return set_total(self.root, counted(self.root, rest))
 
     def _bound_inductor(self) -> None:
         """Bound TorchInductor's files, if they have a limit and no process has looked at them in the last hour."""

@@ -167,6 +167,18 @@ def finish(path: str, modified: float, locks: str | None, disk: Straight) -> Fre
     return delete(aside, disk)
 
 
+def put_back(path: str, locks: str | None, disk: Straight) -> None:
+    """Make a condemned directory an entry again, since the removal was killed before it had condemned all others.
+
+    Raises:
+        InUse: another process is at it, or the disk refuses.
+    """
+    with _told_as_in_use():
+        key = _key_of(path, disk)
+    with _locked(key, locks, disk):
+        _restore([(path, MANIFEST)], disk)
+
+
 @contextmanager
 def _told_as_in_use() -> Iterator[None]:
     """Raise `InUse` where the disk refuses something in the ``with`` block, which leaves the entry as it was."""

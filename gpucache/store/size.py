@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import fcntl
 import json
 import os
@@ -10,7 +11,7 @@ from collections.abc import Callable
 from contextlib import suppress
 from typing import NamedTuple
 
-from gpucache.disk.door import open_regular, read_limited
+from gpucache.disk.door import SAFELY, open_regular, read_limited
 from gpucache.disk.locks import NO_FLOCK
 from gpucache.disk.within import Straight
 from gpucache.layout import paths
@@ -92,9 +93,6 @@ def _path(root: str) -> str:
     return paths.ours(root, "stats", "size")
 
 
-_FILE = os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW
-
-
 def updated(
     root: str,
     change: int,
@@ -156,12 +154,18 @@ def _lock(fd: int) -> None:
 
 
 def _open(path: str) -> int:
-    """Open the file, which is made with its directory if it is not there."""
+    """Open the file, which is made with its directory if it is not there, or if something else is in its place."""
     try:
-        return os.open(path, _FILE, 0o600)
+        return open_regular(path, os.O_RDWR)[0]
     except FileNotFoundError:
         os.makedirs(os.path.dirname(path), mode=0o700, exist_ok=True)
-        return os.open(path, _FILE, 0o600)
+    except OSError as error:
+        if error.errno not in (errno.EINVAL, errno.ELOOP, errno.ENXIO):
+            raise
+        os.unlink(
+            path
+        )  # a FIFO, a socket, a device, a link, which would turn the limit off for good
+    return os.open(path, os.O_RDWR | os.O_CREAT | SAFELY, 0o600)
 
 
 def _parsed(text: bytes) -> Total:
