@@ -25,6 +25,7 @@ from support.trees import KERNEL, OLD, Tree, aged, set_used, whole_or_no_hit
 from support.writers import put_kernel
 
 from gpucache import log
+from gpucache.disk.fitness import Fitness, fitness
 from gpucache.disk.lock_place import LockPlace
 from gpucache.layout.keys import view_key
 from gpucache.report.cache_report import scan
@@ -46,6 +47,7 @@ from gpucache.store.quarantine import ASIDE, quarantine
 from gpucache.store.size import count_anew_later, updated
 from gpucache.triton import location
 from gpucache.triton.manager import DeviceCacheManager
+from gpucache.triton.staged import executable
 
 LETTERS = "ABCDEFGHIJKLMNOPQRSTUVWX"
 GROUP_BYTES = 1024
@@ -613,6 +615,21 @@ class TestSetting:
         assert max_size_bytes(str(tmp_path), {"GPUCACHE_MAX_SIZE": ""}) == pytest.approx(
             expected, abs=1
         )
+
+    @pytest.mark.parametrize("number", [errno.ENOSYS, errno.ENOTSUP, None])
+    def test_on_a_mount_that_tells_of_no_size_it_is_the_most(self, number, tmp_path, monkeypatch):
+        """As an object store's; no size at all would be no limit."""
+        answer = os.statvfs_result([0] * 10)
+
+        def statvfs(path: str) -> os.statvfs_result:
+            if number is not None:
+                raise OSError(number, os.strerror(number), path)
+            return answer
+
+        monkeypatch.setattr(os, "statvfs", statvfs)
+        assert max_size_bytes(str(tmp_path), {}) == 50 * 2**30
+        assert fitness(str(tmp_path)) == Fitness()
+        assert executable(str(tmp_path))
 
     @pytest.mark.root
     def test_on_a_small_file_system_it_is_small(self, tmp_path, mount):

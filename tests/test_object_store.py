@@ -26,6 +26,7 @@ BARE = {
     "flock": "ENOSYS",
     "chmod": "EPERM",
     "fsync": "EINVAL",
+    "statfs": "ENOSYS",
 }
 KINDS = {
     "no renamed directory": {"rename": "EPERM"},

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 
 from gpucache.disk import mounts
@@ -24,17 +25,35 @@ class Fitness(Value):
     """The inodes left for this user; None where they are enough, or the file system does not count them."""
 
 
+def told(path: str) -> os.statvfs_result | None:
+    """What the file system of an existing path tells of itself; None where it tells nothing.
+
+    The mount of an object store may have no such call, or tell of no blocks: its size is then unknown.
+
+    Raises:
+        OSError: the file system does not answer.
+    """
+    if not hasattr(os, "statvfs"):
+        return None
+    try:
+        return os.statvfs(path)
+    except OSError as error:
+        if error.errno not in (errno.ENOSYS, errno.ENOTSUP):
+            raise
+        return None
+
+
 def fitness(path: str) -> Fitness:
     """How fit the file system of an existing path is; all is well where the operating system does not tell.
 
     Raises:
         OSError: the file system does not answer.
     """
-    if not hasattr(os, "statvfs"):
+    disk = told(path)
+    if disk is None:
         return Fitness()
-    disk = os.statvfs(path)
     free_bytes = disk.f_bavail * disk.f_frsize
-    is_full = free_bytes < _LITTLE_SPACE_BYTES
+    is_full = disk.f_blocks > 0 and free_bytes < _LITTLE_SPACE_BYTES
     noexec_flag = getattr(os, "ST_NOEXEC", 0)
     lacks_inodes = disk.f_files > 0 and disk.f_favail < _FEW_INODES
     return Fitness(

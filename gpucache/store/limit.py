@@ -24,6 +24,7 @@ from contextlib import suppress
 
 from gpucache.disk import mounts
 from gpucache.disk.files import make_directory
+from gpucache.disk.fitness import told
 from gpucache.disk.lock_place import LockPlace, open_lock_directory
 from gpucache.disk.within import Straight
 from gpucache.environment import MAX_SIZE
@@ -55,9 +56,9 @@ def max_size_bytes(root: str, environ: Mapping[str, str]) -> int:
     allowed = MAX_SIZE.read_or_default(environ)
     if allowed is not None:
         return allowed
-    if not hasattr(os, "statvfs"):
-        return _MOST
-    disk = os.statvfs(root)
+    disk = told(root)
+    if disk is None or not disk.f_blocks:
+        return _MOST  # the size of the file system is unknown
     disk_bytes = disk.f_blocks * disk.f_frsize
     return min(int(disk_bytes * _SHARE), _MOST)
 

@@ -10,6 +10,7 @@ import weakref
 from contextlib import suppress
 
 from gpucache.disk.files import remove_tree
+from gpucache.disk.fitness import told
 from gpucache.kernels.group import STANDALONE
 from gpucache.store.key_lock import KeyLock
 from gpucache.store.names import stored_name
@@ -147,8 +148,9 @@ def executable(directory: str) -> bool:
     parent = os.path.dirname(directory)
     while not os.path.isdir(directory) and parent != directory:
         directory, parent = parent, os.path.dirname(parent)
+    disk = told(directory)
     no_exec = getattr(os, "ST_NOEXEC", 0)
-    return not os.statvfs(directory).f_flag & no_exec
+    return disk is None or not disk.f_flag & no_exec
 
 
 def _any(_: str) -> bool:

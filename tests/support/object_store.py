@@ -1,8 +1,8 @@
 """A mount like that of an object store, for tests: files and names, and often nothing else. A program of its own.
 
 ``object_store.py BACKING POINT [WHAT=ERRNO ...]`` shows a directory at a mount point, and refuses what is named:
-``rename`` (of directories), ``link``, ``utime``, ``flock``, ``unlink``, ``chmod``, ``fsync``. Any number of mounts may
-show one directory, as on several nodes: a lock of one of them is not seen on the others.
+``rename`` (of directories), ``link``, ``utime``, ``flock``, ``unlink``, ``chmod``, ``fsync``, ``statfs``. Any number
+of mounts may show one directory, as on several nodes: a lock of one of them is not seen on the others.
 """
 
 from __future__ import annotations
@@ -124,6 +124,7 @@ class ObjectStore(mfusepy.Operations):
         return 0
 
     def statfs(self, path: str) -> dict[str, int]:
+        self._refuse("statfs")
         found = os.statvfs(self._at(path))
         names = (
             "f_bavail",
