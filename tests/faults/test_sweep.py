@@ -10,7 +10,9 @@ import random
 from collections.abc import Iterator
 
 import pytest
-from support.faults import KILL, NONE, SHORT, Fault, Seen, Sweep, all_tried, every_fault, sampled
+from support.counted_calls import counted_twice
+from support.fault_list import KILL, NONE, SHORT, Fault, every_fault, sampled
+from support.faults import Seen, Sweep, all_tried
 
 pytestmark = [pytest.mark.compiles, pytest.mark.faults]
 
@@ -81,6 +83,6 @@ class TestTheInjection:
 
     def test_no_call_below_the_root_is_overlooked(self, sweep, strace, tmp_path):
         """The library counts as many calls as the kernel sees, of each of those that change the disk or a lock."""
-        ours, kernels = sweep.counted_twice("compile", strace, tmp_path / "trace")
+        ours, kernels = counted_twice(sweep, "compile", strace, tmp_path / "trace")
         assert ours == kernels
         assert sum(ours.values()) > 60

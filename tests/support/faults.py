@@ -8,123 +8,30 @@ preloaded.
 
 from __future__ import annotations
 
-import errno
 import json
 import os
-import random
 import re
 import shutil
 import signal
 import subprocess
 import sys
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import gpucache
+from support.fault_list import MODES, NONE, Fault
 from support.processes import PATIENCE_S
 from support.warm import WarmProcess, WarmPython
 
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from support.operations import Operation
+
 TESTS = Path(__file__).parents[1]
 CODE = "from support import operations; operations.main()"
-
-# Any file system may answer with any of them: FUSE hands through what its server says.
-ERRNOS = [
-    *("EACCES", "EBADF", "EBUSY", "EDQUOT", "EEXIST", "EINTR", "EINVAL", "EIO", "EISDIR", "ELOOP"),
-    *("EMFILE", "EMLINK", "ENAMETOOLONG", "ENFILE", "ENODATA", "ENOENT", "ENOLCK", "ENOMEM"),
-    *("ENOSPC", "ENOSYS", "ENOTCONN", "ENOTDIR", "ENOTEMPTY", "ENOTSUP", "EPERM", "EROFS"),
-    *("ESTALE", "ETIMEDOUT", "EWOULDBLOCK", "EXDEV"),
-]
-NONE, SHORT, KILL = 0, -1, -2
-_MODES = {"once": 0, "afterwards": 1, "same-on": 2, "all-on": 3}
-
-_ENDLESS = ("EINTR",)
-"""What Python tries again for ever, if it is always the answer."""
-_OF_DISKS = ("EIO", "ESTALE", "EACCES", "EROFS", "ENOSPC", "ENOTCONN")
-"""What every call after the first may say."""
-
-
-# What changes the disk or a lock: as the library calls it, and as the kernel does.
-_KINDS = {
-    "rename": "rename",
-    "renameat": "rename",
-    "link": "link",
-    "linkat": "link",
-    "unlink": "unlink",
-    "unlinkat": "unlink",
-    "rmdir": "rmdir",
-    "mkdir": "mkdir",
-    "mkdirat": "mkdir",
-    "write": "write",
-    "pwrite64": "write",
-    "flock": "flock",
-    "ftruncate64": "truncate",
-    "utimensat": "utime",
-    "futimens": "utime",
-    "chmod": "chmod",
-    "fchmod": "chmod",
-    "fsync": "sync",
-    "symlink": "link",
-    "open64": "open",
-    "openat64": "open",
-    "opendir": "open",
-}
-_SYSTEM_CALLS = {
-    "rename": "rename",
-    "renameat": "rename",
-    "renameat2": "rename",
-    "link": "link",
-    "linkat": "link",
-    "symlink": "link",
-    "symlinkat": "link",
-    "unlink": "unlink",
-    "unlinkat": "unlink",
-    "rmdir": "rmdir",
-    "mkdir": "mkdir",
-    "mkdirat": "mkdir",
-    "write": "write",
-    "pwrite64": "write",
-    "flock": "flock",
-    "ftruncate": "truncate",
-    "utimensat": "utime",
-    "chmod": "chmod",
-    "fchmod": "chmod",
-    "fchmodat": "chmod",
-    "fsync": "sync",
-    "open": "open",
-    "openat": "open",
-}
-
-
-class Fault(NamedTuple):
-    """One fault: at which call of an operation, and what happens there."""
-
-    operation: str
-    number: int
-    """Which call below the root, from 1."""
-    what: str
-    """The name of an errno, ``SHORT`` or ``KILL``."""
-    mode: str = "once"
-    """``once``; ``afterwards``: the call is made and then fails; ``same-on``: so do all later calls of the function;
-    ``all-on``: all later calls."""
-
-    def __str__(self) -> str:
-        """As a test's output names it, so that it can be tried again."""
-        return f"{self.operation}:{self.number}:{self.what}:{self.mode}"
-
-    @classmethod
-    def parse(cls, text: str) -> Fault:
-        """The fault of which this is the text."""
-        operation, number, what, mode = text.split(":")
-        return cls(operation, int(number), what, mode)
-
-    @property
-    def code(self) -> int:
-        """What `faults_arm` calls it."""
-        codes = {"NONE": NONE, "SHORT": SHORT, "KILL": KILL}
-        return codes[self.what] if self.what in codes else int(getattr(errno, self.what))
 
 
 class Seen(NamedTuple):
@@ -141,16 +48,6 @@ class Seen(NamedTuple):
     """Whether the process was killed."""
 
 
-def kinds() -> list[tuple[str, str]]:
-    """Every fault that can happen at a call: what, and in which mode."""
-    made = [("KILL", "once"), ("SHORT", "once")]
-    made += [(name, "once") for name in ERRNOS]
-    made += [(name, "afterwards") for name in ("EIO", "ENOENT", "EEXIST", "ESTALE", "ETIMEDOUT")]
-    made += [(name, "same-on") for name in ERRNOS if name not in _ENDLESS]
-    made += [(name, "all-on") for name in _OF_DISKS]
-    return made
-
-
 def unmeasured() -> dict[str, str]:
     """The environment without coverage, which would write a file for each of thousands of processes."""
     return {name: value for name, value in os.environ.items() if "COVERAGE" not in name}
@@ -165,11 +62,6 @@ def built(directory: Path) -> Path:
     assert compiler is not None, "needs a C compiler"
     subprocess.run([compiler, *words, "-o", library, source, "-ldl"], check=True)
     return library
-
-
-TYPE_CHECKING = False
-if TYPE_CHECKING:
-    from support.operations import Operation
 
 
 class Sweep:
@@ -206,17 +98,26 @@ class Sweep:
         )
         env = {**operation.env, "TRITON_CACHE_DIR": device}
         log = home.parent / f"{worker}.log"
-        words = (fault.operation, fault.number, fault.code, _MODES[fault.mode], log)
+        words = (fault.operation, fault.number, fault.code, MODES[fault.mode], log)
         done = self._ran(home, "operate", *words, env=env)
         wrong = self._of_operation(fault, done)
         hit = [line[2:] for line in log.read_text().splitlines() if line.startswith("! ")]
-        said, after = self._result(home, "launches")
+        compiled, after = self._looked_after(fault.operation, home, env)
         wrong += after
-        wrong += self._result(home, "again", fault.operation, env=env)[1]
+        call = hit[0].replace(str(home), "") if hit else ""
+        killed = done.returncode == -signal.SIGKILL
+        return Seen(fault, call, tuple(wrong), compiled, killed)
+
+    def _looked_after(
+        self, operation: str, home: Path, env: Mapping[str, str]
+    ) -> tuple[int, list[str]]:
+        """How many kernels the first launches after a fault compile, and what is wrong then or later."""
+        compiled, wrong = self._result(home, "launches")
+        wrong += self._result(home, "again", operation, env=env)[1]
         wrong += self._result(home, "launches")[1]
         again, after = self._result(home, "launches")
         wrong += after
-        if again not in (0, None):
+        if again:
             wrong.append(f"{again} kernels were compiled though all had been launched")
         verified = self._ran(home, "verified")
         if _last(verified).get("result") not in (0, 1):
@@ -224,10 +125,8 @@ class Sweep:
         # A copy where a link was refused is right, and told by a warning.
         errors = [line for line in verified.stdout.splitlines() if line.startswith("error")]
         wrong += [f"verify: {line}" for line in errors]
-        wrong += self._grown(fault.operation, home, env)
-        call = hit[0].replace(str(home), "") if hit else ""
-        killed = done.returncode == -signal.SIGKILL
-        return Seen(fault, call, tuple(wrong), said or 0, killed)
+        wrong += self._grown(operation, home, env)
+        return compiled or 0, wrong
 
     def calls(self, operation: str, worker: str = "0") -> list[str]:
         """The calls below its root that an operation makes without a fault, each a function and a path."""
@@ -236,15 +135,13 @@ class Sweep:
         lines = (self._base / f"{worker}.log").read_text().splitlines()
         return [line.replace(str(self._base / worker), "") for line in lines]
 
-    def counted_twice(
-        self, operation: str, strace: str, trace: Path
-    ) -> tuple[Counter[str], Counter[str]]:
-        """The calls of an operation that change something, by kind: as the library and as strace counts them."""
+    def traced(self, operation: str, strace: str, only: str, trace: Path) -> tuple[str, str]:
+        """Do an operation under strace, which writes ``trace``: the library's lines and those of strace."""
         home = self._fresh("0", _operation(operation).tree)
-        words = (operation, 0, NONE, 0, home.parent / "0.log")
+        log = home.parent / "0.log"
+        words = (operation, 0, NONE, 0, log)
         process = self._start(home, "operate", *words, env={"FAULTS_TRACED": "1"})
         assert process.stdout.readline() == "begin\n"
-        only = "trace=" + ",".join(f"?{name}" for name in _SYSTEM_CALLS)
         command = [strace, "-f", "-y", "-s", "4096", "-o", str(trace), "-e", only]
         with subprocess.Popen(
             [*command, "-p", str(process.pid)], stderr=subprocess.PIPE, text=True
@@ -253,16 +150,8 @@ class Sweep:
             assert "attached" in tracing.stderr.readline()
             process.communicate("\n", PATIENCE_S)
         process.end()
-        lines = [
-            line
-            for line in trace.read_text().splitlines()
-            if f"{home}/" in line and ".log>" not in line
-        ]
-        found = [re.match(r"\d+ +(\w+)\(", line) for line in lines if "resumed" not in line]
-        kernels = Counter(_SYSTEM_CALLS[match[1]] for match in found if match is not None)
-        names = [line.split()[0] for line in (self._base / "0.log").read_text().splitlines()]
-        ours = Counter(_KINDS[name] for name in names if name in _KINDS)
-        return ours, kernels
+        lines = [line for line in trace.read_text().splitlines() if f"{home}/" in line]
+        return log.read_text(), "\n".join(line for line in lines if f"{log}>" not in line)
 
     # ---- its parts
 
@@ -331,6 +220,8 @@ class Sweep:
         wrong = []
         if "result" not in said:
             wrong.append(f"raised: {_short(said.get('raised', ''))}")
+        if "Timeout (" in done.stderr:
+            wrong.append(f"hangs: {done.stderr[-1500:]}")
         if "Traceback" in done.stderr:
             wrong.append(f"on stderr: {_short(done.stderr)}")
         if done.returncode:
@@ -403,29 +294,6 @@ def _masked(path: Path, home: Path) -> str:
     """A path without what differs from run to run."""
     name = str(path.relative_to(home))
     return re.sub(r"(gpucache-[a-z]+-)[\w.-]+|[0-9a-f]{8,}|\d{4,}", r"\1?", name)
-
-
-# ---- many faults
-
-
-def sampled(calls: Sequence[str], operation: str, count: int, draw: random.Random) -> list[Fault]:
-    """So many faults of an operation, at calls of all kinds alike however often one is made."""
-    places: dict[str, list[int]] = {}
-    for number, call in enumerate(calls, 1):
-        places.setdefault(re.sub(r"[0-9a-f]{6,}|\d+|[a-z0-9_]{8}(?=/|$)", "?", call), []).append(
-            number
-        )
-    groups, made = list(places.values()), kinds()
-    return [
-        Fault(operation, draw.choice(draw.choice(groups)), *draw.choice(made)) for _ in range(count)
-    ]
-
-
-def every_fault(calls: Sequence[str], operation: str) -> Iterator[Fault]:
-    """All faults of an operation."""
-    for number in range(1, len(calls) + 1):
-        for what, mode in kinds():
-            yield Fault(operation, number, what, mode)
 
 
 def all_tried(sweep: Sweep, faults: Sequence[Fault]) -> list[Seen]:
