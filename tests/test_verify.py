@@ -1051,8 +1051,8 @@ def test_an_entry_that_another_process_publishes_during_the_repair_is_not_quaran
     removed(entry / "scaled.ptx")
     real = repair.quarantine
 
-    def quarantine(where: str, path: str) -> None:
-        real(where, path)
+    def quarantine(where: str, path: str, disk: Straight) -> None:
+        real(where, path, disk)
         os.rename(tmp_path / "another's", entry)
 
     monkeypatch.setattr(repair, "quarantine", quarantine)

@@ -130,3 +130,29 @@ def test_however_many_directories_it_has_seen_few_are_open(tmp_path, disk):
     assert len(os.listdir("/proc/self/fd")) - before < 100
     disk.close()
     assert len(os.listdir("/proc/self/fd")) == before
+
+
+class TestHeld:
+    def test_it_leads_to_the_directory_that_was_there(self, base, disk):
+        """For whoever makes files by path."""
+        directory = base / "inside/deep"
+        with disk.held(str(directory)) as path:
+            directory.rename(base / "moved")
+            directory.symlink_to(base / "outside/deep")
+            Path(path, "made").touch()
+            os.link(f"{path}/file", f"{path}/linked")
+            os.rename(f"{path}/file", f"{path}/renamed")
+        assert sorted(os.listdir(base / "moved")) == ["linked", "made", "renamed"]
+        assert os.listdir(base / "outside/deep") == ["file"]
+
+    def test_an_error_names_the_directory_as_people_know_it(self, base, disk):
+        directory = f"{base}/inside/deep"
+        with pytest.raises(FileNotFoundError) as caught, disk.held(directory) as path:
+            os.unlink(f"{path}/absent")
+        assert caught.value.filename == f"{directory}/absent"
+
+    def test_without_proc_it_is_the_path_itself(self, base, disk, monkeypatch):
+        isdir = os.path.isdir
+        monkeypatch.setattr(os.path, "isdir", lambda path: "/proc" not in path and isdir(path))
+        with disk.held(f"{base}/inside") as path:
+            assert path == f"{base}/inside"

@@ -126,6 +126,25 @@ class Straight:
         finally:
             os.close(fd)
 
+    @contextmanager
+    def held(self, path: str) -> Iterator[str]:
+        """Another path of a directory, which leads to this very directory for the length of a ``with`` block.
+
+        For whoever makes files in it by path. Where ``/proc`` is not mounted it is the path itself, which may be made
+        to lead elsewhere meanwhile. An error that is raised in the block names the directory by its own path.
+        """
+        with self.directory(path) as fd:
+            other = f"/proc/self/fd/{fd}"
+            if not os.path.isdir(other):
+                other = path
+            try:
+                yield other
+            except OSError as error:
+                named = error.filename
+                if isinstance(named, str) and named.startswith(other):
+                    error.filename = path + named.removeprefix(other)
+                raise
+
     # ---- where it does so
 
     def act(self, path: str, act: Callable[[int, str], T]) -> T:

@@ -7,33 +7,49 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from contextlib import suppress
+from functools import partial
 from typing import NamedTuple
 
 from gpucache.disk.capabilities import is_refusal
 from gpucache.disk.files import make_directory, remove_tree, size_of
 from gpucache.disk.reading import listed
+from gpucache.disk.within import Straight
 from gpucache.kernels.group import GROUP
 from gpucache.layout import paths
 from gpucache.layout.keys import unlinked
 from gpucache.store.manifest import MANIFEST
-from gpucache.store.size import GROUP_BYTES, updated
+from gpucache.store.size import GROUP_BYTES, add_straight, updated
 
 ASIDE = "tmp.gpucache-"
 """How the name of a directory begins that is not yet, or no longer, an entry or view, beside entries and views."""
 
 
-def quarantine(root: str, path: str) -> bool:
+def quarantine(root: str, path: str, disk: Straight | None = None) -> bool:
     """Move a damaged directory to the quarantine; return whether it is kept there.
 
-    A directory on another file system than the quarantine is removed.
+    A directory on another file system than the quarantine is removed. ``disk`` is for whoever may follow no link.
 
     Raises:
         OSError: the directory could not be moved.
     """
     directory = paths.ours(root, "quarantine")
     make_directory(directory)
+    in_store = path.startswith(f"{paths.ours(root, 'store')}/")
+    if disk is None:
+        return _moved(path, directory, in_store, partial(updated, root))
+    parent, name = os.path.split(path)
+    add = partial(add_straight, root, disk=disk)
+    with disk.held(parent) as beside, disk.held(directory) as put_away:
+        return _moved(f"{beside}/{name}", put_away, in_store, add)
+
+
+def _moved(path: str, directory: str, in_store: bool, add: Callable[[int], object]) -> bool:
+    """Move a damaged directory into the quarantine, as `quarantine`.
+
+    ``in_store``: it was counted as an entry. ``add`` adds to the size of the store.
+    """
     where = f"{directory}/{os.path.basename(path)}.{time.time_ns():x}.{os.getpid()}"
     try:
         os.rename(path, where)
@@ -45,21 +61,17 @@ def quarantine(root: str, path: str) -> bool:
         size_bytes = size_of(path)
         if not _moved_files(path, where):
             remove_in_place(path)
-            _add_to_total(root, path, stored=-size_bytes, viewed=-GROUP_BYTES)
+            _added(add, -size_bytes if in_store else -GROUP_BYTES)
             return False
-    # An entry of the store was counted there, with all its bytes; of a view little was.
-    _add_to_total(root, path, stored=0, viewed=size_of(where) - GROUP_BYTES)
+    if not in_store:  # of a view little was counted, but all of an entry of the store
+        _added(add, size_of(where) - GROUP_BYTES)
     return True
 
 
-def _add_to_total(root: str, path: str, *, stored: int, viewed: int) -> None:
-    """Add to the size of the store by whether an entry of the store was moved, or a view.
-
-    What another process's writing, or the disk, keeps out of the file is found by the next count.
-    """
-    in_store = path.startswith(f"{paths.ours(root, 'store')}/")
+def _added(add: Callable[[int], object], change: int) -> None:
+    """Add to the size of the store. What another process's writing, or the disk, forbids is found by the next count."""
     with suppress(OSError):
-        updated(root, stored if in_store else viewed)
+        add(change)
 
 
 def _moved_files(path: str, where: str) -> bool:

@@ -47,16 +47,29 @@ def count_anew_later(root: str) -> None:
     ``root`` is a real path; no link is followed. Where nobody has counted yet, nothing is made.
     """
     with suppress(OSError), Straight() as disk:
-        disk.act(_path(root), _forget_count)
+        _update_straight(root, 0, disk, anew=True, now=0.0)
 
 
-def _forget_count(here: int, name: str) -> None:
-    """Set the total in the file of this name, in an open directory, to what nobody has counted."""
-    fd, _ = open_regular(name, os.O_RDWR, here)
-    try:
-        _retried(lambda: _update(fd, 0, draining=None, anew=True, now=0.0))
-    finally:
-        os.close(fd)
+def add_straight(root: str, change: int, disk: Straight) -> None:
+    """Add to the total in the file, as `updated`, for whoever may follow no link. Where there is none, none is made.
+
+    Raises:
+        OSError: there is none, or the disk refused.
+    """
+    _update_straight(root, change, disk, anew=False, now=None)
+
+
+def _update_straight(
+    root: str, change: int, disk: Straight, *, anew: bool, now: float | None
+) -> None:
+    def update(here: int, name: str) -> None:
+        fd, _ = open_regular(name, os.O_RDWR, here)
+        try:
+            _retried(lambda: _update(fd, change, draining=None, anew=anew, now=now))
+        finally:
+            os.close(fd)
+
+    disk.act(_path(root), update)
 
 
 def set_total(root: str, size_bytes: int, now: float | None = None) -> Total | None:

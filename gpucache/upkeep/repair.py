@@ -12,10 +12,10 @@ import os
 import tempfile
 import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence, Set
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 
 from gpucache.disk.capabilities import is_refusal
-from gpucache.disk.files import remove_tree
+from gpucache.disk.within import Straight, remove_tree_in
 from gpucache.kernels.group import GROUP, read_group, write_group
 from gpucache.report.flaws import Flaw
 from gpucache.report.judge import Judge
@@ -29,13 +29,15 @@ from gpucache.store.stock import BUSY_S
 LEFT = "links are not followed, and not removed"
 
 
-def repair(root: str, judge: Judge, judged: Sequence[Judged], bad: Set[Flaw]) -> dict[str, str]:
+def repair(
+    root: str, judge: Judge, judged: Sequence[Judged], bad: Set[Flaw], disk: Straight
+) -> dict[str, str]:
     """Repair the directories of one key that have a flaw in ``bad``; tell by path what was done, or why nothing was.
 
     Beside any readers, and writers that honour the key's lock, which the caller holds. Killed at any instant, each
     entry is whole, as damaged as before, or gone. Follows no link.
     """
-    work = _Repairing(root, judge, judged)
+    work = _Repairing(root, judge, judged, disk)
     outcomes = {}
     for one in judged:
         if bad & set(one.flaws):
@@ -46,10 +48,11 @@ def repair(root: str, judge: Judge, judged: Sequence[Judged], bad: Set[Flaw]) ->
 class _Repairing:
     """The repair of one key's directories. The store's come first: its views are made again from them."""
 
-    def __init__(self, root: str, judge: Judge, judged: Sequence[Judged]) -> None:
+    def __init__(self, root: str, judge: Judge, judged: Sequence[Judged], disk: Straight) -> None:
         self.root = root
         self.judge = judge
         self.judged = judged
+        self.disk = disk
 
     def outcome(self, damaged: Judged) -> str:
         """Repair one directory, and tell what was done, or why nothing was."""
@@ -71,18 +74,22 @@ class _Repairing:
     def _repair_entry(self, entry: Judged) -> str:
         if not entry.spoiled:
             return self._renew_manifest(entry)
-        with self._aside(entry.path) as aside:
+        parent, key = os.path.split(entry.path)
+        with self._aside(entry.path) as (name, aside), self.disk.held(parent) as beside:
             source = self._fill_from_a_view(entry, aside)
             put_away = self._put_away(entry.path)
-            if source is None or not put(aside, entry.path, locked=True):
+            if source is None or not put(f"{beside}/{name}", f"{beside}/{key}", locked=True):
                 return put_away
             return f"made again from {source}"
 
     def _fill_from_a_view(self, entry: Judged, aside: str) -> str | None:
         """Fill a directory with all of an entry, from the first view that has it whole; return that view's path."""
         for view in self.judged:
-            if _has(view, entry) and _filled_from(view, aside):
-                return view.path
+            if not _has(view, entry):
+                continue
+            with self.disk.held(view.path) as source:
+                if _filled_from(view, source, aside):
+                    return view.path
         return None
 
     # ---- then its views
@@ -134,8 +141,10 @@ class _Repairing:
 
     def _link_to(self, view: Judged, entry: Judged) -> str:
         """Give a view the entry's inodes, file by file, so that a reader misses nothing: the contents are the same."""
-        with self._aside(view.path) as aside:
-            _link(entry, aside)
+        with self._aside(view.path) as (_, aside):
+            with self.disk.held(entry.path) as source:
+                for name in (*entry.digests, MANIFEST):
+                    os.link(f"{source}/{name}", f"{aside}/{name}", follow_symlinks=False)
             if view.manifest is not None:
                 group = view.manifest.facts.group
                 write_group(aside, view.path, group, view.digests)
@@ -150,7 +159,7 @@ class _Repairing:
             found = copied.files[name]
             files[name] = Published(found.st_size, found.st_mtime_ns, sha256)
         used = copied.files[MANIFEST]
-        with self._aside(copied.path) as aside:
+        with self._aside(copied.path) as (_, aside):
             renewed = copied.manifest._replace(listed=files)
             write_manifest(aside, renewed)
             set_use(f"{aside}/{MANIFEST}", used.st_mtime_ns)
@@ -179,37 +188,47 @@ class _Repairing:
     # ---- how
 
     def _put_away(self, path: str) -> str:
-        kept = quarantine(self.root, path)
+        kept = quarantine(self.root, path, self.disk)
         if kept:
             return "moved to the quarantine"
         return "removed: the quarantine is on another file system"
 
     def _write_groups(self, directory: str, groups: Mapping[str, Iterable[str]]) -> None:
         """Write groups that name the files of this directory: each group's name, with the names of its files."""
-        with self._aside(directory) as aside:
+        with self._aside(directory) as (_, aside):
             for filename, names in groups.items():
                 write_group(aside, directory, filename, names)
             self._move_in(aside, directory)
 
     @contextmanager
-    def _aside(self, directory: str) -> Iterator[str]:
-        """Make an empty directory beside this one; after the block it is gone, unless it was renamed."""
+    def _aside(self, directory: str) -> Iterator[tuple[str, str]]:
+        """Make an empty directory beside this one; after the block it is gone, unless it was renamed.
+
+        Gives its name, and a path that leads to nothing else.
+        """
         parent = os.path.dirname(directory)
-        aside = tempfile.mkdtemp(prefix=ASIDE, dir=parent)
+        with self.disk.held(parent) as beside:
+            name = os.path.basename(tempfile.mkdtemp(prefix=ASIDE, dir=beside))
+        aside = f"{parent}/{name}"
         try:
-            yield aside
+            with self.disk.held(aside) as path:
+                yield name, path
         finally:
-            remove_tree(aside)
+            with suppress(OSError):
+                self.disk.act(aside, remove_tree_in)
 
     def _move_in(self, aside: str, directory: str) -> None:
         """Rename each file to where it belongs; the manifest last, since it says that all is in order."""
         names = os.listdir(aside)
-        for name in sorted(names, key=_when_moved):
-            target = f"{directory}/{name}"
-            is_link = os.path.islink(target)
-            if os.path.isdir(target) and not is_link:
-                self._put_away(target)
-            os.rename(f"{aside}/{name}", target)
+        with self.disk.held(directory) as target:
+            for name in sorted(names, key=_when_moved):
+                self._move_one_in(f"{aside}/{name}", f"{target}/{name}", directory)
+
+    def _move_one_in(self, source: str, target: str, directory: str) -> None:
+        is_link = os.path.islink(target)
+        if os.path.isdir(target) and not is_link:
+            self._put_away(f"{directory}/{os.path.basename(target)}")
+        os.rename(source, target)
 
 
 def _when_moved(name: str) -> tuple[bool, bool, str]:
@@ -224,16 +243,14 @@ def _is_young(damaged: Judged) -> bool:
     return any(abs(now - change) < BUSY_S for change in changes)
 
 
-def _link(source: Judged, target: str) -> None:
-    for name in (*source.digests, MANIFEST):
-        os.link(f"{source.path}/{name}", f"{target}/{name}", follow_symlinks=False)
+def _filled_from(view: Judged, source: str, target: str) -> bool:
+    """Link or copy all files of a view to a directory; tell whether that was possible. Else the directory is empty.
 
-
-def _filled_from(view: Judged, target: str) -> bool:
-    """Link or copy all files of a view to a directory; tell whether that was possible. Else the directory is empty."""
+    ``source`` is a path of the view that leads to nothing else.
+    """
     try:
         for name in (*view.digests, MANIFEST):
-            link_or_copy(f"{view.path}/{name}", f"{target}/{name}")
+            link_or_copy(f"{source}/{name}", f"{target}/{name}")
         renew_times(target, target)
     except OSError:
         for name in os.listdir(target):

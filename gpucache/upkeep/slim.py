@@ -10,21 +10,26 @@ import os
 import shutil
 import tempfile
 from collections.abc import Iterable, Sequence
-from functools import lru_cache
+from contextlib import suppress
 from typing import NamedTuple
 
 from gpucache.disk.reading import quietly
-from gpucache.disk.staging import Staging
 from gpucache.disk.within import Straight
 from gpucache.kernels.group import GROUP, write_group
-from gpucache.layout import paths
 from gpucache.report.entries import Entry
-from gpucache.store.manifest import CONDEMNED, MANIFEST, entry_path, read_manifest
+from gpucache.store.manifest import (
+    CONDEMNED,
+    MANIFEST,
+    Manifest,
+    Published,
+    entry_path,
+    read_manifest,
+    write_manifest,
+)
 from gpucache.store.placing import link_or_copy, put, set_use
-from gpucache.store.publish import link_view, publish_entry
 from gpucache.store.quarantine import ASIDE
 from gpucache.store.removal import NOTHING, Freed, InUse, Target, delete, taken
-from gpucache.store.stock import describe, stock_group
+from gpucache.store.stock import stock_group
 
 DROPPED = (".source", ".ttir", ".ttgir", ".llir", ".ptx")
 """How the names of files end that no launch needs."""
@@ -65,16 +70,18 @@ def slim(
         InUse: it was used since, its files are not whole, or the disk refused; it is whole, in its directories or in
             some of them smaller.
     """
+    in_store = entry_path(root, key)
     with taken(key, targets, locks, disk) as asides:
-        in_store = entry_path(root, key)
-        if targets[0].path == in_store:
-            disk.listdir(
-                paths.ours(root, "tmp")
-            )  # no link may lead elsewhere what is published from there
-            _slim_stored(root, key, targets, asides)
-        else:
-            for target, aside in zip(targets, asides, strict=True):
-                _slim_alone(target, aside, group, disk)
+        for target, aside in zip(targets, asides, strict=True):
+            if not target.ours:  # what was condemned is the group
+                disk.rename(f"{aside}/{CONDEMNED}", f"{aside}/{GROUP}{group}")
+            # The store's directory comes first: whose manifest was the store's shares the new one too.
+            is_view = targets[0].path == in_store != target.path
+            shares = is_view and target.mark[0] == targets[0].mark[0]
+            with disk.held(aside) as old:
+                smaller = _smaller(old, group, target.ours)
+                in_group = None if target.path == in_store else smaller.group
+                _replace(target, old, smaller, in_group, in_store if shares else None, disk)
         directories = [target.path for target in targets]
         written = _written(directories, asides)
     freed = []
@@ -83,66 +90,88 @@ def slim(
     return freed
 
 
-def _slim_stored(root: str, key: str, targets: Sequence[Target], asides: Sequence[str]) -> None:
-    """Publish a smaller entry from the files that are aside, and link its views anew."""
-    aside = asides[0]  # the store's directory, which comes before its views
-    found = read_manifest(aside, CONDEMNED)
-    if found is None:
-        raise InUse("its manifest cannot be understood")
-    manifest, used = found
-    files = {}
-    for name, sha256 in manifest.digests.items():
-        if kept(name):
-            files[name] = (f"{aside}/{name}", sha256)
-    staging = _staging(root)
-    made = publish_entry(root, key, files, manifest.facts, staging, repair=False, used=used)
-    entry = entry_path(root, key)
-    published = read_manifest(entry) if made else None
-    if published is None:
-        raise InUse("another process has put something in its place")
-    smaller, _ = published
-    for view in targets[1:]:
-        link_view(root, entry, view.path, smaller, repair=False)
+class _Smaller(NamedTuple):
+    """What a smaller directory is to have."""
+
+    names: list[str]
+    group: str
+    manifest: Manifest | None
+    """Of what is gpucache's, as it is."""
+    used: float = 0.0
+    """When that was used last, in seconds since the epoch."""
 
 
-@lru_cache(maxsize=8)
-def _staging(root: str) -> Staging:
-    """Make one staging area for all entries of a root: each area holds a descriptor for life."""
-    return Staging(paths.ours(root, "tmp"))
+def _smaller(old: str, group: str, ours: bool) -> _Smaller:
+    """Tell what stays of the directory that is now at ``old``; ``group`` is the group's name in what is stock Triton's.
 
-
-def _slim_alone(target: Target, aside: str, group: str, disk: Straight) -> None:
-    """Put a smaller directory in the place of one of stock Triton's, or of a view that has lost its entry."""
-    if not target.ours:  # what was condemned is the group
-        os.rename(f"{aside}/{CONDEMNED}", f"{aside}/{GROUP}{group}")
-    names = stock_group(aside, group, condemned=True, opener=quietly)  # access times tell of uses
-    if names is None:
+    Raises:
+        InUse: what is there is not whole.
+    """
+    if ours:
+        found = read_manifest(old, CONDEMNED)
+        if found is None:
+            raise InUse("its manifest cannot be understood")
+        manifest, used = found
+        its_group = manifest.facts.group or group
+        return _Smaller(list(filter(kept, manifest.files)), its_group, manifest, used)
+    files = stock_group(old, group, condemned=True, opener=quietly)  # access times tell of uses
+    if files is None:
         raise InUse("its group is not whole")
-    parent = os.path.dirname(target.path)
-    smaller = tempfile.mkdtemp(prefix=ASIDE, dir=parent)
-    try:
-        stay = [name for name in names if kept(name)]
-        for name in stay:
-            link_or_copy(f"{aside}/{name}", f"{smaller}/{name}")
-        _keep_manifest(aside, smaller, stay)
-        write_group(smaller, target.path, group, stay)
-        shutil.copymode(aside, smaller)  # others may read what is stock Triton's
-        if not put(smaller, target.path, locked=True):
-            raise InUse("another process has put something in its place")
-    except BaseException:
-        delete(smaller, disk)
-        raise
+    return _Smaller(list(filter(kept, files)), group, None)
 
 
-def _keep_manifest(aside: str, smaller: str, names: Iterable[str]) -> None:
-    """Give a smaller view a manifest of these files, if it had one, with the time of its last use."""
-    found = read_manifest(aside, CONDEMNED)
-    if found is None:
+def _replace(
+    target: Target,
+    old: str,
+    smaller: _Smaller,
+    group: str | None,
+    stored: str | None,
+    disk: Straight,
+) -> None:
+    """Put a smaller directory in the place of one that was set aside, and is now at ``old``.
+
+    ``group`` is the name of the group that the directory is to have; ``stored`` is the store's directory, if the
+    manifest is to be that one's.
+
+    Raises:
+        InUse: another process has put something in its place.
+        OSError: the disk refused.
+    """
+    parent, key = os.path.split(target.path)
+    with disk.held(parent) as beside:
+        made = tempfile.mkdtemp(prefix=ASIDE, dir=beside)
+        aside = f"{parent}/{os.path.basename(made)}"
+        try:
+            with disk.held(aside) as new:
+                for name in smaller.names:
+                    link_or_copy(f"{old}/{name}", f"{new}/{name}")
+                _give_manifest(new, smaller, stored, disk)
+                write_group(new, target.path, group, smaller.names)
+                with suppress(OSError):  # on some mounts all have one mode
+                    shutil.copymode(old, new)  # others may read what is stock Triton's
+            if not put(made, f"{beside}/{key}", locked=True):
+                raise InUse("another process has put something in its place")
+        except BaseException:
+            delete(aside, disk)
+            raise
+
+
+def _give_manifest(new: str, smaller: _Smaller, stored: str | None, disk: Straight) -> None:
+    """Give a smaller directory a manifest of its files, if it had one, with the time of the last use."""
+    if smaller.manifest is None:
         return
-    manifest, used = found
-    digests = {name: manifest.files[name].sha256 for name in names}
-    describe(smaller, digests, manifest.facts, manifest.origin, manifest.key)
-    set_use(f"{smaller}/{MANIFEST}", round(used * 1e9))
+    if stored is not None:
+        with disk.held(stored) as entry:
+            if link_or_copy(f"{entry}/{MANIFEST}", f"{new}/{MANIFEST}"):
+                return
+        os.unlink(f"{new}/{MANIFEST}")
+    files = {}
+    for name in smaller.names:
+        seen = os.stat(f"{new}/{name}")
+        sha256 = smaller.manifest.files[name].sha256
+        files[name] = Published(seen.st_size, seen.st_mtime_ns, sha256)
+    write_manifest(new, smaller.manifest._replace(listed=files))
+    set_use(f"{new}/{MANIFEST}", round(smaller.used * 1e9))
 
 
 def _written(directories: Iterable[str], asides: Iterable[str]) -> list[Freed]:

@@ -235,7 +235,7 @@ class _Verifying:
             same = first & set(flaws_of(again))
             notes: Mapping[str, str] = {}
             if same and refused is None:
-                notes = repair(self.root, self.judge, again, same)
+                notes = repair(self.root, self.judge, again, same, self.disk)
             left = look_again(self.judge, unit)
         self.judge.forget()
         # By code and path alone: what is damaged as before may be another inode by now.
