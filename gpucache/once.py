@@ -11,7 +11,6 @@ and is Python 3.7.
 
 from __future__ import annotations
 
-import errno
 import os
 import stat
 import time
@@ -35,31 +34,55 @@ _PROC = "/proc"
 
 
 def first_in_job(sentence: str, environ: Mapping[str, str]) -> bool:
-    """Whether this process is the first of its job on this node to say a sentence in this hour; it should say it then.
+    """Whether this process is the first of its job on this node to say a sentence in an hour; it should say it then.
 
-    Never raises and never waits. At the turn of an hour two processes may both be first; and both are where another
-    user has planted the marker, or none can be left.
+    Never waits. Each process is first where no marker can be left, or another user may have planted it.
     """
-    hour = int(time.time()) // _AGAIN_S
-    said = f"{_job(environ)} {hour} {sentence}".encode("utf-8", "backslashreplace")
+    said = f"{_job(environ)} {sentence}".encode("utf-8", "backslashreplace")
+    marker = f"{zlib.crc32(said):08x}{zlib.adler32(said):08x}"
     try:
         directory = _directory()
     except (OSError, AttributeError):  # Windows has no user ids
         return True
-    marker = f"{zlib.crc32(said):08x}{zlib.adler32(said):08x}"
     try:
-        os.close(os.open(marker, _NEW, 0o600, dir_fd=directory))
-        _sweep(directory)
-    except OSError as error:
-        return error.errno != errno.EEXIST
+        is_first = _is_made(directory, marker) or _is_made_anew(directory, marker)
+        if is_first:
+            _sweep(directory)
+        return is_first
+    except OSError:
+        return True
     finally:
         os.close(directory)
+
+
+def _is_made(directory: int, marker: str) -> bool:
+    """Whether this process has made the marker; False where it is there."""
+    try:
+        os.close(os.open(marker, _NEW, 0o600, dir_fd=directory))
+    except FileExistsError:
+        return False
     return True
 
 
-def is_rank(environ: Mapping[str, str]) -> bool:
-    """Whether a launcher has given this process a number on the node, so that others say what this one says."""
-    return bool(_ranks(environ.items()))
+def _is_made_anew(directory: int, marker: str) -> bool:
+    """Whether this process, and no other, has replaced a marker of more than an hour ago."""
+    aside = f"{marker}.{os.getpid()}"
+    try:
+        if not _is_over(directory, marker):
+            return False
+        os.rename(marker, aside, src_dir_fd=directory, dst_dir_fd=directory)
+        if not _is_over(directory, aside):  # another process was faster, and this one is new
+            os.rename(aside, marker, src_dir_fd=directory, dst_dir_fd=directory)
+            return False
+        os.unlink(aside, dir_fd=directory)
+    except FileNotFoundError:
+        return False  # another process is at it
+    return _is_made(directory, marker)
+
+
+def _is_over(directory: int, marker: str) -> bool:
+    found = os.stat(marker, dir_fd=directory, follow_symlinks=False)
+    return time.time() - found.st_mtime > _AGAIN_S
 
 
 def _directory() -> int:
@@ -113,7 +136,11 @@ def _job(environ: Mapping[str, str]) -> str:
 
 
 def _ranks(items: Iterable[tuple[str, str]]) -> dict[str, str]:
-    return {name: value for name, value in items if any(part in name for part in _RANK)}
+    """The variables that give a rank. A step of one task of Slurm gives none: that may be a shell (``srun --pty``)."""
+    environ = dict(items)
+    if environ.get("SLURM_STEP_TASKS_PER_NODE", "").partition("(")[0] == "1":
+        environ.pop("SLURM_LOCALID", None)
+    return {name: value for name, value in environ.items() if any(part in name for part in _RANK)}
 
 
 def _environment(pid: int) -> list[tuple[str, str]]:

@@ -160,10 +160,11 @@ def test_the_local_rank_of_each_launcher(environ, expected):
 
 
 def test_what_tells_a_rank_from_its_launcher_knows_the_variable_of_each_launcher():
-    assert [name for name in RANK_VARIABLES if not once.is_rank({name: "0"})] == []
-    assert not once.is_rank(
-        {"RANK": "0", "LOCAL_WORLD_SIZE": "8", "SLURM_JOB_ID": "1", "HOME": "/"}
-    )
+    ranks = dict.fromkeys(RANK_VARIABLES, "0")
+    others = {"RANK": "0", "LOCAL_WORLD_SIZE": "8", "SLURM_JOB_ID": "1", "HOME": "/"}
+    assert once._ranks([*ranks.items(), *others.items()]) == ranks
+    shell = {"SLURM_LOCALID": "0", "SLURM_STEP_TASKS_PER_NODE": "1(x2)"}
+    assert once._ranks(shell.items()) == {}
 
 
 def test_the_rank_chooses_the_device(base, tmp_path):

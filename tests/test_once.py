@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -80,12 +81,42 @@ def test_another_sentence_is_said_too(places):
     assert not once.first_in_job("one", {})
 
 
-def test_a_job_that_goes_on_is_told_again_after_an_hour(places, monkeypatch):
+def aged(marker: Path, seconds: float) -> None:
+    os.utime(marker, (time.time() - seconds,) * 2)
+
+
+def test_a_job_that_goes_on_is_told_again_after_an_hour(places):
     assert once.first_in_job("s", {})
-    now = once.time.time()
-    monkeypatch.setattr(once.time, "time", lambda: now + 3600)
+    (marker,) = marks(places)
+    aged(marker, 3500)
+    assert not once.first_in_job("s", {})
+    aged(marker, 3700)
     assert once.first_in_job("s", {})
     assert not once.first_in_job("s", {})
+    assert marks(places) == [marker]
+
+
+@pytest.mark.parametrize("moment", ["before the rename", "after the rename"])
+def test_of_two_that_find_an_old_marker_one_says_it(moment, places, monkeypatch):
+    """The other one comes in between, and takes the marker first."""
+    once.first_in_job("s", {})
+    aged(marks(places)[0], 3700)
+    real, answers = os.rename, []
+
+    def rename(*words, **options):
+        monkeypatch.setattr(os, "rename", real)
+        if moment == "before the rename":
+            answers.append(once.first_in_job("s", {}))
+            real(*words, **options)
+        else:
+            real(*words, **options)
+            answers.append(once.first_in_job("s", {}))
+
+    monkeypatch.setattr(os, "rename", rename)
+    answers.append(once.first_in_job("s", {}))
+    assert sorted(answers) == [False, True]
+    assert not once.first_in_job("s", {})
+    assert len(marks(places)) == 1
 
 
 def test_the_markers_of_the_day_before_are_swept(places):

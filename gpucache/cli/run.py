@@ -96,9 +96,11 @@ class RunCall(Value, kw_only=True):
 
 def _is_first_to_say(sentence: str) -> bool:
     """Whether this is the rank that says what every rank of the job on this node would say."""
-    from gpucache.once import first_in_job, is_rank
+    from gpucache.directories.local_rank import local_rank
+    from gpucache.once import first_in_job
 
-    return not is_rank(os.environ) or first_in_job(f"run: {sentence}", os.environ)
+    rank, _ = local_rank(os.environ)
+    return rank is None or first_in_job(f"run: {sentence}", os.environ)
 
 
 def _say_in_job(text: str, sentence: str = "") -> None:
