@@ -12,6 +12,23 @@
     ├── stats/                counters, and the size of the store
     ├── foreign/              device directories outside the root that have views of the store
     └── mounts/<node>.json    what the root's mount can do, as tried on that node
+
+Nothing of that, nor of ours beside it, grows without bound. Who adds a file says here what bounds it:
+
+- Entries with their views, in the root and outside: `GPUCACHE_MAX_SIZE`, ``prune``. Views that have lost their
+  entry, and what stock Triton made: ``prune``, ``clean``; the limit never touches these.
+- ``quarantine``: counts to that limit, and is the first to go; ``prune``, after a week at the latest.
+- Half-removed and aside directories: the next count of the limit (`store.leftovers`), ``prune``.
+- TorchInductor's code and graphs: `GPUCACHE_INDUCTOR_MAX_SIZE`, ``prune --inductor``; unasked only ``clean``, as its
+  headers, its timings and what else its names tell.
+- ``tmp``, and staging in ``/dev/shm``: whoever stages there next; at once by a lock, after an hour by age, of another
+  node after a day.
+- ``locks``: a lock's file goes with its holder, of a killed one with the next holder, or by ``prune``; directories of
+  locks in ``/dev/shm`` once their root is gone, tokens after 30 days (`disk.lock_place`).
+- ``stats``: folded by whoever comes by, hours for 14 days, half a MiB for each node (`store.counter_fold`).
+- ``devices``: 30 days without use (`disk.record_use`); ``mounts``: 90 days.
+- ``foreign``: 1,000 for each user, the oldest dropped; what is gone is forgotten by a count of the limit, or ``prune``.
+- ``gpucache-told-<uid>`` in ``/dev/shm`` or ``/tmp``: a day (`once`).
 """
 
 from __future__ import annotations

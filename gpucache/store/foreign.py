@@ -28,6 +28,7 @@ from typing import NamedTuple
 from gpucache.disk.door import SAFELY, open_regular
 from gpucache.disk.files import inside, make_directory, write_whole
 from gpucache.disk.node import is_of_this_node, node_id
+from gpucache.disk.within import Straight
 from gpucache.errors import GpuCacheError
 from gpucache.layout import paths
 from gpucache.layout.keys import KEY, unlinked, view_key
@@ -155,14 +156,15 @@ def forget_gone(root: str) -> None:
     place = unlinked(root, "foreign")
     if place is None:
         return
-    for name, path in _notes(root):
-        if _is_directory(path):
-            continue
-        note = f"{place}/{name}"
-        with suppress(OSError):
-            age_s = time.time() - os.lstat(note).st_mtime
-            if is_of_this_node(name) or age_s > _ELSEWHERE_S:
-                os.unlink(note)
+    with Straight() as disk:  # nobody may lead the removal elsewhere
+        for name, path in _notes(root):
+            if _is_directory(path):
+                continue
+            note = f"{place}/{name}"
+            with suppress(OSError):
+                age_s = time.time() - disk.lstat(note).st_mtime
+                if is_of_this_node(name) or age_s > _ELSEWHERE_S:
+                    disk.unlink(note)
 
 
 def _notes(root: str) -> Iterator[tuple[str, str]]:
