@@ -130,9 +130,21 @@ def _fold_held(here: int, held: list[_Held]) -> int:
     """Make one file of those that are held; return how many files of processes they were."""
     # Looked at once they are held: nobody can fold one of them from here on.
     seen = look(here, {one.known for one in held})
-    garbage = {seen.names[known] for known in seen.absorbed if known in seen.names}
-    for name in garbage:  # a killed fold left it
+    for known in seen.absorbed.intersection(seen.names):  # a killed fold left it
+        _remove(here, seen.names[known])
+    taken = _take(here, held, seen)
+    left = seen.absorbed.intersection(listed(here))
+    if not _is_gain(taken, seen) or len(left) > _MOST_LEFT:
+        return 0
+    _write(here, seen, taken, left)
+    for name in taken.values():
         _remove(here, name)
+    processes = [name for name in taken.values() if not name.endswith(FOLDED)]
+    return len(processes)
+
+
+def _take(here: int, held: list[_Held], seen: Look) -> dict[str, str]:
+    """The names of the held files that are to be folded, by their identities, each once it is claimed."""
     taken = {}
     for one in held:
         file = seen.files.get(one.known)
@@ -141,20 +153,15 @@ def _fold_held(here: int, held: list[_Held]) -> int:
         claimed = _claimed(here, one)
         if claimed is not None:
             taken[one.known] = claimed
-    folded = [known for known, name in taken.items() if name.endswith(FOLDED)]
-    others = any(
-        name.endswith(FOLDED) and known not in taken and known not in seen.absorbed
-        for known, name in seen.names.items()
-    )
-    if len(taken) < 2 and (folded or others or not taken):
-        return 0  # one file in the place of another would be no gain
-    left = seen.absorbed.intersection(listed(here))
-    if len(left) > _MOST_LEFT:
-        return 0  # nothing can be removed here
-    _write(here, seen, taken, left)
-    for name in taken.values():
-        _remove(here, name)
-    return len(taken) - len(folded)
+    return taken
+
+
+def _is_gain(taken: dict[str, str], seen: Look) -> bool:
+    """Whether there are fewer files afterwards, or the first folded one: a file in the place of another is no gain."""
+    if len(taken) != 1:
+        return len(taken) > 1
+    folded = [name for name in seen.names.values() if name.endswith(FOLDED)]
+    return not folded
 
 
 def _write(here: int, seen: Look, taken: Iterable[str], left: Iterable[str]) -> None:
