@@ -207,9 +207,9 @@ def _disk_warnings(root: str) -> Iterator[str]:
     if disk.few_inodes is not None:
         yield f"{root} has {disk.few_inodes} inodes left, and a kernel takes nine"
     found = learn(root)
-    if found is not None:
-        for fact in found.refused().values():
-            yield f"{root}: {fact}"
+    if found is not None and found.refused():
+        refused = ", ".join(found.refused())
+        yield f"{root} is on a mount of restrictions ({refused}): `gpucache doctor` tells what is done instead"
     device = os.stat(root).st_dev
     network = _network(root, device)
     if network is not None:
