@@ -738,7 +738,8 @@ class TestRoots:
         assert done.err.startswith(
             f"error: {root / below}: everybody may write it (mode 0777)".rstrip("/")
         )
-        assert "\nhint: chmod o-w it, or set GPUCACHE_TRUST_WORLD_WRITABLE=1" in done.err
+        chmod = f"`chmod o-w {root / below}`".replace("/`", "`")
+        assert f"\nhint: {chmod}, or set GPUCACHE_TRUST_WORLD_WRITABLE=1" in done.err
         assert everything_below(root) == before
         assert len(here("ls", "--root", root).rows) == 6
         assert here("du", "--root", root).code == here("verify", "--root", root).code == 0

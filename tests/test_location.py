@@ -423,7 +423,7 @@ LOCATE = "from gpucache.triton import manager; manager.current_location()"
 UNSAFE = "mkdir {root}; chmod 777 {root}"
 MODES = {
     "no record": ("true", {}, "run `gpucache provision`"),
-    "unsafe root": (UNSAFE, {}, "chmod o-w it"),
+    "unsafe root": (UNSAFE, {}, "`chmod o-w /"),
     "no root": ("touch {root}", {}, "choose another root, or move that away"),
     "fresh": ("true", {"TRITON_CACHE_DIR": "/scratch/tmpabcdef78"}, "GPUCACHE_SHARE=1 shares it"),
     "disabled": ("true", {"GPUCACHE_DISABLE": "1"}, "GPUCACHE_DISABLE=1: nothing of gpucache acts"),

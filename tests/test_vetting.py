@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import errno
 import os
+import subprocess
 import stat
 from collections.abc import Callable
 from pathlib import Path
@@ -75,7 +76,8 @@ class TestWithoutAnotherUser:
             vet(str(tmp_path), NOBODY_ELSE)
         assert caught.value.path == str(tmp_path)
         assert "everybody may write it (mode 0777)" in str(caught.value)
-        assert "; chmod o-w it, or set GPUCACHE_TRUST_WORLD_WRITABLE=1" in str(caught.value)
+        hint = f"`chmod o-w {caught.value.path}`, or set GPUCACHE_TRUST_WORLD_WRITABLE=1 where"
+        assert caught.value.hint.startswith(hint)
 
     def test_the_sticky_bit_does_not_help_the_directory_itself(self, tmp_path):
         """Files of one's own are safe in it, but what is not there yet can be planted."""
@@ -221,6 +223,38 @@ class TestAnotherUser:
         with pytest.raises(UnsafeDirectoryError, match=f"belongs to uid {BOB}, not to uid 0"):
             vet(str(theirs), NOBODY_ELSE)
 
+    def test_a_refusal_names_owner_mode_and_the_whole_trust_that_would_accept_it(self, home):
+        """Who has trusted one user already must not lose that by following the advice for another."""
+        theirs = directory(home / "bob", 0o750, BOB)
+        with pytest.raises(UnsafeDirectoryError) as caught:
+            vet(str(theirs), Trust(uids=frozenset({7})))
+        assert caught.value.fact == (
+            f"belongs to uid {BOB}, not to uid 0 (mode 0750), and a cache is executed"
+        )
+        assert caught.value.hint.endswith(f", or GPUCACHE_TRUST_UIDS=7,{BOB} if you trust that user")
+        assert vet(str(theirs), Trust.parse({"GPUCACHE_TRUST_UIDS": f"7,{BOB}"}))
+
+    @pytest.mark.parametrize("below", ["", "root"])
+    def test_the_command_of_a_refusal_mends_it(self, home, below):
+        """Of a directory above, whose other users may need it, the sticky bit is enough."""
+        above = directory(home / "it's open", 0o777, ADA)
+        path = str(above / below) if below else str(above)
+        with acting_as(ADA), pytest.raises(UnsafeDirectoryError) as caught:
+            if below:
+                (above / below).mkdir(mode=0o700)
+            vet(path, NOBODY_ELSE)
+        command = caught.value.hint.split("`")[1]
+        assert command.split()[1] == ("+t" if below else "o-w")
+        subprocess.run(command, shell=True, check=True)
+        with acting_as(ADA):
+            assert vet(path, NOBODY_ELSE)
+
+    def test_who_may_not_give_the_command_is_told_who_may(self, home):
+        above = directory(home / "open", 0o777, 0)
+        with acting_as(ADA), pytest.raises(UnsafeDirectoryError) as caught:
+            vet(str(above), NOBODY_ELSE)
+        assert caught.value.hint.startswith(f"have uid 0 say `chmod o-w {above}`")
+
     def test_a_trusted_users_directory_is_fine(self, home):
         theirs = directory(home / "bob", 0o755, BOB)
         with acting_as(ADA):
@@ -243,7 +277,7 @@ class TestAnotherUser:
             vet(f"{theirs}/{below}", trust)
         assert caught.value.path == str(theirs)
         assert f"is a symbolic link of uid {BOB}" in str(caught.value)
-        assert "; remove the link, or set GPUCACHE_DIR" in str(caught.value)
+        assert f"; `rm {theirs}`, or set GPUCACHE_DIR" in str(caught.value)
 
     def test_another_users_link_behind_ones_own_is_refused(self, home):
         own = directory(home / "ada", 0o700, ADA)

@@ -65,16 +65,17 @@ def may(path: str, mode: int) -> bool:
 def _chmod(directory: str, found: os.stat_result) -> str:
     mode = stat.S_IMODE(found.st_mode)
     wanted = "u+rwx" if stat.S_ISDIR(found.st_mode) else "u+rw"
-    quoted = _quoted(directory)
+    shown = quoted(directory)
     if not hasattr(os, "geteuid") or found.st_uid == os.geteuid():
-        return f"`chmod {wanted} {quoted}`, which has mode {mode:04o}"
+        return f"`chmod {wanted} {shown}`, which has mode {mode:04o}"
     return (
         f"{directory} belongs to uid {found.st_uid} (mode {mode:04o}) and not to uid {os.geteuid()}: choose a root of "
         "your own (--root, GPUCACHE_DIR), or have its owner open it"
     )
 
 
-def _quoted(path: str) -> str:
+def quoted(path: str) -> str:
+    """The path as a shell takes it."""
     import shlex  # only errors need it
 
     return shlex.quote(path)
@@ -86,6 +87,6 @@ def _making_parent(path: str) -> str:
     while not os.path.lexists(os.path.dirname(missing)):
         missing = os.path.dirname(missing)
     return (
-        f"{missing} is not there: mount it, or `mkdir -p {_quoted(os.path.dirname(path))}`, or choose another root "
+        f"{missing} is not there: mount it, or `mkdir -p {quoted(os.path.dirname(path))}`, or choose another root "
         "(--root, GPUCACHE_DIR)"
     )

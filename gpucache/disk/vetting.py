@@ -10,7 +10,7 @@ import errno
 import os
 import stat
 
-from gpucache.disk.refusal import refusal
+from gpucache.disk.refusal import quoted, refusal
 from gpucache.environment import ROOT, TRUST_UIDS, TRUST_WORLD_WRITABLE
 from gpucache.errors import ProvisionError, UnsafeDirectoryError
 from gpucache.values import Value
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 
 _MOST_LINKS = 40  # Linux's own limit (path_resolution(7))
-_OPEN_HINT = f"chmod o-w it, or set {TRUST_WORLD_WRITABLE}=1 where only your own processes reach it (an emptyDir)"
+_ALONE = f"set {TRUST_WORLD_WRITABLE}=1 where only your own processes reach it (an emptyDir)"
 
 
 class Trust(Value):
@@ -141,29 +141,43 @@ def vet_file(path: str, trust: Trust) -> None:
         return
     if not hasattr(os, "geteuid"):
         return
-    hint = "remove it and run `gpucache provision`"
+    hint = f"`rm {quoted(path)}`, and run `gpucache provision`"
     if not stat.S_ISREG(found.st_mode):
         raise UnsafeDirectoryError(path, "is not a plain file", hint)
     if not trust.covers(found.st_uid):
-        fact = f"belongs to {_user(found.st_uid)}, not to uid {os.geteuid()}"
+        fact = _foreign(found)
         raise UnsafeDirectoryError(path, fact, hint)
     if _is_open_to_all(found, trust):
-        raise UnsafeDirectoryError(path, "everybody may write it", hint)
+        fact = f"everybody may write it (mode {stat.S_IMODE(found.st_mode):04o})"
+        raise UnsafeDirectoryError(path, fact, hint)
 
 
 def _vet_directory(path: str, found: os.stat_result, trust: Trust) -> None:
     _refuse_no_directory(path, found)
     if not trust.covers(found.st_uid):
-        uid = found.st_uid
-        fact = f"belongs to {_user(uid)}, not to uid {os.geteuid()}, and a cache is executed"
         hint = f"set {ROOT} to a directory of your own"
-        if not _is_unmapped(uid):  # which would be to trust any number of users
-            hint += f", or {TRUST_UIDS}={uid} if you trust that user"
-        raise UnsafeDirectoryError(path, fact, hint)
+        if not _is_unmapped(found.st_uid):  # which would be to trust any number of users
+            trusted = ",".join(map(str, sorted({*trust.uids, found.st_uid})))
+            hint += f", or {TRUST_UIDS}={trusted} if you trust that user"
+        raise UnsafeDirectoryError(path, f"{_foreign(found)}, and a cache is executed", hint)
     if _is_open_to_all(found, trust):
         mode = stat.S_IMODE(found.st_mode)
         fact = f"everybody may write it (mode {mode:04o}), and a cache is executed"
-        raise UnsafeDirectoryError(path, fact, _OPEN_HINT)
+        raise UnsafeDirectoryError(path, fact, f"{_chmod(path, found, 'o-w')}, or {_ALONE}")
+
+
+def _foreign(found: os.stat_result) -> str:
+    """Whose something is that is not this user's, and its mode."""
+    mode = stat.S_IMODE(found.st_mode)
+    return f"belongs to {_user(found.st_uid)}, not to uid {os.geteuid()} (mode {mode:04o})"
+
+
+def _chmod(path: str, found: os.stat_result, change: str) -> str:
+    """The command that changes a mode, and who may give it."""
+    command = f"`chmod {change} {quoted(path)}`"
+    if os.geteuid() in (0, found.st_uid):
+        return command
+    return f"have {_user(found.st_uid)} say {command}"
 
 
 def _vet_ancestor(path: str, found: os.stat_result, trust: Trust) -> None:
@@ -173,7 +187,7 @@ def _vet_ancestor(path: str, found: os.stat_result, trust: Trust) -> None:
         mode = stat.S_IMODE(found.st_mode)
         fact = f"everybody may write this ancestor (mode {mode:04o}, not sticky) "
         fact += "and so replace the cache, which is executed"
-        raise UnsafeDirectoryError(path, fact, _OPEN_HINT)
+        raise UnsafeDirectoryError(path, fact, f"{_chmod(path, found, '+t')}, or {_ALONE}")
 
 
 def _refuse_no_directory(path: str, found: os.stat_result) -> None:
@@ -193,7 +207,7 @@ def _vet_link(path: str, found: os.stat_result, links: int) -> None:
         raise UnsafeDirectoryError(
             path,
             f"is a symbolic link of {_user(found.st_uid)}, who can point it anywhere",
-            f"remove the link, or set {ROOT} to a directory of your own without it on the way",
+            f"`rm {quoted(path)}`, or set {ROOT} to a directory of your own without it on the way",
         )
     if links > _MOST_LINKS:
         raise ProvisionError(path, errno.ELOOP, tried="look at")

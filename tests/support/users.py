@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shlex
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -13,6 +14,7 @@ ADA, BOB = 65534, 65533  # two users who are not root
 
 # loaded while root: the interpreter may lie where no other user can read it
 assert filelock.FileLock
+assert shlex.quote
 
 
 @contextmanager
