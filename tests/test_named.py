@@ -29,7 +29,6 @@ def entries(root):
         (["ls", "--arch", "hopper"], "sm_80, sm_90"),
         (["ls", "--arch", "100"], "sm_80, sm_90"),
         (["ls", "--directory", "9"], "0, 1.2"),
-        (["ls", "--kernel", "attention"], "k"),
         (["prune", "--arch", "hopper", "--yes"], "sm_80, sm_90"),
     ],
     ids=lambda given: " ".join(given) if isinstance(given, list) else "",
@@ -55,6 +54,16 @@ def test_a_filter_that_may_match_nothing_is_a_success_that_says_so(words, here, 
     done = here(*words, "--root", entries)
     assert (done.code, done.out) == (0, "")
     assert done.err.startswith("note: no")
+
+
+def test_a_part_of_a_kernels_name_is_offered_as_a_pattern(here, root):
+    stock_entry(root / "triton/0", "A" * 52)
+    for path in root.rglob("k.json"):
+        path.write_text(path.read_text().replace('"name": "k"', '"name": "flash_attn_fwd"'))
+    done = here("ls", "--kernel", "attn", "--root", root)
+    assert (done.code, done.out) == (0, "")
+    assert done.err.endswith("is like that; some are like --kernel '*attn*'\n")
+    assert len(here("ls", "--kernel", "*attn*", "--root", root).rows) == 1
 
 
 def test_two_forms_at_once_are_wrong_usage(gpucache):

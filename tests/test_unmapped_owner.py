@@ -106,7 +106,10 @@ class TestRoot:
         give(root)
         done = inside("prune", "--yes", root=root)
         assert done.returncode == 1
-        assert f"{root}: belongs to {WHO}, not to uid 0 (mode 0755), and a cache is executed" in done.stderr
+        assert (
+            f"{root}: belongs to {WHO}, not to uid 0 (mode 0755), and a cache is executed"
+            in done.stderr
+        )
         assert "GPUCACHE_TRUST_UIDS" not in done.stderr, "it would be to trust any number of users"
 
     def test_a_link_of_theirs_to_one_is_refused_by_what_is_known(self, inside, root, base):

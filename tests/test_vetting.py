@@ -2,8 +2,8 @@ from __future__ import annotations
 
 import errno
 import os
-import subprocess
 import stat
+import subprocess
 from collections.abc import Callable
 from pathlib import Path
 
@@ -231,7 +231,9 @@ class TestAnotherUser:
         assert caught.value.fact == (
             f"belongs to uid {BOB}, not to uid 0 (mode 0750), and a cache is executed"
         )
-        assert caught.value.hint.endswith(f", or GPUCACHE_TRUST_UIDS=7,{BOB} if you trust that user")
+        assert caught.value.hint.endswith(
+            f", or GPUCACHE_TRUST_UIDS=7,{BOB} if you trust that user"
+        )
         assert vet(str(theirs), Trust.parse({"GPUCACHE_TRUST_UIDS": f"7,{BOB}"}))
 
     @pytest.mark.parametrize("below", ["", "root"])
@@ -239,9 +241,9 @@ class TestAnotherUser:
         """Of a directory above, whose other users may need it, the sticky bit is enough."""
         above = directory(home / "it's open", 0o777, ADA)
         path = str(above / below) if below else str(above)
+        if below:
+            directory(above / below, 0o700, ADA)
         with acting_as(ADA), pytest.raises(UnsafeDirectoryError) as caught:
-            if below:
-                (above / below).mkdir(mode=0o700)
             vet(path, NOBODY_ELSE)
         command = caught.value.hint.split("`")[1]
         assert command.split()[1] == ("+t" if below else "o-w")

@@ -126,17 +126,15 @@ def _list(
     tell_findings(report)
     if report.entries and not found:
         entries = counted(len(report.entries), "entry", "entries")
-        say(f"note: none of {entries} in {report.root} is like that")
-
-
-_PATTERN = frozenset("*?[")
+        wider = _wider(report, selection.kernel)
+        say(f"note: none of {entries} in {report.root} is like that{wider}")
 
 
 def _check_named(report: CacheReport, selection: Selection) -> None:
-    """Refuse filters that name something of which nothing is cached; a pattern of names may match none.
+    """Refuse filters that name something of which nothing is cached; a pattern, as of kernels, may match none.
 
     Raises:
-        NotCachedError: there is no such architecture, device directory or kernel.
+        NotCachedError: there is no such architecture or device directory.
     """
     if selection.arch is not None:
         check_cached(report, "--arch", selection.arch, archs_in(report))
@@ -145,11 +143,13 @@ def _check_named(report: CacheReport, selection: Selection) -> None:
         for entry in report.entries:
             names += entry.directories
         check_cached(report, "--directory", selection.directory, names)
-    kernel = selection.kernel
-    if kernel is not None and not _PATTERN.intersection(kernel):
-        kernels = [entry.kernel for entry in report.entries]
-        alike = [name for name in kernels if kernel in name]
-        check_cached(report, "--kernel", kernel, alike or kernels)
+
+
+def _wider(report: CacheReport, kernel: str | None) -> str:
+    """What to say where no kernel has a name: that some have the name in theirs; empty where none has."""
+    if kernel is None or not any(kernel in entry.kernel for entry in report.entries):
+        return ""
+    return f"; some are like --kernel '*{kernel}*'"
 
 
 def _show(entry: Entry, as_json: bool) -> None:
