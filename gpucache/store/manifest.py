@@ -121,6 +121,7 @@ _DAMAGE = (
     errno.ELOOP,
     errno.ENXIO,
     errno.EINVAL,  # not a regular file, says `disk.door`
+    errno.ENAMETOOLONG,  # a name that no file has
 )
 
 

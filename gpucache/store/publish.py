@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import os
 import tempfile
-from collections.abc import Mapping, Set
+from collections.abc import Mapping
 
 from gpucache.disk.files import OPEN_ABOVE, make_directory, remove_tree
 from gpucache.disk.staging import Staging
@@ -61,18 +61,18 @@ def publish_entry(
         if used is not None:
             placing.set_use(f"{aside}/{MANIFEST}", round(used * 1e9))
         make_directory(os.path.dirname(target))
-        return _put_in_place(root, aside, target, placed.keys(), repair)
+        return _put_in_place(root, aside, target, manifest, repair)
     finally:
         remove_tree(aside)
 
 
-def _put_in_place(root: str, made: str, target: str, names: Set[str], repair: bool) -> bool:
+def _put_in_place(root: str, made: str, target: str, manifest: Manifest, repair: bool) -> bool:
     """Bring a finished directory to ``target``, unless a whole one is there; return whether one is there now.
 
-    ``names`` are those of the files that were published. ``repair`` allows to move what is damaged aside, and needs the
+    ``manifest`` is that of ``made``. ``repair`` allows to move what is damaged aside, and needs the
     key's lock.
     """
-    if placing.put(made, target, repair) or _is_whole(target, names):
+    if placing.put(made, target, repair) or _is_whole(target, manifest):
         return True
     if not repair or placing.is_being_made(target, repair):
         return False
@@ -81,13 +81,20 @@ def _put_in_place(root: str, made: str, target: str, names: Set[str], repair: bo
     else:
         quarantine(root, target)
     # Once more, and no oftener: another writer may have been faster than this one as well.
-    return placing.put(made, target, repair) or _is_whole(target, names)
+    return placing.put(made, target, repair) or _is_whole(target, manifest)
 
 
-def _is_whole(target: str, names: Set[str]) -> bool:
-    """Whether ``target`` already has, whole, the files of these names: another writer was faster."""
+def _is_whole(target: str, manifest: Manifest) -> bool:
+    """Whether ``target`` already has, whole, the files of a manifest, and says the same of them: one was faster."""
     there = sound(target, True, 0.0)  # with digests: the caller may have found it damaged by them
-    return there is not None and there.listed.keys() == names
+    if there is None or there.listed.keys() != manifest.listed.keys():
+        return False
+    return _identity(there.facts) == _identity(manifest.facts)
+
+
+def _identity(facts: Facts) -> tuple[str, str | None, str]:
+    """What is equal for all who publish one entry; the rest of what is known of a compile may differ."""
+    return facts.kernel, facts.group, facts.tag
 
 
 def link_view(root: str, source: str, target: str, manifest: Manifest, repair: bool) -> bool:
@@ -109,7 +116,7 @@ def link_view(root: str, source: str, target: str, manifest: Manifest, repair: b
         write_group(aside, target, manifest.facts.group, placed)
         if repair and _busy(target):
             return False
-        return _put_in_place(root, aside, target, placed.keys(), repair)
+        return _put_in_place(root, aside, target, manifest, repair)
     finally:
         remove_tree(aside)
 
