@@ -213,6 +213,20 @@ def test_an_entry_is_made_smaller_in_all_its_copies(
         assert (said["compiled"], said["digests"]) == (0, digests)
 
 
+def test_what_stock_triton_left_is_made_smaller(bare: Path, ranks: Ranks, here: Command) -> None:
+    digests = ranks(plugin=False).said()["digests"]
+    behind = bare.parent.with_name(f"behind-{bare.parent.name}")
+    for path in behind.rglob("*"):
+        os.utime(path, (time.time() - 3600,) * 2)
+    slimmed = here("prune", "--keep-binaries", "--yes", "--root", bare)
+    assert slimmed.code == 0, slimmed
+    assert not list(bare.rglob("*.ptx"))
+    assert not list(bare.rglob("*.removed"))
+    for plugin in (False, True):
+        said = ranks(plugin=plugin).said()
+        assert (said["compiled"], said["digests"]) == (0, digests)
+
+
 def test_the_limit_holds_although_views_are_copies(bare: Path, ranks: Ranks) -> None:
     ranks(count=2).said()
     first = entries(bare)

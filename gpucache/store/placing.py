@@ -38,9 +38,9 @@ _NEW_FILE = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC
 def put(made: str, target: str, locked: bool) -> bool:
     """Bring a directory to its place unless something is there; return whether it is there now.
 
-    ``made`` has all files of an entry or view, with its manifest; it is gone afterwards, or half emptied. ``locked``
-    says that the caller holds the key's lock. Beside any readers and writers; killed at any instant, ``target`` is
-    whole, or no entry.
+    ``made`` has all files of an entry or view, with its manifest, or those of stock Triton's without one; it is gone
+    afterwards, or half emptied. ``locked`` says that the caller holds the key's lock. Beside any readers and writers;
+    killed at any instant, ``target`` is whole, or no entry.
 
     Raises:
         OSError: the disk refused both ways; nothing is at ``target``, or what was there.
@@ -96,8 +96,9 @@ def _put_file_by_file(made: str, target: str, locked: bool) -> bool:
     try:
         for name in _in_order(os.listdir(made)):
             os.replace(f"{made}/{name}", f"{target}/{name}")
-        renew_times(made, target)
-        os.replace(f"{made}/{MANIFEST}", f"{target}/{MANIFEST}")
+        if os.path.lexists(f"{made}/{MANIFEST}"):
+            renew_times(made, target)
+            os.replace(f"{made}/{MANIFEST}", f"{target}/{MANIFEST}")
     except BaseException:
         remove_tree(target)
         raise
