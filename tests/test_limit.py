@@ -986,7 +986,9 @@ class TestFaults:
 
     def test_where_the_limit_was_lowered_it_counts_once_and_goes_on(self, trees, root, monkeypatch):
         counts = []
-        monkeypatch.setattr(limit, "counted", lambda *words: counts.append(1) or counted(*words))
+        monkeypatch.setattr(
+            "gpucache.store.counting.counted", lambda *words: counts.append(1) or counted(*words)
+        )
         monkeypatch.setattr(limit, "_TURN_S", 0.0)
         updated(str(root), counted(str(root)), anew=True)
         kept = keeping(root, counted(str(root)) // 3)

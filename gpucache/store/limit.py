@@ -29,13 +29,15 @@ from gpucache.disk.lock_place import LockPlace, open_lock_directory
 from gpucache.disk.within import Straight
 from gpucache.environment import MAX_SIZE
 from gpucache.forks import after_fork
-from gpucache.store.counting import LastUse, counted, last_uses
-from gpucache.store.foreign import forget_gone
 from gpucache.store.manifest import MANIFEST, Manifest
 from gpucache.store.quarantine import in_quarantine
 from gpucache.store.recency import LEAST_GRACE_S, STAMP_S, is_recent, oldest_first
 from gpucache.store.size import GROUP_BYTES, Total, set_total, updated
 from gpucache.threads import start
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from gpucache.store.counting import LastUse
 
 _SHARE, _MOST = 0.1, 50 * 2**30
 _LOW = 0.9
@@ -217,7 +219,10 @@ class Limit:
 
     def _count(self, locks: str) -> Total | None:
         """Count the store anew, without what killed removals and directories that are gone have left."""
-        from gpucache.store.leftovers import complete  # most processes count nothing
+        # Most processes count nothing.
+        from gpucache.store.counting import counted
+        from gpucache.store.foreign import forget_gone
+        from gpucache.store.leftovers import complete
 
         root, rest = os.path.realpath(self.root), _resting()
         forget_gone(root)
@@ -285,6 +290,8 @@ class Limit:
 
     def _oldest_first(self, root: str) -> Iterator[LastUse]:
         """Yield stored entries, least recently used first: what an earlier turn has left, and then all, listed anew."""
+        from gpucache.store.counting import last_uses
+
         yield from self._take_oldest()
         now = time.time()
         self._oldest = oldest_first(last_uses(root), now)
