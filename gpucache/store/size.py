@@ -142,7 +142,7 @@ def _update(
             counted_at = time.time() if now is None else now
         if draining is None:
             draining = old.draining
-        new = Total(max(0, size), draining, counted_at)
+        new = Total(min(max(0, size), _MOST_BYTES - 1), draining, counted_at)
         if new != old:
             text = json.dumps(new).encode()
             os.pwrite(fd, text.ljust(_LENGTH), 0)
