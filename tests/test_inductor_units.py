@@ -14,8 +14,11 @@ from support.trees import Tree, everything_below, planned, pruned, set_used
 
 from gpucache.disk.within import Straight
 from gpucache.errors import ConfigurationError
+from gpucache.report.cache_report import scan
 from gpucache.store.inductor_units import find, remove_unit
 from gpucache.store.removal import InUse
+from gpucache.upkeep.plan import plan
+from gpucache.upkeep.prune import PrunePolicy
 
 
 @pytest.fixture
@@ -165,6 +168,13 @@ class TestPrune:
         assert [(one.key, one.why) for one in made.kept] == [(str(path), "used 1 min ago")]
         assert made.units == ()
 
+    def test_the_grace_is_never_shorter_than_torch_may_queue_a_compile(self, root):
+        young, old = graph(root, "one", 800), graph(root, "two", 1000)
+        policy = PrunePolicy(max_size_bytes=0, inductor=True, grace_s=2.0)
+        made = plan(scan(str(root)), policy, {"GPUCACHE_STAMP_S": "1"})
+        assert [unit.path for unit in made.units] == [str(old)]
+        assert [one.key for one in made.kept] == [str(young)]
+
     def test_what_killed_writers_left_is_swept_and_empty_directories_a_day_later(self, root):
         place = root / f"fxgraph/ab/f{digest('x')}"
         old, young = wrote(place, ".1.2.tmp", 7, 2 * HOUR), wrote(place, ".1.3.tmp", 7, 60)
@@ -182,6 +192,7 @@ class TestPrune:
         "policy", [{"arch": "sm_90"}, {"triton_version": "<4"}, {"keep_binaries": True}], ids=str
     )
     def test_it_is_refused_with_what_is_about_entries(self, root, policy):
+        root.mkdir()
         with pytest.raises(ConfigurationError, match="about entries"):
             planned(root, inductor=True, **policy)
 

@@ -15,7 +15,7 @@ from gpucache.disk.door import SAFELY
 from gpucache.disk.within import Straight
 from gpucache.layout import paths
 from gpucache.log import INFO, tell
-from gpucache.store.inductor_units import Buckets, Unit, find, remove_unit
+from gpucache.store.inductor_units import LEAST_GRACE_S, Buckets, Unit, find, remove_unit
 from gpucache.store.recency import is_recent, oldest_first
 from gpucache.store.removal import InUse
 
@@ -27,6 +27,8 @@ _TURN_S = 2.0
 
 def bound(root: str, most_bytes: int, grace_s: float, rest: Callable[[], object]) -> None:
     """Remove what is over the limit, unless that was used within ``grace_s``, or the root was looked at in this hour.
+
+    The grace is 15 minutes at least.
 
     ``root`` is a real path. ``rest`` is called between the steps, and may wait. What a turn of two seconds of removals
     leaves, the next one takes.
@@ -85,7 +87,7 @@ def _remove_over(
     aim = int(most_bytes * _LOW)
     now, deadline = time.time(), time.monotonic() + _TURN_S
     for unit in oldest_first(units, now):
-        if size <= aim or is_recent(unit.used, now, grace_s):
+        if size <= aim or is_recent(unit.used, now, max(grace_s, LEAST_GRACE_S)):
             return True
         if time.monotonic() > deadline:
             return False

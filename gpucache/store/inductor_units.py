@@ -35,6 +35,9 @@ from gpucache.layout import inductor
 from gpucache.store.removal import Freed, InUse
 
 _LOCK = os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK
+LEAST_GRACE_S = 900.0
+"""The shortest grace for TorchInductor's files, whatever else is said: torch writes the sources of all kernels of a
+graph before its workers come to compile the last of them, and opens the locks only then."""
 _USED = "it was used or replaced meanwhile"
 
 

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import TypeVar
 
 from gpucache.errors import ConfigurationError
 from gpucache.layout.keys import versions_of
 from gpucache.report.cache_report import CacheReport
 from gpucache.report.entries import Entry
 from gpucache.report.strays import Stray
-from gpucache.store.inductor_units import Buckets, Unit, find
+from gpucache.store.inductor_units import LEAST_GRACE_S, Buckets, Unit, find
 from gpucache.store.recency import (
     STAMP_S,
     Limits,
@@ -22,6 +23,8 @@ from gpucache.store.recency import (
 )
 from gpucache.upkeep.plan import Plan, used_lately
 from gpucache.upkeep.slim import slimmed_bytes
+
+T = TypeVar("T", Entry, Unit)
 
 _QUARANTINE_S = 7 * 86400.0
 _SWEPT = ("staging", "aside", "half-removed", "lock", "empty", "record", "triton-temporary")
@@ -53,8 +56,8 @@ class PrunePolicy:
     keep_binaries: bool = False
     """Make the chosen entries smaller instead, without ``.ttir``, ``.ttgir``, ``.llir``, ``.ptx`` and ``.source``."""
     grace_s: float = 3 * STAMP_S
-    """What was used in so many seconds stays, whatever else is said. At least twice the interval of stamps
-    (`GPUCACHE_STAMP_S`), or an entry in use could look older than it is."""
+    """What was used in so many seconds stays, whatever else is said; of TorchInductor's 15 minutes at least. At
+    least twice the interval of stamps (`GPUCACHE_STAMP_S`), or an entry in use could look older than it is."""
 
     def __post_init__(self) -> None:
         """Refuse limits without sense, by which everything could go.
@@ -90,14 +93,13 @@ class PrunePolicy:
         matching = self._chosen(report.entries)
         chosen = oldest_first(matching, now)
         over = self._over(chosen, report, strays, buckets.units, now)
-        going, staying = spare_recent(over, self.grace_s, now)
-        kept = used_lately(staying, now)
-        entries = tuple(one for one in going if isinstance(one, Entry))
-        units = tuple(one for one in going if isinstance(one, Unit))
+        entries, recent_entries = spare_recent(_of(Entry, over), self.grace_s, now)
+        units, recent_units = spare_recent(_of(Unit, over), max(self.grace_s, LEAST_GRACE_S), now)
+        kept = used_lately([*recent_entries, *recent_units], now)
         return Plan(
             root=report.root,
-            removing=() if self.keep_binaries else entries,
-            slimming=entries if self.keep_binaries else (),
+            removing=() if self.keep_binaries else tuple(entries),
+            slimming=tuple(entries) if self.keep_binaries else (),
             units=(*buckets.temporaries, *units),
             empty=buckets.empty,
             strays=tuple(strays),
@@ -190,6 +192,11 @@ class PrunePolicy:
             oldest_first(others, now), of_size, lost_bytes, size_bytes=size_bytes, count=0, now=now
         )
         return oldest_first([*too_many, *too_large], now)
+
+
+def _of(kind: type[T], mixed: Iterable[object]) -> list[T]:
+    """Those of one kind, in their order."""
+    return [one for one in mixed if isinstance(one, kind)]
 
 
 def _physical_bytes(one: Entry | Unit) -> int:
