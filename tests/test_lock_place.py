@@ -317,7 +317,7 @@ def test_eight_processes_that_start_at_once_agree(root, shared_memory):
     assert len(said) == len(os.listdir(shared_memory)) == 1
 
 
-@pytest.mark.root
+@pytest.mark.fuse
 @pytest.mark.parametrize("code", ["ENOSYS", "ENOTSUP", "ENOLCK"])
 def test_commands_and_launches_do_all_they_do_where_flock_is_refused(
     tmp_path, object_store, python, code
@@ -349,9 +349,6 @@ def test_commands_and_launches_do_all_they_do_where_flock_is_refused(
     run("prune", "--max-entries", "0", "--yes")
     run("clean", "--force", "--yes")
     assert not list(root.glob("gpucache/v1/store/*/*"))
-    for path in Path("/dev/shm").glob(f"gpucache-{os.geteuid()}-*"):
-        if path.stat().st_mtime >= root.stat().st_ctime:
-            shutil.rmtree(path, ignore_errors=True)
 
 
 LAUNCH = """
