@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import subprocess
 import time
 from collections.abc import Callable
@@ -62,8 +63,7 @@ def entries(root: Path) -> list[Path]:
 
 def grow_old(root: Path) -> None:
     """Let the last use of all be an hour ago: behind the mount, which sets no times."""
-    behind = root.parent.with_name(f"behind-{root.parent.name}")
-    for path in behind.rglob(MANIFEST):
+    for path in behind(root, root).rglob(MANIFEST):
         used = path.stat().st_mtime - 3600
         os.utime(path, (used, used))
 
@@ -186,6 +186,55 @@ def test_what_lies_there_is_sound_to_verify_and_counted_and_goes(
     assert ranks(count=2).said()["compiled"] == 2
 
 
+def behind(path: Path, root: Path) -> Path:
+    """The same file, where nothing is refused."""
+    backing = root.parent.with_name(f"behind-{root.parent.name}")
+    return backing / path.relative_to(root.parent)
+
+
+def lose_the_times(root: Path) -> None:
+    for path in root.rglob("scaled.ptx"):
+        os.utime(behind(path, root), (1e9, 1e9))
+
+
+def lose_the_manifest(root: Path) -> None:
+    (manifest,) = (root / "gpucache/v1/store").rglob(MANIFEST)
+    manifest.unlink()
+
+
+def cut_a_view(root: Path) -> None:
+    (cubin,) = (root / "triton/1").rglob("scaled.cubin")
+    os.truncate(cubin, 3)
+
+
+def point_elsewhere(root: Path) -> None:
+    (group,) = (root / "triton/0").rglob("__grp__scaled.json")
+    group.write_text(group.read_text().replace(str(root), "/elsewhere"))
+
+
+def copy_a_device_directory(root: Path) -> None:
+    shutil.copytree(behind(root / "triton/0", root), behind(root / "triton/2", root))
+
+
+@pytest.mark.parametrize(
+    "damage",
+    [lose_the_times, lose_the_manifest, cut_a_view, point_elsewhere, copy_a_device_directory],
+    ids=lambda damage: damage.__name__,
+)
+def test_what_verify_finds_there_is_repaired_at_once(
+    damage: Callable[[Path], None], bare: Path, ranks: Ranks, here: Command
+) -> None:
+    digests = [ranks(f"triton/{device}").said()["digests"] for device in (0, 1)]
+    damage(bare)
+    assert here("verify", "--root", bare).out
+    assert here("verify", "--repair", "--root", bare).code == 0
+    clean = here("verify", "--root", bare)
+    assert (clean.code, clean.out) == (0, "")
+    for device in (0, 1, 2):
+        said = ranks(f"triton/{device}").said()
+        assert (said["compiled"], said["digests"]) == (0, digests[0])
+
+
 def test_copies_count_with_all_their_bytes(bare: Path, ranks: Ranks, here: Command) -> None:
     ranks("triton/0", count=2).said()
     ranks("triton/1", count=2).said()
@@ -215,8 +264,7 @@ def test_an_entry_is_made_smaller_in_all_its_copies(
 
 def test_what_stock_triton_left_is_made_smaller(bare: Path, ranks: Ranks, here: Command) -> None:
     digests = ranks(plugin=False).said()["digests"]
-    behind = bare.parent.with_name(f"behind-{bare.parent.name}")
-    for path in behind.rglob("*"):
+    for path in behind(bare, bare).rglob("*"):
         os.utime(path, (time.time() - 3600,) * 2)
     slimmed = here("prune", "--keep-binaries", "--yes", "--root", bare)
     assert slimmed.code == 0, slimmed
