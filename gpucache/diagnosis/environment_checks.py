@@ -14,6 +14,7 @@ from gpucache.diagnosis.config import settings, unknown_variables
 from gpucache.directories.python_path import hidden_by, is_on_path, manager
 from gpucache.disk.files import inside
 from gpucache.disk.fresh import fresh_part
+from gpucache.disk.root import root_above
 from gpucache.findings import Finding
 from gpucache.layout import paths
 
@@ -122,13 +123,9 @@ def _owner_of(directory: str, torchs_default: str) -> str | None:
     """The cache that a device directory belongs to, by its path; None for a directory of the user's choice."""
     if inside(directory, torchs_default):
         return f"torch's default directory, {torchs_default}"
-    path = os.path.normpath(directory)
-    parent, name = os.path.split(path)
-    is_device = (
-        paths.is_device_name(name) or name == "None"
-    )  # torch's name for no device in particular
-    if os.path.basename(parent) == "triton" and is_device:
-        return f"another root, {os.path.dirname(parent)}"
+    above = root_above(directory)
+    if above is not None:
+        return f"another root, {above}"
     return None
 
 

@@ -61,7 +61,7 @@ def _vetted(root: str) -> Iterator[tuple[str, Vet]]:
     yield record, vet_file
     for path in listed(paths.triton_directory(root)):
         name = os.path.basename(path)
-        if paths.is_device_name(name) or name == "None":  # torch's, for no device in particular
+        if paths.is_device_directory_name(name):
             yield path, vet_child
 
 

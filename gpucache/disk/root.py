@@ -16,7 +16,7 @@ from gpucache.disk.refusal import may, refusal
 from gpucache.errors import NoRootError
 from gpucache.layout import inductor
 from gpucache.layout.keys import KEY, directories_in, has_keys
-from gpucache.layout.paths import TAG, is_device_name, ours, tag_path, triton_directory
+from gpucache.layout.paths import TAG, is_device_directory_name, ours, tag_path, triton_directory
 
 _TAG_BYTES = 4096
 _VERSION = re.compile(r"v[0-9]+")
@@ -77,11 +77,16 @@ def is_cache(root: str) -> bool:
     Stops at the first sign; of a directory without any, it looks at all names, and into few of them.
     """
     root = os.path.realpath(root)
-    if any(map(_VERSION.fullmatch, directories_in(f"{root}/gpucache"))) or _has_tag(root):
+    if _is_provisioned(root) or _has_tag(root):
         return True
     if any(_is_tritons(root, name) for name in directories_in(triton_directory(root))):
         return True
     return any(_is_sign(root, name) for name in directories_in(root))
+
+
+def _is_provisioned(root: str) -> bool:
+    """Whether gpucache, of any version, has written into a root; a directory of that name alone may be a checkout."""
+    return any(map(_VERSION.fullmatch, directories_in(f"{root}/gpucache")))
 
 
 def _has_tag(root: str) -> bool:
@@ -93,7 +98,7 @@ def _has_tag(root: str) -> bool:
 
 def _is_tritons(root: str, name: str) -> bool:
     """Whether a directory in the root's ``triton`` is one that Triton caches in, or a kernel's."""
-    is_named_so = is_device_name(name) or name == NO_DEVICE or KEY.fullmatch(name) is not None
+    is_named_so = is_device_directory_name(name) or KEY.fullmatch(name) is not None
     return is_named_so or has_keys(f"{triton_directory(root)}/{name}")
 
 
@@ -110,15 +115,10 @@ def _is_sign(root: str, name: str) -> bool:
     return any(inductor.is_cache(f"{name}/{file}") for file in files)
 
 
-NO_DEVICE = "None"
-"""Torch's name for the directory of no device in particular."""
-
-
 def root_above(directory: str) -> str | None:
     """The root that a path is a device directory of, by its names alone: ``<root>/triton/<name>``; else None."""
     parent, name = os.path.split(os.path.normpath(directory))
-    is_device = is_device_name(name) or name == NO_DEVICE
-    if is_device and os.path.basename(parent) == "triton":
+    if is_device_directory_name(name) and os.path.basename(parent) == "triton":
         return os.path.dirname(parent)
     return None
 

@@ -150,6 +150,15 @@ def _is_short_number(text: str) -> bool:
     return is_number and len(text) <= 9
 
 
+_NO_DEVICE = "None"
+"""What torch calls the directory of no device in particular."""
+
+
+def is_device_directory_name(name: str) -> bool:
+    """Whether a directory in a root's ``triton`` is a device's by its name; torch has one for no device."""
+    return is_device_name(name) or name == _NO_DEVICE
+
+
 def device_directory(root: str, name: str) -> str:
     """A device's Triton cache directory."""
     return f"{triton_directory(root)}/{name}"

@@ -28,6 +28,7 @@ from typing import NamedTuple
 from gpucache.disk.door import SAFELY, open_regular
 from gpucache.disk.files import inside, make_directory, write_whole
 from gpucache.disk.node import is_of_this_node, node_id
+from gpucache.disk.refusal import may
 from gpucache.disk.within import Straight
 from gpucache.errors import GpuCacheError
 from gpucache.layout import paths
@@ -286,4 +287,4 @@ def store_key_in(path: str, root: str) -> str | None:
 
 def is_removable(foreign: Foreign) -> bool:
     """Whether this process may remove views from a foreign directory; those that it may not stay, whole."""
-    return os.access(foreign.path, os.W_OK | os.X_OK)
+    return may(foreign.path, os.W_OK | os.X_OK)

@@ -12,6 +12,7 @@ from gpucache.disk.files import OPEN_ABOVE, inside, make_directory, sweep_old
 from gpucache.disk.fresh import fresh_part
 from gpucache.disk.lock_place import LockPlace
 from gpucache.disk.record_use import stamp_use
+from gpucache.disk.refusal import may
 from gpucache.disk.staging import Staging
 from gpucache.disk.vetting import Trust, vet, vet_child
 from gpucache.errors import GpuCacheError, ProvisionError, RecordError, UnsafeDirectoryError
@@ -297,7 +298,7 @@ def _is_usable_alone(chosen: _Chosen, environ: Mapping[str, str]) -> bool:
         safe = vet(chosen.directory, Trust.for_launch(environ))
     except (GpuCacheError, OSError):
         return False
-    return safe and os.access(chosen.directory, os.W_OK)
+    return safe and may(chosen.directory, os.W_OK)
 
 
 @lru_cache(maxsize=8)
