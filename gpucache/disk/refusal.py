@@ -84,8 +84,10 @@ def quoted(path: str) -> str:
 def _making_parent(path: str) -> str:
     """What to do where a directory above is missing: it may be a mount point, which is nobody's to make unasked."""
     missing = os.path.dirname(path)
-    while not os.path.lexists(os.path.dirname(missing)):
-        missing = os.path.dirname(missing)
+    above = os.path.dirname(missing)
+    while not os.path.lexists(above) and above != missing and above:
+        missing = above
+        above = os.path.dirname(missing)
     return (
         f"{missing} is not there: mount it, or `mkdir -p {quoted(os.path.dirname(path))}`, or choose another root "
         "(--root, GPUCACHE_DIR)"
