@@ -182,7 +182,7 @@ def fla() -> dict[str, Callable[[], Any]]:
     """Forward calls of flash-linear-attention's functions, most of them autotuned."""
     from fla.modules.l2norm import l2_norm
     from fla.modules.layernorm import rms_norm
-    from fla.ops.gated_delta_rule import chunk_gated_delta_rule, fused_recurrent_gated_delta_rule
+    from fla.ops.gated_delta_rule import chunk_gated_delta_rule
     from fla.ops.hgrn import chunk_hgrn
 
     heads = 1, 128, 2, 64
@@ -191,13 +191,6 @@ def fla() -> dict[str, Callable[[], Any]]:
         "l2_norm": lambda: l2_norm(tensor(64, 256)),
         "rms_norm": lambda: rms_norm(tensor(64, 256), tensor(256), None),
         "hgrn": lambda: chunk_hgrn(tensor(1, 128, 256), tensor(1, 128, 256)),
-        "gated_delta_recurrent": lambda: fused_recurrent_gated_delta_rule(
-            tensor(*heads),
-            tensor(*heads),
-            tensor(*heads),
-            gates.detach(),
-            torch.rand(1, 128, 2),
-        ),
         "gated_delta": lambda: chunk_gated_delta_rule(
             tensor(*heads),
             tensor(*heads),
