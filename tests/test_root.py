@@ -305,3 +305,18 @@ def test_a_scan_of_what_is_not_there_is_no_empty_cache(tmp_path):
     (tmp_path / "file").touch()
     with pytest.raises(NoRootError, match="is no directory"):
         scan(str(tmp_path / "file"))
+
+
+@pytest.mark.parametrize("what", ["missing", "file"])
+def test_run_ends_where_the_root_that_was_asked_for_has_no_place(what, gpucache, tmp_path):
+    """Eight jobs of a misspelt mount would all compile for themselves."""
+    above = tmp_path / "above"
+    if what == "file":
+        above.touch()
+    environ = {**os.environ, "GPUCACHE_FAKE_DEVICES": "1"}
+    words = ["run", "--root", f"{above}/root"]
+    done = gpucache(*words, "--", "echo", "ran", env=environ)
+    assert (done.returncode, done.stdout) == (1, "")
+    assert "--no-strict executes echo all the same" in done.stderr
+    done = gpucache(*words, "--no-strict", "--", "echo", "ran", env=environ)
+    assert (done.returncode, done.stdout) == (0, "ran\n")

@@ -16,7 +16,7 @@ from gpucache.cli.terminal import (
     log_to_stderr,
     say,
 )
-from gpucache.errors import DeviceIndexError, GpuCacheError
+from gpucache.errors import DeviceIndexError, GpuCacheError, ProvisionError
 from gpucache.values import Value
 
 TYPE_CHECKING = False
@@ -34,7 +34,7 @@ class RunCall(Value, kw_only=True):
     device: int | None = None
     root: str | None = None
     strict: bool | None = None
-    """Whether a failure is an end. None: if there is no such device as was asked for."""
+    """Whether a failure is an end. None: if there is no such device, or no place for such a root, as was asked for."""
     force: bool = False
     plugin: bool = True
     """Whether Pythons that the command starts, and that can import gpucache, are to use the plug-in."""
@@ -74,6 +74,8 @@ class RunCall(Value, kw_only=True):
         """Whether an error is the end; what the user has named and does not exist is one without being asked."""
         if self.strict is not None:
             return self.strict
+        if isinstance(error, ProvisionError):
+            return self.root is not None and error.errno in (errno.ENOENT, errno.ENOTDIR)
         return self.device is not None and isinstance(error, DeviceIndexError)
 
     def _environ(self) -> dict[str, str]:

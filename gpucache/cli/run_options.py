@@ -24,7 +24,7 @@ def _complete_file(
     "--strict/--no-strict",
     default=None,
     help="Fail when the directories cannot be had, instead of going on without (default: only "
-    "where --device names none).",
+    "where --device names none, or what --root is to lie in is missing).",
 )
 @click.option("--force", is_flag=True, help="Replace what you have set, too.")
 @click.option(
