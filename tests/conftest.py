@@ -56,7 +56,7 @@ _RANKS = ("LOCAL_RANK", "RANK", "WORLD_SIZE")
 def pytest_addoption(parser: pytest.Parser) -> None:
     group = parser.getgroup("faults", "the campaign of tests/faults")
     add = group.addoption
-    add("--faults", type=int, default=16, help="so many faults for each operation")
+    add("--faults", type=int, default=12, help="so many faults for each operation")
     add("--faults-seed", default="1", help="which of them")
     add("--all-faults", action="store_true", help="every fault: hours")
     add("--fault", action="append", help="only this one, as a failing test names it")
