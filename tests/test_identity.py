@@ -277,3 +277,17 @@ def test_a_kernel_of_an_older_version_on_a_read_only_disk_is_read_once(root, mou
     assert once
     assert launched(FIRST, FILES) == (True, FILES)
     assert len(read) == once
+
+
+def test_the_real_triton_is_never_given_another_kernel(ranks, root, triton):
+    """Each of two kernels is put in the place of the other, in the store and in the device directory."""
+    first = ranks(count=2).said()
+    for parent in ("gpucache/v1/store/*", "triton/0"):
+        one, two = sorted(root.glob(f"{parent}/*"), key=lambda path: path.name)
+        spare = root / "spare"
+        one.rename(spare)
+        two.rename(one)
+        spare.rename(two)
+    again = ranks(count=2).said()
+    assert (again["compiled"], again["digests"]) == (2, first["digests"])
+    assert ranks(count=2).said()["compiled"] == 0

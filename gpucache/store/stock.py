@@ -12,7 +12,7 @@ from gpucache.disk.door import opener
 from gpucache.disk.files import remove_tree
 from gpucache.kernels.elf import is_whole_elf
 from gpucache.kernels.group import GROUP, read_group, write_group
-from gpucache.layout.keys import is_key_of
+from gpucache.layout.keys import is_key_of, view_key
 from gpucache.layout.paths import host_name
 from gpucache.store.condemned import is_going
 from gpucache.store.manifest import CONDEMNED, MANIFEST, Facts, Manifest, Published, write_manifest
@@ -92,7 +92,9 @@ def describe(
         for name, sha256 in digests.items():
             found = os.stat(f"{directory}/{name}")
             files[name] = Published(found.st_size, found.st_mtime_ns, sha256)
-        manifest = Manifest(facts, files, origin or host_name(), key or os.path.basename(directory))
+        manifest = Manifest(
+            facts, files, origin or host_name(), key or view_key(os.path.basename(directory))
+        )
         write_manifest(aside, manifest)
         write_group(aside, directory, facts.group, files)
         # The manifest last: it says that all is in order. Its name is the lower one of the two.
