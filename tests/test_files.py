@@ -299,6 +299,14 @@ class TestLocked:
             pass
         assert (tmp_path / "counter").read_text() == "100"
 
+    def test_a_disk_that_refuses_to_unlock_does_not_undo_what_was_done(self, lock, monkeypatch):
+        def refused(*_: object, **__: object) -> None:
+            raise OSError(errno.EIO, os.strerror(errno.EIO))
+
+        monkeypatch.setattr("filelock.FileLock.release", refused)
+        with locked(lock, timeout_s=PATIENCE_S):
+            pass
+
     def test_it_excludes_other_threads(self, lock, tmp_path):
         (tmp_path / "counter").write_text("0")
         threads = [

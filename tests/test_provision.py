@@ -816,3 +816,12 @@ class TestOrder:
     def test_equal_gpus_need_no_question(self, root, monkeypatch):
         monkeypatch.setattr(libcuda, "ask_order", pytest.fail)
         provision(root)
+
+
+@pytest.mark.parametrize("at", ["fitness", "learn"])
+def test_a_disk_that_gives_no_advice_takes_nothing_back(tmp_path, monkeypatch, at):
+    def refused(*_: object) -> None:
+        raise OSError(errno.EIO, os.strerror(errno.EIO))
+
+    monkeypatch.setattr(provision_module, at, refused)
+    assert len(provision(tmp_path / "root").created) == 4

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from contextlib import suppress
 from functools import lru_cache
 
 from gpucache.directories.record import Record, directories, merge, readable, recorded
@@ -192,7 +193,9 @@ def _warnings(root: str, snapshot: Snapshot, record: Record) -> tuple[str, ...]:
         fact, fix = guess_advice(snapshot)
         found.append(f"{fact}: {fix}")
     found += [f"GPU {gpu.index} is lost: {gpu.text}" for gpu in snapshot.lost]
-    return (*found, *_disk_warnings(root))
+    with suppress(OSError):  # a disk that does not answer gives no advice, and all has been made
+        found.extend(_disk_warnings(root))
+    return tuple(found)
 
 
 def _disk_warnings(root: str) -> Iterator[str]:

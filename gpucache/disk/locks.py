@@ -7,7 +7,7 @@ import fcntl
 import json
 import os
 import time
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 
 from gpucache.disk.door import HOLDER_BYTES, SAFELY, read_limited
 from gpucache.disk.refusal import refusal
@@ -57,7 +57,9 @@ def locked(path: str, *, timeout_s: float) -> Iterator[None]:
         _sign(path)
         yield
     finally:
-        lock.release()
+        # What was done under the lock is done, also where the disk refuses to unlock: closing the file frees it.
+        with suppress(OSError):
+            lock.release()
 
 
 def _holder_file(path: str) -> str:
