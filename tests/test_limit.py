@@ -29,7 +29,7 @@ from gpucache.disk.fitness import Fitness, fitness
 from gpucache.disk.lock_place import LockPlace
 from gpucache.layout.keys import view_key
 from gpucache.report.cache_report import scan
-from gpucache.store import foreign, limit, size
+from gpucache.store import eviction, foreign, limit, size
 from gpucache.store.counting import counted
 from gpucache.store.key_lock import KeyLock
 from gpucache.store.limit import Limit, max_size_bytes
@@ -995,6 +995,22 @@ class TestFaults:
         for _ in range(5):
             kept.turn()
         assert (len(counts), len(stored(root))) == (1, 5)
+
+    def test_an_entry_of_which_the_disk_refuses_everything_keeps_no_other(
+        self, trees, root, monkeypatch
+    ):
+        """It is the oldest, so that every turn begins with it."""
+        real = eviction.remove
+
+        def broken(key: str, *words: object) -> object:
+            if key == trees[0].key:
+                raise OSError(errno.EIO, "input/output error")
+            return real(key, *words)
+
+        monkeypatch.setattr(eviction, "remove", broken)
+        updated(str(root), counted(str(root)), anew=True)
+        keeping(root, 1).turn()
+        assert stored(root) == {trees[0].key}
 
     def test_of_two_limits_the_smaller_one_holds(self, trees, root):
         size = counted(str(root))

@@ -63,7 +63,7 @@ def evict(
     """
     try:
         targets = _targets(entry.path, places, disk)
-    except InUse:
+    except (InUse, OSError):  # as below
         return 0
     if not targets:
         return 0
@@ -79,7 +79,7 @@ def evict(
     try:
         refuse_mounts([target.path for target in targets], places.mounted)
         stored, *views = remove(key, targets, locks, disk)
-    except InUse:
+    except (InUse, OSError):  # what the disk refuses here, it may not refuse of the next entry
         return 0
     linked = [view for view in targets[1:] if view.mark[0] == inode]
     # More than is counted of linked views goes with copies, which are counted with all their bytes.
