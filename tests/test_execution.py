@@ -49,10 +49,9 @@ LINKED = (
 
 def filled(base: Path) -> Path:
     """A root with an entry, what stock Triton and TorchInductor keep, and strays of each kind; its path."""
-    tree = Tree(base)
-    for key in (COPIED, LOST):
-        Tree(base, key)
-    half = Tree(base, HALF)
+    tree, half, *others = (Tree(base, key) for key in (KEY, HALF, COPIED, LOST))
+    for one in (tree, half, *others):
+        one.staging.forget()  # each holds a descriptor
     (half.entry / MANIFEST).rename(half.entry / CONDEMNED)
     for view in half.views:
         shutil.rmtree(view)
@@ -220,3 +219,11 @@ def test_locks_that_another_user_plants_while_the_question_stands_lead_nowhere(
     done = made.execute()
     assert contents(victims) == before
     assert done.entries == len(made.removing)
+
+
+@pytest.mark.parametrize("operation", OPERATIONS)
+def test_no_directory_stays_open(tmp_path, operation):
+    OPERATIONS[operation](filled(tmp_path / "first"))()
+    before = len(os.listdir("/proc/self/fd"))
+    OPERATIONS[operation](filled(tmp_path / "second"))()
+    assert len(os.listdir("/proc/self/fd")) == before

@@ -104,7 +104,8 @@ def verify(
     """
     real_root = os.path.realpath(root)
     work = _Verifying(real_root, repair, progress)
-    return work.verification(processes)
+    with work.disk:
+        return work.verification(processes)
 
 
 class _Verifying:
