@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import ast
 import os
+import py_compile
 import re
+import shutil
 import subprocess
 import sys
+import zipfile
 from pathlib import Path
 
 import pytest
@@ -347,7 +350,8 @@ def test_the_file_can_be_read_by_any_python():
         (f"/a:{SITE}", f"{SITE}:/a"),
         (SITE, SITE),
         (f"{SITE}/", SITE),
-        (f"{SITE}:/old/gpucache/site:/b", f"{SITE}:/b"),
+        (f"{SITE}/.:/b", f"{SITE}:/b"),
+        ("/mine/gpucache/site:/b", f"{SITE}:/mine/gpucache/site:/b"),
     ],
 )
 def test_the_directory_stands_first_and_once_and_the_rest_is_the_users(before, after):
@@ -362,6 +366,21 @@ def test_the_directory_stands_first_and_once_and_the_rest_is_the_users(before, a
 )
 def test_without_the_directory_the_rest_is_the_users(before, after):
     assert without_site(before) == after
+
+
+def test_the_directory_of_another_gpucache_goes_and_one_of_the_users_that_is_called_so_stays(
+    tmp_path,
+):
+    """As of ``pip install --target …/gpucache/site``."""
+    other = tmp_path / "other" / "gpucache"
+    mine = tmp_path / "mine" / "gpucache"
+    for package in (other, mine):
+        (package / "site").mkdir(parents=True)
+    (other / "once.py").touch()
+    (mine / "site" / "once.py").touch()
+    before = f"{other}/site:{mine}/site"
+    assert with_site(before) == f"{SITE}:{mine}/site"
+    assert without_site(before) == f"{mine}/site"
 
 
 def test_which_manager_a_process_will_use():
@@ -379,3 +398,29 @@ def test_another_sitecustomize_in_front_hides_it(tmp_path):
     assert (manager(behind), hidden_by(behind)) == (None, str(mine))
     in_front = {"PYTHONPATH": with_site(behind["PYTHONPATH"])}
     assert (manager(in_front), hidden_by(in_front)) == (OURS, None)
+
+
+@pytest.mark.parametrize(
+    "what", ["compiled", "a package", "in a zip file", "a mere directory", "no zip file"]
+)
+def test_whatever_python_imports_by_that_name_hides_it(what, environ, tmp_path):
+    part = tmp_path / "part.zip" if "zip" in what else tmp_path / "part"
+    if what == "in a zip file":
+        with zipfile.ZipFile(part, "w") as archive:
+            archive.writestr("sitecustomize.py", "")
+    elif what == "no zip file":
+        part.write_text("no zip file")
+    else:
+        package = part / "sitecustomize"
+        package.mkdir(parents=True)
+        (package / "__init__.py").touch()
+    if what == "compiled":
+        py_compile.compile(str(package / "__init__.py"), str(part / "sitecustomize.pyc"))
+        shutil.rmtree(package)
+    if what == "a mere directory":
+        (package / "__init__.py").unlink()
+    environ["PYTHONPATH"] = f"{part}:{with_site(environ['PYTHONPATH'])}"
+    done, _ = output(sys.executable, LAUNCH, environ)
+    is_hidden = hidden_by(environ) is not None
+    assert done == ("stock\n" if is_hidden else f"{OURS}\n")
+    assert is_hidden == (what in ("compiled", "a package", "in a zip file"))

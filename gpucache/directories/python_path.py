@@ -70,12 +70,32 @@ def hidden_by(environ: Mapping[str, str]) -> str | None:
     for part in python_path.split(os.pathsep):
         if _is_site(part):
             return None
-        for name in ("sitecustomize.py", "sitecustomize"):
-            candidate = os.path.join(part, name)
-            if os.path.exists(candidate):
-                return candidate
+        found = _sitecustomize(part)
+        if found is not None:
+            return found
     return None
 
 
+def _sitecustomize(part: str) -> str | None:
+    """The `sitecustomize` that Python finds in a part of the path: a module, compiled, a package, or in a zip file."""
+    import importlib
+    from importlib.machinery import PathFinder
+
+    importlib.invalidate_caches()
+    try:
+        spec = PathFinder.find_spec("sitecustomize", [part])
+    except Exception:
+        return None  # a zip file that cannot be read
+    if spec is None or spec.loader is None:  # a mere directory of the name hides nothing
+        return None
+    return spec.origin
+
+
 def _is_site(part: str) -> bool:
-    return os.path.normpath(part).endswith(os.sep + _TAIL)
+    """Whether a part of the path is this directory, or that of another gpucache, and not one of the user's."""
+    path = os.path.normpath(part)
+    if path == SITE:
+        return True
+    if not path.endswith(os.sep + _TAIL):
+        return False
+    return os.path.isfile(os.path.join(os.path.dirname(path), "once.py"))
