@@ -217,6 +217,54 @@ def test_an_inner_run_takes_back_what_a_program_hands_on(options, gpucache, envi
     assert said(done) == f"{'stock' if options else OURS}\nstock"
 
 
+def test_turned_off_in_another_environment_it_is_not_asked_for_there_either(environ, other):
+    """By a program that has imported Triton, and hands the variable on."""
+    environ["PYTHONPATH"] = SITE
+    environ["TRITON_CACHE_MANAGER"] = OURS
+    environ["GPUCACHE_DISABLE"] = "1"
+    done = subprocess.run(
+        [other, "-c", LAUNCH], env=environ, cwd="/", capture_output=True, text=True
+    )
+    assert said(done) == "stock"
+    assert done.stderr == ""
+
+
+def test_it_is_on_where_triton_comes_on_the_path_late(gpucache, environ, tmp_path):
+    library = str(tmp_path / "library")
+    environ["PYTHONPATH"] = str(PACKAGE)
+    code = (
+        "import importlib.util, sys\n"
+        "found, sys.path = sys.path, ['/nowhere']\n"
+        "assert importlib.util.find_spec('triton') is None\n"
+        f"sys.path = [{library!r}, *found]\n"
+    )
+    done = gpucache("run", "--", sys.executable, "-c", code + LAUNCH, env=environ)
+    assert said(done) == OURS
+
+
+def test_a_directory_that_is_called_triton_is_not_taken_for_triton(environ, other, tmp_path):
+    """As that in a root of gpucache."""
+    next(other.parent.parent.glob("lib/python*/site-packages/triton.py")).unlink()
+    (tmp_path / "triton").mkdir()
+    environ["PYTHONPATH"] = SITE
+    done = subprocess.run(
+        [other, "-c", "import triton"], env=environ, cwd=tmp_path, capture_output=True, text=True
+    )
+    assert (done.returncode, done.stderr) == (0, "")
+
+
+def test_a_finder_whose_specs_lack_everything_stops_no_import(environ, other):
+    code = (
+        "import sys\n"
+        "class Finder:\n"
+        "    def find_spec(self, name, path=None, target=None):\n"
+        "        return self if name == 'gpucache' else None\n"
+        "sys.meta_path.insert(0, Finder())\n"
+    )
+    environ["PYTHONPATH"] = SITE
+    assert output(other, code + LAUNCH, environ)[0] == "stock\n"
+
+
 def test_a_manager_that_the_user_has_chosen_wins(gpucache, environ):
     command = ("bash", "-c", f"python -c '{LAUNCH}'")
     chosen = {**environ, "TRITON_CACHE_MANAGER": "json:JSONEncoder"}
@@ -292,6 +340,21 @@ def test_an_error_in_it_is_told_as_python_tells_it(error, other, tmp_path):
     (tmp_path / "sitecustomize.py").write_text(error)
     alone = output(other, LAUNCH, {"PYTHONPATH": str(tmp_path)})
     assert output(other, LAUNCH, {"PYTHONPATH": with_site(str(tmp_path))}) == alone
+
+
+def test_an_error_in_it_is_told_to_another_that_loads_this_one(other, tmp_path):
+    """As those of New Relic load the next: a loader that has the module put back, or fails by itself."""
+    (tmp_path / "sitecustomize.py").write_text("raise ValueError('mine')")
+    first = tmp_path / "first"
+    first.mkdir()
+    (first / "sitecustomize.py").write_text(
+        "import sys\nfrom importlib.machinery import PathFinder\n"
+        f"sys.path.remove({str(first)!r})\n"
+        "PathFinder.find_spec('sitecustomize').loader.load_module('sitecustomize')\n"
+    )
+    alone = output(other, LAUNCH, {"PYTHONPATH": f"{first}:{tmp_path}"})
+    assert "ValueError: mine" in alone[1]
+    assert output(other, LAUNCH, {"PYTHONPATH": f"{first}:{SITE}:{tmp_path}"}) == alone
 
 
 def test_the_path_and_the_modules_of_a_program_are_those_that_it_would_have(other, tmp_path):

@@ -18,23 +18,29 @@ import os
 import sys
 
 _OURS = "gpucache.triton:DeviceCacheManager"
+_NAME = "sitecustomize"
 _OLDEST = (3, 10)  # Python for gpucache, as `pyproject.toml` says
 
 
 class _BeforeTriton:
     """A finder that finds nothing: it is asked first, and so learns that Triton is about to be imported.
 
-    It stays among the finders when that has happened, since Python goes through their list at this moment.
+    It stays among the finders when that has happened, since Python goes through their list at this moment. Where Triton
+    is not found, it is asked again: a program may put the place of Triton on its path later.
     """
 
-    done = False
+    is_asking = False
 
     def find_spec(self, name, path=None, target=None):
         # type: (str, object, object) -> None
         """Set the manager before the search for Triton goes on. Never raises, and finds nothing."""
-        if name == "triton" and not self.done:
-            self.done = True
+        if name != "triton" or self.is_asking or "triton" in sys.modules:
+            return
+        self.is_asking = True
+        try:
             _set_manager()
+        finally:
+            self.is_asking = False
 
 
 def _set_manager():
@@ -42,13 +48,15 @@ def _set_manager():
     """Have Triton use the plug-in, if gpucache is there and the user has chosen no other manager."""
     environ = os.environ
     chosen = environ.get("TRITON_CACHE_MANAGER")
-    if environ.get("GPUCACHE_DISABLE") == "1" or (chosen and chosen != _OURS):
+    if chosen and chosen != _OURS:
         return
+    is_disabled = environ.get("GPUCACHE_DISABLE") == "1"
     if _has_plugin():
-        environ["TRITON_CACHE_MANAGER"] = _OURS
+        if not is_disabled:
+            environ["TRITON_CACHE_MANAGER"] = _OURS
         return
     environ.pop("TRITON_CACHE_MANAGER", None)
-    if _is_there("triton"):
+    if not is_disabled and _is_there("triton"):
         _tell()
 
 
@@ -60,26 +68,30 @@ def _has_plugin():
 
 def _is_there(module):
     # type: (str) -> bool
-    """Whether a module would be found, asking as ``import`` does, but for each package's own code."""
+    """Whether a module would be found, asking as ``import`` does, but for each package's own code.
+
+    A mere directory of that name, which Python takes for a namespace, is no such module.
+    """
+    return getattr(_found(module), "loader", None) is not None
+
+
+def _found(module):
+    # type: (str) -> object
+    """The spec of a module that the finders find; None where they find none."""
     path = None
-    parents = ""
-    for part in module.split("."):
-        name = parents + part
-        spec = None
-        for finder in sys.meta_path:
-            if not hasattr(finder, "find_spec"):
-                continue
-            try:
-                spec = finder.find_spec(name, path, None)
-            except Exception:
-                continue  # a finder of the program's, which is broken for every import
-            if spec is not None:
-                break
-        if spec is None:
-            return False
-        path = spec.submodule_search_locations
-        parents = name + "."
-    return True
+    package, _, _ = module.rpartition(".")
+    if package:
+        path = getattr(_found(package), "submodule_search_locations", None)
+        if path is None:
+            return None
+    for finder in sys.meta_path:
+        try:
+            spec = finder.find_spec(module, path, None)
+        except Exception:
+            continue  # a finder of the program's, which is too old or broken
+        if spec is not None:
+            return spec
+    return None
 
 
 def _tell():
@@ -108,14 +120,14 @@ def _import_shadowed():
     # type: () -> None
     """Import the `sitecustomize` that Python would have imported, if there is one, under the path without this one."""
     sys.path[:] = [place for place in sys.path if not _is_here(place)]
-    this = sys.modules.pop("sitecustomize", None)
+    this = sys.modules.pop(_NAME, None)
     try:
-        __import__("sitecustomize")
-    except ImportError as error:
-        if getattr(error, "name", "sitecustomize") != "sitecustomize":
-            raise
+        __import__(_NAME)
+    except BaseException as error:
         if this is not None:
-            sys.modules["sitecustomize"] = this
+            sys.modules[_NAME] = this  # for whoever is importing this one
+        if not isinstance(error, ImportError) or getattr(error, "name", _NAME) != _NAME:
+            raise
 
 
 def _is_here(place):
