@@ -179,6 +179,18 @@ def test_run_says_when_it_sets_the_root_only(gpucache, two):
     )
 
 
+def test_run_offers_no_device_where_there_is_none_to_choose(gpucache, two):
+    done = gpucache("run", "--", "true", env={**two, "CUDA_VISIBLE_DEVICES": ""})
+    assert done.stderr.endswith(": the root only, and TRITON_CACHE_DIR is not set\n")
+
+
+def test_run_does_not_call_a_directory_of_the_users_unset(gpucache, two, tmp_path):
+    mine = str(tmp_path / "mine")
+    done = gpucache("run", "--", sys.executable, "-c", SHOW, env={**two, "TRITON_CACHE_DIR": mine})
+    assert show(done)["TRITON_CACHE_DIR"] == mine
+    assert "the root only" not in done.stderr
+
+
 def eight_ranks(gpucache, env, *words, between=""):
     """What eight ranks of one launcher say on stderr, which start `gpucache run`."""
     command = f"{sys.executable} -m gpucache run {' '.join(words)} -- true"

@@ -233,6 +233,16 @@ def test_force_replaces_what_the_user_set(base, tmp_path):
     assert actions(report)["TRITON_CACHE_DIR"] == "replaced"
 
 
+def test_force_chooses_another_device_than_the_one_that_the_user_has_pinned(base):
+    pinned = {**base, "GPUCACHE_DEVICE": "FAKE-3"}
+    environ, report = launch_environ(pinned, device=5, force=True)
+    assert (environ["GPUCACHE_DEVICE"], report.device_count) == ("FAKE-5", 8)
+    assert actions(report)["GPUCACHE_DEVICE"] == "replaced"
+    assert report.warnings == launch_environ(base, device=5)[1].warnings
+    environ, _ = launch_environ({**pinned, "LOCAL_RANK": "5"}, force=True)
+    assert environ["GPUCACHE_DEVICE"] == "FAKE-3", "no other device is asked for"
+
+
 def test_an_empty_variable_counts_as_unset(base, tmp_path):
     environ, report = launch_environ({**base, "TRITON_CACHE_DIR": "", "LOCAL_RANK": "1"})
     assert environ["TRITON_CACHE_DIR"] == str(tmp_path / "root" / "triton" / "1")

@@ -90,7 +90,7 @@ class RunCall(Value, kw_only=True):
             root=self.root,
             plugin=self.plugin,
         )
-        _tell(report)
+        _tell(report, environ)
         if self.plugin:
             _tell_of_alone(environ)
         return environ
@@ -111,15 +111,14 @@ def _say_in_job(text: str, sentence: str = "") -> None:
         say(text)
 
 
-def _tell(report: LaunchReport) -> None:
+def _tell(report: LaunchReport, environ: dict[str, str]) -> None:
     """Say the warnings, that no device was chosen, and which variables of the user's were kept."""
     for warning in report.warnings:
         _say_in_job(f"warning: {warning}")
     root_only = report.device is None and report.settings  # none at all where gpucache is disabled
-    if root_only:
-        _say_in_job(
-            f"note: {report.choice}, and TRITON_CACHE_DIR is not set; --device ORDINAL chooses one"
-        )
+    if root_only and not environment.TRITON_DIRECTORY.text(environ):
+        way_out = "; --device ORDINAL chooses one" if report.device_count else ""
+        _say_in_job(f"note: {report.choice}, and TRITON_CACHE_DIR is not set{way_out}")
     for setting in report.settings:
         if setting.by == "user":
             kept = f"note: kept {setting.name}={setting.value}"

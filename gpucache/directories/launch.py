@@ -44,6 +44,8 @@ class LaunchReport(Value):
     """How the device was chosen, or why none was."""
     device: int | None = None
     """The CUDA ordinal of the device; None where only the root is set, or nothing."""
+    device_count: int = 0
+    """How many devices there are to choose from."""
     settings: tuple[Setting, ...] = ()
     warnings: tuple[str, ...] = ()
 
@@ -72,9 +74,10 @@ def launch_environ(
         return dict(base), LaunchReport(f"{environment.DISABLE}=1: nothing is set")
     by_outer = _set_by_outer(base)
     environ = dict(base)
-    if environment.PINNED_DEVICE.name in by_outer:
+    is_asked_over_pin = force and device is not None
+    if environment.PINNED_DEVICE.name in by_outer or is_asked_over_pin:
         # The outer call's pin was for the outer command; its root still holds.
-        del environ[environment.PINNED_DEVICE.name]
+        environ.pop(environment.PINNED_DEVICE.name, None)
     if root is not None:
         environ[environment.ROOT.name] = root
     registry, done = _provisioned(environ)
@@ -82,10 +85,12 @@ def launch_environ(
     problem = unnamable() if plugin else None
     if problem is not None:
         warnings.append(f"each rank compiles each kernel: {problem}; install gpucache elsewhere")
+    device_count = 0
     if done.unrecorded:
         ordinal, choice = _without_record(device)
     else:
         registry = _pinned(registry, environ)
+        device_count = len(registry)
         ordinal, choice = _ordinal(registry, base, device)
     forced: tuple[str, ...] = _VARIABLES if force else ()
     if root is not None:
@@ -94,7 +99,7 @@ def launch_environ(
         *_device_settings(base, _wanted(registry, ordinal), choice, forced),
         *_plugin_settings(base, plugin and problem is None, force),
     ]
-    report = LaunchReport(choice, ordinal, tuple(settings), tuple(warnings))
+    report = LaunchReport(choice, ordinal, device_count, tuple(settings), tuple(warnings))
     return _applied(base, settings, by_outer), report
 
 
