@@ -24,6 +24,7 @@ import triton.runtime.cache
 
 import gpucache.cli.commands
 import gpucache.store.eviction
+import gpucache.store.leftovers
 import gpucache.triton.shared_kernel
 import gpucache.triton.single_file
 from gpucache.cli import main as command_line

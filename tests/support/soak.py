@@ -18,6 +18,7 @@ import triton.runtime.cache  # noqa: F401
 
 import gpucache.cli.commands
 import gpucache.store.eviction
+import gpucache.store.leftovers
 import gpucache.triton.shared_kernel
 import gpucache.triton.single_file  # noqa: F401
 from gpucache.cli import main as command_line
