@@ -101,6 +101,26 @@ def test_a_missing_mount_point_is_named_with_the_command_that_makes_the_rest(tmp
     assert make_root(f"{tmp_path}/scratch/my kernels/root")
 
 
+def test_a_link_to_a_missing_mount_point_is_told_as_such(tmp_path):
+    (tmp_path / "scratch").symlink_to(tmp_path / "mount")
+    with pytest.raises(ProvisionError) as caught:
+        make_root(f"{tmp_path}/scratch/kernels/root")
+    assert caught.value.hint.startswith(
+        f"{tmp_path}/scratch is a link to {tmp_path}/mount, which is not there: mount it"
+    )
+    subprocess.run(caught.value.hint.split("`")[1], shell=True, check=True)
+    assert make_root(f"{tmp_path}/scratch/kernels/root")
+
+
+def test_a_directory_that_is_there_is_not_called_missing():
+    """What makes no name, and says that it has none."""
+    with pytest.raises(ProvisionError) as caught:
+        make_root("/proc/root-of-mine")
+    assert caught.value.errno == errno.ENOENT
+    assert "not there" not in caught.value.hint
+    assert "choose a root" in caught.value.hint
+
+
 @pytest.mark.root
 class TestPermission:
     @pytest.mark.parametrize("mode", [0o500, 0o400, 0o000])

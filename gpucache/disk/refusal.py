@@ -81,14 +81,24 @@ def quoted(path: str) -> str:
     return shlex.quote(path)
 
 
-def _making_parent(path: str) -> str:
-    """What to do where a directory above is missing: it may be a mount point, which is nobody's to make unasked."""
-    missing = os.path.dirname(path)
+def _making_parent(path: str) -> str | None:
+    """What to do where a directory above is missing: it may be a mount point, which is nobody's to make unasked.
+
+    None where none is missing: a kernel's own file system has no such name, and makes none.
+    """
+    parent = os.path.dirname(path)
+    if os.path.exists(parent):
+        return None
+    missing = parent
     above = os.path.dirname(missing)
-    while not os.path.lexists(above) and above != missing and above:
+    while not os.path.exists(above) and above != missing and above:
         missing = above
         above = os.path.dirname(missing)
+    what = f"{missing} is not there"
+    if os.path.islink(missing):
+        what = f"{missing} is a link to {os.path.realpath(missing)}, which is not there"
+        parent = os.path.realpath(parent)
     return (
-        f"{missing} is not there: mount it, or `mkdir -p {quoted(os.path.dirname(path))}`, or choose another root "
+        f"{what}: mount it, or `mkdir -p {quoted(parent)}`, or choose another root "
         "(--root, GPUCACHE_DIR)"
     )
