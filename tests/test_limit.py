@@ -1058,7 +1058,7 @@ DRAIN = (
 import gpucache.store.eviction, gpucache.store.leftovers
 from gpucache.disk.lock_place import LockPlace
 from gpucache.store import limit
-limit._DRAIN_S = 600.0
+limit._TURN_S = 600.0
 kept = limit.Limit(sys.argv[2], LockPlace(sys.argv[2]), 1)
 mark("begin")
 kept.turn()
