@@ -191,6 +191,17 @@ def test_run_does_not_call_a_directory_of_the_users_unset(gpucache, two, tmp_pat
     assert "the root only" not in done.stderr
 
 
+@pytest.mark.parametrize("given", [{}, {"LC_CTYPE": "C.UTF-8"}, {"LANG": "C.UTF-8"}])
+def test_the_command_gets_no_locale_that_python_has_chosen(given, root):
+    """Python of an environment without a locale puts `LC_CTYPE` into it."""
+    environ = {"PYTHONPATH": os.environ.get("PYTHONPATH", ""), FAKE: "1", "GPUCACHE_DIR": str(root)}
+    command = [sys.executable, "-m", "gpucache", "run", "--", "/usr/bin/env"]
+    done = subprocess.run(command, env={**environ, **given}, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    locale = [line for line in done.stdout.splitlines() if line.startswith(("LC_", "LANG"))]
+    assert locale == [f"{name}={value}" for name, value in given.items()]
+
+
 def eight_ranks(gpucache, env, *words, between=""):
     """What eight ranks of one launcher say on stderr, which start `gpucache run`."""
     command = f"{sys.executable} -m gpucache run {' '.join(words)} -- true"

@@ -41,11 +41,11 @@ class RunCall(Value, kw_only=True):
 
     def execute(self) -> int:
         """Execute the command, which replaces this process. Returns an exit code where that fails or was not tried."""
-        environ = dict(os.environ)
+        environ = given = _given()
         failure = 0
         ends = bool(self.strict)
         try:
-            environ = self._environ()
+            environ = self._environ(given)
         except GpuCacheError as error:
             ends = self._ends(error)
             failure = 1
@@ -78,13 +78,16 @@ class RunCall(Value, kw_only=True):
             return self.root is not None and error.errno in (errno.ENOENT, errno.ENOTDIR)
         return self.device is not None and isinstance(error, DeviceIndexError)
 
-    def _environ(self) -> dict[str, str]:
-        """The environment for the command. What the user should know of that environment is said on stderr."""
+    def _environ(self, given: dict[str, str]) -> dict[str, str]:
+        """The environment for the command, from the one given to this process.
+
+        What the user should know of that environment is said on stderr.
+        """
         from gpucache.directories.launch import launch_environ
 
         log_to_stderr("ERROR")
         environ, report = launch_environ(
-            os.environ,
+            given,
             device=self.device,
             force=self.force,
             root=self.root,
@@ -94,6 +97,24 @@ class RunCall(Value, kw_only=True):
         if self.plugin:
             _tell_of_alone(environ)
         return environ
+
+
+def _given() -> dict[str, str]:
+    """The environment that was given to this process.
+
+    Where no locale was, Python has put one into its own (PEP 538), which a command would have only because of gpucache.
+    """
+    environ = dict(os.environ)
+    if "LC_CTYPE" not in environ:
+        return environ
+    try:
+        with open("/proc/self/environ", "rb") as file:
+            items = file.read().split(b"\0")
+    except OSError:
+        return environ
+    if not any(item.startswith(b"LC_CTYPE=") for item in items):
+        del environ["LC_CTYPE"]
+    return environ
 
 
 def _is_first_to_say(sentence: str) -> bool:
