@@ -230,10 +230,11 @@ OTHERS = [["provision"], ["devices"], ["path", "0"], ["env", "0"], ["run", "true
 
 
 @pytest.mark.parametrize("command", [*COMMANDS, *OTHERS], ids=" ".join)
-def test_an_empty_root_option_is_wrong_usage_and_not_the_default_root(command, gpucache):
+@pytest.mark.parametrize("empty", ["", " "])
+def test_an_empty_root_option_is_wrong_usage_and_not_the_default_root(command, empty, gpucache):
     """As of a script whose variable is not set, and which cleans."""
     name, *rest = command
-    done = gpucache(name, "--root", "", *rest)
+    done = gpucache(name, "--root", empty, *rest)
     assert done.returncode == 2
     assert "the path is empty" in done.stderr
 

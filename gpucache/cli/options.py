@@ -51,7 +51,7 @@ def is_arch(text: str) -> bool:
 
 def _not_empty(context: click.Context, option: click.Parameter, value: str | None) -> str | None:
     """Refuse ``--root ""``: a script's variable that is not set must not make `clean` empty the default root."""
-    if value == "":
+    if value is not None and not value.strip():
         raise click.BadParameter("the path is empty")
     return value
 
