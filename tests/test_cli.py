@@ -202,6 +202,21 @@ def test_the_command_gets_no_locale_that_python_has_chosen(given, root):
     assert locale == [f"{name}={value}" for name, value in given.items()]
 
 
+def test_a_command_whose_environment_has_no_room_for_more_runs_with_its_own(gpucache, two):
+    """Linux takes no string of more than 128 KiB (``MAX_ARG_STRLEN``)."""
+    path = f"{two.get('PYTHONPATH', '')}:".ljust(131_040, "x")
+    environ = {**two, "PYTHONPATH": path}
+    words = ("--device", 0, "--", "sh", "-c", "echo ${#PYTHONPATH} ${TRITON_CACHE_DIR-unset}")
+    done = gpucache("run", *words, env=environ)
+    assert done.stdout == "131040 unset\n"
+    assert done.stderr.endswith(
+        "error: sh: Argument list too long, with what gpucache sets\n"
+        "warning: executing sh with its environment unchanged: each rank compiles each kernel\n"
+    )
+    done = gpucache("run", "--strict", *words, env=environ)
+    assert (done.returncode, done.stdout) == (126, "")
+
+
 def eight_ranks(gpucache, env, *words, between=""):
     """What eight ranks of one launcher say on stderr, which start `gpucache run`."""
     command = f"{sys.executable} -m gpucache run {' '.join(words)} -- true"

@@ -65,10 +65,8 @@ class RunCall(Value, kw_only=True):
                 say(f"hint: --no-strict executes {self.command[0]} all the same")
             return failure
         if failure:
-            _say_in_job(
-                f"warning: executing {self.command[0]} with its environment unchanged: each rank compiles each kernel"
-            )
-        return _execute(self.command, environ)
+            _say_unchanged(self.command[0])
+        return _execute(self.command, environ, None if self.strict else given)
 
     def _ends(self, error: GpuCacheError) -> bool:
         """Whether an error is the end; what the user has named and does not exist is one without being asked."""
@@ -164,8 +162,19 @@ def _tell_of_alone(environ: dict[str, str]) -> None:
         )
 
 
-def _execute(command: Sequence[str], environ: dict[str, str]) -> int:
-    """Replace this process by the command. Where that fails, returns the exit code that a shell would give."""
+def _say_unchanged(program: str) -> None:
+    _say_in_job(
+        f"warning: executing {program} with its environment unchanged: each rank compiles each kernel"
+    )
+
+
+def _execute(
+    command: Sequence[str], environ: dict[str, str], given: dict[str, str] | None = None
+) -> int:
+    """Replace this process by the command. Where that fails, returns the exit code that a shell would give.
+
+    ``given`` is the environment with which the command is tried again where ``environ`` is too large for the system.
+    """
     import signal
 
     # Python ignores these two, and an ignored signal stays so across exec. Whether the parent of this process had them
@@ -178,7 +187,11 @@ def _execute(command: Sequence[str], environ: dict[str, str]) -> int:
         os.execvpe(command[0], list(command), environ)
     except OSError as error:
         if error.errno == errno.ENOEXEC:
-            return _execute(_by_shell(command, environ), environ)
+            return _execute(_by_shell(command, environ), environ, given)
+        if error.errno == errno.E2BIG and given is not None and given != environ:
+            _say_in_job(f"error: {command[0]}: {error.strerror}, with what gpucache sets")
+            _say_unchanged(command[0])
+            return _execute(command, given)
         say(f"error: {command[0]}: {error.strerror}")
         not_found = error.errno in (errno.ENOENT, errno.ENOTDIR)
         return 127 if not_found else 126
