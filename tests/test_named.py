@@ -178,7 +178,7 @@ def test_no_memory_is_no_defect(monkeypatch, capsys):
 def test_run_calls_what_the_system_refuses_no_defect(words, provisioned, monkeypatch, capsys):
     from gpucache.cli import run
 
-    def refused(_: object) -> None:
+    def refused(*_: object) -> None:
         raise OSError(5, "Input/output error", str(provisioned))
 
     monkeypatch.setattr(run.RunCall, "_environ", refused)
