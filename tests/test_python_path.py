@@ -293,6 +293,7 @@ def test_a_gpucache_for_newer_pythons_is_not_used_by_an_older_one(environ):
         [sys.executable, "-c", code], env=environ, capture_output=True, text=True, check=True
     )
     assert done.stdout == "stock\n"
+    assert "use Python 3.10 or a later one there, or start with" in done.stderr
 
 
 # ---- the one that is shadowed

@@ -97,10 +97,12 @@ def _found(module):
 def _tell():
     # type: () -> None
     """Say that Triton is on its own here: once for all ranks of a job on this node, by `gpucache/once.py`."""
+    way_out = "install gpucache-devices there"
+    if sys.version_info < _OLDEST:
+        way_out = "use Python %d.%d or a later one there" % _OLDEST
     text = (
         "gpucache: %s cannot import gpucache, so that each rank compiles each kernel: "
-        "install gpucache-devices there, or start with `gpucache run --no-plugin`"
-        % (sys.executable or "this Python")
+        "%s, or start with `gpucache run --no-plugin`" % (sys.executable or "this Python", way_out)
     )
     try:
         import runpy
