@@ -5,6 +5,7 @@ import multiprocessing
 import os
 import pickle
 import shutil
+import subprocess
 import sys
 from pathlib import Path
 
@@ -337,13 +338,17 @@ def test_what_everybody_may_write_is_not_believed(root, inner):
         DeviceCacheRegistry.load(root, {})
 
 
-def test_a_fifo_in_the_records_place_blocks_nobody(root):
+@pytest.mark.parametrize("plant", [os.mkfifo, os.mkdir])
+def test_what_is_no_file_in_the_records_place_blocks_nobody_and_goes_as_the_hint_says(plant, root):
     DeviceCacheRegistry(root, gpus(*LIKE), {}).provision()
     path = paths.record_path(root, paths.host_name())
     os.unlink(path)
-    os.mkfifo(path)
-    with pytest.raises(UnsafeDirectoryError, match="not a plain file"):
+    plant(path)
+    with pytest.raises(UnsafeDirectoryError, match="not a plain file") as caught:
         DeviceCacheRegistry.load(root, {})
+    subprocess.run(caught.value.hint.split("`")[1], shell=True, check=True)
+    DeviceCacheRegistry(root, gpus(*LIKE), {}).provision()
+    assert DeviceCacheRegistry.load(root, {})
 
 
 def test_path_neither_vets_nor_looks(root):

@@ -141,7 +141,8 @@ def vet_file(path: str, trust: Trust) -> None:
         return
     if not hasattr(os, "geteuid"):
         return
-    hint = f"`rm {quoted(path)}`, and run `gpucache provision`"
+    command = "rm -r" if stat.S_ISDIR(found.st_mode) else "rm"
+    hint = f"`{command} {quoted(path)}`, and run `gpucache provision`"
     if not stat.S_ISREG(found.st_mode):
         raise UnsafeDirectoryError(path, "is not a plain file", hint)
     if not trust.covers(found.st_uid):
