@@ -94,7 +94,12 @@ def test_the_usual_forms_are_read_without_click(words, call):
             ["path", "--", "0"],
         ),
         *(["path", "0", "--json"], ["path", "0", "--strict"], ["path", "0", "--root", "-x"]),
-        *(["path", "0", "--root", ""], ["run", "--root=", "a"], ["run", "--root= ", "a"]),
+        *(
+            ["path", "0", "--root", ""],
+            ["run", "--root=", "a"],
+            ["run", "--root= ", "a"],
+            ["run", "--root=-x", "a"],
+        ),
         *(
             ["env", "0", "--format", "json"],
             ["env", "0", "--format", "zsh"],

@@ -239,6 +239,17 @@ def test_an_empty_root_option_is_wrong_usage_and_not_the_default_root(command, e
     assert "the path is empty" in done.stderr
 
 
+@pytest.mark.parametrize("command", ["provision", "run", "clean"])
+def test_the_next_option_is_not_the_root(command, gpucache, tmp_path):
+    """As of a script whose variable is not set, and not in quotes."""
+    options = {"run": ["--", "true"], "clean": ["--yes"], "provision": ["--json"]}[command]
+    for words in (["--root", *options], [f"--root={options[0]}", *options[1:]]):
+        done = gpucache(command, *words, cwd=tmp_path)
+        assert done.returncode == 2, words
+        assert f"'{options[0]}' looks like an option; if it is a path, say './" in done.stderr
+    assert not list(tmp_path.iterdir())
+
+
 def test_a_root_that_may_not_be_listed_is_an_error_with_the_command_that_opens_it(
     gpucache, everyones
 ):

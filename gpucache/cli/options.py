@@ -49,10 +49,19 @@ def is_arch(text: str) -> bool:
     return _ARCH.fullmatch(text) is not None
 
 
-def _not_empty(context: click.Context, option: click.Parameter, value: str | None) -> str | None:
-    """Refuse ``--root ""``: a script's variable that is not set must not make `clean` empty the default root."""
-    if value is not None and not value.strip():
+def _path(context: click.Context, option: click.Parameter, value: str | None) -> str | None:
+    """Refuse ``--root ""``: a script's variable that is not set must not make `clean` empty the default root.
+
+    Without the quotes, the next word is the value: ``--root -- python`` must not make a root of the name ``--``.
+    """
+    if value is None:
+        return None
+    if not value.strip():
         raise click.BadParameter("the path is empty")
+    if value.startswith("-"):
+        raise click.BadParameter(
+            f"{value!r} looks like an option; if it is a path, say './{value}'"
+        )
     return value
 
 
@@ -60,7 +69,7 @@ def _not_empty(context: click.Context, option: click.Parameter, value: str | Non
 root_option = click.option(
     "--root",
     type=click.Path(readable=False),
-    callback=_not_empty,
+    callback=_path,
     help="Cache root, instead of $GPUCACHE_DIR and torch's default.",
 )
 json_option = click.option("--json", "as_json", is_flag=True, help="Print JSON.")

@@ -120,7 +120,7 @@ def _option(word: str, left: list[str], options: _Options) -> tuple[str, Any]:
         if not left or left[0].startswith("-"):
             raise _UnknownError
         value = left.pop(0)
-    if not value.strip():
+    if not value.strip() or value.startswith("-"):
         raise _UnknownError
     return options.valued[name], value
 
