@@ -3,6 +3,7 @@
 import errno
 import json
 import os
+import stat
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -11,6 +12,7 @@ import pytest
 from support.cli import Command
 from support.every_call import SCRIPT, EveryCall
 from support.trees import GROUP, KERNEL, KEY, OLD, Cache, Tree
+from support.users import ADA
 
 from gpucache.disk.node import node_id
 from gpucache.report.cache_report import scan
@@ -18,6 +20,7 @@ from gpucache.store import condemned
 from gpucache.store.condemned import signature
 from gpucache.store.lookup import sound
 from gpucache.store.manifest import CONDEMNED, MANIFEST
+from gpucache.store.placing import hand_over, link_or_copy
 from gpucache.store.stock import stock_group
 
 BARE = {"rename": "EPERM", "link": "ENOTSUP", "utime": "EPERM", "flock": "ENOSYS"}
@@ -395,3 +398,60 @@ class TestRealMount:
         assert cache.whole(cache.entry)
         assert len(cache.quarantined()) == 1
         assert not scan(str(cache.root)).findings
+
+
+class TestCopies:
+    """What may be copied where nothing can be linked: root does so for other users."""
+
+    @pytest.fixture(autouse=True)
+    def unlinkable(self, monkeypatch):
+        def refusing(*_: Any, **__: Any) -> None:
+            raise OSError(errno.EMLINK, os.strerror(errno.EMLINK))
+
+        monkeypatch.setattr(os, "link", refusing)
+
+    def test_a_copy_has_time_and_permissions_and_never_its_makers_rights(self, tmp_path):
+        source, target = tmp_path / "source", tmp_path / "target"
+        source.write_bytes(b"a program of another user's")
+        source.chmod(0o6755)
+        os.utime(source, ns=(10**18, 10**18 + 7))
+        assert link_or_copy(str(source), str(target)) is False
+        assert target.read_bytes() == source.read_bytes()
+        found = target.stat()
+        assert stat.S_IMODE(found.st_mode) == 0o755
+        assert found.st_mtime_ns == 10**18 + 7
+
+    def test_what_is_swapped_for_a_link_before_the_copy_is_not_followed(self, tmp_path):
+        secret, source, target = tmp_path / "shadow", tmp_path / "source", tmp_path / "target"
+        secret.write_text("what only root may read")
+        source.symlink_to(secret)
+        with pytest.raises(OSError):
+            link_or_copy(str(source), str(target))
+        assert not os.path.lexists(target)
+
+    def test_nothing_is_written_through_a_link_in_the_place_of_the_copy(self, tmp_path):
+        victim, source, target = tmp_path / "passwd", tmp_path / "source", tmp_path / "target"
+        victim.write_text("precious")
+        source.write_text("planted")
+        target.symlink_to(victim)
+        with pytest.raises(FileExistsError):
+            link_or_copy(str(source), str(target))
+        assert victim.read_text() == "precious"
+
+
+@pytest.mark.root
+def test_root_hands_over_what_it_has_made_and_nothing_else(tmp_path):
+    new, owners = tmp_path / "new", tmp_path / "owners"
+    for directory in (new, owners):
+        directory.mkdir()
+    os.chown(owners, ADA, ADA)
+    (new / "made").write_text("by root")
+    (tmp_path / "roots").write_text("linked here by its name")
+    os.link(tmp_path / "roots", new / "linked")
+    (new / "link").symlink_to(tmp_path / "roots")
+    here = os.open(new, os.O_RDONLY)
+    hand_over(here, ["made", "linked", "link", "gone"], owners.stat())
+    os.close(here)
+    assert (new.stat().st_uid, (new / "made").stat().st_uid) == (ADA, ADA)
+    assert (tmp_path / "roots").stat().st_uid == 0
+    assert (new / "link").lstat().st_uid == 0

@@ -32,6 +32,7 @@ from support.trees import (
     set_used,
     used,
 )
+from support.users import ADA
 
 from gpucache.disk.within import Straight
 from gpucache.store.lookup import sound
@@ -267,6 +268,23 @@ def filled(ballast: Path, room: int) -> None:
             while True:
                 file.write(bytes(4096))
         file.truncate(max(0, file.tell() - room))
+
+
+@pytest.mark.root
+@pytest.mark.parametrize("links", [True, False])
+def test_what_root_makes_smaller_stays_its_owners(links, tmp_path, tree, monkeypatch):
+    for path in (tree.root, *tree.root.rglob("*")):
+        os.chown(path, ADA, ADA)
+    if not links:
+
+        def refusing(*_, **__):
+            raise OSError(errno.EMLINK, os.strerror(errno.EMLINK))
+
+        monkeypatch.setattr(os, "link", refusing)
+    slimmed(tree)
+    for directory in tree.directories:
+        assert set(os.listdir(directory)) >= SMALL.keys()
+        assert {path.stat().st_uid for path in (directory, *directory.iterdir())} == {ADA}
 
 
 def test_only_what_people_read_goes():

@@ -852,6 +852,15 @@ def test_nothing_is_repaired_by_way_of_a_link(part, ours, tmp_path):
 
 @pytest.mark.root
 @pytest.mark.usefixtures("as_root")
+def replaced(path: Path) -> Path:
+    """The file as one of its own, with the same content, owner and time, and no other name."""
+    before = path.lstat()
+    shutil.copy2(path, f"{path}.new")
+    os.chown(f"{path}.new", before.st_uid, before.st_gid)
+    os.replace(f"{path}.new", path)
+    return path
+
+
 class TestAnotherUser:
     @pytest.fixture
     def root(self, ours: Template, everyones: Path) -> Path:
@@ -876,6 +885,30 @@ class TestAnotherUser:
         }
         assert found.unrepaired == found.findings
         assert snapshot(entry) == before
+
+    @pytest.mark.parametrize("damaged", ["view", "entry", "group", "times", "copy"])
+    def test_what_root_repairs_stays_its_owners(self, damaged, root):
+        key = kernel_key(root)
+        entry, view = Path(entry_path(str(root), key)), root / "triton/0" / key
+        if damaged == "view":
+            cut(replaced(view / "scaled.cubin"))
+        elif damaged == "entry":
+            cut(replaced(entry / "scaled.cubin"))
+        elif damaged == "group":
+            (view / GROUP).write_text((view / GROUP).read_text().replace(str(root), "/else"))
+        elif damaged == "times":
+            os.utime(entry / "scaled.cubin", (LONG_AGO, LONG_AGO))
+        else:
+            for name in os.listdir(view):
+                replaced(view / name)
+        found = verify(str(root), repair=True)
+        assert found.findings
+        assert all(one.repaired for one in found.findings)
+        others = [path for path in root.rglob("*") if path.lstat().st_uid != ADA]
+        assert [path for path in others if "gpucache/v1/store" in str(path)] == []
+        assert [path for path in others if "/triton/" in str(path)] == []
+        with acting_as(ADA):
+            assert verify(str(root)).findings == ()
 
     def test_what_may_only_be_read_is_judged_and_why_it_stays_is_told(self, root):
         key = kernel_key(root)

@@ -15,10 +15,12 @@ from __future__ import annotations
 import errno
 import os
 import shutil
+import stat
 import time
 from contextlib import suppress
 
 from gpucache.disk.capabilities import is_refusal
+from gpucache.disk.door import opener
 from gpucache.disk.files import remove_tree
 from gpucache.kernels.group import GROUP
 from gpucache.store.condemned import maker, reprieve, signature
@@ -31,6 +33,12 @@ from gpucache.store.manifest import (
 )
 from gpucache.store.stock import BUSY_S
 
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+_PERMISSIONS = 0o777
+"""Without the bits by which a program runs with its owner's rights."""
 _OCCUPIED = (errno.ENOTEMPTY, errno.EEXIST, errno.ENOTDIR)
 _NEW_FILE = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC
 
@@ -142,26 +150,29 @@ def _maker(target: str) -> bytes | None:
     return None if is_made else maker(target)
 
 
-def renew_times(made: str, target: str) -> None:
+def renew_times(made: str, target: str) -> bool:
     """Write the manifest in ``made`` anew where the mount has given the files, which are in ``target``, other times.
+
+    Returns whether that was so.
 
     Raises:
         OSError: the disk refused, or a file is not there.
     """
     read = read_manifest(made)
     if read is None:
-        return
+        return False
     manifest, _ = read
     placed = {}
     for name, published in manifest.files.items():
         found = os.stat(f"{target}/{name}")
         placed[name] = Published(found.st_size, found.st_mtime_ns, published.sha256)
     if placed == manifest.files:
-        return
+        return False
     used_ns = os.stat(f"{made}/{MANIFEST}").st_mtime_ns
     os.unlink(f"{made}/{MANIFEST}")  # it may be the store's own, under another name
     write_manifest(made, manifest._replace(listed=placed))
     set_use(f"{made}/{MANIFEST}", used_ns)
+    return True
 
 
 # ---- files
@@ -185,10 +196,12 @@ def set_use(path: str, used_ns: int) -> None:
 def link_or_copy(source: str, target: str) -> bool:
     """Give a file another name, or copy the file where it cannot have one; return whether it was linked.
 
-    A copy has the time and the mode of its source where the mount can set them.
+    A copy has the time and the permissions of its source where the mount can set them. What root copies for another
+    user is that user's word: no link is followed to a file that only root may read, and no copy runs with root's rights
+    because its source has the bit that says so (set-user-ID).
 
     Raises:
-        OSError: the disk refused both.
+        OSError: the disk refused both, or the source is no regular file.
     """
     try:
         os.link(source, target, follow_symlinks=False)
@@ -196,7 +209,30 @@ def link_or_copy(source: str, target: str) -> bool:
     except OSError as error:
         if not is_refusal(error) or error.errno == errno.EEXIST:
             raise
-    shutil.copyfile(source, target, follow_symlinks=False)
+    with open(source, "rb", opener=opener) as old, open(target, "xb") as new:
+        found = os.fstat(old.fileno())
+        shutil.copyfileobj(old, new)
+        with suppress(OSError):
+            os.fchmod(new.fileno(), stat.S_IMODE(found.st_mode) & _PERMISSIONS)
     with suppress(OSError):
-        shutil.copystat(source, target, follow_symlinks=False)
+        os.utime(target, ns=(found.st_atime_ns, found.st_mtime_ns))
     return False
+
+
+def hand_over(here: int, names: Iterable[str], owner: os.stat_result) -> None:
+    """Give an open new directory, and the files in it that this process has made (``names``), to another's owner.
+
+    Does nothing unless root acts for another user, who could neither read nor remove what root has made: whoever
+    replaces something of a user's calls this with the `os.stat` of what was there. A file that has another name, or
+    is not root's, is no file that was made here, and stays what it is. What the disk refuses stays root's.
+    """
+    root = os.geteuid()
+    if root != 0 or owner.st_uid == root or os.fstat(here).st_uid != root:
+        return
+    for name in names:
+        with suppress(OSError):
+            found = os.stat(name, dir_fd=here, follow_symlinks=False)
+            if stat.S_ISREG(found.st_mode) and found.st_uid == root and found.st_nlink == 1:
+                os.chown(name, owner.st_uid, owner.st_gid, dir_fd=here, follow_symlinks=False)
+    with suppress(OSError):  # the last: from here on the owner may do anything in the directory
+        os.fchown(here, owner.st_uid, owner.st_gid)

@@ -11,11 +11,12 @@ from __future__ import annotations
 
 import os
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 
+from gpucache.disk.door import SAFELY
 from gpucache.disk.files import OPEN_ABOVE, make_directory, remove_tree
 from gpucache.disk.staging import Staging
-from gpucache.kernels.group import write_group
+from gpucache.kernels.group import GROUP, write_group
 from gpucache.layout.keys import view_key
 from gpucache.layout.paths import host_name
 from gpucache.store import placing
@@ -54,7 +55,7 @@ def publish_entry(
     try:
         placed = {}
         for name, (path, sha256) in files.items():
-            placed[name] = _placed(path, f"{aside}/{name}", sha256)
+            placed[name], _ = _placed(path, f"{aside}/{name}", sha256)
         manifest = Manifest(facts, placed, host_name(), view_key(key))
         write_manifest(aside, manifest)
         # Stamped before it is in its place: once it is there, a reader may stamp it.
@@ -109,16 +110,34 @@ def link_view(root: str, source: str, target: str, manifest: Manifest, repair: b
     make_directory(directory, OPEN_ABOVE)
     aside = tempfile.mkdtemp(prefix=ASIDE, dir=directory)
     try:
-        placed = {}
+        placed, made = {}, []
         for name, sha256 in manifest.digests.items():
-            placed[name] = _placed(f"{source}/{name}", f"{aside}/{name}", sha256)
-        _give_manifest(root, source, aside, manifest, placed)
-        write_group(aside, target, manifest.facts.group, placed)
+            placed[name], is_linked = _placed(f"{source}/{name}", f"{aside}/{name}", sha256)
+            if not is_linked:
+                made.append(name)
+        if not _give_manifest(root, source, aside, manifest, placed):
+            made.append(MANIFEST)
+        group = manifest.facts.group
+        write_group(aside, target, group, placed)
+        if group is not None:
+            made.append(f"{GROUP}{group}")
+        _hand_over(aside, made, directory)
         if repair and _busy(target):
             return False
         return _put_in_place(root, aside, target, manifest, repair)
     finally:
         remove_tree(aside)
+
+
+def _hand_over(made: str, names: Iterable[str], directory: str) -> None:
+    """Give a new view to the owner of the device directory, where root makes the view of another user."""
+    if os.geteuid() != 0:
+        return
+    here = os.open(made, os.O_RDONLY | os.O_DIRECTORY | SAFELY)
+    try:
+        placing.hand_over(here, names, os.stat(directory))
+    finally:
+        os.close(here)
 
 
 def _busy(target: str) -> bool:
@@ -128,24 +147,30 @@ def _busy(target: str) -> bool:
     return placing.youngest_s(target) < BUSY_S
 
 
-def _placed(source: str, target: str, sha256: str) -> Published:
-    """Hard-link a file of this digest, or copy it where it cannot be linked; return how a manifest lists it."""
-    placing.link_or_copy(source, target)
+def _placed(source: str, target: str, sha256: str) -> tuple[Published, bool]:
+    """Hard-link a file of this digest, or copy it where it cannot be linked.
+
+    Returns how a manifest lists the file, and whether it was linked.
+    """
+    is_linked = placing.link_or_copy(source, target)
     found = os.stat(target)
-    return Published(found.st_size, found.st_mtime_ns, sha256)
+    return Published(found.st_size, found.st_mtime_ns, sha256), is_linked
 
 
 def _give_manifest(
     root: str, source: str, target: str, manifest: Manifest, placed: Mapping[str, Published]
-) -> None:
+) -> bool:
     """Give a view its manifest: the store's own if its files are too, so that a stamp on one is a stamp on all.
+
+    Returns whether it is the store's own.
 
     That of a copy names the root: the view may be outside, and is then known for one of this store.
     """
     if placed == manifest.files:
         linked = placing.link_or_copy(f"{source}/{MANIFEST}", f"{target}/{MANIFEST}")
         if linked:
-            return
+            return True
     # Copied: perhaps to a file system with coarser times, or to one that keeps its own.
     copied = manifest._replace(listed=placed, root=os.path.realpath(root))
     write_manifest(target, copied)
+    return False

@@ -21,7 +21,7 @@ from gpucache.report.flaws import Flaw
 from gpucache.report.judge import Judge
 from gpucache.report.judged import Judged
 from gpucache.store.manifest import MANIFEST, Published, write_manifest
-from gpucache.store.placing import link_or_copy, put, renew_times, set_use
+from gpucache.store.placing import hand_over, link_or_copy, put, renew_times, set_use
 from gpucache.store.publish import link_view
 from gpucache.store.quarantine import ASIDE, quarantine
 from gpucache.store.stock import BUSY_S
@@ -76,19 +76,24 @@ class _Repairing:
             return self._renew_manifest(entry)
         parent, key = os.path.split(entry.path)
         with self._aside(entry.path) as (name, aside), self.disk.held(parent) as beside:
-            source = self._fill_from_a_view(entry, aside)
+            source = self._fill_from_a_view(entry, aside, os.stat(beside))
             put_away = self._put_away(entry.path)
             if source is None or not put(f"{beside}/{name}", f"{beside}/{key}", locked=True):
                 return put_away
             return f"made again from {source}"
 
-    def _fill_from_a_view(self, entry: Judged, aside: str) -> str | None:
-        """Fill a directory with all of an entry, from the first view that has it whole; return that view's path."""
+    def _fill_from_a_view(self, entry: Judged, aside: str, owner: os.stat_result) -> str | None:
+        """Fill a directory with all of an entry, from the first view that has it whole; return that view's path.
+
+        What root has made goes to the ``owner`` of the directory above.
+        """
         for view in self.judged:
             if not _has(view, entry):
                 continue
             with self.disk.held(view.path) as source:
-                if _filled_from(view, source, aside):
+                copied = _filled_from(view, source, aside)
+                if copied is not None:
+                    _hand_over(aside, copied, owner)
                     return view.path
         return None
 
@@ -148,6 +153,7 @@ class _Repairing:
             if view.manifest is not None:
                 group = view.manifest.facts.group
                 write_group(aside, view.path, group, view.digests)
+                self._hand_over(aside, view.path, (f"{GROUP}{group}",))
             self._move_in(aside, view.path)
         return f"linked to {entry.path}"
 
@@ -166,6 +172,7 @@ class _Repairing:
             if not copied.stored:
                 group = copied.manifest.facts.group
                 write_group(aside, copied.path, group, files)
+            self._hand_over(aside, copied.path, os.listdir(aside))
             self._move_in(aside, copied.path)
         return "the manifest was written anew"
 
@@ -198,6 +205,7 @@ class _Repairing:
         with self._aside(directory) as (_, aside):
             for filename, names in groups.items():
                 write_group(aside, directory, filename, names)
+            self._hand_over(aside, directory, os.listdir(aside))
             self._move_in(aside, directory)
 
     @contextmanager
@@ -216,6 +224,12 @@ class _Repairing:
         finally:
             with suppress(OSError):
                 self.disk.act(aside, remove_tree_in)
+
+    def _hand_over(self, aside: str, directory: str, names: Iterable[str]) -> None:
+        """Give files that were made aside to the owner of the directory to which they go, where that is root's work."""
+        with self.disk.directory(directory) as fd:
+            owner = os.fstat(fd)
+        _hand_over(aside, names, owner)
 
     def _move_in(self, aside: str, directory: str) -> None:
         """Rename each file to where it belongs; the manifest last, since it says that all is in order."""
@@ -243,20 +257,32 @@ def _is_young(damaged: Judged) -> bool:
     return any(abs(now - change) < BUSY_S for change in changes)
 
 
-def _filled_from(view: Judged, source: str, target: str) -> bool:
-    """Link or copy all files of a view to a directory; tell whether that was possible. Else the directory is empty.
+def _hand_over(held: str, names: Iterable[str], owner: os.stat_result) -> None:
+    """Give a directory that was made aside to an owner; ``held`` is a path that leads to nothing else."""
+    here = os.open(held, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        hand_over(here, names, owner)
+    finally:
+        os.close(here)
 
-    ``source`` is a path of the view that leads to nothing else.
+
+def _filled_from(view: Judged, source: str, target: str) -> list[str] | None:
+    """Link or copy all files of a view to a directory; the names of the files that were made, and not linked.
+
+    ``source`` is a path of the view that leads to nothing else. None where that cannot be: the directory is empty.
     """
+    made = []
     try:
         for name in (*view.digests, MANIFEST):
-            link_or_copy(f"{source}/{name}", f"{target}/{name}")
-        renew_times(target, target)
+            if not link_or_copy(f"{source}/{name}", f"{target}/{name}"):
+                made.append(name)
+        if renew_times(target, target):
+            made.append(MANIFEST)
     except OSError:
         for name in os.listdir(target):
             os.unlink(f"{target}/{name}")
-        return False
-    return True
+        return None
+    return made
 
 
 def _has(view: Judged, entry: Judged) -> bool:

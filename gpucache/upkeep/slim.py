@@ -26,7 +26,7 @@ from gpucache.store.manifest import (
     read_manifest,
     write_manifest,
 )
-from gpucache.store.placing import link_or_copy, put, set_use
+from gpucache.store.placing import hand_over, link_or_copy, put, set_use
 from gpucache.store.quarantine import ASIDE
 from gpucache.store.removal import NOTHING, Freed, InUse, Target, delete, taken
 from gpucache.store.stock import stock_group
@@ -143,12 +143,18 @@ def _replace(
         aside = f"{parent}/{os.path.basename(made)}"
         try:
             with disk.held(aside) as new:
+                made_here = []
                 for name in smaller.names:
-                    link_or_copy(f"{old}/{name}", f"{new}/{name}")
-                _give_manifest(new, smaller, stored, disk)
+                    if not link_or_copy(f"{old}/{name}", f"{new}/{name}"):
+                        made_here.append(name)
+                made_here += _give_manifest(new, smaller, stored, disk)
                 write_group(new, target.path, group, smaller.names)
+                if group is not None:
+                    made_here.append(f"{GROUP}{group}")
                 with suppress(OSError):  # on some mounts all have one mode
                     shutil.copymode(old, new)  # others may read what is stock Triton's
+                with disk.directory(aside) as here:
+                    hand_over(here, made_here, os.stat(old))
             if not put(made, f"{beside}/{key}", locked=True):
                 raise InUse("another process has put something in its place")
         except BaseException:
@@ -156,14 +162,17 @@ def _replace(
             raise
 
 
-def _give_manifest(new: str, smaller: _Smaller, stored: str | None, disk: Straight) -> None:
-    """Give a smaller directory a manifest of its files, if it had one, with the time of the last use."""
+def _give_manifest(new: str, smaller: _Smaller, stored: str | None, disk: Straight) -> list[str]:
+    """Give a smaller directory a manifest of its files, if it had one, with the time of the last use.
+
+    Returns the manifest's name if it was written, and nothing if it is the store's.
+    """
     if smaller.manifest is None:
-        return
+        return []
     if stored is not None:
         with disk.held(stored) as entry:
             if link_or_copy(f"{entry}/{MANIFEST}", f"{new}/{MANIFEST}"):
-                return
+                return []
         os.unlink(f"{new}/{MANIFEST}")
     files = {}
     for name in smaller.names:
@@ -172,6 +181,7 @@ def _give_manifest(new: str, smaller: _Smaller, stored: str | None, disk: Straig
         files[name] = Published(seen.st_size, seen.st_mtime_ns, sha256)
     write_manifest(new, smaller.manifest._replace(listed=files))
     set_use(f"{new}/{MANIFEST}", round(smaller.used * 1e9))
+    return [MANIFEST]
 
 
 def _written(directories: Iterable[str], asides: Iterable[str]) -> list[Freed]:
