@@ -30,7 +30,9 @@ from support.trees import (
     whole_or_no_hit,
 )
 
+from gpucache.disk.files import remove_tree
 from gpucache.disk.staging import Staging
+from gpucache.disk.within import Straight, remove_tree_in
 from gpucache.layout import paths
 from gpucache.store import key_lock, lookup
 from gpucache.store.key_lock import KeyLock
@@ -584,3 +586,26 @@ def test_a_damaged_entry_in_an_images_layer_is_replaced(image):
     assert not image.publish()
     assert image.publish(repair=True)
     assert sound(str(image.entry), True, 0.0)
+
+
+def test_what_is_a_thousand_directories_deep_breaks_no_removal(tmp_path):
+    import resource
+
+    before = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (min(before[1], 8192), before[1]))
+    try:
+        for name in ("delete", "empty", "tree"):
+            here = os.open(tmp_path, os.O_RDONLY)
+            for _ in range(3000):
+                os.mkdir(name, dir_fd=here)
+                below = os.open(name, os.O_RDONLY, dir_fd=here)
+                os.close(here)
+                here = below
+            os.close(here)
+        with Straight() as disk:
+            delete(str(tmp_path / "delete"), disk)
+            disk.act(str(tmp_path / "empty"), remove_tree_in)
+        remove_tree(str(tmp_path / "tree"))
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, before)
+        subprocess.run(["rm", "-rf", tmp_path], check=False)

@@ -28,11 +28,12 @@ def remove_tree(path: str) -> None:
     """Remove a directory with all that is in it, as far as the disk lets; what cannot be removed stays.
 
     `shutil.rmtree` with ``ignore_errors`` lets an error of ``fstat`` or ``close`` out all the same (Python 3.10 to
-    3.12), and from a finalizer or a ``finally`` that would be told as a failure of what had been done before.
+    3.12), and from a finalizer or a ``finally`` that would be told as a failure of what had been done before. Of what
+    is a thousand directories deep, which nobody makes but to hurt, a part stays.
     """
     import shutil  # slow to import, and rarely needed
 
-    with suppress(OSError):
+    with suppress(OSError, RecursionError):
         shutil.rmtree(path, ignore_errors=True)
 
 

@@ -223,27 +223,38 @@ def open_directory(fd: int, name: str) -> int:
     return os.open(name, _LISTED, dir_fd=fd)
 
 
-def remove_tree_in(fd: int, name: str) -> None:
-    """Remove a directory that is in an open one and no link, with all that is in it; what cannot be removed stays."""
+DEEPEST = 100
+"""So many directories in one another are removed; what lies deeper was put there by nobody but to hurt, and stays."""
+
+
+def remove_tree_in(fd: int, name: str, depth: int = 0) -> None:
+    """Remove a directory that is in an open one and no link, with all that is in it; what cannot be removed stays.
+
+    ``depth`` is how deep in what is removed it lies.
+    """
     with suppress(OSError):
         here = open_directory(fd, name)
         try:
-            empty(here)
+            empty(here, depth + 1)
         finally:
             os.close(here)
         os.rmdir(name, dir_fd=fd)
 
 
-def empty(fd: int) -> None:
+def empty(fd: int, depth: int = 0) -> None:
     """Remove all that is in an open directory; links are removed, not followed, and what cannot be removed stays.
+
+    ``depth`` is as in `remove_tree_in`.
 
     Raises:
         OSError: the directory cannot be listed.
     """
+    if depth > DEEPEST:
+        return
     with os.scandir(fd) as items:
         for item in items:
             if item.is_dir(follow_symlinks=False):
-                remove_tree_in(fd, item.name)
+                remove_tree_in(fd, item.name, depth)
             else:
                 with suppress(OSError):
                     os.unlink(item.name, dir_fd=fd)

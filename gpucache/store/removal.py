@@ -19,7 +19,7 @@ from typing import NamedTuple
 
 from gpucache.disk.capabilities import is_refusal
 from gpucache.disk.locks import holder
-from gpucache.disk.within import Straight, open_directory
+from gpucache.disk.within import DEEPEST, Straight, open_directory
 from gpucache.kernels.group import GROUP, begins_as_group, group_files
 from gpucache.layout.keys import KEY
 from gpucache.store import key_lock
@@ -390,8 +390,8 @@ class _Deletion:
             self._disk.act(path, self._delete)
         return self._freed
 
-    def _delete(self, parent: int, name: str) -> None:
-        """Delete a file or directory by its name in ``parent``, an open directory."""
+    def _delete(self, parent: int, name: str, depth: int = 0) -> None:
+        """Delete a file or directory by its name in ``parent``, an open directory that is so deep in what goes."""
         try:
             fd = open_directory(parent, name)
         except OSError as error:
@@ -399,19 +399,21 @@ class _Deletion:
                 self._unlink(name, parent, None)
             return
         try:
-            self._empty(fd)
+            self._empty(fd, depth + 1)
         finally:
             os.close(fd)
         with suppress(OSError):
             os.rmdir(name, dir_fd=parent)
 
-    def _empty(self, fd: int) -> None:
-        """Delete all that is in an open directory."""
+    def _empty(self, fd: int, depth: int) -> None:
+        """Delete all that is in an open directory, unless that is deeper than anything of a cache."""
+        if depth > DEEPEST:
+            return
         device = os.fstat(fd).st_dev
         with os.scandir(fd) as items:
             for item in items:
                 if item.is_dir(follow_symlinks=False):
-                    self._delete(fd, item.name)
+                    self._delete(fd, item.name, depth)
                 else:
                     self._unlink(item.name, fd, (device, item.inode()))
 
