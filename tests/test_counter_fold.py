@@ -7,6 +7,7 @@ import fcntl
 import json
 import os
 import random
+import re
 import shutil
 import subprocess
 import time
@@ -69,6 +70,14 @@ def of_another_node(path: str) -> str:
     return theirs
 
 
+def by_another_mount(path: str) -> str:
+    """Give a file the name that a process of this node had given it which sees the directory by another mount."""
+    theirs = re.sub(r"@[0-9a-f]+", "@fffff", path)
+    assert theirs != path
+    os.rename(path, theirs)
+    return theirs
+
+
 def age(path: str, seconds: float = 87000.0) -> None:
     then = time.time() - seconds
     os.utime(path, (then, then))
@@ -79,7 +88,7 @@ def on_node(monkeypatch: pytest.MonkeyPatch, node: str) -> None:
     node = node.rjust(8, "0")
     for module in (counter_files, counter_fold):
         monkeypatch.setattr(module, "node_id", lambda: node)
-    monkeypatch.setattr(counter_fold, "is_of_this_node", lambda name: name.startswith(node))
+    monkeypatch.setattr(counter_fold, "is_locked_here", lambda name, _: name.startswith(node))
     real = os_flock
 
     def flock(fd: int, how: int) -> None:
@@ -374,10 +383,12 @@ class TestAnotherUser:
 class TestAnotherNode:
     """No lock of another node's can be seen here: a day of silence tells that its process has ended."""
 
+    @pytest.mark.parametrize("renamed", [of_another_node, by_another_mount])
     def test_its_counters_are_summed_and_folded_only_after_a_day_of_silence(
-        self, tmp_path, directory
+        self, tmp_path, directory, renamed
     ):
-        theirs = of_another_node(counted(directory, 3))
+        """Likewise those of a pod of this node that has a mount of its own."""
+        theirs = renamed(counted(directory, 3))
         assert fold(str(tmp_path)) == 0
         assert hits(tmp_path) == 3
         age(theirs)

@@ -14,6 +14,7 @@ from support.every_call import SCRIPT, EveryCall
 from support.trees import GROUP, KERNEL, KEY, OLD, Cache, Tree
 from support.users import ADA
 
+from gpucache.disk import lock_place
 from gpucache.disk.node import node_id
 from gpucache.report.cache_report import scan
 from gpucache.store import condemned
@@ -197,14 +198,23 @@ def test_what_a_killed_maker_left_is_replaced_at_once_by_the_next_holder_of_the_
 
 @pytest.mark.parametrize(
     ("locked", "node"),
-    [(False, None), (True, "0badcafe")],
-    ids=["without the lock", "of another node"],
+    [(False, None), (True, "0badcafe"), (True, "another pod")],
+    ids=["without the lock", "of another node", "of a pod with a /dev/shm of its own"],
 )
 def test_a_maker_whose_life_no_lock_tells_has_two_minutes(
-    locked: bool, node: str | None, tmp_path: Path, refused_renames: Refusing
+    locked: bool,
+    node: str | None,
+    tmp_path: Path,
+    refused_renames: Refusing,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     cache = Cache(tmp_path)
-    half_made(cache.entry, locked, node)
+    if node == "another pod":
+        with monkeypatch.context() as patch:
+            patch.setattr(lock_place, "_parent", lambda: "/proc")
+            half_made(cache.entry, locked)
+    else:
+        half_made(cache.entry, locked, node)
     assert not cache.publish(repair=True)
     assert (cache.entry / CONDEMNED).exists()
     grow_old(cache.entry)

@@ -1,12 +1,12 @@
-"""Two nodes on one root, each by a real mount of its own, whose locks the other one does not see."""
+"""Two nodes on one root, each by a real mount of its own, whose locks the other one does not see; two pods alike."""
 
 from __future__ import annotations
 
 import json
 import os
 import subprocess
-from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 
 import pytest
@@ -53,7 +53,20 @@ MOUNTS: dict[str, Callable[[Path, Path], AbstractContextManager[Path]]] = {
 
 @pytest.fixture(params=MOUNTS)
 def two(request: pytest.FixtureRequest, fuse: None, triton: None, tmp_path: Path) -> Iterator[Two]:
-    mount = MOUNTS[request.param]
+    with made(tmp_path, request.param, BOOT_IDS) as both:
+        yield both
+
+
+@pytest.fixture(params=MOUNTS)
+def pods(request: pytest.FixtureRequest, fuse: None, triton: None, tmp_path: Path) -> Iterator[Two]:
+    """Two pods of one node: one boot id, and a mount and a /dev/shm for each."""
+    with made(tmp_path, request.param, BOOT_IDS[:1] * 2) as both:
+        yield both
+
+
+@contextmanager
+def made(tmp_path: Path, kind: str, boot_ids: Sequence[str]) -> Iterator[Two]:
+    mount = MOUNTS[kind]
     at = tmp_path / "at"
     at.mkdir()
     shared = tmp_path / "shared"
@@ -63,7 +76,7 @@ def two(request: pytest.FixtureRequest, fuse: None, triton: None, tmp_path: Path
         mount(shared, tmp_path / "second") as second,
     ):
         nodes = []
-        for name, boot_id, shown in zip(("one", "two"), BOOT_IDS, (first, second), strict=True):
+        for name, boot_id, shown in zip(("one", "two"), boot_ids, (first, second), strict=True):
             file = tmp_path / f"boot-id-{name}"
             file.write_text(boot_id + "\n")
             nodes.append(Node(name, file, shown, at))
@@ -79,6 +92,14 @@ def ended(process: subprocess.Popen[str]) -> dict[str, object]:
 
 
 def test_neither_takes_what_the_other_has_staged_and_both_publish(two: Two, tmp_path: Path) -> None:
+    publish_while_the_other_compiles(two, tmp_path)
+
+
+def test_neither_pod_takes_what_the_other_has_staged(pods: Two, tmp_path: Path) -> None:
+    publish_while_the_other_compiles(pods, tmp_path)
+
+
+def publish_while_the_other_compiles(two: Two, tmp_path: Path) -> None:
     """The second one sweeps, compiles and ends while the first one is in the middle of its compile."""
     slow = two.rank(0, KERNELS_AT="make_ptx:block")
     assert slow.stdin is not None
@@ -98,6 +119,14 @@ def test_neither_takes_what_the_other_has_staged_and_both_publish(two: Two, tmp_
 
 
 def test_both_at_once_leave_whole_entries(two: Two, tmp_path: Path) -> None:
+    publish_at_once(two, tmp_path)
+
+
+def test_both_pods_at_once_leave_whole_entries(pods: Two, tmp_path: Path) -> None:
+    publish_at_once(pods, tmp_path)
+
+
+def publish_at_once(two: Two, tmp_path: Path) -> None:
     ranks = [two.rank(number) for number in (0, 1)]
     for rank in ranks:
         assert rank.stdin is not None

@@ -276,6 +276,17 @@ def _parent() -> str:
     return os.path.realpath("/dev/shm" if is_usable else "/tmp")
 
 
+def elsewhere() -> int:
+    """The file system (``st_dev``) of the directories of locks that are in no root.
+
+    Pods of one node may have a ``/dev/shm`` each: they see none of each other's locks there.
+    """
+    try:
+        return os.stat(_parent()).st_dev
+    except OSError:
+        return 0
+
+
 def _is_own(found: os.stat_result) -> bool:
     """Whether something is a directory of this user in which nobody else may write."""
     others = stat.S_IWGRP | stat.S_IWOTH

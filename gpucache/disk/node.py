@@ -8,6 +8,7 @@ which node made them, and what another node has left is judged by its age alone.
 from __future__ import annotations
 
 import os
+import re
 import zlib
 
 from gpucache.layout.paths import host_name
@@ -16,6 +17,8 @@ BOOT_ID = "/proc/sys/kernel/random/boot_id"
 DAY_S = 86400.0
 """What another node has not changed for so long is taken for a dead process's."""
 _LENGTH = 8
+_MARK = "@"
+"""Stands in a name before the file system of its maker; no host's label has that character."""
 
 _known: str | None = None
 
@@ -45,3 +48,21 @@ def _read() -> str:
 def is_of_this_node(name: str) -> bool:
     """Whether a name begins with this node's id and a dot."""
     return name.startswith(f"{node_id()}.")
+
+
+def mark_of(device: int) -> str:
+    """The mark in a name of the file system, by its ``st_dev``, through which a process has locked what it named so."""
+    return f"{_MARK}{device:x}"
+
+
+def is_locked_here(name: str, device: int) -> bool:
+    """Whether a lock on what was named so can be seen from here, where it lies on the file system ``device``.
+
+    Each pod of a node may see one bucket by a FUSE mount of its own: such a mount is a file system of its own, of
+    another ``st_dev``, and a lock on one of them is not seen on the others. A name without a mark is taken for a name
+    of this mount.
+    """
+    if not is_of_this_node(name):
+        return False
+    _, mark, rest = name.partition(_MARK)
+    return not mark or re.split(r"[.~]", rest, maxsplit=1)[0] == f"{device:x}"

@@ -21,7 +21,7 @@ from contextlib import suppress
 from gpucache.disk.capabilities import is_refusal
 from gpucache.disk.files import STALE_S, make_directory, remove_tree, write_new
 from gpucache.disk.locks import can_be_asked, is_free_descriptor
-from gpucache.disk.node import DAY_S, is_of_this_node, node_id
+from gpucache.disk.node import DAY_S, is_locked_here, mark_of, node_id
 from gpucache.disk.within import empty
 from gpucache.forks import after_fork
 
@@ -166,7 +166,8 @@ def _claim(place: str) -> tuple[str, int]:
     The directory gets the name by which sweepers ask its lock only once it is locked: a sweeper that found the name
     between the two steps would take this process for dead.
     """
-    new = tempfile.mkdtemp(prefix=f"gpucache-{_NEW}{node_id()}.", dir=place)
+    mark = mark_of(os.stat(place).st_dev)
+    new = tempfile.mkdtemp(mark, f"gpucache-{_NEW}{node_id()}.", place)
     fd = None
     try:
         fd = os.open(new, os.O_RDONLY | os.O_CLOEXEC)
@@ -235,8 +236,9 @@ def is_dead(path: str) -> bool:
     """Whether a staging directory is this user's and its lock is free, so that its process is dead.
 
     One that was not locked yet when it was named is dead once it is an hour old. Of another node's processes no lock
-    may be seen here: theirs are dead once nothing was staged for a day; likewise those whose names tell of no node, and
-    all where ``flock`` does not work.
+    may be seen here, nor of those that see the directory by another mount, as a pod by a FUSE mount of its own: theirs
+    are dead once nothing was staged for a day; likewise those whose names tell of no node, and all where ``flock`` does
+    not work.
     """
     try:
         # Opening a FIFO would wait, unless only a directory will do.
@@ -259,7 +261,8 @@ def _is_dead(name: str, fd: int) -> bool:
     unlocked_yet = name.startswith(PREFIXES[1])
     age_s = time.time() - found.st_mtime
     prefix = PREFIXES[1] if unlocked_yet else PREFIXES[0]
-    if not is_of_this_node(name.removeprefix(prefix)) or not can_be_asked(fd):
+    is_seen = is_locked_here(name.removeprefix(prefix), found.st_dev)
+    if not is_seen or not can_be_asked(fd):
         return age_s > DAY_S
     if unlocked_yet and age_s < STALE_S:
         return False

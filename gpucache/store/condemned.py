@@ -11,14 +11,15 @@ import os
 from contextlib import suppress
 
 from gpucache.disk.door import HOLDER_BYTES, read_limited
-from gpucache.disk.node import node_id
+from gpucache.disk.lock_place import elsewhere
+from gpucache.disk.node import mark_of, node_id
 from gpucache.store.manifest import CONDEMNED
 from gpucache.store.quarantine import ASIDE
 
 
 def signature(locked: bool) -> bytes:
-    """What a maker writes of himself."""
-    said = {"maker": node_id(), "locked": locked}
+    """What a maker writes of himself: his node, and whose locks he sees there, as `elsewhere` tells."""
+    said = {"maker": f"{node_id()}{mark_of(elsewhere())}", "locked": locked}
     return json.dumps(said).encode()
 
 

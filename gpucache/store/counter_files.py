@@ -20,7 +20,7 @@ from contextlib import contextmanager, suppress
 
 from gpucache.disk.door import COUNTERS_BYTES, SAFELY, open_regular
 from gpucache.disk.files import STAGED
-from gpucache.disk.node import node_id
+from gpucache.disk.node import mark_of, node_id
 from gpucache.layout import paths
 from gpucache.layout.keys import unlinked
 from gpucache.store.counts import ANY_HOST, Sums, Where, add, parsed, parsed_hour
@@ -62,9 +62,10 @@ def identity(here: int, name: str) -> str | None:
     return f"folded-{found.st_ino}-{found.st_mtime_ns}"
 
 
-def new_name(node: str, what: str) -> str:
-    """The beginning of a name that no file had or will have."""
-    return f"{node}.{what}.{os.getpid()}.{time.time_ns():x}"
+def new_name(here: int, node: str, what: str) -> str:
+    """The beginning of a name that no file in a directory had or will have; the name tells who can see its lock."""
+    mark = mark_of(os.fstat(here).st_dev)
+    return f"{node}.{what}.{os.getpid()}.{time.time_ns():x}{mark}"
 
 
 def is_first_of_a_process(name: str) -> bool:
@@ -134,11 +135,11 @@ class OwnFile:
 
     def _begin(self, here: int, directory: str) -> None:
         host = host_label()
-        staged = STAGED + new_name(node_id(), host)
+        staged = STAGED + new_name(here, node_id(), host)
         fd = make_file(here, staged)
         try:
             node = node_id() if _locked(fd) else _NO_NODE
-            name = new_name(node, host) + OWN
+            name = new_name(here, node, host) + OWN
             os.rename(staged, name, src_dir_fd=here, dst_dir_fd=here)
             self._inode = os.fstat(fd).st_ino
         except OSError:

@@ -16,7 +16,7 @@ from contextlib import contextmanager, suppress
 
 from gpucache.disk.door import COUNTERS_BYTES, SAFELY, open_regular
 from gpucache.disk.files import STAGED, sweep_old
-from gpucache.disk.node import DAY_S, is_of_this_node, node_id
+from gpucache.disk.node import DAY_S, is_locked_here, node_id
 from gpucache.forks import after_fork
 from gpucache.layout import paths
 from gpucache.store.counter_files import (
@@ -172,7 +172,7 @@ def _write(here: int, seen: Look, taken: Iterable[str], left: Iterable[str]) -> 
     sums = bounded(sums, this_hour(), lambda some: len(_text(some)) <= _SUMS_BYTES)
     said = {"absorbed": sorted({*taken, *left}), "sums": encoded(sums)}
     text = json.dumps(said).encode()
-    name = new_name(node_id(), "folded")
+    name = new_name(here, node_id(), "folded")
     staged = STAGED + name
     fd = make_file(here, staged)
     try:
@@ -201,8 +201,9 @@ def _dead(here: int, most: int | None) -> Iterator[_Held]:
     """Hold the files of ended processes and the folded ones, one after the other; the caller closes them."""
     names = listed(here)
     order = sorted(names, key=lambda known: (not names[known].endswith(FOLDED), known))
-    own = [known for known in order if is_of_this_node(names[known])]
-    others = [known for known in order if not is_of_this_node(names[known])]
+    device = os.fstat(here).st_dev
+    own = [known for known in order if is_locked_here(names[known], device)]
+    others = [known for known in order if not is_locked_here(names[known], device)]
     for known in [*own, *_some(others, most)][:most]:
         if names[known].endswith(OLD):
             continue  # `_claim_old` takes these
@@ -222,14 +223,15 @@ def _some(names: list[str], most: int | None) -> list[str]:
 def _hold(here: int, known: str, name: str) -> _Held | None:
     """Lock a file of counters if its process has ended; None where the process lives, or another fold has the file.
 
-    No lock of another node's may be seen here, and there may be no locks: then a day of silence tells.
+    No lock of another node's may be seen here, nor one that was taken by another mount, and there may be no locks: then
+    a day of silence tells.
     """
     try:
         fd, found = open_regular(name, here=here)
     except OSError:
         return None
     silent_s = time.time() - found.st_mtime
-    by_age = not is_of_this_node(name)
+    by_age = not is_locked_here(name, os.fstat(here).st_dev)
     try:
         fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
         mine = True
@@ -259,7 +261,7 @@ def _claimed(here: int, held: _Held) -> str | None:
     if not held.claimed:
         return held.name
     suffix = os.path.splitext(held.name)[1]
-    name = new_name(node_id(), "claimed") + CLAIM + held.known + suffix
+    name = new_name(here, node_id(), "claimed") + CLAIM + held.known + suffix
     try:
         os.rename(held.name, name, src_dir_fd=here, dst_dir_fd=here)
         if os.fstat(held.fd).st_mtime_ns != held.modified_ns:
@@ -300,7 +302,7 @@ def _claim_old_file(here: int, name: str) -> None:
     known = identity(here, name)
     if known is None:
         return
-    claimed = new_name(node_id(), "claimed") + CLAIM + known + OLD_CLAIMED
+    claimed = new_name(here, node_id(), "claimed") + CLAIM + known + OLD_CLAIMED
     if name == OLD_FOLDED:
         os.rename(name, claimed, src_dir_fd=here, dst_dir_fd=here)
         return

@@ -6,8 +6,8 @@ the name `CONDEMNED`, so that nobody takes it for an entry or for what stock Tri
 it one by one, the manifest last, and that file goes.
 
 What a killed maker leaves is half removed to everybody else: `prune` deletes it, and the next maker under the same lock
-replaces it at once. The file says who makes the directory: another node's maker, whose locks cannot be seen, and one
-without the key's lock are given two minutes.
+replaces it at once. The file says who makes the directory: a maker of another node or pod, whose locks cannot be seen,
+and one without the key's lock are given two minutes.
 """
 
 from __future__ import annotations
