@@ -10,7 +10,7 @@ import re
 import shutil
 import subprocess
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
 
@@ -117,6 +117,18 @@ class TestElsewhere:
         monkeypatch.setattr(os, "link", refuse)
         assert LockPlace(root).directory() == LockPlace(root).directory()
         assert len(os.listdir(paths.ours(root, "locks"))) == 1
+
+    @pytest.mark.parametrize("left", [b"", b"0123", b"\xff" * 32, b"0" * 33])
+    def test_what_is_no_whole_token_names_nothing_and_is_replaced(self, root, left, shared_memory):
+        """A killed writer or a full disk left it where no link can be made; everybody could guess the name."""
+        token(root).write_bytes(left)
+        place = LockPlace(root)
+        assert place.directory() == paths.ours(root, "locks")  # another process may be writing it
+        os.utime(token(root), (0, 0))
+        path = place.directory()
+        assert os.path.dirname(path) == str(shared_memory)
+        assert LockPlace(root).directory() == LockPlace(root).found() == path
+        assert re.fullmatch("[0-9a-f]{32}", token(root).read_text())
 
     def test_who_only_looks_makes_nothing(self, root, shared_memory):
         assert LockPlace(root).found() == paths.ours(root, "locks")
@@ -264,25 +276,55 @@ class TestPlanted:
                 os.rename(path, f"{path}.moved")
 
 
+def refuse_locks(root: str, code: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    flock = fcntl.flock
+
+    def refusing(fd: int, operation: int) -> None:
+        where = os.readlink(f"/proc/self/fd/{fd}")
+        if where.startswith(f"{root}/"):
+            raise OSError(code, os.strerror(code))
+        flock(fd, operation)
+
+    monkeypatch.setattr(fcntl, "flock", refusing)
+
+
 class TestWithoutFlock:
     """``flock`` does not work on the mount, whatever its type is called."""
 
     @pytest.fixture(params=[errno.ENOSYS, errno.ENOTSUP, errno.ENOLCK])
-    def refused(self, request, root, monkeypatch) -> Iterator[None]:
-        flock = fcntl.flock
-
-        def refusing(fd: int, operation: int) -> None:
-            where = os.readlink(f"/proc/self/fd/{fd}")
-            if where.startswith(f"{root}/"):
-                raise OSError(request.param, os.strerror(request.param))
-            flock(fd, operation)
-
-        monkeypatch.setattr(fcntl, "flock", refusing)
+    def refused(self, request, root, monkeypatch) -> None:
+        refuse_locks(root, request.param, monkeypatch)
 
     @pytest.mark.usefixtures("refused")
     def test_the_locks_move_to_this_node(self, root, shared_memory):
         path = LockPlace(root).directory()
         assert Path(path).parent == shared_memory
+
+    def test_they_move_when_it_ceases_to_work_and_all_processes_follow(
+        self, root, shared_memory, monkeypatch
+    ):
+        """As where a lock daemon goes: the answer that was kept for the node is older."""
+        early, later = LockPlace(root), LockPlace(root)
+        assert early.directory() == later.directory() == early.inside
+        refuse_locks(root, errno.ENOLCK, monkeypatch)
+        path = later.directory()
+        assert Path(path).parent == shared_memory
+        assert early.directory() == LockPlace(root).directory() == path
+        assert capabilities.known(root) == replace(ALL, flocks=False)
+
+    def test_they_stay_where_only_directories_cannot_be_locked(self, root, monkeypatch):
+        place, flock = LockPlace(root), fcntl.flock
+        tried = []
+
+        def refusing(fd: int, operation: int) -> None:
+            if os.path.isdir(f"/proc/self/fd/{fd}"):
+                tried.append(fd)
+                raise OSError(errno.ENOLCK, os.strerror(errno.ENOLCK))
+            flock(fd, operation)
+
+        monkeypatch.setattr(fcntl, "flock", refusing)
+        assert [place.directory(), place.directory()] == [place.inside] * 2
+        assert len(tried) == 1
 
     def test_they_stay_there_for_processes_in_which_it_works(self, root, monkeypatch):
         """It answered ENOLCK for a moment; two processes in two places would both compile."""

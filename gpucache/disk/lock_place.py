@@ -20,7 +20,7 @@ from contextlib import suppress
 
 from gpucache.disk.door import open_regular
 from gpucache.disk.files import make_directory
-from gpucache.disk.locks import PROVISION_LOCK
+from gpucache.disk.locks import PROVISION_LOCK, can_be_asked
 from gpucache.disk.mounts import is_local
 from gpucache.disk.node import DAY_S, node_id
 from gpucache.disk.within import Straight, open_directory
@@ -34,6 +34,9 @@ if TYPE_CHECKING:
 _DIRECTORY = os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC
 _NEW_FILE = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC | os.O_NOFOLLOW
 _TOKEN_BYTES = 32
+_DIGITS = frozenset(b"0123456789abcdef")
+_WRITTEN_S = 10.0
+"""A token that is not whole after so many seconds was left by a process that was killed, or by a full disk."""
 _NAMES = 16
 _KEPT_S = 30 * 86400.0
 TOKEN = ".place"
@@ -50,6 +53,7 @@ class LockPlace:
         self._disk = disk
         self._token: bytes | None = None
         self._holds: bool | None = None
+        self._is_asked = True
 
     def directory(self) -> str:
         """The directory for locks; it is made if it is one of this node's.
@@ -103,7 +107,7 @@ class LockPlace:
             return None
         try:
             token = _read_token(here)
-            if token is None and elsewhere:
+            if token is None and (elsewhere or self._holds_no_more(here)):
                 token = _published(here, self._token or _new_token())
         except OSError:
             return None
@@ -111,6 +115,22 @@ class LockPlace:
             os.close(here)
         self._token = token
         return token
+
+    def _holds_no_more(self, here: int) -> bool:
+        """Whether ``flock`` has ceased to work in the root since it was tried there, as where a lock daemon has gone.
+
+        ``here`` is the open directory. Whoever begins a turn of eviction in the same instant begins it later.
+        """
+        from gpucache.disk.capabilities import learn
+
+        if not self._is_asked or can_be_asked(here):
+            return False
+        capabilities = learn(self.root, again=True) if self._disk is None else None
+        if capabilities is not None and capabilities.flocks:
+            self._is_asked = False  # files can be locked there, and only directories not
+            return False
+        self._holds = False
+        return True
 
     def _open_inside(self) -> int:
         if self._disk is not None:
@@ -143,15 +163,20 @@ def _new_token() -> bytes:
 
 
 def _read_token(here: int) -> bytes | None:
-    """The token of this node and user in an open directory; None where there is none."""
+    """The token of this node and user in an open directory; None where there is none, or no whole one.
+
+    A part of a token could be guessed, and with it the directory's name.
+    """
     try:
         fd, _ = open_regular(_name(), os.O_RDONLY, here)
     except OSError:
         return None
     try:
-        return os.read(fd, _TOKEN_BYTES)
+        token = os.read(fd, _TOKEN_BYTES + 1)
     finally:
         os.close(fd)
+    is_whole = len(token) == _TOKEN_BYTES and _DIGITS.issuperset(token)
+    return token if is_whole else None
 
 
 def _published(here: int, token: bytes) -> bytes | None:
@@ -165,6 +190,7 @@ def _published(here: int, token: bytes) -> bytes | None:
     _forget_old(here)
     _sweep_old()
     name = _name()
+    _forget_broken(here, name)
     unfinished = f"{name}.{os.getpid()}.{os.urandom(4).hex()}"
     _write_new(here, unfinished, token)
     try:
@@ -186,6 +212,17 @@ def _write_new(here: int, name: str, data: bytes) -> None:
         os.write(fd, data)
     finally:
         os.close(fd)
+
+
+def _forget_broken(here: int, name: str) -> None:
+    """Remove what is no token in a token's place, unless a process may be writing it at this moment.
+
+    Whoever has put a good one there meanwhile, which goes too, reads with the next lock which one is there then.
+    """
+    with suppress(OSError):
+        found = os.stat(name, dir_fd=here, follow_symlinks=False)
+        if _read_token(here) is None and time.time() - found.st_mtime > _WRITTEN_S:
+            os.unlink(name, dir_fd=here)
 
 
 def _forget_old(here: int) -> None:
