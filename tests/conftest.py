@@ -27,7 +27,7 @@ from tree import make
 
 from gpucache import once
 from gpucache.cli import main
-from gpucache.disk import lock_place
+from gpucache.disk import lock_token
 from gpucache.disk.within import Straight
 from gpucache.machine import device_files
 
@@ -81,7 +81,7 @@ def guard(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     shutil.rmtree(Path("/dev/shm", markers), ignore_errors=True)
     for locks in Path("/dev/shm").glob(f"gpucache-{os.geteuid()}-*"):
         with suppress(OSError), Straight() as disk:  # whoever still uses one makes it again
-            lock_place._remove_unused(str(locks), disk)
+            lock_token._remove_unused(str(locks), disk)
 
 
 @pytest.fixture(autouse=True)
@@ -275,7 +275,7 @@ def shared_memory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     made = tmp_path / "shm"
     made.mkdir()
     made.chmod(0o1777)
-    monkeypatch.setattr(lock_place, "_parent", lambda: str(made))
+    monkeypatch.setattr(lock_token, "_parent", lambda: str(made))
     return made
 
 

@@ -49,7 +49,7 @@ def counted(directory: str, hits: int = 1, device: str = "0") -> str:
 def no_fold() -> Iterator[None]:
     """Let nothing be folded by the way."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("gpucache.store.stats.fold_few", lambda directory: None)
+        patch.setattr("gpucache.store.counter_fold.fold_few", lambda directory: None)
         yield
 
 

@@ -1026,7 +1026,7 @@ def test_a_planted_directory_of_locks_is_told_only_where_there_is_no_other(root,
     locks = LockPlace(root).directory()
     os.chown(locks, ADA, ADA)
     silent(look(root), "unsafe-directory")
-    monkeypatch.setattr("gpucache.disk.lock_place._NAMES", 1)
+    monkeypatch.setattr("gpucache.disk.lock_token._NAMES", 1)
     assert told(look(root), "unsafe-directory", "error").subject == locks
 
 

@@ -21,10 +21,10 @@ from support.users import BOB, link
 from gpucache.disk import lock_place
 from gpucache.disk.lock_place import LockPlace
 from gpucache.disk.node import node_id
+from gpucache.layout.keys import ASIDE
 from gpucache.report.cache_report import scan
 from gpucache.store.limit import Limit
 from gpucache.store.manifest import CONDEMNED, MANIFEST
-from gpucache.store.quarantine import ASIDE
 from gpucache.store.size import updated
 from gpucache.upkeep.clean import NO_GRACE, CleanPolicy
 from gpucache.upkeep.plan import plan

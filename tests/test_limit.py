@@ -27,7 +27,7 @@ from support.writers import put_kernel
 from gpucache import log
 from gpucache.disk.fitness import Fitness, fitness
 from gpucache.disk.lock_place import LockPlace
-from gpucache.layout.keys import view_key
+from gpucache.layout.keys import ASIDE, view_key
 from gpucache.report.cache_report import scan
 from gpucache.store import eviction, foreign, limit, size
 from gpucache.store.counting import counted
@@ -43,7 +43,7 @@ from gpucache.store.manifest import (
     single_key,
 )
 from gpucache.store.publish import link_view, publish_entry
-from gpucache.store.quarantine import ASIDE, quarantine
+from gpucache.store.quarantine import quarantine
 from gpucache.store.size import count_anew_later, updated
 from gpucache.triton import location
 from gpucache.triton.manager import DeviceCacheManager

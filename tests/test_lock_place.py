@@ -18,7 +18,7 @@ import pytest
 from support.processes import PATIENCE_S
 from support.users import ADA, BOB, acting_as, directory, link
 
-from gpucache.disk import capabilities, lock_place
+from gpucache.disk import capabilities, lock_place, lock_token
 from gpucache.disk.capabilities import Capabilities
 from gpucache.disk.lock_place import LockPlace, open_lock_directory
 from gpucache.disk.node import node_id
@@ -61,7 +61,7 @@ class TestInTheRoot:
         def refuse(*_: object) -> None:
             raise OSError(errno.EROFS, os.strerror(errno.EROFS))
 
-        monkeypatch.setattr(lock_place, "_write_new", refuse)
+        monkeypatch.setattr(lock_token, "_write_new", refuse)
         assert LockPlace(root).directory() == paths.ours(root, "locks")
 
 
@@ -93,20 +93,20 @@ class TestElsewhere:
 
     def test_another_node_has_another(self, root, monkeypatch):
         here = LockPlace(root).directory()
-        monkeypatch.setattr(lock_place, "node_id", lambda: "00000000")
+        monkeypatch.setattr(lock_token, "node_id", lambda: "00000000")
         assert LockPlace(root).directory() != here
 
     def test_of_two_that_are_the_first_both_go_where_one_has_said(self, root, monkeypatch):
         """The loser has read that there is no token before the winner writes his."""
         others = []
-        new = lock_place._new_token
+        new = lock_token.new_token
 
         def late() -> bytes:
-            monkeypatch.setattr(lock_place, "_new_token", new)
+            monkeypatch.setattr(lock_token, "new_token", new)
             others.append(LockPlace(root).directory())
             return new()
 
-        monkeypatch.setattr(lock_place, "_new_token", late)
+        monkeypatch.setattr(lock_token, "new_token", late)
         assert [LockPlace(root).directory()] == others
         assert len(os.listdir(paths.ours(root, "locks"))) == 1
 
@@ -258,7 +258,7 @@ class TestPlanted:
             open_lock_directory(path, disk if straight else None)
 
     def test_in_the_place_of_every_name_it_is_refused_with_the_fact(self, root, monkeypatch):
-        monkeypatch.setattr(lock_place, "_NAMES", 2)
+        monkeypatch.setattr(lock_token, "_NAMES", 2)
         for _ in range(2):
             os.chown(LockPlace(root).directory(), BOB, BOB)
             with suppress(UnsafeDirectoryError):
@@ -268,7 +268,7 @@ class TestPlanted:
 
     def test_another_user_cannot_swap_it(self, root, everyones, monkeypatch):
         everyones.chmod(0o1777)
-        monkeypatch.setattr(lock_place, "_parent", lambda: str(everyones))
+        monkeypatch.setattr(lock_token, "_parent", lambda: str(everyones))
         path = LockPlace(root).directory()
         with acting_as(ADA):
             os.mkdir(f"{everyones}/theirs")
@@ -344,9 +344,9 @@ class TestWithoutFlock:
 
 MANY = """
 import sys
-from gpucache.disk import lock_place
+from gpucache.disk import lock_place, lock_token
 lock_place.is_local = lambda _: False
-lock_place._parent = lambda: sys.argv[2]
+lock_token._parent = lambda: sys.argv[2]
 print(lock_place.LockPlace(sys.argv[1]).directory())
 """
 

@@ -39,12 +39,12 @@ from support.warm import WarmProcess
 from gpucache.cli.cache_rows import plan_cells
 from gpucache.disk.node import node_id
 from gpucache.errors import ConfigurationError
+from gpucache.layout.keys import ASIDE
 from gpucache.report.cache_report import CacheReport, scan
 from gpucache.report.entries import Copy, Entry, File
 from gpucache.report.strays import Stray
 from gpucache.store.lookup import sound
 from gpucache.store.manifest import CONDEMNED, entry_path
-from gpucache.store.quarantine import ASIDE
 from gpucache.store.size import updated
 from gpucache.upkeep.execution import Outcome
 from gpucache.upkeep.plan import plan

@@ -29,10 +29,10 @@ from support.templates import Template
 from support.users import ADA, BOB, acting_as
 
 from gpucache.disk.within import Straight
+from gpucache.layout.keys import ASIDE
 from gpucache.report import judge
 from gpucache.store.key_lock import holding
 from gpucache.store.manifest import CONDEMNED, MANIFEST, entry_path, intact, read_manifest
-from gpucache.store.quarantine import ASIDE
 from gpucache.store.stock import stock_group
 from gpucache.triton.manager import DeviceCacheManager
 from gpucache.upkeep import repair

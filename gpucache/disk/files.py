@@ -1,7 +1,7 @@
 """Make directories, write files whole, and sweep temporary files that have not changed for an hour.
 
 A caller of `sweep_old` names a directory and how the temporary names in it begin: ``publish-`` for what `write_whole`
-has not finished, ``tmp.gpucache-`` for entries on their way in or out (`store.quarantine.ASIDE`). Where a lock tells
+has not finished, ``tmp.gpucache-`` for entries on their way in or out (`layout.keys.ASIDE`). Where a lock tells
 that the maker is dead, `disk.staging` sweeps at once.
 """
 
@@ -14,7 +14,6 @@ import time
 from contextlib import suppress
 
 from gpucache.disk.refusal import refusal
-from gpucache.disk.within import remove_tree_in
 from gpucache.errors import ProvisionError
 
 _NEW_FILE = os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC
@@ -153,20 +152,24 @@ def sweep_old(directory: str, prefix: str) -> None:
     here = os.open(directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
     try:
         for name in os.listdir(here):
-            if not name.startswith(prefix):
-                continue
-            with suppress(
-                FileNotFoundError, PermissionError
-            ):  # it was swept, or is not ours to sweep
-                found = os.stat(name, dir_fd=here, follow_symlinks=False)
-                if time.time() - found.st_mtime <= STALE_S:
-                    continue
-                if stat.S_ISDIR(found.st_mode):
-                    remove_tree_in(here, name)
-                else:
-                    os.unlink(name, dir_fd=here)
+            if name.startswith(prefix):
+                # another sweeper was faster, or it is another user's
+                with suppress(FileNotFoundError, PermissionError):
+                    _sweep_if_old(here, name)
     finally:
         os.close(here)
+
+
+def _sweep_if_old(here: int, name: str) -> None:
+    from gpucache.disk.within import remove_tree_in  # there is rarely something to sweep
+
+    found = os.stat(name, dir_fd=here, follow_symlinks=False)
+    if time.time() - found.st_mtime <= STALE_S:
+        return
+    if stat.S_ISDIR(found.st_mode):
+        remove_tree_in(here, name)
+    else:
+        os.unlink(name, dir_fd=here)
 
 
 def inside(path: str, directory: str) -> bool:

@@ -18,11 +18,9 @@ import threading
 import time
 from contextlib import suppress
 
-from gpucache.disk.capabilities import is_refusal
 from gpucache.disk.files import STALE_S, make_directory, remove_tree, write_new
 from gpucache.disk.locks import can_be_asked, is_free_descriptor
 from gpucache.disk.node import DAY_S, is_locked_here, mark_of, node_id
-from gpucache.disk.within import empty
 from gpucache.forks import after_fork
 
 TYPE_CHECKING = False
@@ -193,6 +191,8 @@ def _renamed(new: str, path: str) -> str:
         os.rename(new, path)
         return path
     except OSError as error:
+        from gpucache.disk.capabilities import is_refusal  # few mounts refuse it
+
         if not is_refusal(error):
             raise
         return new
@@ -223,6 +223,8 @@ def _is_swept(here: int, name: str) -> bool:
     try:
         if not _is_dead(name, fd):
             return False
+        from gpucache.disk.within import empty  # few processes die with something staged
+
         empty(fd)
         os.rmdir(name, dir_fd=here)
     except OSError:

@@ -117,10 +117,14 @@ class Straight:
 
         self.act(source, link)
 
+    def open_directory(self, path: str) -> int:
+        """A descriptor of a directory, which the caller closes."""
+        return self.act(path, open_directory)
+
     @contextmanager
     def directory(self, path: str) -> Iterator[int]:
         """A descriptor of a directory, for the length of a ``with`` block."""
-        fd = self.act(path, open_directory)
+        fd = self.open_directory(path)
         try:
             yield fd
         finally:

@@ -103,6 +103,8 @@ def write_group(directory: str, final: str, group: str | None, names: Iterable[s
     write_new(f"{directory}/{GROUP}{group}", said.encode())
 
 
+GROUP_BYTES = 1024
+"""What a group file takes, about: of a view that is linked to the store nothing else is counted."""
 AUTOTUNE = ".autotune.json"
 """How the name of an autotuner's result ends."""
 

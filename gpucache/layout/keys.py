@@ -22,6 +22,8 @@ since (`triton/runtime/cache.py`)."""
 _SINGLE = re.compile(r"-[0-9a-f]{16}")
 STORE_KEY = re.compile(rf"(?:{KEY.pattern})(?:{_SINGLE.pattern})?")
 """A key in the store. That of a file which is stored without a group ends in a digest of its name and Triton's tag."""
+ASIDE = "tmp.gpucache-"
+"""How the name of a directory begins that is not yet, or no longer, an entry or view, beside entries and views."""
 
 
 # The digits of base 32 as `base64.b32encode` writes them, and as `int` reads them.

@@ -21,8 +21,8 @@ from gpucache.disk.record_use import unused_records
 from gpucache.disk.within import Straight
 from gpucache.layout import paths
 from gpucache.layout.inductor import BUNDLE
-from gpucache.layout.keys import unlinked
-from gpucache.store.quarantine import ASIDE, quarantined
+from gpucache.layout.keys import ASIDE, unlinked
+from gpucache.store.quarantine import quarantined
 
 # A directory since Triton 3.2, before beside what it is to be: `runtime/cache.py` `put` of 3.0.0, 3.2.0 and 3.9.0.
 _TRITON = re.compile(r"(?:.+\.)?tmp\.pid_[0-9]+_[0-9a-f-]+")

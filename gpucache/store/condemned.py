@@ -11,10 +11,10 @@ import os
 from contextlib import suppress
 
 from gpucache.disk.door import HOLDER_BYTES, read_limited
-from gpucache.disk.lock_place import elsewhere
+from gpucache.disk.lock_token import elsewhere
 from gpucache.disk.node import mark_of, node_id
+from gpucache.layout.keys import ASIDE
 from gpucache.store.manifest import CONDEMNED
-from gpucache.store.quarantine import ASIDE
 
 
 def signature(locked: bool) -> bytes:

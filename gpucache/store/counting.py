@@ -9,12 +9,12 @@ from typing import NamedTuple
 
 from gpucache.disk import capabilities
 from gpucache.disk.files import size_of, sweep_old
+from gpucache.kernels.group import GROUP_BYTES
 from gpucache.layout import paths
-from gpucache.layout.keys import STORE_KEY, device_directories, shards
+from gpucache.layout.keys import ASIDE, STORE_KEY, device_directories, shards
 from gpucache.store.foreign import foreign_directories, keys_in, store_key_in
 from gpucache.store.manifest import MANIFEST
-from gpucache.store.quarantine import ASIDE, in_quarantine
-from gpucache.store.size import GROUP_BYTES
+from gpucache.store.quarantine import in_quarantine
 
 _PASSES = 3
 

@@ -13,6 +13,7 @@ from typing import NamedTuple
 from gpucache.disk import mounts
 from gpucache.disk.files import size_of
 from gpucache.disk.within import Straight
+from gpucache.kernels.group import GROUP_BYTES
 from gpucache.layout.keys import KEY, device_directories, view_key
 from gpucache.log import INFO, tell
 from gpucache.store.counting import LastUse
@@ -21,7 +22,6 @@ from gpucache.store.manifest import MANIFEST
 from gpucache.store.quarantine import Damaged
 from gpucache.store.recency import is_recent
 from gpucache.store.removal import InUse, Target, delete, refuse_mounts, remove
-from gpucache.store.size import GROUP_BYTES
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:

@@ -12,11 +12,10 @@ import tempfile
 
 from gpucache.disk.door import METADATA_BYTES, read_limited
 from gpucache.kernels.metadata import hash_in
-from gpucache.layout.keys import is_key_of
+from gpucache.layout.keys import ASIDE, is_key_of
 from gpucache.store.key_lock import holding
 from gpucache.store.manifest import MANIFEST, Manifest, intact, read_manifest, write_manifest
 from gpucache.store.placing import link_or_copy
-from gpucache.store.quarantine import ASIDE
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:

@@ -12,11 +12,10 @@ from time import time
 
 from gpucache.disk.files import STALE_S, sweep_old
 from gpucache.disk.within import Straight
-from gpucache.layout.keys import device_directories, view_key
+from gpucache.layout.keys import ASIDE, device_directories, view_key
 from gpucache.store.counting import stored_entries
 from gpucache.store.foreign import foreign_directories, is_removable, keys_in
 from gpucache.store.manifest import CONDEMNED, MANIFEST
-from gpucache.store.quarantine import ASIDE
 from gpucache.store.removal import InUse, finish, put_back
 
 

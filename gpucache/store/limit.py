@@ -22,22 +22,20 @@ import weakref
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import suppress
 
-from gpucache.disk import mounts
 from gpucache.disk.files import make_directory
 from gpucache.disk.fitness import told
-from gpucache.disk.lock_place import LockPlace, open_lock_directory
-from gpucache.disk.within import Straight
 from gpucache.environment import MAX_SIZE
 from gpucache.forks import after_fork
+from gpucache.kernels.group import GROUP_BYTES
 from gpucache.store.manifest import MANIFEST, Manifest
-from gpucache.store.quarantine import in_quarantine
 from gpucache.store.recency import LEAST_GRACE_S, STAMP_S, is_recent, oldest_first
-from gpucache.store.size import GROUP_BYTES, Total, set_total, updated
 from gpucache.threads import start
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from gpucache.disk.lock_place import LockPlace
     from gpucache.store.counting import LastUse
+    from gpucache.store.size import Total
 
 _SHARE, _MOST = 0.1, 50 * 2**30
 _LOW = 0.9
@@ -149,6 +147,8 @@ class Limit:
         The turn in which the store is counted anew takes as long as that does: some 26 us an entry, a fifth of the
         time, so that the main thread keeps its speed. At the end of the process what is left is counted without rests.
         """
+        from gpucache.disk.lock_place import open_lock_directory
+
         with suppress(OSError):
             locks = self.locks.directory()
             make_directory(locks)  # a cleaner may have swept it
@@ -186,6 +186,8 @@ class Limit:
 
         None while another process writes the file: then the next call adds this change as well.
         """
+        from gpucache.store.size import updated  # a process that only hits adds nothing
+
         with self._mutex:
             self._pending += change
             total = updated(self.root, self._pending, draining=draining)
@@ -223,6 +225,7 @@ class Limit:
         from gpucache.store.counting import counted
         from gpucache.store.foreign import forget_gone
         from gpucache.store.leftovers import complete
+        from gpucache.store.size import set_total
 
         root, rest = os.path.realpath(self.root), _resting()
         forget_gone(root)
@@ -244,11 +247,16 @@ class Limit:
 
     def _discard_down_to(self, aim: int, size: int, deadline: float) -> int:
         """Empty the quarantine until the deadline, or until ``size`` has shrunk to ``aim``; return the bytes then."""
+        # Most processes never evict anything.
+        from gpucache.disk import mounts
+        from gpucache.disk.within import Straight
+        from gpucache.store.eviction import discard
+        from gpucache.store.quarantine import in_quarantine
+
         root = os.path.realpath(self.root)
         damaged = in_quarantine(root)
         if not damaged:
             return size
-        from gpucache.store.eviction import discard  # most processes never evict anything
 
         mounted = mounts.below([root])
         with Straight() as disk:
@@ -264,7 +272,8 @@ class Limit:
         """Evict until the deadline, or until the store has shrunk from ``size`` bytes to ``aim``; return its bytes."""
         if size <= aim:
             return size
-        from gpucache.store.eviction import Places, evict  # as above
+        from gpucache.disk.within import Straight
+        from gpucache.store.eviction import Places, evict
 
         root = os.path.realpath(self.root)
         places = Places.of(root)

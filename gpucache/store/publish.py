@@ -17,7 +17,7 @@ from gpucache.disk.door import SAFELY
 from gpucache.disk.files import OPEN_ABOVE, make_directory, remove_tree
 from gpucache.disk.staging import Staging
 from gpucache.kernels.group import GROUP, write_group
-from gpucache.layout.keys import view_key
+from gpucache.layout.keys import ASIDE, view_key
 from gpucache.layout.paths import host_name
 from gpucache.store import placing
 from gpucache.store.lookup import sound
@@ -29,7 +29,7 @@ from gpucache.store.manifest import (
     entry_path,
     write_manifest,
 )
-from gpucache.store.quarantine import ASIDE, quarantine, remove_in_place
+from gpucache.store.quarantine import quarantine, remove_in_place
 from gpucache.store.stock import BUSY_S
 
 

@@ -16,14 +16,11 @@ from gpucache.disk.capabilities import is_refusal
 from gpucache.disk.files import make_directory, remove_tree, size_of
 from gpucache.disk.reading import listed
 from gpucache.disk.within import Straight
-from gpucache.kernels.group import GROUP
+from gpucache.kernels.group import GROUP, GROUP_BYTES
 from gpucache.layout import paths
-from gpucache.layout.keys import unlinked
+from gpucache.layout.keys import ASIDE, unlinked
 from gpucache.store.manifest import MANIFEST
-from gpucache.store.size import GROUP_BYTES, add_straight, updated
-
-ASIDE = "tmp.gpucache-"
-"""How the name of a directory begins that is not yet, or no longer, an entry or view, beside entries and views."""
+from gpucache.store.size import add_straight, updated
 
 
 def quarantine(root: str, path: str, disk: Straight | None = None) -> bool:

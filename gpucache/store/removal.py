@@ -21,10 +21,9 @@ from gpucache.disk.capabilities import is_refusal
 from gpucache.disk.locks import holder
 from gpucache.disk.within import DEEPEST, Straight, open_directory
 from gpucache.kernels.group import GROUP, begins_as_group, group_files
-from gpucache.layout.keys import KEY
+from gpucache.layout.keys import ASIDE, KEY
 from gpucache.store import key_lock
 from gpucache.store.manifest import CONDEMNED, MANIFEST, read_manifest
-from gpucache.store.quarantine import ASIDE
 
 _count = itertools.count()
 _USED = "it was used or replaced meanwhile"

@@ -13,16 +13,16 @@ from typing import NamedTuple
 
 from gpucache.disk.door import SAFELY, open_regular, read_limited
 from gpucache.disk.locks import NO_FLOCK
-from gpucache.disk.within import Straight
 from gpucache.layout import paths
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from gpucache.disk.within import Straight
 
 _COUNTED_S = 86400.0
 _LENGTH = 96
 _TRIES, _TRY_S = 100, 0.001
 _MOST_BYTES = 2**60  # taken at its word, a number that no store has would let every entry go
-
-GROUP_BYTES = 1024
-"""What a view takes that is not linked to the store: its group file, about."""
 
 
 class Total(NamedTuple):
@@ -46,6 +46,8 @@ def count_anew_later(root: str) -> None:
 
     ``root`` is a real path; no link is followed. Where nobody has counted yet, nothing is made.
     """
+    from gpucache.disk.within import Straight  # a launch adds by path
+
     with suppress(OSError), Straight() as disk:
         _update_straight(root, 0, disk, anew=True, now=0.0)
 

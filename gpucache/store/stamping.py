@@ -9,9 +9,9 @@ import os
 import tempfile
 from contextlib import suppress
 
+from gpucache.layout.keys import ASIDE
 from gpucache.store.condemned import is_going, reprieve
 from gpucache.store.manifest import MANIFEST, Manifest
-from gpucache.store.quarantine import ASIDE
 
 
 def written_anew(directory: str, manifest: Manifest) -> bool:

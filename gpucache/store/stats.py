@@ -14,8 +14,6 @@ from contextlib import suppress
 
 from gpucache.forks import after_fork
 from gpucache.store.counter_files import OwnFile, host_label, opened, short_label
-from gpucache.store.counter_fold import fold_few
-from gpucache.store.counter_look import look
 from gpucache.store.counts import ANY_TIME, HOUR_S, Sums, Values, Where, add_all, this_hour
 
 TYPE_CHECKING = False
@@ -90,7 +88,7 @@ class Stats:
             self._write()
             has_begun = is_first and self._file is not None
         if has_begun:
-            fold_few(self.directory)
+            _fold_few(self.directory)
 
     def leave(self) -> bool:
         """Write the counters, and let the file be folded: what is counted from here on goes to another file.
@@ -188,6 +186,8 @@ def hours(root: str, since: float = 0.0) -> Sums:
 
 def sums_of(root: str) -> Sums:
     """All counters, by host, device directory and hour; in `ANY_TIME` what was counted before the last 14 days."""
+    from gpucache.store.counter_look import look
+
     sums: Sums = {}
     with suppress(OSError), opened(root) as here:
         seen = look(here)
@@ -210,7 +210,15 @@ def _leave_all() -> None:
         if stats.leave() and stats.directory is not None:
             left[stats.directory] = None
     for directory in left:
-        fold_few(directory)
+        _fold_few(directory)
+
+
+def _fold_few(directory: str) -> None:
+    from gpucache.store.counter_fold import (
+        fold_few,
+    )  # only a process that has a file of its own folds
+
+    fold_few(directory)
 
 
 @after_fork

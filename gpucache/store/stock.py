@@ -12,11 +12,10 @@ from gpucache.disk.door import opener
 from gpucache.disk.files import remove_tree
 from gpucache.kernels.elf import is_whole_elf
 from gpucache.kernels.group import GROUP, read_group, write_group
-from gpucache.layout.keys import is_key_of, view_key
+from gpucache.layout.keys import ASIDE, is_key_of, view_key
 from gpucache.layout.paths import host_name
 from gpucache.store.condemned import is_going
 from gpucache.store.manifest import CONDEMNED, MANIFEST, Facts, Manifest, Published, write_manifest
-from gpucache.store.quarantine import ASIDE
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:

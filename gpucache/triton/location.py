@@ -17,11 +17,11 @@ from gpucache.disk.staging import Staging
 from gpucache.disk.vetting import Trust, vet, vet_child
 from gpucache.errors import GpuCacheError, ProvisionError, RecordError, UnsafeDirectoryError
 from gpucache.layout import paths
+from gpucache.layout.keys import ASIDE
 from gpucache.log import ALONE, INFO, tell_in_job, warn_once
 from gpucache.store.counts import device_label
 from gpucache.store.limit import Limit, max_size_bytes
 from gpucache.store.lookup import sound
-from gpucache.store.quarantine import ASIDE
 from gpucache.store.recency import STAMP_S, boot_time, stamp_interval
 from gpucache.store.stats import Stats
 from gpucache.triton.own_device import (

@@ -12,13 +12,14 @@ from contextlib import suppress
 from gpucache.disk.files import remove_tree
 from gpucache.disk.fitness import told
 from gpucache.kernels.group import STANDALONE
-from gpucache.store.key_lock import KeyLock
 from gpucache.store.names import stored_name
 from gpucache.triton.location import Location
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import Literal
+
+    from gpucache.store.key_lock import KeyLock
 
     Why = Literal["absent", "damaged", "busy", "failed", "private", "override", "always-compile"]
     """Why a kernel is compiled, in one word."""

@@ -17,13 +17,14 @@ from contextlib import contextmanager, suppress
 from gpucache.disk.capabilities import is_refusal
 from gpucache.disk.within import Straight, remove_tree_in
 from gpucache.kernels.group import GROUP, read_group, write_group
+from gpucache.layout.keys import ASIDE
 from gpucache.report.flaws import Flaw
 from gpucache.report.judge import Judge
 from gpucache.report.judged import Judged
 from gpucache.store.manifest import MANIFEST, Published, write_manifest
 from gpucache.store.placing import hand_over, link_or_copy, put, renew_times, set_use
 from gpucache.store.publish import link_view
-from gpucache.store.quarantine import ASIDE, quarantine
+from gpucache.store.quarantine import quarantine
 from gpucache.store.stock import BUSY_S
 
 LEFT = "links are not followed, and not removed"

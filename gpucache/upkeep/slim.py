@@ -16,6 +16,7 @@ from typing import NamedTuple
 from gpucache.disk.reading import quietly
 from gpucache.disk.within import Straight
 from gpucache.kernels.group import GROUP, write_group
+from gpucache.layout.keys import ASIDE
 from gpucache.report.entries import Entry
 from gpucache.store.manifest import (
     CONDEMNED,
@@ -27,7 +28,6 @@ from gpucache.store.manifest import (
     write_manifest,
 )
 from gpucache.store.placing import hand_over, link_or_copy, put, set_use
-from gpucache.store.quarantine import ASIDE
 from gpucache.store.removal import NOTHING, Freed, InUse, Target, delete, taken
 from gpucache.store.stock import stock_group
 

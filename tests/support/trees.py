@@ -17,11 +17,11 @@ import pytest
 from gpucache.disk.files import make_directory
 from gpucache.disk.staging import Staging
 from gpucache.layout import paths
+from gpucache.layout.keys import ASIDE
 from gpucache.report.cache_report import scan
 from gpucache.store.lookup import sound
 from gpucache.store.manifest import CONDEMNED, MANIFEST, Facts, entry_path
 from gpucache.store.publish import link_view, publish_entry
-from gpucache.store.quarantine import ASIDE
 from gpucache.store.removal import Freed, Target, remove
 from gpucache.store.stock import stock_group
 from gpucache.upkeep.execution import Outcome
