@@ -35,6 +35,7 @@ from gpucache.disk.staging import Staging
 from gpucache.disk.within import Straight, remove_tree_in
 from gpucache.layout import paths
 from gpucache.store import key_lock, lookup
+from gpucache.store.deletion import NOTHING, Freed, delete
 from gpucache.store.key_lock import KeyLock
 from gpucache.store.lookup import _renewed, sound
 from gpucache.store.manifest import (
@@ -49,7 +50,7 @@ from gpucache.store.manifest import (
 )
 from gpucache.store.publish import link_view, publish_entry
 from gpucache.store.quarantine import quarantine
-from gpucache.store.removal import NOTHING, Freed, InUse, Target, delete, finish, remove, taken
+from gpucache.store.removal import InUse, Target, finish, remove, taken
 from gpucache.store.stock import describe, stock_group
 
 

@@ -17,11 +17,12 @@ from gpucache.kernels.group import GROUP_BYTES
 from gpucache.layout.keys import KEY, device_directories, view_key
 from gpucache.log import INFO, tell
 from gpucache.store.counting import LastUse
+from gpucache.store.deletion import delete
 from gpucache.store.foreign import Foreign, foreign_directories, is_removable, view_at
 from gpucache.store.manifest import MANIFEST
 from gpucache.store.quarantine import Damaged
 from gpucache.store.recency import is_recent
-from gpucache.store.removal import InUse, Target, delete, refuse_mounts, remove
+from gpucache.store.removal import InUse, Target, refuse_mounts, remove
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:

@@ -32,7 +32,8 @@ from gpucache.disk.files import STALE_S
 from gpucache.disk.node import DAY_S
 from gpucache.disk.within import Straight
 from gpucache.layout import inductor
-from gpucache.store.removal import Freed, InUse
+from gpucache.store.deletion import Freed
+from gpucache.store.removal import InUse
 
 _LOCK = os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK
 LEAST_GRACE_S = 900.0

@@ -13,20 +13,12 @@ from gpucache.disk.within import Straight
 from gpucache.report.entries import Copy, Entry
 from gpucache.report.entry_builder import touched
 from gpucache.report.strays import Stray
+from gpucache.store.deletion import NOTHING, Freed, delete
 from gpucache.store.foreign import foreign_directories, is_removable, view_at
 from gpucache.store.inductor_units import InductorFile, Unit, remove_empty, remove_file, remove_unit
 from gpucache.store.key_lock import remove_if_free
 from gpucache.store.manifest import MANIFEST
-from gpucache.store.removal import (
-    NOTHING,
-    Freed,
-    InUse,
-    Target,
-    delete,
-    finish,
-    refuse_mounts,
-    remove,
-)
+from gpucache.store.removal import InUse, Target, finish, refuse_mounts, remove
 from gpucache.upkeep.slim import slim
 
 

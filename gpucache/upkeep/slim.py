@@ -18,6 +18,7 @@ from gpucache.disk.within import Straight
 from gpucache.kernels.group import GROUP, write_group
 from gpucache.layout.keys import ASIDE
 from gpucache.report.entries import Entry
+from gpucache.store.deletion import NOTHING, Freed, delete
 from gpucache.store.manifest import (
     CONDEMNED,
     MANIFEST,
@@ -28,7 +29,7 @@ from gpucache.store.manifest import (
     write_manifest,
 )
 from gpucache.store.placing import hand_over, link_or_copy, put, set_use
-from gpucache.store.removal import NOTHING, Freed, InUse, Target, delete, taken
+from gpucache.store.removal import InUse, Target, taken
 from gpucache.store.stock import stock_group
 
 DROPPED = (".source", ".ttir", ".ttgir", ".llir", ".ptx")

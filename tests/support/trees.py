@@ -19,10 +19,11 @@ from gpucache.disk.staging import Staging
 from gpucache.layout import paths
 from gpucache.layout.keys import ASIDE
 from gpucache.report.cache_report import scan
+from gpucache.store.deletion import Freed
 from gpucache.store.lookup import sound
 from gpucache.store.manifest import CONDEMNED, MANIFEST, Facts, entry_path
 from gpucache.store.publish import link_view, publish_entry
-from gpucache.store.removal import Freed, Target, remove
+from gpucache.store.removal import Target, remove
 from gpucache.store.stock import stock_group
 from gpucache.upkeep.execution import Outcome
 from gpucache.upkeep.plan import Plan, plan
