@@ -7,6 +7,7 @@ Nor may the child wait for a `threading.Lock` that a thread of the parent held: 
 from __future__ import annotations
 
 import os
+from contextlib import suppress
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -18,3 +19,15 @@ def after_fork(forget: Callable[[], None]) -> Callable[[], None]:
     if hasattr(os, "register_at_fork"):
         os.register_at_fork(after_in_child=forget)
     return forget
+
+
+closed_in_child: set[int] = set()
+"""The descriptors by which this process holds a lock for a moment: a forked child closes its copies of them."""
+
+
+@after_fork
+def _close_in_child() -> None:
+    for fd in closed_in_child:
+        with suppress(OSError):
+            os.close(fd)
+    closed_in_child.clear()

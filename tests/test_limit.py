@@ -27,6 +27,7 @@ from support.writers import put_kernel
 from gpucache import log
 from gpucache.disk.fitness import Fitness, fitness
 from gpucache.disk.lock_place import LockPlace
+from gpucache.forks import closed_in_child
 from gpucache.layout.keys import ASIDE, view_key
 from gpucache.report.cache_report import scan
 from gpucache.store import eviction, foreign, limit, size
@@ -538,10 +539,10 @@ class TestProcesses:
             with kept._mutex:  # at the worst moment
                 fd = os.open(kept.locks.inside, os.O_RDONLY)
                 fcntl.flock(fd, fcntl.LOCK_EX)
-                limit._held.add(fd)
+                closed_in_child.add(fd)
                 inside.set()
                 go.wait(PATIENCE_S)
-                limit._held.discard(fd)
+                closed_in_child.discard(fd)
                 os.close(fd)
 
         thread = threading.Thread(target=evicting)
@@ -861,6 +862,7 @@ TURN = (
     SCRIPT
     + """
 from gpucache.disk.lock_place import LockPlace
+from gpucache.forks import closed_in_child
 from gpucache.store import limit
 limit._TURN_S = 60.0
 root = sys.argv[1] + "/root"
@@ -915,6 +917,7 @@ PUT = (
     SCRIPT
     + """
 from gpucache.disk.lock_place import LockPlace
+from gpucache.forks import closed_in_child
 from gpucache.store.limit import Limit
 root = sys.argv[1] + "/root"
 kept = Limit(root, LockPlace(root), 10**9)
@@ -1057,6 +1060,7 @@ DRAIN = (
     + """
 import gpucache.store.eviction, gpucache.store.leftovers
 from gpucache.disk.lock_place import LockPlace
+from gpucache.forks import closed_in_child
 from gpucache.store import limit
 limit._TURN_S = 600.0
 kept = limit.Limit(sys.argv[2], LockPlace(sys.argv[2]), 1)

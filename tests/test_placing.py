@@ -14,7 +14,7 @@ from support.every_call import SCRIPT, EveryCall
 from support.trees import GROUP, KERNEL, KEY, OLD, Cache, Tree
 from support.users import ADA
 
-from gpucache.disk import lock_place
+from gpucache.disk import lock_token
 from gpucache.disk.node import node_id
 from gpucache.report.cache_report import scan
 from gpucache.store import condemned
@@ -211,7 +211,7 @@ def test_a_maker_whose_life_no_lock_tells_has_two_minutes(
     cache = Cache(tmp_path)
     if node == "another pod":
         with monkeypatch.context() as patch:
-            patch.setattr(lock_place, "_parent", lambda: "/proc")
+            patch.setattr(lock_token, "_parent", lambda: "/proc")
             half_made(cache.entry, locked)
     else:
         half_made(cache.entry, locked, node)

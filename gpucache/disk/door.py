@@ -20,6 +20,8 @@ SAFELY = (
     | getattr(os, "O_NOFOLLOW", 0)
 )
 """What is added to the flags of every opening."""
+DIRECTORY = os.O_RDONLY | getattr(os, "O_DIRECTORY", 0) | SAFELY
+"""The flags by which a directory is opened that is no link."""
 
 RECORD_BYTES = 4 * 2**20
 COUNTERS_BYTES = 2**20
@@ -49,6 +51,15 @@ def open_regular(
         os.close(fd)
         raise
     return fd, found
+
+
+def has_name(fd: int, name: str, here: int) -> bool:
+    """Whether an open file still has a name in an open directory, where another process may have removed it."""
+    try:
+        named = os.stat(name, dir_fd=here, follow_symlinks=False)
+        return os.path.samestat(os.fstat(fd), named)
+    except OSError:
+        return False
 
 
 def opener(path: str, flags: int) -> int:

@@ -18,6 +18,7 @@ import threading
 import time
 from contextlib import suppress
 
+from gpucache.disk.door import DIRECTORY
 from gpucache.disk.files import STALE_S, make_directory, remove_tree, write_new
 from gpucache.disk.locks import can_be_asked, is_free_descriptor
 from gpucache.disk.node import DAY_S, is_locked_here, mark_of, node_id
@@ -217,7 +218,7 @@ def _is_swept(here: int, name: str) -> bool:
     What is emptied is the very directory whose lock was asked, whatever its name leads to by then.
     """
     try:
-        fd = os.open(name, _DIRECTORY | os.O_NOFOLLOW, dir_fd=here)
+        fd = os.open(name, DIRECTORY, dir_fd=here)
     except OSError:
         return False  # another user's, or another sweeper has removed it
     try:
@@ -244,7 +245,7 @@ def is_dead(path: str) -> bool:
     """
     try:
         # Opening a FIFO would wait, unless only a directory will do.
-        fd = os.open(path, _DIRECTORY | os.O_NOFOLLOW)
+        fd = os.open(path, DIRECTORY)
     except OSError:
         return False  # another user's, or another sweeper has removed it
     try:

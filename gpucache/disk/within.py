@@ -13,6 +13,8 @@ import os
 import stat
 from contextlib import contextmanager, suppress
 
+from gpucache.disk.door import DIRECTORY
+
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -22,14 +24,9 @@ if TYPE_CHECKING:
     T = TypeVar("T")
 
 _STEP = (
-    getattr(
-        os, "O_PATH", os.O_RDONLY
-    )  # Linux's: a directory may be walked through that may not be listed
-    | os.O_DIRECTORY
-    | os.O_NOFOLLOW
-    | os.O_CLOEXEC
+    # Linux's: a directory may be walked through that may not be listed
+    getattr(os, "O_PATH", os.O_RDONLY) | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 )
-_LISTED = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 _MOST_OPEN = 64
 
 
@@ -224,7 +221,7 @@ def open_directory(fd: int, name: str) -> int:
     Raises:
         OSError: there is none, or this user may not.
     """
-    return os.open(name, _LISTED, dir_fd=fd)
+    return os.open(name, DIRECTORY, dir_fd=fd)
 
 
 DEEPEST = 100

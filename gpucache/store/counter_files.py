@@ -18,8 +18,9 @@ import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 
-from gpucache.disk.door import COUNTERS_BYTES, SAFELY, open_regular
+from gpucache.disk.door import COUNTERS_BYTES, DIRECTORY, SAFELY, open_regular
 from gpucache.disk.files import STAGED
+from gpucache.disk.locks import NO_FLOCK
 from gpucache.disk.node import mark_of, node_id
 from gpucache.layout import paths
 from gpucache.layout.keys import unlinked
@@ -40,7 +41,6 @@ _SLOT = 2048  # more than the longest label and host with all counters, each at 
 _MOST_LABEL = 1400
 _READ_TRIES = 10
 _NEW_FILE = os.O_RDWR | os.O_CREAT | os.O_EXCL | SAFELY
-_NO_LOCKS = (errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP)
 _GONE = (errno.ENOENT, errno.ESTALE)
 
 
@@ -86,7 +86,7 @@ def opened(root: str) -> Iterator[int]:
     path = unlinked(root, "stats")
     if path is None:
         raise OSError(errno.ELOOP, os.strerror(errno.ELOOP), paths.ours(root, "stats"))
-    here = os.open(path, os.O_RDONLY | os.O_DIRECTORY | SAFELY)
+    here = os.open(path, DIRECTORY)
     try:
         yield here
     finally:
@@ -127,7 +127,7 @@ class OwnFile:
         """
         os.makedirs(directory, mode=0o700, exist_ok=True)
         self._turn = 0
-        here = os.open(directory, os.O_RDONLY | os.O_DIRECTORY | SAFELY)
+        here = os.open(directory, DIRECTORY)
         try:
             self._begin(here, directory)
         finally:
@@ -200,7 +200,7 @@ def _locked(fd: int) -> bool:
         fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
         return True
     except OSError as error:
-        if error.errno in _NO_LOCKS:
+        if error.errno in NO_FLOCK:
             return False
         raise
 

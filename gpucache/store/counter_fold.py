@@ -14,10 +14,10 @@ import time
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
 
-from gpucache.disk.door import COUNTERS_BYTES, SAFELY, open_regular
+from gpucache.disk.door import COUNTERS_BYTES, DIRECTORY, has_name, open_regular
 from gpucache.disk.files import STAGED, sweep_old
 from gpucache.disk.node import DAY_S, is_locked_here, node_id
-from gpucache.forks import after_fork
+from gpucache.forks import closed_in_child
 from gpucache.layout import paths
 from gpucache.store.counter_files import (
     CLAIM,
@@ -79,7 +79,7 @@ def fold_few(directory: str) -> None:
     Never raises for what the disk says.
     """
     with suppress(OSError):
-        here = os.open(directory, os.O_RDONLY | os.O_DIRECTORY | SAFELY)
+        here = os.open(directory, DIRECTORY)
         try:
             if _is_own(here):
                 _claim_old(here, _FEW)
@@ -114,7 +114,7 @@ def _fold_some(here: int, most: int, most_looked_at: int | None) -> int:
     try:
         for held_one in _dead(here, most_looked_at):
             held.append(held_one)
-            _in_hand.add(held_one.fd)
+            closed_in_child.add(held_one.fd)
             if len(held) == most:
                 break
         if all(one.name.endswith(FOLDED) for one in held) and len(held) < 2:
@@ -122,7 +122,7 @@ def _fold_some(here: int, most: int, most_looked_at: int | None) -> int:
         return _fold_held(here, held)
     finally:
         for one in held:
-            _in_hand.discard(one.fd)
+            closed_in_child.discard(one.fd)
             os.close(one.fd)
 
 
@@ -239,18 +239,10 @@ def _hold(here: int, known: str, name: str) -> _Held | None:
         mine = False
     except OSError:
         mine = by_age = True
-    if mine and (silent_s > DAY_S or not by_age) and _is_same(here, name, fd):
+    if mine and (silent_s > DAY_S or not by_age) and has_name(fd, name, here):
         return _Held(known, name, fd, found.st_mtime_ns, silent_s > DAY_S / 2)
     os.close(fd)
     return None
-
-
-def _is_same(here: int, name: str, fd: int) -> bool:
-    """Whether an open file still has this name."""
-    try:
-        return os.stat(name, dir_fd=here, follow_symlinks=False).st_ino == os.fstat(fd).st_ino
-    except OSError:
-        return False
 
 
 def _claimed(here: int, held: _Held) -> str | None:
@@ -269,7 +261,7 @@ def _claimed(here: int, held: _Held) -> str | None:
         os.utime(held.fd)
     except OSError:
         return None
-    return name if _is_same(here, name, held.fd) else None
+    return name if has_name(held.fd, name, here) else None
 
 
 # ---- the format before
@@ -312,17 +304,3 @@ def _claim_old_file(here: int, name: str) -> None:
             os.rename(name, claimed, src_dir_fd=here, dst_dir_fd=here)
         finally:
             os.close(held.fd)
-
-
-# ---- forks
-
-_in_hand: set[int] = set()
-
-
-@after_fork
-def _after_fork_in_child() -> None:
-    """The child must not hold what its parent folds."""
-    for fd in _in_hand:
-        with suppress(OSError):
-            os.close(fd)
-    _in_hand.clear()

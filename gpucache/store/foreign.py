@@ -25,7 +25,7 @@ import time
 from contextlib import suppress
 from typing import NamedTuple
 
-from gpucache.disk.door import SAFELY, open_regular
+from gpucache.disk.door import DIRECTORY, open_regular
 from gpucache.disk.files import inside, make_directory, write_whole
 from gpucache.disk.node import is_of_this_node, node_id
 from gpucache.disk.refusal import may
@@ -48,7 +48,6 @@ _MOST_BYTES = 2**15
 _NAME = re.compile(r"[0-9a-f]{8}\.([0-9]{1,10})\.[0-9a-f]{32}\.json")
 _ELSEWHERE_S = 30 * 86400.0
 """After so long without a new view the directory of another node is forgotten, which cannot be looked for here."""
-_DIRECTORY = os.O_RDONLY | os.O_DIRECTORY | SAFELY
 
 
 class Foreign(NamedTuple):
@@ -225,7 +224,7 @@ def view_at(foreign: Foreign, root: str, store_key: str) -> View | None:
     key = view_key(store_key)
     path = f"{foreign.path}/{key}"
     try:
-        here = os.open(path, _DIRECTORY)
+        here = os.open(path, DIRECTORY)
     except OSError:
         return None
     try:

@@ -28,6 +28,7 @@ from contextlib import contextmanager, suppress
 from functools import partial
 from typing import NamedTuple
 
+from gpucache.disk.door import DIRECTORY, SAFELY
 from gpucache.disk.files import STALE_S
 from gpucache.disk.node import DAY_S
 from gpucache.disk.within import Straight
@@ -35,7 +36,7 @@ from gpucache.layout import inductor
 from gpucache.store.deletion import Freed
 from gpucache.store.removal import InUse
 
-_LOCK = os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK
+_LOCK = os.O_RDONLY | SAFELY
 LEAST_GRACE_S = 900.0
 """The shortest grace for TorchInductor's files, whatever else is said: torch writes the sources of all kernels of a
 graph before its workers come to compile the last of them, and opens the locks only then."""
@@ -185,7 +186,7 @@ class _Search:
 def _names(directory: str) -> list[str]:
     """The names in a directory; none where it is no directory, is a link, is gone or may not be listed."""
     try:
-        fd = os.open(directory, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC)
+        fd = os.open(directory, DIRECTORY)
     except OSError:
         return []
     try:

@@ -17,7 +17,7 @@ import time
 from contextlib import contextmanager, suppress
 from functools import partial
 
-from gpucache.disk.door import SAFELY
+from gpucache.disk.door import SAFELY, has_name
 from gpucache.disk.files import make_directory
 from gpucache.disk.lock_place import open_lock_directory
 from gpucache.disk.locks import is_free, signature
@@ -95,7 +95,7 @@ class KeyLock:
                 # Only our own: a cleaner may have removed it, so that the file of another holder is there. And while it
                 # is held: whoever has opened it before gets the lock next, compares, and opens anew.
                 name = os.path.basename(self.path)
-                if _is_in(self._here, name, fd):
+                if has_name(fd, name, self._here):
                     os.unlink(name, dir_fd=self._here)
             _close(fd)
             _close_both(None, self._here)
@@ -266,15 +266,6 @@ def _is_named(fd: int, path: str, disk: Straight | None) -> bool:
     """Whether a path still leads to the file that is open."""
     try:
         named = os.stat(path) if disk is None else disk.lstat(path)
-    except FileNotFoundError:
-        return False
-    return os.path.samestat(os.fstat(fd), named)
-
-
-def _is_in(here: int, name: str, fd: int) -> bool:
-    """Whether a name in an open directory still is that of the file that is open."""
-    try:
-        named = os.stat(name, dir_fd=here, follow_symlinks=False)
     except FileNotFoundError:
         return False
     return os.path.samestat(os.fstat(fd), named)

@@ -25,7 +25,7 @@ from contextlib import suppress
 from gpucache.disk.files import make_directory
 from gpucache.disk.fitness import told
 from gpucache.environment import MAX_SIZE
-from gpucache.forks import after_fork
+from gpucache.forks import after_fork, closed_in_child
 from gpucache.kernels.group import GROUP_BYTES
 from gpucache.store.manifest import MANIFEST, Manifest
 from gpucache.store.recency import LEAST_GRACE_S, STAMP_S, is_recent, oldest_first
@@ -153,13 +153,13 @@ class Limit:
             locks = self.locks.directory()
             make_directory(locks)  # a cleaner may have swept it
             fd = open_lock_directory(locks)
-            _held.add(fd)
+            closed_in_child.add(fd)
             try:
                 fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
                 self._enforce_now(os.path.realpath(locks))
                 self._bound_inductor()
             finally:
-                _held.discard(fd)
+                closed_in_child.discard(fd)
                 with suppress(OSError):
                     # a child of a fork may have the descriptor still
                     fcntl.flock(fd, fcntl.LOCK_UN)
@@ -342,16 +342,11 @@ def _resting() -> Callable[[], None]:
 
 # ---- forks
 
-_held: set[int] = set()
 _all: weakref.WeakSet[Limit] = weakref.WeakSet()
 
 
 @after_fork
 def _after_fork_in_child() -> None:
-    """The child of a fork must not hold the parent's turn, nor wait for one of its threads."""
-    for fd in _held:
-        with suppress(OSError):
-            os.close(fd)
-    _held.clear()
+    """The child of a fork must not wait for one of the parent's threads."""
     for limit in _all:
         limit._reset()
