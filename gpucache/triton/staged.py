@@ -7,7 +7,6 @@ import hashlib
 import os
 import time
 import weakref
-from contextlib import suppress
 
 from gpucache.disk.files import remove_tree
 from gpucache.disk.fitness import told
@@ -134,11 +133,9 @@ def _finish(gone: weakref.ref[object]) -> None:
 
 
 def _finish_all() -> None:
-    # One at a time, since other threads may add and take away.
-    for _ in range(len(_unfinished)):
-        with suppress(KeyError):
-            _, staged = _unfinished.popitem()
-            staged.finish()
+    # Those of now: a daemon thread may take away, and may add without end.
+    for gone in tuple(_unfinished):
+        _finish(gone)
 
 
 atexit.register(_finish_all)
