@@ -25,7 +25,7 @@ from support.templates import Template, made_by_a_rank
 from support.trees import KEY, Stock
 from tree import make
 
-from gpucache import once
+from gpucache import log, once
 from gpucache.cli import main
 from gpucache.disk import lock_token
 from gpucache.disk.within import Straight
@@ -90,6 +90,9 @@ def told_by_nobody(
 ) -> None:
     """What is told once in a job was not told before this test; and each process of `python` or `gpucache` is a job."""
     monkeypatch.setattr(once, "PLACES", (str(tmp_path_factory.mktemp("told")),))
+    monkeypatch.setattr(
+        log, "_tells_alone", False
+    )  # a command that an earlier test has called says so
 
 
 @pytest.fixture(scope="session")

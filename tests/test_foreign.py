@@ -6,6 +6,7 @@ import errno
 import json
 import os
 import shutil
+import sys
 import threading
 import time
 from collections.abc import Callable
@@ -276,8 +277,9 @@ class TestRemembering:
         assert one.stat().st_mtime > OLD
         assert len(notes(root)) == 1
 
-    def test_a_directory_that_is_fresh_on_purpose_is_not(self, put, root, tmp_path):
+    def test_a_directory_that_is_fresh_on_purpose_is_not(self, put, root, tmp_path, monkeypatch):
         stock = tmp_path / "tmpabcd0123"
+        monkeypatch.delitem(sys.modules, "triton.runtime.cache", raising=False)
         with pytest.raises(KeyError):  # stock Triton is to act, and is not imported
             put(stock)
         assert notes(root) == []

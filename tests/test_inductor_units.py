@@ -6,6 +6,7 @@ import fcntl
 import os
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -45,7 +46,7 @@ class TestFind:
         assert [unit.size_bytes for unit in units] == [1000, 1000, 1000]
         assert [len(unit.files) for unit in units] == [3, 1, 1]
         assert [unit.lock is not None for unit in units] == [True, False, False]
-        assert [round((NOW - unit.used) / HOUR) for unit in units] == [3, 2, 1]
+        assert [round((time.time() - unit.used) / HOUR) for unit in units] == [3, 2, 1]
 
     def test_a_use_of_any_file_or_of_the_lock_is_one_of_the_unit(self, root):
         for path in library(root, "one", 9 * HOUR):

@@ -1182,7 +1182,7 @@ class TestEverySystemCall:
         names = every_call.killed_everywhere(
             VERIFY, start, after_kill, least=60, once={"ftruncate", "pwrite64"}
         )
-        assert {"rename", "unlink", "mkdir", "flock"} <= names
+        assert {"rename", "unlinkat", "mkdir", "flock"} <= names
         # as it was left
         check(compiled(*((one, "triton/1", True) for one in roots[::2])), made.digest)
         for one in roots:

@@ -20,7 +20,8 @@ def wrote(root: Path, name: str, size: int, age_s: float) -> Path:
     path = root / name
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_bytes(bytes(size))
-    os.utime(path, (NOW - age_s, NOW - age_s))
+    used = time.time() - age_s
+    os.utime(path, (used, used))
     return path
 
 
