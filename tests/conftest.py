@@ -23,6 +23,7 @@ from support.fuse import mounted
 from support.ranks import KERNELS, PLUGIN, Rank
 from support.templates import Template, made_by_a_rank
 from support.trees import KEY, Stock
+from support.users import ADA, BOB
 from tree import make
 
 from gpucache import log, once
@@ -77,11 +78,14 @@ def guard(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
         patch.setenv("TMPDIR", str(temporary))
         patch.setattr(tempfile, "tempdir", None)
         yield base
-    markers = f"gpucache-told-{os.geteuid()}"  # whoever else has told something, tells it again
-    shutil.rmtree(Path("/dev/shm", markers), ignore_errors=True)
-    for locks in Path("/dev/shm").glob(f"gpucache-{os.geteuid()}-*"):
-        with suppress(OSError), Straight() as disk:  # whoever still uses one makes it again
-            lock_token._remove_unused(str(locks), disk)
+    for user in (os.geteuid(), ADA, BOB):  # tests become the last two, as root
+        markers = Path("/dev/shm", f"gpucache-told-{user}")
+        shutil.rmtree(
+            markers, ignore_errors=True
+        )  # whoever else has told something, tells it again
+        for locks in Path("/dev/shm").glob(f"gpucache-{user}-*"):
+            with suppress(OSError), Straight() as disk:  # whoever still uses one makes it again
+                lock_token._remove_unused(str(locks), disk)
 
 
 @pytest.fixture(autouse=True)

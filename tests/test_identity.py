@@ -10,11 +10,11 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from support.digests import digests_read
 from support.launches import another_process, kernel, launched
 
 from gpucache.layout.keys import view_key
 from gpucache.report import scan
-from gpucache.store import manifest
 from gpucache.store.manifest import MANIFEST, entry_path, read_manifest, single_key
 from gpucache.triton.manager import DeviceCacheManager
 from gpucache.upkeep.verify import verify
@@ -60,19 +60,6 @@ def key_in(directory: Path) -> str | None:
     found = read_manifest(str(directory))
     assert found is not None
     return found[0].key
-
-
-def digests_read(monkeypatch: pytest.MonkeyPatch) -> list[str]:
-    """The files of which digests are made from now on."""
-    read: list[str] = []
-    digest_of = manifest.digest_of
-
-    def noted(path: str) -> str:
-        read.append(path)
-        return digest_of(path)
-
-    monkeypatch.setattr(manifest, "digest_of", noted)
-    return read
 
 
 # ---- under another name

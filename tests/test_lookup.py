@@ -11,9 +11,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from support.digests import digests_read
 from support.trees import KERNEL, KEY, Cache, set_used
 
-from gpucache.store import lookup, manifest
+from gpucache.store import lookup
 from gpucache.store.lookup import sound
 from gpucache.store.manifest import MANIFEST, is_rounded
 from gpucache.store.recency import boot_time
@@ -42,15 +43,7 @@ def cache(tmp_path: Path) -> Cache:
 @pytest.fixture
 def read(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     """The files of which digests were made."""
-    read: list[str] = []
-    digest_of = manifest.digest_of
-
-    def noted(path: str) -> str:
-        read.append(path)
-        return digest_of(path)
-
-    monkeypatch.setattr(manifest, "digest_of", noted)
-    return read
+    return digests_read(monkeypatch)
 
 
 def coarse(root: Path, seconds: int = 1) -> None:
