@@ -22,7 +22,8 @@ from support.users import ADA, BOB, acting_as, directory
 
 from gpucache import DeviceCacheRegistry, Provision
 from gpucache.directories import provision as provision_module
-from gpucache.directories.record import Record, merge, read_record
+from gpucache.directories.merging import merge
+from gpucache.directories.record import Record, read_record
 from gpucache.disk import locks, mounts
 from gpucache.disk.files import write_whole
 from gpucache.disk.lock_place import LockPlace

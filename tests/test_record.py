@@ -15,11 +15,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from gpucache import Device, DeviceCacheRegistry, RecordError, Snapshot, Status, Unavailable
+from gpucache.directories.merging import directories, merge
 from gpucache.directories.record import (
     Listed,
     Record,
-    directories,
-    merge,
     parse_record,
     read_record,
     readable,

@@ -6,7 +6,8 @@ import os
 from contextlib import suppress
 from functools import lru_cache
 
-from gpucache.directories.record import Record, directories, merge, readable, recorded
+from gpucache.directories.merging import directories, merge
+from gpucache.directories.record import Record, readable, recorded
 from gpucache.disk.capabilities import learn
 from gpucache.disk.files import make_directory, make_root, write_whole
 from gpucache.disk.fitness import fitness, network_file_system

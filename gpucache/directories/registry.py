@@ -5,7 +5,8 @@ from __future__ import annotations
 import os
 
 from gpucache import environment
-from gpucache.directories.record import Record, directories, merge, read_record, recorded
+from gpucache.directories.merging import directories, merge
+from gpucache.directories.record import Record, read_record, recorded
 from gpucache.directories.visible_by_record import sees_all, visible_by_record
 from gpucache.disk.record_use import stamp_use
 from gpucache.disk.vetting import Trust, vet, vet_child, vet_file
