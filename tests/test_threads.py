@@ -6,11 +6,9 @@ import importlib
 import os
 import pkgutil
 import resource
-import shutil
-import tempfile
 import threading
 import traceback
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -64,11 +62,9 @@ def limited(act: Callable[[], int], out: Path) -> tuple[int, str]:
 
 
 @pytest.fixture
-def home(as_root: None) -> Iterator[Path]:
+def home(as_root: None, everyones: Path) -> Path:
     """A directory of that user's."""
-    made = Path(tempfile.mkdtemp(prefix="gpucache-test-", dir="/tmp"))
-    yield made
-    shutil.rmtree(made)
+    return everyones
 
 
 def given(path: Path) -> None:

@@ -6,11 +6,9 @@ A container without root maps a few users; every other one is shown as uid 65534
 from __future__ import annotations
 
 import os
-import shutil
 import subprocess
 import sys
-import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -25,11 +23,8 @@ Inside = Callable[..., "subprocess.CompletedProcess[str]"]
 
 
 @pytest.fixture
-def base(as_root: None) -> Iterator[Path]:
-    made = Path(tempfile.mkdtemp(prefix="gpucache-test-", dir="/tmp"))
-    made.chmod(0o755)
-    yield made
-    shutil.rmtree(made)
+def base(as_root: None, everyones: Path) -> Path:
+    return everyones
 
 
 @pytest.fixture
