@@ -22,7 +22,7 @@ from support.users import ADA, BOB, acting_as, link
 
 from gpucache import DeviceCacheRegistry, environment
 from gpucache.diagnosis import codes as codes_module
-from gpucache.diagnosis import why_missed
+from gpucache.diagnosis import trust_checks, why_missed
 from gpucache.diagnosis.doctor import CODES, examine
 from gpucache.directories.launch import launch_environ
 from gpucache.directories.python_path import SITE
@@ -889,6 +889,32 @@ class TestWhoMayWrite:
         finding = told(found, "unreadable", "warning")
         assert (finding.subject, finding.fact) == (paths.ours(root, "locks"), "Permission denied")
         told(found, "not-writable", "warning")
+
+
+@pytest.mark.parametrize("share", ["", "1"])
+def test_a_directory_outside_the_root_in_which_others_may_plant_code_is_told(root, tmp_path, share):
+    """The plug-in shares nothing with such a one, and the log alone would tell."""
+    directory = tmp_path / "triton"
+    directory.mkdir(mode=0o700)
+    environ = {"TRITON_CACHE_DIR": str(directory), "GPUCACHE_SHARE": share}
+    silent(look(root, **environ), "unsafe-directory", "no-views")
+    directory.chmod(0o777)
+    finding = told(look(root, **environ), "unsafe-directory", "error")
+    assert finding.subject == str(directory)
+    assert "TRITON_CACHE_DIR" in finding.fix
+    silent(look(root, **environ | {"GPUCACHE_SHARE": "0"}), "unsafe-directory")
+
+
+def test_a_directory_in_which_no_view_can_be_made_is_told(root, tmp_path, monkeypatch):
+    directory = tmp_path / "triton"
+    environ = {"TRITON_CACHE_DIR": str(directory)}
+    silent(look(root, **environ), "no-views")
+    directory.write_text("a file")
+    assert told(look(root, **environ), "no-views", "warning").fact.startswith("Not a directory")
+    inside = {"TRITON_CACHE_DIR": f"{root}/triton/0"}
+    silent(look(root, **inside), "no-views")
+    monkeypatch.setattr(trust_checks, "may", lambda path, _: path == root)
+    assert told(look(root, **inside), "no-views", "warning").subject == f"{root}/triton/0"
 
 
 def test_a_root_that_a_group_may_write_is_told(root):

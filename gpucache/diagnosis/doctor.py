@@ -49,6 +49,7 @@ _ENVIRONMENT = (
     environment_checks.triton_version,
 )
 _DISK = (
+    trust_checks.own_directory,
     trust_checks.group_writable,
     mount_checks.file_system,
     mount_checks.mount_options,

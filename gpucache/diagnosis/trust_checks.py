@@ -8,9 +8,12 @@ import shlex
 import stat
 from collections.abc import Callable, Iterator, Mapping
 
+from gpucache import environment
 from gpucache.diagnosis.case import Case
 from gpucache.diagnosis.codes import tells
 from gpucache.diagnosis.looking import listed
+from gpucache.disk.files import inside
+from gpucache.disk.fresh import fresh_part
 from gpucache.disk.lock_place import LockPlace
 from gpucache.disk.refusal import may
 from gpucache.disk.refusal import refusal as refused
@@ -84,6 +87,36 @@ def _closed(path: str) -> Finding:
     fact = os.strerror(errno.EACCES)
     hint = refused(path, OSError(errno.EACCES, fact), "look at").hint
     return Finding("unreadable", "warning", path, fact, hint)
+
+
+@tells({"no-views": "TRITON_CACHE_DIR cannot be used, and kernels are used from the store itself"})
+def own_directory(case: Case) -> Iterator[Finding]:
+    """Find what keeps the plug-in from the directory that `TRITON_CACHE_DIR` names.
+
+    Where somebody else could plant code there, nothing is shared, however safe the root is; where it cannot be written,
+    there are no views. One that is fresh on purpose is Triton's own affair.
+    """
+    environ = case.environ
+    directory = environment.TRITON_DIRECTORY.text(environ)
+    if not directory or any(environment.turned_off(environ)):
+        return
+    is_asked_for = environment.SHARE.read(environ) is not None
+    if not is_asked_for and fresh_part(directory, case.root) is not None:
+        return
+    path = paths.absolute(directory)
+    refused = None if inside(path, case.root) else refusal(path, Trust.parse(environ), vet)
+    fix = f"set {environment.TRITON_DIRECTORY} to a directory of your own"
+    if refused is not None and refused.code == "unsafe-directory":
+        yield Finding(
+            refused.code, refused.level, refused.subject, refused.fact, f"{refused.fix}; or {fix}"
+        )
+    elif refused is not None:
+        fact = f"{refused.fact}: kernels are used from the store itself"
+        yield Finding("no-views", "warning", path, fact, fix)
+    elif os.path.isdir(path) and not may(path, os.W_OK | os.X_OK):
+        fact = "this user may not write it: kernels are used from the store itself"
+        fix = f"chmod u+rwx {shlex.quote(path)}, or {fix}"
+        yield Finding("no-views", "warning", path, fact, fix)
 
 
 @tells({"group-writable": "everybody in a group may write the root"})
