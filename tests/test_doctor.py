@@ -32,6 +32,7 @@ from gpucache.findings import Finding
 from gpucache.layout import paths
 from gpucache.machine import device_files, nvml
 from gpucache.store.manifest import MANIFEST, entry_path
+from gpucache.store.size import set_total
 
 Mount = Callable[..., Path]
 Put = Callable[[str], None]
@@ -1103,6 +1104,15 @@ class TestDisk:
             "its file system is mounted read-only"
         )
         silent(found, "not-writable", "clock-skew", "unreadable")
+
+    def test_an_image_which_is_always_full_needs_no_room(self, disk):
+        root = disk("size=1m,nr_inodes=100")
+        set_total(root, 10**6)
+        told(look(root, GPUCACHE_MAX_SIZE="1KiB"), "over-limit", "warning")
+        subprocess.run(["mount", "-o", "remount,ro", os.path.dirname(root)], check=True)
+        found = look(root, GPUCACHE_MAX_SIZE="1KiB")
+        told(found, "read-only", "warning")
+        silent(found, "little-space", "few-inodes", "over-limit")
 
     def test_little_room_is_told(self, disk):
         found = look(disk("size=1m,nr_inodes=100"))

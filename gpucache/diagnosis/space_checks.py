@@ -30,9 +30,14 @@ from gpucache.units import size
     }
 )
 def room(case: Case) -> Iterator[Finding]:
-    """Warn of too little space and too few inodes, by the measures by which `provision` warns."""
+    """Warn of too little space and too few inodes, by the measures by which `provision` warns.
+
+    A read-only file system needs none: an image is always full.
+    """
     root = case.root
     disk = fitness(nearest(root))
+    if disk.read_only:
+        return
     fix = f"make room (`gpucache prune`), or set {ROOT} to a directory on another disk"
     if disk.little_space_mib is not None:
         fact = f"its file system has {disk.little_space_mib} MiB left"
@@ -47,6 +52,8 @@ def over_limit(case: Case) -> Iterator[Finding]:
     """Warn of a store that cannot keep its limit, since all that it has was used in the last minutes."""
     variable = environment.MAX_SIZE
     where = nearest(case.root)
+    if fitness(where).read_only:
+        return
     allowed = limit.max_size_bytes(where, case.environ)
     taken = total_bytes(case.root)
     if allowed and taken is not None and taken > allowed:
