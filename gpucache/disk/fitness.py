@@ -25,7 +25,7 @@ class Fitness(Value):
     """The inodes left for this user; None where they are enough, or the file system does not count them."""
 
 
-def told(path: str) -> os.statvfs_result | None:
+def statvfs(path: str) -> os.statvfs_result | None:
     """What the file system of an existing path tells of itself; None where it tells nothing.
 
     The mount of an object store may have no such call, or tell of no blocks: its size is then unknown.
@@ -49,7 +49,7 @@ def fitness(path: str) -> Fitness:
     Raises:
         OSError: the file system does not answer.
     """
-    disk = told(path)
+    disk = statvfs(path)
     if disk is None:
         return Fitness()
     free_bytes = disk.f_bavail * disk.f_frsize

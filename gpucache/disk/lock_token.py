@@ -195,7 +195,7 @@ def _parent() -> str:
     return os.path.realpath("/dev/shm" if is_usable else "/tmp")
 
 
-def elsewhere() -> int:
+def device_of_places() -> int:
     """The file system (``st_dev``) of the directories of locks that are in no root.
 
     Pods of one node may have a ``/dev/shm`` each: they see none of each other's locks there.

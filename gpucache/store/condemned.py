@@ -11,15 +11,15 @@ import os
 from contextlib import suppress
 
 from gpucache.disk.door import HOLDER_BYTES, read_limited
-from gpucache.disk.lock_token import elsewhere
+from gpucache.disk.lock_token import device_of_places
 from gpucache.disk.node import mark_of, node_id
 from gpucache.layout.keys import ASIDE
 from gpucache.store.manifest import CONDEMNED
 
 
 def signature(locked: bool) -> bytes:
-    """What a maker writes of himself: his node, and whose locks he sees there, as `elsewhere` tells."""
-    said = {"maker": f"{node_id()}{mark_of(elsewhere())}", "locked": locked}
+    """What a maker writes of himself: his node, and whose locks he sees there, as `device_of_places` tells."""
+    said = {"maker": f"{node_id()}{mark_of(device_of_places())}", "locked": locked}
     return json.dumps(said).encode()
 
 

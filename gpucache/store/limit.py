@@ -23,7 +23,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import suppress
 
 from gpucache.disk.files import make_directory
-from gpucache.disk.fitness import told
+from gpucache.disk.fitness import statvfs
 from gpucache.environment import MAX_SIZE
 from gpucache.forks import after_fork, closed_in_child
 from gpucache.kernels.group import GROUP_BYTES
@@ -56,7 +56,7 @@ def max_size_bytes(root: str, environ: Mapping[str, str]) -> int:
     allowed = MAX_SIZE.read_or_default(environ)
     if allowed is not None:
         return allowed
-    disk = told(root)
+    disk = statvfs(root)
     if disk is None or not disk.f_blocks:
         return _MOST  # the size of the file system is unknown
     disk_bytes = disk.f_blocks * disk.f_frsize

@@ -13,7 +13,7 @@ import os
 import tempfile
 from collections.abc import Iterable, Mapping
 
-from gpucache.disk.door import SAFELY
+from gpucache.disk.door import DIRECTORY
 from gpucache.disk.files import OPEN_ABOVE, make_directory, remove_tree
 from gpucache.disk.staging import Staging
 from gpucache.kernels.group import GROUP, write_group
@@ -133,7 +133,7 @@ def _hand_over(made: str, names: Iterable[str], directory: str) -> None:
     """Give a new view to the owner of the device directory, where root makes the view of another user."""
     if os.geteuid() != 0:
         return
-    here = os.open(made, os.O_RDONLY | os.O_DIRECTORY | SAFELY)
+    here = os.open(made, DIRECTORY)
     try:
         placing.hand_over(here, names, os.stat(directory))
     finally:

@@ -9,7 +9,7 @@ import time
 import weakref
 
 from gpucache.disk.files import remove_tree
-from gpucache.disk.fitness import told
+from gpucache.disk.fitness import statvfs
 from gpucache.kernels.group import STANDALONE
 from gpucache.store.names import stored_name
 from gpucache.triton.location import Location
@@ -146,7 +146,7 @@ def executable(directory: str) -> bool:
     parent = os.path.dirname(directory)
     while not os.path.isdir(directory) and parent != directory:
         directory, parent = parent, os.path.dirname(parent)
-    disk = told(directory)
+    disk = statvfs(directory)
     no_exec = getattr(os, "ST_NOEXEC", 0)
     return disk is None or not disk.f_flag & no_exec
 
