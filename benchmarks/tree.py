@@ -145,6 +145,7 @@ def make(root: str, entries: int, views: int, seed: int = 0) -> list[str]:
         Device(uuid=f"GPU-{n:08x}", index=n, name="H100", compute_capability=(9, 0))
         for n in range(views)
     )
+    os.makedirs(os.path.dirname(root), exist_ok=True)
     DeviceCacheRegistry(
         root, Snapshot(status=Status.OK, source="nvml", devices=devices), {}
     ).provision()
