@@ -83,3 +83,30 @@ def test_a_daemon_thread_that_compiles_at_exit_breaks_nothing(root, python):
     done = python(EXIT, env=environ)
     assert (done.returncode, done.stderr) == (0, "")
     assert not list(root.glob("gpucache/v1/locks/*A*.lock")), "those of the main thread are free"
+
+
+NO_STAGING = """
+import os, sys
+from gpucache.disk.staging import Staging
+from gpucache.triton import DeviceCacheManager
+
+def refuse(*_):
+    raise OSError(28, "No space left on device")
+
+Staging.write = refuse
+manager = DeviceCacheManager("A" * 52)
+manager.get_group("add.json")
+path = manager.put(b"{}", "add.json")
+if os.fork() == 0:
+    sys.exit()  # as a worker that ends before its parent
+assert os.wait()[1] == 0
+print(path, open(path).read())
+"""
+
+
+def test_what_no_staging_takes_is_where_triton_can_read_it_and_goes_at_exit(root, python):
+    environ = {**os.environ, "GPUCACHE_DIR": str(root), "TRITON_CACHE_DIR": f"{root}/triton/0"}
+    done = python(NO_STAGING, env=environ)
+    path, content = done.stdout.split()
+    assert (done.returncode, content) == (0, "{}"), done.stderr
+    assert not Path(path).parent.exists()

@@ -12,6 +12,7 @@ for a kernel not to launch. That is why exceptions are caught here, in `gpucache
 
 from __future__ import annotations
 
+import atexit
 import logging
 import os
 import sys
@@ -19,6 +20,7 @@ import tempfile
 import threading
 
 from gpucache import environment
+from gpucache.disk.files import remove_tree
 from gpucache.errors import CacheMissError
 from gpucache.forks import after_fork
 from gpucache.kernels.group import STANDALONE
@@ -43,6 +45,8 @@ if TYPE_CHECKING:
 
 _locations: dict[str | None, Location] = {}
 """By the value of `TRITON_CACHE_DIR`."""
+_last_resorts: list[str] = []
+"""Directories in the temporary directory, each for a file that no staging area takes; they go at exit."""
 _settling = threading.RLock()
 _get = os.environ.get
 _TRITON_DIRECTORY = environment.TRITON_DIRECTORY.name
@@ -242,6 +246,7 @@ class DeviceCacheManager(CacheManager):
             self._location.degraded("the file cannot be staged", error)
             try:
                 home = tempfile.mkdtemp(prefix="gpucache-")
+                _last_resorts.append(home)
                 path = os.path.join(home, stored_name(filename))
                 with open(path, "wb") as file:
                     file.write(content)
@@ -379,7 +384,16 @@ def _settled(directory: str | None) -> Location:
     return location
 
 
+def _remove_last_resorts() -> None:
+    for home in _last_resorts:
+        remove_tree(home)
+
+
+atexit.register(_remove_last_resorts)
+
+
 @after_fork
 def _after_fork_in_child() -> None:
     global _settling
     _settling = threading.RLock()
+    _last_resorts.clear()  # they are the parent's
