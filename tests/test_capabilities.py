@@ -126,3 +126,18 @@ def test_a_full_or_read_only_disk_refuses_no_way_in_particular() -> None:
         assert not is_refusal(OSError(code, ""))
     for code in REFUSALS:
         assert is_refusal(OSError(code, ""))
+
+
+def test_what_is_old_is_removed_behind_no_link(tmp_path):
+    root, elsewhere = tmp_path / "root", tmp_path / "elsewhere"
+    elsewhere.mkdir()
+    (root / "gpucache/v1/tmp").mkdir(parents=True)
+    (elsewhere / "letters.json").write_text("of years ago")
+    os.utime(elsewhere / "letters.json", (1, 1))
+    (root / "gpucache/v1/mounts").symlink_to(elsewhere)
+    learn(str(root), again=True)
+    assert (elsewhere / "letters.json").exists()
+    (root / "gpucache/v1/mounts").unlink()
+    elsewhere.rename(root / "gpucache/v1/mounts")
+    learn(str(root), again=True)
+    assert len(os.listdir(root / "gpucache/v1/mounts")) == 1

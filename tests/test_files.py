@@ -16,7 +16,7 @@ import pytest
 from support.processes import PATIENCE_S, SPAWN, lock_holder
 from support.users import ADA, acting_as
 
-from gpucache.disk.files import make_directory, remove_tree, size_of, write_whole
+from gpucache.disk.files import make_directory, remove_tree, size_of, write_new, write_whole
 from gpucache.disk.locks import locked
 from gpucache.errors import LockTimeoutError, ProvisionError
 from gpucache.layout import paths
@@ -483,3 +483,16 @@ class TestRemoveTree:
         (tmp_path / "a/b/c").touch()
         remove_tree(str(tmp_path / "a"))
         assert list(tmp_path.iterdir()) == []
+
+
+def test_a_new_file_is_written_through_no_link_and_over_nothing(tmp_path):
+    precious = tmp_path / "precious"
+    precious.write_text("another user's")
+    (tmp_path / "link").symlink_to(precious)
+    os.link(precious, tmp_path / "named")
+    for name in ("link", "named"):
+        with pytest.raises(FileExistsError):
+            write_new(str(tmp_path / name), b"ours")
+    with pytest.raises(OSError):
+        write_new(str(tmp_path / "link"), b"ours", replace=True)
+    assert precious.read_text() == "another user's"

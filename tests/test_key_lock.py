@@ -646,3 +646,18 @@ class TestHolder:
 
     def test_no_file_is_a_process_that_did_not_say(self, path):
         assert holder(path) == "a process that did not say who it is"
+
+
+def test_a_file_that_was_given_the_name_of_a_lock_is_not_written_to(tmp_path):
+    precious = tmp_path / "precious"
+    precious.write_text("another user's")
+    before = precious.stat()
+    path = tmp_path / "KEY.lock"
+    os.link(precious, path)
+    with key_lock.holding(str(path), "a test") as held:
+        assert held
+        assert not os.path.samefile(path, precious)
+    after = precious.stat()
+    assert precious.read_text() == "another user's"
+    assert after.st_mtime_ns == before.st_mtime_ns
+    assert not path.exists()

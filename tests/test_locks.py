@@ -23,3 +23,11 @@ def test_what_a_holder_writes_is_what_a_waiter_reads(what, host, tmp_path):
     told = locks.holder(str(tmp_path / "holder"))
     assert told.startswith(f"process {os.getpid()} on {host} since ")
     assert told.endswith("Z" if what is None else f" for {what}")
+
+
+def test_a_file_that_was_given_the_name_of_a_holder_is_not_written_to(tmp_path):
+    precious = tmp_path / "precious"
+    precious.write_text("another user's")
+    os.link(precious, tmp_path / "x.lock.holder")
+    with locks.locked(str(tmp_path / "x.lock"), timeout_s=60):
+        assert precious.read_text() == "another user's"

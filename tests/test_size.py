@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import os
+
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from gpucache.layout import paths
-from gpucache.store.size import set_total, total_bytes, updated
+from gpucache.store.size import count_anew_later, set_total, total_bytes, updated
 
 ANY = settings(suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None)
 
@@ -42,3 +44,15 @@ def test_what_makes_no_sense_is_what_nobody_has_counted(text, tmp_path):
     with open(paths.ours(str(tmp_path), "stats", "size"), "w") as file:
         file.write(text)
     assert total_bytes(str(tmp_path)) is None
+
+
+def test_a_file_that_was_given_the_name_of_the_total_is_not_written_to(tmp_path):
+    precious = tmp_path / "precious"
+    precious.write_text("another user's")
+    place = tmp_path / "gpucache/v1/stats"
+    place.mkdir(parents=True)
+    os.link(precious, place / "size")
+    count_anew_later(str(tmp_path))
+    assert precious.read_text() == "another user's"
+    updated(str(tmp_path), 5)
+    assert precious.read_text() == "another user's"

@@ -910,6 +910,25 @@ class TestAnotherUser:
         with acting_as(ADA):
             assert verify(str(root)).findings == ()
 
+    def test_a_view_is_made_again_where_it_was_whatever_is_put_on_the_way(
+        self, root, tmp_path, monkeypatch
+    ):
+        view = root / "triton/0" / kernel_key(root)
+        cut(replaced(view / "scaled.cubin"))
+        elsewhere = tmp_path / "elsewhere"
+        elsewhere.mkdir()
+        link_view = repair.link_view
+
+        def swapped(*arguments, **named):
+            view.parent.rename(root / "triton/moved")
+            view.parent.symlink_to(elsewhere)
+            return link_view(*arguments, **named)
+
+        monkeypatch.setattr(repair, "link_view", swapped)
+        verify(str(root), repair=True)
+        assert os.listdir(elsewhere) == []
+        assert (root / "triton/moved" / view.name / "scaled.cubin").exists()
+
     def test_what_may_only_be_read_is_judged_and_why_it_stays_is_told(self, root):
         key = kernel_key(root)
         cut(root / "triton/0" / key / "scaled.cubin")

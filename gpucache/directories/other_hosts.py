@@ -11,6 +11,7 @@ from contextlib import suppress
 from gpucache.directories.record import Record, parse_record
 from gpucache.disk.door import RECORD_BYTES, read_limited
 from gpucache.disk.record_use import TAKEN_OVER_S, UNUSED_S, unused_records
+from gpucache.disk.within import Straight
 from gpucache.layout import paths
 
 _MOST_READ = 64
@@ -46,14 +47,18 @@ def remove_records_of_the_gone(root: str, newest: Record) -> None:
     ``newest`` is the record that this host has got just now, in which devices of a former pod may be. Beside any
     process; where the disk refuses, a record stays.
     """
+    root = os.path.realpath(root)
     gone = set(unused_records(root, UNUSED_S))
     former = [path for path in unused_records(root, TAKEN_OVER_S) if path not in gone]
     for path in former[:_MOST_READ]:
         if _is_taken_over(path, newest):
             gone.add(path)
-    for path in gone:
-        with suppress(OSError):
-            os.unlink(path)
+    if not gone:
+        return
+    with Straight() as disk:  # nobody may lead the removal elsewhere
+        for path in gone:
+            with suppress(OSError):
+                disk.unlink(path)
 
 
 def _is_taken_over(path: str, newest: Record) -> bool:

@@ -15,7 +15,7 @@ import time
 from contextlib import suppress
 
 from gpucache.disk import mounts
-from gpucache.disk.door import read_limited
+from gpucache.disk.door import SAFELY, read_limited
 from gpucache.disk.files import STAGED, make_directory, remove_tree, write_whole
 from gpucache.disk.node import node_id
 from gpucache.errors import GpuCacheError
@@ -242,10 +242,16 @@ def _mount(root: str) -> list[int]:
 
 
 def _forget_old(directory: str) -> None:
-    """Remove what nodes found that were started again since, or are gone: each start leaves a file."""
-    with os.scandir(directory) as items:
-        for item in items:
-            age_s = time.time() - item.stat(follow_symlinks=False).st_mtime
-            if age_s > _KEPT_S and item.name.endswith(".json"):
-                with suppress(OSError):
-                    os.unlink(item.path)
+    """Remove what nodes found that were started again since, or are gone: each start leaves a file.
+
+    Nothing is removed behind a link in the place of the directory.
+    """
+    here = os.open(directory, os.O_RDONLY | os.O_DIRECTORY | SAFELY)
+    try:
+        for name in os.listdir(here):
+            with suppress(OSError):
+                age_s = time.time() - os.stat(name, dir_fd=here, follow_symlinks=False).st_mtime
+                if age_s > _KEPT_S and name.endswith(".json"):
+                    os.unlink(name, dir_fd=here)
+    finally:
+        os.close(here)

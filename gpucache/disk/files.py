@@ -13,10 +13,11 @@ import stat
 import time
 from contextlib import suppress
 
+from gpucache.disk.door import SAFELY
 from gpucache.disk.refusal import refusal
 from gpucache.errors import ProvisionError
 
-_NEW_FILE = os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC
+_NEW_FILE = os.O_WRONLY | os.O_CREAT | SAFELY
 STALE_S = 3600.0
 """A temporary file that has not changed for so long is taken for a dead process's, where no lock tells."""
 STAGED = "publish-"
@@ -179,9 +180,14 @@ def inside(path: str, directory: str) -> bool:
     return inner.startswith(outer)
 
 
-def write_new(path: str, data: bytes) -> None:
-    """Write a whole new file, or replace the content of the one that is there; on failure the file is removed."""
-    fd = os.open(path, _NEW_FILE, 0o666)
+def write_new(path: str, data: bytes, replace: bool = False) -> None:
+    """Write a whole new file; ``replace`` the content of the one that is there, if there is one. No link is followed.
+
+    Raises:
+        OSError: the disk refused, and no file is left; or something is there, and stays.
+    """
+    how = os.O_TRUNC if replace else os.O_EXCL
+    fd = os.open(path, _NEW_FILE | how, 0o666)
     try:
         view = memoryview(data)
         while view:

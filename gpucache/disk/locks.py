@@ -89,8 +89,20 @@ def signature(what: str | None = None) -> bytes:
 
 
 def open_private(path: str, flags: int) -> int:
-    """Open a file, but no link's target, and no FIFO; if it is made, only this user may read it (an `open` opener)."""
-    return os.open(path, flags | SAFELY, 0o600)
+    """Open a file to write it anew (an `open` opener); if it is made, only this user may read it.
+
+    Raises:
+        OSError: it cannot be opened, or is a link or FIFO, or has another name: that may be another user's file.
+    """
+    fd = os.open(path, flags & ~os.O_TRUNC | SAFELY, 0o600)
+    try:
+        if os.fstat(fd).st_nlink > 1:
+            raise OSError(errno.EMLINK, "it has another name", path)
+        os.ftruncate(fd, 0)
+    except BaseException:
+        os.close(fd)
+        raise
+    return fd
 
 
 def holder(path: str) -> str:

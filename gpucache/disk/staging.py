@@ -84,7 +84,7 @@ class Staging:
         home = self._new_below(place)
         path = os.path.join(home, name)
         try:
-            write_new(path, data)
+            write_new(path, data, replace=True)
         except OSError:
             remove_tree(home)
             raise

@@ -203,7 +203,10 @@ def _open_locked(path: str, disk: Straight | None) -> tuple[int, int] | None:
         try:
             fd = os.open(os.path.basename(path), _LOCK_FILE, 0o600, dir_fd=here)
             fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            if _is_named(fd, path, disk):
+            if os.fstat(fd).st_nlink > 1:
+                # Another user's file, perhaps, that was given this name so that root writes into it.
+                os.unlink(os.path.basename(path), dir_fd=here)
+            elif _is_named(fd, path, disk):
                 return fd, here
             # Its last holder removed the file while we opened it, or a cleaner its directory: another is there now.
         except BlockingIOError:

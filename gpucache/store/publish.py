@@ -98,16 +98,26 @@ def _identity(facts: Facts) -> tuple[str, str | None, str]:
     return facts.kernel, facts.group, facts.tag
 
 
-def link_view(root: str, source: str, target: str, manifest: Manifest, repair: bool) -> bool:
+def link_view(
+    root: str,
+    source: str,
+    target: str,
+    manifest: Manifest,
+    repair: bool,
+    directory: str | None = None,
+) -> bool:
     """Make ``target`` a view of the store's entry ``source``, unless it is whole; return whether it is whole now.
 
-    Without ``repair`` (which needs the key's lock) only an absent or empty directory is filled.
+    Without ``repair`` (which needs the key's lock) only an absent or empty directory is filled. ``directory`` is
+    another path of the device directory, for whoever may follow no link on the way (`within.Straight.held`).
 
     Raises:
         OSError: the disk refused; the view is as it was.
     """
-    directory = os.path.dirname(target)
-    make_directory(directory, OPEN_ABOVE)
+    if directory is None:
+        directory = os.path.dirname(target)
+        make_directory(directory, OPEN_ABOVE)
+    place = f"{directory}/{os.path.basename(target)}"
     aside = tempfile.mkdtemp(prefix=ASIDE, dir=directory)
     try:
         placed, made = {}, []
@@ -122,9 +132,9 @@ def link_view(root: str, source: str, target: str, manifest: Manifest, repair: b
         if group is not None:
             made.append(f"{GROUP}{group}")
         _hand_over(aside, made, directory)
-        if repair and _busy(target):
+        if repair and _busy(place):
             return False
-        return _put_in_place(root, aside, target, manifest, repair)
+        return _put_in_place(root, aside, place, manifest, repair)
     finally:
         remove_tree(aside)
 
@@ -170,6 +180,7 @@ def _give_manifest(
         linked = placing.link_or_copy(f"{source}/{MANIFEST}", f"{target}/{MANIFEST}")
         if linked:
             return True
+        os.unlink(f"{target}/{MANIFEST}")
     # Copied: perhaps to a file system with coarser times, or to one that keeps its own.
     copied = manifest._replace(listed=placed, root=os.path.realpath(root))
     write_manifest(target, copied)

@@ -65,8 +65,10 @@ def _update_straight(
     root: str, change: int, disk: Straight, *, anew: bool, now: float | None
 ) -> None:
     def update(here: int, name: str) -> None:
-        fd, _ = open_regular(name, os.O_RDWR, here)
+        fd, found = open_regular(name, os.O_RDWR, here)
         try:
+            if found.st_nlink > 1:
+                raise OSError(errno.EMLINK, "it has another name", name)
             _retried(lambda: _update(fd, change, draining=None, anew=anew, now=now))
         finally:
             os.close(fd)
@@ -171,7 +173,13 @@ def _lock(fd: int) -> None:
 def _open(path: str) -> int:
     """Open the file, which is made with its directory if it is not there, or if something else is in its place."""
     try:
-        return open_regular(path, os.O_RDWR)[0]
+        fd, found = open_regular(path, os.O_RDWR)
+        if found.st_nlink <= 1:
+            return fd
+        os.close(fd)
+        os.unlink(
+            path
+        )  # another user's file, perhaps, that was given this name so that root writes into it
     except FileNotFoundError:
         os.makedirs(os.path.dirname(path), mode=0o700, exist_ok=True)
     except OSError as error:

@@ -127,7 +127,9 @@ class _Repairing:
         put_away = self._put_away(view.path)
         if entry is None or entry.manifest is None:
             return put_away
-        linked = link_view(self.root, entry.path, view.path, entry.manifest, repair=False)
+        parent = os.path.dirname(view.path)
+        with self.disk.held(entry.path) as source, self.disk.held(parent) as beside:
+            linked = link_view(self.root, source, view.path, entry.manifest, False, beside)
         return f"made again from {entry.path}" if linked else put_away
 
     def _entry_of(self, view: Judged) -> Judged | None:
