@@ -330,6 +330,14 @@ class TestRemembering:
         assert all(view.exists() for view in put())
         assert notes(root) == []
 
+    def test_many_paths_to_one_directory_are_one(self, put, root, elsewhere, tmp_path):
+        put()
+        assert paths(root) == [str(elsewhere)]
+        for number in range(3):
+            (tmp_path / f"link{number}").symlink_to(elsewhere.parent)
+            note(root, f"{tmp_path}/link{number}/{elsewhere.name}")
+        assert paths(root) == [str(elsewhere)]
+
     def test_a_list_behind_a_link_is_not_read(self, put, root, tmp_path):
         put()
         os.rename(root / "gpucache/v1/foreign", tmp_path / "foreign")

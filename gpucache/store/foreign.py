@@ -143,7 +143,8 @@ def foreign_directories(root: str) -> list[Foreign]:
     users: dict[str, set[int]] = {}
     for note, path in _notes(root):
         user = _user_of(note)
-        if user is not None and _is_directory(path):
+        # By one path each: else 20,000 links to one large directory would be 20,000 directories to look through.
+        if user is not None and _is_directory(path) and os.path.realpath(path) == path:
             users.setdefault(path, set()).add(user)
     return [Foreign(path, frozenset(users[path])) for path in sorted(users)]
 
