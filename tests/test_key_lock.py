@@ -229,7 +229,7 @@ class TestRelease:
             os.chown(path, 65534, 65534)
             return False
 
-        monkeypatch.setattr(key_lock, "make_directory", make)
+        monkeypatch.setattr(key_lock, "make_below_root", make)
         with pytest.raises(PermissionError, match="another user"):
             KeyLock(str(tmp_path / "theirs" / "KEY.lock")).try_acquire(sys._getframe(), "kernel")
         assert os.listdir(tmp_path / "theirs") == []

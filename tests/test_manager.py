@@ -5,7 +5,10 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+from support.users import ADA, acting_as, directory
+from support.writers import put_kernel
 
+from gpucache.store.quarantine import quarantine
 from gpucache.triton import CacheManager, DeviceCacheManager
 from gpucache.triton import manager as plugin
 from gpucache.triton.manager import StockCacheManager
@@ -83,3 +86,26 @@ def test_a_class_derived_from_it_is_made_by_its_own_constructor():
 @pytest.mark.usefixtures("triton_loaded")
 def test_in_the_place_of_a_derived_one_tritons_own_acts_as_well():
     assert type(Counting(KEY, dump=True)) is StockCacheManager
+
+
+@pytest.mark.root
+@pytest.mark.usefixtures("triton_loaded")
+def test_what_root_is_the_first_to_make_in_a_users_root_is_the_users(everyones, monkeypatch):
+    root = directory(everyones / "root", 0o755, ADA)
+    with acting_as(ADA):
+        (root / "triton").mkdir()
+    monkeypatch.setattr(plugin, "_locations", {})
+    monkeypatch.setenv("GPUCACHE_DIR", str(root))
+    monkeypatch.setenv("TRITON_CACHE_DIR", str(root / "triton/0"))
+    monkeypatch.setenv("GPUCACHE_TRUST_UIDS", str(ADA))
+    put_kernel("A" * 52)
+    monkeypatch.setattr(plugin, "_locations", {})
+    with acting_as(ADA):
+        assert plugin.DeviceCacheManager("A" * 52).get_group("add.json")
+        put_kernel("A" * 51 + "B")  # in the same part of the store
+        assert quarantine(str(root), str(root / "triton/0" / ("A" * 52)))
+    for path in root.rglob("*"):
+        is_staged = "tmp" in path.relative_to(root).parts  # by a process of root's, until its end
+        if path.is_dir() and not is_staged:
+            assert path.stat().st_uid == ADA, path
+    assert (root / "gpucache/v1/stats/size").stat().st_uid == ADA

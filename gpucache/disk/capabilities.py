@@ -15,8 +15,8 @@ import time
 from contextlib import suppress
 
 from gpucache.disk import mounts
-from gpucache.disk.door import SAFELY, read_limited
-from gpucache.disk.files import STAGED, make_directory, remove_tree, write_whole
+from gpucache.disk.door import DIRECTORY, read_limited
+from gpucache.disk.files import STAGED, make_below_root, remove_tree, write_whole
 from gpucache.disk.node import node_id
 from gpucache.errors import GpuCacheError
 from gpucache.layout import paths
@@ -223,7 +223,7 @@ def learn(root: str, again: bool = False) -> Capabilities | None:
     try:
         found = probe(staging)
         where = {"version": _VERSION, "mount": _mount(root), "host": paths.host_name()}
-        make_directory(paths.ours(root, "mounts"))
+        make_below_root(paths.ours(root, "mounts"))
         write_whole(_path(root), json.dumps(where | as_dict(found)).encode(), staging)
         _forget_old(paths.ours(root, "mounts"))
     except (OSError, GpuCacheError):
@@ -246,7 +246,7 @@ def _forget_old(directory: str) -> None:
 
     Nothing is removed behind a link in the place of the directory.
     """
-    here = os.open(directory, os.O_RDONLY | os.O_DIRECTORY | SAFELY)
+    here = os.open(directory, DIRECTORY)
     try:
         for name in os.listdir(here):
             with suppress(OSError):

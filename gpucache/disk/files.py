@@ -13,7 +13,7 @@ import stat
 import time
 from contextlib import suppress
 
-from gpucache.disk.door import SAFELY
+from gpucache.disk.door import DIRECTORY, SAFELY
 from gpucache.disk.refusal import refusal
 from gpucache.errors import ProvisionError
 
@@ -67,6 +67,40 @@ def make_directory(path: str, above: int = _PRIVATE) -> bool:
         # The parent is there, and still nothing can be made in it: /proc and autofs answer so.
         raise ProvisionError(path, errno.ENOENT)
     return made
+
+
+def make_below_root(path: str, above: int = _PRIVATE) -> None:
+    """As `make_directory`, of a directory below a root's: where root acts in another user's root, the new one is his.
+
+    Else whatever root is the first to do there could be done by nobody else from then on. ``above`` is as there.
+
+    Raises:
+        ProvisionError: the operating system refused.
+    """
+    missing = []
+    step = path
+    while os.geteuid() == 0 and not os.path.lexists(step):
+        missing.append(step)
+        step = os.path.dirname(step)
+    make_directory(path, above)
+    for step in reversed(missing):
+        with suppress(OSError):
+            _give_to_owner_above(step)
+
+
+def _give_to_owner_above(path: str) -> None:
+    """Give a new directory of root's to the owner of the very directory in which it is, wherever the path leads."""
+    above = os.open(os.path.dirname(path), os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        owner = os.fstat(above)
+        fd = os.open(os.path.basename(path), DIRECTORY, dir_fd=above)
+        try:
+            if owner.st_uid != 0 and os.fstat(fd).st_uid == 0:
+                os.fchown(fd, owner.st_uid, owner.st_gid)
+        finally:
+            os.close(fd)
+    finally:
+        os.close(above)
 
 
 def make_root(path: str) -> bool:
@@ -162,7 +196,9 @@ def sweep_old(directory: str, prefix: str) -> None:
 
 
 def _sweep_if_old(here: int, name: str) -> None:
-    from gpucache.disk.within import remove_tree_in  # there is rarely something to sweep
+    from gpucache.disk.within import (  # there is rarely something to sweep
+        remove_tree_in,
+    )
 
     found = os.stat(name, dir_fd=here, follow_symlinks=False)
     if time.time() - found.st_mtime <= STALE_S:

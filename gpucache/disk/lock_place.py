@@ -16,7 +16,7 @@ import os
 import stat
 from contextlib import suppress
 
-from gpucache.disk.files import make_directory
+from gpucache.disk.files import make_below_root
 from gpucache.disk.locks import can_be_asked
 from gpucache.disk.mounts import is_local
 from gpucache.errors import UnsafeDirectoryError
@@ -93,7 +93,7 @@ class LockPlace:
         elsewhere = self._token is not None or not self._holds
         try:
             if elsewhere:
-                make_directory(self.inside)
+                make_below_root(self.inside)
             here = self._open_inside()
         except OSError:
             return None

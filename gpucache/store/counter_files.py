@@ -19,7 +19,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 
 from gpucache.disk.door import COUNTERS_BYTES, DIRECTORY, SAFELY, open_regular
-from gpucache.disk.files import STAGED
+from gpucache.disk.files import STAGED, make_below_root
 from gpucache.disk.locks import NO_FLOCK
 from gpucache.disk.node import mark_of, node_id
 from gpucache.layout import paths
@@ -125,7 +125,7 @@ class OwnFile:
         Raises:
             OSError: the disk refused.
         """
-        os.makedirs(directory, mode=0o700, exist_ok=True)
+        make_below_root(directory)
         self._turn = 0
         here = os.open(directory, DIRECTORY)
         try:

@@ -26,7 +26,7 @@ from contextlib import suppress
 from typing import NamedTuple
 
 from gpucache.disk.door import DIRECTORY, open_regular
-from gpucache.disk.files import inside, make_directory, write_whole
+from gpucache.disk.files import inside, make_below_root, write_whole
 from gpucache.disk.node import is_of_this_node, node_id
 from gpucache.disk.refusal import may
 from gpucache.disk.within import Straight
@@ -87,7 +87,7 @@ def _note(root: str, path: str) -> None:
     if _read(note) == (said, user):
         os.utime(note)
         return
-    make_directory(place)
+    make_below_root(place)
     write_whole(note, said, paths.ours(root, "tmp"))
     _drop_oldest(place, user)
 

@@ -18,7 +18,7 @@ from contextlib import contextmanager, suppress
 from functools import partial
 
 from gpucache.disk.door import SAFELY, has_name
-from gpucache.disk.files import make_directory
+from gpucache.disk.files import make_below_root
 from gpucache.disk.lock_place import open_lock_directory
 from gpucache.disk.locks import is_free, signature
 from gpucache.forks import after_fork
@@ -243,7 +243,7 @@ def _open_or_make(directory: str, disk: Straight | None) -> int:
     except FileNotFoundError:
         if disk is not None:
             raise
-        make_directory(directory)
+        make_below_root(directory)
         return open_lock_directory(directory)
 
 

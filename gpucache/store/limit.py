@@ -22,7 +22,7 @@ import weakref
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import suppress
 
-from gpucache.disk.files import make_directory
+from gpucache.disk.files import make_below_root
 from gpucache.disk.fitness import statvfs
 from gpucache.environment import MAX_SIZE
 from gpucache.forks import after_fork, closed_in_child
@@ -151,7 +151,7 @@ class Limit:
 
         with suppress(OSError):
             locks = self.locks.directory()
-            make_directory(locks)  # a cleaner may have swept it
+            make_below_root(locks)  # a cleaner may have swept it
             fd = open_lock_directory(locks)
             closed_in_child.add(fd)
             try:

@@ -14,7 +14,7 @@ import tempfile
 from collections.abc import Iterable, Mapping
 
 from gpucache.disk.door import DIRECTORY
-from gpucache.disk.files import OPEN_ABOVE, make_directory, remove_tree
+from gpucache.disk.files import OPEN_ABOVE, make_below_root, make_directory, remove_tree
 from gpucache.disk.staging import Staging
 from gpucache.kernels.group import GROUP, write_group
 from gpucache.layout.keys import ASIDE, view_key
@@ -61,7 +61,8 @@ def publish_entry(
         # Stamped before it is in its place: once it is there, a reader may stamp it.
         if used is not None:
             placing.set_use(f"{aside}/{MANIFEST}", round(used * 1e9))
-        make_directory(os.path.dirname(target))
+        make_below_root(os.path.dirname(target))
+        _hand_over(aside, [MANIFEST], os.path.dirname(target))
         return _put_in_place(root, aside, target, manifest, repair)
     finally:
         remove_tree(aside)
@@ -116,7 +117,8 @@ def link_view(
     """
     if directory is None:
         directory = os.path.dirname(target)
-        make_directory(directory, OPEN_ABOVE)
+        make = make_below_root if directory.startswith(f"{root}/") else make_directory
+        make(directory, OPEN_ABOVE)
     place = f"{directory}/{os.path.basename(target)}"
     aside = tempfile.mkdtemp(prefix=ASIDE, dir=directory)
     try:
@@ -140,7 +142,7 @@ def link_view(
 
 
 def _hand_over(made: str, names: Iterable[str], directory: str) -> None:
-    """Give a new view to the owner of the device directory, where root makes the view of another user."""
+    """Give a new entry or view to the owner of the directory that it comes to, where root works for another user."""
     if os.geteuid() != 0:
         return
     here = os.open(made, DIRECTORY)

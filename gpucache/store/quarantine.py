@@ -13,7 +13,7 @@ from functools import partial
 from typing import NamedTuple
 
 from gpucache.disk.capabilities import is_refusal
-from gpucache.disk.files import make_directory, remove_tree, size_of
+from gpucache.disk.files import make_below_root, remove_tree, size_of
 from gpucache.disk.reading import listed
 from gpucache.disk.within import Straight
 from gpucache.kernels.group import GROUP, GROUP_BYTES
@@ -32,7 +32,7 @@ def quarantine(root: str, path: str, disk: Straight | None = None) -> bool:
         OSError: the directory could not be moved.
     """
     directory = paths.ours(root, "quarantine")
-    make_directory(directory)
+    make_below_root(directory)
     in_store = path.startswith(f"{paths.ours(root, 'store')}/")
     if disk is None:
         return _moved(path, directory, in_store, partial(updated, root))

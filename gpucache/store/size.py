@@ -12,6 +12,7 @@ from contextlib import suppress
 from typing import NamedTuple
 
 from gpucache.disk.door import SAFELY, open_regular, read_limited
+from gpucache.disk.files import make_below_root
 from gpucache.disk.locks import NO_FLOCK
 from gpucache.layout import paths
 
@@ -181,14 +182,27 @@ def _open(path: str) -> int:
             path
         )  # another user's file, perhaps, that was given this name so that root writes into it
     except FileNotFoundError:
-        os.makedirs(os.path.dirname(path), mode=0o700, exist_ok=True)
+        make_below_root(os.path.dirname(path))
     except OSError as error:
         if error.errno not in (errno.EINVAL, errno.ELOOP, errno.ENXIO):
             raise
         os.unlink(
             path
         )  # a FIFO, a socket, a device, a link, which would turn the limit off for good
-    return os.open(path, os.O_RDWR | os.O_CREAT | SAFELY, 0o600)
+    return _made(path)
+
+
+def _made(path: str) -> int:
+    """Make the file, for the owner of its directory where root makes it; or open what another process has made now."""
+    try:
+        fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL | SAFELY, 0o600)
+    except FileExistsError:
+        return os.open(path, os.O_RDWR | SAFELY)
+    if os.geteuid() == 0:
+        owner = os.stat(os.path.dirname(path))
+        with suppress(OSError):
+            os.fchown(fd, owner.st_uid, owner.st_gid)
+    return fd
 
 
 def _parsed(text: bytes) -> Total:

@@ -8,7 +8,7 @@ from functools import lru_cache
 
 from gpucache import environment
 from gpucache.directories.record import of_this_host
-from gpucache.disk.files import OPEN_ABOVE, inside, make_directory, sweep_old
+from gpucache.disk.files import OPEN_ABOVE, inside, make_below_root, make_directory, sweep_old
 from gpucache.disk.fresh import fresh_part
 from gpucache.disk.lock_place import LockPlace
 from gpucache.disk.record_use import stamp_use
@@ -223,7 +223,7 @@ def _prepare(root: str, environ: Mapping[str, str]) -> None:
     make_directory(root, OPEN_ABOVE)
     vet(root, trust)  # another user may have made it first
     for name in ("locks", "tmp", "store"):
-        make_directory(paths.ours(root, name))
+        make_below_root(paths.ours(root, name))
     for path in paths.our_directories(root):
         vet_child(path, trust)
 
