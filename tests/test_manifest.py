@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import errno
 import json
+import os
 from typing import Any
 
 import pytest
@@ -20,6 +22,7 @@ from gpucache.store.manifest import (
     Manifest,
     Published,
     parse_manifest,
+    read_manifest,
     write_manifest,
 )
 from gpucache.upkeep.verify import verify
@@ -168,3 +171,17 @@ def test_an_entry_that_would_be_no_hit_is_not_published(tmp_path):
         cache.publish(facts=FACTS._replace(kernel="\x1b[31madd", group=None))
     assert not cache.entry.exists()
     assert not cache.left()
+
+
+def test_a_refusal_names_the_whole_path(tmp_path, monkeypatch):
+    def refuse(path: str, *_: object, **__: object) -> None:
+        raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), path)
+
+    here = os.open(tmp_path, os.O_RDONLY)
+    try:
+        monkeypatch.setattr(os, "open", refuse)
+        with pytest.raises(PermissionError) as raised:
+            read_manifest(str(tmp_path), here=here)
+    finally:
+        os.close(here)
+    assert raised.value.filename == f"{tmp_path}/{MANIFEST}"

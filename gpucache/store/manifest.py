@@ -205,6 +205,7 @@ def read_manifest(
     try:
         fd = os.open(path, _READ, dir_fd=here)
     except OSError as error:
+        error.filename = f"{directory}/{name}"  # for people, who do not know what is open
         raise_unless_damage(error)
         return None
     try:
