@@ -28,6 +28,7 @@ from tree import make
 
 from gpucache import log, once
 from gpucache.cli import main
+from gpucache.directories.local_rank import RANK_VARIABLES
 from gpucache.disk import lock_token
 from gpucache.disk.within import Straight
 from gpucache.machine import device_files
@@ -51,7 +52,7 @@ _OURS = (
     "FLUX_",
     "JSM_",
 )
-_RANKS = ("LOCAL_RANK", "RANK", "WORLD_SIZE")
+_RANKS = ("RANK", "WORLD_SIZE", *RANK_VARIABLES)
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
