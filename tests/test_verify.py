@@ -32,7 +32,14 @@ from gpucache.disk.within import Straight
 from gpucache.layout.keys import ASIDE
 from gpucache.report import judge
 from gpucache.store.key_lock import holding
-from gpucache.store.manifest import CONDEMNED, MANIFEST, entry_path, intact, read_manifest
+from gpucache.store.manifest import (
+    CONDEMNED,
+    MANIFEST,
+    digest_of,
+    entry_path,
+    intact,
+    read_manifest,
+)
 from gpucache.store.stock import stock_group
 from gpucache.triton.manager import DeviceCacheManager
 from gpucache.upkeep import repair
@@ -859,6 +866,23 @@ def replaced(path: Path) -> Path:
     os.chown(f"{path}.new", before.st_uid, before.st_gid)
     os.replace(f"{path}.new", path)
     return path
+
+
+def test_a_sparse_file_of_terabytes_is_not_hashed(ours, tmp_path):
+    root = ours.at(tmp_path / "root")
+    entry = Path(entry_path(str(root), kernel_key(root)))
+    read = read_manifest(str(entry))
+    assert read is not None
+    with (entry / "scaled.cubin").open("r+b") as file:
+        file.truncate(8 << 40)
+    found = (entry / "scaled.cubin").stat()
+    published = [found.st_size, found.st_mtime_ns, read[0].digests["scaled.cubin"]]
+    forged = read[0]._replace(listed={**read[0].listed, "scaled.cubin": published})
+    (entry / MANIFEST).write_bytes(forged.encoded())
+    assert not intact(str(entry), forged)
+    with pytest.raises(OSError, match="too large"):
+        digest_of(str(entry / "scaled.cubin"))
+    assert "unreadable" in codes(verify(str(root), repair=True))
 
 
 class TestAnotherUser:

@@ -28,6 +28,8 @@ COUNTERS_BYTES = 2**20
 HOLDER_BYTES = 4096
 GROUP_FILE_BYTES = 2**20
 METADATA_BYTES = 16 * 2**20
+HASHED_BYTES = 2**30
+"""No file of a kernel is longer: a sparse one of exbibytes would be hashed for ever."""
 
 
 def open_regular(

@@ -11,7 +11,7 @@ import hashlib
 import os
 from typing import NamedTuple
 
-from gpucache.disk.door import SAFELY, open_regular
+from gpucache.disk.door import HASHED_BYTES, SAFELY, open_regular
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -97,12 +97,12 @@ def read_digested(path: str, whole: bool = False) -> Digested:
     """Read a regular file once, for its digest and its content; ``whole`` keeps all of it, however long.
 
     Raises:
-        OSError: the file cannot be read, is no regular file, or is longer than any kernel's and to be kept whole.
+        OSError: the file cannot be read, is no regular file, or is longer than any kernel's: of one that is kept whole
+            256 MiB, else a GiB.
     """
     fd, found = _opened(path)
     try:
-        if whole:
-            _refuse_too_long(path, found)
+        _refuse_too_long(path, found, _MOST_BYTES if whole else HASHED_BYTES)
         digest = hashlib.sha256()
         kept: list[bytes] = []
         for part in _parts(fd, found.st_size):

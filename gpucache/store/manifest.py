@@ -15,7 +15,7 @@ from collections.abc import Mapping, Sequence
 from operator import itemgetter
 from typing import Any, NamedTuple
 
-from gpucache.disk.door import opener, read_some
+from gpucache.disk.door import HASHED_BYTES, opener, read_some
 from gpucache.disk.files import write_new
 from gpucache.kernels.group import are_plain
 from gpucache.layout import paths
@@ -121,6 +121,7 @@ _DAMAGE = (
     errno.ELOOP,
     errno.ENXIO,
     errno.EINVAL,  # not a regular file, says `disk.door`
+    errno.EFBIG,  # longer than any kernel's, says `digest_of`
     errno.ENAMETOOLONG,  # a name that no file has
 )
 
@@ -286,9 +287,11 @@ def digest_of(path: str) -> str:
     """SHA-256 of a regular file, in hexadecimal.
 
     Raises:
-        OSError: the file cannot be read, or is no regular file.
+        OSError: the file cannot be read, is no regular file, or is longer than any kernel's.
     """
     with open(path, "rb", opener=opener) as file:
+        if os.fstat(file.fileno()).st_size > HASHED_BYTES:
+            raise OSError(errno.EFBIG, os.strerror(errno.EFBIG), path)
         digest = hashlib.sha256(read_some(file))
     return digest.hexdigest()
 
