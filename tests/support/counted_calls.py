@@ -8,12 +8,13 @@ from pathlib import Path
 
 from support.faults import Sweep
 
-# What changes the disk or a lock: as the library calls it, and as the kernel does.
-_KINDS = {
+# What changes the disk or a lock: as the library and the kernel both call it, and as each alone does.
+_COMMON = {
     "rename": "rename",
     "renameat": "rename",
     "link": "link",
     "linkat": "link",
+    "symlink": "link",
     "unlink": "unlink",
     "unlinkat": "unlink",
     "rmdir": "rmdir",
@@ -22,39 +23,25 @@ _KINDS = {
     "write": "write",
     "pwrite64": "write",
     "flock": "flock",
-    "ftruncate64": "truncate",
     "utimensat": "utime",
-    "futimens": "utime",
     "chmod": "chmod",
     "fchmod": "chmod",
     "fsync": "sync",
-    "symlink": "link",
+}
+_KINDS = {
+    **_COMMON,
+    "ftruncate64": "truncate",
+    "futimens": "utime",
     "open64": "open",
     "openat64": "open",
     "opendir": "open",
 }
 _SYSTEM_CALLS = {
-    "rename": "rename",
-    "renameat": "rename",
+    **_COMMON,
     "renameat2": "rename",
-    "link": "link",
-    "linkat": "link",
-    "symlink": "link",
     "symlinkat": "link",
-    "unlink": "unlink",
-    "unlinkat": "unlink",
-    "rmdir": "rmdir",
-    "mkdir": "mkdir",
-    "mkdirat": "mkdir",
-    "write": "write",
-    "pwrite64": "write",
-    "flock": "flock",
     "ftruncate": "truncate",
-    "utimensat": "utime",
-    "chmod": "chmod",
-    "fchmod": "chmod",
     "fchmodat": "chmod",
-    "fsync": "sync",
     "open": "open",
     "openat": "open",
 }
