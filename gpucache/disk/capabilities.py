@@ -17,6 +17,7 @@ from contextlib import suppress
 from gpucache.disk import mounts
 from gpucache.disk.door import DIRECTORY, read_limited
 from gpucache.disk.files import STAGED, make_below_root, remove_tree, write_whole
+from gpucache.disk.locks import let_go
 from gpucache.disk.node import node_id
 from gpucache.errors import GpuCacheError
 from gpucache.layout import paths
@@ -152,8 +153,7 @@ def _flocks(path: str) -> bool:
         return False
     finally:
         for fd in (first, second):
-            with suppress(OSError):
-                os.close(fd)
+            let_go(fd)
 
 
 def _is_kept_out(fd: int) -> bool:

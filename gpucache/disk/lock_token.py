@@ -12,7 +12,7 @@ import time
 from contextlib import suppress
 
 from gpucache.disk.door import open_regular
-from gpucache.disk.locks import PROVISION_LOCK
+from gpucache.disk.locks import PROVISION_LOCK, let_go
 from gpucache.disk.node import DAY_S, node_id
 from gpucache.disk.within import Straight
 from gpucache.errors import UnsafeDirectoryError
@@ -156,7 +156,7 @@ def _remove_if_free(here: int, name: str) -> None:
         fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
         os.unlink(name, dir_fd=here)
     finally:
-        os.close(fd)
+        let_go(fd)
 
 
 def first_own(token: bytes) -> str:

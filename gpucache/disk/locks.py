@@ -128,7 +128,7 @@ def is_free(path: str) -> bool:
     try:
         return is_free_descriptor(fd)
     finally:
-        os.close(fd)
+        let_go(fd)
 
 
 def is_free_descriptor(fd: int) -> bool:
@@ -143,10 +143,24 @@ def is_free_descriptor(fd: int) -> bool:
     return True
 
 
+def let_go(fd: int) -> None:
+    """Free the lock that an open file or directory holds, and close it. Never raises.
+
+    To close it would not do: a child that another thread forks at this moment, as `subprocess` and C code do, has a
+    copy of the descriptor until its exec, and the lock would be held as long. Never for what a forked child has of its
+    parent's (`gpucache.forks`).
+    """
+    with suppress(OSError):
+        fcntl.flock(fd, fcntl.LOCK_UN)
+    with suppress(OSError):
+        os.close(fd)
+
+
 def can_be_asked(fd: int) -> bool:
     """Whether ``flock`` works on an open file or directory at all, so that its lock tells of life."""
     try:
         fcntl.flock(fd, fcntl.LOCK_SH | fcntl.LOCK_NB)
+        fcntl.flock(fd, fcntl.LOCK_UN)
     except OSError as error:
         return error.errno not in NO_FLOCK
     return True

@@ -20,7 +20,7 @@ from contextlib import suppress
 
 from gpucache.disk.door import DIRECTORY
 from gpucache.disk.files import STALE_S, make_directory, remove_tree, write_new
-from gpucache.disk.locks import can_be_asked, is_free_descriptor
+from gpucache.disk.locks import can_be_asked, is_free_descriptor, let_go
 from gpucache.disk.node import DAY_S, is_locked_here, mark_of, node_id
 from gpucache.forks import after_fork
 
@@ -253,7 +253,7 @@ def is_dead(path: str) -> bool:
     except OSError:
         return False  # a disk that does not answer tells of nobody's death
     finally:
-        os.close(fd)
+        let_go(fd)
 
 
 def _is_dead(name: str, fd: int) -> bool:

@@ -16,6 +16,7 @@ from contextlib import contextmanager, suppress
 
 from gpucache.disk.door import COUNTERS_BYTES, DIRECTORY, has_name, open_regular
 from gpucache.disk.files import STAGED, sweep_old
+from gpucache.disk.locks import let_go
 from gpucache.disk.node import DAY_S, is_locked_here, node_id
 from gpucache.forks import closed_in_child
 from gpucache.layout import paths
@@ -123,7 +124,7 @@ def _fold_some(here: int, most: int, most_looked_at: int | None) -> int:
     finally:
         for one in held:
             closed_in_child.discard(one.fd)
-            os.close(one.fd)
+            let_go(one.fd)
 
 
 def _fold_held(here: int, held: list[_Held]) -> int:
@@ -241,7 +242,7 @@ def _hold(here: int, known: str, name: str) -> _Held | None:
         mine = by_age = True
     if mine and (silent_s > DAY_S or not by_age) and has_name(fd, name, here):
         return _Held(known, name, fd, found.st_mtime_ns, silent_s > DAY_S / 2)
-    os.close(fd)
+    let_go(fd)
     return None
 
 
@@ -287,7 +288,7 @@ def _claim_old(here: int, most: int | None) -> None:
     except OSError:
         return  # somebody holds it: next time
     finally:
-        os.close(lock)
+        let_go(lock)
 
 
 def _claim_old_file(here: int, name: str) -> None:
@@ -303,4 +304,4 @@ def _claim_old_file(here: int, name: str) -> None:
         try:
             os.rename(name, claimed, src_dir_fd=here, dst_dir_fd=here)
         finally:
-            os.close(held.fd)
+            let_go(held.fd)

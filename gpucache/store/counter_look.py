@@ -13,6 +13,7 @@ from collections.abc import Collection, Iterator
 from contextlib import contextmanager
 
 from gpucache.disk.door import open_regular
+from gpucache.disk.locks import let_go
 from gpucache.store.counter_files import (
     FOLDED,
     OLD,
@@ -127,7 +128,7 @@ def _no_old_fold_beside(here: int, names: dict[str, str]) -> Iterator[None]:
         _share(fd)
         yield
     finally:
-        os.close(fd)
+        let_go(fd)
 
 
 def _share(fd: int) -> None:

@@ -30,6 +30,7 @@ from typing import NamedTuple
 
 from gpucache.disk.door import DIRECTORY, SAFELY
 from gpucache.disk.files import STALE_S
+from gpucache.disk.locks import let_go
 from gpucache.disk.node import DAY_S
 from gpucache.disk.within import Straight
 from gpucache.layout import inductor
@@ -245,7 +246,7 @@ def _held(unit: Unit, disk: Straight) -> Iterator[None]:
     except BlockingIOError:
         raise InUse("it is locked") from None
     finally:
-        os.close(fd)
+        let_go(fd)
 
 
 def _check_unchanged(file: InductorFile, disk: Straight) -> None:
@@ -297,7 +298,7 @@ def _remove_unchanged(file: InductorFile, here: int, name: str) -> int:
         os.unlink(name, dir_fd=here)
     finally:
         if fd is not None:
-            os.close(fd)
+            let_go(fd)
     return now.physical_bytes
 
 

@@ -20,7 +20,7 @@ from functools import partial
 from gpucache.disk.door import SAFELY, has_name
 from gpucache.disk.files import make_below_root
 from gpucache.disk.lock_place import open_lock_directory
-from gpucache.disk.locks import is_free, signature
+from gpucache.disk.locks import is_free, let_go, signature
 from gpucache.forks import after_fork
 from gpucache.threads import start
 
@@ -97,7 +97,7 @@ class KeyLock:
                 name = os.path.basename(self.path)
                 if has_name(fd, name, self._here):
                     os.unlink(name, dir_fd=self._here)
-            _close(fd)
+            let_go(fd)
             _close_both(None, self._here)
 
     def wait(self, stall_s: float, deadline: float) -> bool:
@@ -256,15 +256,6 @@ def _sign(fd: int, what: str) -> None:
         return  # on a full disk the lock holds all the same
 
 
-def _close(fd: int) -> None:
-    """Free the lock that a descriptor holds, and close the descriptor."""
-    with suppress(OSError):
-        # close() alone would not free it from a child that C code forked
-        fcntl.flock(fd, fcntl.LOCK_UN)
-    with suppress(OSError):
-        os.close(fd)
-
-
 def _is_named(fd: int, path: str, disk: Straight | None) -> bool:
     """Whether a path still leads to the file that is open."""
     try:
@@ -291,7 +282,7 @@ def _wait_until_free(path: str, freed: threading.Event) -> None:
             fcntl.flock(fd, fcntl.LOCK_SH)
         finally:
             _keeper.waiting.discard(fd)
-            _close(fd)
+            let_go(fd)
     except OSError:
         pass  # the file is gone, and so is its holder
     freed.set()

@@ -24,6 +24,7 @@ from contextlib import suppress
 
 from gpucache.disk.files import make_below_root
 from gpucache.disk.fitness import statvfs
+from gpucache.disk.locks import let_go
 from gpucache.environment import MAX_SIZE
 from gpucache.forks import after_fork, closed_in_child
 from gpucache.kernels.group import GROUP_BYTES
@@ -160,10 +161,7 @@ class Limit:
                 self._bound_inductor()
             finally:
                 closed_in_child.discard(fd)
-                with suppress(OSError):
-                    # a child of a fork may have the descriptor still
-                    fcntl.flock(fd, fcntl.LOCK_UN)
-                os.close(fd)
+                let_go(fd)
 
     def _put(self, size: int) -> None:
         """Add to the size in the file; a turn is due if the store is over its limit then, or is to be counted.

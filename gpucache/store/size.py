@@ -13,7 +13,7 @@ from typing import NamedTuple
 
 from gpucache.disk.door import SAFELY, open_regular, read_limited
 from gpucache.disk.files import make_below_root
-from gpucache.disk.locks import NO_FLOCK
+from gpucache.disk.locks import NO_FLOCK, let_go
 from gpucache.layout import paths
 
 TYPE_CHECKING = False
@@ -72,7 +72,7 @@ def _update_straight(
                 raise OSError(errno.EMLINK, "it has another name", name)
             _retried(lambda: _update(fd, change, draining=None, anew=anew, now=now))
         finally:
-            os.close(fd)
+            let_go(fd)
 
     disk.act(_path(root), update)
 
@@ -130,7 +130,7 @@ def updated(
     try:
         return _update(fd, change, draining=draining, anew=anew, now=now)
     finally:
-        os.close(fd)
+        let_go(fd)
 
 
 def _update(
