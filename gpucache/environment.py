@@ -189,9 +189,8 @@ def _user_ids(text: str) -> frozenset[int]:
 
 def _is_user_id(text: str) -> bool:
     is_number = text.isascii() and text.isdigit()
-    if not is_number or len(text) > len(
-        str(_MOST_UID)
-    ):  # Python refuses to read thousands of digits
+    # Python refuses to read thousands of digits.
+    if not is_number or len(text) > len(str(_MOST_UID)):
         return False
     return int(text) <= _MOST_UID
 

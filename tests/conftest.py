@@ -81,9 +81,8 @@ def guard(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
         yield base
     for user in (os.geteuid(), ADA, BOB):  # tests become the last two, as root
         markers = Path("/dev/shm", f"gpucache-told-{user}")
-        shutil.rmtree(
-            markers, ignore_errors=True
-        )  # whoever else has told something, tells it again
+        # Whoever else has told something, tells it again.
+        shutil.rmtree(markers, ignore_errors=True)
         for locks in Path("/dev/shm").glob(f"gpucache-{user}-*"):
             with suppress(OSError), Straight() as disk:  # whoever still uses one makes it again
                 lock_token._remove_unused(str(locks), disk)
@@ -95,9 +94,8 @@ def told_by_nobody(
 ) -> None:
     """What is told once in a job was not told before this test; and each process of `python` or `gpucache` is a job."""
     monkeypatch.setattr(once, "PLACES", (str(tmp_path_factory.mktemp("told")),))
-    monkeypatch.setattr(
-        log, "_tells_alone", False
-    )  # a command that an earlier test has called says so
+    # A command that an earlier test has called says so.
+    monkeypatch.setattr(log, "_tells_alone", False)
 
 
 @pytest.fixture(scope="session")

@@ -52,9 +52,8 @@ class FailingCall:
 
     def __call__(self, frame: FrameType, event: str, _: Any) -> None:
         code = frame.f_code
-        if (
-            code.co_name == "<genexpr>"
-        ):  # one is also called to be closed, where nobody can catch anything
+        # One is also called to be closed, where nobody can catch anything.
+        if code.co_name == "<genexpr>":
             return
         if event != "call" or not code.co_filename.startswith(OURS) or self._is_net(frame):
             return

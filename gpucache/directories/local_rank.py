@@ -66,9 +66,8 @@ def _tasks(environ: Mapping[str, str], name: str) -> int:
     """
     text = environ.get(name, "")
     if re.fullmatch(_NUMBER, text):
-        return -(
-            -int(text) // _nodes(environ, name)
-        )  # one number is about this node, but with Flux
+        nodes = _nodes(environ, name)  # one, but with Flux: only its number is not about this node
+        return (int(text) + nodes - 1) // nodes
     node = environ.get("SLURM_NODEID", "0")
     nodes_before = 0
     if re.fullmatch(_NUMBER, node):

@@ -196,9 +196,8 @@ def sweep_old(directory: str, prefix: str) -> None:
 
 
 def _sweep_if_old(here: int, name: str) -> None:
-    from gpucache.disk.within import (  # there is rarely something to sweep
-        remove_tree_in,
-    )
+    # There is rarely something to sweep.
+    from gpucache.disk.within import remove_tree_in
 
     found = os.stat(name, dir_fd=here, follow_symlinks=False)
     if time.time() - found.st_mtime <= STALE_S:

@@ -131,10 +131,8 @@ class LockPlace:
 
     def _found_to_hold(self) -> bool:
         """Whether locks in the root hold among the processes of this node."""
-        from gpucache.disk.capabilities import (  # a process that misses nothing never asks
-            known,
-            learn,
-        )
+        # A process that misses nothing never asks.
+        from gpucache.disk.capabilities import known, learn
 
         if not is_local(self.inside):
             return False

@@ -178,9 +178,8 @@ def _opened(path: str, flags: int = os.O_RDONLY) -> tuple[int, os.stat_result]:
     """Open a regular file; return its descriptor and its `os.stat`. Anything else raises `OSError`."""
     try:
         return open_regular(path, flags | _NO_ACCESS_TIME)
-    except (
-        PermissionError
-    ):  # another user's file: Linux lets us read it only with a new access time
+    except PermissionError:
+        # Another user's file: Linux lets us read it only with a new access time.
         return open_regular(path, flags)
 
 

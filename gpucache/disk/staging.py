@@ -278,9 +278,8 @@ _all: list[Staging] = []
 def _remove_all() -> None:
     """Remove, at exit, what was not published: it was private to this process."""
     for staging in _all:
-        for path, _ in tuple(
-            staging._made.values()
-        ):  # a daemon thread may stage something at this moment
+        # A daemon thread may stage something at this moment.
+        for path, _ in tuple(staging._made.values()):
             remove_tree(path)
 
 

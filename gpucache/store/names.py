@@ -12,9 +12,8 @@ from gpucache.store.manifest import CONDEMNED, MANIFEST
 OTHER = "="
 """How a name begins that is not the file's own: no name of a kernel in Python does."""
 _OURS = (MANIFEST, CONDEMNED)
-_MOST_BYTES = 255 - len(
-    GROUP
-)  # NAME_MAX of Linux's file systems, and a group file has a longer name
+# NAME_MAX of Linux's file systems, and a group file has a longer name.
+_MOST_BYTES = 255 - len(GROUP)
 _MOST_LETTERS = 10
 
 

@@ -178,17 +178,15 @@ def _open(path: str) -> int:
         if found.st_nlink <= 1:
             return fd
         os.close(fd)
-        os.unlink(
-            path
-        )  # another user's file, perhaps, that was given this name so that root writes into it
+        # Another user's file, perhaps, that was given this name so that root writes into it.
+        os.unlink(path)
     except FileNotFoundError:
         make_below_root(os.path.dirname(path))
     except OSError as error:
         if error.errno not in (errno.EINVAL, errno.ELOOP, errno.ENXIO):
             raise
-        os.unlink(
-            path
-        )  # a FIFO, a socket, a device, a link, which would turn the limit off for good
+        # A FIFO, a socket, a device, a link, which would turn the limit off for good.
+        os.unlink(path)
     return _made(path)
 
 

@@ -214,9 +214,8 @@ def _leave_all() -> None:
 
 
 def _fold_few(directory: str) -> None:
-    from gpucache.store.counter_fold import (
-        fold_few,
-    )  # only a process that has a file of its own folds
+    # Only a process that has a file of its own folds.
+    from gpucache.store.counter_fold import fold_few
 
     fold_few(directory)
 
