@@ -1,0 +1,1 @@
+"""Compiles what recipes say, into the store, before a program asks for it."""
