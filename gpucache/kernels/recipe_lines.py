@@ -1,0 +1,138 @@
+"""A file of recipes: first a line that says the format, then a recipe a line.
+
+Several processes append to one file, whole lines, each with one `write`. Each that finds the file empty writes the line
+of the format, so that this line may stand anywhere. A line that was torn, as on a full disk, is told and passed over.
+Recipes of one key are all but the first dropped: each rank of a job has written its own.
+"""
+
+from __future__ import annotations
+
+import errno
+import json
+import os
+from typing import NamedTuple
+
+from gpucache.disk.door import opener
+from gpucache.errors import GpuCacheError
+from gpucache.kernels.recipe import MOST_BYTES, BadRecipe, Recipe, from_text
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from typing import BinaryIO
+
+VERSION = 1
+FORMAT_LINE = b'{"format": "gpucache recipes", "version": 1}\n'
+"""The first line of each file of recipes."""
+MOST_FILE_BYTES = 256 * 2**20
+"""Of a longer file nothing is read."""
+_FORMAT = b'{"format"'
+
+
+class BadLine(NamedTuple):
+    """A line of a file of recipes that is no recipe."""
+
+    number: int
+    """Of the line, from 1."""
+    reason: str
+
+
+class BadRecipeFile(GpuCacheError, ValueError):
+    """A file of which no recipe is read: ``path`` names it, ``reason`` says why."""
+
+    def __init__(self, path: str, reason: str, hint: str = "") -> None:
+        super().__init__(f"{path} is no file of recipes: {reason}", hint, path, reason, hint)
+        self.path = path
+        self.reason = reason
+
+
+def read_recipe_file(path: str) -> Iterator[Recipe | BadLine]:
+    """The recipes of a file, each key once, and for each line that is none why; one line at a time is in memory.
+
+    Raises:
+        OSError: the file cannot be read, or is no regular file.
+        BadRecipeFile: it is too long, does not begin with the line of the format, or is of an unknown version. Also
+            while lines are read: another version's may have been appended.
+    """
+    with open(path, "rb", opener=opener) as file:
+        if os.fstat(file.fileno()).st_size > MOST_FILE_BYTES:
+            raise BadRecipeFile(path, f"more than {MOST_FILE_BYTES >> 20} MiB")
+        yield from read_recipes(file, path)
+
+
+def read_recipes(file: BinaryIO, path: str) -> Iterator[Recipe | BadLine]:
+    """As `read_recipe_file`, of an open file, which may be a pipe; ``path`` is its name in errors.
+
+    Raises:
+        OSError, BadRecipeFile: as `read_recipe_file`.
+    """
+    seen: set[str] = set()
+    for number, line in _lines(file, path):
+        if line is None:
+            yield BadLine(number, f"more than {MOST_BYTES} bytes")
+            continue
+        if line.startswith(_FORMAT):
+            _check_format(line, path)
+            continue
+        if number == 1:
+            raise BadRecipeFile(path, "its first line does not say the format")
+        found = _read(line, number)
+        if isinstance(found, Recipe):
+            if found.key in seen:
+                continue
+            seen.add(found.key)
+        if found is not None:
+            yield found
+
+
+def _read(line: bytes, number: int) -> Recipe | BadLine | None:
+    """The recipe in a line, or why there is none; None for an empty line."""
+    text = line.strip()
+    if not text:
+        return None
+    try:
+        return from_text(text)
+    except BadRecipe as error:
+        torn = "" if line.endswith(b"\n") else "the line is torn: "
+        return BadLine(number, torn + error.reason)
+
+
+def _lines(file: BinaryIO, path: str) -> Iterator[tuple[int, bytes | None]]:
+    """Each line with its number; None for one that is too long, of which never more than a piece is in memory."""
+    number = read_bytes = 0
+    goes_on = False
+    while True:
+        piece = file.readline(MOST_BYTES + 1)
+        if piece is None:
+            raise BlockingIOError(errno.EAGAIN, os.strerror(errno.EAGAIN), path)
+        if not piece:
+            return
+        read_bytes += len(piece)
+        if read_bytes > MOST_FILE_BYTES:
+            raise BadRecipeFile(path, f"more than {MOST_FILE_BYTES >> 20} MiB")
+        ends = piece.endswith(b"\n")
+        too_long = not ends and len(piece) > MOST_BYTES
+        if goes_on:
+            goes_on = not ends
+            continue
+        number += 1
+        goes_on = too_long
+        yield number, None if too_long else piece
+
+
+def _check_format(line: bytes, path: str) -> None:
+    """Check a line that says the format.
+
+    Raises:
+        BadRecipeFile: it is another format, or another version of it.
+    """
+    try:
+        said = json.loads(line)
+        name, version = said["format"], said["version"]
+    except (ValueError, KeyError, TypeError, RecursionError):
+        raise BadRecipeFile(path, "the line of the format is torn") from None
+    if name != "gpucache recipes":
+        raise BadRecipeFile(path, "it is of another format")
+    if version != VERSION or type(version) is not int:
+        hint = "read it with the gpucache that wrote it, or a later one"
+        raise BadRecipeFile(path, "it is of a version that this gpucache does not know", hint)

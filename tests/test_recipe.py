@@ -1,0 +1,186 @@
+from __future__ import annotations
+
+import enum
+import json
+import math
+from typing import NamedTuple
+
+import pytest
+from support.recipes import recipe as example
+
+from gpucache.kernels.encoding import MOST_BITS, MOST_DEPTH, BadEncoding
+from gpucache.kernels.recipe import (
+    BadRecipe,
+    Unencodable,
+    decode,
+    encode,
+    from_text,
+    key_in,
+    to_text,
+)
+
+
+class Shape(NamedTuple):
+    rows: int
+    columns: object
+
+
+class Mode(enum.IntEnum):
+    FAST = 1
+    EXACT = 2
+
+
+class Letters(str):
+    pass
+
+
+class Fake:
+    """Makes tuples that say what was asked for."""
+
+    def __getattr__(self, kind):
+        return lambda *said: (kind, *said)
+
+
+@pytest.mark.parametrize(
+    "value",
+    [
+        None,
+        True,
+        0,
+        -(2**100),
+        "",
+        "a\n\ud800é",
+        1.5,
+        -0.0,
+        math.inf,
+        -math.inf,
+        5e-324,
+        (),
+        (1, (None,)),
+        [1, [2]],
+        {"a": (1,)},
+    ],
+)
+def test_a_plain_value_comes_back_with_its_type(value):
+    again = decode(json.loads(json.dumps(encode(value))), Fake())
+    assert again == value
+    assert repr(again) == repr(value)
+
+
+def test_nan_comes_back():
+    assert math.isnan(decode(encode(math.nan), Fake()))
+
+
+def test_a_member_of_an_enum_is_no_int_and_a_named_tuple_no_tuple():
+    here = __name__
+    assert encode(Mode.FAST) == {"enum": [here, "Mode", "FAST"]}
+    assert encode(Shape(1, Mode.EXACT)) == {
+        "namedtuple": [here, "Shape", [1, {"enum": [here, "Mode", "EXACT"]}]]
+    }
+    assert decode(encode(Shape(1, 2.0)), Fake()) == ("namedtuple", here, "Shape", [1, 2.0])
+
+
+def itself():
+    found = []
+    found.append(found)
+    return found
+
+
+@pytest.mark.parametrize(
+    "value",
+    [
+        Letters("x"),
+        object(),
+        len,
+        lambda: 0,
+        1j,
+        b"x",
+        {1},
+        itself(),
+        1 << MOST_BITS,
+        "x" * 2**20,
+        [0] * 10**6,
+        enum.Enum("Own", "ONE").ONE,
+    ],
+    ids=lambda value: type(value).__name__,
+)
+def test_what_another_process_could_not_be_given_is_refused(value):
+    with pytest.raises(Unencodable):
+        encode(value)
+
+
+def test_a_recipe_comes_back_from_its_text():
+    one = example(source="x = 1\n")
+    text = to_text(one)
+    assert b"\n" not in text
+    assert key_in(text) == one.key
+    assert from_text(text) == one
+
+
+def test_a_field_of_a_later_version_is_passed_over():
+    said = json.loads(to_text(example()))
+    assert from_text(json.dumps({**said, "later": 1}, separators=(",", ":")).encode()) == example()
+
+
+@pytest.mark.parametrize(
+    ("field", "value"),
+    [
+        ("key", "../../etc/passwd/and/more"),
+        ("key", None),
+        ("kernel", "a\x1b[2J"),
+        ("function", ["m", "q", None]),
+        ("function", ["m", "q", "/a\n", ""]),
+        ("target", ["cuda", True, 32]),
+        ("target", ["cuda", -1, 32]),
+        ("signature", []),
+        ("signature", {"x": 1.5}),
+        ("constants", [[[0], {"float": "much"}]]),
+        ("constants", [[[0], {"code": "x"}]]),
+        ("constants", [[[-1], 0]]),
+        ("constants", [[[0], 0], [[0], 1]]),
+        ("specialized", [[[0], [["tt.divisibility", "16"]]]]),
+        ("options", {"num_warps": {}}),
+        ("variables", {"DISABLE_LLVM_OPT": 1}),
+        ("variables", {"a=b": "1"}),
+        ("source", 1),
+    ],
+)
+def test_a_recipe_with_a_hostile_field_is_refused(field, value):
+    said = json.loads(to_text(example()))
+    with pytest.raises(BadRecipe):
+        from_text(json.dumps({**said, field: value}, separators=(",", ":")).encode())
+
+
+@pytest.mark.parametrize(
+    "data",
+    [
+        b"",
+        b"{",
+        b"null",
+        b"[]",
+        b"\xff",
+        b"NaN",
+        b"[" * 10**5,
+        b"{" + b'"key":"' + b"A" * 2**21,
+        b'{"key":"' + b"A" * 52 + b'"}',
+    ],
+    ids=lambda data: repr(data[:12]),
+)
+def test_bytes_that_are_no_recipe_are_refused(data):
+    with pytest.raises(BadRecipe):
+        from_text(data)
+
+
+def test_a_second_key_in_a_line_is_refused():
+    """Who reads only the first bytes of a line, and who reads it whole, must see one key."""
+    text = to_text(example())
+    with pytest.raises(BadRecipe, match="twice"):
+        from_text(text[:-1] + b',"key":"' + b"B" * 52 + b'"}')
+
+
+def test_a_structure_that_is_too_deep_is_refused_by_the_reader_too():
+    encoded = 0
+    for _ in range(MOST_DEPTH + 1):
+        encoded = {"tuple": [encoded]}
+    with pytest.raises(BadEncoding):
+        decode(encoded, Fake())
