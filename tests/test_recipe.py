@@ -142,6 +142,10 @@ def test_a_field_of_a_later_version_is_passed_over():
         ("options", {"num_warps": {}}),
         ("variables", {"DISABLE_LLVM_OPT": 1}),
         ("variables", {"a=b": "1"}),
+        ("constants", [[[0], {"unencoded": "builtins.set"}]]),
+        ("launched", 1),
+        ("globals", [["m", "\n", 1]]),
+        ("globals", [["m", "n"]]),
         ("source", 1),
     ],
 )

@@ -47,6 +47,21 @@ class Target(NamedTuple):
         return f"sm_{self.arch}" if type(self.arch) is int else str(self.arch)
 
 
+class Global(NamedTuple):
+    """A global variable that the kernel, or a function that it calls, reads.
+
+    Only constexpr objects among them are part of Triton's key (3.6.0 and 3.9.0 `runtime/jit.py` `cache_key`; in 3.2.0
+    and 3.4.0 none), though each may decide what code is made. So a process in which one differs, as one that has no GPU
+    may, must not compile under the recorded key.
+    """
+
+    module: str
+    """The module whose variable it is; ``""`` for one of an enclosing function."""
+    name: str
+    value: Encoded
+    """Encoded; of a value that cannot be encoded ``{"unencoded": "module.qualname of its type"}``."""
+
+
 class Recipe(NamedTuple):
     """What one call of Triton's `compile` was given, but for what its version and the architecture decide.
 
@@ -66,15 +81,22 @@ class Recipe(NamedTuple):
     constants: tuple[tuple[Path, Encoded], ...]
     """The values of the parameters that are constant."""
     specialized: tuple[tuple[Path, tuple[tuple[str, int], ...]], ...]
-    """What was found out about arguments: ``((0,), (("tt.divisibility", 16),))``.
+    """What was found out about arguments, in the order in which Triton has it: ``((0,), (("tt.divisibility", 16),))``.
 
-    What is empty is left out, as Triton's versions differ in it. Of Triton 3.2 also ``("tt.equal_to", 1)``; later
-    versions have such a parameter as a constant.
+    Of a launch only of those that are not constant, nor below one that is: there Triton's versions differ. An argument
+    about which nothing was found out, and one that was not looked at, are not the same: the one stands here with an
+    empty tuple, the other does not. Triton 3.2 says only what was found, and of ints ``("tt.equal_to", 1)``, which in
+    later versions are constants.
     """
     options: Mapping[str, Encoded]
     """The backend's options that differ from its own for the target; no ``arch``, ``backend_name``, ``extern_libs``."""
     variables: Mapping[str, str]
     """The environment variables that are part of the key, in Triton's form (``true``, ``false`` or the text)."""
+    launched: bool = True
+    """Whether a launch of the function asked for it; else a source was made by hand, as TorchInductor's are, and
+    ``specialized`` is word by word what stood there."""
+    globals: tuple[Global, ...] = ()
+    """The global variables that the function and those it calls had read when Triton hashed them."""
     source: str | None = None
     """The text of the function's module, where its file is temporary and of TorchInductor's making."""
 
@@ -183,6 +205,8 @@ def _recipe(said: Mapping[str, Any]) -> Recipe:
         specialized=_by_path(said["specialized"], "specialized", _properties),
         options=_by_name(said["options"], "options", _encoded),
         variables=_variables(said["variables"]),
+        launched=_truth(said["launched"]),
+        globals=_globals(said["globals"]),
         source=_source(said.get("source")),
     )
 
@@ -267,6 +291,30 @@ def _variables(said: object) -> dict[str, str]:
         if said[name] != value or len(value) > 4096 or not value.isprintable():  # type: ignore[index]
             raise BadRecipe("a variable's value is no text that could be shown")
     return found
+
+
+def _truth(said: object) -> bool:
+    if type(said) is not bool:
+        raise BadRecipe("launched is neither true nor false")
+    return said
+
+
+def _globals(said: object) -> tuple[Global, ...]:
+    if type(said) is not list:
+        raise BadRecipe("globals is no list")
+    found = []
+    for one in said:
+        if type(one) is not list or len(one) != 3:
+            raise BadRecipe("globals is no list of lists of three")
+        module, name, value = one
+        found.append(Global(as_name(module) if module != "" else "", as_name(name), _global(value)))
+    return tuple(found)
+
+
+def _global(value: object) -> Encoded:
+    if type(value) is dict and value.keys() == {"unencoded"}:
+        return {"unencoded": as_name(value["unencoded"])}
+    return _encoded(value)
 
 
 def _source(said: object) -> str | None:

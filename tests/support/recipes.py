@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from gpucache.kernels.recipe import Function, Recipe, Target, encode
+from gpucache.kernels.recipe import Function, Global, Recipe, Target, encode
 
 
 def recipe(**changed):
@@ -20,8 +20,13 @@ def recipe(**changed):
             "B": "constexpr",
         },
         constants=(((2, 1), encode(0.5)), ((3,), 128)),
-        specialized=(((0,), (("tt.divisibility", 16),)),),
+        specialized=(((0,), (("tt.divisibility", 16),)), ((1,), ())),
         options={"num_warps": 8},
         variables={"DISABLE_LLVM_OPT": "true"},
+        launched=True,
+        globals=(
+            Global("kernels.add", "LIMIT", {"constexpr": 3}),
+            Global("", "table", {"unencoded": "builtins.set"}),
+        ),
     )
     return one._replace(**changed)
