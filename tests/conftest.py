@@ -21,6 +21,8 @@ from support.cli import Command, Done
 from support.every_call import EveryCall
 from support.fuse import mounted
 from support.ranks import KERNELS, PLUGIN, Rank
+from support.slurm import Slurm, slurm
+from support.slurm import missing as missing_of_slurm
 from support.templates import Template, made_by_a_rank
 from support.trees import KEY, Stock
 from support.users import ADA, BOB
@@ -359,6 +361,16 @@ def ranks(root: Path, triton: None) -> Iterator[Callable[..., Rank]]:
         rank.process.end()
 
 
+@pytest.fixture(scope="session")
+def two_node_slurm() -> Iterator[Slurm]:
+    """A Slurm with the nodes ``one`` and ``two``, which are two daemons on this machine."""
+    missing = missing_of_slurm()
+    if missing or os.geteuid() != 0:
+        pytest.skip(f"needs root, and Slurm (slurmctld, slurmd, slurm-client, munge): {missing}")
+    with slurm({"one": (), "two": ()}) as started:
+        yield started
+
+
 @pytest.fixture
 def bare_dev(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A /dev of this test's own, so that a real GPU beside it changes nothing."""
@@ -410,7 +422,13 @@ _MAY_SKIP = os.environ.get("GPUCACHE_TEST_MAY_SKIP")
 
 
 # What a fixture stands for, as a marker: what takes long can then be left out (`-m "not compiles and not kills"`).
-_MARKED = {"triton": "compiles", "mount": "mounts", "every_call": "kills", "fuse": "fuse"}
+_MARKED = {
+    "triton": "compiles",
+    "mount": "mounts",
+    "every_call": "kills",
+    "fuse": "fuse",
+    "two_node_slurm": "slurm",
+}
 
 
 @pytest.hookimpl(tryfirst=True)  # before tests are chosen by their markers
@@ -424,6 +442,8 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
         missing["gpu"] = "needs an NVIDIA GPU: there is no /dev/nvidiactl"
     if importlib.util.find_spec("torch") is None:
         missing["torch"] = "needs torch: pip install torch==2.13.0"
+    if importlib.util.find_spec("ray") is None:
+        missing["ray"] = "needs Ray: nox -s ray"
     for item in items:
         for marker, reason in missing.items():
             if item.get_closest_marker(marker):
