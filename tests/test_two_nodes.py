@@ -5,20 +5,18 @@ from __future__ import annotations
 import json
 import os
 import subprocess
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import AbstractContextManager, contextmanager
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
-from support.fuse import mounted, same_directory
-from support.nodes import Node
+from support.nodes import BOOT_IDS, MOUNTS, Node, two_nodes
 from support.processes import PATIENCE_S
 from support.ranks import KERNELS, PLUGIN
 
 from gpucache.store.lookup import sound
 
 pytestmark = [pytest.mark.compiles, pytest.mark.fuse]
-BOOT_IDS = ("0badcafe-0000-4000-8000-000000000001", "0badbeef-0000-4000-8000-000000000002")
 
 
 class Two:
@@ -44,13 +42,6 @@ class Two:
         return process
 
 
-BARE = {"rename": "EPERM", "link": "ENOTSUP", "utime": "EPERM", "fsync": "EINVAL"}
-MOUNTS: dict[str, Callable[[Path, Path], AbstractContextManager[Path]]] = {
-    "bindfs": same_directory,
-    "object store": lambda shown, point: mounted(shown, point, BARE),
-}
-
-
 @pytest.fixture(params=MOUNTS)
 def two(request: pytest.FixtureRequest, fuse: None, triton: None, tmp_path: Path) -> Iterator[Two]:
     with made(tmp_path, request.param, BOOT_IDS) as both:
@@ -66,21 +57,8 @@ def pods(request: pytest.FixtureRequest, fuse: None, triton: None, tmp_path: Pat
 
 @contextmanager
 def made(tmp_path: Path, kind: str, boot_ids: Sequence[str]) -> Iterator[Two]:
-    mount = MOUNTS[kind]
-    at = tmp_path / "at"
-    at.mkdir()
-    shared = tmp_path / "shared"
-    shared.mkdir(mode=0o700)
-    with (
-        mount(shared, tmp_path / "first") as first,
-        mount(shared, tmp_path / "second") as second,
-    ):
-        nodes = []
-        for name, boot_id, shown in zip(("one", "two"), boot_ids, (first, second), strict=True):
-            file = tmp_path / f"boot-id-{name}"
-            file.write_text(boot_id + "\n")
-            nodes.append(Node(name, file, shown, at))
-        yield Two(nodes, at / "root")
+    with two_nodes(tmp_path, kind, boot_ids) as pair:
+        yield Two(pair.nodes, pair.at / "root")
 
 
 def ended(process: subprocess.Popen[str]) -> dict[str, object]:
