@@ -81,7 +81,10 @@ class ObjectStore(mfusepy.Operations):
         found = [(".", {}, 0), ("..", {}, 0)]
         with os.scandir(self._at(path)) as items:
             for item in items:
-                seen = item.stat(follow_symlinks=False)
+                try:
+                    seen = item.stat(follow_symlinks=False)
+                except FileNotFoundError:  # another mount has removed it meanwhile
+                    continue
                 # Without a number glibc passes a name over.
                 found.append((item.name, {"st_ino": seen.st_ino, "st_mode": seen.st_mode}, 0))
         return found
