@@ -329,6 +329,13 @@ LOG = Variable[int | None](
     _log_level,
     ignored=True,
 )
+RECORD = Variable[str | None](
+    "GPUCACHE_RECORD",
+    None,
+    "a file to which the recipes of all kernels that are asked for are appended",
+    _path,
+    ignored=True,
+)
 NVML_TIMEOUT = Variable(
     "GPUCACHE_NVML_TIMEOUT_S",
     10.0,
