@@ -109,6 +109,12 @@ def _path(text: str) -> str:
     return text
 
 
+def _file(text: str) -> str:
+    if not text.strip():
+        raise ValueError("the path of a file")
+    return text
+
+
 def _switch(text: str) -> bool:
     if text not in ("0", "1"):
         raise ValueError("0 or 1")
@@ -333,7 +339,7 @@ RECORD = Variable[str | None](
     "GPUCACHE_RECORD",
     None,
     "a file to which the recipes of all kernels that are asked for are appended",
-    _path,
+    _file,
     ignored=True,
 )
 NVML_TIMEOUT = Variable(
