@@ -1,13 +1,21 @@
 from __future__ import annotations
 
+import errno
 import os
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 from support.recipes import recipe
 
 from gpucache.kernels import recipe_lines
 from gpucache.kernels.recipe import MOST_BYTES, to_text
-from gpucache.kernels.recipe_lines import FORMAT_LINE, BadLine, BadRecipeFile, read_recipe_file
+from gpucache.kernels.recipe_lines import (
+    FORMAT_LINE,
+    BadLine,
+    BadRecipeFile,
+    append,
+    read_recipe_file,
+)
 
 A, B = recipe(key="A" * 52), recipe(key="B" * 52)
 
@@ -90,3 +98,84 @@ def test_a_link_is_not_followed(file, tmp_path):
     file.symlink_to(tmp_path / "other")
     with pytest.raises(OSError, match="symbolic"):
         list(read_recipe_file(str(file)))
+
+
+# ---- writing
+
+
+def test_a_file_that_is_made_is_the_owners_alone(file):
+    append(str(file), to_text(A))
+    append(str(file), to_text(B))
+    assert file.stat().st_mode & 0o777 == 0o600
+    assert file.read_bytes() == FORMAT_LINE + line(A) + line(B)
+
+
+def test_writers_at_once_spoil_no_line(file):
+    recipes = [recipe(key=f"{number:052}", source="x" * 5000) for number in range(200)]
+    with ThreadPoolExecutor(8) as pool:
+        list(pool.map(lambda one: append(str(file), to_text(one)), recipes))
+    assert sorted(read_recipe_file(str(file))) == recipes
+
+
+def test_whoever_writes_after_a_torn_line_ends_it(file):
+    file.write_bytes(FORMAT_LINE + line(A)[:100])
+    append(str(file), to_text(B))
+    assert list(read_recipe_file(str(file))) == [BadLine(2, "it is no JSON"), B]
+
+
+def test_a_full_disk_tears_one_line_at_most(file, monkeypatch):
+    """The disk takes a part of a line, and nothing of the end of it."""
+    append(str(file), to_text(A))
+    room = [100]
+
+    def write(fd, data, real=os.write):
+        if not room[0]:
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        written = real(fd, data[: room[0]])
+        room[0] -= written
+        return written
+
+    with monkeypatch.context() as full:
+        full.setattr(os, "write", write)
+        with pytest.raises(OSError, match="part of the line"):
+            append(str(file), to_text(B))
+    append(str(file), to_text(B))
+    first, torn, second = read_recipe_file(str(file))
+    assert (first, torn.number, second) == (A, 3, B)
+
+
+@pytest.mark.parametrize("content", [b"import torch\n", b"{}", line(A)])
+def test_a_file_that_is_none_of_recipes_is_left_alone(file, content):
+    file.write_bytes(content)
+    with pytest.raises(BadRecipeFile):
+        append(str(file), to_text(A))
+    assert file.read_bytes() == content
+
+
+def test_a_fifo_a_directory_and_a_link_are_refused_at_once(file, tmp_path):
+    os.mkfifo(file)
+    with pytest.raises(BadRecipeFile, match="regular"):
+        append(str(file), to_text(A))
+    with pytest.raises(IsADirectoryError):
+        append(str(tmp_path), to_text(A))
+    link = tmp_path / "link"
+    link.symlink_to(tmp_path / "elsewhere")
+    with pytest.raises(OSError, match="symbolic"):
+        append(str(link), to_text(A))
+    assert not (tmp_path / "elsewhere").exists()
+
+
+def test_a_file_of_another_user_is_refused(file, monkeypatch):
+    file.write_bytes(FORMAT_LINE)
+    monkeypatch.setattr(os, "geteuid", lambda: file.stat().st_uid + 1)
+    with pytest.raises(BadRecipeFile, match="user"):
+        append(str(file), to_text(A))
+
+
+def test_a_file_that_no_reader_would_take_does_not_grow(file):
+    with open(file, "wb") as sparse:
+        sparse.write(FORMAT_LINE)
+        sparse.truncate(recipe_lines.MOST_FILE_BYTES)
+    with pytest.raises(BadRecipeFile, match="already"):
+        append(str(file), to_text(A))
+    assert file.stat().st_size == recipe_lines.MOST_FILE_BYTES

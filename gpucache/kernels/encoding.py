@@ -46,10 +46,10 @@ Kind = Literal[
 
 MOST_DEPTH = 32
 """So deep may values be nested; a structure that contains itself ends here."""
-MOST_VALUES = 10_000
-"""So many values may one value consist of."""
+MOST_VALUES = 4096
+"""So many values may one value consist of: encoding them takes a millisecond or two."""
 MOST_LETTERS = 2**16
-"""So long may one text be."""
+"""So long may all texts in one value be together."""
 MOST_BITS = 4096
 """So long may one int be."""
 _MOST_NAME = 1024
@@ -131,25 +131,27 @@ def encode(value: object) -> Encoded:
     Raises:
         Unencodable: the value, or one inside it, is of a type that cannot be encoded, or too large.
     """
-    return _Encoder().encode(value, 0)
+    return Encoder().encode(value)
 
 
-class _Encoder:
-    """Encodes one value; counts what it consists of."""
+class Encoder:
+    """Encodes several values, which together may not be larger than one."""
 
     def __init__(self) -> None:
-        self.left = MOST_VALUES
+        self._values = MOST_VALUES
+        self._letters = MOST_LETTERS
 
-    def encode(self, value: object, depth: int) -> Encoded:
-        self.left -= 1
-        if self.left < 0:
+    def encode(self, value: object, depth: int = 0) -> Encoded:
+        """As the function `encode`; ``depth`` is the number of values around this one."""
+        self._values -= 1
+        if self._values < 0:
             raise Unencodable(f"more than {MOST_VALUES} values in one")
         if depth > MOST_DEPTH:
             raise Unencodable(f"values nested more than {MOST_DEPTH} deep")
         cls = type(value)
         plain = _PLAIN.get(cls)
         if plain is not None:
-            return plain(value)
+            return plain(self, value)
         several = _SEVERAL.get(cls)
         if several is not None:
             return {several: self.all(value, depth)}
@@ -160,10 +162,18 @@ class _Encoder:
             return known(self, value, depth)
         return self.of_class(value, cls, depth)
 
+    def read(self, letters: int) -> None:
+        """Count the letters of a text."""
+        self._letters -= letters
+        if self._letters < 0:
+            raise Unencodable(f"more than {MOST_LETTERS} letters in one")
+
     def all(self, values: Any, depth: int) -> list[Encoded]:
+        """Encode the values of a sequence that is itself ``depth`` deep."""
         return [self.encode(value, depth + 1) for value in values]
 
     def pairs(self, pairs: Any, depth: int) -> list[list[Encoded]]:
+        """Encode keys and values."""
         return [self.all(pair, depth) for pair in pairs]
 
     def of_class(self, value: object, cls: type, depth: int) -> Encoded:
@@ -191,27 +201,26 @@ class _Encoder:
         return {"dataclass": [module, qualname, encoded]}
 
 
-def _itself(value: Any) -> Encoded:
+def _itself(_: Encoder, value: Any) -> Encoded:
     return value  # type: ignore[no-any-return]
 
 
-def _int(value: Any) -> Encoded:
+def _int(_: Encoder, value: Any) -> Encoded:
     if value.bit_length() > MOST_BITS:
         raise Unencodable(f"an int of more than {MOST_BITS} bits")
     return value  # type: ignore[no-any-return]
 
 
-def _str(value: Any) -> Encoded:
-    if len(value) > MOST_LETTERS:
-        raise Unencodable(f"a text of more than {MOST_LETTERS} letters")
+def _str(encoder: Encoder, value: Any) -> Encoded:
+    encoder.read(len(value))
     return value  # type: ignore[no-any-return]
 
 
-def _float(value: Any) -> Encoded:
+def _float(_: Encoder, value: Any) -> Encoded:
     return {"float": value.hex()}
 
 
-_PLAIN: dict[type, Callable[[Any], Encoded]] = {
+_PLAIN: dict[type, Callable[[Encoder, Any], Encoded]] = {
     type(None): _itself,
     bool: _itself,
     int: _int,
@@ -221,45 +230,48 @@ _PLAIN: dict[type, Callable[[Any], Encoded]] = {
 _SEVERAL: dict[type, Literal["tuple", "list"]] = {tuple: "tuple", list: "list"}
 
 
-def _function(_: _Encoder, value: Any, depth: int) -> Encoded:
+def _function(_: Encoder, value: Any, depth: int) -> Encoded:
     return {"function": list(function_of(value))}
 
 
-def _constexpr(encoder: _Encoder, value: Any, depth: int) -> Encoded:
+def _constexpr(encoder: Encoder, value: Any, depth: int) -> Encoded:
     return {"constexpr": encoder.encode(value.value, depth + 1)}
 
 
-def _dtype(encoder: _Encoder, value: Any, depth: int) -> Encoded:
-    return {"dtype": _name(value.name)}
+def _dtype(encoder: Encoder, value: Any, depth: int) -> Encoded:
+    return {"dtype": as_shown(value.name)}
 
 
-def _pointer(encoder: _Encoder, value: Any, depth: int) -> Encoded:
+def _pointer(encoder: Encoder, value: Any, depth: int) -> Encoded:
     element = encoder.encode(value.element_ty, depth + 1)
     space = encoder.encode(value.address_space, depth + 1)
     # 3.2.0 to 3.9.0 have `const`
     return {"pointer": [element, space, bool(value.const)]}
 
 
-def _block(encoder: _Encoder, value: Any, depth: int) -> Encoded:
+def _block(encoder: Encoder, value: Any, depth: int) -> Encoded:
     element = encoder.encode(value.element_ty, depth + 1)
     return {"block": [element, encoder.all(value.shape, depth + 1)]}
 
 
-def _triton_tuple(encoder: _Encoder, value: Any, depth: int) -> Encoded:
+def _triton_tuple(encoder: Encoder, value: Any, depth: int) -> Encoded:
     return {"triton_tuple": encoder.all(value.values, depth)}
 
 
-def _torch_dtype(encoder: _Encoder, value: Any, depth: int) -> Encoded:
-    return {"torch_dtype": _name(repr(value).removeprefix("torch."))}
+def _torch_dtype(encoder: Encoder, value: Any, depth: int) -> Encoded:
+    return {"torch_dtype": as_shown(repr(value).removeprefix("torch."))}
 
 
 # SHA-256 in hexadecimal, in 3.2 and 3.4 with the number of the first line behind it.
 _DIGEST = r"[0-9a-f]{0,128}"
 _CORE, _JIT = "triton.language.core", "triton.runtime.jit"
-_KNOWN: dict[tuple[str, str], Callable[[_Encoder, Any, int], Encoded]] = {
-    (_JIT, "JITFunction"): _function,
-    (_JIT, "ConstexprFunction"): _function,
-    ("triton.experimental.gluon._runtime", "GluonJITFunction"): _function,
+_FUNCTIONS = (
+    (_JIT, "JITFunction"),
+    (_JIT, "ConstexprFunction"),
+    ("triton.experimental.gluon._runtime", "GluonJITFunction"),
+)
+_KNOWN: dict[tuple[str, str], Callable[[Encoder, Any, int], Encoded]] = {
+    **dict.fromkeys(_FUNCTIONS, _function),
     (_CORE, "constexpr"): _constexpr,
     (_CORE, "dtype"): _dtype,
     (_CORE, "pointer_type"): _pointer,
@@ -267,6 +279,12 @@ _KNOWN: dict[tuple[str, str], Callable[[_Encoder, Any, int], Encoded]] = {
     (_CORE, "tuple"): _triton_tuple,
     ("torch", "dtype"): _torch_dtype,
 }
+
+
+def is_function(value: object) -> bool:
+    """Whether a value is a jit or constexpr function of Triton's."""
+    cls = type(value)
+    return (cls.__module__, cls.__qualname__) in _FUNCTIONS
 
 
 def function_of(function: Any) -> Function:
@@ -283,8 +301,8 @@ def function_of(function: Any) -> Function:
         file = os.path.abspath(file)
     digest = function.hash  # `cache_key` would compute it
     return Function(
-        module=_name(python.__module__),
-        qualname=_name(python.__qualname__),
+        module=as_shown(python.__module__),
+        qualname=as_shown(python.__qualname__),
         file=file if file.isprintable() else None,
         cache_key=digest if type(digest) is str and re.fullmatch(_DIGEST, digest) else "",
     )
@@ -296,7 +314,7 @@ def _enum(value: Enum, cls: type) -> Encoded:
     name = value._name_
     if type(name) is not str or cls.__members__.get(name) is not value:  # type: ignore[attr-defined]
         raise Unencodable(f"a value of {_shown(cls)} that is no member by name")
-    return {"enum": [module, qualname, _name(name)]}
+    return {"enum": [module, qualname, as_shown(name)]}
 
 
 def _is_namedtuple(cls: type) -> bool:
@@ -316,18 +334,23 @@ def _class_names(cls: type) -> tuple[str, str]:
         found = getattr(found, name, None)
     if found is not cls:
         raise Unencodable(f"a value of {_shown(cls)}, which is not in its module by that name")
-    return _name(module), _name(qualname)
+    return as_shown(module), as_shown(qualname)
 
 
-def _name(name: object) -> str:
-    """The name, if it is one that can be shown."""
+def as_shown(name: object) -> str:
+    """The name, if it is one that can be shown.
+
+    Raises:
+        Unencodable: it is none.
+    """
     if type(name) is str and 0 < len(name) <= _MOST_NAME and name.isprintable():
         return name
     raise Unencodable("a name that is no text that could be shown")
 
 
 def _shown(cls: type) -> str:
-    return f"the type {cls.__module__}.{cls.__qualname__}"
+    name = f"{cls.__module__}.{cls.__qualname__}".removeprefix("builtins.")
+    return f"the type {name}"
 
 
 # ---- reading

@@ -1,8 +1,9 @@
 """A file of recipes: first a line that says the format, then a recipe a line.
 
 Several processes append to one file, whole lines, each with one `write`. Each that finds the file empty writes the line
-of the format, so that this line may stand anywhere. A line that was torn, as on a full disk, is told and passed over.
-Recipes of one key are all but the first dropped: each rank of a job has written its own.
+of the format, so that this line may stand anywhere. A line that was torn, as on a full disk, is told and passed over;
+whoever writes after it ends it first. Of the recipes of one key the reader drops all but the first: each rank of a job
+has written its own.
 """
 
 from __future__ import annotations
@@ -10,9 +11,11 @@ from __future__ import annotations
 import errno
 import json
 import os
+import stat
+from contextlib import suppress
 from typing import NamedTuple
 
-from gpucache.disk.door import opener
+from gpucache.disk.door import SAFELY, opener
 from gpucache.errors import GpuCacheError
 from gpucache.kernels.recipe import MOST_BYTES, BadRecipe, Recipe, from_text
 
@@ -136,3 +139,50 @@ def _check_format(line: bytes, path: str) -> None:
     if version != VERSION or type(version) is not int:
         hint = "read it with the gpucache that wrote it, or a later one"
         raise BadRecipeFile(path, "it is of a version that this gpucache does not know", hint)
+
+
+# ---- writing
+
+_APPEND = os.O_RDWR | os.O_APPEND | os.O_CREAT | SAFELY
+
+
+def append(path: str, recipe: bytes) -> None:
+    """Append a recipe, as `to_text` gives it, to a file, which is made for its owner alone where it is not there.
+
+    Beside any number of processes and threads that do the same. Waits for nobody, and follows no link.
+
+    Raises:
+        OSError: the disk refuses, or took only a part of the line.
+        BadRecipeFile: what is there is not a file of recipes, is another user's, or is as long as one may be.
+    """
+    fd = os.open(path, _APPEND, 0o600)
+    try:
+        line = _beginning(fd, path) + recipe + b"\n"
+        if os.write(fd, line) == len(line):
+            return
+        with suppress(OSError):
+            os.write(fd, b"\n")  # or whoever writes next ends the torn line
+        raise OSError(errno.ENOSPC, "only a part of the line was written", path)
+    finally:
+        os.close(fd)
+
+
+def _beginning(fd: int, path: str) -> bytes:
+    """What has to stand before the next recipe in an open file: the line of the format, or the end of a torn line.
+
+    Raises:
+        OSError, BadRecipeFile: as `append`.
+    """
+    found = os.fstat(fd)
+    if not stat.S_ISREG(found.st_mode):
+        raise BadRecipeFile(path, "it is no regular file")
+    if found.st_uid != os.geteuid():
+        raise BadRecipeFile(path, f"it belongs to the user {found.st_uid}")
+    if found.st_size == 0:
+        return FORMAT_LINE
+    if found.st_size > MOST_FILE_BYTES - 2 * MOST_BYTES:
+        raise BadRecipeFile(path, f"it has {found.st_size >> 20} MiB already")
+    if os.pread(fd, len(_FORMAT), 0) != _FORMAT:
+        raise BadRecipeFile(path, "its first line does not say the format")
+    ends = os.pread(fd, 1, found.st_size - 1) == b"\n"
+    return b"" if ends else b"\n"

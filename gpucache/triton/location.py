@@ -39,6 +39,7 @@ if TYPE_CHECKING:
 
     from gpucache.directories.record import Record
     from gpucache.store.manifest import Manifest
+    from gpucache.triton.recorder import Recorder
 
     Mode = Literal["shared", "stock", "private"]
     """``stock``: a deliberately fresh cache, which Triton's own manager has; ``private``: there is no safe store."""
@@ -78,6 +79,8 @@ class Location(Value, kw_only=True):
     """How long to wait for a compile of another process, in seconds."""
     boot: float = 0.0
     """When this machine started, in seconds since the epoch."""
+    recorder: Recorder | None = None
+    """Writes the recipes of what is asked for; None where nobody wants them."""
     stamp_s: float = STAMP_S
     """How often at most the use of an entry is stamped. What prunes must leave alone what was used in twice that."""
 
@@ -152,8 +155,18 @@ def locate(directory: str | None, environ: Mapping[str, str]) -> Location:
         timeout_s=environment.LOCK_TIMEOUT.read_or_default(environ),
         boot=boot_time(),
         limit=_limit(chosen.root, locks, shared, environ),
+        recorder=_recorder(environ),
         stamp_s=stamp_interval(environ),
     )
+
+
+def _recorder(environ: Mapping[str, str]) -> Recorder | None:
+    path = environment.RECORD.read_or_default(environ)
+    if path is None:
+        return None
+    from gpucache.triton.recorder import recorder_of  # few processes record
+
+    return recorder_of(path)
 
 
 def nowhere(directory: str | None) -> Location:

@@ -121,6 +121,8 @@ class DeviceCacheManager(CacheManager):
             CacheMissError: there is none, and `GPUCACHE_REQUIRE_HIT=1` forbids to compile.
         """
         self._group = filename
+        if self._location.recorder is not None:
+            self._location.recorder.asked(sys._getframe(1), self.key)
         try:
             if self._location.mode == "private" or ignores_cache():
                 self._missed(filename, None, self._why_not_asked())
