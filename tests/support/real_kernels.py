@@ -1,9 +1,9 @@
 """Compile kernels of Liger and flash-linear-attention (fla) by their own Python functions, without a GPU.
 
 ``python real_kernels.py PACKAGE…`` with packages ``liger``, ``fla``; a word ``few`` takes only some of each. A
-stand-in for Triton's active driver (`StandIn`) says that there is an H100: argument specialisation and ptxas are real,
-and launches go nowhere. Writes one JSON object to a file of its own in the directory `REAL_KERNELS_OUT`: what was
-compiled and hit, and the digest of each binary by its key.
+stand-in for Triton's active driver (`stand_in`) says that there is an H100, or the GPU of `REAL_KERNELS_TARGET`:
+argument specialisation and ptxas are real, and launches go nowhere. Writes one JSON object to a file of its own in the
+directory `REAL_KERNELS_OUT`: what was compiled and hit, and the digest of each binary by its key.
 """
 
 from __future__ import annotations
@@ -20,72 +20,30 @@ from typing import Any
 
 import torch
 import triton
-from triton.backends.compiler import GPUTarget
 
-ARCH = 90
+from stand_in import stand_in, target_of  # isort: skip
 
-
-class StandIn:
-    """Triton's active driver (`triton.backends.driver.DriverBase`, 3.9) of a machine with an H100, which it has not."""
-
-    def __init__(self) -> None:
-        self.utils = types.SimpleNamespace(
-            load_binary=lambda *_: (1, 1, 64, 0, 1024),
-            unload_module=lambda *_: None,
-            get_device_properties=lambda _: {
-                "max_shared_mem": 232448,
-                "multiprocessor_count": 132,
-                "warpSize": 32,
-                "max_num_regs": 65536,
-                "sm_clock_rate": 1980000,
-                "mem_clock_rate": 2619000,
-                "mem_bus_width": 5120,
-            },
-        )
-
-    def launcher_cls(self, *_: object) -> Callable[..., None]:
-        return lambda *_, **__: None
-
-    def get_current_target(self) -> GPUTarget:
-        return GPUTarget("cuda", ARCH, 32)
-
-    def get_current_device(self) -> int:
-        return 0
-
-    def set_current_device(self, device: int) -> None:
-        pass
-
-    def get_current_stream(self, device: int) -> int:
-        return 0
-
-    def get_device_capability(self, device: int) -> tuple[int, int]:
-        return divmod(ARCH, 10)
-
-    def get_active_torch_device(self) -> torch.device:
-        return torch.device("cpu")
-
-    def get_benchmarker(self) -> Callable[..., Any]:
-        """Each configuration is launched, and none is faster."""
-
-        def bench(launch: Callable[[], object], *_: object, **__: object) -> list[float]:
-            launch()
-            return [1.0, 1.0, 1.0]
-
-        return bench
+TARGET = target_of(os.environ.get("REAL_KERNELS_TARGET", "sm_90"))
+CAPABILITY = divmod(TARGET.arch, 10)
+NAME = {80: "NVIDIA A100", 90: "NVIDIA H100", 100: "NVIDIA B200"}.get(TARGET.arch, "NVIDIA GPU")
 
 
 def _properties(*_: object) -> Any:
     return types.SimpleNamespace(
-        multi_processor_count=132, name="NVIDIA H100", major=9, minor=0, total_memory=80 << 30
+        multi_processor_count=132,
+        name=NAME,
+        major=CAPABILITY[0],
+        minor=CAPABILITY[1],
+        total_memory=80 << 30,
     )
 
 
 def pretend() -> None:
     """Put the stand-in in place, and what these packages ask torch about a GPU."""
-    triton.runtime.driver.set_active(StandIn())
+    stand_in(TARGET)
     torch.cuda.get_device_properties = _properties
-    torch.cuda.get_device_capability = lambda *_: divmod(ARCH, 10)
-    torch.cuda.get_device_name = lambda *_: "NVIDIA H100"
+    torch.cuda.get_device_capability = lambda *_: CAPABILITY
+    torch.cuda.get_device_name = lambda *_: NAME
     torch.cuda.current_device = lambda: 0
 
 

@@ -1,0 +1,75 @@
+"""Processes that launch the kernels of the package `corpus`, and what they asked for."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+from collections.abc import Mapping
+from pathlib import Path
+from typing import NamedTuple
+
+from support.ranks import PLUGIN, PYTHON
+
+SUPPORT = Path(__file__).parent
+FILES = ("corpus", "run_corpus.py", "stand_in.py")
+"""What the program needs beside itself, to be copied elsewhere."""
+
+
+class Asked(NamedTuple):
+    """A kernel that a launch asked for."""
+
+    kernel: str
+    key: str
+    hit: bool
+
+
+class Launched(NamedTuple):
+    """What one process of the program did, by the names of the launches."""
+
+    triton: str
+    asked: Mapping[str, list[Asked]]
+    failed: Mapping[str, str]
+
+    @property
+    def keys(self) -> dict[str, str]:
+        """Which launch asked first for a key."""
+        found: dict[str, str] = {}
+        for name, kernels in self.asked.items():
+            for one in kernels:
+                found.setdefault(one.key, name)
+        return found
+
+    @property
+    def compiled(self) -> dict[str, str]:
+        """As `keys`, of what the process compiled itself."""
+        missed = {one.key for kernels in self.asked.values() for one in kernels if not one.hit}
+        return {key: name for key, name in self.keys.items() if key in missed}
+
+
+def launch_corpus(
+    root: Path,
+    target: str,
+    *names: str,
+    env: Mapping[str, str] | None = None,
+    support: Path = SUPPORT,
+    python: str = PYTHON,
+) -> Launched:
+    """Launch all, or those that are named, through the plug-in into a root; ``support`` is where the program lies."""
+    environ = {
+        **os.environ,
+        **PLUGIN,
+        "GPUCACHE_DIR": str(root),
+        "TRITON_CACHE_DIR": str(root / "triton/0"),
+        **(env or {}),
+    }
+    command = [python, str(support / "run_corpus.py"), target, *names]
+    done = subprocess.run(command, env=environ, capture_output=True, text=True, timeout=240)
+    assert done.returncode == 0, done.stderr
+    said = json.loads(done.stdout.splitlines()[-1])
+    cases = said["cases"].items()
+    return Launched(
+        triton=said["triton"],
+        asked={name: [Asked(**one) for one in case["asked"]] for name, case in cases},
+        failed={name: case["failure"] for name, case in cases if case["failure"]},
+    )
