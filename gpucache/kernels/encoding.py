@@ -20,7 +20,7 @@ from gpucache.errors import GpuCacheError
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
+    from collections.abc import Callable
     from typing import Any, TypeAlias
 
     Encoded: TypeAlias = bool | int | str | dict[str, Any] | None
@@ -183,21 +183,19 @@ class Encoder:
         if isinstance(value, tuple) and _is_namedtuple(cls):
             module, qualname = _class_names(cls)
             return {"namedtuple": [module, qualname, self.all(value, depth)]}
-        fields = getattr(cls, "__dataclass_fields__", None)
-        if fields is not None:
-            return self.dataclass(value, cls, fields, depth)
+        if hasattr(cls, "__dataclass_fields__"):
+            return self.dataclass(value, cls, depth)
         raise Unencodable(f"a value of {_shown(cls)}")
 
-    def dataclass(self, value: object, cls: type, fields: Mapping[str, Any], depth: int) -> Encoded:
-        """Encode a value of a dataclass, which its constructor makes again of the fields."""
+    def dataclass(self, value: Any, cls: type, depth: int) -> Encoded:
+        """Encode a value of a dataclass by the fields that its constructor takes."""
+        from dataclasses import fields
+
         module, qualname = _class_names(cls)
-        if not all(field.init for field in fields.values()):
-            raise Unencodable(
-                f"a value of {_shown(cls)}, whose constructor does not take each field"
-            )
         encoded = []
-        for name in fields:
-            encoded.append([name, self.encode(getattr(value, name), depth + 1)])
+        for field in fields(value):
+            if field.init:
+                encoded.append([field.name, self.encode(getattr(value, field.name), depth + 1)])
         return {"dataclass": [module, qualname, encoded]}
 
 

@@ -157,8 +157,8 @@ def _constants(source: Any, encoder: Encoder) -> Constants:
     for place, value in source.constants.items():
         path = _path(place, source.fn.arg_names)
         encoded = encoder.encode(value)
-        if type(encoded) is dict and " at 0x" in str(value):
-            # The text is part of the key: no other process has the same.
+        # The text is part of the key, but for a function's, and no other process has the same.
+        if type(encoded) is dict and not is_function(value) and " at 0x" in str(value):
             raise Unencodable(f"the text of the constant {path} holds an address")
         found.append((path, encoded))
     return tuple(found)
