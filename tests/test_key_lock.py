@@ -11,6 +11,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
+from contextlib import ExitStack
 from pathlib import Path
 
 import pytest
@@ -257,6 +258,15 @@ class TestRelease:
         assert os.listdir(tmp_path / "moved") == []
 
 
+ON_CORE = """
+import os, sys
+os.sched_setaffinity(0, {int(sys.argv[1])})
+def compute():
+    while True:
+        pass
+"""
+
+
 class TestWaiting:
     def test_a_killed_holder_wakes_the_waiter_and_leaves_the_lock(self, path):
         with running(KEY_HOLDER, path) as process:
@@ -290,6 +300,29 @@ class TestWaiting:
             assert waiter.is_alive()
             release(process)
             assert waiter.ended() is True
+
+    def test_a_holder_that_beats_and_gets_no_processor_time_is_not_waited_for(self, path):
+        """At nice 19, on one core with two that compute: its beats go on, and its work does not."""
+        core = min(os.sched_getaffinity(0))
+        with ExitStack() as stack:
+            for _ in range(2):
+                busy = subprocess.Popen([sys.executable, "-c", ON_CORE + "compute()", str(core)])
+                stack.callback(busy.wait)
+                stack.callback(busy.kill)
+            holding = KEY_HOLDER.replace("argv[1]", "argv[2]").partition("for line")[0]
+            code = f"{ON_CORE}os.nice(19)\n{holding}compute()"
+            process = stack.enter_context(running(code, str(core), path))
+            beats = {os.stat(path).st_mtime_ns}
+            waiter = Waiter(path, stall_s=4.0)
+
+            def given_up() -> bool:
+                beats.add(os.stat(path).st_mtime_ns)
+                return waiter.freed is False
+
+            until(given_up)
+            assert process.poll() is None
+            assert len(beats) > 3, "its beats went on"
+            assert not is_free(path)
 
     def test_the_deadline_ends_the_wait_for_a_holder_that_beats(self, path):
         with running(KEY_HOLDER, path):

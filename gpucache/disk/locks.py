@@ -10,6 +10,7 @@ import time
 from contextlib import contextmanager, suppress
 
 from gpucache.disk.door import HOLDER_BYTES, SAFELY, read_limited
+from gpucache.disk.processes import this_process
 from gpucache.disk.refusal import refusal
 from gpucache.errors import LockTimeoutError, ProvisionError
 from gpucache.layout.paths import host_name
@@ -76,7 +77,10 @@ def _sign(path: str) -> None:
 
 
 def signature(what: str | None = None) -> bytes:
-    """What the holder of a lock writes for those who wait: which process it is, since when, and what for."""
+    """What the holder of a lock writes for those who wait: which process it is, since when, and what for.
+
+    ``start`` is as `disk.processes` has it.
+    """
     since = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())
     said = {
         "pid": os.getpid(),
@@ -85,6 +89,9 @@ def signature(what: str | None = None) -> bytes:
     }
     if what is not None:
         said["what"] = what
+    this = this_process()
+    if this is not None:
+        said["start"] = this[1]
     return json.dumps(said).encode()
 
 

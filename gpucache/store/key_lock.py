@@ -101,7 +101,9 @@ class KeyLock:
             _close_both(None, self._here)
 
     def wait(self, stall_s: float, deadline: float) -> bool:
-        """Sleep until the lock is freed; False once the holder has not beaten for ``stall_s``, or at the deadline.
+        """Sleep until the lock is freed; False once the holder shows no life for ``stall_s``, or at the deadline.
+
+        It shows none if it has not beaten, or was given no processor time that is worth the name (`HolderLife`).
 
         Wakes within milliseconds: a helper thread sleeps in ``flock(LOCK_SH)``, which wakes all waiters at once.
         ``deadline`` is on the clock of `time.monotonic`. Where no thread can be started, the lock is looked at again
@@ -110,6 +112,8 @@ class KeyLock:
         if time.monotonic() > deadline:
             # even if it looks free: a lock that can be shared and never taken would be tried for ever
             return False
+        from gpucache.store.holder_life import HolderLife  # who need not wait, does without
+
         freed = threading.Event()
         arguments = (self.path, freed)
         helper = threading.Thread(
@@ -120,6 +124,7 @@ class KeyLock:
             start(helper)
         except OSError:
             is_freed = partial(_is_found_free, self.path)
+        life = HolderLife(self.path)
         seen = _last_beat(self.path)
         since = time.monotonic()
         while not is_freed(_BEAT_S):
@@ -127,7 +132,8 @@ class KeyLock:
             now = time.monotonic()
             if beat != seen:
                 seen, since = beat, now
-            if now - since > stall_s or now > deadline:
+            is_dead = now - since > stall_s or life.starves(now, stall_s)
+            if is_dead or now > deadline:
                 return False  # the helper ends, and closes its file, when the lock is freed at last
         return True
 
