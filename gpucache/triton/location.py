@@ -169,6 +169,35 @@ def _recorder(environ: Mapping[str, str]) -> Recorder | None:
     return recorder_of(path)
 
 
+WARM = "warm"
+"""In the place of a device directory, for the counters: kernels that were compiled for no device of this process."""
+
+
+def store_only(root: str, environ: Mapping[str, str]) -> Location:
+    """A location that publishes into the store of ``root`` and makes no view, for whoever compiles for later.
+
+    Raises:
+        GpuCacheError: the root is not safe, or cannot be looked at.
+        OSError: the disk refused.
+    """
+    _prepare(root, environ)
+    locks = LockPlace(root)
+    return Location(
+        directory=NO_VIEWS,
+        views=NO_VIEWS,
+        root=root,
+        locks=locks,
+        staging=_staging(paths.ours(root, "tmp")),
+        stats=Stats(paths.ours(root, "stats"), WARM),
+        mode="shared",
+        stall_s=environment.STALL_TIMEOUT.read_or_default(environ),
+        timeout_s=environment.LOCK_TIMEOUT.read_or_default(environ),
+        boot=boot_time(),
+        limit=_limit(root, locks, True, environ),
+        stamp_s=stamp_interval(environ),
+    )
+
+
 def nowhere(directory: str | None) -> Location:
     """A location in which nothing is read or kept; neither the disk nor the environment is asked."""
     return Location(

@@ -92,9 +92,12 @@ class DeviceCacheManager(CacheManager):
     _single: SingleFile | None
     """The single file that was asked for last."""
 
-    def __new__(cls, key: str, override: bool = False, dump: bool = False) -> DeviceCacheManager:
-        """Make a manager of one key, or Triton's own in its place."""
-        location = current_location()
+    def __new__(
+        cls, key: str, override: bool = False, dump: bool = False, location: Location | None = None
+    ) -> DeviceCacheManager:
+        """Make a manager of one key, or Triton's own in its place; ``location`` is where, if not by the environment."""
+        if location is None:
+            location = current_location()
         try:
             is_stocks = override or dump or location.mode == "stock" or bakes_paths()
         except Exception as error:
@@ -109,8 +112,15 @@ class DeviceCacheManager(CacheManager):
         self._staged = self._group = self._served = self._single = None
         return self
 
-    def __init__(self, key: str, override: bool = False, dump: bool = False) -> None:
+    def __init__(
+        self, key: str, override: bool = False, dump: bool = False, location: Location | None = None
+    ) -> None:
         """Do nothing: `__new__`, which chooses the class, has made the whole object."""
+
+    @property
+    def is_hit(self) -> bool:
+        """Whether the kernel that this object was asked for was there, or came while this process waited for it."""
+        return self._served is not None
 
     # ---- groups: kernels
 

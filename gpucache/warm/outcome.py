@@ -16,6 +16,7 @@ if TYPE_CHECKING:
         "not for this target",
         "cannot be imported",
         "differs here",
+        "source changed",
         "failed",
     ]
 
@@ -27,9 +28,11 @@ ENDS: tuple[End, ...] = (
     "not for this target",
     "cannot be imported",
     "differs here",
+    "source changed",
     "failed",
 )
-"""Every end, in the order in which a summary tells them. *missing*: with ``dry_run``, what would have been compiled."""
+"""Every end, in the order in which a summary tells them. *missing*: with ``dry_run``, what would have been compiled.
+*source changed*: nothing was compiled, since ``exact`` forbids that, or since the parameters are others now."""
 
 
 class Outcome(Value):

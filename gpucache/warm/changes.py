@@ -1,0 +1,182 @@
+"""What has changed since a recipe was recorded: the function's source, its parameters, the globals it reads.
+
+Of the globals that a kernel reads only constexpr objects are part of Triton's key, and in 3.2 and 3.4 not even these
+(`kernels.recipe.Global`). A global that depends on the GPU has another value where there is none, and a kernel compiled
+with that would lie under the key of another one. So a global that differs stops a replay, unless the module assigns it
+a literal: then its source was edited, and the program has the new value as well.
+"""
+
+from __future__ import annotations
+
+import ast
+import inspect
+import json
+import sys
+
+from gpucache.kernels.encoding import Unencodable, encode
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+    from typing import Any
+
+    from gpucache.kernels.encoding import Encoded
+    from gpucache.kernels.recipe import Recipe
+
+_MOST_SHOWN = 80
+
+
+def unfit(recipe: Recipe, function: Any) -> str:
+    """Why a function's parameters no longer fit what was recorded; ``""`` where they do."""
+    names = list(function.arg_names)
+    recorded = recorded_names(recipe, names)
+    if recorded is None or recorded != names[: len(recorded)]:
+        had = ", ".join(recipe.signature)
+        return f"its parameters are now ({', '.join(names)}) and were ({had})"
+    constant = {path[0] for path, _ in recipe.constants}
+    for parameter in function.params:
+        index = parameter.num
+        if index >= len(recorded) and parameter.default is inspect.Parameter.empty:
+            return f"its parameter {parameter.name} is new, and has no default"
+        if index < len(recorded) and parameter.is_constexpr and index not in constant:
+            return f"its parameter {parameter.name} is a constexpr now, and no value was recorded"
+    return ""
+
+
+def recorded_names(recipe: Recipe, names: list[str]) -> list[str] | None:
+    """The names of the parameters as recorded; of the constants of Triton 3.2, which kept none, as they are now.
+
+    None where the recipe has a constant for which there is no parameter.
+    """
+    said = list(recipe.signature)
+    missing = sorted(path[0] for path, _ in recipe.constants if len(path) == 1)
+    count = len(set(missing) | set(range(len(said))))
+    if len(said) == count or not missing:
+        return said
+    merged: list[str] = []
+    constants = [index for index in missing if index < len(names) and names[index] not in said]
+    for name in said:
+        while len(merged) in constants:
+            merged.append(names[len(merged)])
+        merged.append(name)
+    while len(merged) in constants:
+        merged.append(names[len(merged)])
+    return merged
+
+
+# ---- globals
+
+
+def differing(recipe: Recipe, function: Any, is_same_source: bool) -> tuple[str, bool]:
+    """Which global differs from what was recorded, and its values, as a sentence; ``""`` where none does.
+
+    And whether all that differ were edited. ``is_same_source`` is whether the function's digest is the recorded one.
+    """
+    here = _globals_of(function)
+    then = {(one.module, one.name): one.value for one in recipe.globals}
+    edited = True
+    said = ""
+    for place in then.keys() | here.keys() if is_same_source else then.keys():
+        now = here.get(place, _MISSING)
+        if now is _MISSING:
+            now = _none_or_unused(place)
+        if now is _MISSING or now == then.get(place):
+            continue
+        if _is_literal(place):
+            said = said or _sentence(place, now, then.get(place))
+            continue
+        return _sentence(place, now, then.get(place)), False
+    return said, edited
+
+
+_MISSING: Any = object()
+
+
+def _globals_of(function: Any) -> dict[tuple[str, str], Encoded]:
+    """The globals that Triton saw when it hashed the function, by module and name."""
+    found = {}
+    for (name, _), (value, variables) in function.used_global_vals.items():
+        module = variables.get("__name__", "")
+        module = module if type(module) is str else ""
+        found[module, name] = encoded_or_type(value)
+    return found
+
+
+def encoded_or_type(value: object) -> Encoded:
+    """The encoded value; of one that cannot be encoded its type, as in `kernels.recipe.Global`."""
+    try:
+        return encode(value)
+    except Unencodable:
+        cls = type(value)
+        return {"unencoded": f"{cls.__module__}.{cls.__qualname__}"}
+
+
+def _none_or_unused(place: tuple[str, str]) -> Encoded:
+    """What Triton does not list: None, if the variable is None (which it passes over); else it is not read now."""
+    module, name = place
+    variables = _variables_of(module)
+    if name in variables and variables[name] is None:
+        return None
+    return _MISSING  # type: ignore[no-any-return]
+
+
+def _variables_of(module: str) -> Mapping[str, Any]:
+    found = sys.modules.get("__mp_main__" if module == "__main__" else module)
+    return {} if found is None else vars(found)
+
+
+def _sentence(place: tuple[str, str], now: Encoded, then: Encoded) -> str:
+    module, name = place
+    where = f"{module}.{name}" if module else name
+    return f"{where} is {_shown(now)} here, and was {_shown(then)}"
+
+
+def _shown(value: Encoded) -> str:
+    text = json.dumps(value)
+    return text if len(text) <= _MOST_SHOWN else f"{text[:_MOST_SHOWN]}…"
+
+
+def _is_literal(place: tuple[str, str]) -> bool:
+    """Whether the module assigns the variable once, at its top, and a literal: then no machine decides its value."""
+    module, name = place
+    found = sys.modules.get("__mp_main__" if module == "__main__" else module)
+    if found is None:
+        return False
+    try:
+        tree = ast.parse(inspect.getsource(found))
+    except (OSError, TypeError, SyntaxError, ValueError, RecursionError):
+        return False
+    top = [value for target, value in _assigned(tree.body) if target == name]
+    anywhere = 0
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Name) and node.id == name and isinstance(node.ctx, ast.Store):
+            anywhere += 1
+    return len(top) == anywhere == 1 and _is_plain(top[0])
+
+
+def _assigned(body: list[ast.stmt]) -> list[tuple[str, ast.expr]]:
+    found = []
+    for statement in body:
+        if isinstance(statement, ast.AnnAssign) and statement.value is not None:
+            targets: list[ast.expr] = [statement.target]
+        elif isinstance(statement, ast.Assign):
+            targets = statement.targets
+        else:
+            continue
+        for target in targets:
+            if isinstance(target, ast.Name) and statement.value is not None:
+                found.append((target.id, statement.value))
+    return found
+
+
+def _is_plain(value: ast.expr) -> bool:
+    """Whether an expression is a literal, perhaps in ``tl.constexpr(…)``."""
+    if isinstance(value, ast.Call) and len(value.args) == 1 and not value.keywords:
+        called = value.func
+        name = called.attr if isinstance(called, ast.Attribute) else getattr(called, "id", "")
+        return name == "constexpr" and _is_plain(value.args[0])
+    try:
+        ast.literal_eval(value)
+    except (ValueError, TypeError, SyntaxError, RecursionError):
+        return False
+    return True

@@ -1,0 +1,317 @@
+"""Compile one recipe again, into the store and for no device: Triton's plug-in publishes what Triton compiles.
+
+`prepare` once, in a process that is there for nothing else: it hides all GPUs, and runs the code of whatever modules
+the recipes name. Then `replay` as often as wanted, in this process or in forks of it.
+"""
+
+from __future__ import annotations
+
+import os
+import time
+
+from gpucache import environment
+from gpucache.disk.vetting import Trust
+from gpucache.kernels.encoding import BadEncoding
+from gpucache.kernels.recipe import Recipe, Target, decode
+from gpucache.store.manifest import entry_path, intact, read_manifest
+from gpucache.triton.knobs import bakes_paths, ignores_cache
+from gpucache.triton.location import Location, store_only
+from gpucache.triton.manager import DeviceCacheManager
+from gpucache.triton.recording import replaying
+from gpucache.warm import changes
+from gpucache.warm.functions import CannotImportError, Functions, one_line
+from gpucache.warm.making import Making
+from gpucache.warm.outcome import Outcome
+from gpucache.warm.refusals import are_harmless, is_refusal
+from gpucache.warm.stand_ins import arguments
+from gpucache.warm.variables import FileVariableError, as_recorded
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from types import ModuleType
+    from typing import Any
+
+    from gpucache.warm.outcome import End
+    from gpucache.warm.running_triton import Compilable
+
+_HIDDEN = {
+    "CUDA_VISIBLE_DEVICES": "",
+    "HIP_VISIBLE_DEVICES": "-1",
+    "ROCR_VISIBLE_DEVICES": "-1",
+    # torch then answers `torch.cuda.is_available` by this list and NVML, and does not touch CUDA
+    # (`torch/cuda/__init__.py` of 2.13).
+    "PYTORCH_NVML_BASED_CUDA_CHECK": "1",
+}
+_UNSET = (
+    environment.ALWAYS_COMPILE.name,
+    environment.OVERRIDE.name,
+    environment.REQUIRE_HIT.name,
+    environment.TRITON_DIRECTORY.name,
+    "TRITON_KERNEL_DUMP",
+    "TRITON_INTERPRET",
+    # The default of an option from when Triton is imported (`CUDAOptions.ptx_options`, since 3.6); recipes name it.
+    "PTXAS_OPTIONS",
+)
+"""Variables of Triton's with which nothing would be compiled, or nothing would be shared."""
+
+
+def prepare(target: Target | None = None) -> None:
+    """Make this process one that compiles and touches no GPU; import Triton, and have it hash its own files.
+
+    For a process that is there for nothing else, with one thread, before any module of a user is imported: the
+    environment and Triton's active driver stay so. ``target`` is what modules are told that ask for a target while
+    they are imported.
+
+    Raises:
+        ImportError: there is no Triton, or not one that gpucache knows.
+    """
+    os.environ.update(_HIDDEN)
+    for name in _UNSET:
+        os.environ.pop(name, None)
+    triton = _triton()
+    triton.put_driver(target or Target("cuda", 90, 32))
+    triton.hash_triton()
+
+
+def import_functions(
+    environ: Any = os.environ, main: str | None = None, sources: bool = False
+) -> Functions:
+    """The functions of this process, as `Functions`; whose files are executed is as `GPUCACHE_TRUST_UIDS` says.
+
+    Raises:
+        ConfigurationError: a variable makes no sense.
+    """
+    return Functions(_triton().is_kernel, Trust.parse(environ), main, sources)
+
+
+def replay(
+    recipe: Recipe,
+    target: Target | None,
+    functions: Functions,
+    *,
+    root: str,
+    exact: bool = False,
+    dry_run: bool = False,
+) -> Outcome:
+    """Compile a recipe for a target, its own if that is None, into the store of ``root``, unless it is there.
+
+    The function is compiled as it is now; with ``exact`` only if the key is the recorded one, or, where target or
+    Triton are others, if its source is. With ``dry_run`` nothing is compiled, and what would be ends as *missing*.
+    Whatever goes wrong is an outcome: an exception of any kind from Triton and from the user's code too.
+
+    In a process after `prepare`, by one thread. Beside any number of programs and replays: as with a launch of the
+    same kernel one of them compiles, and the others wait.
+
+    Raises:
+        GpuCacheError: the root is not safe, or cannot be looked at.
+        OSError: the disk refused the root.
+    """
+    began = time.monotonic()
+    wanted = target or recipe.target
+    one = _Replay(recipe, wanted, functions, _location(root), exact, dry_run)
+    end, why = one.ended()
+    return Outcome(
+        recipe=recipe.key,
+        kernel=recipe.kernel,
+        target=str(wanted),
+        end=end,
+        key=one.key if end in ("made", "made (source changed)", "there") else None,
+        seconds=time.monotonic() - began,
+        why=why,
+    )
+
+
+def _triton() -> ModuleType:
+    # Imported late: `prepare` sets the environment before.
+    from gpucache.warm import running_triton
+
+    return running_triton
+
+
+class _Told(Location, kw_only=True):
+    """A location that keeps what goes wrong, beside logging it."""
+
+    failures: list[str]
+
+    def degraded(self, what: str, cause: object, outcome: str = "") -> None:
+        self.failures.append(f"{what}: {cause}")
+        super().degraded(what, cause, outcome or "not kept")
+
+
+_locations: dict[tuple[int, str], _Told] = {}
+
+
+def _location(root: str) -> _Told:
+    """Where to publish; a forked process has one of its own."""
+    place = (os.getpid(), root)
+    if place not in _locations:
+        found = store_only(root, os.environ)
+        fields = {name: getattr(found, name) for name in Location._fields}
+        _locations[place] = _Told(**fields, failures=[])
+    return _locations[place]
+
+
+class _Ended(Exception):
+    """A replay has ended before its compile. Triton's `compile` catches no exception of others."""
+
+    def __init__(self, end: End, why: str = "") -> None:
+        super().__init__(end, why)
+        self.end = end
+        self.why = why
+
+
+_REFUSED_OPTIONS = ("extern_libs", "ir_override", "arch", "backend_name")
+"""Options that name files to load, or that are the target's alone; no recipe of gpucache's has one."""
+
+
+class _Replay:
+    """One recipe, one target."""
+
+    def __init__(
+        self,
+        recipe: Recipe,
+        target: Target,
+        functions: Functions,
+        location: _Told,
+        exact: bool,
+        dry_run: bool,
+    ) -> None:
+        self.recipe = recipe
+        self.target = target
+        self.functions = functions
+        self.location = location
+        self.exact = exact
+        self.dry_run = dry_run
+        self.triton = _triton()
+        self.key: str | None = None
+        """The key that Triton asked for."""
+        self.manager: DeviceCacheManager | None = None
+        self.changed = ""
+        """What has changed in the source since the recipe was recorded; ``""`` where nothing is known to have."""
+
+    def ended(self) -> tuple[End, str]:
+        """Replay; how that ended, and what more there is to say."""
+        self.location.failures.clear()
+        try:
+            return self._ended()
+        except _Ended as ended:
+            return ended.end, ended.why
+        except CannotImportError as error:
+            return "cannot be imported", error.reason
+        except FileVariableError as error:
+            return "differs here", str(error)
+        except BaseException as error:
+            return self._failed(error)
+
+    def _ended(self) -> tuple[End, str]:
+        self._check_options()
+        function = self.functions.find(self.recipe.function, self.recipe.source)
+        self._compare(function)
+        with (
+            replaying(self.recipe),
+            as_recorded(self.recipe.variables, self.triton.listed_variables),
+            self.triton.asked_for(self._answer),
+        ):
+            self._compilable(function).compile()
+        return self._published()
+
+    def _check_options(self) -> None:
+        """See that nothing stands in the options that no recipe may say, and that the target's backend has them all."""
+        for name in _REFUSED_OPTIONS:
+            if name in self.recipe.options:
+                raise _Ended("failed", f"the option {name} is none that a recipe may give")
+        if not are_harmless(self.recipe.options.get("ptx_options")):
+            raise _Ended("failed", "its options for ptxas name a file")
+        try:
+            unknown = self.triton.unknown_options(self.target, list(self.recipe.options))
+        except (RuntimeError, ValueError, AssertionError) as error:
+            raise _Ended("not for this target", one_line(error)) from error
+        if unknown:
+            end: End = "failed"
+            if self.target.backend != self.recipe.target.backend:
+                end = "not for this target"
+            raise _Ended(
+                end, f"Triton {self.triton.VERSION} has no option {unknown[0]} for {self.target}"
+            )
+
+    def _compare(self, function: Any) -> None:
+        """Compare the function with what was recorded, before anything is compiled."""
+        recorded = self.recipe.function.cache_key
+        is_known = recorded != "" and self.recipe.triton_version == self.triton.VERSION
+        digest = function.cache_key
+        if is_known and digest != recorded:
+            self.changed = "its source, or that of a function it calls, is not the recorded one"
+        said, is_edited = changes.differing(self.recipe, function, is_known and not self.changed)
+        if said and not is_edited:
+            raise _Ended("differs here", said)
+        self.changed = said or self.changed
+        if self.exact and self.changed:
+            raise _Ended("source changed", self.changed)
+        why = changes.unfit(self.recipe, function)
+        if why:
+            raise _Ended("source changed", why)
+
+    def _compilable(self, function: Any) -> Compilable:
+        recipe = self.recipe
+        making = Making(self.functions, self.triton)
+        try:
+            options = {name: decode(value, making) for name, value in recipe.options.items()}
+            constants = {path: decode(value, making) for path, value in recipe.constants}
+            types = {name: decode(value, making) for name, value in recipe.signature.items()}
+        except (BadEncoding, ValueError) as error:
+            raise _Ended("failed", one_line(error)) from error
+        if not recipe.launched:
+            found = dict(recipe.specialized)
+            made: Compilable = self.triton.as_said(
+                function, self.target, types, constants, found, options
+            )
+            return made
+        names = changes.recorded_names(recipe, list(function.arg_names)) or []
+        values = arguments(recipe, names, types, constants, self.triton.descriptor)
+        launched: Compilable = self.triton.launched(function, self.target, values, options)
+        return launched
+
+    def _answer(self, key: str) -> DeviceCacheManager:
+        """The manager of the key for which Triton asks; or the end, where nothing is to be compiled."""
+        self.key = key
+        entry = entry_path(self.location.root, key)
+        is_comparable = self.target == self.recipe.target and not self.changed
+        if self.recipe.triton_version != self.triton.VERSION:
+            is_comparable = False
+        if self.exact and is_comparable and key != self.recipe.key:
+            raise _Ended("source changed", f"its key would be {key}, and was {self.recipe.key}")
+        if self.dry_run:
+            there = self._is_whole(entry)
+            raise _Ended("there" if there else "missing")
+        if self.location.sound(entry, verify=True) is not None:
+            raise _Ended("there")
+        if bakes_paths() or ignores_cache():
+            raise _Ended("failed", "a setting of Triton's forbids to share what is compiled")
+        self.manager = DeviceCacheManager(key, location=self.location)
+        return self.manager
+
+    def _is_whole(self, entry: str) -> bool:
+        """Whether an entry is there and whole, without a stamp that says it was used."""
+        try:
+            read = read_manifest(entry)
+        except OSError:
+            return False
+        return read is not None and intact(entry, read[0])
+
+    def _published(self) -> tuple[End, str]:
+        """How a compile ended that has raised nothing."""
+        if self.key is None or self.manager is None:
+            return "failed", "Triton asked for no key"
+        if self.manager.is_hit:
+            return "there", ""
+        if self.location.sound(entry_path(self.location.root, self.key)) is None:
+            causes = self.location.failures or ["see the log"]
+            return "failed", f"compiled, but not published: {causes[-1]}"
+        return ("made (source changed)", self.changed) if self.changed else ("made", "")
+
+    def _failed(self, error: BaseException) -> tuple[End, str]:
+        """How a replay ended in which Triton or the user's code has raised."""
+        why = one_line(error)
+        if self.target != self.recipe.target and is_refusal(error):
+            return "not for this target", why
+        return "failed", why
