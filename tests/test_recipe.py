@@ -3,14 +3,18 @@ from __future__ import annotations
 import enum
 import json
 import math
-from typing import NamedTuple
+from contextlib import suppress
+from typing import NamedTuple, get_args
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 from support.recipes import recipe as example
 
-from gpucache.kernels.encoding import MOST_BITS, MOST_DEPTH, BadEncoding
+from gpucache.kernels.encoding import MOST_BITS, MOST_DEPTH, BadEncoding, Kind
 from gpucache.kernels.recipe import (
     BadRecipe,
+    Recipe,
     Unencodable,
     decode,
     encode,
@@ -18,6 +22,8 @@ from gpucache.kernels.recipe import (
     key_in,
     to_text,
 )
+
+KINDS = get_args(Kind)
 
 
 class Shape(NamedTuple):
@@ -188,3 +194,59 @@ def test_a_structure_that_is_too_deep_is_refused_by_the_reader_too():
         encoded = {"tuple": [encoded]}
     with pytest.raises(BadEncoding):
         decode(encoded, Fake())
+
+
+# ---- whatever there may be
+
+PLAIN = st.none() | st.booleans() | st.integers(-(2**200), 2**200) | st.text() | st.floats()
+VALUES = st.recursive(
+    PLAIN,
+    lambda inner: (
+        st.lists(inner, max_size=4)
+        | st.lists(inner, max_size=4).map(tuple)
+        | st.dictionaries(st.text(), inner, max_size=3)
+    ),
+    max_leaves=20,
+)
+JSON = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats() | st.text(),
+    lambda inner: (
+        st.lists(inner, max_size=4)
+        | st.dictionaries(st.sampled_from([*KINDS, "other", ""]), inner, max_size=2)
+    ),
+    max_leaves=20,
+)
+
+
+@given(VALUES)
+def test_any_plain_value_comes_back_as_it_was(value):
+    again = decode(json.loads(json.dumps(encode(value))), Fake())
+    assert repr(again) == repr(value)
+
+
+@given(JSON)
+def test_any_json_is_decoded_or_refused(said):
+    with suppress(BadEncoding):
+        decode(said, Fake())
+
+
+@given(st.sampled_from(Recipe._fields), JSON)
+def test_any_json_in_a_field_of_a_recipe_is_read_or_refused(field, said):
+    whole = json.loads(to_text(example()))
+    with suppress(BadRecipe):
+        one = from_text(json.dumps({**whole, field: said}, separators=(",", ":")).encode())
+        assert from_text(to_text(one)) == one
+
+
+@given(st.binary())
+def test_any_bytes_are_refused(data):
+    with pytest.raises(BadRecipe):
+        from_text(data)
+
+
+@given(st.integers(0, 700), st.binary(min_size=1, max_size=3))
+def test_a_recipe_with_other_bytes_somewhere_is_read_or_refused(place, data):
+    text = to_text(example())
+    with suppress(BadRecipe):
+        one = from_text(text[:place] + data + text[place + len(data) :])
+        assert from_text(to_text(one)) == one

@@ -7,15 +7,19 @@ from __future__ import annotations
 
 import json
 import os
+import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 from support.ranks import python_with_triton
 
 from gpucache.kernels.recipe import Global, Target, from_text
+from gpucache.kernels.recipe_lines import read_recipe_file
 from gpucache.triton.recording import recipe_of, recipe_text_of
 
 needs_triton = pytest.mark.usefixtures("triton")
+INDUCTOR = Path(__file__).parent / "support/inductor_kernel.py"
 ASK = "import ask_recipes; ask_recipes.main()"
 
 
@@ -165,6 +169,14 @@ def test_options_that_triton_took_from_the_environment_at_its_import_are_told(an
 
 
 @needs_triton
+def test_a_kernel_that_is_linked_with_a_library_of_its_own_has_no_recipe(tmp_path):
+    library = tmp_path / "libdevice.bc"
+    library.touch()
+    said = asked(TRITON_LIBDEVICE_PATH=str(library))["said"]["plain"]
+    assert said.endswith(f"it is linked with {library}")
+
+
+@needs_triton
 def test_amds_targets_are_told_with_their_properties(answer):
     if not since(answer, 3, 7):
         return  # this Triton has no linker for AMD, or asks torch for the size of an argument
@@ -197,3 +209,25 @@ def test_an_interrupt_goes_on_to_the_program():
     Interrupted.__module__, Interrupted.__qualname__ = "triton.compiler.compiler", "ASTSource"
     with pytest.raises(KeyboardInterrupt):
         scope["compile"](Interrupted(), None, lambda: recipe_text_of(sys._getframe(1), "A" * 52))
+
+
+@pytest.mark.torch
+@pytest.mark.compiles
+def test_the_source_of_a_module_that_torchinductor_has_generated_is_kept(tmp_path):
+    """Its file is in a cache, and may go at any time; its configurations are two kernels of one source."""
+    env = {
+        **os.environ,
+        "TORCHINDUCTOR_CACHE_DIR": str(tmp_path / "root"),
+        "TRITON_CACHE_MANAGER": "gpucache.triton:DeviceCacheManager",
+        "GPUCACHE_RECORD": str(tmp_path / "recipes"),
+    }
+    done = subprocess.run([sys.executable, INDUCTOR], env=env, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    module = done.stdout.strip()
+    recipes = list(read_recipe_file(str(tmp_path / "recipes")))
+    assert len(recipes) == 2
+    for recipe in recipes:
+        assert (recipe.function.module, recipe.launched) == (module, False)
+        assert recipe.source == Path(recipe.function.file).read_text()
+        assert "@triton_heuristics.pointwise" in recipe.source
+        assert dict(recipe.specialized)[(2,)] == ()

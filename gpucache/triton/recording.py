@@ -10,6 +10,7 @@ publishes, adopts or records its first kernel.
 from __future__ import annotations
 
 import linecache
+import os.path
 import re
 import sys
 import threading
@@ -233,8 +234,7 @@ def _options(options: Any, backend: Any, encoder: Encoder) -> dict[str, Encoded]
     """The options that differ from what the backend has for its target where nothing is said."""
     ours = backend.parse_options(_unasked()).__dict__
     given = options.__dict__
-    if given.get("extern_libs") != ours.get("extern_libs"):
-        raise Unencodable("it is linked with libraries of its own (extern_libs)")
+    _refuse_libraries(options)
     found: dict[str, Encoded] = {}
     for name, value in given.items():
         if name in _APART:
@@ -246,6 +246,20 @@ def _options(options: Any, backend: Any, encoder: Encoder) -> dict[str, Encoded]
             raise Unencodable(f"its option {name} names a file")
         found[as_shown(name)] = encoder.encode(value)
     return found
+
+
+def _refuse_libraries(options: Any) -> None:
+    """Refuse a kernel that is linked with other libraries than the backend's own, which lie beside its code.
+
+    The contents of all are part of the key; `TRITON_LIBDEVICE_PATH` and a knob that torch sets name others.
+
+    Raises:
+        Unencodable: it is.
+    """
+    own = os.path.dirname(type(options).__post_init__.__code__.co_filename)
+    for _, path in options.extern_libs or ():
+        if not str(path).startswith(f"{own}/"):
+            raise Unencodable(f"it is linked with {path}")
 
 
 def _unasked() -> dict[str, object]:
