@@ -16,7 +16,7 @@ SHARED = Path(os.environ.get("GPUCACHE_NOX_SHARED", ".nox/shared")).absolute()
 """The environment of all sessions that need Triton, which takes a gigabyte."""
 CONTRACT = [
     f"tests/test_{name}.py"
-    for name in ("triton", "report", "slim", "metadata", "difference", "why_missed")
+    for name in ("triton", "report", "slim", "metadata", "difference", "why_missed", "remember_key")
 ]
 """Where the tests of what Triton's versions do differently are."""
 BENCHMARKS = sorted(

@@ -328,6 +328,14 @@ INDUCTOR_MAX_SIZE = Variable[int | None](
     _size,
     ignored=True,
 )
+REMEMBER_KEY = Variable(
+    "GPUCACHE_REMEMBER_KEY",
+    False,
+    "1: keep Triton's own key in the root, and hash its library no more",
+    _switch,
+    default_text="0",
+    ignored=True,
+)
 LOG = Variable[int | None](
     "GPUCACHE_LOG",
     None,

@@ -123,6 +123,7 @@ def test_what_run_set_is_told_from_what_was_changed_since(tmp_path):
         ("GPUCACHE_SHARE", "no"),
         ("GPUCACHE_VERIFY", "1"),
         ("GPUCACHE_REQUIRE_HIT", "always"),
+        ("GPUCACHE_REMEMBER_KEY", "always"),
         ("GPUCACHE_STALL_TIMEOUT_S", "soon"),
         ("GPUCACHE_LOCK_TIMEOUT_S", "-1"),
         ("GPUCACHE_STAMP_S", "inf"),

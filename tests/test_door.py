@@ -141,6 +141,7 @@ PLACES: dict[str, Callable[[Path], Path]] = {
     "place-of-locks": ours("locks", f"{node_id()}.0.place"),
     "answers-of-a-mount": ours("mounts", f"{node_id()}.json"),
     "foreign-note": ours("foreign", f"{node_id()}.0.{'0' * 32}.json"),
+    "kept-key": ours("tritons", f"{'0' * 32}.json"),
     "staged": ours("tmp", "publish-1"),
     "quarantined": ours("quarantine", f"{'A' * 52}.17f0000000000000.1"),
 }
@@ -154,6 +155,7 @@ CONTENT = {
     "holder-of-provisioning": b'{"pid": 1, "host": "node", "since": "then"}',
     "answers-of-a-mount": b'{"version": 1, "tried": 1, "hard_links": true}',
     "foreign-note": b'{"version": 1, "path": "/nowhere"}',
+    "kept-key": b'{"version": 1, "triton": "3.9.0", "files": [], "key": "3.9.0"}',
 }
 """What is in a file that a new root does not have."""
 
@@ -266,6 +268,7 @@ DIRECTORIES = [
     "stats",
     "mounts",
     "foreign",
+    "tritons",
 ]
 
 

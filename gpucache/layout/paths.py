@@ -11,7 +11,8 @@
     ├── quarantine/           damaged entries, which nothing reads
     ├── stats/                counters, and the size of the store
     ├── foreign/              device directories outside the root that have views of the store
-    └── mounts/<node>.json    what the root's mount can do, as tried on that node
+    ├── mounts/<node>.json    what the root's mount can do, as tried on that node
+    └── tritons/<digest>.json the key that an installation of Triton makes of its files
 
 Nothing of that, nor of ours beside it, grows without bound. Who adds a file says here what bounds it:
 
@@ -28,6 +29,7 @@ Nothing of that, nor of ours beside it, grows without bound. Who adds a file say
 - ``stats``: folded by whoever comes by, hours for 14 days, half a MiB for each node (`store.counter_fold`).
 - ``devices``: 30 days without use (`disk.record_use`); ``mounts``: 90 days.
 - ``foreign``: 1,000 for each user, the oldest dropped; what is gone is forgotten by a count of the limit, or ``prune``.
+- ``tritons``: 32, and 30 days without use (`kernels.kept_key`).
 - ``gpucache-told-<uid>`` in ``/dev/shm`` or ``/tmp``: a day (`once`).
 """
 
@@ -44,10 +46,12 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
     from typing import Literal
 
-    Part = Literal["devices", "store", "locks", "tmp", "quarantine", "stats", "mounts", "foreign"]
+    Part = Literal[
+        "devices", "store", "locks", "tmp", "quarantine", "stats", "mounts", "foreign", "tritons"
+    ]
 
 _PROVISIONED: tuple[Part, ...] = ("devices", "locks", "tmp")
-_FILLED: tuple[Part, ...] = ("store", "quarantine", "stats", "mounts", "foreign")
+_FILLED: tuple[Part, ...] = ("store", "quarantine", "stats", "mounts", "foreign", "tritons")
 
 
 def resolve_root(

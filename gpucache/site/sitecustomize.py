@@ -10,8 +10,11 @@ and the name `sitecustomize` is its own. `usercustomize` is not touched.
 Python that lacks gpucache, in which Triton would fail inside a kernel launch. A value of the user's holds. Where
 gpucache cannot be imported, its manager is taken out of the environment, so that Triton compiles as without gpucache.
 
+With `GPUCACHE_REMEMBER_KEY=1` Triton has the key that was kept for it (`gpucache.triton.remember`) before anything asks
+for that, which on a machine without a GPU is before the plug-in is loaded.
+
 Every Python of a job reads this file, whatever its version and packages: it is also Python 2, and imports nothing of
-gpucache. Not reached are `python -S`, `-E` and `-I`, and a process whose `PYTHONPATH` was replaced.
+gpucache but for that. Not reached are `python -S`, `-E` and `-I`, and a process whose `PYTHONPATH` was replaced.
 """
 
 import os
@@ -20,6 +23,8 @@ import sys
 _OURS = "gpucache.triton:DeviceCacheManager"
 _NAME = "sitecustomize"
 _OLDEST = (3, 10)  # Python for gpucache, as `pyproject.toml` says
+_LAST = "triton.testing"
+"""What Triton imports once all that makes its key is there (`triton/__init__.py` of 3.2.0 to 3.9.0)."""
 
 
 class _BeforeTriton:
@@ -34,6 +39,8 @@ class _BeforeTriton:
     def find_spec(self, name, path=None, target=None):
         # type: (str, object, object) -> None
         """Set the manager before the search for Triton goes on. Never raises, and finds nothing."""
+        if name == _LAST and os.environ.get("GPUCACHE_REMEMBER_KEY") == "1":
+            _remember_key()
         if name != "triton" or self.is_asking or "triton" in sys.modules:
             return
         self.is_asking = True
@@ -58,6 +65,17 @@ def _set_manager():
     environ.pop("TRITON_CACHE_MANAGER", None)
     if not is_disabled and _is_there("triton"):
         _tell()
+
+
+def _remember_key():
+    # type: () -> None
+    """Have Triton use the key that was kept for it; where none was, the plug-in keeps one, once it is asked."""
+    try:
+        if os.environ.get("TRITON_CACHE_MANAGER") == _OURS and _has_plugin():
+            __import__("gpucache.triton.remember")
+            sys.modules["gpucache.triton.remember"].remember_key(compute=False)
+    except Exception:
+        pass  # then Triton makes its key
 
 
 def _has_plugin():

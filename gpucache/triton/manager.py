@@ -6,8 +6,8 @@ Works with every Triton from 3.2 to 3.9 unpatched. It imports no Triton: the con
 ``put`` returned again after that. Triton's own manager is taken from ``sys.modules`` where it should act.
 
 Every failure of ours ends in a compile of this process's own, with one log warning: also a defect, which is no reason
-for a kernel not to launch. That is why exceptions are caught here, in `gpucache.triton.staged` after a launch and in
-`gpucache.log`, without naming them, and nowhere else.
+for a kernel not to launch. That is why exceptions are caught here, in `gpucache.triton.staged` after a launch, in
+`gpucache.triton.remember` and in `gpucache.log`, without naming them, and nowhere else.
 """
 
 from __future__ import annotations
@@ -382,7 +382,13 @@ def current_location() -> Location:
 def _settled_at_all(directory: str | None) -> Location:
     """Where to cache; where even that cannot be told, each kernel is compiled for this process alone."""
     try:
-        return _settled(directory)
+        location = _settled(directory)
+        if environment.REMEMBER_KEY.read_or_default(os.environ):
+            # Imported late: only who asks for that pays.
+            from gpucache.triton.remember import remember_key
+
+            remember_key()
+        return location
     except Exception as error:
         warn_once("the cache cannot be found", error)
         return nowhere(directory)
