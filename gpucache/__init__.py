@@ -10,6 +10,7 @@ joined by ``|`` do not know each other:
 - `cli`: what the terminal says and asks; the only door to click and rich
 - `diagnosis`: why something is slow, missing or dangerous; changes nothing
   | `upkeep`: keep a cache small and whole: prune, clean, slim, verify --repair
+  | `warm`: compiles what recipes say, into the store, before a program asks for it
 - `triton`: Triton's cache manager: each kernel compiled once per node
   | `report`: what lies in a root and what is wrong with it, as values; reads only
 - `store`: one whole copy of each entry: publish, find, lock, remove, bound, count
