@@ -696,7 +696,6 @@ def test_unless_it_is_asked_for_nothing_is_looked_at(python, everyones, made):
 REAL = """
 import builtins, json, os, sys
 sys.path.insert(0, sys.argv[1])
-{first}
 import triton, kernels
 from triton.compiler import compiler
 from triton.runtime import cache
@@ -730,7 +729,7 @@ def real(
 ) -> list[Any]:
     """How remembering ended, how often the library was read, how many kernels were compiled, and their keys."""
     support = Path(__file__).parent / "support"
-    command = [PYTHON, "-c", REAL.format(first="", order=order), support]
+    command = [PYTHON, "-c", REAL.format(order=order), support]
     if run:
         command = [PYTHON, "-m", "gpucache", "run", "--device", "0", "--", *command]
     path = os.environ.get("PYTHONPATH", "")
@@ -768,6 +767,14 @@ def test_under_gpucache_run_the_key_is_there_before_anything_asks(triton, root, 
     assert (ended, read, compiled) == ("kept", 2, 1)
     assert real(root, tmp_path, run=True) == ["used", 0, 0, keys]
     assert real(root, tmp_path, CUDA_UTILS, run=True) == ["used", 0, 0, keys]
+
+
+def test_a_process_that_replays_recipes_takes_the_key_too(triton, root, tmp_path):
+    """And so do all that the pool forks of it."""
+    prepare = "from gpucache.warm.running_triton import hash_triton; hash_triton()"
+    ended, read, compiled, keys = real(root, tmp_path, prepare)
+    assert (ended, read, compiled) == ("kept", 1, 1)
+    assert real(root, tmp_path, prepare) == ["used", 0, 0, keys]
 
 
 def test_without_the_variable_no_module_of_this_is_imported(triton, root, tmp_path):

@@ -20,6 +20,7 @@ from triton.runtime import JITFunction
 from triton.runtime.driver import driver
 
 from gpucache import environment
+from gpucache.triton.remember import remember_key
 from gpucache.warm.asked import AskedCacheManager, answering
 from gpucache.warm.stand_ins import DIVISIBILITY, EQUAL_TO, Pointer
 
@@ -97,10 +98,14 @@ def put_driver(target: Target) -> None:
 
 
 def hash_triton() -> None:
-    """Have Triton hash its own files, which it does once a process and keeps; a forked process need not do it again."""
+    """Have Triton hash its own files, which it does once a process and keeps; a forked process need not do it again.
+
+    Nor need this one where `GPUCACHE_REMEMBER_KEY` keeps the result in the environment's root.
+    """
     from triton.compiler import compiler
     from triton.runtime import cache
 
+    remember_key()
     for module in (cache, compiler):
         if hasattr(module, "triton_key"):
             module.triton_key()
