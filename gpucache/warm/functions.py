@@ -10,37 +10,25 @@ from __future__ import annotations
 
 import importlib
 import importlib.machinery
-import importlib.util
 import linecache
 import os
-import stat
 import sys
 from types import ModuleType
 from typing import NamedTuple
 
-from gpucache.disk.vetting import Trust, vet
-from gpucache.errors import GpuCacheError, ProvisionError, UnsafeDirectoryError
+from gpucache.disk.vetting import Trust
+from gpucache.warm.source_files import CannotImportError, one_line, text_of
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable, Iterable, Iterator
     from typing import Any
 
     from gpucache.kernels.recipe import Function, Recipe
 
 _MOST_WRAPPERS = 16
-_MOST_BYTES = 2**24
-"""No source file is longer."""
 _MAIN = ("__main__", "__mp_main__")
 """How the program's own file is called, and how `multiprocessing` calls it in a process that it spawns."""
-
-
-class CannotImportError(GpuCacheError, ImportError):
-    """A function that a recipe names cannot be had; ``reason`` says why, in a line."""
-
-    def __init__(self, reason: str) -> None:
-        super().__init__(reason, "", reason)
-        self.reason = reason
 
 
 class Place(NamedTuple):
@@ -94,17 +82,20 @@ class Functions:
     def __init__(
         self,
         is_kernel: Callable[[object], bool],
+        all_kernels: Callable[[], Iterable[Any]],
         trust: Trust,
         main: str | None = None,
         sources: bool = False,
     ) -> None:
         """See `load`.
 
-        ``is_kernel`` tells what is a function of Triton's; ``trust`` whose files are executed; ``main`` is the
-        program's own file, by which kernels of ``__main__`` are found; ``sources`` is whether kept sources are
-        executed, which is for whoever knows that nobody else has written the recipes.
+        ``is_kernel`` tells what is a function of Triton's, ``all_kernels`` gives all that there are; ``trust`` says
+        whose files are executed; ``main`` is the program's own file, by which kernels of ``__main__`` are found;
+        ``sources`` is whether kept sources are executed, which is for whoever knows that nobody else has written the
+        recipes.
         """
         self._is_kernel = is_kernel
+        self._all_kernels = all_kernels
         self._trust = trust
         self._main = None if main is None else os.path.abspath(main)
         self._sources = sources
@@ -124,27 +115,32 @@ class Functions:
                 found = error
             self._loaded[place] = found
         if isinstance(found, CannotImportError):
-            raise found
+            raise CannotImportError(found.reason)
         return found
 
     def find(self, function: Function, source: str | None = None) -> Any:
         """The function of Triton's that a recipe names, without `Autotuner`, `Heuristics` and the like around it.
 
+        The one by that name in its module, if it has the recorded digest; else one that has, which its module keeps
+        under another name, or where no name leads; else the one by that name, whose source has changed.
+
         Raises:
             CannotImportError: there is none by this name now.
         """
-        if "<locals>" in function.qualname:
-            reason = f"{function.qualname} is made inside a function, where no import finds it"
-            raise CannotImportError(reason)
         place = Place(function.module, function.file, source)
         module = self.load(place)
         try:
-            return self._kernel_in(module, function.qualname)
-        except CannotImportError:
-            other = self._other_file(place, module)
-            if other is None:
-                raise
-            return self._kernel_in(other, function.qualname)
+            named = self._kernel_in(module, function.qualname)
+        except CannotImportError as error:
+            found = self._hidden(function)
+            if found is None:
+                found = self._in_other_file(place, module, function)
+            if found is None:
+                raise error from None
+            return found
+        if not function.cache_key or digest_of(named) == function.cache_key:
+            return named
+        return self._hidden(function, exactly=True) or named
 
     def find_class(self, module: str, qualname: str) -> type:
         """The class that a recipe names.
@@ -157,45 +153,57 @@ class Functions:
             raise CannotImportError(f"{module}.{qualname} is no class now")
         return found
 
-    # ---- how
+    # ---- modules
 
     def _load(self, place: Place) -> ModuleType:
         if place.source is not None:
             return self._of_source(place)
-        if place.file is not None and _is_interactive(place.file):
-            raise CannotImportError(
-                "it was made in a notebook or on stdin, which cannot be imported"
-            )
         if place.module in _MAIN:
             return self._of_main(place)
+        name = place.module
+        if not all(part.isidentifier() for part in name.split(".")):
+            return self._of_file(place)
         try:
-            return importlib.import_module(place.module)
+            return importlib.import_module(name)
         except ModuleNotFoundError as error:
-            is_missing = error.name is not None and f"{place.module}.".startswith(f"{error.name}.")
+            is_missing = error.name is not None and f"{name}.".startswith(f"{error.name}.")
             if not is_missing or place.file is None:
-                raise _raised(place.module, error) from error
+                raise _raised(name, error) from error
         except BaseException as error:
-            raise _raised(place.module, error) from error
-        return self._of_file(place.module, place.file)
+            raise _raised(name, error) from error
+        return self._of_file(place)
 
     def _of_main(self, place: Place) -> ModuleType:
         main = self._main
+        if place.file is not None:
+            _refuse_interactive(place.file)
         if main is None:
-            reason = f"it is of the program's own file {place.file}, which is run only where --main names it"
+            where = place.file or "which is not known"
+            reason = f"it is of the program's own file, {where}, and that is executed only if --main names it"
             raise CannotImportError(reason)
         if place.file is not None and os.path.basename(place.file) != os.path.basename(main):
             raise CannotImportError(f"it is of {place.file}, and --main names {main}")
-        known = sys.modules.get("__mp_main__")
-        if known is not None and getattr(known, "__file__", None) == main:
-            return known
         # As Python does for a script: its neighbours can be imported.
         sys.path.insert(0, os.path.dirname(main))
-        module = self._executed("__mp_main__", main, _text_of(main, None))
-        _call_main(module, self._is_kernel)
+        module = self._executed("__mp_main__", main, text_of(main, None))
+        self._call_main(module)
         return module
 
-    def _of_file(self, module: str, file: str) -> ModuleType:
-        return self._executed(module, file, _text_of(file, self._trust))
+    def _call_main(self, module: ModuleType) -> None:
+        """Call the program's own file, and its kernels, as the program does: these names are in some keys and recipes.
+
+        The text of a function in a tuple is ``JITFunction(__main__:name)`` (`triton/runtime/jit.py`, 3.6.0 and 3.9.0).
+        """
+        for kernel in self._all_kernels():
+            if kernel.fn.__module__ == module.__name__:
+                kernel.module = kernel.__module__ = kernel.fn.__module__ = "__main__"
+        module.__name__ = "__main__"
+
+    def _of_file(self, place: Place) -> ModuleType:
+        if place.file is None:
+            raise CannotImportError(f"{place.module!r} is no name of a module")
+        _refuse_interactive(place.file)
+        return self._executed(place.module, place.file, text_of(place.file, self._trust))
 
     def _of_source(self, place: Place) -> ModuleType:
         if not self._sources:
@@ -221,35 +229,66 @@ class Functions:
             code = compile(source, file, "exec", dont_inherit=True)
             exec(code, module.__dict__)
         except BaseException as error:
-            sys.modules.pop(name, None)
-            if before is not None:
-                sys.modules[name] = before
+            del sys.modules[name]
             raise _raised(file, error) from error
-        if before is not None:
-            sys.modules[name] = before  # it has users; what was executed is known to this object
+        finally:
+            if before is not None:
+                sys.modules[name] = (
+                    before  # it has users; what was executed is known to this object
+                )
         return module
 
-    def _other_file(self, place: Place, module: ModuleType) -> ModuleType | None:
-        """The recorded file where the module of that name is another one's; None where it is the same, or nothing."""
-        file = place.file
-        if file is None or place.source is not None or place.module in _MAIN:
-            return None
-        here = getattr(module, "__file__", None)
-        if here is not None and os.path.realpath(here) == os.path.realpath(file):
-            return None
-        if not os.path.exists(file):
-            return None
-        return self._of_file(place.module, file)
+    # ---- kernels in them
 
     def _kernel_in(self, module: ModuleType, qualname: str) -> Any:
+        if "<locals>" in qualname:
+            raise CannotImportError(
+                f"{qualname} is made inside a function, and an import does not make it"
+            )
         value = _attribute(module, qualname)
         for _ in range(_MOST_WRAPPERS):
             if self._is_kernel(value):
                 return value
-            value = getattr(value, "fn", None)
+            value = _wrapped(value)
             if value is None:
                 break
         raise CannotImportError(f"{module.__name__}.{qualname} is no function of Triton's now")
+
+    def _hidden(self, function: Function, exactly: bool = False) -> Any:
+        """A kernel of this name to which the name does not lead; None if there is none, or no telling which it is.
+
+        It may be behind a decorator, in a dictionary, made by a function, or its name may have been taken by another.
+        With ``exactly`` only one with the recorded digest.
+        """
+        known = []
+        for kernel in self._all_kernels():
+            names = (kernel.fn.__module__, kernel.fn.__qualname__)
+            if names == (function.module, function.qualname):
+                known.append(kernel)
+        for kernel in known:
+            if function.cache_key and digest_of(kernel) == function.cache_key:
+                return kernel
+        return known[0] if len(known) == 1 and not exactly else None
+
+    def _in_other_file(self, place: Place, module: ModuleType, function: Function) -> Any:
+        """The kernel in the recorded file, where the module of that name is another one's now; else None."""
+        file = place.file
+        if file is None or place.source is not None or place.module in _MAIN:
+            return None
+        here = getattr(module, "__file__", None)
+        is_same = here is not None and os.path.realpath(here) == os.path.realpath(file)
+        if is_same or not os.path.exists(file):
+            return None
+        return self._kernel_in(self._of_file(place), function.qualname)
+
+
+def digest_of(kernel: Any) -> str | None:
+    """Triton's digest of a function; None where Triton cannot make it."""
+    try:
+        found: str = kernel.cache_key
+    except Exception:
+        return None
+    return found
 
 
 def _attribute(module: ModuleType, qualname: str) -> Any:
@@ -262,96 +301,25 @@ def _attribute(module: ModuleType, qualname: str) -> Any:
     return found
 
 
-def _call_main(module: ModuleType, is_kernel: Callable[[object], bool]) -> None:
-    """Call the program's own file, and its kernels, as the program does: these names are in some keys and recipes.
+def _wrapped(value: object) -> object:
+    """What an `Autotuner`, a `Heuristics` or the like is around; None where the value is around nothing."""
+    try:
+        return getattr(value, "fn", None)
+    except BaseException:
+        return None
 
-    The text of a function in a tuple is ``JITFunction(__main__:name)`` (`triton/runtime/jit.py`, 3.6.0 and 3.9.0).
+
+def _refuse_interactive(file: str) -> None:
+    """Refuse what Python or IPython calls what was typed.
+
+    Raises:
+        CannotImportError: the file is such a one.
     """
-    for value in list(vars(module).values()):
-        for _ in range(_MOST_WRAPPERS):
-            if value is None or is_kernel(value):
-                break
-            value = vars(value).get("fn") if hasattr(value, "__dict__") else None
-        if value is not None and is_kernel(value) and value.__module__ == "__mp_main__":
-            value.module = value.__module__ = value.fn.__module__ = "__main__"
-    module.__name__ = "__main__"
-
-
-def _is_interactive(file: str) -> bool:
-    """Whether a file is what Python or IPython calls what was typed."""
-    return file.startswith("<") or "/ipykernel_" in file
+    if file.startswith("<") or "/ipykernel_" in file:
+        reason = "it was made in a notebook, on stdin or from a text, which cannot be imported"
+        raise CannotImportError(reason)
 
 
 def _raised(what: str, error: BaseException) -> CannotImportError:
     """What is said of a module that raised: this may be anything, SystemExit too."""
     return CannotImportError(f"{what}: {one_line(error)}")
-
-
-def one_line(error: BaseException) -> str:
-    """An exception as one line: its type and the first line of its text, whatever its class does."""
-    try:
-        lines = str(error).strip().splitlines()
-    except BaseException:
-        lines = []
-    name = type(error).__name__
-    return f"{name}: {lines[0][:300]}" if lines else name
-
-
-# ---- files that may be executed
-
-
-def _text_of(file: str, trust: Trust | None) -> str:
-    """The text of a source file; with ``trust``, only if nobody else could have written it.
-
-    Raises:
-        CannotImportError: it cannot be read, or somebody else could have written it.
-    """
-    try:
-        if trust is not None:
-            _vet_way(file, trust)
-        with open(os.open(file, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC), "rb") as opened:
-            found = os.fstat(opened.fileno())
-            refused = _refused(found, trust)
-            if refused is not None:
-                raise CannotImportError(f"{file} {refused}, and is not executed")
-            content = opened.read(_MOST_BYTES + 1)
-    except (OSError, ProvisionError) as error:
-        raise CannotImportError(f"{file}: {_cause(error)}") from error
-    if len(content) > _MOST_BYTES:
-        raise CannotImportError(f"{file} is longer than {_MOST_BYTES >> 20} MiB")
-    try:
-        return importlib.util.decode_source(content)
-    except (SyntaxError, ValueError) as error:
-        raise _raised(file, error) from error
-
-
-def _cause(error: OSError | ProvisionError) -> str:
-    return str(error.strerror or error) if isinstance(error, OSError) else error.problem
-
-
-def _vet_way(file: str, trust: Trust) -> None:
-    """Vet the directories on the way to a file, and to what it is a link to.
-
-    Raises:
-        CannotImportError: one of them is another user's, or everybody may write it.
-    """
-    try:
-        for path in dict.fromkeys((os.path.abspath(file), os.path.realpath(file))):
-            vet(os.path.dirname(path), trust)
-    except UnsafeDirectoryError as error:
-        raise CannotImportError(f"{file} is not executed: {error.problem}") from error
-    if os.path.islink(file) and not trust.covers(os.lstat(file).st_uid):
-        raise CannotImportError(f"{file} is a link of another user's, and is not executed")
-
-
-def _refused(found: os.stat_result, trust: Trust | None) -> str | None:
-    """Why an open file may not be executed, if so."""
-    if not stat.S_ISREG(found.st_mode):
-        return "is no plain file"
-    if trust is None:
-        return None
-    if not trust.covers(found.st_uid):
-        return f"belongs to uid {found.st_uid}"
-    if found.st_mode & stat.S_IWOTH and not trust.world_writable:
-        return "may be written by everybody"
-    return None

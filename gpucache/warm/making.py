@@ -9,7 +9,8 @@ from __future__ import annotations
 import sys
 from enum import Enum, EnumMeta
 
-from gpucache.warm.functions import CannotImportError, Functions
+from gpucache.warm.functions import Functions
+from gpucache.warm.source_files import CannotImportError
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:

@@ -1,4 +1,9 @@
-"""What Triton and ptxas say where a kernel cannot be compiled for an architecture, as opposed to a failure."""
+"""What Triton and its tools say where a kernel cannot be compiled for an architecture, as opposed to a failure.
+
+There is no type for that, only texts (seen in 3.9.0: `triton/backends/*/compiler.py`, `triton/language/semantic.py`,
+ptxas of CUDA 12.9 and 13, the assembler of AMD's LLVM). What says something else for another architecture of the same
+maker counts as failed, though it may be a refusal too: ``PassManager::run failed`` says nothing.
+"""
 
 from __future__ import annotations
 
@@ -6,13 +11,30 @@ import re
 
 _REFUSALS = re.compile(
     r"requires NVIDIA SM|num_ctas > 1 (?:requires|not supported)"
-    r"|not supported in this architecture|is not supported on this architecture"
+    r"|not supported (?:in|on) this architecture"
     r"|requires \.target '?sm_|not supported on \.target"
+    r"|target doesn't provide conversion"
+    r"|assembler rejected"
 )
+_COMPILING = (
+    "CompilationError",
+    "PTXASError",
+    "RuntimeError",
+    "ValueError",
+    "AssertionError",
+    "NotImplementedError",
+)
+"""What Triton raises while it compiles; not what it raises where a file or a tool is missing."""
 
 
-def is_refusal(error: BaseException) -> bool:
-    """Whether an exception says that the architecture lacks what the kernel needs."""
+def is_refusal(error: BaseException, is_other_maker: bool) -> bool:
+    """Whether an exception says that the architecture lacks what the kernel needs.
+
+    ``is_other_maker`` is whether the recipe is one for GPUs of another maker: then everything that Triton raises while
+    it compiles is a refusal, since the kernel was compiled for its own.
+    """
+    if is_other_maker and type(error).__name__ in _COMPILING:
+        return True
     seen: set[int] = set()
     found: BaseException | None = error
     while found is not None and id(found) not in seen:

@@ -19,10 +19,11 @@ from gpucache.triton.location import Location, store_only
 from gpucache.triton.manager import DeviceCacheManager
 from gpucache.triton.recording import replaying
 from gpucache.warm import changes
-from gpucache.warm.functions import CannotImportError, Functions, one_line
+from gpucache.warm.functions import Functions
 from gpucache.warm.making import Making
 from gpucache.warm.outcome import Outcome
 from gpucache.warm.refusals import are_harmless, is_refusal
+from gpucache.warm.source_files import CannotImportError, one_line
 from gpucache.warm.stand_ins import arguments
 from gpucache.warm.variables import FileVariableError, as_recorded
 
@@ -81,7 +82,8 @@ def import_functions(
     Raises:
         ConfigurationError: a variable makes no sense.
     """
-    return Functions(_triton().is_kernel, Trust.parse(environ), main, sources)
+    triton = _triton()
+    return Functions(triton.is_kernel, triton.all_kernels, Trust.parse(environ), main, sources)
 
 
 def replay(
@@ -312,6 +314,9 @@ class _Replay:
     def _failed(self, error: BaseException) -> tuple[End, str]:
         """How a replay ended in which Triton or the user's code has raised."""
         why = one_line(error)
-        if self.target != self.recipe.target and is_refusal(error):
+        if self.target == self.recipe.target or self.changed:
+            return "failed", why
+        is_other_maker = self.target.backend != self.recipe.target.backend
+        if is_refusal(error, is_other_maker):
             return "not for this target", why
         return "failed", why

@@ -6,6 +6,7 @@ Nothing here asks which version runs: each of 3.2 to 3.9 is asked for what it ha
 
 from __future__ import annotations
 
+import gc
 import inspect
 import os
 import sys
@@ -123,6 +124,11 @@ def listed_variables() -> dict[str, str]:
 def is_kernel(value: object) -> bool:
     """Whether this is a function with ``@triton.jit`` (Gluon's too) or a constexpr function."""
     return isinstance(value, _FUNCTIONS)
+
+
+def all_kernels() -> list[Any]:
+    """All functions of Triton's that this process has made and that are still there."""
+    return [value for value in gc.get_objects() if issubclass(type(value), _FUNCTIONS)]
 
 
 def _functions() -> tuple[type, ...]:
