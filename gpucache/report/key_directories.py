@@ -82,8 +82,8 @@ class KeyDirectories:
         number = os.lstat(f"{path}/{MANIFEST}").st_ino
         inode = known.get(number)
         builder = None if inode is None else self._by_manifest.get(inode)
-        store_key = store_key_in(path, self.root) if builder is None else builder.key
-        if store_key is None or view_key(store_key) != key:
+        store_key = builder.key if builder is not None else store_key_in(path, self.root) or key
+        if view_key(store_key) != key:
             return
         if view_at(foreign, self.root, store_key) is not None:
             self.read(path, foreign.path, known, total)

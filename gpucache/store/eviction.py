@@ -21,7 +21,7 @@ from gpucache.store.deletion import delete
 from gpucache.store.foreign import Foreign, foreign_directories, is_removable, view_at
 from gpucache.store.manifest import MANIFEST
 from gpucache.store.quarantine import Damaged
-from gpucache.store.recency import is_recent
+from gpucache.store.recency import is_recent, plausible
 from gpucache.store.removal import InUse, Target, refuse_mounts, remove
 
 TYPE_CHECKING = False
@@ -72,10 +72,12 @@ def evict(
     if stamp_ns != entry.stamp_ns:
         return 0  # used since it was listed, so that others come first
     now = time.time()
-    for target in targets:  # a copy on another file system has a stamp of its own
-        used = target.mark[1] / 1e9
-        if is_recent(used, now, grace_s):
-            return 0
+    # A copy on another file system has a stamp of its own, and so has a view that got the manifest of another moment.
+    latest_ns = max(target.mark[1] for target in targets)
+    if is_recent(latest_ns / 1e9, now, grace_s):
+        return 0
+    if plausible(latest_ns / 1e9, now) > entry.used and _stamped(entry.path, latest_ns, disk):
+        return 0  # others come first, now that its own manifest says so
     key = os.path.basename(entry.path)
     try:
         refuse_mounts([target.path for target in targets], places.mounted)
@@ -96,6 +98,23 @@ def evict(
         entry.used,
     )
     return freed
+
+
+def _stamped(entry: str, used_ns: int, disk: Straight) -> bool:
+    """Stamp the manifest of a stored entry with a use of one of its views; return whether that could be done.
+
+    ``used_ns`` is in nanoseconds since the epoch.
+    """
+
+    def stamp(parent: int, name: str) -> bool:
+        os.utime(name, ns=(used_ns, used_ns), dir_fd=parent, follow_symlinks=False)
+        found = os.stat(name, dir_fd=parent, follow_symlinks=False)
+        return found.st_mtime_ns == used_ns
+
+    try:
+        return disk.act(f"{entry}/{MANIFEST}", stamp)
+    except OSError:
+        return False  # where no times can be set, the entry goes by the one that its manifest has
 
 
 def discard(damaged: Damaged, mounted: Sequence[str], disk: Straight) -> int:

@@ -7,8 +7,9 @@ the oldest use are dropped. A directory that is fresh on purpose is not shared, 
 
 The list is no order to delete: anybody who may write to the root can put a path there. Seen, counted and removed in a
 foreign directory are only directories that are named like a key, belong to the user whose file says so, and have either
-the very manifest of the store's entry, the same inode, or one that names this key and this root. So whoever plants a
-path loses views of his own at most. The rest of a foreign directory is neither listed nor counted.
+the very manifest, or a very file, of the store's entry, the same inode, or a manifest that names this key and this
+root. So whoever plants a path loses views of his own at most. The rest of a foreign directory is neither listed nor
+counted.
 
 Beside any number of processes of any node. A path of another node may lead nowhere here, or to another file system.
 """
@@ -232,7 +233,8 @@ def view_at(foreign: Foreign, root: str, store_key: str) -> View | None:
         if os.fstat(here).st_uid not in foreign.users:
             return None
         found = os.stat(MANIFEST, dir_fd=here, follow_symlinks=False)
-        is_linked = _is_manifest_of(found, entry_path(root, store_key))
+        entry = entry_path(root, store_key)
+        is_linked = _is_manifest_of(found, entry) or _has_file_of(here, entry)
         if is_linked or _names(here, root, store_key):
             return View(path, (found.st_ino, found.st_mtime_ns), not is_linked)
     except OSError:
@@ -249,6 +251,22 @@ def _is_manifest_of(found: os.stat_result, entry: str) -> bool:
     except OSError:
         return False
     return os.path.samestat(found, stored)
+
+
+def _has_file_of(here: int, entry: str) -> bool:
+    """Whether an open directory has, by its manifest, a file that is the very one of an entry of the store.
+
+    So has a view with a manifest of its own: of what stock Triton had left, or from before the entry got its recipe.
+    """
+    read = read_manifest("", MANIFEST, here)
+    if read is None:
+        return False
+    name = min(read[0].listed)
+    try:
+        there = os.stat(name, dir_fd=here, follow_symlinks=False)
+        return os.path.samestat(there, os.lstat(f"{entry}/{name}"))
+    except (OSError, ValueError):
+        return False
 
 
 def _names(here: int, root: str, store_key: str) -> bool:

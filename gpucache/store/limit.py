@@ -28,7 +28,7 @@ from gpucache.disk.locks import let_go
 from gpucache.environment import MAX_SIZE
 from gpucache.forks import after_fork, closed_in_child
 from gpucache.kernels.group import GROUP_BYTES
-from gpucache.store.manifest import MANIFEST, Manifest
+from gpucache.store.manifest import MANIFEST, RECIPE, Manifest, entry_path
 from gpucache.store.recency import LEAST_GRACE_S, STAMP_S, is_recent, oldest_first
 from gpucache.threads import start
 
@@ -103,6 +103,10 @@ class Limit:
         size = len(manifest.encoded()) + GROUP_BYTES
         for published in manifest.files.values():
             size += published.size_bytes
+        if manifest.recipe is not None and manifest.key is not None:
+            entry = entry_path(self.root, manifest.facts.store_key(manifest.key))
+            with suppress(OSError):
+                size += os.lstat(f"{entry}/{RECIPE}").st_size
         self._put(size)
 
     def adopted(self, files: Iterable[str]) -> None:

@@ -162,7 +162,14 @@ def _renewed(directory: str, manifest: Manifest) -> Usable | None:
     from gpucache.store.stock import describe
 
     try:
-        describe(directory, manifest.digests, manifest.facts, manifest.origin, manifest.key)
+        describe(
+            directory,
+            manifest.digests,
+            manifest.facts,
+            manifest.origin,
+            manifest.key,
+            manifest.recipe,
+        )
     except FileNotFoundError:
         return None  # it is being removed
     except OSError:

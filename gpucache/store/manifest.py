@@ -22,9 +22,11 @@ from gpucache.layout import paths
 
 MANIFEST = "__entry__.json"
 
-
 CONDEMNED = "__entry__.json.removed"
 """The name that a manifest gets when its directory is to be removed: from then on nobody takes that for an entry."""
+
+RECIPE = "__recipe__.json"
+"""The file of a stored entry by which its kernel can be compiled again (`gpucache.store.recipe_file`)."""
 
 MOST_BYTES = 2**20
 """A longer file is no manifest, and is not read."""
@@ -75,6 +77,12 @@ class Manifest(NamedTuple):
     """Triton's key. None where an older gpucache wrote it: `gpucache.store.identity` finds out which it is."""
     root: object = None
     """Of a view that is a copy, as it could not be linked to the files of the store: the real path of the root."""
+    recipe: str | None = None
+    """The SHA-256 of the stored entry's recipe, in hexadecimal; None where it has none.
+
+    Whatever text the manifest has is kept: `gpucache.store.recipe_file` takes only a digest for one, so that what a
+    newer gpucache may write here costs neither the entry nor, when the manifest is written anew, that text.
+    """
 
     @property
     def files(self) -> dict[str, Published]:
@@ -98,6 +106,8 @@ class Manifest(NamedTuple):
             said["key"] = self.key
         if self.root is not None:
             said["root"] = self.root
+        if self.recipe is not None:
+            said["recipe"] = self.recipe
         return json.dumps(said, separators=(",", ":")).encode()
 
 
@@ -140,7 +150,7 @@ def parse_manifest(data: bytes) -> Manifest | None:
         if end != len(text) and text[end:].strip():
             return None
         listed, origin, facts = said["files"], said.get("origin"), _facts_in(said)
-        key = said.get("key")
+        key, recipe = said.get("key"), said.get("recipe")
         kernel, group, target, version, compile_s, tag = facts
         if not _are_files(listed) or not are_plain(listed):
             return None
@@ -154,9 +164,11 @@ def parse_manifest(data: bytes) -> Manifest | None:
             return None
         if compile_s is not None and not _is_duration(compile_s):
             return None
+        if type(recipe) is not str:
+            recipe = None
     except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
         return None  # no JSON, or JSON of another shape
-    return _made(Manifest, (_made(Facts, facts), listed, origin, key, said.get("root")))
+    return _made(Manifest, (_made(Facts, facts), listed, origin, key, said.get("root"), recipe))
 
 
 def _are_files(listed: dict[str, Any]) -> bool:

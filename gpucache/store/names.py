@@ -7,11 +7,11 @@ import os
 from functools import lru_cache
 
 from gpucache.kernels.group import AUTOTUNE, GROUP, are_plain
-from gpucache.store.manifest import CONDEMNED, MANIFEST
+from gpucache.store.manifest import CONDEMNED, MANIFEST, RECIPE
 
 OTHER = "="
 """How a name begins that is not the file's own: no name of a kernel in Python does."""
-_OURS = (MANIFEST, CONDEMNED)
+_OURS = (MANIFEST, CONDEMNED, RECIPE)
 # NAME_MAX of Linux's file systems, and a group file has a longer name.
 _MOST_BYTES = 255 - len(GROUP)
 _MOST_LETTERS = 10

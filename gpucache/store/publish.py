@@ -23,6 +23,7 @@ from gpucache.store import placing
 from gpucache.store.lookup import sound
 from gpucache.store.manifest import (
     MANIFEST,
+    RECIPE,
     Facts,
     Manifest,
     Published,
@@ -30,6 +31,7 @@ from gpucache.store.manifest import (
     write_manifest,
 )
 from gpucache.store.quarantine import quarantine, remove_in_place
+from gpucache.store.recipe_file import write_recipe
 from gpucache.store.stock import BUSY_S
 
 
@@ -41,11 +43,13 @@ def publish_entry(
     staging: Staging,
     repair: bool,
     used: float | None = None,
+    recipe: bytes | None = None,
 ) -> bool:
     """Put files (name to path and SHA-256) into the store as one entry, unless the store has it whole.
 
     ``repair`` allows to move a damaged entry aside, and needs the key's lock. ``used`` is when the entry was used last,
-    in seconds since the epoch, if that is not now. Returns whether the store has the whole entry now.
+    in seconds since the epoch, if that is not now. ``recipe`` is what the kernel can be compiled again by, if that is
+    known; an entry that is there already keeps its own, or none. Returns whether the store has the whole entry now.
 
     Raises:
         OSError: the disk refused; the store is as it was.
@@ -56,13 +60,16 @@ def publish_entry(
         placed = {}
         for name, (path, sha256) in files.items():
             placed[name], _ = _placed(path, f"{aside}/{name}", sha256)
-        manifest = Manifest(facts, placed, host_name(), view_key(key))
+        digest = None
+        if recipe is not None:
+            digest = write_recipe(aside, recipe)
+        manifest = Manifest(facts, placed, host_name(), view_key(key), recipe=digest)
         write_manifest(aside, manifest)
         # Stamped before it is in its place: once it is there, a reader may stamp it.
         if used is not None:
             placing.set_use(f"{aside}/{MANIFEST}", round(used * 1e9))
         make_below_root(os.path.dirname(target))
-        _hand_over(aside, [MANIFEST], os.path.dirname(target))
+        _hand_over(aside, [MANIFEST, RECIPE], os.path.dirname(target))
         return _put_in_place(root, aside, target, manifest, repair)
     finally:
         remove_tree(aside)

@@ -75,11 +75,12 @@ def describe(
     facts: Facts,
     origin: str | None = None,
     key: str | None = None,
+    recipe: str | None = None,
 ) -> None:
     """Make a whole directory of Triton's own a view: give it a manifest, and a group file with the paths in it.
 
     ``digests`` are the SHA-256 of its files by name; ``origin`` is where they were compiled, if not on this host.
-    ``key`` is Triton's, if that is not the directory's name.
+    ``key`` is Triton's, if that is not the directory's name; ``recipe`` the digest of the stored entry's recipe.
 
     Raises:
         OSError: the disk refused; the directory is as it was.
@@ -91,9 +92,8 @@ def describe(
         for name, sha256 in digests.items():
             found = os.stat(f"{directory}/{name}")
             files[name] = Published(found.st_size, found.st_mtime_ns, sha256)
-        manifest = Manifest(
-            facts, files, origin or host_name(), key or view_key(os.path.basename(directory))
-        )
+        key = key or view_key(os.path.basename(directory))
+        manifest = Manifest(facts, files, origin or host_name(), key, recipe=recipe)
         write_manifest(aside, manifest)
         write_group(aside, directory, facts.group, files)
         # The manifest last: it says that all is in order. Its name is the lower one of the two.

@@ -1,0 +1,260 @@
+"""The file ``__recipe__.json`` of a stored entry: by what it says, the kernel can be compiled again.
+
+It lies in the store alone, never in a view, and is none of the entry's published files: no hit opens it, and an entry
+whose recipe is damaged is as whole as one without. Its SHA-256 stands in the entry's manifest. What the recipe says,
+`gpucache.kernels.recipe` knows; here it is bytes.
+
+An entry that was published without gets its recipe later, and with it another manifest: the views in device directories
+have the manifest of the store by a hard link, by which a use of one is a use of all, so that they get the new one too.
+"""
+
+from __future__ import annotations
+
+import errno
+import hashlib
+import os
+import re
+import tempfile
+import time
+from contextlib import suppress
+from typing import Literal, NamedTuple
+
+from gpucache.disk.capabilities import is_refusal
+from gpucache.disk.door import DIRECTORY, read_limited
+from gpucache.disk.files import remove_tree, write_new
+from gpucache.disk.refusal import may
+from gpucache.disk.within import Straight
+from gpucache.kernels.recipe import MOST_BYTES
+from gpucache.layout.keys import ASIDE, device_directories, view_key
+from gpucache.layout.paths import root_of_stored
+from gpucache.store.foreign import foreign_directories, view_at
+from gpucache.store.key_lock import holding
+from gpucache.store.manifest import (
+    MANIFEST,
+    RECIPE,
+    Manifest,
+    read_manifest,
+    write_manifest,
+)
+from gpucache.store.placing import hand_over
+from gpucache.store.size import updated
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable, Sequence
+
+_DIGEST = re.compile(r"[0-9a-f]{64}")
+
+Why = Literal["none", "missing", "changed", "unreadable"]
+
+
+class NoRecipe(NamedTuple):
+    """Why an entry has no recipe that can be read."""
+
+    why: Why
+    """``none``: its manifest tells of none; ``missing``: the file that it tells of is not there; ``changed``: the file
+    has other content, or is none; ``unreadable``: the disk, or the file's permissions, refuse."""
+    fact: str
+
+
+def recipe_digest(manifest: Manifest) -> str | None:
+    """The SHA-256 of an entry's recipe as its manifest tells it; None where it tells of none."""
+    said = manifest.recipe
+    if said is None or not _DIGEST.fullmatch(said):
+        return None
+    return said
+
+
+def read_recipe(entry: str, manifest: Manifest) -> bytes | None:
+    """The recipe of a stored entry; None where there is none that can be read and is the one that was published."""
+    found = recipe_in(entry, manifest)
+    return None if isinstance(found, NoRecipe) else found
+
+
+def recipe_in(entry: str, manifest: Manifest) -> bytes | NoRecipe:
+    """The recipe of a stored entry, or why there is none. Reads a mebibyte at most, and waits for nobody."""
+    digest = recipe_digest(manifest)
+    if digest is None:
+        return NoRecipe("none", "its manifest tells of none")
+    try:
+        data = read_limited(f"{entry}/{RECIPE}", MOST_BYTES)
+    except (FileNotFoundError, NotADirectoryError):
+        return NoRecipe("missing", "it is not there")
+    except OSError as error:
+        why: Why = "changed" if _is_no_file(error) else "unreadable"
+        return NoRecipe(why, error.strerror or str(error))
+    found = _sha256(data)
+    if found != digest:
+        fact = f"SHA-256 is {found[:16]}…, and was published as {digest[:16]}…"
+        return NoRecipe("changed", fact)
+    return data
+
+
+def write_recipe(directory: str, recipe: bytes) -> str | None:
+    """Write the recipe of a directory that is not an entry yet; its SHA-256, or None where it is too long to be read.
+
+    Raises:
+        OSError: the disk refused; nothing is left.
+    """
+    if len(recipe) > MOST_BYTES:
+        return None
+    write_new(f"{directory}/{RECIPE}", recipe)
+    return _sha256(recipe)
+
+
+def add_recipe(entry: str, view: str, key: str, recipe: bytes, lock: Callable[[], str]) -> bool:
+    """Give a stored entry that has no recipe this one, and the views of the entry its new manifest.
+
+    Returns whether the entry has a recipe now: this one, or its own. Called at a use of the entry, which is stamped so.
+
+    ``view`` is that of this process, ``key`` Triton's, and ``lock`` gives the path of the key's lock. Where another
+    process holds that, or something of this cannot be written, the entry stays as it is, and so it does where it is no
+    kernel's or does not say its key (`gpucache.store.identity`). Beside any readers, writers and removers; killed at
+    any instant, entry and views are whole, and the next call completes what was begun. A view that another process
+    makes at this very moment may keep the former manifest: `gpucache.store.eviction` and `prune` ask each directory of
+    an entry for its last use.
+    """
+    try:
+        with holding(lock(), "its recipe") as held:
+            if not held:
+                return False
+            return _added(entry, view, key, recipe)
+    except OSError:
+        return False
+
+
+def _added(entry: str, view: str, key: str, recipe: bytes) -> bool:
+    parent, name = os.path.split(entry)
+    entry = f"{os.path.realpath(parent)}/{name}"
+    read = read_manifest(entry)
+    if read is None or not _takes_recipe(read[0], key):
+        return False
+    manifest = read[0]
+    there = recipe_in(entry, manifest)
+    with Straight() as disk:
+        views = _views_of(entry, manifest, view, disk)
+        if not isinstance(there, NoRecipe):
+            _share(entry, views, disk)
+            return True
+        places = (entry, *views, *map(os.path.dirname, views))
+        writable = all(may(place, os.W_OK | os.X_OK) for place in places)
+        if there.why == "unreadable" or not writable:
+            return False  # or uses would be stamped on two manifests
+        return _replaced(entry, manifest._replace(recipe=_sha256(recipe)), recipe, views, disk)
+
+
+def _takes_recipe(manifest: Manifest, key: str) -> bool:
+    """Whether an entry may get a recipe: it is the kernel of this key, and nothing else has the name of the file."""
+    if manifest.key != key or manifest.facts.group is None or RECIPE in manifest.listed:
+        return False
+    # What a newer gpucache has written there is left alone.
+    return manifest.recipe is None or recipe_digest(manifest) is not None
+
+
+def _replaced(
+    entry: str, manifest: Manifest, recipe: bytes, views: Sequence[str], disk: Straight
+) -> bool:
+    """Bring a recipe to an entry, and the manifest that tells of it to the entry and its views.
+
+    Raises:
+        OSError: the disk refused. The entry has its former manifest; some views may have the new one.
+    """
+    aside = tempfile.mkdtemp(prefix=ASIDE, dir=os.path.dirname(entry))
+    try:
+        if write_recipe(aside, recipe) is None:
+            return False
+        write_manifest(aside, manifest)
+        _hand_over(aside, entry)
+        grown_bytes = _size(aside) - _size(entry)
+        os.rename(f"{aside}/{RECIPE}", f"{entry}/{RECIPE}")
+        # The views first: as long as the store's manifest tells of no recipe, the next call does all this again.
+        _share(aside, views, disk)
+        # By name: where a removal has condemned the former one meanwhile, it sees the new one, and gives way.
+        os.rename(f"{aside}/{MANIFEST}", f"{entry}/{MANIFEST}")
+    finally:
+        remove_tree(aside)
+    with suppress(OSError):  # or the next count of the store finds them
+        updated(root_of_stored(entry), grown_bytes)
+    return True
+
+
+def _size(directory: str) -> int:
+    """The bytes of the manifest and the recipe in a directory."""
+    size = 0
+    for name in (MANIFEST, RECIPE):
+        with suppress(OSError):
+            size += os.lstat(f"{directory}/{name}").st_size
+    return size
+
+
+def _hand_over(aside: str, entry: str) -> None:
+    """Give what root has made to the owner of the entry to which it comes."""
+    here = os.open(aside, DIRECTORY)
+    try:
+        hand_over(here, (MANIFEST, RECIPE), os.stat(entry))
+    finally:
+        os.close(here)
+
+
+# ---- views
+
+
+def _views_of(entry: str, manifest: Manifest, view: str, disk: Straight) -> list[str]:
+    """The views of an entry that have its manifest, or one that says the same but for the recipe; ``view`` is one.
+
+    A view that is a copy has a manifest of its own, which names the root, and keeps that.
+    """
+    root = root_of_stored(entry)
+    key = view_key(os.path.basename(entry))
+    own, name = os.path.split(view)
+    places = [f"{os.path.realpath(own)}/{name}"]
+    places += [f"{device}/{key}" for _, device in device_directories(root)]
+    for foreign in foreign_directories(root):
+        seen = view_at(foreign, root, key)
+        if seen is not None and not seen.is_copy:
+            places.append(seen.path)
+    return [path for path in dict.fromkeys(places) if _has_alike(path, manifest, disk)]
+
+
+def _has_alike(path: str, manifest: Manifest, disk: Straight) -> bool:
+    """Whether a directory has a manifest which differs from the entry's in the recipe at most."""
+    try:
+        with disk.directory(path) as here:
+            read = read_manifest(path, MANIFEST, here)
+    except OSError:
+        return False
+    return read is not None and read[0]._replace(recipe=None) == manifest._replace(recipe=None)
+
+
+def _share(source: str, views: Iterable[str], disk: Straight) -> None:
+    """Give views the manifest of a directory, by hard links, with the use of this moment; a reader misses none.
+
+    Raises:
+        OSError: the disk refused.
+    """
+    shared = disk.lstat(f"{source}/{MANIFEST}")
+    apart = [
+        path for path in views if not os.path.samestat(shared, disk.lstat(f"{path}/{MANIFEST}"))
+    ]
+    if not apart:
+        return
+    os.utime(f"{source}/{MANIFEST}")  # a view's own may tell of a later use, which would be lost
+    for path in apart:
+        device, key = os.path.split(path)
+        beside = f"{device}/{ASIDE}{key}.{os.getpid()}.{time.time_ns():x}"
+        try:
+            disk.link(f"{source}/{MANIFEST}", beside)
+        except OSError as error:
+            if is_refusal(error):
+                continue  # on another disk, or on one without links
+            raise
+        disk.rename(beside, f"{path}/{MANIFEST}")
+
+
+def _is_no_file(error: OSError) -> bool:
+    """Whether an error says that something else than a file of a recipe's size is there."""
+    return error.errno in (errno.EINVAL, errno.EISDIR, errno.ELOOP, errno.ENXIO, errno.EFBIG)
+
+
+def _sha256(data: bytes) -> str:
+    return hashlib.sha256(data).hexdigest()
