@@ -112,13 +112,16 @@ class BadRecipe(GpuCacheError, ValueError):
 # ---- writing
 
 
+_encode_json = json.JSONEncoder(separators=(",", ":")).encode
+
+
 def to_text(recipe: Recipe) -> bytes:
     """The recipe as one line of JSON, in ASCII and without an end of line. Its key comes first, for `key_in`.
 
     Raises:
         Unencodable: `from_text` would refuse the line: the recipe is too long, or holds what cannot be shown.
     """
-    text = json.dumps(recipe._asdict(), separators=(",", ":")).encode()
+    text = _encode_json(recipe._asdict()).encode()
     if len(text) > MOST_BYTES:
         raise Unencodable(f"a recipe of more than {MOST_BYTES} bytes")
     return text
