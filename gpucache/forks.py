@@ -1,11 +1,14 @@
 """`after_fork`: what a forked child must forget. It closes its copies of the parent's locks, and never unlocks them.
 
+`at_exit`: what a process does at its end, also one that ends by `os._exit`.
+
 ``flock`` belongs to the open file, which parent and child share: ``LOCK_UN`` in the child would free the parent's lock.
 Nor may the child wait for a `threading.Lock` that a thread of the parent held: that thread is not in the child.
 """
 
 from __future__ import annotations
 
+import atexit
 import os
 from contextlib import suppress
 
@@ -31,3 +34,19 @@ def _close_in_child() -> None:
         with suppress(OSError):
             os.close(fd)
     closed_in_child.clear()
+
+
+_at_exit: list[Callable[[], None]] = []
+
+
+def at_exit(end: Callable[[], None]) -> Callable[[], None]:
+    """Have ``end`` called at the end of this process, the last one first. A decorator."""
+    atexit.register(end)
+    _at_exit.append(end)
+    return end
+
+
+def run_at_exit() -> None:
+    """Call what `at_exit` was given, for a process that ends by `os._exit`, without what programs have registered."""
+    while _at_exit:
+        _at_exit.pop()()

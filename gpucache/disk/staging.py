@@ -6,7 +6,6 @@ guessing from a pid, which lies across containers and is used again. Only this u
 
 from __future__ import annotations
 
-import atexit
 import errno
 import fcntl
 import itertools
@@ -22,7 +21,7 @@ from gpucache.disk.door import DIRECTORY
 from gpucache.disk.files import STALE_S, make_directory, remove_tree, write_new
 from gpucache.disk.locks import can_be_asked, is_free_descriptor, let_go
 from gpucache.disk.node import DAY_S, is_locked_here, mark_of, node_id
-from gpucache.forks import after_fork
+from gpucache.forks import after_fork, at_exit
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -283,7 +282,7 @@ def _remove_all() -> None:
             remove_tree(path)
 
 
-atexit.register(_remove_all)
+at_exit(_remove_all)
 
 
 def _remove_at_exit_of_worker() -> None:

@@ -7,12 +7,11 @@ file, so that the sums of hours are known and no file grows. Not durable across 
 
 from __future__ import annotations
 
-import atexit
 import threading
 import time
 from contextlib import suppress
 
-from gpucache.forks import after_fork
+from gpucache.forks import after_fork, at_exit
 from gpucache.store.counter_files import OwnFile, host_label, opened, short_label
 from gpucache.store.counts import ANY_TIME, HOUR_S, Sums, Values, Where, add_all, this_hour
 
@@ -226,4 +225,4 @@ def _after_fork_in_child() -> None:
         stats.forget()
 
 
-atexit.register(_leave_all)
+at_exit(_leave_all)

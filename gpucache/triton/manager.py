@@ -12,7 +12,6 @@ for a kernel not to launch. That is why exceptions are caught here, in `gpucache
 
 from __future__ import annotations
 
-import atexit
 import logging
 import os
 import sys
@@ -22,7 +21,7 @@ import threading
 from gpucache import environment
 from gpucache.disk.files import remove_tree
 from gpucache.errors import CacheMissError
-from gpucache.forks import after_fork
+from gpucache.forks import after_fork, at_exit
 from gpucache.kernels.group import STANDALONE
 from gpucache.log import tell, warn_once
 from gpucache.stderr_log import configure
@@ -407,7 +406,7 @@ def _remove_last_resorts() -> None:
         remove_tree(home)
 
 
-atexit.register(_remove_last_resorts)
+at_exit(_remove_last_resorts)
 
 
 @after_fork

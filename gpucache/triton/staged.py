@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import atexit
 import hashlib
 import os
 import time
@@ -10,6 +9,7 @@ import weakref
 
 from gpucache.disk.files import remove_tree
 from gpucache.disk.fitness import statvfs
+from gpucache.forks import at_exit
 from gpucache.kernels.group import STANDALONE
 from gpucache.store.names import stored_name
 from gpucache.triton.location import Location
@@ -138,7 +138,7 @@ def _finish_all() -> None:
         _finish(gone)
 
 
-atexit.register(_finish_all)
+at_exit(_finish_all)
 
 
 def executable(directory: str) -> bool:
