@@ -112,6 +112,7 @@ def _recipe_of(frame: FrameType, key: str) -> Recipe:
     launched = _is_launched(frame)
     signature = source.signature
     constants = _constants(source, encoder)
+    variables = _variables(seen["env_vars"])
     recipe = Recipe(
         key=key,
         triton_version=as_shown(sys.modules["triton"].__version__),
@@ -121,8 +122,8 @@ def _recipe_of(frame: FrameType, key: str) -> Recipe:
         signature={as_shown(name): encoder.encode(kind) for name, kind in signature.items()},
         constants=constants,
         specialized=_specialized(source.attrs, signature, source.fn.arg_names, launched),
-        options=_options(options, seen["backend"], encoder),
-        variables=_variables(seen["env_vars"]),
+        options=_options(options, seen["backend"], variables, encoder),
+        variables=variables,
         launched=launched,
         globals=_globals(source.fn, encoder),
         source=_generated_source(source.fn),
@@ -230,9 +231,16 @@ _FROM_ENVIRONMENT = ("ptx_options",)
 """Options whose default Triton has read from the environment when it was imported (`PTXAS_OPTIONS`, from 3.6 on)."""
 
 
-def _options(options: Any, backend: Any, encoder: Encoder) -> dict[str, Encoded]:
+_MOST_KNOWN = 64
+_known_options: dict[Any, dict[str, Any]] = {}
+"""What backends have where nothing is said, by backend, target and variables."""
+
+
+def _options(
+    options: Any, backend: Any, variables: Mapping[str, str], encoder: Encoder
+) -> dict[str, Encoded]:
     """The options that differ from what the backend has for its target where nothing is said."""
-    ours = backend.parse_options(_unasked()).__dict__
+    ours = _unasked_options(backend, variables)
     given = options.__dict__
     _refuse_libraries(options)
     found: dict[str, Encoded] = {}
@@ -260,6 +268,18 @@ def _refuse_libraries(options: Any) -> None:
     for _, path in options.extern_libs or ():
         if not str(path).startswith(f"{own}/"):
             raise Unencodable(f"it is linked with {path}")
+
+
+def _unasked_options(backend: Any, variables: Mapping[str, str]) -> dict[str, Any]:
+    """The options that a launch gets which asks for nothing, under these variables."""
+    asked = (type(backend), backend.target, *variables.items())
+    known = _known_options.get(asked)
+    if known is None:
+        if len(_known_options) >= _MOST_KNOWN:
+            _known_options.clear()
+        known = backend.parse_options(_unasked()).__dict__
+        _known_options[asked] = known
+    return known
 
 
 def _unasked() -> dict[str, object]:
@@ -309,17 +329,22 @@ def _called(function: Any) -> list[Any]:
     """A function and those that it names, and that these name: all whose globals count.
 
     Triton 3.6.0 and before notes with a function the globals of another that it calls only if that was hashed before
-    (`runtime/jit.py` `_update_hash` copies them before it hashes).
+    (`runtime/jit.py` `_update_hash` copies them before it hashes). Functions of Triton's own are left out: what they
+    read is Triton's too.
     """
     found = {id(function): function}
     waiting = [function]
     while waiting and len(found) < _MOST_CALLED:
         caller = waiting.pop()
         for named in _named(caller.fn):
-            if is_function(named) and id(named) not in found:
+            if is_function(named) and id(named) not in found and not _is_tritons(named):
                 found[id(named)] = named
                 waiting.append(named)
     return list(found.values())
+
+
+def _is_tritons(function: Any) -> bool:
+    return str(function.fn.__module__).startswith("triton.")
 
 
 def _named(python: Any) -> list[object]:

@@ -1,0 +1,380 @@
+"""`Crew`: the processes of the pool, as the scheduler sees them: it starts, asks, limits and kills them.
+
+What is said here of processes holds for importers and workers alike; what they do is not known here. One thread.
+"""
+
+from __future__ import annotations
+
+import os
+import selectors
+import signal
+import time
+from contextlib import suppress
+from typing import NamedTuple
+
+from gpucache.escapes import printable
+from gpucache.warm.channel import Channel
+from gpucache.warm.forking import (
+    adopt_orphans,
+    children_of_this_thread,
+    close_others,
+    end_with,
+    leave_terminal_and_files,
+)
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+    from typing import Literal
+
+    from gpucache.warm.channel import Message
+
+    Role = Literal["importer", "worker"]
+
+_START_S = 30.0
+"""A process that was forked is given so long to say its number."""
+_END_S = 5.0
+"""In the end processes are given so long to remove what they have staged."""
+_TAIL_BYTES = 2000
+"""So much is kept of what a process has printed last."""
+_TAIL_LETTERS = 300
+
+
+class Member:
+    """A process of the pool."""
+
+    def __init__(self, role: Role, channel: Channel, output: int, parent: Member | None) -> None:
+        self.role = role
+        self.channel = channel
+        self.parent = parent
+        """The importer that was asked to fork it."""
+        self.pid: int | None = None
+        """Its number, once it has said so."""
+        self.deadline: float | None = None
+        """When its time is over, on the clock of `time.monotonic`; None while nothing is asked of it."""
+        self.limit_s = 0.0
+        self.why_killed = ""
+        self.is_closed = False
+        """Whether it was told to end, or has closed its end."""
+        self.output = output
+        self.tail = b""
+
+    @property
+    def last_words(self) -> str:
+        """The last lines that it has printed, made safe to show, on one line."""
+        lines = self.tail.decode("utf-8", "replace").strip().splitlines()
+        said = " ".join(line.strip() for line in lines[-3:])
+        return printable(said[-_TAIL_LETTERS:])
+
+
+class Event(NamedTuple):
+    """Something that a process has said, or how it has ended."""
+
+    member: Member
+    message: Message | None
+    ended: str | None = None
+    """How: ``killed by SIGKILL``, ``it ended with exit code 3``; with what it printed last."""
+
+
+class Crew:
+    """All processes below this one. Ended by `end`, or with this process."""
+
+    def __init__(self) -> None:
+        """Become the parent of whatever is forked below.
+
+        Raises:
+            OSError: this system cannot do that.
+        """
+        adopt_orphans()
+        self._selector = selectors.DefaultSelector()
+        self._members: dict[Channel, Member] = {}
+        self._by_pid: dict[int, Member] = {}
+        self._wake, their_wake = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
+        signal.signal(signal.SIGCHLD, lambda *_: None)
+        signal.set_wakeup_fd(their_wake, warn_on_full_buffer=False)
+        self._selector.register(self._wake, selectors.EVENT_READ, self._woken)
+        self._ready: list[Event] = []
+
+    # ---- starting
+
+    def start_first(self, serve: Callable[[Channel], None], kept: set[int]) -> Member:
+        """Fork the process from which all others are forked; it calls ``serve``, and has the ``kept`` descriptors open.
+
+        Raises:
+            OSError: no process can be made.
+        """
+        ours, theirs, output, their_output = self._connections()
+        scheduler = os.getpid()
+        pid = os.fork()
+        if pid == 0:
+            signal.set_wakeup_fd(-1)
+            signal.signal(signal.SIGCHLD, signal.SIG_DFL)
+            end_with(scheduler)
+            close_others({*kept, theirs.fileno(), their_output})
+            leave_terminal_and_files(their_output)
+            serve(theirs)
+        theirs.close()
+        os.close(their_output)
+        member = self._added(Member("importer", ours, output, None))
+        self._known(member, pid)
+        return member
+
+    def start_from(self, importer: Member, role: Role) -> Member:
+        """Have an importer fork a process, which says its number as its first message.
+
+        Raises:
+            OSError: no connection can be made, or the importer has ended.
+        """
+        ours, theirs, output, their_output = self._connections()
+        member = self._added(Member(role, ours, output, importer))
+        try:
+            request = {"do": "fork", "role": role}
+            importer.channel.send(request, theirs.fileno(), their_output, wait=False)
+        except OSError:
+            self._forget(member)
+            raise
+        finally:
+            theirs.close()
+            os.close(their_output)
+        self._limit(member, _START_S)
+        return member
+
+    def _connections(self) -> tuple[Channel, Channel, int, int]:
+        output, their_output = os.pipe2(os.O_CLOEXEC)
+        os.set_blocking(output, False)
+        try:
+            return (*Channel.pair(), output, their_output)
+        except OSError:
+            os.close(output)
+            os.close(their_output)
+            raise
+
+    def _added(self, member: Member) -> Member:
+        self._members[member.channel] = member
+        read = selectors.EVENT_READ
+        self._selector.register(member.channel, read, lambda: self._receive(member))
+        self._selector.register(member.output, read, lambda: self._listen(member))
+        return member
+
+    def _known(self, member: Member, pid: int) -> None:
+        member.pid = pid
+        self._by_pid[pid] = member
+
+    def watch(self, descriptor: int, call: Callable[[], None]) -> None:
+        """Have `events` call this whenever something can be read there."""
+        self._selector.register(descriptor, selectors.EVENT_READ, call)
+
+    # ---- asking and ending
+
+    def ask(self, member: Member, message: Message, limit_s: float) -> None:
+        """Send a message, which is to be answered within the limit, as `answered` says; else the process is killed."""
+        self._limit(member, limit_s)
+        try:
+            member.channel.send(message, wait=False)
+        except OSError:
+            self.kill(member, "it does not listen")
+
+    def answered(self, member: Member) -> None:
+        """Let a process go on without a limit: it has answered."""
+        member.deadline = None
+
+    def _limit(self, member: Member, limit_s: float) -> None:
+        member.limit_s = limit_s
+        member.deadline = time.monotonic() + limit_s
+
+    def close(self, member: Member) -> None:
+        """Tell a process to end. Nothing that it says is an event from now on."""
+        if member.pid is None:
+            self._forget(member)  # once it begins, nobody listens, and it ends
+        elif not member.is_closed:
+            member.is_closed = True
+            self._selector.unregister(member.channel)
+            member.channel.close()
+            self._limit(member, _END_S)
+
+    def kill(self, member: Member, why: str) -> None:
+        """Kill a process and what it has started in its group. One whose number is not known: its parent, with it."""
+        member.why_killed = member.why_killed or why
+        member.deadline = None
+        if member.pid is not None:
+            _kill_group(member.pid)
+        elif member.parent is not None:
+            # It hangs within the fork, and is of its parent's group.
+            self.kill(member.parent, f"a process that it has forked does not begin: {why}")
+
+    def end(self, at_once: bool) -> None:
+        """End all processes; unless ``at_once``, each is given a few seconds to remove what it has staged."""
+        deadline = time.monotonic() + (0 if at_once else _END_S)
+        for member in list(self._members.values()):
+            self.close(member)
+        while self._by_pid and time.monotonic() < deadline:
+            for _ in self.events(deadline):
+                pass
+        for pid in self._by_pid:
+            _kill_group(pid)
+        self._sweep()
+
+    def _sweep(self) -> None:
+        """Kill and wait for whatever is left: what modules have started is this process's child by now."""
+        deadline = time.monotonic() + _END_S
+        while time.monotonic() < deadline:
+            for pid in children_of_this_thread():
+                with suppress(ProcessLookupError, PermissionError):
+                    os.kill(pid, signal.SIGKILL)
+            try:
+                if os.waitpid(-1, os.WNOHANG)[0] == 0:
+                    time.sleep(0.001)
+            except ChildProcessError:
+                return
+
+    # ---- events
+
+    def events(self, until: float | None = None) -> Iterator[Event]:
+        """What has happened, once something has; nothing at the time ``until``, of `time.monotonic`."""
+        timeout = self._timeout(until)
+        for key, _ in self._selector.select(timeout):
+            key.data()
+        self._reap()
+        self._kill_late()
+        ready, self._ready = self._ready, []
+        yield from ready
+
+    def _timeout(self, until: float | None) -> float | None:
+        deadlines = [one.deadline for one in self._all() if one.deadline is not None]
+        if until is not None:
+            deadlines.append(until)
+        if self._ready:
+            return 0
+        return max(0.0, min(deadlines) - time.monotonic()) if deadlines else None
+
+    def _all(self) -> Iterator[Member]:
+        return iter(tuple(self._members.values()))
+
+    def _receive(self, member: Member) -> None:
+        """Take all that a process has said."""
+        while not member.is_closed:
+            try:
+                received = member.channel.receive(wait=False)
+            except BlockingIOError:
+                return
+            if received is None:
+                self._other_end_is_closed(member)
+                return
+            if (
+                "cannot" in received.message
+            ):  # the importer says so, before it closes the connection
+                member.why_killed = received.message["cannot"]
+                continue
+            if "pid" in received.message:
+                member.deadline = None
+                self._known(member, received.message["pid"])
+            self._ready.append(Event(member, received.message))
+
+    def _other_end_is_closed(self, member: Member) -> None:
+        if member.pid is None:
+            self._gone(member, member.why_killed or "its process ended before it had begun")
+        elif not member.is_closed:
+            member.is_closed = True
+            self._selector.unregister(member.channel)
+            # It is about to end, or has closed what it must not.
+            self._limit(member, _END_S)
+
+    def _listen(self, member: Member) -> None:
+        """Keep the end of what a process prints."""
+        if member.output < 0:
+            return
+        try:
+            data = os.read(member.output, 1 << 16)
+        except BlockingIOError:
+            return
+        if not data:
+            self._selector.unregister(member.output)
+            os.close(member.output)
+            member.output = -1
+        member.tail = (member.tail + data)[-_TAIL_BYTES:]
+
+    def _woken(self) -> None:
+        with suppress(BlockingIOError):
+            os.read(self._wake, 1 << 12)
+
+    def _reap(self) -> None:
+        """Take notice of processes that have ended, after all that they have said."""
+        while True:
+            pid = _ended_child()
+            if pid is None:
+                return
+            member = self._by_pid.get(pid)
+            if member is None:
+                for starting in self._all():
+                    self._receive(starting)  # it may have said its number just now
+                member = self._by_pid.get(pid)
+            if member is not None:
+                self._receive(member)
+                self._listen(member)
+                _kill_group(pid)  # before its number is free: what it has started may still run
+            _, status = os.waitpid(pid, 0)
+            if member is not None:
+                del self._by_pid[pid]
+                self._gone(member, _told(member, status))
+
+    def _gone(self, member: Member, how: str) -> None:
+        self._forget(member)
+        self._ready.append(Event(member, None, how))
+
+    def _forget(self, member: Member) -> None:
+        self._members.pop(member.channel, None)
+        if not member.is_closed:
+            member.is_closed = True
+            self._selector.unregister(member.channel)
+        if member.output >= 0:
+            self._selector.unregister(member.output)
+            os.close(member.output)
+            member.output = -1
+        member.channel.close()
+        member.deadline = None
+
+    def _kill_late(self) -> None:
+        now = time.monotonic()
+        for member in self._all():
+            if member.deadline is not None and now >= member.deadline:
+                self.kill(member, f"it took more than the time limit of {member.limit_s:g} s")
+
+
+def _ended_child() -> int | None:
+    """The number of a child that has ended, which stays its own until it is waited for."""
+    try:
+        found = os.waitid(os.P_ALL, 0, os.WEXITED | os.WNOHANG | os.WNOWAIT)
+    except ChildProcessError:
+        return None
+    return None if found is None else found.si_pid
+
+
+def _kill_group(pid: int) -> None:
+    """Kill a process and its group; neither number is another's while this process has not waited for it."""
+    for kill in (os.killpg, os.kill):
+        with suppress(ProcessLookupError, PermissionError):
+            kill(pid, signal.SIGKILL)
+
+
+def _told(member: Member, status: int) -> str:
+    """How a process has ended, with the last that it said, or why it was killed."""
+    if member.why_killed:
+        return member.why_killed
+    how = f"its {how_it_ended(os.waitstatus_to_exitcode(status))}"
+    said = member.last_words
+    return f"{how}: {said}" if said else how
+
+
+def how_it_ended(code: int) -> str:
+    """How a process has ended, by its exit code, which is negative for a signal."""
+    if code >= 0:
+        return f"process ended with exit code {code}"
+    how = f"process was killed by {_signal_name(-code)}"
+    return f"{how} (out of memory?)" if code == -signal.SIGKILL else how
+
+
+def _signal_name(number: int) -> str:
+    try:
+        return signal.Signals(number).name
+    except ValueError:
+        return f"signal {number}"

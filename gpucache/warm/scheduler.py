@@ -1,0 +1,233 @@
+"""`serve`: what the scheduler does: it keeps as many kernels compiling as it may, over the packages of all recipes.
+
+The scheduler is a fresh process with one thread, so that its caller may have any number of them; it imports neither
+Triton nor a module of a recipe, so that nothing can hang it. It ends when the caller goes, and all below it with it.
+"""
+
+from __future__ import annotations
+
+import os
+import resource
+import signal
+import traceback
+from contextlib import suppress
+
+from gpucache.warm.channel import Channel
+from gpucache.warm.crew import Crew
+from gpucache.warm.importing import CannotPrepare, Importers
+from gpucache.warm.packages import Package, by_package
+from gpucache.warm.plan import read_plan
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from gpucache.warm.channel import Message
+    from gpucache.warm.crew import Event, Member
+    from gpucache.warm.outcome import End
+    from gpucache.warm.plan import Job, Place, Plan
+
+
+class Worker:
+    """A process that compiles one kernel after another, of one package."""
+
+    def __init__(self, package: Package) -> None:
+        self.package = package
+        self.has_begun = False
+        self.job: Job | None = None
+
+    @property
+    def is_idle(self) -> bool:
+        """Whether it can be given a job."""
+        return self.has_begun and self.job is None
+
+
+class Scheduler:
+    """This process."""
+
+    def __init__(self, plan: Plan, caller: Channel) -> None:
+        self._plan = plan
+        self._caller = caller
+        self._crew = Crew()
+        self._packages = by_package(plan.jobs)
+        self._importers = Importers(
+            self._crew, plan, self._packages, self._cannot_be_imported, self._begun
+        )
+        self._order = {job.number: place for place, job in enumerate(plan.jobs)}
+        self._workers: dict[Member, Worker] = {}
+        self._most = max(1, plan.settings.processes)
+        self._left = len(plan.jobs)
+        self._is_over = False
+
+    def run(self) -> None:
+        """Do all jobs, or as many as are done when the caller goes."""
+        self._watch_caller()
+        try:
+            self._importers.start_first()
+            while self._left and not self._is_over:
+                self._begin_what_can_begin()
+                for event in self._crew.events():
+                    self._handle(event)
+        except CannotPrepare as error:
+            self._tell(says="broken", why=str(error))
+            self._is_over = True
+        self._crew.end(at_once=self._is_over)
+        self._tell(says="end")
+
+    # ---- the caller
+
+    def _watch_caller(self) -> None:
+        self._crew.watch(self._caller.fileno(), self._stop)  # it closes its end, or says to stop
+        with suppress(AttributeError, OSError):  # before Linux 5.3, or the caller is gone
+            # The connection stays open where a process that the caller has forked has a copy of its end.
+            self._crew.watch(os.pidfd_open(os.getppid()), self._stop)
+
+    def _stop(self) -> None:
+        self._is_over = True
+
+    def _tell(self, **message: object) -> None:
+        try:
+            self._caller.send(message)
+        except OSError:  # the caller is gone
+            self._is_over = True
+
+    def _begun(self, package: Package, module: str | None) -> None:
+        says = "imported" if module is None else "importing"
+        self._tell(says=says, package=package.name, module=module)
+
+    def _cannot_be_imported(self, job: Job, why: str) -> None:
+        self._end(job, "cannot be imported", why)
+
+    def _end(
+        self, job: Job, end: End, why: str, key: str | None = None, seconds: float = 0.0
+    ) -> None:
+        self._left -= 1
+        self._tell(says="outcome", job=job.number, end=end, why=why, key=key, seconds=seconds)
+
+    # ---- what begins
+
+    def _begin_what_can_begin(self) -> None:
+        while self._busy() < self._most and self._begin_something():
+            pass
+
+    def _busy(self) -> int:
+        """How many processes compile, import or begin."""
+        return self._importers.busy + sum(not one.is_idle for one in self._workers.values())
+
+    def _begin_something(self) -> bool:
+        """Have one more process be busy; whether there was something to do."""
+        begin = self._importers.import_next
+        if self._runs_short() and not self._importers.imports_a_package and begin():
+            return True
+        return self._use_idle_worker() or self._start_worker() or begin()
+
+    def _runs_short(self) -> bool:
+        """Whether few kernels wait for a worker: then the next package is imported while the last of them compile."""
+        waiting = sum(one.waiting for one in self._packages if one.state == "ready")
+        return waiting < 2 * self._most
+
+    def _use_idle_worker(self) -> bool:
+        for member, worker in self._workers.items():
+            if worker.is_idle and worker.package.waiting:
+                worker.job = worker.package.take()
+                self._tell(says="started", job=worker.job.number)
+                request = {"job": worker.job.number}
+                self._crew.ask(member, request, self._plan.settings.time_limit_s)
+                return True
+        return False
+
+    def _start_worker(self) -> bool:
+        """Fork a worker for the package whose next job comes first; one that has nothing to do makes room for it.
+
+        Returns whether that has begun.
+        """
+        wanting = [package for package in self._packages if self._wants_worker(package)]
+        if not wanting:
+            return False
+        package = min(wanting, key=lambda one: self._order[one.first().number])
+        if len(self._workers) >= self._most:
+            self._end_idle_worker()
+        assert package.importer is not None
+        try:
+            member = self._crew.start_from(package.importer, "worker")
+        except ConnectionError:
+            return False  # the importer has just ended, which will be told
+        except OSError as error:
+            self._importers.failed(package, str(error))
+        else:
+            self._workers[member] = Worker(package)
+        return True
+
+    def _wants_worker(self, package: Package) -> bool:
+        """Whether more jobs wait than those workers can take that are about to begin."""
+        if package.state != "ready":
+            return False
+        beginning = 0
+        for worker in self._workers.values():
+            beginning += worker.package is package and not worker.has_begun
+        return package.waiting > beginning
+
+    def _end_idle_worker(self) -> None:
+        idle = [member for member, worker in self._workers.items() if worker.is_idle]
+        for member in idle[:1]:
+            self._end_worker(member)
+
+    def _end_worker(self, member: Member) -> None:
+        del self._workers[member]
+        self._crew.close(member)
+
+    # ---- what has happened
+
+    def _handle(self, event: Event) -> None:
+        worker = self._workers.get(event.member)
+        if worker is None:
+            self._importers.handle(event)
+            return
+        if event.message is None:
+            del self._workers[event.member]
+            self._has_ended(worker, event.ended or "")
+        elif worker.job is None:
+            worker.has_begun = True
+        else:
+            self._is_done(event.member, worker, event.message)
+        self._finish(worker.package)
+
+    def _is_done(self, member: Member, worker: Worker, said: Message) -> None:
+        self._crew.answered(member)
+        assert worker.job is not None
+        self._end(worker.job, said["end"], said["why"], said["key"], said["seconds"])
+        worker.job = None
+
+    def _has_ended(self, worker: Worker, how: str) -> None:
+        """A worker has ended: with the kernel that it was at, or before it could begin."""
+        if worker.job is not None:
+            self._end(worker.job, "failed", how)
+        elif not worker.has_begun and self._workers:
+            # A limit of processes, or of memory: those that there are go on.
+            self._most = len(self._workers)
+        elif not worker.has_begun:
+            self._importers.failed(worker.package, how)
+
+    def _finish(self, package: Package) -> None:
+        """End the processes of a package of which no job waits; a worker that still has one goes on."""
+        if package.waiting:
+            return
+        if package.state == "ready":
+            self._importers.finish(package)
+        for member, worker in tuple(self._workers.items()):
+            if worker.package is package and worker.is_idle:
+                self._end_worker(member)
+
+
+def serve(file: int, place: Place, caller: int) -> None:
+    """Be the scheduler: do what the plan says that lies in a file, and tell the caller by a connection."""
+    signal.pthread_sigmask(
+        signal.SIG_SETMASK, []
+    )  # what the caller blocks would be blocked here as well
+    _, most = resource.getrlimit(resource.RLIMIT_CORE)
+    resource.setrlimit(
+        resource.RLIMIT_CORE, (0, most)
+    )  # a compiler that crashes is told, and leaves no core
+    channel = Channel.of_descriptor(caller)
+    try:
+        Scheduler(read_plan(file, place), channel).run()
+    except Exception:
+        channel.send({"says": "broken", "why": traceback.format_exc()[-2000:]})

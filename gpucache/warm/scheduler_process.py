@@ -1,0 +1,136 @@
+"""`SchedulerProcess`: the scheduler as the caller's process sees it: it is started, listened to, and ended."""
+
+from __future__ import annotations
+
+import os
+import select
+import subprocess
+import sys
+from contextlib import suppress
+
+from gpucache.environment import RECORD
+from gpucache.errors import GpuCacheError
+from gpucache.forks import closed_in_child
+from gpucache.warm.channel import Channel
+from gpucache.warm.crew import how_it_ended
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
+    from typing_extensions import Self
+
+    from gpucache.warm.channel import Message
+    from gpucache.warm.plan import Place
+
+_ASK_S = 0.5
+"""How often it is asked whether the pool is to stop, in seconds."""
+_END_S = 15.0
+"""So long may the scheduler take to end what it has started."""
+START = """if True:
+    import sys
+    sys.path[:] = {path!r}
+    from gpucache.warm.scheduler import serve
+    serve({file}, {place}, {caller})
+"""
+
+
+class PoolError(GpuCacheError, RuntimeError):
+    """Nothing can be compiled at all: there is no Triton, or no process can be started. ``reason`` says which."""
+
+    def __init__(self, reason: str) -> None:
+        python = sys.executable or "an unknown Python"
+        hint = "install Triton there, or run the Python that has it"
+        super().__init__(f"no recipe can be compiled by {python}: {reason}", hint, reason)
+        self.reason = reason
+
+
+class SchedulerProcess:
+    """A fresh process that does what a plan says. A context, at whose end the process and all below it have ended."""
+
+    def __init__(self, file: int, place: Place) -> None:
+        """Start the process; ``file`` is the descriptor of the file of the plan.
+
+        Raises:
+            PoolError: it cannot be started.
+            OSError: this process may open no more files.
+        """
+        self._channel, theirs = Channel.pair()
+        # A process that the caller forks meanwhile is not to keep the connection open.
+        closed_in_child.add(self._channel.fileno())
+        try:
+            self._process = _started(file, place, theirs)
+        except (OSError, ValueError) as error:
+            self._close()
+            raise PoolError(f"it cannot be started: {error}") from error
+        finally:
+            theirs.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        """End the process, at once where it is not over."""
+        self._close()  # by which it knows that it is to end
+        try:
+            with suppress(subprocess.TimeoutExpired):
+                self._process.wait(_END_S)
+        finally:
+            self._process.kill()  # and the kernel kills all below it
+            self._process.wait()
+
+    def _close(self) -> None:
+        closed_in_child.discard(self._channel.fileno())
+        self._channel.close()
+
+    def messages(self, wake: int, is_over: Callable[[], bool]) -> Iterator[Message]:
+        """What the scheduler says, until it has ended.
+
+        ``is_over`` is asked twice a second, and whenever something can be read from the descriptor ``wake``: once it
+        says yes, the scheduler is told to stop, and soon ends.
+        """
+        poll = select.poll()
+        poll.register(self._channel.fileno(), select.POLLIN)
+        poll.register(wake, select.POLLIN)
+        is_stopped = False
+        while True:
+            ready = dict(poll.poll(_ASK_S * 1000))
+            if not is_stopped and is_over():
+                is_stopped = True
+                poll.unregister(wake)
+                self.stop()
+            if self._channel.fileno() in ready:
+                received = self._channel.receive()
+                if received is None or received.message["says"] == "end":
+                    return
+                yield received.message
+
+    def stop(self) -> None:
+        """Tell it to end all processes now."""
+        with suppress(OSError):  # it has ended
+            self._channel.send({"do": "stop"})
+
+    def why_ended(self) -> str:
+        """How it has ended, when it should have gone on."""
+        return f"the scheduler's {how_it_ended(self._process.wait())}"
+
+
+def _started(file: int, place: Place, caller: Channel) -> subprocess.Popen[bytes]:
+    path = []
+    for entry in sys.path:
+        if isinstance(entry, (str, os.PathLike)):
+            path.append(os.path.abspath(os.fspath(entry)))
+    start = START.format(path=path, file=file, place=place, caller=caller.fileno())
+    flags = ["-u", "-X", f"utf8={sys.flags.utf8_mode}"]
+    if sys.flags.isolated:
+        flags.append("-I")
+    environ = dict(os.environ)
+    environ.pop(RECORD.name, None)  # no program asks for what is compiled there
+    return subprocess.Popen(
+        [sys.executable, *flags, "-c", start],
+        env=environ,
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.DEVNULL,
+        pass_fds=(file, caller.fileno()),
+        start_new_session=True,  # ^C is the caller's; and nothing below can ask the terminal
+    )
