@@ -20,7 +20,8 @@ from gpucache.disk.door import read_limited
 from gpucache.warm import worker
 from gpucache.warm.channel import Channel
 from gpucache.warm.forking import fork_for, leave_terminal_and_files
-from gpucache.warm.functions import CannotImportError, places
+from gpucache.warm.functions import places
+from gpucache.warm.source_files import CannotImportError
 from gpucache.warm.worker import in_a_line, shortened
 
 TYPE_CHECKING = False
