@@ -162,7 +162,7 @@ def locate(directory: str | None, environ: Mapping[str, str]) -> Location:
 
 def _recorder(environ: Mapping[str, str]) -> Recorder | None:
     path = environment.RECORD.read_or_default(environ)
-    if path is None:
+    if path is None or environment.DISABLE.read_or_default(environ):
         return None
     from gpucache.triton.recorder import recorder_of  # few processes record
 

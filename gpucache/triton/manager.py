@@ -38,6 +38,7 @@ if TYPE_CHECKING:
     from typing import Any
 
     from gpucache.store.key_lock import KeyLock
+    from gpucache.triton.recorder import Recorder
     from gpucache.triton.shared_kernel import SharedKernel
     from gpucache.triton.single_file import SingleFile
     from gpucache.triton.staged import Why
@@ -103,7 +104,7 @@ class DeviceCacheManager(CacheManager):
             location.degraded("a setting of Triton's cannot be read", error)
             is_stocks = False
         if is_stocks:
-            return StockCacheManager.of(key, override, dump)
+            return StockCacheManager.of(key, override, dump, location.recorder)
         self = object.__new__(cls)
         self.key = key
         self._location = location
@@ -130,16 +131,19 @@ class DeviceCacheManager(CacheManager):
             CacheMissError: there is none, and `GPUCACHE_REQUIRE_HIT=1` forbids to compile.
         """
         self._group = filename
-        if self._location.recorder is not None:
-            self._location.recorder.asked(sys._getframe(1), self.key)
+        location = self._location
+        recorder = location.recorder
+        recipe = None if recorder is None else recorder.asked(sys._getframe(1), self.key)
         try:
-            if self._location.mode == "private" or ignores_cache():
+            if location.mode == "private" or ignores_cache():
                 self._missed(filename, None, self._why_not_asked())
                 return None
             name = stored_name(filename)
             found = self._hit(name)
             if found is None:
                 found = self._searched(name, sys._getframe(1))
+            elif recipe is not None:
+                self._shared_kernel(name).keep(recipe)
         except CacheMissError:
             raise
         except Exception as error:
@@ -156,7 +160,8 @@ class DeviceCacheManager(CacheManager):
             staged = self._staging_area()
             staged.group = group
             if self._served is None and staged.shareable:
-                self._shared_kernel(stored_name(filename)).publish(group, staged)
+                frame = sys._getframe(1)
+                self._shared_kernel(stored_name(filename)).publish(group, staged, frame)
         except Exception as error:
             self._location.degraded("the kernel cannot be published", error)
         self._put_is_over()
@@ -332,23 +337,32 @@ class DeviceCacheManager(CacheManager):
 
 
 class StockCacheManager(DeviceCacheManager):
-    """Triton's own manager of one key, where that is to act: nothing is shared, waited for or counted."""
+    """Triton's own manager of one key, where that is to act: nothing is shared, waited for or counted.
 
-    __slots__ = ("_stock",)
+    What the program asks for is recorded all the same, where the user wants that.
+    """
 
+    __slots__ = ("_recorder", "_stock")
+
+    _recorder: Recorder | None
     _stock: Any
 
     @classmethod
-    def of(cls, key: str, override: bool, dump: bool) -> StockCacheManager:
+    def of(
+        cls, key: str, override: bool, dump: bool, recorder: Recorder | None
+    ) -> StockCacheManager:
         """The manager of a key, as Triton would have made it."""
         self = object.__new__(cls)
         self.key = key
+        self._recorder = recorder
         stock = sys.modules["triton.runtime.cache"].FileCacheManager
         self._stock = stock(key, override=override, dump=dump)
         return self
 
     def get_group(self, filename: str) -> dict[str, str] | None:
         """As Triton's `FileCacheManager`."""
+        if self._recorder is not None:
+            self._recorder.asked(sys._getframe(1), self.key)
         found: dict[str, str] | None = self._stock.get_group(filename)
         return found
 

@@ -17,12 +17,21 @@ from gpucache.store import key_lock
 from gpucache.store.foreign import remember
 from gpucache.store.identity import identify
 from gpucache.store.key_lock import KeyLock
-from gpucache.store.manifest import MANIFEST, Facts, Manifest, digest_of, entry_path
+from gpucache.store.manifest import (
+    MANIFEST,
+    Facts,
+    Manifest,
+    digest_of,
+    entry_path,
+    read_manifest,
+)
 from gpucache.store.names import stored_name
 from gpucache.store.publish import link_view, publish_entry
 from gpucache.store.quarantine import quarantine
+from gpucache.store.recipe_file import add_recipe
 from gpucache.store.stock import describe, stock_group
 from gpucache.triton.location import NO_VIEWS, Location
+from gpucache.triton.recording import recipe_text_of
 from gpucache.triton.staged import Staged
 
 TYPE_CHECKING = False
@@ -64,14 +73,14 @@ class SharedKernel:
         """Look in the store, then for what Triton's own manager left; the paths of the kernel's files if it is there.
 
         Else None: then `why` tells why, and the caller compiles, with `lock` held if it could be had. ``frame`` is that
-        of the caller: the lock is held while that frame is on the stack.
+        of Triton's `compile`: the lock is held while that frame is on the stack.
         """
         why = self._absent_or_damaged()
         if identify(self.entry, self.view, self.key, self._lock_path):
             found = self.look()
             if found is not None:
                 return found
-        found = self._adopt(repair=False)
+        found = self._adopt(frame, repair=False)
         if found is not None:
             return found
         # nothing will be published, so that waiting would only make the ranks take turns
@@ -89,7 +98,7 @@ class SharedKernel:
             # Its last holder may have published between our look and our lock.
             found = self.look()
             if found is None:
-                found = self._adopt(repair=True)
+                found = self._adopt(frame, repair=True)
         except BaseException:
             lock.release()
             raise
@@ -99,14 +108,26 @@ class SharedKernel:
         self.lock, self.why = lock, why
         return None
 
-    def publish(self, group: dict[str, str], staged: Staged) -> None:
+    def keep(self, recipe: bytes) -> None:
+        """Give the store's entry this recipe, if it has none; nothing where the key is locked or cannot be written.
+
+        Raises:
+            OSError: the disk does not answer.
+        """
+        found = read_manifest(self.entry)
+        if found is not None and found[0].recipe is None:
+            add_recipe(self.entry, self.view, self.key, recipe, self._lock_path)
+
+    def publish(self, group: dict[str, str], staged: Staged, frame: FrameType) -> None:
         """Publish the files of a group that the manager object has staged, and make the view of them.
+
+        ``frame`` is that of Triton's `compile`, of which the recipe is read.
 
         Raises:
             OSError: the disk refused; the staged files are still there.
         """
         try:
-            self._publish(group, staged)
+            self._publish(group, staged, frame)
         except OSError:
             _full.add(self.location.root)
             self.location.limit.refused()
@@ -144,7 +165,7 @@ class SharedKernel:
                     return None
                 found = self.look()
                 if found is None:
-                    found = self._adopt(repair=False)
+                    found = self._adopt(frame, repair=False)
                 if found is not None:
                     return found
             return None
@@ -156,23 +177,26 @@ class SharedKernel:
 
     # ---- adopting
 
-    def _adopt(self, repair: bool) -> dict[str, str] | None:
+    def _adopt(self, frame: FrameType, repair: bool) -> dict[str, str] | None:
         """Make a view of the store's entry, else of what Triton's own manager left here; the paths of its files.
 
-        ``repair`` moves a damaged entry of the store aside, and needs the key's lock.
+        ``repair`` moves a damaged entry of the store aside, and needs the key's lock. An entry that has no recipe gets
+        that of which ``frame`` tells.
         """
         manifest = self.location.sound(self.entry, verify=True)
         if manifest is None:
             if repair and os.path.lexists(self.entry):
                 quarantine(self.location.root, self.entry)
-            return self._adopt_stock()
+            return self._adopt_stock(frame)
         if manifest.facts.group != self.filename:
             return None
-        return self._adopt_entry(manifest, repair)
+        return self._adopt_entry(manifest, frame, repair)
 
-    def _adopt_entry(self, manifest: Manifest, repair: bool) -> dict[str, str]:
+    def _adopt_entry(self, manifest: Manifest, frame: FrameType, repair: bool) -> dict[str, str]:
         """Make a view of an entry of the store."""
         location = self.location
+        if manifest.recipe is None:
+            manifest = self._with_recipe(manifest, frame)
         location.stats.add("shared_hits")
         saved_s = manifest.facts.compile_s or 0.0
         location.stats.add("saved_s", saved_s, now=True)
@@ -182,7 +206,16 @@ class SharedKernel:
         tell(logging.DEBUG, "shared hit: %s %s from %s", kernel, self.key, self.entry)
         return {name: f"{directory}/{name}" for name in manifest.listed}
 
-    def _adopt_stock(self) -> dict[str, str] | None:
+    def _with_recipe(self, manifest: Manifest, frame: FrameType) -> Manifest:
+        """The manifest of the store's entry after that got a recipe, if it could be given one."""
+        recipe = recipe_text_of(frame, self.key)
+        if recipe is None:
+            return manifest
+        if not add_recipe(self.entry, self.view, self.key, recipe, self._lock_path):
+            return manifest
+        return self.location.sound(self.entry) or manifest
+
+    def _adopt_stock(self, frame: FrameType) -> dict[str, str] | None:
         """Make an entry and a view of a whole group that Triton's own manager has left in the device directory."""
         files = stock_group(self.view, self.filename)
         if files is None:
@@ -200,8 +233,17 @@ class SharedKernel:
         except OSError as error:
             location.degraded("what Triton left cannot be read", error, "compiling it again")
             return None
+        recipe = recipe_text_of(frame, self.key)
         try:
-            publish_entry(location.root, self.key, staged, facts, location.staging, repair=False)
+            publish_entry(
+                location.root,
+                self.key,
+                staged,
+                facts,
+                location.staging,
+                repair=False,
+                recipe=recipe,
+            )
             describe(self.view, digests, facts)
             location.limit.adopted(files.values())
         except FileNotFoundError:
@@ -215,7 +257,7 @@ class SharedKernel:
 
     # ---- publishing
 
-    def _publish(self, group: dict[str, str], staged: Staged) -> None:
+    def _publish(self, group: dict[str, str], staged: Staged, frame: FrameType) -> None:
         location = self.location
         files = {}
         for name, path in group.items():
@@ -228,7 +270,11 @@ class SharedKernel:
         facts = self._facts(staged.metadata, spent)
         location.stats.add("compiled_s", spent, now=True)
         locked = staged.lock is not None and staged.lock.held
-        if not publish_entry(location.root, self.key, files, facts, location.staging, locked):
+        recipe = recipe_text_of(frame, self.key)
+        is_there = publish_entry(
+            location.root, self.key, files, facts, location.staging, locked, recipe=recipe
+        )
+        if not is_there:
             return
         manifest = location.sound(self.entry)
         if manifest is None:
