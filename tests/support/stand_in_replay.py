@@ -22,7 +22,7 @@ def prepare() -> None:
 
 
 def import_functions(environ: Mapping[str, str], main: str | None, sources: bool) -> Functions:
-    return Functions(callable, Trust.parse(environ), main, sources)
+    return Functions(callable, tuple, Trust.parse(environ), main, sources)
 
 
 def replay(recipe: Recipe, target: Target, functions: Functions, **settings: Any) -> Outcome:
