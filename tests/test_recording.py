@@ -139,6 +139,16 @@ def test_what_another_process_could_not_be_given_has_a_reason(answer):
         assert said["lambda"].endswith(": a value of the type function")
 
 
+def test_a_replay_is_recorded_as_the_launch_that_will_ask_for_the_kernel(answer):
+    """Its module may have another name in the process that replays, and no launch of Triton's compiles it."""
+    launched, replayed = (from_text(text.encode()) for text in answer["replayed"])
+    function = replayed.function._replace(
+        module=launched.function.module, file=launched.function.file
+    )
+    assert replayed._replace(function=function, source=None) == launched
+    assert (replayed.function.module, replayed.source) == ("another", "x = 1")
+
+
 @needs_triton
 def test_variables_that_are_part_of_the_key_are_told_in_tritons_form():
     answer = asked(TRITON_DISABLE_LINE_INFO="On", DISABLE_LLVM_OPT="licm")

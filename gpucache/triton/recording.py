@@ -109,7 +109,8 @@ def _recipe_of(frame: FrameType, key: str) -> Recipe:
     if (cls.__module__, cls.__qualname__) not in _SOURCES:
         raise Unencodable(f"its source is a {cls.__module__}.{cls.__qualname__}")
     encoder = Encoder()
-    launched = _is_launched(frame)
+    replayed: Recipe | None = getattr(_replayed, "recipe", None)
+    launched = _is_launched(frame) if replayed is None else replayed.launched
     signature = source.signature
     constants = _constants(source, encoder)
     variables = _variables(seen["env_vars"])
@@ -128,14 +129,11 @@ def _recipe_of(frame: FrameType, key: str) -> Recipe:
         globals=_globals(source.fn, encoder),
         source=_generated_source(source.fn),
     )
-    replayed = getattr(_replayed, "recipe", None)
-    return recipe if replayed is None else _as_replayed(recipe, replayed)
-
-
-def _as_replayed(recipe: Recipe, replayed: Recipe) -> Recipe:
-    """What a replay has compiled, as the program has it that will ask for it."""
+    if replayed is None:
+        return recipe
+    # As the program has it that will ask for the kernel.
     function = replayed.function._replace(cache_key=recipe.function.cache_key)
-    return recipe._replace(function=function, launched=replayed.launched, source=replayed.source)
+    return recipe._replace(function=function, source=replayed.source)
 
 
 def _is_launched(frame: FrameType) -> bool:

@@ -47,12 +47,15 @@ class CacheManager:
     """Reads the recipe of the one kernel that it is asked for."""
 
     answer: Any = None
+    seen: Any = None
+    """The locals of `compile` when it asked."""
 
     def __init__(self, key: str, override: bool = False, dump: bool = False) -> None:
         self.key = key
 
     def get_group(self, filename: str) -> None:
         frame = sys._getframe(1)
+        CacheManager.seen = dict(frame.f_locals)
         text = recording.recipe_text_of(frame, self.key)
         if text is None:
             CacheManager.answer = None
@@ -143,6 +146,22 @@ def ask(function: Any, *arguments: object, **named: object) -> Any:
     return "nobody asked"
 
 
+def ask_as_replay() -> Any:
+    """What `ask` says of a kernel that was launched, and now is compiled as the replay of its recipe."""
+    said = ask(kernels.plain, Tensor(), None, 1, B="Dx")
+    if isinstance(said, str):
+        return None
+    text = said[0]
+    recipe, seen = from_text(text.encode()), CacheManager.seen
+    function = recipe.function._replace(module="another", file="/elsewhere/another.py")
+    try:
+        with recording.replaying(recipe._replace(function=function, source="x = 1")):
+            triton.compile(seen["src"], target=seen["target"], options=seen["options"].__dict__)
+    except Asked:
+        return [text, CacheManager.answer[0]]
+    return None
+
+
 def cases() -> dict[str, Any]:
     """By names what to launch."""
     x, odd = Tensor(), Tensor("fp16", 8)
@@ -181,7 +200,8 @@ def main() -> None:
     logging.getLogger("gpucache").setLevel(logging.DEBUG)
     logging.getLogger("gpucache").addHandler(Reasons())
     said = {name: ask(one, *words, **named) for name, (one, words, named) in cases().items()}
-    sys.stdout.write(json.dumps({"version": triton.__version__, "said": said}) + "\n")
+    answer = {"version": triton.__version__, "said": said, "replayed": ask_as_replay()}
+    sys.stdout.write(json.dumps(answer) + "\n")
 
 
 if __name__ == "__main__":
