@@ -18,6 +18,7 @@ pytestmark = [pytest.mark.compiles, pytest.mark.faults]
 
 NAMES = [
     *("first-compile", "compile", "hit", "view", "view-elsewhere", "adopt", "mend", "evict"),
+    "add-recipe",
     *("library", "library-hit", "library-view", "autotune", "autotune-hit"),
     *("provision", "provision-again", "prune", "slim", "clean", "verify", "repair"),
     *("stats", "ls", "du", "doctor", "path"),

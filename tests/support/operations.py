@@ -28,7 +28,8 @@ import gpucache.store.leftovers
 import gpucache.triton.shared_kernel
 import gpucache.triton.single_file
 from gpucache.cli import main as command_line
-from gpucache.store.manifest import MANIFEST
+from gpucache.store.manifest import MANIFEST, entry_path
+from gpucache.store.recipe_file import add_recipe
 from support.known_kernels import GROUP, STAGES, content, innermost, key_of, launch, load_single
 from support.trees import OLD, left_by_stock
 
@@ -221,12 +222,21 @@ def _evicting(root: Path, injection: Injection) -> object:
     return result
 
 
+def _adding_a_recipe(root: Path, injection: Injection) -> object:
+    """Give the entry of one kernel a recipe, as a launch does that finds none there."""
+    lock = f"{root}/gpucache/v1/locks/{A}.lock"
+    entry, view = entry_path(str(root), A), f"{root}/triton/0/{A}"
+    add_recipe(entry, view, A, b'{"key":"' + A.encode() + b'"}', lambda: lock)
+    return launch(A, injection.aside)
+
+
 OPERATIONS: dict[str, Operation] = {
     "first-compile": Operation("empty", _launching(A)),
     "compile": Operation("two", _launching(C)),
     "hit": Operation("two", _launching(A)),
     "view": Operation("one-device", _launching(A), device="1"),
     "view-elsewhere": Operation("one-device", _launching(A), device="elsewhere"),
+    "add-recipe": Operation("two", _adding_a_recipe),
     "adopt": Operation("stock", _launching(A)),
     "mend": Operation("damaged", _launching(A)),
     "library": Operation("two", _loading("launcher.so")),
