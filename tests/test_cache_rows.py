@@ -6,6 +6,7 @@ import os
 from pathlib import Path
 
 import pytest
+from support.trees import Tree
 
 from gpucache.cli import cache_rows
 from gpucache.cli.cache_rows import (
@@ -106,6 +107,7 @@ def test_its_fields_are_lines(stock):
         ),
         *(
             ("stored", "false"),
+            ("recipe", "false"),
             ("directories", "."),
             ("stock", path),
             ("cubin", "-"),
@@ -142,3 +144,17 @@ def test_a_plan_tells_strays_by_their_kind_and_path(stock):
 @pytest.mark.parametrize("when", [1e20, -1e20, float("inf")])
 def test_a_time_that_is_none_is_a_dash(when):
     assert cache_rows._utc(when) == "-"
+
+
+@pytest.mark.parametrize("recipe", [None, b"how"])
+def test_the_store_alone_has_a_recipe_and_it_is_counted_there(recipe, tmp_path):
+    """`du` has as many files as there are, and as many bytes."""
+    tree = Tree(tmp_path, recipe=recipe)
+    report = scan(str(tree.root))
+    (found,) = report.entries
+    assert entry_row(found)["recipe"] is (recipe is not None)
+    rows = {row["name"]: row for row in usage_rows(report, "device")}
+    for name, directory in (("store", tree.entry), ("0", tree.view), ("1", tree.other_view)):
+        files = [*directory.iterdir()]
+        assert rows[name]["files"] == len(files)
+        assert rows[name]["logical_bytes"] == sum(path.stat().st_size for path in files)

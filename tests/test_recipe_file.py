@@ -23,7 +23,7 @@ from gpucache.store.foreign import foreign_directories, remember, view_at
 from gpucache.store.limit import Limit
 from gpucache.store.lookup import sound
 from gpucache.store.manifest import MANIFEST, RECIPE, Manifest, parse_manifest, read_manifest
-from gpucache.store.publish import link_view, publish_entry
+from gpucache.store.publish import link_view
 from gpucache.store.recipe_file import (
     NoRecipe,
     add_recipe,
@@ -55,23 +55,10 @@ def tree(tmp_path: Path) -> Tree:
     return Tree(tmp_path)
 
 
-def publish(tree: Tree, recipe: bytes | None) -> bool:
-    files = tree.staged()
-    return publish_entry(str(tree.root), tree.key, files, FACTS, tree.staging, False, recipe=recipe)
-
-
 @pytest.fixture
-def cooked(tree: Tree) -> Tree:
+def cooked(tmp_path: Path) -> Tree:
     """An entry that was published with its recipe, and two views."""
-    for directory in tree.directories:
-        for path in directory.iterdir():
-            path.unlink()
-        directory.rmdir()
-    assert publish(tree, SAID)
-    for view in tree.views:
-        assert tree.link(view)
-    tree.unstage()
-    return tree
+    return Tree(tmp_path, recipe=SAID)
 
 
 def add(tree: Tree, recipe: bytes = SAID, view: Path | None = None) -> bool:
@@ -134,11 +121,7 @@ def test_what_a_newer_gpucache_says_of_a_recipe_is_left_alone(tree):
 def test_a_recipe_that_nobody_would_read_is_not_published(cooked):
     too_long = b"x" * (MOST_BYTES + 1)
     assert not add(cooked, too_long) or recipe_of(cooked) == SAID
-    tree = Tree(cooked.base / "other", "B" * 52)
-    for path in [*tree.entry.iterdir()]:
-        path.unlink()
-    tree.entry.rmdir()
-    assert publish(tree, too_long)
+    tree = Tree(cooked.base / "other", recipe=too_long)
     assert manifest_of(tree.entry).recipe is None
     assert not (tree.entry / RECIPE).exists()
     assert not add(tree, too_long)

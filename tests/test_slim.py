@@ -36,9 +36,11 @@ from support.users import ADA
 
 from gpucache.disk.within import Straight
 from gpucache.store.lookup import sound
-from gpucache.store.manifest import CONDEMNED, MANIFEST, read_manifest
+from gpucache.store.manifest import CONDEMNED, MANIFEST, RECIPE, read_manifest
+from gpucache.store.recipe_file import read_recipe
 from gpucache.store.removal import InUse
 from gpucache.upkeep.slim import DROPPED, kept, slim
+from gpucache.upkeep.verify import verify
 
 PYTHONS = os.environ.get("GPUCACHE_TEST_TRITON", sys.executable).split(",")
 SMALL = {name: data for name, data in KERNEL.items() if kept(name)}
@@ -106,6 +108,31 @@ def test_a_smaller_one_of_stock_triton_is_a_hit_to_it_and_is_adopted(python, tmp
 
 
 # ---- what stays
+
+
+class TestRecipes:
+    def test_a_smaller_entry_has_its_recipe(self, tmp_path):
+        tree = Tree(tmp_path, recipe=b"how")
+        inode = (tree.entry / RECIPE).stat().st_ino
+        assert slimmed(tree) > 0
+        read = read_manifest(str(tree.entry))
+        assert read is not None
+        assert read_recipe(str(tree.entry), read[0]) == b"how"
+        assert (tree.entry / RECIPE).stat().st_ino == inode
+        assert all(tree.whole(directory, SMALL) for directory in tree.directories)
+        assert not (tree.view / RECIPE).exists()
+        assert not verify(str(tree.root)).findings
+
+    @pytest.mark.parametrize("damaged", [b"torn", None])
+    def test_a_smaller_entry_tells_of_no_recipe_that_was_damaged(self, damaged, tmp_path):
+        tree = Tree(tmp_path, recipe=b"how")
+        (tree.entry / RECIPE).unlink()
+        if damaged is not None:
+            (tree.entry / RECIPE).write_bytes(damaged)
+        assert slimmed(tree) > 0
+        assert not (tree.entry / RECIPE).exists()
+        assert all(tree.whole(directory, SMALL) for directory in tree.directories)
+        assert not verify(str(tree.root)).findings
 
 
 class TestSlim:

@@ -14,6 +14,7 @@ import shutil
 import stat
 import subprocess
 import sysconfig
+import time
 from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractContextManager
@@ -26,20 +27,24 @@ from support.every_call import SCRIPT
 from support.gpus import record_device
 from support.ranks import PLUGIN, python_with_triton
 from support.templates import Template
+from support.trees import OLD, Tree, set_used, used
 from support.users import ADA, BOB, acting_as
 
 from gpucache.disk.within import Straight
 from gpucache.layout.keys import ASIDE
 from gpucache.report import judge
 from gpucache.store.key_lock import holding
+from gpucache.store.lookup import sound
 from gpucache.store.manifest import (
     CONDEMNED,
     MANIFEST,
+    RECIPE,
     digest_of,
     entry_path,
     intact,
     read_manifest,
 )
+from gpucache.store.recipe_file import read_recipe
 from gpucache.store.stock import stock_group
 from gpucache.triton.manager import DeviceCacheManager
 from gpucache.upkeep import repair
@@ -1302,3 +1307,90 @@ def test_a_file_that_grew_beyond_memory_is_told_and_not_read(ours, stock, tmp_pa
         for path in root.rglob(name):
             os.truncate(path, 2**40)
         assert codes(verify(str(root))) & {"digest-mismatch", "unreadable"}
+
+
+# ---- recipes
+
+
+def recipe_planted(tree: Tree, damage: str) -> None:
+    path = tree.entry / RECIPE
+    path.unlink()
+    if damage == "torn":
+        path.write_bytes(b"ho")
+    elif damage == "changed":
+        path.write_bytes(b"HOW")
+    elif damage == "fifo":
+        os.mkfifo(path)
+    elif damage == "directory":
+        path.mkdir()
+        (path / "more").touch()
+    elif damage == "link":
+        path.symlink_to("/etc/passwd")
+    elif damage == "100 MB":
+        path.touch()
+        os.truncate(path, 10**8)
+
+
+@pytest.mark.parametrize(
+    "damage", ["missing", "torn", "changed", "fifo", "directory", "link", "100 MB"]
+)
+def test_a_damaged_recipe_costs_no_entry_and_a_repair_removes_it(damage, tmp_path):
+    """The manifest tells of none then, in the views too, and no use is lost."""
+    tree = Tree(tmp_path, recipe=b"how")
+    recipe_planted(tree, damage)
+    set_used(tree.entry, OLD)
+    found = verify(str(tree.root))
+    assert [
+        (one.finding.code, one.finding.level, one.finding.subject) for one in found.findings
+    ] == [("recipe-damaged", "warning", str(tree.entry / RECIPE))]
+    assert not verify(str(tree.root), repair=True).unrepaired
+    assert not verify(str(tree.root)).findings
+    assert not os.path.lexists(tree.entry / RECIPE)
+    assert {used(directory) for directory in tree.directories} == {OLD}
+    assert len({(directory / MANIFEST).stat().st_ino for directory in tree.directories}) == 1
+    assert tree.all_there()
+    assert not tree.quarantined()
+    assert Path("/etc/passwd").exists()
+
+
+def test_a_recipe_that_no_manifest_tells_of_is_no_flaw(tmp_path):
+    """Of a process that was killed before it had told, or of a manifest that an older gpucache has written anew."""
+    tree = Tree(tmp_path)
+    (tree.entry / RECIPE).write_bytes(b"how")
+    assert not verify(str(tree.root)).findings
+
+
+@pytest.mark.parametrize("lost", [False, True], ids=["whole", "damaged"])
+def test_an_entry_that_is_made_again_of_a_view_keeps_its_recipe_if_that_is_whole(lost, tmp_path):
+    tree = Tree(tmp_path, recipe=b"how")
+    (tree.entry / "add.cubin").unlink()
+    if lost:
+        (tree.entry / RECIPE).write_bytes(b"torn")
+    assert not verify(str(tree.root), repair=True).unrepaired
+    assert not verify(str(tree.root)).findings
+    found = read_manifest(str(tree.entry))
+    assert found is not None
+    assert read_recipe(str(tree.entry), found[0]) == (None if lost else b"how")
+    assert tree.all_there()
+    assert len({(directory / MANIFEST).stat().st_ino for directory in tree.directories}) == 1
+
+
+def test_a_reader_beside_the_removal_of_a_recipe_misses_nothing_and_is_not_forgotten(
+    tmp_path, monkeypatch
+):
+    """It stamps its use on the former manifest, right before that goes."""
+    tree = Tree(tmp_path, recipe=b"how")
+    recipe_planted(tree, "torn")
+    set_used(tree.entry, OLD)
+    link = Straight.link
+
+    def read_then_link(self: Straight, source: str, target: str) -> None:
+        if source.endswith(MANIFEST) and "/triton/1/" in target:
+            assert sound(str(tree.other_view), False, 0.0) is not None
+        link(self, source, target)
+
+    before = time.time() - 1
+    monkeypatch.setattr(Straight, "link", read_then_link)
+    assert not verify(str(tree.root), repair=True).unrepaired
+    assert used(tree.entry) >= before
+    assert used(tree.other_view) == used(tree.entry)

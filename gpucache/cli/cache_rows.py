@@ -54,6 +54,7 @@ def entry_row(entry: Entry) -> Row:
     row["created"] = entry.created
     row["used"] = entry.used
     row["stored"] = entry.stored
+    row["recipe"] = entry.has_recipe
     row["directories"] = list(entry.directories)
     return row
 
@@ -266,6 +267,7 @@ def _files(entry: Entry, copy: Copy) -> int:
     files = len(entry.files)
     if copy.kind == "view" and entry.stored and entry.kind == "kernel":
         files += 1
+        files -= entry.has_recipe  # the store's alone
     return files
 
 

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import Literal, NamedTuple
 
 from gpucache.kernels import metadata
+from gpucache.store.manifest import RECIPE
 
 EntryKind = Literal["kernel", "library", "autotune", "file"]
 CopyKind = Literal["store", "view", "stock"]
@@ -72,6 +73,13 @@ class Entry:
     def stored(self) -> bool:
         """Whether the store has the entry, which then is its first copy."""
         return self.copies[0].kind == "store"
+
+    @property
+    def has_recipe(self) -> bool:
+        """Whether the store has a recipe beside the entry, by which `gpucache warm` compiles the kernel again."""
+        if self.kind != "kernel" or not self.stored or self.kernel == RECIPE.removesuffix(".json"):
+            return False
+        return any(file.name == RECIPE for file in self.files)
 
     @property
     def arch(self) -> str | None:

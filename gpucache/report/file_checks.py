@@ -16,6 +16,8 @@ from gpucache.kernels.group import AUTOTUNE
 from gpucache.kernels.metadata import hash_in
 from gpucache.layout.keys import is_key_of
 from gpucache.report.flaws import FlawCode
+from gpucache.store.manifest import Manifest
+from gpucache.store.recipe_file import NoRecipe, recipe_in
 
 _BINARIES = (".cubin", ".so")
 _KINDS = {
@@ -82,6 +84,14 @@ def examine_stock(path: str, is_metadata: bool) -> Wrong | None:
         return _wrong(check, path, read(path), 0)
     head, size = read_head(path, elf.HEAD_BYTES)
     return _wrong("binary", path, head, size)
+
+
+def damage_of_recipe(entry: str, manifest: Manifest) -> str | None:
+    """Tell what is wrong with the recipe of a stored entry; None where nothing is, or its manifest tells of none."""
+    found = recipe_in(entry, manifest)
+    if not isinstance(found, NoRecipe) or found.why == "none":
+        return None
+    return found.fact
 
 
 def _check_of(path: str, is_metadata: bool) -> Check:

@@ -16,6 +16,7 @@ FlawCode = Literal[
     "digest-mismatch",
     "times-changed",
     "view-apart",
+    "recipe-damaged",
     "file-missing",
     "not-a-directory",
     "metadata-torn",
@@ -36,6 +37,7 @@ DAMAGE: Mapping[FlawCode, str] = {
     "digest-mismatch": "a file's content is not what was published",
     "times-changed": "a file's content is what was published, its time is not: it was copied",
     "view-apart": "a view has copies of what the store has, and could have hard links",
+    "recipe-damaged": "the __recipe__.json of an entry is not what was published; the entry is whole without it",
     # stock Triton's directories too
     "file-missing": "a file of an entry is not there, or is no file",
     "not-a-directory": "something else is where a key's directory belongs",
@@ -73,7 +75,7 @@ SPOILING: frozenset[FlawCode] = frozenset(
 
 # What costs time or space, and no hit.
 _WARNINGS: frozenset[FlawCode] = frozenset(
-    ("times-changed", "view-apart", "group-elsewhere", "link")
+    ("times-changed", "view-apart", "recipe-damaged", "group-elsewhere", "link")
 )
 _FIXES: Mapping[FlawCode, str] = {
     "link": "put what it leads to in its place, or remove it",

@@ -18,13 +18,14 @@ from gpucache.disk.reading import listing, read_stated
 from gpucache.kernels.group import GROUP, STANDALONE, grouped_names, read_group
 from gpucache.layout.paths import root_of_stored
 from gpucache.report.directory_metadata import of_another_key
-from gpucache.report.file_checks import Examined, examine, examine_stock, no_file
+from gpucache.report.file_checks import Examined, damage_of_recipe, examine, examine_stock, no_file
 from gpucache.report.flaws import NO_MARK, Flaw, FlawCode
 from gpucache.report.group_paths import GroupPaths
 from gpucache.report.judged import Judged
 from gpucache.store.manifest import (
     CONDEMNED,
     MANIFEST,
+    RECIPE,
     Manifest,
     Published,
     is_rounded,
@@ -111,7 +112,11 @@ class Judge:
             for name, published in manifest.files.items():
                 is_metadata = name == group
                 self._judge_published(look, name, published, is_metadata)
-            if not stored and group is not None:
+            if stored:
+                fact = damage_of_recipe(look.path, manifest)
+                if fact is not None:
+                    look.flaw("recipe-damaged", RECIPE, fact)
+            elif group is not None:
                 wanted = manifest.files.keys()
                 self._judge_group(look, group, wanted)
         told = {flaw.subject for flaw in look.flaws}

@@ -20,8 +20,9 @@ from contextlib import suppress
 from typing import Literal, NamedTuple
 
 from gpucache.disk.capabilities import is_refusal
-from gpucache.disk.door import DIRECTORY, read_limited
+from gpucache.disk.door import DIRECTORY, open_regular
 from gpucache.disk.files import remove_tree, write_new
+from gpucache.disk.reading import read
 from gpucache.disk.refusal import may
 from gpucache.disk.within import Straight
 from gpucache.kernels.recipe import MOST_BYTES
@@ -36,7 +37,7 @@ from gpucache.store.manifest import (
     read_manifest,
     write_manifest,
 )
-from gpucache.store.placing import hand_over
+from gpucache.store.placing import hand_over, set_use
 from gpucache.store.size import updated
 
 TYPE_CHECKING = False
@@ -72,12 +73,12 @@ def read_recipe(entry: str, manifest: Manifest) -> bytes | None:
 
 
 def recipe_in(entry: str, manifest: Manifest) -> bytes | NoRecipe:
-    """The recipe of a stored entry, or why there is none. Reads a mebibyte at most, and waits for nobody."""
+    """The recipe of a stored entry, or why there is none. Reads a mebibyte at most, waits for nobody."""
     digest = recipe_digest(manifest)
     if digest is None:
         return NoRecipe("none", "its manifest tells of none")
     try:
-        data = read_limited(f"{entry}/{RECIPE}", MOST_BYTES)
+        data = read(f"{entry}/{RECIPE}", MOST_BYTES)
     except (FileNotFoundError, NotADirectoryError):
         return NoRecipe("missing", "it is not there")
     except OSError as error:
@@ -126,10 +127,10 @@ def add_recipe(entry: str, view: str, key: str, recipe: bytes, lock: Callable[[]
 def _added(entry: str, view: str, key: str, recipe: bytes) -> bool:
     parent, name = os.path.split(entry)
     entry = f"{os.path.realpath(parent)}/{name}"
-    read = read_manifest(entry)
-    if read is None or not _takes_recipe(read[0], key):
+    found = read_manifest(entry)
+    if found is None or not _takes_recipe(found[0], key):
         return False
-    manifest = read[0]
+    manifest = found[0]
     there = recipe_in(entry, manifest)
     with Straight() as disk:
         views = _views_of(entry, manifest, view, disk)
@@ -199,16 +200,31 @@ def _hand_over(aside: str, entry: str) -> None:
 # ---- views
 
 
-def _views_of(entry: str, manifest: Manifest, view: str, disk: Straight) -> list[str]:
-    """The views of an entry that have its manifest, or one that says the same but for the recipe; ``view`` is one.
+def share_manifest(entry: str, disk: Straight) -> None:
+    """Give the views of a stored entry, whose manifest was written anew for its recipe's sake, that manifest.
+
+    ``entry`` is a real path. For whoever holds the key's lock; a use that a view was stamped with is kept.
+
+    Raises:
+        OSError: the disk refused; some views may have the manifest, and some the former one.
+    """
+    with disk.directory(entry) as here:
+        found = read_manifest(entry, MANIFEST, here)
+    if found is not None:
+        _share(entry, _views_of(entry, found[0], None, disk), disk)
+
+
+def _views_of(entry: str, manifest: Manifest, view: str | None, disk: Straight) -> list[str]:
+    """The views of an entry that have its manifest, or one that says the same but for the recipe; ``view`` may be one.
 
     A view that is a copy has a manifest of its own, which names the root, and keeps that.
     """
     root = root_of_stored(entry)
     key = view_key(os.path.basename(entry))
-    own, name = os.path.split(view)
-    places = [f"{os.path.realpath(own)}/{name}"]
-    places += [f"{device}/{key}" for _, device in device_directories(root)]
+    places = [f"{device}/{key}" for _, device in device_directories(root)]
+    if view is not None:
+        own, name = os.path.split(view)
+        places.append(f"{os.path.realpath(own)}/{name}")
     for foreign in foreign_directories(root):
         seen = view_at(foreign, root, key)
         if seen is not None and not seen.is_copy:
@@ -220,35 +236,51 @@ def _has_alike(path: str, manifest: Manifest, disk: Straight) -> bool:
     """Whether a directory has a manifest which differs from the entry's in the recipe at most."""
     try:
         with disk.directory(path) as here:
-            read = read_manifest(path, MANIFEST, here)
+            found = read_manifest(path, MANIFEST, here)
     except OSError:
         return False
-    return read is not None and read[0]._replace(recipe=None) == manifest._replace(recipe=None)
+    if found is None:
+        return False
+    return found[0]._replace(recipe=None) == manifest._replace(recipe=None)
 
 
 def _share(source: str, views: Iterable[str], disk: Straight) -> None:
-    """Give views the manifest of a directory, by hard links, with the use of this moment; a reader misses none.
+    """Give views the manifest of a directory, by hard links, with the latest use of all; a reader misses none.
 
     Raises:
         OSError: the disk refused.
     """
     shared = disk.lstat(f"{source}/{MANIFEST}")
-    apart = [
-        path for path in views if not os.path.samestat(shared, disk.lstat(f"{path}/{MANIFEST}"))
-    ]
-    if not apart:
-        return
-    os.utime(f"{source}/{MANIFEST}")  # a view's own may tell of a later use, which would be lost
-    for path in apart:
-        device, key = os.path.split(path)
-        beside = f"{device}/{ASIDE}{key}.{os.getpid()}.{time.time_ns():x}"
-        try:
-            disk.link(f"{source}/{MANIFEST}", beside)
-        except OSError as error:
-            if is_refusal(error):
-                continue  # on another disk, or on one without links
-            raise
-        disk.rename(beside, f"{path}/{MANIFEST}")
+    latest_ns = shared.st_mtime_ns
+    for path in views:
+        with disk.directory(path) as here:
+            fd, former = open_regular(MANIFEST, here=here)
+            try:
+                if not os.path.samestat(shared, former) and _linked(source, path, disk):
+                    # Asked once nobody can stamp the former one by its name any more.
+                    latest_ns = max(latest_ns, os.fstat(fd).st_mtime_ns)
+            finally:
+                os.close(fd)
+    if latest_ns > shared.st_mtime_ns:
+        set_use(f"{source}/{MANIFEST}", latest_ns)
+
+
+def _linked(source: str, view: str, disk: Straight) -> bool:
+    """Put the manifest of a directory in the place of a view's, unless that is on another disk, or one without links.
+
+    Raises:
+        OSError: the disk refused; the view has its former manifest.
+    """
+    device, key = os.path.split(view)
+    beside = f"{device}/{ASIDE}{key}.{os.getpid()}.{time.time_ns():x}"
+    try:
+        disk.link(f"{source}/{MANIFEST}", beside)
+    except OSError as error:
+        if is_refusal(error):
+            return False
+        raise
+    disk.rename(beside, f"{view}/{MANIFEST}")
+    return True
 
 
 def _is_no_file(error: OSError) -> bool:

@@ -21,10 +21,12 @@ from gpucache.layout.keys import ASIDE
 from gpucache.report.flaws import Flaw
 from gpucache.report.judge import Judge
 from gpucache.report.judged import Judged
-from gpucache.store.manifest import MANIFEST, Published, write_manifest
+from gpucache.store.deletion import delete
+from gpucache.store.manifest import MANIFEST, RECIPE, Published, read_manifest, write_manifest
 from gpucache.store.placing import hand_over, link_or_copy, put, renew_times, set_use
 from gpucache.store.publish import link_view
 from gpucache.store.quarantine import quarantine
+from gpucache.store.recipe_file import read_recipe, recipe_digest, share_manifest
 from gpucache.store.stock import BUSY_S
 
 LEFT = "links are not followed, and not removed"
@@ -73,6 +75,8 @@ class _Repairing:
     # ---- the store first
 
     def _repair_entry(self, entry: Judged) -> str:
+        if "recipe-damaged" in entry.codes and not entry.spoiled:
+            return self._drop_recipe(entry)
         if not entry.spoiled:
             return self._renew_manifest(entry)
         parent, key = os.path.split(entry.path)
@@ -81,7 +85,15 @@ class _Repairing:
             put_away = self._put_away(entry.path)
             if source is None or not put(f"{beside}/{name}", f"{beside}/{key}", locked=True):
                 return put_away
+            share_manifest(entry.path, self.disk)
             return f"made again from {source}"
+
+    def _drop_recipe(self, entry: Judged) -> str:
+        """Remove a recipe that is of no use, and let no manifest tell of it; a launch brings another one."""
+        self._renew_manifest(entry)
+        share_manifest(entry.path, self.disk)
+        delete(f"{entry.path}/{RECIPE}", self.disk)
+        return "the recipe was removed: the entry gets another one when it is taken from the store"
 
     def _fill_from_a_view(self, entry: Judged, aside: str, owner: os.stat_result) -> str | None:
         """Fill a directory with all of an entry, from the first view that has it whole; return that view's path.
@@ -94,6 +106,8 @@ class _Repairing:
             with self.disk.held(view.path) as source:
                 copied = _filled_from(view, source, aside)
                 if copied is not None:
+                    with self.disk.held(entry.path) as damaged:
+                        copied += _given_recipe(aside, damaged)
                     _hand_over(aside, copied, owner)
                     return view.path
         return None
@@ -170,6 +184,8 @@ class _Repairing:
         used = copied.files[MANIFEST]
         with self._aside(copied.path) as (_, aside):
             renewed = copied.manifest._replace(listed=files)
+            if "recipe-damaged" in copied.codes:
+                renewed = renewed._replace(recipe=None)
             write_manifest(aside, renewed)
             set_use(f"{aside}/{MANIFEST}", used.st_mtime_ns)
             if not copied.stored:
@@ -286,6 +302,26 @@ def _filled_from(view: Judged, source: str, target: str) -> list[str] | None:
             os.unlink(f"{target}/{name}")
         return None
     return made
+
+
+def _given_recipe(new: str, damaged: str) -> list[str]:
+    """Give an entry that is made from a view the recipe of the damaged one, or a manifest that tells of none.
+
+    Returns the names of the files that were written, and not linked.
+
+    Raises:
+        OSError: the disk refused.
+    """
+    found = read_manifest(new)
+    if found is None or recipe_digest(found[0]) is None:
+        return []
+    manifest, used = found
+    if read_recipe(damaged, manifest) is not None:
+        return [] if link_or_copy(f"{damaged}/{RECIPE}", f"{new}/{RECIPE}") else [RECIPE]
+    os.unlink(f"{new}/{MANIFEST}")  # it is the view's, too
+    write_manifest(new, manifest._replace(recipe=None))
+    set_use(f"{new}/{MANIFEST}", round(used * 1e9))
+    return [MANIFEST]
 
 
 def _has(view: Judged, entry: Judged) -> bool:

@@ -22,6 +22,7 @@ from gpucache.store.deletion import NOTHING, Freed, delete
 from gpucache.store.manifest import (
     CONDEMNED,
     MANIFEST,
+    RECIPE,
     Manifest,
     Published,
     entry_path,
@@ -29,6 +30,7 @@ from gpucache.store.manifest import (
     write_manifest,
 )
 from gpucache.store.placing import hand_over, link_or_copy, put, set_use
+from gpucache.store.recipe_file import read_recipe
 from gpucache.store.removal import InUse, Target, taken
 from gpucache.store.stock import stock_group
 
@@ -80,7 +82,7 @@ def slim(
             is_view = targets[0].path == in_store != target.path
             shares = is_view and target.mark[0] == targets[0].mark[0]
             with disk.held(aside) as old:
-                smaller = _smaller(old, group, target.ours)
+                smaller = _smaller(old, group, target.ours, target.path == in_store)
                 in_group = None if target.path == in_store else smaller.group
                 _replace(target, old, smaller, in_group, in_store if shares else None, disk)
         directories = [target.path for target in targets]
@@ -100,10 +102,13 @@ class _Smaller(NamedTuple):
     """Of what is gpucache's, as it is."""
     used: float = 0.0
     """When that was used last, in seconds since the epoch."""
+    has_recipe: bool = False
 
 
-def _smaller(old: str, group: str, ours: bool) -> _Smaller:
+def _smaller(old: str, group: str, ours: bool, stored: bool) -> _Smaller:
     """Tell what stays of the directory that is now at ``old``; ``group`` is the group's name in what is stock Triton's.
+
+    ``stored``: it is the store's, which alone has a recipe; one that is damaged goes.
 
     Raises:
         InUse: what is there is not whole.
@@ -114,7 +119,10 @@ def _smaller(old: str, group: str, ours: bool) -> _Smaller:
             raise InUse("its manifest cannot be understood")
         manifest, used = found
         its_group = manifest.facts.group or group
-        return _Smaller(list(filter(kept, manifest.files)), its_group, manifest, used)
+        has_recipe = stored and read_recipe(old, manifest) is not None
+        if stored and not has_recipe:
+            manifest = manifest._replace(recipe=None)
+        return _Smaller(list(filter(kept, manifest.files)), its_group, manifest, used, has_recipe)
     files = stock_group(old, group, condemned=True, opener=quietly)  # access times tell of uses
     if files is None:
         raise InUse("its group is not whole")
@@ -148,6 +156,8 @@ def _replace(
                 for name in smaller.names:
                     if not link_or_copy(f"{old}/{name}", f"{new}/{name}"):
                         made_here.append(name)
+                if smaller.has_recipe and not link_or_copy(f"{old}/{RECIPE}", f"{new}/{RECIPE}"):
+                    made_here.append(RECIPE)
                 made_here += _give_manifest(new, smaller, stored, disk)
                 write_group(new, target.path, group, smaller.names)
                 if group is not None:

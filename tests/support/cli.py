@@ -44,7 +44,7 @@ COUNTS = {
     "registers",
 }
 COUNTS |= {"shared_bytes", "warps", "views"}
-SWITCHES = {"stored", "dry_run", "repaired"}
+SWITCHES = {"stored", "recipe", "dry_run", "repaired"}
 
 
 class Done(NamedTuple):

@@ -149,9 +149,9 @@ def place(directory: Path, ours: bool = True) -> Target:
 class Tree(Cache):
     """An entry with two views that nobody has used for an hour."""
 
-    def __init__(self, base: Path, key: str = KEY) -> None:
+    def __init__(self, base: Path, key: str = KEY, recipe: bytes | None = None) -> None:
         (base / "root").mkdir(parents=True, exist_ok=True)
-        self.base, self.root, self.key = base, base / "root", key
+        self.base, self.root, self.key, self.recipe = base, base / "root", key, recipe
         self.staging = Staging(paths.ours(str(self.root), "tmp"))
         self.entry = Path(entry_path(str(self.root), key))
         self.view = self.root / "triton" / "0" / key
@@ -169,7 +169,13 @@ class Tree(Cache):
         self, files: Mapping[str, bytes] = KERNEL, facts: Facts = FACTS, repair: bool = False
     ) -> bool:
         return publish_entry(
-            str(self.root), self.key, self.staged(files), facts, self.staging, repair
+            str(self.root),
+            self.key,
+            self.staged(files),
+            facts,
+            self.staging,
+            repair,
+            recipe=self.recipe,
         )
 
     def unstage(self) -> None:
