@@ -50,6 +50,7 @@ if TYPE_CHECKING:
         NoDeviceError,
         NoRootError,
         ProvisionError,
+        RecipesError,
         RecordError,
         UnsafeDirectoryError,
     )
@@ -81,6 +82,7 @@ _HOME = {
     "NoDeviceError": "errors",
     "NoRootError": "errors",
     "ProvisionError": "errors",
+    "RecipesError": "errors",
     "RecordError": "errors",
     "UnsafeDirectoryError": "errors",
     "LaunchReport": "directories.launch",
@@ -110,6 +112,7 @@ __all__ = [
     "Provision",
     "ProvisionError",
     "PrunePolicy",
+    "RecipesError",
     "RecordError",
     "Setting",
     "Snapshot",

@@ -12,7 +12,8 @@ GpuCacheError
 ├── LockTimeoutError        another process held a lock for too long
 ├── CacheMissError          a kernel is not cached, and compiling is forbidden
 ├── NotCachedError          a filter names an architecture, a directory or a kernel of which nothing is cached
-└── NoEntryError            no entry, or more than one, has a key that begins so
+├── NoEntryError            no entry, or more than one, has a key that begins so
+└── RecipesError            a file of recipes that was named cannot be read
 """
 
 from __future__ import annotations
@@ -275,6 +276,20 @@ class NoEntryError(GpuCacheError, LookupError):
         self.root = root
         self.key = key
         self.found = found
+
+
+class RecipesError(GpuCacheError, ValueError):
+    """A file of recipes that was named cannot be read, or none was named where one is needed."""
+
+    def __init__(self, path: str, reason: str) -> None:
+        super().__init__(
+            f"{path}: {reason}",
+            "name a file that `gpucache recipe` or `gpucache run --record` has written",
+            path,
+            reason,
+        )
+        self.path = path
+        self.reason = reason
 
 
 class NotCachedError(GpuCacheError, LookupError):

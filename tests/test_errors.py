@@ -19,6 +19,7 @@ from gpucache.errors import (
     NoRootError,
     NotCachedError,
     ProvisionError,
+    RecipesError,
     RecordError,
     UnsafeDirectoryError,
 )
@@ -109,6 +110,13 @@ EXAMPLES = [
         ["there is no /typo", "; correct --root, or make it: `gpucache provision --root /typo`"],
         {"root": "/typo", "reason": "missing", "named": "--root", "above": None},
         id="no root",
+    ),
+    pytest.param(
+        RecipesError("/r.jsonl", "No such file or directory"),
+        ValueError,
+        ["/r.jsonl: No such file or directory", "; name a file that `gpucache recipe`"],
+        {"path": "/r.jsonl", "reason": "No such file or directory"},
+        id="recipes",
     ),
     pytest.param(
         NotCachedError("/r", "--arch", "hopper", ("sm_80", "sm_90")),

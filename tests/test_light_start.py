@@ -11,6 +11,7 @@ import sys
 from pathlib import Path
 
 import pytest
+from support.recipes import recipe_file
 
 import gpucache
 
@@ -70,6 +71,17 @@ def test_the_commands_that_start_ranks_import_nothing_slow(words, provisioned):
     code = "os = __import__('os'); os.execvpe = lambda *_: sys.exit()\n"
     code += f"from gpucache.cli.main import main; sys.exit(main({words!r}))"
     assert imported(code, provisioned).isdisjoint(SLOW)
+
+
+def test_nor_does_a_run_that_compiles_ahead(provisioned, tmp_path):
+    recipe_file(tmp_path / "r.jsonl", 3)
+    for more in (["--warm", f"{tmp_path}/r.jsonl"], ["--warm", "auto"], ["--record", "x"]):
+        words = ["run", "--device", "1", *more, "--", "true"]
+        code = "os = __import__('os'); os.execvpe = lambda *_: sys.exit()\n"
+        code += f"from gpucache.cli.main import main; sys.exit(main({words!r}))"
+        found = imported(code, provisioned)
+        assert found.isdisjoint(SLOW)
+        assert ("gpucache.warm.ahead" in found) == ("--warm" in more)
 
 
 def test_the_drop_ins_import_nothing_slow(tmp_path):

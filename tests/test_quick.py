@@ -21,19 +21,24 @@ OPTIONS = [
     "--plugin",
     "--no-plugin",
 ]
+WITH_VALUES = ["--record", "--warm", "--jobs"]
 OTHERS = ["--json", "--help", "-h", "--version", "--", "-", "", "-1", "--roo", "-r", "--strict=1"]
 VALUES = ["0", "7", "007", "1_0", " 1", "+1", "\u0663", "9" * 9, "9" * 10, "sh", "fish", "dotenv"]
 VALUES += ["json", "SH", "true", "/a/b", "a=b", "path", "\udcff"]
 word = st.one_of(
-    st.sampled_from(OPTIONS),
+    st.sampled_from([*OPTIONS, *WITH_VALUES]),
     st.sampled_from(VALUES),
     st.sampled_from(OTHERS),
-    st.builds("{}={}".format, st.sampled_from(OPTIONS[:3]), st.sampled_from([*VALUES, "", "-1"])),
+    st.builds(
+        "{}={}".format,
+        st.sampled_from([*OPTIONS[:3], *WITH_VALUES]),
+        st.sampled_from([*VALUES, "", "-1"]),
+    ),
     st.text(st.characters(exclude_characters="\0"), max_size=4),
 )
 # Close to what is right, so that many are: a command, options of its own with values, and then anything.
 option = st.one_of(
-    st.tuples(st.sampled_from(OPTIONS[:3]), st.sampled_from(VALUES)),
+    st.tuples(st.sampled_from([*OPTIONS[:3], *WITH_VALUES]), st.sampled_from(VALUES)),
     st.tuples(st.sampled_from(OPTIONS[3:])),
     st.tuples(st.sampled_from(VALUES[:3])),
 )
@@ -74,6 +79,8 @@ def test_what_quick_reads_click_reads_alike(words):
         (["run", "--plugin", "--no-plugin", "a"], RunCall(command=("a",), plugin=False)),
         (["run", "--device", "3", "--force", "--strict", "--plugin", "--root", "r", "--", "a"],
          RunCall(command=("a",), device=3, root="r", strict=True, force=True, plugin=True)),
+        (["run", "--warm", "auto", "--jobs=2", "--record", "f", "a"],
+         RunCall(command=("a",), warm="auto", jobs=2, record="f")),
     ],
     ids=lambda given: " ".join(given) if isinstance(given, list) else "",
 )  # fmt: skip
@@ -104,6 +111,12 @@ def test_the_usual_forms_are_read_without_click(words, call):
             ["env", "0", "--format", "json"],
             ["env", "0", "--format", "zsh"],
             ["env", "0", "--form=sh"],
+        ),
+        *(["run", "--jobs", "2", "a"], ["run", "--warm", "f", "--jobs", "0", "a"]),
+        *(
+            ["run", "--warm", "", "a"],
+            ["run", "--record", "-", "a"],
+            ["run", "--warm", "f", "-j", "2", "a"],
         ),
         *(["run"], ["run", "--"], ["run", ""], ["run", "--device", "x", "a"], ["run", "--help"]),
     ],

@@ -13,6 +13,7 @@ from pathlib import Path
 
 import pytest
 from support.cli import README, TEXT
+from support.recipes import recipe_file
 
 from gpucache import __all__ as public
 from gpucache.cli.commands import cli
@@ -40,6 +41,7 @@ def shell(tmp_path):
             "import os; os.write(1, str(os.environ.get('TRITON_CACHE_DIR')).encode() + b'\\n')\n"
         )
     (tmp_path / "scratch").mkdir()  # a disk that is mounted there
+    recipe_file(tmp_path / "recipes.jsonl")
     commands = tmp_path / "bin"
     commands.mkdir()
     for name, words, script in (("srun", 2, SRUN), ("mpirun", 2, MPIRUN)):

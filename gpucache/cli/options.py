@@ -49,7 +49,7 @@ def is_arch(text: str) -> bool:
     return _ARCH.fullmatch(text) is not None
 
 
-def _path(context: click.Context, option: click.Parameter, value: str | None) -> str | None:
+def path_of(context: click.Context, option: click.Parameter, value: str | None) -> str | None:
     """Refuse ``--root ""``: a script's variable that is not set must not make `clean` empty the default root.
 
     Without the quotes, the next word is the value: ``--root -- python`` must not make a root of the name ``--``.
@@ -69,7 +69,7 @@ def _path(context: click.Context, option: click.Parameter, value: str | None) ->
 root_option = click.option(
     "--root",
     type=click.Path(readable=False),
-    callback=_path,
+    callback=path_of,
     help="Cache root, instead of $GPUCACHE_DIR and torch's default.",
 )
 json_option = click.option("--json", "as_json", is_flag=True, help="Print JSON.")

@@ -38,7 +38,13 @@ class _Options(Value):
 _PATH = _Options({"--root": "root"}, {})
 _ENV = _Options({"--root": "root", "--format": "form"}, {})
 _RUN = _Options(
-    {"--root": "root", "--device": "device"},
+    {
+        "--root": "root",
+        "--device": "device",
+        "--record": "record",
+        "--warm": "warm",
+        "--jobs": "jobs",
+    },
     {
         "--strict": ("strict", True),
         "--no-strict": ("strict", False),
@@ -84,6 +90,10 @@ def _run(words: list[str]) -> RunCall:
         raise _UnknownError
     if "device" in fields:
         fields["device"] = _ordinal(fields["device"])
+    if "jobs" in fields:
+        fields["jobs"] = _ordinal(fields["jobs"])
+        if not fields["jobs"] or "warm" not in fields:
+            raise _UnknownError
     return RunCall(command=tuple(command), **fields)
 
 

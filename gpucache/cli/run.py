@@ -16,7 +16,7 @@ from gpucache.cli.terminal import (
     log_to_stderr,
     say,
 )
-from gpucache.errors import DeviceIndexError, GpuCacheError, ProvisionError
+from gpucache.errors import DeviceIndexError, GpuCacheError, ProvisionError, RecipesError
 from gpucache.values import Value
 
 TYPE_CHECKING = False
@@ -38,6 +38,12 @@ class RunCall(Value, kw_only=True):
     force: bool = False
     plugin: bool = True
     """Whether Pythons that the command starts, and that can import gpucache, are to use the plug-in."""
+    record: str | None = None
+    """A file to which the recipe of each kernel is appended that the command asks for."""
+    warm: str | None = None
+    """A file of recipes that are compiled while the command starts; ``auto``: those of the command's last run."""
+    jobs: int | None = None
+    """How many of these are compiled at once; None: one on each core that no rank computes on."""
 
     def execute(self) -> int:
         """Execute the command, which replaces this process. Returns an exit code where that fails or was not tried."""
@@ -72,6 +78,8 @@ class RunCall(Value, kw_only=True):
         """Whether an error is the end; what the user has named and does not exist is one without being asked."""
         if self.strict is not None:
             return self.strict
+        if isinstance(error, RecipesError):
+            return True
         if isinstance(error, ProvisionError):
             return self.root is not None and error.errno in (errno.ENOENT, errno.ENOTDIR)
         return self.device is not None and isinstance(error, DeviceIndexError)
@@ -94,7 +102,11 @@ class RunCall(Value, kw_only=True):
         _tell(report, environ)
         if self.plugin:
             _tell_of_alone(environ)
-        return environ
+        if self.record is None and self.warm is None:
+            return environ
+        from gpucache.cli.run_ahead import with_recipes
+
+        return with_recipes(self, environ, report, _say_in_job)
 
 
 def _given() -> dict[str, str]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import click
 from click.shell_completion import CompletionItem
 
-from gpucache.cli.options import root_option
+from gpucache.cli.options import path_of, root_option
 from gpucache.cli.run import RunCall
 
 
@@ -32,6 +32,25 @@ def _complete_file(
     default=True,
     help="Compile each kernel once per node (default: on, in each Python that can import gpucache).",
 )
+@click.option(
+    "--record",
+    metavar="FILE",
+    callback=path_of,
+    help="Append the recipe of each kernel that COMMAND asks for to FILE.",
+)
+@click.option(
+    "--warm",
+    metavar="FILE|auto",
+    callback=path_of,
+    help="Compile what is missing of the recipes in FILE, or of the last run of COMMAND, while it starts.",
+)
+@click.option(
+    "--jobs",
+    "-j",
+    type=click.IntRange(min=1),
+    metavar="N",
+    help="So many of these at once (default: cores less ranks).",
+)
 @click.argument(
     "command", nargs=-1, required=True, type=click.UNPROCESSED, shell_complete=_complete_file
 )
@@ -41,6 +60,9 @@ def run(
     strict: bool | None,
     force: bool,
     plugin: bool,
+    record: str | None,
+    warm: str | None,
+    jobs: int | None,
     command: tuple[str, ...],
 ) -> int:
     """Execute COMMAND with its device's cache directories; provisions them when needed.
@@ -54,9 +76,12 @@ def run(
     torchrun --no-python --nproc-per-node 8 gpucache run -- python train.py
     srun --ntasks-per-node 8 gpucache run -- python train.py
     CUDA_VISIBLE_DEVICES=2 gpucache run -- python tune.py
+    gpucache run --warm auto -- python train.py
     """
     if not command[0]:
         raise click.UsageError("COMMAND is empty")
+    if jobs is not None and warm is None:
+        raise click.UsageError("--jobs is for --warm: say --warm FILE or --warm auto")
     call = RunCall(
         command=command,
         device=device,
@@ -64,5 +89,8 @@ def run(
         strict=strict,
         force=force,
         plugin=plugin,
+        record=record,
+        warm=warm,
+        jobs=jobs,
     )
     return call.execute()

@@ -10,11 +10,17 @@ from gpucache.escapes import printable
 
 TYPE_CHECKING = False  # commands that print one path start without typing, json and click
 if TYPE_CHECKING:
-    from collections.abc import Callable, Collection, Mapping, Sequence
+    from collections.abc import Collection, Mapping, Sequence
     from types import TracebackType
-    from typing import Any, Literal, TextIO
+    from typing import Any, Literal, Protocol, TextIO
 
     from rich.table import Table
+
+    class Show(Protocol):
+        """What a `progress` gives: it is told how much is done, how much there is, and perhaps what is being done."""
+
+        def __call__(self, done: int, total: int, what: str | None = None) -> None:
+            """Draw the bar again, if it is time."""
 
     LogLevel = Literal["WARNING", "ERROR", "CRITICAL"]
 
@@ -214,7 +220,7 @@ class progress:  # noqa: N801  # used as a function is
         self._what = what
         self._bar: Any = None
 
-    def __enter__(self) -> Callable[[int, int], None] | None:
+    def __enter__(self) -> Show | None:
         if not _is_terminal(sys.stderr):
             return None
         self._next = time.monotonic() + _PATIENCE_S
@@ -229,14 +235,22 @@ class progress:  # noqa: N801  # used as a function is
         if self._bar is not None:
             self._bar.stop()
 
-    def _show(self, done: int, total: int) -> None:
+    def _show(self, done: int, total: int, what: str | None = None) -> None:
         now = time.monotonic()
         if now < self._next:
             return
         self._next = now + _DRAWN_S
         if self._bar is None:
             self._start(total)
-        self._bar.update(self._task, completed=done, total=total, refresh=True)
+        text = {} if what is None else {"description": self._as_text(what)}
+        self._bar.update(self._task, completed=done, total=total, refresh=True, **text)
+
+    @staticmethod
+    def _as_text(what: str) -> str:
+        """The text, in which a name may look like markup, or command a terminal."""
+        from rich.markup import escape
+
+        return escape(printable(what))
 
     def _start(self, total: int) -> None:
         """Show the bar, which vanishes when the work is done."""

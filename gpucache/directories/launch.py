@@ -46,6 +46,8 @@ class LaunchReport(Value):
     """The CUDA ordinal of the device; None where only the root is set, or nothing."""
     device_count: int = 0
     """How many devices there are to choose from."""
+    architectures: tuple[str, ...] = ()
+    """What they are, as Triton names it (``sm_90``); empty where that is not known of each."""
     settings: tuple[Setting, ...] = ()
     warnings: tuple[str, ...] = ()
 
@@ -86,11 +88,12 @@ def launch_environ(
     if problem is not None:
         warnings.append(f"each rank compiles each kernel: {problem}; install gpucache elsewhere")
     device_count = 0
+    architectures: tuple[str, ...] = ()
     if done.unrecorded:
         ordinal, choice = _without_record(device)
     else:
         registry = _pinned(registry, environ)
-        device_count = len(registry)
+        device_count, architectures = len(registry), _architectures(registry)
         ordinal, choice = _ordinal(registry, base, device)
     forced: tuple[str, ...] = _VARIABLES if force else ()
     if root is not None:
@@ -99,8 +102,21 @@ def launch_environ(
         *_device_settings(base, _wanted(registry, ordinal), choice, forced),
         *_plugin_settings(base, plugin and problem is None, force),
     ]
-    report = LaunchReport(choice, ordinal, device_count, tuple(settings), tuple(warnings))
+    report = LaunchReport(
+        choice, ordinal, device_count, architectures, tuple(settings), tuple(warnings)
+    )
     return _applied(base, settings, by_outer), report
+
+
+def _architectures(registry: DeviceCacheRegistry) -> tuple[str, ...]:
+    """The architectures of the devices that can be chosen, each once; none where one of them is not known."""
+    found = set()
+    for device in registry.visible.devices:
+        if device.compute_capability is None:
+            return ()
+        major, minor = device.compute_capability
+        found.add(f"sm_{major}{minor}")
+    return tuple(sorted(found))
 
 
 _VARIABLES = (

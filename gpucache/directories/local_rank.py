@@ -56,6 +56,15 @@ def local_rank(environ: Mapping[str, str]) -> tuple[int | None, str | None]:
     return None, None
 
 
+def tasks_here(environ: Mapping[str, str]) -> int:
+    """How many tasks a launcher has put on this node, as the one states that gives the local rank; 0 without one."""
+    rank, source = local_rank(environ)
+    if rank is None:
+        return 0
+    sizes = dict(_RANKS)[source or ""] or ("LOCAL_WORLD_SIZE",)
+    return max(_tasks(environ, size) for size in sizes)
+
+
 def _tasks(environ: Mapping[str, str], name: str) -> int:
     """How many tasks the launcher states for this node; 0 where it states nothing.
 

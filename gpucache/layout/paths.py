@@ -12,6 +12,7 @@
     ├── stats/                counters, and the size of the store
     ├── foreign/              device directories outside the root that have views of the store
     ├── mounts/<node>.json    what the root's mount can do, as tried on that node
+    ├── recipes/              what `gpucache run --warm auto` recorded, and which keys were made of recipes
     └── tritons/<digest>.json the key that an installation of Triton makes of its files
 
 Nothing of that, nor of ours beside it, grows without bound. Who adds a file says here what bounds it:
@@ -30,6 +31,7 @@ Nothing of that, nor of ours beside it, grows without bound. Who adds a file say
 - ``devices``: 30 days without use (`disk.record_use`); ``mounts``: 90 days.
 - ``foreign``: 1,000 for each user, the oldest dropped; what is gone is forgotten by a count of the limit, or ``prune``.
 - ``tritons``: 32, and 30 days without use (`kernels.kept_key`).
+- ``recipes``: 20 files, the oldest dropped by the next ``run --warm`` (`warm.recordings`).
 - ``gpucache-told-<uid>`` in ``/dev/shm`` or ``/tmp``: a day (`once`).
 """
 
@@ -47,11 +49,23 @@ if TYPE_CHECKING:
     from typing import Literal
 
     Part = Literal[
-        "devices", "store", "locks", "tmp", "quarantine", "stats", "mounts", "foreign", "tritons"
+        "devices",
+        "store",
+        "locks",
+        "tmp",
+        "quarantine",
+        "stats",
+        "mounts",
+        "foreign",
+        "tritons",
+        "recipes",
     ]
 
 _PROVISIONED: tuple[Part, ...] = ("devices", "locks", "tmp")
-_FILLED: tuple[Part, ...] = ("store", "quarantine", "stats", "mounts", "foreign", "tritons")
+_FILLED: tuple[Part, ...] = (
+    *("store", "quarantine", "stats"),
+    *("mounts", "foreign", "tritons", "recipes"),
+)
 
 
 def resolve_root(

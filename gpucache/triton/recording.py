@@ -87,18 +87,8 @@ def recipe_of(frame: FrameType, key: str) -> Recipe | None:
     return None if text is None else from_text(text)
 
 
-def _is_compile(frame: FrameType) -> bool:
-    """Whether a frame is that of Triton's `compile`. Of another one the locals are not asked for.
-
-    Until Python 3.13 the frame keeps what it has answered, and with that a manager object that is to go.
-    """
-    return frame.f_code.co_name == "compile" and frame.f_globals.get("__name__") == _COMPILER
-
-
 def _kernel_in(frame: FrameType) -> str:
     """The name of the kernel that a frame compiles, for the log."""
-    if not _is_compile(frame):
-        return "a kernel"
     try:
         return str(frame.f_locals["src"].name)
     except Exception:
@@ -111,7 +101,7 @@ def _recipe_of(frame: FrameType, key: str) -> Recipe:
     Raises:
         Unencodable: it has none.
     """
-    if not _is_compile(frame):
+    if frame.f_code.co_name != "compile" or frame.f_globals.get("__name__") != _COMPILER:
         raise Unencodable("it is not asked for by Triton's compile")
     seen = frame.f_locals
     source, options = seen["src"], seen["options"]

@@ -64,16 +64,22 @@ class Done(NamedTuple):
 Command = Callable[..., Done]
 
 
+MAIN = "import sys; from gpucache.cli.main import main; sys.exit(main())"
+
+
 def on_a_terminal(
-    *words: object, answer: bytes = b"", env: Mapping[str, str] | None = None
+    *words: object,
+    answer: bytes = b"",
+    env: Mapping[str, str] | None = None,
+    before: str = "",
 ) -> tuple[int, str]:
-    """Exit code and all that a person sees, who types ``answer`` when asked."""
+    """Exit code and all that a person sees, who types ``answer`` when asked. ``before`` is code that runs first."""
     pid, terminal = pty.fork()
     if pid == 0:
         environ = {**os.environ, "TERM": "dumb", "COLUMNS": "160", "LINES": "50", **(env or {})}
         os.execve(
             sys.executable,
-            [sys.executable, "-m", "gpucache", *map(os.fspath, map(_word, words))],
+            [sys.executable, "-c", f"{before}\n{MAIN}", *map(os.fspath, map(_word, words))],
             environ,
         )
     seen, end = b"", time.monotonic() + PATIENCE_S

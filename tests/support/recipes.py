@@ -1,8 +1,13 @@
-"""A recipe as an example."""
+"""A recipe as an example, files of such, and entries as far as somebody looks for them."""
 
 from __future__ import annotations
 
-from gpucache.kernels.recipe import Function, Global, Recipe, Target, encode
+import base64
+import hashlib
+from pathlib import Path
+
+from gpucache.kernels.recipe import Function, Global, Recipe, Target, encode, to_text
+from gpucache.kernels.recipe_lines import FORMAT_LINE
 
 
 def recipe(**changed):
@@ -30,3 +35,24 @@ def recipe(**changed):
         ),
     )
     return one._replace(**changed)
+
+
+def key_of(number: int) -> str:
+    """A key of its own for each number."""
+    return base64.b32encode(hashlib.sha256(str(number).encode()).digest()).decode().rstrip("=")
+
+
+def recipe_file(path: Path, count: int = 1, **changed: object) -> list[str]:
+    """Write a file of so many recipes; their keys."""
+    keys = [key_of(number) for number in range(count)]
+    lines = [to_text(recipe(key=key, **changed)) + b"\n" for key in keys]
+    path.write_bytes(b"".join([FORMAT_LINE, *lines]))
+    return keys
+
+
+def stored(root: Path, key: str) -> Path:
+    """Have an entry of that key in a store, as far as a look at its manifest tells."""
+    entry = root / "gpucache/v1/store" / key[:2] / key
+    entry.mkdir(parents=True)
+    (entry / "__entry__.json").write_text("{}")
+    return entry

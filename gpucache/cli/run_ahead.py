@@ -1,0 +1,146 @@
+"""What `gpucache run` does for ``--record`` and ``--warm``, and what it says of that. Imports no click.
+
+None of it may keep the command from running, but a file of recipes that was named and cannot be read.
+"""
+
+from __future__ import annotations
+
+import os
+
+from gpucache import environment
+from gpucache.errors import GpuCacheError, RecipesError
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+
+    from gpucache.cli.run import RunCall
+    from gpucache.directories.launch import LaunchReport
+    from gpucache.warm.ahead import Ahead, Recipes
+    from gpucache.warm.missing import Missing
+
+    Say = Callable[[str], None]
+
+
+def with_recipes(
+    call: RunCall, environ: dict[str, str], report: LaunchReport, say: Say
+) -> dict[str, str]:
+    """Do what the call asks for, and return the environment of its command. ``say`` says a line once in a job.
+
+    Where something fails, a line says so, and the command runs without; no other exception comes out than the one told.
+
+    Raises:
+        RecipesError: the file of recipes that the call names cannot be read.
+    """
+    if environment.DISABLE.read(environ):
+        return environ
+    if call.record is not None:
+        environ = {**environ, environment.RECORD.name: os.path.abspath(call.record)}
+        if not call.plugin:
+            say("note: --record: without the plug-in nothing is recorded")
+    if call.warm is None:
+        return environ
+    try:
+        return _warmed(call, call.warm, environ, report, say)
+    except RecipesError:
+        raise
+    except GpuCacheError as error:
+        say(f"warning: --warm: nothing is compiled ahead: {error}")
+    except OSError as error:
+        where = "" if error.filename is None else f"{os.fsdecode(error.filename)}: "
+        say(f"warning: --warm: nothing is compiled ahead: {where}{error.strerror or error}")
+    return environ
+
+
+def _warmed(
+    call: RunCall, warm: str, environ: dict[str, str], report: LaunchReport, say: Say
+) -> dict[str, str]:
+    from gpucache.warm.ahead import AUTO, Recipes, compile_ahead
+
+    root = environ[environment.ROOT.name]
+    recipes: Recipes | None = Recipes.of_file(warm)
+    if warm == AUTO:
+        recipes, environ = _recorded(call, root, environ, say)
+    if recipes is None:
+        return environ
+    ahead = compile_ahead(
+        recipes,
+        root,
+        environ,
+        targets=report.architectures,
+        jobs=call.jobs or _default_jobs(environ, report),
+        search=_directories_of_scripts(call.command),
+    )
+    say(f"note: --warm: {_told(ahead)}")
+    return environ
+
+
+def _recorded(
+    call: RunCall, root: str, environ: dict[str, str], say: Say
+) -> tuple[Recipes | None, dict[str, str]]:
+    """What the last run of the command has left, and the environment in which the command records what it leaves."""
+    from gpucache.warm.ahead import is_recording, recorded_before
+
+    if is_recording(environ, root):
+        return None, environ  # an outer `run` has asked already, and its pool serves this node
+    recipes, record = recorded_before(call.command, root, environ)
+    own = environment.RECORD.text(environ)
+    if own is not None:
+        say(f"note: --warm auto: what this run asks for is recorded in {own} alone")
+    elif record is not None and call.plugin:
+        environ = {**environ, environment.RECORD.name: record}
+    if recipes is None:
+        say("note: --warm auto: no run of this command has left recipes yet; this one records them")
+    return recipes, environ
+
+
+def _default_jobs(environ: dict[str, str], report: LaunchReport) -> int:
+    from gpucache.directories.local_rank import tasks_here
+    from gpucache.machine.cores import usable_cores
+    from gpucache.warm.ahead import default_jobs
+
+    ranks = tasks_here(environ) or report.device_count
+    return default_jobs(usable_cores(), ranks)
+
+
+def _directories_of_scripts(command: Sequence[str]) -> list[str]:
+    """Where a Python that runs this command looks for modules first: the directory of its script."""
+    found = []
+    for word in command[1:]:
+        if word.endswith(".py") and not word.startswith("-") and os.path.isfile(word):
+            found.append(os.path.dirname(os.path.abspath(word)))
+            break
+    return found
+
+
+_WHY = {
+    "missing": "",
+    "another Triton": "another Triton is installed than the recorded one: ",
+    "another target": "the devices here are of another architecture: ",
+    "source changed": "a source file has changed: ",
+}
+
+
+def _told(ahead: Ahead) -> str:
+    """What was done ahead of the program, in one line."""
+    files = " and ".join(ahead.paths)
+    missing = ahead.missing
+    if missing is None or ahead.did == "nothing missing":
+        total = 0 if missing is None else missing.total
+        return f"nothing to compile: all {total} recipes of {files} are there"
+    if ahead.did == "no triton":
+        import sys
+
+        return f"nothing is compiled ahead: {sys.executable} has no Triton; install gpucache where the program's is"
+    what = _of(missing)
+    if ahead.did == "joined":
+        return f"process {ahead.pool} is compiling {what} of {files}"
+    kernels = "kernel" if ahead.jobs == 1 else "kernels"
+    return f"process {ahead.pool} compiles {what} of {files}, {ahead.jobs} {kernels} at once"
+
+
+def _of(missing: Missing) -> str:
+    why = _WHY.get(missing.why, "")
+    if why:
+        return f"what is missing ({why.rstrip(': ')}; {missing.total} recipes)"
+    return f"what is missing ({missing.missing} of {missing.total} recipes)"

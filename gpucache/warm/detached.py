@@ -1,0 +1,109 @@
+"""The process that `gpucache run --warm` starts: it compiles what recipes say as long as a program needs it.
+
+It ends when all is compiled, or when the last of the programs that have registered is gone. Its workers end with it.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import select
+import sys
+import threading
+from contextlib import suppress
+
+from gpucache.disk.processes import is_running, this_process
+from gpucache.errors import GpuCacheError
+from gpucache.warm.programs import opened
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+    from typing import Any
+
+    from gpucache.disk.processes import Process
+
+_LOCK_S = 10.0
+_LOOK_S = 0.25
+"""How often programs are looked at where the kernel gives no descriptor of a process (before Linux 5.3)."""
+
+
+def main(words: Sequence[str] | None = None) -> None:
+    """Compile what the JSON object says that is the only word (`ahead.compile_ahead`). Does not return."""
+    asked = json.loads((sys.argv[1:] if words is None else words)[0])
+    state = asked["state"]
+    done = threading.Event()
+    compiling = threading.Thread(target=_compile, args=(asked, done), daemon=True)
+    compiling.start()
+    code = 1
+    try:
+        watch(state, done)
+        code = 0
+    finally:
+        # At once, whatever threads and finalizers there are: the pool ends when its pipes are closed.
+        os._exit(code)
+
+
+def watch(state: str, done: threading.Event) -> None:
+    """Return once ``done`` is set or all programs are gone that have registered in the file ``state``.
+
+    Then the file is removed, under its lock: a program that registers later finds no pool, and starts one.
+    """
+    programs: tuple[Process, ...] = ()
+    this = this_process()
+    while True:
+        with opened(state, _LOCK_S) as file:
+            found = file.read().running()
+            is_ours = found.pool in (None, this)
+            # Where the file was swept, another pool may have begun, and those that it serves are its own.
+            programs = found.programs if is_ours else tuple(filter(is_running, programs))
+            if done.is_set() or not programs:
+                if is_ours:
+                    file.remove()
+                return
+        _wait_for(programs, done)
+
+
+def _wait_for(programs: Sequence[Process], done: threading.Event) -> None:
+    """Sleep until one of these programs has ended or ``done`` is set."""
+    ended = select.poll()
+    descriptors = []
+    try:
+        for process in programs:
+            fd = _descriptor(process)
+            if fd is not None:
+                descriptors.append(fd)
+                ended.register(fd, select.POLLIN)
+        while not done.is_set():
+            if ended.poll(_LOOK_S * 1000) or not all(map(is_running, programs)):
+                return
+    finally:
+        for fd in descriptors:
+            os.close(fd)
+
+
+def _descriptor(process: Process) -> int | None:
+    """A descriptor by which a process's end is heard at once; None where it is gone or there is no such call."""
+    with suppress(OSError, AttributeError):
+        return os.pidfd_open(process[0])
+    return None
+
+
+def _compile(asked: dict[str, Any], done: threading.Event) -> None:
+    try:
+        _compile_all(asked)
+    except (GpuCacheError, OSError):
+        pass  # nobody reads what this process could say; the program compiles itself what it needs
+    finally:
+        done.set()
+
+
+def _compile_all(asked: dict[str, Any]) -> None:
+    from gpucache.warm.replaying import replay_files
+
+    sys.path[1:1] = asked["search"]
+    replay_files(asked["paths"], asked["what"], asked["root"], asked["targets"], jobs=asked["jobs"])
+
+
+if __name__ == "__main__":
+    main()

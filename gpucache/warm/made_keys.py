@@ -1,0 +1,157 @@
+"""The side file of recipes: which key was made for a recorded key on this Triton, for these targets, of these sources.
+
+A recorded key says what was asked for then. By another Triton, for another architecture or of an edited source the
+kernel has another key, which only a compile tells. So whoever has gone through all recipes of some files leaves here
+what came of each; the next start of a program then knows whether anything is missing without importing Triton. It is
+believed only as long as Triton and all source files that recipes name are what they were.
+
+Limits: a function in a file that no recipe names (a helper of another module) may be edited unnoticed; the program then
+compiles itself what it changed. A recipe that could not be compiled is tried again after a day, or once a source
+changes.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import time
+import zlib
+from contextlib import suppress
+
+from gpucache.disk.door import read_limited
+from gpucache.disk.files import make_below_root, write_whole
+from gpucache.disk.vetting import Trust, vet_child, vet_file
+from gpucache.errors import GpuCacheError
+from gpucache.layout.paths import ours
+from gpucache.values import Value, replace
+from gpucache.warm.installed import installed_triton, stamp_of
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Mapping, Sequence
+    from typing import Literal
+
+    from gpucache.warm.outcome import Outcome
+    from gpucache.warm.recorded import Recorded
+
+ENDING = ".keys"
+_FORMAT, _VERSION = "gpucache keys", 1
+_MOST_BYTES = 64 * 2**20
+AGAIN_S = 86400.0
+"""A recipe that could not be compiled is tried again after so many seconds."""
+
+
+def keys_path(root: str, what: Iterable[str], targets: Iterable[str]) -> str:
+    """The path of the side file in a root for some recipes and these targets, which are none for the recorded ones.
+
+    ``what`` names the recipes: the real paths of their files; or whatever else does, where each run writes a new file.
+    """
+    words = "\n".join([*what, "", *sorted(targets)])
+    data = words.encode("utf-8", "surrogateescape")
+    digest = f"{zlib.crc32(data):08x}{zlib.adler32(data):08x}"
+    return ours(root, "recipes", f"{digest}{ENDING}")
+
+
+class MadeKeys(Value):
+    """What came of recipes."""
+
+    keys: Mapping[str, Sequence[str]]
+    """By recorded key: the keys under which the kernel was made or found, of each target one."""
+    failed: int
+    """So many could not be compiled, or not be imported."""
+    triton: str
+    sources: Mapping[str, str | None]
+    """By path: what `stamp_of` said."""
+    at: float
+    """When, in seconds since the epoch."""
+
+    def changed(self) -> Literal["another Triton", "source changed"] | None:
+        """What is not as it was, so that nothing here holds any more."""
+        if self.triton != _triton_stamp():
+            return "another Triton"
+        if any(stamp != stamp_of(path) for path, stamp in self.sources.items()):
+            return "source changed"
+        return None
+
+    def covers(self, recorded: Recorded) -> bool:
+        """Whether all of these recipes were gone through, and none need be again."""
+        if self.failed and time.time() - self.at > AGAIN_S:
+            return False
+        return all(key in self.keys for key in recorded.keys)
+
+
+def nothing_made(recorded: Recorded) -> MadeKeys:
+    """What is known before any of these recipes was compiled: Triton and the sources as they are now."""
+    sources = {path: stamp_of(path) for path in recorded.sources}
+    return MadeKeys({}, 0, _triton_stamp(), sources, time.time())
+
+
+def made_keys(outcomes: Iterable[Outcome], before: MadeKeys) -> MadeKeys:
+    """What came of recipes; ``before`` is what was known then, so that an edit while they were compiled is noticed."""
+    keys: dict[str, list[str]] = {}
+    failed = 0
+    for outcome in outcomes:
+        made = keys.setdefault(outcome.recipe, [])
+        if outcome.key is not None:
+            made.append(outcome.key)
+        elif outcome.end != "not for this target":
+            failed += 1
+    return replace(before, keys=keys, failed=failed)
+
+
+def write(path: str, made: MadeKeys, root: str) -> None:
+    """Leave the side file; of several writers the last wins.
+
+    Raises:
+        ProvisionError: the disk refused.
+    """
+    said = {
+        "format": _FORMAT,
+        "version": _VERSION,
+        "triton": made.triton,
+        "sources": dict(made.sources),
+        "at": made.at,
+        "failed": made.failed,
+        "keys": dict(made.keys),
+    }
+    make_below_root(os.path.dirname(path))
+    write_whole(path, json.dumps(said).encode(), ours(root, "tmp"))
+
+
+def read(path: str, trust: Trust) -> MadeKeys | None:
+    """The side file; None where there is none that can be believed. The root has been vetted. Never raises."""
+    try:
+        vet_child(os.path.dirname(path), trust)
+        vet_file(path, trust)
+        said = json.loads(read_limited(path, _MOST_BYTES))
+        with suppress(OSError):
+            _stamp_use(path)
+        return _made(said)
+    except (GpuCacheError, OSError, ValueError, KeyError, TypeError, RecursionError):
+        return None
+
+
+def _made(said: dict[str, object]) -> MadeKeys | None:
+    """What a side file says; None where that makes no sense."""
+    keys, sources, at = said["keys"], said["sources"], said["at"]
+    if (said["format"], said["version"]) != (_FORMAT, _VERSION):
+        return None
+    if not isinstance(keys, dict) or not isinstance(sources, dict) or type(at) is not float:
+        return None
+    if not all(value is None or type(value) is str for value in sources.values()):
+        return None
+    for made in keys.values():
+        if type(made) is not list or not all(type(key) is str for key in made):
+            return None
+    return MadeKeys(keys, bool(said["failed"]), str(said["triton"]), sources, at)
+
+
+def _stamp_use(path: str) -> None:
+    """Note once a day that a side file is used, so that it is not the oldest of the files in ``recipes``."""
+    if time.time() - os.stat(path, follow_symlinks=False).st_mtime > AGAIN_S:
+        os.utime(path, follow_symlinks=False)
+
+
+def _triton_stamp() -> str:
+    found = installed_triton()
+    return "" if found is None else f"{found.directory} {found.stamp}"

@@ -1,0 +1,108 @@
+"""What a start of a program needs to know of files of recipes, read from their lines without parsing any.
+
+A program must not wait for this: a thousand recipes take a few milliseconds. Whoever compiles a recipe reads it whole
+and checks everything (`gpucache.kernels.recipe`); here a line that looks like none is passed over.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+
+from gpucache.disk.door import open_regular
+from gpucache.errors import RecipesError
+from gpucache.values import Value
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+MOST_BYTES = 64 * 2**20
+"""Of a longer file the recipes are not looked at before a program starts, as that would take too long."""
+_TEXT = rb'"((?:[^"\\]|\\.)*)"'
+_LINE = re.compile(
+    rb'^\{"key":"([A-Za-z0-9_-]{43,64})","triton_version":' + _TEXT + rb",", re.MULTILINE
+)
+"""How `gpucache.kernels.recipe.to_text` begins a line."""
+_FILE = re.compile(rb'"function":\[' + _TEXT + b"," + _TEXT + b"," + _TEXT)
+_TARGET = re.compile(rb'"target":\["[a-z0-9_]{1,32}",(?:([0-9]{1,6})|"([A-Za-z0-9_.:+-]{1,64})"),')
+
+
+class Recorded(Value):
+    """The recipes of one or several files, as far as their lines tell without being parsed."""
+
+    keys: tuple[str, ...]
+    """Triton's keys as recorded, each once."""
+    versions: frozenset[str]
+    """The versions of Triton by which they were recorded."""
+    targets: frozenset[str]
+    """The architectures for which: ``sm_90``, ``gfx942``."""
+    sources: frozenset[str]
+    """The files with the functions."""
+    written: float
+    """When the oldest of the files was last written, in seconds since the epoch."""
+
+
+def recorded(paths: Iterable[str]) -> Recorded:
+    """Read files of recipes so.
+
+    Raises:
+        RecipesError: one cannot be read, is no regular file, or is longer than `MOST_BYTES`.
+    """
+    keys: dict[str, None] = {}
+    versions, targets, sources = set[bytes](), set[str](), set[bytes]()
+    written = float("inf")
+    for path in paths:
+        data, found = _read(path)
+        written = min(written, found.st_mtime)
+        for key, version in _LINE.findall(data):
+            keys[key.decode()] = None
+            versions.add(version)
+        for number, name in _TARGET.findall(data):
+            targets.add(f"sm_{number.decode()}" if number else name.decode())
+        sources.update(match[2] for match in _FILE.findall(data))
+    return Recorded(
+        keys=tuple(keys),
+        versions=frozenset(map(_text, versions)),
+        targets=frozenset(targets),
+        sources=frozenset(map(_text, sources)),
+        written=written,
+    )
+
+
+def has_recipe(path: str) -> bool:
+    """Whether a file has a whole recipe, by what it begins with. False where it cannot be read."""
+    try:
+        fd, _ = open_regular(path)
+    except OSError:
+        return False
+    with os.fdopen(fd, "rb") as file:
+        head = file.read(2**20 + 4096)
+    first = _LINE.search(head)
+    return first is not None and b"\n" in head[first.end() :]
+
+
+def _read(path: str) -> tuple[bytes, os.stat_result]:
+    try:
+        fd, found = open_regular(path)
+    except OSError as error:
+        raise RecipesError(path, error.strerror or str(error)) from None
+    with os.fdopen(fd, "rb") as file:
+        if found.st_size > MOST_BYTES:
+            raise RecipesError(path, f"longer than {MOST_BYTES >> 20} MiB")
+        try:
+            return file.read(), found
+        except OSError as error:
+            raise RecipesError(path, error.strerror or str(error)) from None
+
+
+def _text(data: bytes) -> str:
+    """The text that stands in JSON between quotes."""
+    if b"\\" not in data:
+        return data.decode("utf-8", "replace")
+    try:
+        text: str = json.loads(b'"%s"' % data)
+    except ValueError:
+        return ""
+    return text

@@ -1,0 +1,160 @@
+"""From files of recipes to a pool, and from what it did to the side file that tells the next start of a program."""
+
+from __future__ import annotations
+
+import os
+from contextlib import suppress
+
+from gpucache.disk.vetting import Trust, vet, vet_file
+from gpucache.errors import GpuCacheError, RecipesError
+from gpucache.kernels.recipe import BadRecipe, from_text
+from gpucache.kernels.recipe_lines import BadLine, read_recipe_file, read_recipes
+from gpucache.layout.keys import directories_in, shards
+from gpucache.store.manifest import read_manifest
+from gpucache.store.recipe_file import read_recipe
+from gpucache.values import Value
+from gpucache.warm import made_keys, recordings
+from gpucache.warm.recorded import recorded
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Iterator, Sequence
+    from typing import BinaryIO
+
+    from gpucache.kernels.recipe import Recipe, Target
+    from gpucache.warm.outcome import Outcome
+
+STDIN = "-"
+
+
+class BadLineOf(Value):
+    """A line of a file that is no recipe."""
+
+    path: str
+    number: int
+    reason: str
+
+
+class FromFiles(Value):
+    """The recipes of some files, or of a store."""
+
+    recipes: tuple[Recipe, ...]
+    bad: tuple[BadLineOf, ...] = ()
+    paths: tuple[str, ...] = ()
+    """The files that can be read again."""
+    trusted: bool = False
+    """Whether the sources that are kept with recipes may be run: nobody else could have written the files."""
+    before: tuple[tuple[str, made_keys.MadeKeys], ...] = ()
+    """For each of ``paths`` the real path, and what the sources were when the recipes were read."""
+
+    def leave_keys(self, outcomes: Sequence[Outcome], root: str, targets: Iterable[Target]) -> None:
+        """Leave for each file which keys were made of its recipes; where that fails, nothing is left. Never raises."""
+        for path, before in self.before:
+            _leave(outcomes, before, root, [path], list(map(str, targets)))
+
+
+def from_files(files: Sequence[str], stdin: BinaryIO | None = None) -> FromFiles:
+    """Read files of recipes; ``-`` is ``stdin``.
+
+    Raises:
+        RecipesError: one cannot be read.
+        BadRecipeFile: one is no file of recipes, or of a format that is unknown.
+    """
+    recipes: dict[str, Recipe] = {}
+    bad: list[BadLineOf] = []
+    for file in files:
+        for found in _read(file, stdin):
+            if isinstance(found, BadLine):
+                bad.append(BadLineOf(file, found.number, found.reason))
+            else:
+                recipes.setdefault(found.key, found)
+    paths = tuple(file for file in files if file != STDIN)
+    before = []
+    for path in paths:
+        with suppress(RecipesError):  # one that is too long to be looked at before each start
+            before.append((os.path.realpath(path), made_keys.nothing_made(recorded([path]))))
+    return FromFiles(
+        recipes=tuple(recipes.values()),
+        bad=tuple(bad),
+        paths=paths,
+        trusted=len(paths) == len(files) and all(map(_is_trusted, paths)),
+        before=tuple(before),
+    )
+
+
+def from_store(root: str) -> FromFiles:
+    """The recipes that the entries of a vetted root's store carry; what is none, or damaged, is passed over."""
+    recipes = []
+    for shard in shards(root):
+        for key in sorted(directories_in(shard)):
+            recipe = _stored(f"{shard}/{key}")
+            if recipe is not None:
+                recipes.append(recipe)
+    return FromFiles(tuple(recipes), trusted=True)
+
+
+def _stored(entry: str) -> Recipe | None:
+    with suppress(BadRecipe, OSError):
+        found = read_manifest(entry)
+        data = None if found is None else read_recipe(entry, found[0])
+        return None if data is None else from_text(data)
+    return None
+
+
+def replay_files(
+    paths: Sequence[str], what: Sequence[str], root: str, targets: Sequence[str], *, jobs: int
+) -> None:
+    """Compile all recipes of some files into a root, and leave which keys were made. Lines that are none are passed.
+
+    ``what`` names the recipes as for `made_keys.keys_path`; ``targets`` are names of architectures.
+
+    Raises:
+        GpuCacheError, OSError: nothing could be compiled.
+    """
+    from gpucache.warm.pool import Pool
+    from gpucache.warm.targets import parse_target
+
+    before = made_keys.nothing_made(recorded(paths))
+    given = from_files(paths)
+    wanted = list(map(parse_target, targets))
+    pool = Pool(given.recipes, root=root, targets=wanted, jobs=jobs, sources=given.trusted)
+    report = pool.run()
+    if not report.left:
+        _leave(report.outcomes, before, root, what, targets)
+
+
+def _read(file: str, stdin: BinaryIO | None) -> Iterator[Recipe | BadLine]:
+    if file == STDIN and stdin is None:
+        raise RecipesError("stdin", "it is closed")
+    if file == STDIN and stdin is not None:
+        yield from read_recipes(stdin, "stdin")
+        return
+    try:
+        yield from read_recipe_file(file)
+    except OSError as error:
+        raise RecipesError(file, error.strerror or str(error)) from None
+
+
+def _is_trusted(path: str) -> bool:
+    """Whether nobody but those who are trusted can have written a file."""
+    real = os.path.realpath(path)
+    try:
+        trust = Trust.parse(os.environ)
+        vet(os.path.dirname(real), trust)
+        vet_file(real, trust)
+    except GpuCacheError:
+        return False
+    return True
+
+
+def _leave(
+    outcomes: Sequence[Outcome],
+    before: made_keys.MadeKeys,
+    root: str,
+    what: Sequence[str],
+    targets: Sequence[str],
+) -> None:
+    made = made_keys.made_keys(outcomes, before)
+    with suppress(GpuCacheError, OSError):
+        made_keys.write(made_keys.keys_path(root, what, targets), made, root)
+    recordings.bound(root)

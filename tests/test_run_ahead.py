@@ -1,0 +1,358 @@
+"""`gpucache run --record` and `--warm` as whole commands, with the real pool and modules that take their time."""
+
+from __future__ import annotations
+
+import os
+import random
+import re
+import shlex
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+from support.processes import PATIENCE_S
+from support.recipes import key_of, recipe_file, stored
+
+from gpucache.kernels.recipe import Function
+from gpucache.warm.programs import programs_path
+
+GPUCACHE = [sys.executable, "-m", "gpucache"]
+FAKE = "warning: the devices are fake (requested): GPUCACHE_FAKE_DEVICES is set to 1\n"
+GONE_S = 2.0
+SLEEPER = """
+import os, time
+with open({log!r}, "a") as log:
+    log.write(f"{{os.getpid()}} ")
+while True:
+    time.sleep(0.01)
+"""
+
+
+def until(condition, seconds=PATIENCE_S):
+    """Go on once the condition holds; what it then is."""
+    end = time.monotonic() + seconds
+    while not (found := condition()):
+        assert time.monotonic() < end, "it never came true"
+        threading.Event().wait(0.02)
+    return found
+
+
+@pytest.fixture
+def environ(tmp_path, root, gpucache) -> dict[str, str]:
+    """The environment of a node with one device, whose root is there; and a mark by which its processes are known."""
+    (tmp_path / "modules").mkdir()
+    path = f"{tmp_path}/modules:{os.environ.get('PYTHONPATH', '')}"
+    made = {**os.environ, "GPUCACHE_DIR": str(root), "GPUCACHE_FAKE_DEVICES": "1"}
+    made |= {"PYTHONPATH": path, "OF_TEST": str(tmp_path)}
+    assert gpucache("provision", env=made).returncode == 0
+    return made
+
+
+@pytest.fixture
+def run(environ, tmp_path) -> Callable[..., subprocess.CompletedProcess[str]]:
+    def run(*words: object, **more: str) -> subprocess.CompletedProcess[str]:
+        command = [*GPUCACHE, "run", *map(str, words)]
+        return subprocess.run(
+            command,
+            env={**environ, **more},
+            cwd=tmp_path,
+            capture_output=True,
+            text=True,
+            timeout=120,
+            start_new_session=True,
+        )
+
+    return run
+
+
+@pytest.fixture
+def busy(environ, tmp_path) -> Iterator[Path]:
+    """A file of a recipe whose module never ends to be imported, so that a pool works as long as it may."""
+    module = tmp_path / "modules/sleeper.py"
+    module.write_text(SLEEPER.format(log=str(tmp_path / "imported")))
+    function = Function("sleeper", "add", str(module), "0" * 64)
+    recipe_file(tmp_path / "busy.jsonl", function=function)
+    yield tmp_path / "busy.jsonl"
+    for pid in of_test(tmp_path):
+        os.kill(pid, signal.SIGKILL)
+
+
+def of_test(directory: Path) -> list[int]:
+    """The processes that have this test's mark in their environment, and are none of the test's programs."""
+    mark = f"OF_TEST={directory}\0".encode()
+    found = []
+    for name in os.listdir("/proc"):
+        try:
+            if not name.isdigit() or mark not in Path(f"/proc/{name}/environ").read_bytes():
+                continue
+            words = Path(f"/proc/{name}/cmdline").read_bytes()
+        except OSError:
+            continue
+        if b"input()" not in words and words:
+            found.append(int(name))
+    return found
+
+
+class Program:
+    """A program that runs until it is killed, started by `gpucache run`."""
+
+    def __init__(self, environ: dict[str, str], *options: object) -> None:
+        command = [*GPUCACHE, "run", *map(str, options), "--", sys.executable, "-c", "input()"]
+        pipe = subprocess.PIPE
+        self.process = subprocess.Popen(
+            command, env=environ, stdin=pipe, stderr=pipe, text=True, start_new_session=True
+        )
+
+    def kill(self) -> None:
+        self.process.kill()
+        self.process.wait()
+
+
+@pytest.fixture
+def program(environ) -> Iterator[Callable[..., Program]]:
+    started = []
+
+    def start(*options: object) -> Program:
+        started.append(Program(environ, *options))
+        return started[-1]
+
+    yield start
+    for one in started:
+        one.kill()
+
+
+def held_locks(root: Path) -> list[str]:
+    """The lock files of keys and pools that are there."""
+    return [path.name for path in (root / "gpucache/v1/locks").glob("*.lock")]
+
+
+class TestRecord:
+    def test_the_variable_names_the_file_wherever_the_command_goes(self, run, tmp_path):
+        done = run("--record", "r.jsonl", "--", "sh", "-c", "cd /; echo $GPUCACHE_RECORD")
+        assert done.stdout == f"{tmp_path}/r.jsonl\n"
+        assert done.stderr == FAKE
+
+    def test_it_replaces_one_that_was_set(self, run, tmp_path):
+        done = run("--record", "r", "--", "sh", "-c", "echo $GPUCACHE_RECORD", GPUCACHE_RECORD="/x")
+        assert done.stdout == f"{tmp_path}/r\n"
+
+    def test_without_the_plug_in_it_says_that_nothing_is_recorded(self, run):
+        done = run("--record", "r", "--no-plugin", "--", "true")
+        assert "note: --record: without the plug-in nothing is recorded\n" in done.stderr
+
+
+class TestWarm:
+    def test_one_line_says_what_is_done_and_the_command_goes_on(self, run, busy):
+        done = run("--warm", busy, "--jobs", "3", "--", "echo", "hello")
+        assert done.returncode == 0
+        assert done.stdout == "hello\n"
+        pattern = r"note: --warm: process \d+ compiles what is missing \(1 of 1 recipes\) of "
+        pattern += rf"{busy}, 3 kernels at once\n"
+        assert re.fullmatch(re.escape(FAKE) + pattern, done.stderr)
+
+    def test_where_nothing_is_missing_nothing_starts(self, run, tmp_path, root):
+        for key in recipe_file(tmp_path / "r", 3, triton_version=installed()):
+            stored(root, key)
+        done = run("--warm", "r", "--", "true")
+        assert done.stderr == (
+            f"{FAKE}note: --warm: nothing to compile: all 3 recipes of {tmp_path}/r are there\n"
+        )
+        assert held_locks(root) == ["provision.lock"]
+        assert of_test(tmp_path) == []
+
+    def test_another_triton_than_the_recorded_one_starts_it(self, run, tmp_path, root):
+        for key in recipe_file(tmp_path / "r", 3, triton_version="0.0.1"):
+            stored(root, key)
+        done = run("--warm", "r", "--", "true")
+        assert "(another Triton is installed than the recorded one; 3 recipes)" in done.stderr
+
+    def test_a_pipe_does_not_wait_for_it(self, environ, busy, tmp_path):
+        """Nor does whoever captures the output, while the pool is at work."""
+        line = f"{shlex.join(GPUCACHE)} run --warm {busy} -- sh -c 'until [ -e imported ]; do sleep 0.1; done' | cat"
+        done = subprocess.run(
+            ["bash", "-c", f"{line}; echo ended"],
+            env=environ,
+            cwd=tmp_path,
+            stdout=subprocess.PIPE,
+            text=True,
+            timeout=PATIENCE_S,
+        )
+        assert done.stdout == "ended\n"
+        assert (tmp_path / "imported").exists()
+        until(lambda: of_test(tmp_path) == [], GONE_S + 1)
+
+    def test_a_file_that_is_not_there_is_an_error_unless_that_is_said_to_be_none(self, run):
+        done = run("--warm", "nowhere", "--", "echo", "hello")
+        assert (done.returncode, done.stdout) == (1, "")
+        assert "nowhere: No such file or directory" in done.stderr
+        done = run("--warm", "nowhere", "--no-strict", "--", "echo", "hello")
+        assert (done.returncode, done.stdout) == (0, "hello\n")
+
+    def test_where_no_pool_can_be_started_the_command_runs_in_its_directories(
+        self, run, busy, root
+    ):
+        """The file that must be locked for that is a directory."""
+        Path(programs_path(str(root), [str(busy), ""])).mkdir()
+        done = run("--warm", busy, "--", "sh", "-c", "echo $TRITON_CACHE_DIR")
+        assert done.stdout == f"{root}/triton/0\n"
+        assert "warning: --warm: nothing is compiled ahead: " in done.stderr
+
+    def test_where_gpucache_is_disabled_nothing_is_done(self, run, busy, tmp_path):
+        done = run("--warm", busy, "--", "true", GPUCACHE_DISABLE="1")
+        assert done.returncode == 0
+        assert "--warm" not in done.stderr
+        assert of_test(tmp_path) == []
+
+    def test_jobs_alone_is_wrong_usage(self, run):
+        done = run("--jobs", "2", "--", "true")
+        assert done.returncode == 2
+        assert "--jobs is for --warm" in done.stderr
+
+
+def installed() -> str:
+    return pytest.importorskip("triton").__version__
+
+
+class TestAuto:
+    def recorded(self, run, tmp_path, *words: object, count: int = 3, **more: str):
+        """A run of a command, as which the plug-in records so many recipes; what is said of it."""
+        recipe_file(tmp_path / "asked", count, triton_version=installed())
+        copy = 'cat asked >> "$GPUCACHE_RECORD"' if count else "true"
+        script = tmp_path / "train.sh"
+        script.write_text(f"[ -z $GPUCACHE_RECORD ] || {copy}; echo recorded=$GPUCACHE_RECORD\n")
+        return run("--warm", "auto", "--", "sh", "train.sh", *words, **more)
+
+    def test_the_first_run_records_only_and_says_so(self, run, tmp_path, root):
+        done = self.recorded(run, tmp_path)
+        assert done.stderr == (
+            f"{FAKE}note: --warm auto: no run of this command has left recipes yet; this one records them\n"
+        )
+        (file,) = (root / "gpucache/v1/recipes").iterdir()
+        assert done.stdout == f"recorded={file}\n"
+        assert file.stat().st_mode & 0o777 == 0o600
+        assert held_locks(root) == ["provision.lock"]
+
+    def test_the_next_compiles_what_is_missing_of_what_the_last_asked_for(
+        self, run, tmp_path, root
+    ):
+        self.recorded(run, tmp_path)
+        stored(root, key_of(0))
+        done = self.recorded(run, tmp_path)
+        assert "compiles what is missing (2 of 3 recipes)" in done.stderr
+        for number in (1, 2):
+            stored(root, key_of(number))
+        assert "nothing to compile: all 3 recipes" in self.recorded(run, tmp_path).stderr
+
+    def test_a_run_that_records_nothing_takes_nothing_away(self, run, tmp_path):
+        self.recorded(run, tmp_path)
+        for _ in range(3):
+            assert "of 3 recipes" in self.recorded(run, tmp_path, count=0).stderr
+
+    def test_another_command_has_its_own(self, run, tmp_path):
+        self.recorded(run, tmp_path, "--port", "1")
+        assert "of 3 recipes" in self.recorded(run, tmp_path, "--port", "2").stderr
+        assert "no run of this command" in self.recorded(run, tmp_path, "--seed", "2").stderr
+
+    def test_of_several_ranks_one_records(self, environ, tmp_path, root):
+        """While its process runs; the others say nothing of it."""
+        ranks = []
+        for rank in range(4):
+            own = {**environ, "LOCAL_RANK": str(rank), "GPUCACHE_FAKE_DEVICES": "4"}
+            command = [*GPUCACHE, "run", "--warm", "auto", "--", "sh", "-c"]
+            pipe = subprocess.PIPE
+            ranks.append(
+                subprocess.Popen(
+                    [*command, "echo $GPUCACHE_RECORD; read line"],
+                    env=own,
+                    stdin=pipe,
+                    stdout=pipe,
+                    stderr=pipe,
+                    text=True,
+                )
+            )
+        files = [rank.stdout.readline() for rank in ranks]
+        said = [rank.communicate("\n", timeout=PATIENCE_S)[1] for rank in ranks]
+        assert sorted(map(bool, map(str.strip, files))) == [False, False, False, True]
+        assert sum("no run of this command" in text for text in said) == 1
+        assert len(list((root / "gpucache/v1/recipes").iterdir())) == 1
+
+    def test_a_file_of_the_users_own_is_kept(self, run, tmp_path, root):
+        done = self.recorded(run, tmp_path, count=0, GPUCACHE_RECORD="/mine")
+        assert done.stdout == "recorded=/mine\n"
+        assert "what this run asks for is recorded in /mine alone" in done.stderr
+
+    def test_an_inner_run_records_for_the_outer(self, run, root):
+        inner = shlex.join(
+            [*GPUCACHE, "run", "--warm", "auto", "--", "sh", "-c", "echo $GPUCACHE_RECORD"]
+        )
+        done = run("--warm", "auto", "--", "sh", "-c", f"echo $GPUCACHE_RECORD; {inner}")
+        one, other = done.stdout.split()
+        assert one == other
+        assert done.stderr.count("--warm auto") == 1
+
+    def test_a_link_in_the_place_of_the_directory_stops_no_command(self, run, root, tmp_path):
+        (tmp_path / "elsewhere").mkdir()
+        (root / "gpucache/v1/recipes").symlink_to(tmp_path / "elsewhere")
+        done = run("--warm", "auto", "--", "echo", "hello")
+        assert (done.returncode, done.stdout) == (0, "hello\n")
+        assert "warning: --warm: nothing is compiled ahead: " in done.stderr
+        assert list((tmp_path / "elsewhere").iterdir()) == []
+
+
+class TestTheEnd:
+    def test_the_pool_and_its_workers_end_with_the_program(self, program, busy, tmp_path, root):
+        one = program("--warm", busy)
+        until((tmp_path / "imported").exists)
+        assert len(of_test(tmp_path)) >= 3, "the pool, its scheduler, an importer"
+        one.kill()
+        until(lambda: of_test(tmp_path) == [], GONE_S)
+        assert held_locks(root) == ["provision.lock"]
+
+    @pytest.mark.kills
+    def test_killed_at_any_moment_one_of_two_programs_leaves_the_other_its_pool(
+        self, program, busy, tmp_path, root
+    ):
+        draw = random.Random(1)
+        first = program("--warm", busy)
+        until((tmp_path / "imported").exists)
+        pools = set(of_test(tmp_path))
+        for _ in range(20):
+            second = program("--warm", busy)
+            threading.Event().wait(draw.uniform(0, 0.3))
+            second.kill()
+        assert set(of_test(tmp_path)) == pools
+        first.kill()
+        until(lambda: of_test(tmp_path) == [], GONE_S)
+        assert held_locks(root) == ["provision.lock"]
+
+    @pytest.mark.kills
+    def test_killed_at_any_moment_both_leave_nothing(self, program, busy, tmp_path, root):
+        draw = random.Random(2)
+        for _ in range(20):
+            both = [program("--warm", busy) for _ in range(2)]
+            threading.Event().wait(draw.uniform(0, 1.5))
+            for one in both:
+                one.kill()
+            until(lambda: of_test(tmp_path) == [], GONE_S + 1)
+            assert held_locks(root) == ["provision.lock"]
+
+    def test_a_killed_pool_is_followed_by_another(self, program, busy, tmp_path, root):
+        first = program("--warm", busy)
+        until((tmp_path / "imported").exists)
+        (state,) = (root / "gpucache/v1/locks").glob("ahead-*.lock")
+        (pool,) = re.findall(r'"pid": (\d+)', state.read_text())
+        os.kill(int(pool), signal.SIGKILL)
+        until(lambda: of_test(tmp_path) == [], GONE_S)
+        (tmp_path / "imported").unlink()
+        second = program("--warm", busy)
+        until((tmp_path / "imported").exists)
+        first.kill()
+        assert of_test(tmp_path)
+        second.kill()
+        until(lambda: of_test(tmp_path) == [], GONE_S)
+        assert held_locks(root) == ["provision.lock"]
