@@ -102,6 +102,8 @@ def test_constants_that_are_no_numbers_are_encoded_by_their_types(answer, recipe
     assert dict(recipe("namedtuple").constants)[(3,)] == {"namedtuple": pair}
     assert recipe("nested").constants
     assert recipe("tuple of functions").constants
+    fields = [["rows", 4], ["columns", {"tuple": [{"dtype": "int8"}, {"float": (2.0).hex()}]}]]
+    assert dict(recipe("dataclass").constants)[(3,)] == {"dataclass": [module, "Tile", fields]}
     if since(answer, 3, 3):
         assert dict(recipe("constexpr").constants)[(3,)] == {"constexpr": 3}
         function = dict(recipe("function").constants)[(3,)]["function"]
@@ -125,6 +127,16 @@ def test_constexpr_functions_are_encoded_where_their_text_is_not_in_the_key(answ
         return  # this Triton has no constexpr functions
     assert dict(recipe("constexpr_function").constants)[(3,)]["function"][1] == "doubled"
     assert "holds an address" in answer["said"]["tuple of a constexpr_function"]
+
+
+def test_a_kernel_of_gluon_is_told_with_its_layout(answer, recipe):
+    if not since(answer, 3, 4):
+        return  # this Triton has no Gluon
+    one = recipe("gluon")
+    assert (one.function.qualname, one.launched) == ("of_gluon", True)
+    (module, qualname, fields) = dict(one.constants)[(2,)]["dataclass"]
+    assert module.startswith("triton.experimental.gluon.language.")
+    assert (qualname, fields[0]) == ("BlockedLayout", ["size_per_thread", {"list": [1]}])
 
 
 def test_a_kernel_made_inside_a_function_is_told_with_its_name(recipe):

@@ -1,9 +1,9 @@
 """The recipe of the kernel that Triton is asking for, read from the frame of its `compile`, which calls the plug-in.
 
-No hook of Triton's is set: one that is set breaks launches that work without it. `compile` of 3.2.0, 3.4.0, 3.6.0 and
-3.9.0 (`triton/compiler/compiler.py`) has as locals, when it asks for a group and when it puts one: ``src``, an
-`ASTSource` of function, signature, constants and attributes; ``backend``; ``options``, the backend's, parsed;
-``env_vars``, the variables that are part of the key; ``target``. This module is not imported before a process
+No hook of Triton's is set: one that is set breaks launches that work without it. When it asks for a group, and when it
+puts one, `compile` of Triton 3.2.0 to 3.9.0 (`triton/compiler/compiler.py`; each minor version was asked) has as locals
+``src``, an `ASTSource` of function, signature, constants and attributes; ``backend``; ``options``, the backend's,
+parsed; ``env_vars``, the variables that are part of the key; ``target``. This module is not imported before a process
 publishes, adopts or records its first kernel.
 """
 
@@ -326,7 +326,7 @@ _MOST_CALLED = 256
 def _called(function: Any) -> list[Any]:
     """A function and those that it names, and that these name: all whose globals count.
 
-    Triton 3.6.0 and before notes with a function the globals of another that it calls only if that was hashed before
+    Triton 3.7.1 and before notes with a function the globals of another that it calls only if that was hashed before
     (`runtime/jit.py` `_update_hash` copies them before it hashes). Functions of Triton's own are left out: what they
     read is Triton's too.
     """

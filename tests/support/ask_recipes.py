@@ -131,7 +131,8 @@ def use_manager() -> None:
     from triton.compiler import compiler
     from triton.runtime import cache
 
-    compiler.get_cache_manager = lambda digest: CacheManager(cache._base64(digest))
+    key = cache._base32 if hasattr(cache, "_base32") else cache._base64
+    compiler.get_cache_manager = lambda digest: CacheManager(key(digest))
 
 
 def ask(function: Any, *arguments: object, **named: object) -> Any:
@@ -184,6 +185,7 @@ def cases() -> dict[str, Any]:
         "namedtuple argument": (tuples, (x, kernels.Pair(5, None)), {"B": 1}),
         "inside": (kernels.inside(), (x,), {"B": 1}),
         "a global set": (kernels.reads_a_set, (x,), {"B": 1}),
+        "dataclass": (plain, (x, x, 3), {"B": kernels.Tile(4, (tl.int8, 2.0))}),
         "object": (plain, (x, x, 3), {"B": object()}),
         "lambda": (plain, (x, x, 3), {"B": lambda: 0}),
         "a set in a tuple": (plain, (x, x, 3), {"B": (1, frozenset())}),
@@ -191,6 +193,8 @@ def cases() -> dict[str, Any]:
     if hasattr(triton, "constexpr_function"):
         found["constexpr_function"] = (plain, (x, x, 3), {"B": kernels.doubled})
         found["tuple of a constexpr_function"] = (plain, (x, x, 3), {"B": (kernels.doubled, 1)})
+    if kernels.gluon is not None:
+        found["gluon"] = (kernels.of_gluon, (x,), {"B": 128, "LAYOUT": kernels.BLOCKED})
     return found
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import enum
 from typing import NamedTuple
 
@@ -15,6 +16,13 @@ OTHER: tl.constexpr = {1, 2}
 
 class Mode(enum.IntEnum):
     FAST = 1
+
+
+@dataclasses.dataclass(frozen=True)
+class Tile:
+    rows: int
+    columns: object = None
+    area: int = dataclasses.field(init=False, default=0)
 
 
 class Pair(NamedTuple):
@@ -52,6 +60,21 @@ if hasattr(triton, "constexpr_function"):
     @triton.constexpr_function
     def doubled(x):
         return 2 * x
+
+
+try:
+    from triton.experimental import gluon
+    from triton.experimental.gluon import language as gl
+except ImportError:
+    gluon = None
+
+if gluon is not None:
+    BLOCKED = gl.BlockedLayout([1], [32], [4], [0])
+
+    @gluon.jit
+    def of_gluon(x, B: gl.constexpr, LAYOUT: gl.constexpr):
+        offsets = gl.arange(0, B, layout=LAYOUT)
+        gl.store(x + offsets, offsets)
 
 
 def inside():
