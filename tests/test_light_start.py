@@ -34,6 +34,7 @@ NOT_FOR_A_HIT = {
     *("gpucache.disk.capabilities", "gpucache.disk.lock_token", "gpucache.disk.within"),
     *("gpucache.store.counter_fold", "gpucache.store.counter_look", "gpucache.store.key_lock"),
     *("gpucache.store.quarantine", "gpucache.store.size", "gpucache.triton.shared_kernel"),
+    *("gpucache.triton.remember", "gpucache.kernels.triton_files"),
 }
 PACKAGE = Path(gpucache.__file__).parent.parent
 

@@ -769,6 +769,21 @@ def test_under_gpucache_run_the_key_is_there_before_anything_asks(triton, root, 
     assert real(root, tmp_path, CUDA_UTILS, run=True) == ["used", 0, 0, keys]
 
 
+@pytest.mark.torch
+def test_torch_has_the_key_by_the_name_that_it_imported_before(triton, root, tmp_path):
+    """Inductor's keys and those of `torch.utils._triton` are made of it (torch 2.13.0)."""
+    order = """
+from torch._inductor import codecache
+from torch._inductor.runtime import triton_compat
+from gpucache.triton.remember import remember_key
+ended = remember_key()
+assert triton_compat.triton_key() == codecache.triton_key()
+assert bool(read) is (ended == "kept"), (ended, read)
+"""
+    assert real(root, tmp_path, order)[:2] == ["kept", 1]
+    assert real(root, tmp_path, order)[:2] == ["used", 0]
+
+
 def test_a_process_that_replays_recipes_takes_the_key_too(triton, root, tmp_path):
     """And so do all that the pool forks of it."""
     prepare = "from gpucache.warm.running_triton import hash_triton; hash_triton()"
