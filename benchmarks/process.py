@@ -37,7 +37,8 @@ def run(
     start, cpu_s, rss_bytes = time.perf_counter(), 0.0, 0
     quiet = subprocess.DEVNULL
     started = [
-        subprocess.Popen(command, env=environ, stdout=quiet, stderr=quiet) for _ in range(copies)
+        subprocess.Popen(command, env=environ, stdin=quiet, stdout=quiet, stderr=quiet)
+        for _ in range(copies)
     ]
     for process in started:
         _, status, usage = os.wait4(process.pid, 0)
