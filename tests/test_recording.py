@@ -9,6 +9,7 @@ import json
 import os
 import subprocess
 import sys
+import weakref
 from pathlib import Path
 
 import pytest
@@ -214,6 +215,19 @@ def test_a_frame_that_is_not_tritons_compile_has_no_recipe():
         return recipe_of(sys._getframe(), "A" * 52), (src, options, backend, env_vars, target)
 
     assert compile()[0] is None
+
+
+def test_the_locals_of_another_frame_are_not_kept_alive():
+    """A manager object is to go when its caller drops it, though the caller's frame runs on."""
+
+    class Manager:
+        pass
+
+    manager = Manager()
+    gone = weakref.ref(manager)
+    assert recipe_of(sys._getframe(), "A" * 52) is None
+    del manager
+    assert gone() is None
 
 
 class Interrupted:

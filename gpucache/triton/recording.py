@@ -87,10 +87,19 @@ def recipe_of(frame: FrameType, key: str) -> Recipe | None:
     return None if text is None else from_text(text)
 
 
+def _is_compile(frame: FrameType) -> bool:
+    """Whether a frame is that of Triton's `compile`.
+
+    Of another frame the locals are not even looked at: until Python 3.12 what was there stays alive in what `f_locals`
+    gave, as long as the frame runs; and when a manager object goes decides when a turn of eviction begins.
+    """
+    return frame.f_code.co_name == "compile" and frame.f_globals.get("__name__") == _COMPILER
+
+
 def _kernel_in(frame: FrameType) -> str:
     """The name of the kernel that a frame compiles, for the log."""
     try:
-        return str(frame.f_locals["src"].name)
+        return str(frame.f_locals["src"].name) if _is_compile(frame) else "a kernel"
     except Exception:
         return "a kernel"
 
@@ -101,7 +110,7 @@ def _recipe_of(frame: FrameType, key: str) -> Recipe:
     Raises:
         Unencodable: it has none.
     """
-    if frame.f_code.co_name != "compile" or frame.f_globals.get("__name__") != _COMPILER:
+    if not _is_compile(frame):
         raise Unencodable("it is not asked for by Triton's compile")
     seen = frame.f_locals
     source, options = seen["src"], seen["options"]
