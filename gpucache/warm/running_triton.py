@@ -6,10 +6,12 @@ Nothing here asks which version runs: each of 3.2 to 3.9 is asked for what it ha
 
 from __future__ import annotations
 
+import functools
 import gc
 import inspect
 import os
 import sys
+import weakref
 from contextlib import contextmanager
 
 import triton
@@ -128,7 +130,8 @@ def is_kernel(value: object) -> bool:
 
 def all_kernels() -> list[Any]:
     """All functions of Triton's that this process has made and that are still there."""
-    return [value for value in gc.get_objects() if issubclass(type(value), _FUNCTIONS)]
+    found = [noted() for noted in _made]
+    return [function for function in found if function is not None]
 
 
 def _functions() -> tuple[type, ...]:
@@ -142,6 +145,32 @@ def _functions() -> tuple[type, ...]:
 
 
 _FUNCTIONS = _functions()
+
+
+def _note_functions() -> list[weakref.ref[Any]]:
+    """The functions that there are, to which each is added that is made from now on.
+
+    The collector does not list them all: a process that forks workers has frozen what it has (`gc.freeze`).
+    """
+    noted = [weakref.ref(value) for value in gc.get_objects() if _is_kernel_type(type(value))]
+    base = getattr(sys.modules["triton.runtime.jit"], "JITCallable", JITFunction)
+    make = base.__init__
+
+    @functools.wraps(make)
+    def made(self: Any, *words: Any, **named: Any) -> None:
+        noted.append(weakref.ref(self))
+        make(self, *words, **named)
+
+    base.__init__ = made
+    return noted
+
+
+def _is_kernel_type(cls: type) -> bool:
+    """Whether a class is one of functions of Triton's; asks nothing of its objects, which may answer anything."""
+    return issubclass(cls, _FUNCTIONS)
+
+
+_made = _note_functions()
 
 
 # ---- values
