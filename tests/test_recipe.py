@@ -36,6 +36,14 @@ class Mode(enum.IntEnum):
     EXACT = 2
 
 
+class Endless(NamedTuple):
+    rows: int
+
+    def __iter__(self):
+        while True:
+            yield 0
+
+
 class Letters(str):
     pass
 
@@ -83,7 +91,16 @@ def test_a_member_of_an_enum_is_no_int_and_a_named_tuple_no_tuple():
     assert encode(Shape(1, Mode.EXACT)) == {
         "namedtuple": [here, "Shape", [1, {"enum": [here, "Mode", "EXACT"]}]]
     }
+    assert encode(Endless(3)) == {"namedtuple": [here, "Endless", [3]]}
     assert decode(encode(Shape(1, 2.0)), Fake()) == ("namedtuple", here, "Shape", [1, 2.0])
+
+
+@pytest.mark.torch
+def test_a_dtype_of_torch_is_encoded_by_its_name():
+    import torch
+
+    assert encode(torch.float16) == {"torch_dtype": "float16"}
+    assert decode({"torch_dtype": "float16"}, Fake()) == ("torch_dtype", "float16")
 
 
 def itself():

@@ -5,16 +5,19 @@
 
 from __future__ import annotations
 
+import errno
 import os
 from pathlib import Path
 
 import pytest
+from support.launches import another_process, kernel, launched
 from support.ranks import Rank
 
 from gpucache.kernels.recipe import from_text
 from gpucache.kernels.recipe_lines import read_recipe_file
 from gpucache.store.manifest import MANIFEST, RECIPE, read_manifest
 from gpucache.store.recipe_file import read_recipe
+from gpucache.triton import recorder, shared_kernel
 
 pytestmark = pytest.mark.usefixtures("triton")
 
@@ -92,6 +95,26 @@ def test_a_hit_gives_an_entry_its_recipe_only_where_it_is_recorded(first, root, 
     assert ranks(env={"GPUCACHE_RECORD": str(file)}).said()["compiled"] == 0
     assert recipe(root) == before
     assert recorded(file) == [before.key]
+
+
+@pytest.mark.parametrize("broken", ["read_manifest", "add_recipe"])
+def test_a_hit_whose_recipe_cannot_be_kept_is_a_hit(broken, monkeypatch, root, caplog):
+    """Also where the disk does not answer, or a defect of ours raises."""
+    key, files = kernel("a")
+    monkeypatch.setenv("GPUCACHE_DIR", str(root))
+    monkeypatch.setenv("TRITON_CACHE_DIR", str(root / "triton/0"))
+    another_process(monkeypatch)
+    assert launched(key, files)[0] is False
+    another_process(monkeypatch)
+    monkeypatch.setenv("GPUCACHE_RECORD", str(root / "recipes"))
+    monkeypatch.setattr(recorder, "recipe_text_of", lambda *_: b"{}")
+
+    def breaks(*_, **__):
+        raise (OSError(errno.EIO, "broken") if broken == "read_manifest" else ZeroDivisionError)
+
+    monkeypatch.setattr(shared_kernel, broken, breaks)
+    assert launched(key, files)[0] is True
+    assert caplog.text.count("a recipe cannot be kept") == (broken == "add_recipe")
 
 
 def test_hits_and_misses_of_several_ranks_are_recorded(first, root, ranks, file):

@@ -178,11 +178,13 @@ class Encoder:
 
     def of_class(self, value: object, cls: type, depth: int) -> Encoded:
         """Encode a value of a class that is known by what the class is."""
-        if isinstance(value, Enum):
+        if issubclass(cls, Enum):
             return _enum(value, cls)
-        if isinstance(value, tuple) and _is_namedtuple(cls):
+        if _is_namedtuple(cls):
             module, qualname = _class_names(cls)
-            return {"namedtuple": [module, qualname, self.all(value, depth)]}
+            # The class may iterate in a way of its own.
+            values = self.all(tuple.__iter__(value), depth)  # type: ignore[arg-type]
+            return {"namedtuple": [module, qualname, values]}
         if hasattr(cls, "__dataclass_fields__"):
             return self.dataclass(value, cls, depth)
         raise Unencodable(f"a value of {_shown(cls)}")
@@ -306,7 +308,7 @@ def function_of(function: Any) -> Function:
     )
 
 
-def _enum(value: Enum, cls: type) -> Encoded:
+def _enum(value: Any, cls: type) -> Encoded:
     """Encode a member of an enum by its name; a combination of flags has none."""
     module, qualname = _class_names(cls)
     name = value._name_

@@ -149,7 +149,8 @@ _APPEND = os.O_RDWR | os.O_APPEND | os.O_CREAT | SAFELY
 def append(path: str, recipe: bytes) -> None:
     """Append a recipe, as `to_text` gives it, to a file, which is made for its owner alone where it is not there.
 
-    Beside any number of processes and threads that do the same. Waits for nobody, and follows no link.
+    Beside any number of processes and threads of this node that do the same. Waits for nobody, and follows no link. On
+    a network file system the lines of two nodes may overwrite each other (`open(2)`, ``O_APPEND``): a file a node then.
 
     Raises:
         OSError: the disk refuses, or took only a part of the line.

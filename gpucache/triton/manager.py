@@ -143,7 +143,7 @@ class DeviceCacheManager(CacheManager):
             if found is None:
                 found = self._searched(name, sys._getframe(1))
             elif recipe is not None:
-                self._shared_kernel(name).keep(recipe)
+                self._keep(name, recipe)
         except CacheMissError:
             raise
         except Exception as error:
@@ -286,6 +286,14 @@ class DeviceCacheManager(CacheManager):
         from gpucache.triton.shared_kernel import SharedKernel
 
         return SharedKernel(self._location, self.key, filename, lambda: self._hit(filename))
+
+    def _keep(self, filename: str, recipe: bytes) -> None:
+        """Give the entry that was hit its recipe, if it has none. Never raises: it is a hit all the same."""
+        try:
+            self._shared_kernel(filename).keep(recipe)
+        except Exception as error:
+            outcome = "the entry stays without one"
+            self._location.degraded("a recipe cannot be kept", error, outcome)
 
     def _hit(self, filename: str) -> dict[str, str] | None:
         """The kernel in the device directory; straight code, since this is all that most processes ever ask."""

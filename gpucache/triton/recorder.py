@@ -1,7 +1,7 @@
 """`GPUCACHE_RECORD`: the recipe of each kernel that this process asks for, hits included, appended to one file.
 
 Each key once a process: a forked child does not write again what its parent has written. All that fails is told once,
-and the launch goes on.
+and the launch goes on. What TorchInductor loads from its own cache, with its kernels in it, Triton is not asked for.
 """
 
 from __future__ import annotations

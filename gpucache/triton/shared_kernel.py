@@ -8,6 +8,7 @@ from __future__ import annotations
 import logging
 import os
 import time
+from contextlib import suppress
 
 from gpucache.disk.door import METADATA_BYTES, read_limited
 from gpucache.disk.locks import holder
@@ -109,14 +110,11 @@ class SharedKernel:
         return None
 
     def keep(self, recipe: bytes) -> None:
-        """Give the store's entry this recipe, if it has none; nothing where the key is locked or cannot be written.
-
-        Raises:
-            OSError: the disk does not answer.
-        """
-        found = read_manifest(self.entry)
-        if found is not None and found[0].recipe is None:
-            add_recipe(self.entry, self.view, self.key, recipe, self._lock_path)
+        """Give the store's entry this recipe, if it has none; nothing where the key is locked or the disk refuses."""
+        with suppress(OSError):
+            found = read_manifest(self.entry)
+            if found is not None and found[0].recipe is None:
+                add_recipe(self.entry, self.view, self.key, recipe, self._lock_path)
 
     def publish(self, group: dict[str, str], staged: Staged, frame: FrameType) -> None:
         """Publish the files of a group that the manager object has staged, and make the view of them.
@@ -211,9 +209,10 @@ class SharedKernel:
         recipe = recipe_text_of(frame, self.key)
         if recipe is None:
             return manifest
-        if not add_recipe(self.entry, self.view, self.key, recipe, self._lock_path):
-            return manifest
-        return self.location.sound(self.entry) or manifest
+        with suppress(OSError):
+            if add_recipe(self.entry, self.view, self.key, recipe, self._lock_path):
+                return self.location.sound(self.entry) or manifest
+        return manifest
 
     def _adopt_stock(self, frame: FrameType) -> dict[str, str] | None:
         """Make an entry and a view of a whole group that Triton's own manager has left in the device directory."""
