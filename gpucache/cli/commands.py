@@ -19,6 +19,7 @@ _HOME = {
     "path": "path_and_env_options",
     "env": "path_and_env_options",
     "run": "run_options",
+    "recipe": "recipes",
     "warm": "warm",
     "stats": "stats",
     "ls": "caches",

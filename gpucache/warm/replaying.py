@@ -7,11 +7,9 @@ from contextlib import suppress
 
 from gpucache.disk.vetting import Trust, vet, vet_file
 from gpucache.errors import GpuCacheError, RecipesError
-from gpucache.kernels.recipe import BadRecipe, from_text
 from gpucache.kernels.recipe_lines import BadLine, read_recipe_file, read_recipes
-from gpucache.layout.keys import directories_in, shards
-from gpucache.store.manifest import read_manifest
-from gpucache.store.recipe_file import read_recipe
+from gpucache.report.recipes import StoredRecipe, stored_recipes
+from gpucache.store.manifest import RECIPE
 from gpucache.values import Value
 from gpucache.warm import made_keys, recordings
 from gpucache.warm.recorded import recorded
@@ -83,22 +81,19 @@ def from_files(files: Sequence[str], stdin: BinaryIO | None = None) -> FromFiles
 
 
 def from_store(root: str) -> FromFiles:
-    """The recipes that the entries of a vetted root's store carry; what is none, or damaged, is passed over."""
+    """The recipes that the entries of a vetted root's store carry, and what is wrong with those that are damaged.
+
+    Raises:
+        ConfigurationError: a variable that says whom to trust makes no sense.
+    """
     recipes = []
-    for shard in shards(root):
-        for key in sorted(directories_in(shard)):
-            recipe = _stored(f"{shard}/{key}")
-            if recipe is not None:
-                recipes.append(recipe)
-    return FromFiles(tuple(recipes), trusted=True)
-
-
-def _stored(entry: str) -> Recipe | None:
-    with suppress(BadRecipe, OSError):
-        found = read_manifest(entry)
-        data = None if found is None else read_recipe(entry, found[0])
-        return None if data is None else from_text(data)
-    return None
+    bad = []
+    for found in stored_recipes(root, Trust.parse(os.environ)):
+        if isinstance(found, StoredRecipe):
+            recipes.append(found.recipe)
+        elif found.why != "none":
+            bad.append(BadLineOf(f"{found.of.path}/{RECIPE}", 1, found.fact))
+    return FromFiles(tuple(recipes), tuple(bad), trusted=True)
 
 
 def replay_files(
