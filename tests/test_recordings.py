@@ -177,6 +177,20 @@ class TestANewOne:
         assert all(os.path.lexists(path) for path in [*kept, link, theirs])
         assert (tmp_path / "elsewhere").exists()
 
+    def test_commands_count_it_find_nothing_wrong_and_leave_it(self, directory, root, here):
+        kept = run_of(directory, 1, 3)
+        words = ("--root", root)
+        (row,) = (row for row in here("du", *words).rows if row[0] == "gpucache")
+        assert int(row[2]) == kept.stat().st_size
+        assert here("verify", *words) == (
+            0,
+            "",
+            f"note: 0 entries checked in {root}, 0 findings\n",
+        )
+        assert here("clean", "--yes", *words).code == 0
+        assert here("prune", "--max-size", "0", "--yes", *words).code == 0
+        assert kept.exists()
+
     def test_a_link_in_the_place_of_the_directory_is_refused(self, root, tmp_path):
         (tmp_path / "elsewhere").mkdir()
         (root / "gpucache/v1").mkdir(parents=True, mode=0o700)

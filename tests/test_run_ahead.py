@@ -186,6 +186,15 @@ class TestWarm:
         assert (tmp_path / "imported").exists()
         until(lambda: of_test(tmp_path) == [], GONE_S + 1)
 
+    def test_srun_does_not_wait_for_it(self, two_node_slurm, environ, busy, tmp_path):
+        """Each task asks; the first task of each node that is the first to ask starts it."""
+        until_it_works = "until [ -e imported ]; do sleep 0.1; done"
+        command = [*GPUCACHE, "run", "--warm", str(busy), "--", "sh", "-c", until_it_works]
+        own = {**environ, "GPUCACHE_FAKE_DEVICES": "2"}
+        done = two_node_slurm.run("srun", "--ntasks", "4", *command, cwd=tmp_path, **own)
+        assert done.returncode == 0
+        until(lambda: of_test(tmp_path) == [], GONE_S)
+
     def test_a_file_that_is_not_there_is_an_error_unless_that_is_said_to_be_none(self, run):
         done = run("--warm", "nowhere", "--", "echo", "hello")
         assert (done.returncode, done.stdout) == (1, "")
@@ -216,6 +225,55 @@ class TestWarm:
 
 def installed() -> str:
     return pytest.importorskip("triton").__version__
+
+
+KERNEL = """
+import triton, triton.language as tl
+from triton.backends.compiler import GPUTarget
+from triton.compiler import ASTSource
+
+@triton.jit
+def add(x, out, n, B: tl.constexpr):
+    i = tl.program_id(0) * B + tl.arange(0, B)
+    tl.store(out + i, tl.load(x + i, i < n) + {value}, i < n)
+
+compiled = []
+
+def main():
+    triton.knobs.compilation.listener = lambda *, cache_hit, **_: compiled.append(not cache_hit)
+    types = {{"x": "*fp32", "out": "*fp32", "n": "i32", "B": "constexpr"}}
+    for size in (64, 128):
+        triton.compile(ASTSource(add, types, {{"B": size}}), target=GPUTarget("cuda", 90, 32))
+    print(sum(compiled))
+"""
+
+
+class TestRealKernels:
+    """What is compiled ahead is what the program asks for."""
+
+    def asked(self, run, *options: object) -> tuple[int, str]:
+        """How many kernels a program compiles itself, and what `run` says."""
+        done = run(*options, "--", sys.executable, "-c", "import kernel; kernel.main()")
+        assert done.returncode == 0, done.stderr
+        return int(done.stdout), done.stderr.removeprefix(FAKE)
+
+    def edit(self, tmp_path: Path, value: int) -> None:
+        (tmp_path / "modules/kernel.py").write_text(KERNEL.format(value=value))
+
+    def test_a_program_compiles_nothing_that_was_compiled_ahead_also_after_an_edit(
+        self, triton, run, tmp_path, root
+    ):
+        self.edit(tmp_path, 1)
+        assert self.asked(run, "--record", "r.jsonl")[0] == 2
+        assert "nothing to compile: all 2 recipes" in self.asked(run, "--warm", "r.jsonl")[1]
+        self.edit(tmp_path, 2)
+        side = root / "gpucache/v1/recipes"
+        wait = f"until ls {side}/*.keys; do sleep 0.1; done"
+        done = run("--warm", "r.jsonl", "--", "sh", "-c", wait)
+        assert "(a source file has changed; 2 recipes)" in done.stderr
+        compiled, said = self.asked(run, "--warm", "r.jsonl")
+        assert compiled == 0
+        assert "nothing to compile: all 2 recipes" in said
 
 
 class TestAuto:

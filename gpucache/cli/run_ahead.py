@@ -8,6 +8,7 @@ from __future__ import annotations
 import os
 
 from gpucache import environment
+from gpucache.cli.terminal import complain_of_defect
 from gpucache.errors import GpuCacheError, RecipesError
 
 TYPE_CHECKING = False
@@ -49,6 +50,8 @@ def with_recipes(
     except OSError as error:
         where = "" if error.filename is None else f"{os.fsdecode(error.filename)}: "
         say(f"warning: --warm: nothing is compiled ahead: {where}{error.strerror or error}")
+    except Exception:
+        complain_of_defect()  # which is no reason for the command not to run in its directories
     return environ
 
 

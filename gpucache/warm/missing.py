@@ -49,7 +49,7 @@ def look(
     are the recorded ones, and no source file has changed since the recipes were written.
 
     Raises:
-        RecipesError: a file cannot be read.
+        RecipesError, ConfigurationError: as `recorded`.
     """
     found = recorded(paths)
     total = len(found.keys)

@@ -11,7 +11,7 @@ import os
 import re
 
 from gpucache.disk.door import open_regular
-from gpucache.errors import RecipesError
+from gpucache.errors import ConfigurationError, RecipesError
 from gpucache.values import Value
 
 TYPE_CHECKING = False
@@ -48,7 +48,8 @@ def recorded(paths: Iterable[str]) -> Recorded:
     """Read files of recipes so.
 
     Raises:
-        RecipesError: one cannot be read, is no regular file, or is longer than `MOST_BYTES`.
+        RecipesError: one cannot be read, or is no regular file.
+        ConfigurationError: one is longer than `MOST_BYTES`.
     """
     keys: dict[str, None] = {}
     versions, targets, sources = set[bytes](), set[str](), set[bytes]()
@@ -90,7 +91,7 @@ def _read(path: str) -> tuple[bytes, os.stat_result]:
         raise RecipesError(path, error.strerror or str(error)) from None
     with os.fdopen(fd, "rb") as file:
         if found.st_size > MOST_BYTES:
-            raise RecipesError(path, f"longer than {MOST_BYTES >> 20} MiB")
+            raise ConfigurationError("--warm", path, f"a file of at most {MOST_BYTES >> 20} MiB")
         try:
             return file.read(), found
         except OSError as error:

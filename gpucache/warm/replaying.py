@@ -69,7 +69,7 @@ def from_files(files: Sequence[str], stdin: BinaryIO | None = None) -> FromFiles
     paths = tuple(file for file in files if file != STDIN)
     before = []
     for path in paths:
-        with suppress(RecipesError):  # one that is too long to be looked at before each start
+        with suppress(GpuCacheError):  # one that is too long to be looked at before each start
             before.append((os.path.realpath(path), made_keys.nothing_made(recorded([path]))))
     return FromFiles(
         recipes=tuple(recipes.values()),

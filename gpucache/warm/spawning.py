@@ -2,6 +2,9 @@
 
 `gpucache run` becomes the program. A child of it would be the program's, which knows nothing of it and may wait for any
 child; a pipe that is kept open would let ``srun`` or a shell's pipe wait.
+
+Limit: in a container whose first process becomes the program, orphans are the program's, and one that has ended stays
+as a zombie until the container ends, as that of any daemon (``docker run --init`` mends that).
 """
 
 from __future__ import annotations
