@@ -102,6 +102,13 @@ def torch(session: nox.Session) -> None:
 
 
 @nox.session(venv_backend="none")
+def ray(session: nox.Session) -> None:
+    """The tests that start a real Ray."""
+    python = _python(session, "ray==2.60.0")
+    session.run(python, "-m", "pytest", "-q", "-m", "ray", *session.posargs)
+
+
+@nox.session(venv_backend="none")
 def bench(session: nox.Session) -> None:
     """A smoke run of every benchmark, or those named in full."""
     python = _python(session)

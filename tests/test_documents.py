@@ -73,3 +73,14 @@ def test_the_drawing_in_contributing_names_every_room():
 
 def test_contributing_can_be_read_in_one_sitting():
     assert len(CONTRIBUTING.read_text().splitlines()) < 175
+
+
+@pytest.mark.parametrize("path", [README, CONTRIBUTING, *sorted((HERE / "docs").glob("*.md"))])
+def test_every_link_leads_to_a_file(path):
+    links = re.findall(r"\]\(([^)#:]+)\)", path.read_text())
+    assert [link for link in links if not (path.parent / link).exists()] == []
+
+
+def test_every_page_is_linked_from_the_readme():
+    linked = set(re.findall(r"\]\((docs/[^)#]+)\)", README.read_text()))
+    assert linked == {f"docs/{path.name}" for path in (HERE / "docs").iterdir()}

@@ -3,13 +3,21 @@
 from __future__ import annotations
 
 import re
+import shutil
 import sys
 from pathlib import Path
 
 import pytest
 from support.cli import TEXT
+from support.recorded import COUNT, Recorded, code_of_the_page, compiled, recorded
 from support.slurm import Slurm
 
+WAIT = """
+import os, time
+while not os.path.exists(os.environ["IMPORTING"]):
+    time.sleep(0.02)
+"""
+"""A program that ends once the pool has begun to import the kernels, in which it hangs."""
 (SRUN,) = re.findall(r"^srun .*$", TEXT, re.MULTILINE)
 SAY = (
     "import os; n, d = os.environ['SLURMD_NODENAME'], os.environ['TRITON_CACHE_DIR'];"
@@ -60,3 +68,69 @@ def test_nodes_with_unlike_numbers_of_tasks_count_their_own(
         ("two", "0"),
         ("two", "1"),
     ]
+
+
+@pytest.fixture
+def program(triton: None, tmp_path: Path) -> Recorded:
+    return recorded(tmp_path / "shared", tmp_path / "apart")
+
+
+class TestArray:
+    """The lines of `docs/warm-on-slurm-and-ray.md`."""
+
+    def test_its_tasks_compile_all_recipes_each_once_and_the_program_none(
+        self, two_node_slurm: Slurm, program: Recorded, tmp_path: Path
+    ) -> None:
+        shutil.copy(tmp_path / "apart/bin/train.sh", tmp_path)
+        lines = program.here(code_of_the_page("sh"))
+        two_node_slurm.run("bash", "-ec", lines, cwd=tmp_path, **program.environ)
+        jobs = two_node_slurm.ended(tmp_path)
+        (train,) = (job for name, job in jobs.items() if "_" not in name)
+        shards = [job for name, job in sorted(jobs.items()) if "_" in name]
+        said = [shard.out.read_text() for shard in shards]
+        assert [shard.state for shard in shards] == ["COMPLETED"] * 4, said
+        assert {shard.node for shard in shards} == {"one", "two"}
+        assert sum(made(text) for text in said) == COUNT
+        assert program.stored() == program.keys()
+        assert train.state == "COMPLETED", train.out.read_text()
+        assert compiled(train.out.read_text()) == 0
+
+    def test_a_cancelled_job_leaves_no_process(
+        self, two_node_slurm: Slurm, program: Recorded, tmp_path: Path
+    ) -> None:
+        program.hang_at_import()
+        lines = program.here(code_of_the_page("sh")).replace("train.sh", "--wrap true")
+        said = two_node_slurm.run(
+            "bash", "-ec", f"{lines}\necho $job", cwd=tmp_path, **program.environ
+        )
+        program.until_it_is_imported()
+        assert program.warming() != []
+        two_node_slurm.run("scancel", *said.stdout.split()[-1:], cwd=tmp_path)
+        program.until_no_process_is_left()
+        two_node_slurm.run("scancel", "--user", "root", cwd=tmp_path)
+        two_node_slurm.ended(tmp_path)
+
+
+class TestAheadOfTheProgram:
+    """`srun gpucache run --warm`."""
+
+    def test_a_step_ends_with_its_program_and_so_does_the_pool(
+        self, two_node_slurm: Slurm, program: Recorded, tmp_path: Path
+    ) -> None:
+        """The pool keeps none of the program's stdio, of which srun would wait for the end."""
+        program.hang_at_import()
+        (tmp_path / "train.py").write_text(WAIT)
+        words = (
+            "srun --ntasks-per-node 2 gpucache run --root /shared/gpucache"
+            " --warm /shared/kernels.jsonl -- python train.py"
+        )
+        two_node_slurm.run(*program.here(words).split(), cwd=tmp_path, **program.environ)
+        assert program.importing.exists()
+        program.until_no_process_is_left()
+
+
+def made(said: str) -> int:
+    """How many kernels a shard has compiled; all of its recipes have ended so."""
+    lines = [line.split("\t") for line in said.splitlines() if "\t" in line]
+    assert [end for end, _ in lines] in ([], ["made"]), said
+    return sum(int(count) for _, count in lines)

@@ -10,7 +10,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
@@ -21,13 +21,16 @@ CPUS = 8
 
 
 @contextmanager
-def ray_cluster() -> Iterator[dict[str, str]]:
-    """Start a Ray, wait until it is ready, and stop it in the end; the environment of a program that finds it."""
+def ray_cluster(environ: Mapping[str, str]) -> Iterator[dict[str, str]]:
+    """Start a Ray whose tasks have this environment, wait until it is ready, and stop it in the end.
+
+    What it returns is the environment of a program that finds it.
+    """
     directory = Path(
         tempfile.mkdtemp(prefix="gpucache-ray-", dir="/tmp")
     )  # sockets' paths are short
-    environ = {
-        **os.environ,
+    started = {
+        **environ,
         "RAY_AUTH_MODE": "token",  # Ray listens on every address
         "RAY_AUTH_TOKEN": secrets.token_hex(32),
         "RAY_USAGE_STATS_ENABLED": "0",
@@ -37,7 +40,7 @@ def ray_cluster() -> Iterator[dict[str, str]]:
     with open(log, "wb") as file:
         head = subprocess.Popen(
             [*_RAY, "start", "--head", "--block", "--port=0", f"--temp-dir={directory}", *_SMALL],
-            env=environ,
+            env=started,
             cwd=directory,
             stdin=subprocess.DEVNULL,
             stdout=file,
@@ -45,7 +48,7 @@ def ray_cluster() -> Iterator[dict[str, str]]:
             start_new_session=True,
         )
     try:
-        yield environ | {"RAY_ADDRESS": _address(head, directory, log)}
+        yield started | {"RAY_ADDRESS": _address(head, directory, log)}
     finally:
         _stop(head)
         shutil.rmtree(directory, ignore_errors=True)

@@ -7,6 +7,7 @@ directory, and ends with the test, or with the process of the test.
 from __future__ import annotations
 
 import os
+import re
 import secrets
 import shutil
 import socket
@@ -16,10 +17,11 @@ import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
+from typing import NamedTuple
 
 from support.processes import PATIENCE_S
 
-PROGRAMS = ("munged", "munge", "slurmctld", "slurmd", "sbatch", "srun", "sinfo")
+PROGRAMS = ("munged", "munge", "slurmctld", "slurmd", "sbatch", "srun", "sinfo", "squeue")
 CPUS = 8
 """What each node says it has, whatever the machine has."""
 
@@ -55,6 +57,16 @@ Nodes = Mapping[str, Sequence[str]]
 """The names of the nodes, each with the words that go before the command of its slurmd."""
 
 
+class Job(NamedTuple):
+    """A job that has ended, or a task of an array."""
+
+    state: str
+    """``COMPLETED`` if its script has ended with 0."""
+    node: str
+    out: Path
+    """The file with what it said."""
+
+
 class Slurm:
     """A Slurm that is ready for jobs; ``environ`` is that of a login node of this cluster."""
 
@@ -75,6 +87,24 @@ class Slurm:
         )
         assert done.returncode == 0, (done.stdout, done.stderr, self.log())
         return done
+
+    def ended(self, cwd: Path) -> dict[str, Job]:
+        """Wait until no job is left; those submitted in a directory, by name: ``5``, or ``5_2`` of an array."""
+        deadline = time.monotonic() + 4 * PATIENCE_S
+        while self.run("squeue", "-h", cwd=cwd).stdout:
+            assert time.monotonic() < deadline, self.log()
+            time.sleep(0.05)  # a poll of other processes, not an order of events
+        said = self.run("scontrol", "show", "job", "--oneliner", cwd=cwd).stdout
+        jobs = {}
+        for line in said.splitlines():
+            fields = dict(re.findall(r"(\w+)=(\S*)", line))
+            if fields["WorkDir"] != str(cwd):
+                continue
+            name = fields["JobId"]
+            if "ArrayJobId" in fields:
+                name = f"{fields['ArrayJobId']}_{fields['ArrayTaskId']}"
+            jobs[name] = Job(fields["JobState"], fields["NodeList"], Path(fields["StdOut"]))
+        return jobs
 
     def log(self) -> str:
         """The end of what the daemons have said."""
