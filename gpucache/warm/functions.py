@@ -142,6 +142,17 @@ class Functions:
             return named
         return self._hidden(function, exactly=True) or named
 
+    def alike(self, kernel: Any) -> list[Any]:
+        """A kernel, and after it all others of its name and digest: a function may be decorated twice, and unlike."""
+        found = [kernel]
+        name = (kernel.fn.__module__, kernel.fn.__qualname__)
+        for other in self._all_kernels():
+            if (other.fn.__module__, other.fn.__qualname__) != name or other is kernel:
+                continue
+            if digest_of(other) == digest_of(kernel):
+                found.append(other)
+        return found
+
     def find_class(self, module: str, qualname: str) -> type:
         """The class that a recipe names.
 

@@ -162,6 +162,14 @@ class _Ended(Exception):
         self.why = why
 
 
+class _Asked(Exception):
+    """Triton has asked for a key, which is all that was to be known."""
+
+    def __init__(self, key: str) -> None:
+        super().__init__(key)
+        self.key = key
+
+
 _REFUSED_OPTIONS = ("extern_libs", "ir_override", "arch", "backend_name")
 """Options that name files to load, or that are the target's alone; no recipe of gpucache's has one."""
 
@@ -207,15 +215,46 @@ class _Replay:
 
     def _ended(self) -> tuple[End, str]:
         self._check_options()
-        function = self.functions.find(self.recipe.function, self.recipe.source)
+        function = self._function()
         self._compare(function)
         with (
             replaying(self.recipe),
             as_recorded(self.recipe.variables, self.triton.listed_variables),
             self.triton.asked_for(self._answer),
         ):
-            self._compilable(function).compile()
+            self._compilable(function, self.target).compile()
         return self._published()
+
+    def _function(self) -> Any:
+        """The function; of several that differ in what their decorators say, the one that has the recorded key."""
+        recipe = self.recipe
+        found = self.functions.find(recipe.function, recipe.source)
+        if recipe.triton_version != self.triton.VERSION:
+            return found
+        alike = self.functions.alike(found)
+        if len(alike) > 1:
+            for function in alike:
+                if self._recorded_key(function) == recipe.key:
+                    return function
+        return found
+
+    def _recorded_key(self, function: Any) -> str | None:
+        """The key that a function has for the recorded target; None where that cannot be told."""
+
+        def stop(key: str) -> DeviceCacheManager:
+            raise _Asked(key)
+
+        try:
+            with (
+                as_recorded(self.recipe.variables, self.triton.listed_variables),
+                self.triton.asked_for(stop),
+            ):
+                self._compilable(function, self.recipe.target).compile()
+        except _Asked as asked:
+            return asked.key
+        except Exception:  # a parameter does not fit: it is another one
+            return None
+        return None
 
     def _check_options(self) -> None:
         """See that nothing stands in the options that no recipe may say, and that the target's backend has them all."""
@@ -253,7 +292,7 @@ class _Replay:
         if why:
             raise _Ended("source changed", why)
 
-    def _compilable(self, function: Any) -> Compilable:
+    def _compilable(self, function: Any, target: Target) -> Compilable:
         recipe = self.recipe
         making = Making(self.functions, self.triton)
         try:
@@ -265,12 +304,12 @@ class _Replay:
         if not recipe.launched:
             found = dict(recipe.specialized)
             made: Compilable = self.triton.as_said(
-                function, self.target, types, constants, found, options
+                function, target, types, constants, found, options
             )
             return made
         names = changes.recorded_names(recipe, list(function.arg_names)) or []
         values = arguments(recipe, names, types, constants, self.triton.descriptor)
-        launched: Compilable = self.triton.launched(function, self.target, values, options)
+        launched: Compilable = self.triton.launched(function, target, values, options)
         return launched
 
     def _answer(self, key: str) -> DeviceCacheManager:

@@ -131,7 +131,9 @@ def is_kernel(value: object) -> bool:
 def all_kernels() -> list[Any]:
     """All functions of Triton's that this process has made and that are still there."""
     found = [noted() for noted in _made]
-    return [function for function in found if function is not None]
+    return [
+        function for function in found if hasattr(function, "fn")
+    ]  # else gone, or never made whole
 
 
 def _functions() -> tuple[type, ...]:

@@ -1,11 +1,11 @@
-"""Processes that launch the kernels of the package `corpus`, and what they asked for."""
+"""Processes that launch the kernels of the package `corpus`, and processes that compile them by their recipes."""
 
 from __future__ import annotations
 
 import json
 import os
 import subprocess
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import NamedTuple
 
@@ -40,6 +40,13 @@ class Launched(NamedTuple):
                 found.setdefault(one.key, name)
         return found
 
+    def launches(self, keys: Iterable[str]) -> set[str]:
+        """The launches that asked for any of these keys."""
+        asked = set(keys)
+        return {
+            name for name, kernels in self.asked.items() if any(one.key in asked for one in kernels)
+        }
+
     @property
     def compiled(self) -> dict[str, str]:
         """As `keys`, of what the process compiled itself."""
@@ -73,3 +80,24 @@ def launch_corpus(
         asked={name: [Asked(**one) for one in case["asked"]] for name, case in cases},
         failed={name: case["failure"] for name, case in cases if case["failure"]},
     )
+
+
+def warm_corpus(
+    root: Path, recipes: Path, *words: str, support: Path = SUPPORT, python: str = PYTHON
+) -> list[dict[str, str]]:
+    """The outcomes of ``gpucache warm`` of a file of recipes into a root, where the program lies in ``support``."""
+    root.mkdir(mode=0o700, exist_ok=True)
+    main = str(support / "run_corpus.py")
+    command = [python, "-m", "gpucache", "warm", str(recipes), "--root", str(root), "--main", main]
+    environ = {**os.environ, "PYTHONPATH": os.pathsep.join([str(support), *paths()])}
+    done = subprocess.run(
+        [*command, "--json", *words], env=environ, capture_output=True, text=True, timeout=240
+    )
+    assert done.returncode in (0, 1), done.stderr
+    outcomes: list[dict[str, str]] = json.loads(done.stdout)["outcomes"]
+    return outcomes
+
+
+def paths() -> list[str]:
+    """The directories of ``PYTHONPATH``."""
+    return [path for path in os.environ.get("PYTHONPATH", "").split(os.pathsep) if path]

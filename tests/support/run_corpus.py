@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import sys
+import threading
 import warnings
 from typing import Any
 
@@ -32,7 +33,7 @@ class Watch:
 
     def __init__(self) -> None:
         self.asked: list[dict[str, Any]] = []
-        self._compiling = False
+        self._compiling = threading.local()
         self._watch_kernels()
         for backend in backends.values():
             self._watch_stages(backend.compiler)
@@ -40,7 +41,7 @@ class Watch:
     def clear(self) -> None:
         """Forget what was asked for, and a compile that failed."""
         self.asked = []
-        self._compiling = False
+        self._compiling.now = False
 
     def _watch_kernels(self) -> None:
         compiled = triton.compiler.compiler.CompiledKernel
@@ -48,8 +49,10 @@ class Watch:
 
         def noted(kernel: Any, src: Any, group: Any, digest: str) -> None:
             key = get_cache_manager(digest).key
-            self.asked.append({"kernel": src.name, "key": key, "hit": not self._compiling})
-            self._compiling = False
+            self.asked.append(
+                {"kernel": src.name, "key": key, "hit": not getattr(self._compiling, "now", False)}
+            )
+            self._compiling.now = False
             made(kernel, src, group, digest)
 
         compiled.__init__ = noted
@@ -58,7 +61,7 @@ class Watch:
         add_stages = backend.add_stages
 
         def noted(made: Any, *words: Any) -> None:
-            self._compiling = True
+            self._compiling.now = True
             add_stages(made, *words)
 
         backend.add_stages = noted
