@@ -11,7 +11,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from support.recipes import recipe as example
 
-from gpucache.kernels.encoding import MOST_BITS, MOST_DEPTH, BadEncoding, Kind
+from gpucache.kernels.decoding import BadEncoding
+from gpucache.kernels.encoding import MOST_BITS, MOST_DEPTH, Kind
 from gpucache.kernels.recipe import (
     BadRecipe,
     Recipe,

@@ -12,12 +12,12 @@ import re
 from typing import NamedTuple
 
 from gpucache.errors import GpuCacheError
-from gpucache.kernels import encoding
-from gpucache.kernels.encoding import BadEncoding, as_function, as_name
+from gpucache.kernels.decoding import BadEncoding, as_function, as_name, check
+from gpucache.kernels.decoding import Make as Make
+from gpucache.kernels.decoding import decode as decode
+from gpucache.kernels.encoding import MOST_DEPTH
 from gpucache.kernels.encoding import Function as Function
-from gpucache.kernels.encoding import Make as Make
 from gpucache.kernels.encoding import Unencodable as Unencodable
-from gpucache.kernels.encoding import decode as decode
 from gpucache.kernels.encoding import encode as encode
 
 TYPE_CHECKING = False
@@ -215,7 +215,7 @@ def _recipe(said: Mapping[str, Any]) -> Recipe:
 
 
 def _encoded(value: object) -> Encoded:
-    encoding.check(value)
+    check(value)
     return value  # type: ignore[return-value]
 
 
@@ -271,7 +271,7 @@ def _pairs(said: object, what: str) -> list[list[Any]]:
 
 
 def _path(said: object, what: str) -> Path:
-    if type(said) is not list or not 1 <= len(said) <= encoding.MOST_DEPTH:
+    if type(said) is not list or not 1 <= len(said) <= MOST_DEPTH:
         raise BadRecipe(f"{what} has a path that is none")
     if not all(map(_is_number, said)):
         raise BadRecipe(f"{what} has a path that is none")

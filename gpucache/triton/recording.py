@@ -10,16 +10,16 @@ publishes, adopts or records its first kernel.
 from __future__ import annotations
 
 import linecache
-import os.path
 import re
 import sys
 import threading
-from contextlib import contextmanager, suppress
-from types import ModuleType
+from contextlib import contextmanager
 
 from gpucache.kernels.encoding import Encoder, Unencodable, as_shown, function_of, is_function
-from gpucache.kernels.recipe import MOST_BYTES, Global, Recipe, Target, to_text
+from gpucache.kernels.recipe import MOST_BYTES, Recipe, Target, to_text
 from gpucache.log import DEBUG, tell
+from gpucache.triton.recorded_globals import globals_of
+from gpucache.triton.recorded_options import differing, shown_variables
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -122,7 +122,7 @@ def _recipe_of(frame: FrameType, key: str) -> Recipe:
     launched = _is_launched(frame) if replayed is None else replayed.launched
     signature = source.signature
     constants = _constants(source, encoder)
-    variables = _variables(seen["env_vars"])
+    variables = shown_variables(seen["env_vars"])
     recipe = Recipe(
         key=key,
         triton_version=as_shown(sys.modules["triton"].__version__),
@@ -132,10 +132,10 @@ def _recipe_of(frame: FrameType, key: str) -> Recipe:
         signature={as_shown(name): encoder.encode(kind) for name, kind in signature.items()},
         constants=constants,
         specialized=_specialized(source.attrs, signature, source.fn.arg_names, launched),
-        options=_options(options, seen["backend"], variables, encoder),
+        options=differing(options, seen["backend"], variables, encoder),
         variables=variables,
         launched=launched,
-        globals=_globals(source.fn, encoder),
+        globals=globals_of(source.fn, encoder),
         source=_generated_source(source.fn),
     )
     if replayed is None:
@@ -227,143 +227,6 @@ def _described(attrs: Any) -> Specialized:
         for number in attrs.arg_properties[name]:
             by_path.setdefault((number,), []).append(_property((name, value)))
     return tuple((path, tuple(by_path[path])) for path in sorted(by_path))
-
-
-# ---- options, variables, globals
-
-_APART = frozenset(("arch", "backend_name", "extern_libs"))
-_FILES = ("ir_override",)
-"""Options that name a file to load."""
-_FROM_ENVIRONMENT = ("ptx_options",)
-"""Options whose default Triton has read from the environment when it was imported (`PTXAS_OPTIONS`, from 3.6 on)."""
-
-
-_MOST_KNOWN = 64
-_known_options: dict[Any, dict[str, Any]] = {}
-"""What backends have where nothing is said, by backend, target and variables."""
-
-
-def _options(
-    options: Any, backend: Any, variables: Mapping[str, str], encoder: Encoder
-) -> dict[str, Encoded]:
-    """The options that differ from what the backend has for its target where nothing is said."""
-    ours = _unasked_options(backend, variables)
-    given = options.__dict__
-    _refuse_libraries(options)
-    found: dict[str, Encoded] = {}
-    for name, value in given.items():
-        if name in _APART:
-            continue
-        same = name in ours and type(value) is type(ours[name]) and value == ours[name]
-        if same and (value is None or name not in _FROM_ENVIRONMENT):
-            continue
-        if name in _FILES:
-            raise Unencodable(f"its option {name} names a file")
-        found[as_shown(name)] = encoder.encode(value)
-    return found
-
-
-def _refuse_libraries(options: Any) -> None:
-    """Refuse a kernel that is linked with other libraries than the backend's own, which lie beside its code.
-
-    The contents of all are part of the key; `TRITON_LIBDEVICE_PATH` and a knob that torch sets name others.
-
-    Raises:
-        Unencodable: it is.
-    """
-    own = os.path.dirname(type(options).__post_init__.__code__.co_filename)
-    for _, path in options.extern_libs or ():
-        if not str(path).startswith(f"{own}/"):
-            raise Unencodable(f"it is linked with {path}")
-
-
-def _unasked_options(backend: Any, variables: Mapping[str, str]) -> dict[str, Any]:
-    """The options that a launch gets which asks for nothing, under these variables."""
-    asked = (type(backend), backend.target, *variables.items())
-    known = _known_options.get(asked)
-    if known is None:
-        if len(_known_options) >= _MOST_KNOWN:
-            _known_options.clear()
-        known = backend.parse_options(_unasked()).__dict__
-        _known_options[asked] = known
-    return known
-
-
-def _unasked() -> dict[str, object]:
-    """What to parse for the options that a launch gets that asks for nothing.
-
-    Triton 3.9 warns whoever asks for no `enable_fp_fusion`; so its default is asked for.
-    """
-    knobs = sys.modules.get("triton.knobs")
-    language = getattr(knobs, "language", None)
-    if hasattr(language, "fp_fusion_enabled"):
-        return {"enable_fp_fusion": language.default_fp_fusion}  # type: ignore[union-attr]
-    return {}
-
-
-_MOST_LETTERS = 4096
-
-
-def _variables(said: Mapping[str, str]) -> dict[str, str]:
-    """The variables that are part of the key."""
-    for name, value in said.items():
-        if len(value) > _MOST_LETTERS or not value.isprintable():
-            raise Unencodable(f"the variable {name} has no value that could be shown")
-    return dict(said)
-
-
-def _globals(function: Any, encoder: Encoder) -> tuple[Global, ...]:
-    """The globals that a function and those it calls read, as Triton has noted them when it hashed each."""
-    noted: dict[Any, Any] = {}
-    for called in _called(function):
-        noted.update(called.used_global_vals)
-    found = []
-    for (name, _), (value, variables) in noted.items():
-        module = variables.get("__name__", "")
-        try:
-            encoded = encoder.encode(value)
-        except Unencodable:
-            cls = type(value)
-            encoded = {"unencoded": as_shown(f"{cls.__module__}.{cls.__qualname__}")}
-        found.append(Global(as_shown(module) if module else "", as_shown(name), encoded))
-    return tuple(found)
-
-
-_MOST_CALLED = 256
-
-
-def _called(function: Any) -> list[Any]:
-    """A function and those that it names, and that these name: all whose globals count.
-
-    Triton 3.7.1 and before notes with a function the globals of another that it calls only if that was hashed before
-    (`runtime/jit.py` `_update_hash` copies them before it hashes). Functions of Triton's own are left out: what they
-    read is Triton's too.
-    """
-    found = {id(function): function}
-    waiting = [function]
-    while waiting and len(found) < _MOST_CALLED:
-        caller = waiting.pop()
-        for named in _named(caller.fn):
-            if is_function(named) and id(named) not in found and not _is_tritons(named):
-                found[id(named)] = named
-                waiting.append(named)
-    return list(found.values())
-
-
-def _is_tritons(function: Any) -> bool:
-    return str(function.fn.__module__).startswith("triton.")
-
-
-def _named(python: Any) -> list[object]:
-    """What the code of a Python function may refer to: its globals, what it encloses, and attributes of modules."""
-    names = python.__code__.co_names
-    values = [python.__globals__.get(name) for name in names]
-    for cell in python.__closure__ or ():
-        with suppress(ValueError):  # it is still empty
-            values.append(cell.cell_contents)
-    for module in [value for value in values if type(value) is ModuleType]:
-        values += [vars(module).get(name) for name in names]
-    return values
 
 
 def _generated_source(function: Any) -> str | None:

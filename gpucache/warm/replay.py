@@ -11,7 +11,7 @@ import time
 
 from gpucache import environment
 from gpucache.disk.vetting import Trust
-from gpucache.kernels.encoding import BadEncoding
+from gpucache.kernels.decoding import BadEncoding
 from gpucache.kernels.recipe import Recipe, Target, decode
 from gpucache.store.manifest import entry_path, intact, read_manifest
 from gpucache.triton.knobs import bakes_paths, ignores_cache
