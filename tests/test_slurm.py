@@ -9,15 +9,16 @@ from pathlib import Path
 
 import pytest
 from support.cli import TEXT
-from support.recorded import COUNT, Recorded, code_of_the_page, compiled, recorded
+from support.processes import PATIENCE_S
+from support.recorded import COUNT, Recorded, code_of_the_page, compiled, recorded, until
 from support.slurm import Slurm
 
 WAIT = """
 import os, time
-while not os.path.exists(os.environ["IMPORTING"]):
+while not os.path.exists("go"):
     time.sleep(0.02)
 """
-"""A program that ends once the pool has begun to import the kernels, in which it hangs."""
+"""A program that ends once there is a file `go`."""
 (SRUN,) = re.findall(r"^srun .*$", TEXT, re.MULTILINE)
 SAY = (
     "import os; n, d = os.environ['SLURMD_NODENAME'], os.environ['TRITON_CACHE_DIR'];"
@@ -114,18 +115,27 @@ class TestArray:
 class TestAheadOfTheProgram:
     """`srun gpucache run --warm`."""
 
-    def test_a_step_ends_with_its_program_and_so_does_the_pool(
+    def test_a_step_ends_with_its_program_though_the_pool_goes_on(
         self, two_node_slurm: Slurm, program: Recorded, tmp_path: Path
     ) -> None:
-        """The pool keeps none of the program's stdio, of which srun would wait for the end."""
+        """A program outside of the step has asked for the same, so that the pool which the step started has to go on.
+
+        Srun would wait for whoever has the program's stdio.
+        """
         program.hang_at_import()
         (tmp_path / "train.py").write_text(WAIT)
-        words = (
-            "srun --ntasks-per-node 2 gpucache run --root /shared/gpucache"
-            " --warm /shared/kernels.jsonl -- python train.py"
-        )
-        two_node_slurm.run(*program.here(words).split(), cwd=tmp_path, **program.environ)
-        assert program.importing.exists()
+        run = f"gpucache run --root {program.shared}/gpucache --warm {program.shared}/kernels.jsonl --"
+        step = ("srun", "--ntasks-per-node", 2, *run.split(), "python", "train.py")
+        other = (*run.split(), "sh", "-c", "touch asked; read line")
+        with two_node_slurm.start(*step, cwd=tmp_path, **program.environ) as running:
+            program.until_it_is_imported()
+            with two_node_slurm.start(*other, cwd=tmp_path, **program.environ) as second:
+                until((tmp_path / "asked").exists, "the other program does not run")
+                (tmp_path / "go").touch()
+                _, err = running.communicate(timeout=PATIENCE_S)
+                assert running.returncode == 0, err
+                assert program.warming() != []
+                second.communicate("\n", timeout=PATIENCE_S)
         program.until_no_process_is_left()
 
 

@@ -72,11 +72,11 @@ class Recorded(NamedTuple):
 
     def until_it_is_imported(self) -> None:
         """Wait until a process has begun to import the kernels, after `hang_at_import`."""
-        _until(self.importing.exists, "nobody imports the kernels")
+        until(self.importing.exists, "nobody imports the kernels")
 
     def until_no_process_is_left(self) -> None:
         """Wait until no process of a `gpucache warm`, or of a pool, is there that was started in this environment."""
-        _until(lambda: not self.warming(), "a process is left")
+        until(lambda: not self.warming(), "a process is left")
 
     def warming(self) -> list[str]:
         """The commands of the processes of any `gpucache warm`, or of a pool, that have this environment's mark."""
@@ -97,7 +97,8 @@ class Recorded(NamedTuple):
         return sorted(path.name for path in self.shared.glob("gpucache/gpucache/v1/store/*/*"))
 
 
-def _until(condition: Callable[[], bool], otherwise: str) -> None:
+def until(condition: Callable[[], bool], otherwise: str) -> None:
+    """Wait until the condition holds, for a minute at most."""
     deadline = time.monotonic() + PATIENCE_S
     while not condition():
         assert time.monotonic() < deadline, otherwise

@@ -74,6 +74,18 @@ class Slurm:
         self.environ = {**os.environ, "SLURM_CONF": str(directory / "slurm.conf")}
         self._log = directory / "log"
 
+    def start(self, *words: object, cwd: Path, **environ: str) -> subprocess.Popen[str]:
+        """Start a command on the login node, with pipes."""
+        return subprocess.Popen(
+            [str(word) for word in words],
+            env=self.environ | environ,
+            cwd=cwd,
+            text=True,
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+        )
+
     def run(self, *words: object, cwd: Path, **environ: str) -> subprocess.CompletedProcess[str]:
         """Run a command on the login node, such as `srun`, until it ends and all that has its stdio."""
         done = subprocess.run(
