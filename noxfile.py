@@ -15,8 +15,9 @@ nox.options.reuse_existing_virtualenvs = True
 SHARED = Path(os.environ.get("GPUCACHE_NOX_SHARED", ".nox/shared")).absolute()
 """The environment of all sessions that need Triton, which takes a gigabyte."""
 CONTRACT = [
-    f"tests/test_{name}.py"
-    for name in ("triton", "report", "slim", "metadata", "difference", "why_missed", "remember_key")
+    *(f"tests/test_{name}.py" for name in ("triton", "report", "slim", "metadata")),
+    *(f"tests/test_{name}.py" for name in ("difference", "why_missed", "remember_key")),
+    *(f"tests/test_{name}.py" for name in ("recording", "recipes_kept", "corpus", "replay")),
 ]
 """Where the tests of what Triton's versions do differently are."""
 BENCHMARKS = sorted(
