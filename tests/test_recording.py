@@ -7,20 +7,16 @@ from __future__ import annotations
 
 import json
 import os
-import subprocess
 import sys
 import weakref
-from pathlib import Path
 
 import pytest
 from support.ranks import python_with_triton
 
 from gpucache.kernels.recipe import Global, Target, from_text
-from gpucache.kernels.recipe_lines import read_recipe_file
 from gpucache.triton.recording import recipe_of, recipe_text_of
 
 needs_triton = pytest.mark.usefixtures("triton")
-INDUCTOR = Path(__file__).parent / "support/inductor_kernel.py"
 ASK = "import ask_recipes; ask_recipes.main()"
 
 
@@ -245,25 +241,3 @@ def test_an_interrupt_goes_on_to_the_program():
     Interrupted.__module__, Interrupted.__qualname__ = "triton.compiler.compiler", "ASTSource"
     with pytest.raises(KeyboardInterrupt):
         scope["compile"](Interrupted(), None, lambda: recipe_text_of(sys._getframe(1), "A" * 52))
-
-
-@pytest.mark.torch
-@pytest.mark.compiles
-def test_the_source_of_a_module_that_torchinductor_has_generated_is_kept(tmp_path):
-    """Its file is in a cache, and may go at any time; its configurations are two kernels of one source."""
-    env = {
-        **os.environ,
-        "TORCHINDUCTOR_CACHE_DIR": str(tmp_path / "root"),
-        "TRITON_CACHE_MANAGER": "gpucache.triton:DeviceCacheManager",
-        "GPUCACHE_RECORD": str(tmp_path / "recipes"),
-    }
-    done = subprocess.run([sys.executable, INDUCTOR], env=env, capture_output=True, text=True)
-    assert done.returncode == 0, done.stderr
-    module = done.stdout.strip()
-    recipes = list(read_recipe_file(str(tmp_path / "recipes")))
-    assert len(recipes) == 2
-    for recipe in recipes:
-        assert (recipe.function.module, recipe.launched) == (module, False)
-        assert recipe.source == Path(recipe.function.file).read_text()
-        assert "@triton_heuristics.pointwise" in recipe.source
-        assert dict(recipe.specialized)[(2,)] == ()
