@@ -27,6 +27,7 @@ from gpucache.store.publish import link_view
 from gpucache.store.recipe_file import (
     NoRecipe,
     add_recipe,
+    lacks_recipe,
     read_recipe,
     recipe_digest,
     recipe_in,
@@ -185,6 +186,18 @@ def test_a_damaged_recipe_is_replaced(cooked):
     assert add(cooked, OTHER)
     assert recipe_of(cooked) == OTHER
     assert cooked.all_there()
+
+
+def test_an_entry_lacks_a_recipe_that_is_not_there(cooked):
+    """An older gpucache makes an entry again of a view, whose manifest tells of a recipe, and brings none."""
+    assert not lacks_recipe(str(cooked.entry), manifest_of(cooked.entry))
+    newer = manifest_of(cooked.entry)._replace(recipe="sha512:00")
+    (cooked.entry / RECIPE).unlink()
+    assert lacks_recipe(str(cooked.entry), manifest_of(cooked.entry))
+    assert not lacks_recipe(str(cooked.entry), newer)
+    assert lacks_recipe(str(cooked.entry), newer._replace(recipe=None))
+    assert add(cooked)
+    assert recipe_of(cooked) == SAID
 
 
 def test_an_entry_of_another_key_gets_no_recipe(tree):

@@ -66,6 +66,17 @@ def recipe_digest(manifest: Manifest) -> str | None:
     return said
 
 
+def lacks_recipe(entry: str, manifest: Manifest) -> bool:
+    """Whether a stored entry is to get a recipe: its manifest tells of none, or of a file that is not there.
+
+    That an older gpucache leaves, which makes an entry again of a view. Costs a system call at most; whether the file
+    is whole, `gpucache verify` looks.
+    """
+    if manifest.recipe is None:
+        return True
+    return recipe_digest(manifest) is not None and not os.path.lexists(f"{entry}/{RECIPE}")
+
+
 def read_recipe(entry: str, manifest: Manifest) -> bytes | None:
     """The recipe of a stored entry; None where there is none that can be read and is the one that was published."""
     found = recipe_in(entry, manifest)

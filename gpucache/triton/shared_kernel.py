@@ -29,7 +29,7 @@ from gpucache.store.manifest import (
 from gpucache.store.names import stored_name
 from gpucache.store.publish import link_view, publish_entry
 from gpucache.store.quarantine import quarantine
-from gpucache.store.recipe_file import add_recipe
+from gpucache.store.recipe_file import add_recipe, lacks_recipe
 from gpucache.store.stock import describe, stock_group
 from gpucache.triton.location import NO_VIEWS, Location
 from gpucache.triton.recording import recipe_text_of
@@ -113,7 +113,7 @@ class SharedKernel:
         """Give the store's entry this recipe, if it has none; nothing where the key is locked or the disk refuses."""
         with suppress(OSError):
             found = read_manifest(self.entry)
-            if found is not None and found[0].recipe is None:
+            if found is not None and lacks_recipe(self.entry, found[0]):
                 add_recipe(self.entry, self.view, self.key, recipe, self._lock_path)
 
     def publish(self, group: dict[str, str], staged: Staged, frame: FrameType) -> None:
@@ -193,7 +193,7 @@ class SharedKernel:
     def _adopt_entry(self, manifest: Manifest, frame: FrameType, repair: bool) -> dict[str, str]:
         """Make a view of an entry of the store."""
         location = self.location
-        if manifest.recipe is None:
+        if lacks_recipe(self.entry, manifest):
             manifest = self._with_recipe(manifest, frame)
         location.stats.add("shared_hits")
         saved_s = manifest.facts.compile_s or 0.0

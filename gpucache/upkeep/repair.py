@@ -106,11 +106,20 @@ class _Repairing:
             with self.disk.held(view.path) as source:
                 copied = _filled_from(view, source, aside)
                 if copied is not None:
-                    with self.disk.held(entry.path) as damaged:
-                        copied += _given_recipe(aside, damaged)
+                    copied += self._given_recipe(entry, aside)
                     _hand_over(aside, copied, owner)
                     return view.path
         return None
+
+    def _given_recipe(self, entry: Judged, aside: str) -> list[str]:
+        """Give what is made again of a view the recipe of the damaged entry, or a manifest that tells of none.
+
+        Returns the names of the files that were written, and not linked.
+        """
+        if "not-a-directory" in entry.codes:
+            return _given_recipe(aside, None)
+        with self.disk.held(entry.path) as damaged:
+            return _given_recipe(aside, damaged)
 
     # ---- then its views
 
@@ -304,10 +313,8 @@ def _filled_from(view: Judged, source: str, target: str) -> list[str] | None:
     return made
 
 
-def _given_recipe(new: str, damaged: str) -> list[str]:
-    """Give an entry that is made from a view the recipe of the damaged one, or a manifest that tells of none.
-
-    Returns the names of the files that were written, and not linked.
+def _given_recipe(new: str, damaged: str | None) -> list[str]:
+    """As the method; ``new`` and ``damaged`` are paths that lead to nothing else.
 
     Raises:
         OSError: the disk refused.
@@ -316,7 +323,7 @@ def _given_recipe(new: str, damaged: str) -> list[str]:
     if found is None or recipe_digest(found[0]) is None:
         return []
     manifest, used = found
-    if read_recipe(damaged, manifest) is not None:
+    if damaged is not None and read_recipe(damaged, manifest) is not None:
         return [] if link_or_copy(f"{damaged}/{RECIPE}", f"{new}/{RECIPE}") else [RECIPE]
     os.unlink(f"{new}/{MANIFEST}")  # it is the view's, too
     write_manifest(new, manifest._replace(recipe=None))
