@@ -13,6 +13,7 @@ import pytest
 from support.nodes import BOOT_IDS, MOUNTS, Node, two_nodes
 from support.processes import PATIENCE_S
 from support.ranks import KERNELS, PLUGIN
+from support.recorded import COUNT, recorded
 
 from gpucache.store.lookup import sound
 
@@ -131,3 +132,35 @@ def test_doctor_tells_of_the_other_node(two: Two) -> None:
         finding for finding in json.loads(out)["findings"] if finding["code"] == "other-nodes"
     ]
     assert finding["fact"].startswith("node two use it too, and locks on its mount (fuse")
+
+
+@pytest.mark.parametrize("kind", MOUNTS)
+def test_two_pools_of_the_same_recipes_waste_time_at_most(
+    kind: str, fuse: None, triton: None, tmp_path: Path
+) -> None:
+    """Locks reach one node: both may compile a kernel, and whoever comes later takes what is there."""
+    with two_nodes(tmp_path, kind) as pair:
+        program = recorded(tmp_path / "shared", tmp_path / "apart")
+        root = pair.at / "gpucache"
+        words = (
+            "-m",
+            "gpucache",
+            "warm",
+            pair.at / "kernels.jsonl",
+            "--root",
+            root,
+            "-j1",
+            "--json",
+        )
+        pools = [node.start(*words, env=program.environ) for node in pair.nodes]
+        counts = []
+        for pool in pools:
+            out, err = pool.communicate(timeout=4 * PATIENCE_S)
+            assert pool.returncode == 0, err
+            counts.append(json.loads(out)["counts"])
+        assert all(set(count) <= {"made", "there"} for count in counts)
+        assert [sum(count.values()) for count in counts] == [COUNT, COUNT]
+        assert program.stored() == program.keys()
+        found = program.shared.glob("gpucache/gpucache/v1/store/*/*")
+        assert all(sound(str(path), True, 0.0) for path in found)
+    assert program.compiles() == 0
