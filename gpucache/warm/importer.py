@@ -8,7 +8,6 @@ variables, an end) it does to those of its own package.
 
 from __future__ import annotations
 
-import gc
 import os
 import re
 import sys
@@ -146,7 +145,6 @@ class Importer:
         theirs = Channel.of_descriptor(channel)
         try:
             _flush()
-            gc.freeze()  # no collection of a child is to touch, and so to copy, what it shares with this process
             if fork_for(self._scheduler):
                 self._become(role, theirs, output)
         except OSError as error:
