@@ -3,19 +3,26 @@
 from __future__ import annotations
 
 import os
+import signal
 import subprocess
+import sys
+import threading
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
-from support.pools import Modules, modules
+from support.pools import Modules, is_gone, modules, processes_with
+from support.processes import PATIENCE_S
 
-from gpucache.kernels.recipe import Target
+from gpucache.kernels.recipe import Target, to_text
 from gpucache.kernels.recipe_lines import BadLine
+from gpucache.warm import scheduler_process
 from gpucache.warm.outcome import Outcome
 from gpucache.warm.pool import Pool
 from gpucache.warm.report import Progress
+from gpucache.warm.scheduler_process import PoolError
 from gpucache.warm.shard import Shard
 
 assert modules  # a fixture
@@ -201,19 +208,7 @@ def test_a_module_may_do_strange_things_to_its_process(modules: Modules, run, tm
         del os.environ["MARK"]
     assert (strange.end, good.end) == ("made", "made"), (strange, good)
     assert strange.why == str((mark, os.getcwd()))
-    assert processes_with(f"MARK={mark}") == []
-
-
-def processes_with(variable: str) -> list[int]:
-    """The processes that were started with a variable in their environment."""
-    found = []
-    for path in Path("/proc").glob("[0-9]*/environ"):
-        try:
-            if variable.encode() in path.read_bytes().split(b"\0"):
-                found.append(int(path.parent.name))
-        except OSError:
-            continue
-    return found
+    assert processes_with(f"MARK={mark}") == {}
 
 
 BAD_KERNELS = {
@@ -246,4 +241,251 @@ def test_a_kernel_ends_its_own_recipe_and_no_others(modules: Modules, run, what,
     )
     assert [one.end for one in outcomes] == ["made", "failed", "made", "made"]
     assert why in outcomes[1].why
-    assert processes_with(f"MARK={mark}") == []
+    assert processes_with(f"MARK={mark}") == {}
+
+
+# ---- torch
+
+
+def test_torch_is_imported_once_for_all_packages_that_want_it(modules: Modules, run, tmp_path):
+    marks = tmp_path / "marks"
+    modules.write("torch", f"with open({str(marks)!r}, 'a') as file: file.write('torch\\n')")
+    for name in ("a.inner", "b.inner", "c"):
+        modules.write(name, "import torch\nimport sys\ndef one(): return torch.__name__")
+    modules.write("d", "import sys\ndef one(): return 'torch' in sys.modules")
+    recipes = [modules.recipe(name, "one") for name in ("a.inner", "b.inner", "c", "d")]
+    outcomes = run(recipes)
+    assert [one.why for one in outcomes] == ["torch", "torch", "torch", "False"]
+    assert marks.read_text() == "torch\n"
+
+
+BAD_TORCH = {
+    "raises": ("raise OSError('no such library')", "no such library"),
+    "vanishes": ("import os; os._exit(9)", "exit code 9"),
+}
+
+
+@pytest.mark.parametrize("what", BAD_TORCH)
+def test_where_torch_cannot_be_imported_each_package_tells_so(modules: Modules, run, what):
+    text, why = BAD_TORCH[what]
+    modules.write("torch", text)
+    modules.write("a", "import torch\ndef one(): return 1")
+    modules.write(
+        "b",
+        "def one():\n    return 1\ntry:\n    import os\nexcept Exception:\n    from torch import nn",
+    )
+    a, b = run([modules.recipe("a", "one"), modules.recipe("b", "one")])
+    assert (a.end, b.end) == ("cannot be imported", "made")
+    assert why in a.why
+
+
+# ---- Triton
+
+
+def test_without_triton_the_pool_says_so(modules: Modules, run, monkeypatch):
+    modules.write("good", GOOD)
+    monkeypatch.setenv("STAND_IN_PREPARE", "import no_triton")
+    with pytest.raises(PoolError, match="ModuleNotFoundError: No module named 'no_triton'"):
+        run([modules.recipe("good", "one")])
+
+
+def test_a_triton_that_kills_its_process_is_told(modules: Modules, run, monkeypatch):
+    modules.write("good", GOOD)
+    monkeypatch.setenv(
+        "STAND_IN_PREPARE", "import os; os.write(2, b'no such symbol'); os._exit(127)"
+    )
+    with pytest.raises(PoolError, match="its process ended with exit code 127: no such symbol"):
+        run([modules.recipe("good", "one")])
+
+
+@pytest.mark.parametrize("python", ["", "/nowhere/python", "/bin/false"])
+def test_without_a_python_to_start_the_pool_says_so(modules: Modules, run, python, monkeypatch):
+    modules.write("good", GOOD)
+    monkeypatch.setattr(sys, "executable", python)
+    with pytest.raises(PoolError):
+        run([modules.recipe("good", "one")])
+
+
+# ---- the caller
+
+
+def test_any_thread_may_run_a_pool_beside_others(modules: Modules, tmp_path):
+    """Each in a process of its own that has threads and blocks signals."""
+    modules.write("good", GOOD)
+    reports = []
+
+    def go(number: int) -> None:
+        signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGCHLD, signal.SIGTERM})
+        recipes = [modules.recipe("good", "one") for _ in range(3)]
+        reports.append(Pool(recipes, root=str(tmp_path), jobs=1).run())
+
+    threads = [threading.Thread(target=go, args=(number,)) for number in range(3)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(PATIENCE_S)
+    assert [report.counts for report in reports] == [{"made": 3}] * 3
+
+
+@pytest.fixture
+def mark(monkeypatch: pytest.MonkeyPatch) -> str:
+    """A variable that only the processes of this test's pools have."""
+    monkeypatch.setenv("MARK", f"pool{os.getpid()}.{time.monotonic_ns()}")
+    return f"MARK={os.environ['MARK']}"
+
+
+def endless(modules: Modules, count: int = 3) -> list[Any]:
+    """Recipes of which the first is made at once, and the others never are."""
+    modules.write(
+        "endless",
+        "import subprocess\ndef one(): return 1\ndef never(): subprocess.run(['sleep', '1000'])",
+    )
+    names = ["one"] + ["never"] * (count - 1)
+    return [modules.recipe("endless", name) for name in names]
+
+
+def when_compiling(act: Callable[[], None]) -> Callable[[Progress], None]:
+    """Do this once, as soon as a kernel has ended and others are at work."""
+    acts = [act]
+
+    def look(progress: Progress) -> None:
+        if acts and progress.done and progress.compiling:
+            acts.pop()()
+
+    return look
+
+
+def test_a_pool_can_be_stopped_from_another_thread(modules: Modules, tmp_path, mark):
+    pool = Pool(
+        endless(modules),
+        root=str(tmp_path),
+        jobs=2,
+        on_progress=when_compiling(lambda: threading.Thread(target=lambda: pool.stop()).start()),
+    )
+    report = pool.run()
+    assert (report.counts, report.left, report.why_left) == ({"made": 1}, 2, "it was stopped")
+    assert processes_with(mark) == {}
+    pool.stop()  # of which nothing comes any more
+
+
+def test_a_pool_that_is_stopped_before_it_runs_starts_nothing(
+    modules: Modules, tmp_path, monkeypatch
+):
+    pool = Pool(endless(modules), root=str(tmp_path))
+    pool.stop()
+    monkeypatch.setattr(subprocess, "Popen", None)
+    assert pool.run().left == 3
+
+
+def test_a_pool_ends_once_it_is_not_wanted_any_more(modules: Modules, tmp_path, mark):
+    wanted = [True]
+    pool = Pool(
+        endless(modules),
+        root=str(tmp_path),
+        jobs=2,
+        on_progress=when_compiling(wanted.clear),
+        is_wanted=lambda: bool(wanted),
+    )
+    report = pool.run()
+    assert (report.left, report.why_left) == (2, "it was not wanted any more")
+    assert processes_with(mark) == {}
+
+
+@pytest.mark.parametrize("error", [KeyboardInterrupt, ValueError])
+def test_an_exception_of_the_caller_ends_the_pool_and_the_report_stays(
+    modules: Modules, tmp_path, mark, error
+):
+    def fail() -> None:
+        raise error
+
+    pool = Pool(endless(modules), root=str(tmp_path), jobs=2, on_progress=when_compiling(fail))
+    with pytest.raises(error):
+        pool.run()
+    assert pool.report.counts == {"made": 1}
+    assert processes_with(mark) == {}
+
+
+CALLER = """if True:
+    import ctypes, os, signal, sys, threading
+    from gpucache.warm.pool import Pool
+    from gpucache.warm import scheduler_process
+    scheduler_process.START = sys.argv[2]
+    from gpucache.kernels.recipe import from_text
+    recipes = [from_text(line.encode()) for line in sys.argv[3:]]
+
+    def tell(progress):
+        if progress.done and progress.compiling:
+            print("compiling", flush=True)
+            threading.Thread(target=fork, daemon=True).start()
+
+    def fork():
+        for how in sys.stdin:
+            pid = eval(how)()
+            if pid == 0:
+                signal.pause()
+            print(pid, flush=True)
+
+    pool = Pool(recipes, root=sys.argv[1], jobs=2, on_progress=tell)
+    signal.signal(signal.SIGTERM, lambda *_: pool.stop())
+    signal.signal(signal.SIGHUP, lambda *_: pool.stop())
+    try:
+        pool.run()
+    except KeyboardInterrupt:
+        print("interrupted")
+    print(pool.report.counts, pool.report.left)
+"""
+
+
+@pytest.fixture
+def caller(modules: Modules, tmp_path: Path, mark: str) -> Any:
+    """A process that runs a pool of which a kernel never ends, and is compiling."""
+    lines = [to_text(one).decode() for one in endless(modules)]
+    path = os.pathsep.join(sys.path)
+    started = subprocess.Popen(
+        [sys.executable, "-c", CALLER, str(tmp_path / "root"), scheduler_process.START, *lines],
+        env={**os.environ, "PYTHONPATH": path},
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+    )
+    with started:
+        assert started.stdout is not None
+        assert started.stdout.readline() == "compiling\n"
+        yield started
+        started.kill()
+
+
+@pytest.mark.parametrize("name", ["SIGINT", "SIGTERM", "SIGHUP"])
+def test_a_signal_to_the_caller_ends_the_pool_and_is_told(caller, mark, name):
+    caller.send_signal(getattr(signal, name))
+    lines = caller.stdout.read().splitlines()
+    assert lines[-1] == "{'made': 1} 2"
+    assert ("interrupted" in lines) is (name == "SIGINT")
+    caller.wait()
+    assert processes_with(mark) == {}
+
+
+def test_when_the_caller_is_killed_its_pool_ends(caller, mark):
+    caller.kill()
+    caller.wait()
+    assert is_gone(mark)
+
+
+@pytest.mark.parametrize("how", ["os.fork", "ctypes.CDLL(None).fork"])
+def test_a_process_that_the_caller_has_forked_keeps_no_pool_alive(caller, mark, how):
+    """It has a copy of the connection, which Python's fork closes, and C's does not."""
+    caller.stdin.write(how + "\n")
+    caller.stdin.flush()
+    line = caller.stdout.readline()
+    while line.startswith("compiling"):
+        line = caller.stdout.readline()
+    forked = int(line)
+    try:
+        caller.kill()
+        caller.wait()
+        deadline = time.monotonic() + PATIENCE_S
+        while processes_with(mark).keys() > {forked} and time.monotonic() < deadline:
+            time.sleep(0.01)
+        assert processes_with(mark).keys() == {forked}
+    finally:
+        os.kill(forked, signal.SIGKILL)

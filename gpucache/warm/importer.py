@@ -18,7 +18,7 @@ from importlib.util import find_spec
 from gpucache.disk.door import read_limited
 from gpucache.warm import worker
 from gpucache.warm.channel import Channel
-from gpucache.warm.forking import fork_for, leave_terminal_and_files
+from gpucache.warm.forking import fork_for, leave_terminal_and_files, take_name
 from gpucache.warm.functions import places
 from gpucache.warm.source_files import CannotImportError
 from gpucache.warm.worker import in_a_line, shortened
@@ -55,6 +55,7 @@ class Importer:
 
     def serve(self) -> NoReturn:
         """Do what the messages say, until the connection is closed; then end."""
+        take_name("gpucache-import")
         acts = {
             "prepare": self._prepare,
             "look": self._look,

@@ -14,6 +14,7 @@ from contextlib import suppress
 
 from gpucache.warm.channel import Channel
 from gpucache.warm.crew import Crew
+from gpucache.warm.forking import take_name
 from gpucache.warm.importing import CannotPrepare, Importers
 from gpucache.warm.packages import Package, by_package
 from gpucache.warm.plan import read_plan
@@ -219,6 +220,7 @@ class Scheduler:
 
 def serve(file: int, place: Place, caller: int) -> None:
     """Be the scheduler: do what the plan says that lies in a file, and tell the caller by a connection."""
+    take_name("gpucache-warm")
     signal.pthread_sigmask(
         signal.SIG_SETMASK, []
     )  # what the caller blocks would be blocked here as well

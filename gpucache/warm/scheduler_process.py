@@ -56,6 +56,7 @@ class SchedulerProcess:
             OSError: this process may open no more files.
         """
         self._channel, theirs = Channel.pair()
+        self._has_begun = False
         # A process that the caller forks meanwhile is not to keep the connection open.
         closed_in_child.add(self._channel.fileno())
         try:
@@ -103,6 +104,7 @@ class SchedulerProcess:
                 received = self._channel.receive()
                 if received is None or received.message["says"] == "end":
                     return
+                self._has_begun = True
                 yield received.message
 
     def stop(self) -> None:
@@ -111,8 +113,16 @@ class SchedulerProcess:
             self._channel.send({"do": "stop"})
 
     def why_ended(self) -> str:
-        """How it has ended, when it should have gone on."""
-        return f"the scheduler's {how_it_ended(self._process.wait())}"
+        """How it has ended, when it should have gone on.
+
+        Raises:
+            PoolError: it could not even begin; what it has said of that is on stderr.
+        """
+        code = self._process.wait()
+        how = f"the scheduler's {how_it_ended(code)}"
+        if code > 0 and not self._has_begun:
+            raise PoolError(how)
+        return how
 
 
 def _started(file: int, place: Place, caller: Channel) -> subprocess.Popen[bytes]:

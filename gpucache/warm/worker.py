@@ -6,6 +6,7 @@ import os
 
 from gpucache.escapes import printable
 from gpucache.forks import run_at_exit
+from gpucache.warm.forking import take_name
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -22,6 +23,7 @@ def serve(plan: Plan, channel: Channel, replay: Any, functions: Any) -> NoReturn
 
     Ends without what modules have registered with `atexit`: that is for the end of their program.
     """
+    take_name("gpucache-worker")
     jobs = {job.number: job for job in plan.jobs}
     while (received := channel.receive()) is not None:
         job = jobs[received.message["job"]]

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import os
 import sys
+import time
+from collections.abc import Callable
 from pathlib import Path
 from textwrap import dedent
 from typing import Any
@@ -13,6 +16,33 @@ from gpucache.kernels.recipe import Function, Recipe, Target
 from gpucache.warm import scheduler_process
 
 _INSTEAD = "    from gpucache.warm import importer; importer.REPLAY = 'support.stand_in_replay'\n"
+
+
+def processes_with(variable: str) -> dict[int, str]:
+    """The names of the processes that were started with a variable in their environment, by their numbers."""
+    found = {}
+    for path in Path("/proc").glob("[0-9]*"):
+        try:
+            if variable.encode() in (path / "environ").read_bytes().split(b"\0"):
+                found[int(path.name)] = (path / "comm").read_text().strip()
+        except OSError:
+            continue  # it has ended
+    return found
+
+
+def is_gone(variable: str) -> bool:
+    """Whether all processes that have a variable end in the time that the pool promises."""
+    return comes_true(lambda: not processes_with(variable))
+
+
+def comes_true(asked: Callable[[], bool], limit_s: float = 2.0) -> bool:
+    """Whether something is so within the limit, which is longer on a busy machine."""
+    deadline = time.monotonic() + limit_s * max(1.0, os.getloadavg()[0] / (os.cpu_count() or 1))
+    while not asked():
+        if time.monotonic() > deadline:
+            return False
+        time.sleep(0.01)
+    return True
 
 
 class Modules:
