@@ -10,7 +10,7 @@ from support.cli import TEXT
 
 from gpucache import launch_environ
 from gpucache.diagnosis.config import settings
-from gpucache.environment import LINE_INFO, VARIABLES, was_set_by_run
+from gpucache.environment import INTERPRET, KERNEL_DUMP, LINE_INFO, VARIABLES, was_set_by_run
 
 SOURCES = Path(__file__).parent.parent / "gpucache"
 
@@ -33,7 +33,7 @@ def test_the_table_alone_spells_the_names_of_variables():
     table = SOURCES / "environment.py"
     alone = SOURCES / "site" / "sitecustomize.py"  # imports nothing of gpucache
     others = [path for path in SOURCES.rglob("*.py") if path not in (table, alone)]
-    known = {variable.name for variable in VARIABLES} | {LINE_INFO}
+    known = {variable.name for variable in VARIABLES} | {LINE_INFO, KERNEL_DUMP, INTERPRET}
     assert names_in(table) == known
     assert names_in(alone) < known
     assert {str(path): names_in(path) for path in others if names_in(path)} == {}

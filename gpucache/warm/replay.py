@@ -36,7 +36,7 @@ if TYPE_CHECKING:
     from gpucache.warm.running_triton import Compilable
 
 _HIDDEN = {
-    "CUDA_VISIBLE_DEVICES": "",
+    environment.VISIBLE_DEVICES.name: "",
     "HIP_VISIBLE_DEVICES": "-1",
     "ROCR_VISIBLE_DEVICES": "-1",
     # torch then answers `torch.cuda.is_available` by this list and NVML, and does not touch CUDA
@@ -48,8 +48,8 @@ _UNSET = (
     environment.OVERRIDE.name,
     environment.REQUIRE_HIT.name,
     environment.TRITON_DIRECTORY.name,
-    "TRITON_KERNEL_DUMP",
-    "TRITON_INTERPRET",
+    environment.KERNEL_DUMP,
+    environment.INTERPRET,
     # The default of an option from when Triton is imported (`CUDAOptions.ptx_options`, since 3.6); recipes name it.
     "PTXAS_OPTIONS",
 )

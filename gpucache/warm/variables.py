@@ -10,6 +10,7 @@ from __future__ import annotations
 import os
 from contextlib import contextmanager
 
+from gpucache.environment import USE_IR_LOC
 from gpucache.errors import GpuCacheError
 
 TYPE_CHECKING = False
@@ -19,7 +20,7 @@ if TYPE_CHECKING:
     Listed = Callable[[], Mapping[str, str]]
     """Asks Triton for the variables in the key that are set now, and their values in Triton's form."""
 
-_NAMES_A_FILE = ("_PATH", "_PATHS", "_DIR", "_FILE", "_MIR", "USE_IR_LOC")
+_NAMES_A_FILE = ("_PATH", "_PATHS", "_DIR", "_FILE", "_MIR", USE_IR_LOC.name)
 """How the names end: `LLVM_PASS_PLUGIN_PATH` and `TRITON_PLUGIN_PATHS` are loaded, `MLIR_DUMP_PATH` and
 `TRITON_DUMP_MIR` written, and with `USE_IR_LOC` a kernel refers to files of the cache."""
 
