@@ -77,9 +77,10 @@ def test_globals_of_a_function_that_the_kernel_calls_are_told_too(recipe):
     )
 
 
-def test_only_options_that_differ_from_the_backends_own_are_told(recipe):
+def test_options_that_a_launch_names_are_told_though_they_are_the_backends_own(recipe):
     assert recipe("options").options == {"num_warps": 8, "enable_fp_fusion": False}
-    assert recipe("default options").options == {}
+    assert recipe("default options").options == {"num_warps": 4, "enable_fp_fusion": True}
+    assert recipe("plain").options == {}
 
 
 def test_what_was_not_looked_at_differs_from_what_has_no_property(answer, recipe):

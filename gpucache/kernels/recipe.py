@@ -89,7 +89,10 @@ class Recipe(NamedTuple):
     later versions are constants.
     """
     options: Mapping[str, Encoded]
-    """The backend's options that differ from its own for the target; no ``arch``, ``backend_name``, ``extern_libs``."""
+    """The backend's options that differ from its own for the target, and those that the launch named itself.
+
+    No ``arch``, ``backend_name``, ``extern_libs``.
+    """
     variables: Mapping[str, str]
     """The environment variables that are part of the key, in Triton's form (``true``, ``false`` or the text)."""
     launched: bool = True

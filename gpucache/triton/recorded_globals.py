@@ -10,13 +10,17 @@ from gpucache.kernels.recipe import Global
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from collections.abc import Iterable
     from typing import Any
 
 
-def globals_of(function: Any, encoder: Encoder) -> tuple[Global, ...]:
-    """The globals that a function and those it calls read, as Triton has noted them when it hashed each."""
+def globals_of(function: Any, constants: Iterable[object], encoder: Encoder) -> tuple[Global, ...]:
+    """The globals that a function, those among its constants, and those they call read.
+
+    As Triton has noted them when it hashed each; what Triton has not hashed yet has none.
+    """
     noted: dict[Any, Any] = {}
-    for called in _called(function):
+    for called in _called([function, *_functions_in(constants)]):
         noted.update(called.used_global_vals)
     found = []
     for (name, _), (value, variables) in noted.items():
@@ -33,15 +37,28 @@ def globals_of(function: Any, encoder: Encoder) -> tuple[Global, ...]:
 _MOST_CALLED = 256
 
 
-def _called(function: Any) -> list[Any]:
-    """A function and those that it names, and that these name: all whose globals count.
+def _functions_in(constants: Iterable[object]) -> list[Any]:
+    """The functions of Triton's among constants, and in tuples among these."""
+    found: list[Any] = []
+    waiting = list(constants)
+    while waiting and len(found) < _MOST_CALLED:
+        value = waiting.pop()
+        if isinstance(value, tuple):
+            waiting.extend(value)
+        elif is_function(value):
+            found.append(value)
+    return found
+
+
+def _called(functions: list[Any]) -> list[Any]:
+    """Functions and those that they name, and that these name: all whose globals count.
 
     Triton 3.7.1 and before notes with a function the globals of another that it calls only if that was hashed before
     (`runtime/jit.py` `_update_hash` copies them before it hashes). Functions of Triton's own are left out: what they
     read is Triton's too.
     """
-    found = {id(function): function}
-    waiting = [function]
+    found = {id(function): function for function in functions}
+    waiting = list(functions)
     while waiting and len(found) < _MOST_CALLED:
         caller = waiting.pop()
         for named in _named(caller.fn):

@@ -13,6 +13,8 @@ from gpucache.kernels.encoding import Encoder, Unencodable, as_shown
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Mapping
+    from collections.abc import Set as AbstractSet
+    from types import FrameType
     from typing import Any
 
     from gpucache.kernels.encoding import Encoded
@@ -28,10 +30,34 @@ _known_options: dict[Any, dict[str, Any]] = {}
 """What backends have where nothing is said, by backend, target and variables."""
 
 
+_LAUNCHER = "triton.runtime.jit"
+_OF_EVERY_LAUNCH = frozenset(("debug", "instrumentation_mode", "fpsan_homomorphic_casts"))
+"""What `JITFunction.run` itself adds to what a launch asks for (3.2.0 to 3.9.0)."""
+
+
+def asked_options(frame: FrameType) -> AbstractSet[str]:
+    """The names of what a launch was given by name, whose `run` has called ``frame``, that of `compile`.
+
+    An option may be asked for and be the backend's own: each `triton.Config` asks for three stages, which is CUDA's
+    default and not that of AMD's backend.
+    """
+    caller = frame.f_back
+    while caller is not None and caller.f_globals.get("__name__") == _LAUNCHER:
+        if caller.f_code.co_name == "run":
+            asked = caller.f_locals.get("kwargs")
+            return set(asked) - _OF_EVERY_LAUNCH if isinstance(asked, dict) else set()
+        caller = caller.f_back
+    return set()
+
+
 def differing(
-    options: Any, backend: Any, variables: Mapping[str, str], encoder: Encoder
+    options: Any,
+    backend: Any,
+    variables: Mapping[str, str],
+    asked: AbstractSet[str],
+    encoder: Encoder,
 ) -> dict[str, Encoded]:
-    """The options that differ from what the backend has for its target where nothing is said.
+    """The options that were asked for, or differ from what the backend has for its target where nothing is said.
 
     Raises:
         Unencodable: one of them names a file, or cannot be encoded.
@@ -44,7 +70,8 @@ def differing(
         if name in _APART:
             continue
         same = name in ours and type(value) is type(ours[name]) and value == ours[name]
-        if same and (value is None or name not in _FROM_ENVIRONMENT):
+        is_told = name in asked or name in _FROM_ENVIRONMENT
+        if same and (value is None or not is_told):
             continue
         if name in _FILES:
             raise Unencodable(f"its option {name} names a file")

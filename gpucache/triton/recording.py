@@ -19,7 +19,7 @@ from gpucache.kernels.encoding import Encoder, Unencodable, as_shown, function_o
 from gpucache.kernels.recipe import MOST_BYTES, Recipe, Target, to_text
 from gpucache.log import DEBUG, tell
 from gpucache.triton.recorded_globals import globals_of
-from gpucache.triton.recorded_options import differing, shown_variables
+from gpucache.triton.recorded_options import asked_options, differing, shown_variables
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -120,6 +120,7 @@ def _recipe_of(frame: FrameType, key: str) -> Recipe:
     encoder = Encoder()
     replayed: Recipe | None = getattr(_replayed, "recipe", None)
     launched = _is_launched(frame) if replayed is None else replayed.launched
+    asked = asked_options(frame) if replayed is None else set(replayed.options)
     signature = source.signature
     constants = _constants(source, encoder)
     variables = shown_variables(seen["env_vars"])
@@ -132,10 +133,10 @@ def _recipe_of(frame: FrameType, key: str) -> Recipe:
         signature={as_shown(name): encoder.encode(kind) for name, kind in signature.items()},
         constants=constants,
         specialized=_specialized(source.attrs, signature, source.fn.arg_names, launched),
-        options=differing(options, seen["backend"], variables, encoder),
+        options=differing(options, seen["backend"], variables, asked, encoder),
         variables=variables,
         launched=launched,
-        globals=globals_of(source.fn, encoder),
+        globals=globals_of(source.fn, source.constants.values(), encoder),
         source=_generated_source(source.fn),
     )
     if replayed is None:

@@ -12,12 +12,14 @@ import ast
 import inspect
 import json
 import sys
+from typing import NamedTuple
 
-from gpucache.kernels.encoding import Unencodable, encode
+from gpucache.kernels.encoding import Encoder
+from gpucache.triton.recorded_globals import globals_of
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Iterable, Mapping
     from typing import Any
 
     from gpucache.kernels.encoding import Encoded
@@ -67,48 +69,48 @@ def recorded_names(recipe: Recipe, names: list[str]) -> list[str] | None:
 # ---- globals
 
 
-def differing(recipe: Recipe, function: Any, is_same_source: bool) -> tuple[str, bool]:
-    """Which global differs from what was recorded, and its values, as a sentence; ``""`` where none does.
+class Difference(NamedTuple):
+    """A global variable with another value than was recorded."""
 
-    And whether all that differ were edited. ``is_same_source`` is whether the function's digest is the recorded one.
+    sentence: str
+    """Which one, and both values."""
+    edited: bool
+    """Whether its module assigns it a literal, so that the source has changed; else it may depend on the machine."""
+
+
+def difference(
+    recipe: Recipe, function: Any, constants: Iterable[object], is_same_source: bool
+) -> Difference | None:
+    """The global that differs from what was recorded; of several one that was not edited, if there is one.
+
+    ``constants`` are the decoded ones. ``is_same_source`` is whether the function's digest is the recorded one: then a
+    global that the function reads and that was not recorded was None.
     """
-    here = _globals_of(function)
+    here = {(one.module, one.name): one.value for one in globals_of(function, constants, Encoder())}
     then = {(one.module, one.name): one.value for one in recipe.globals}
-    edited = True
-    said = ""
-    for place in then.keys() | here.keys() if is_same_source else then.keys():
+    places = set(then)
+    if is_same_source:
+        places |= here.keys() & _named_by(function)
+    found = None
+    for place in sorted(places):
         now = here.get(place, _MISSING)
         if now is _MISSING:
             now = _none_or_unused(place)
         if now is _MISSING or now == then.get(place):
             continue
-        if _is_literal(place):
-            said = said or _sentence(place, now, then.get(place))
-            continue
-        return _sentence(place, now, then.get(place)), False
-    return said, edited
-
-
-_MISSING: Any = object()
-
-
-def _globals_of(function: Any) -> dict[tuple[str, str], Encoded]:
-    """The globals that Triton saw when it hashed the function, by module and name."""
-    found = {}
-    for (name, _), (value, variables) in function.used_global_vals.items():
-        module = variables.get("__name__", "")
-        module = module if type(module) is str else ""
-        found[module, name] = encoded_or_type(value)
+        found = Difference(_sentence(place, now, then.get(place)), _is_literal(place))
+        if not found.edited:
+            return found
     return found
 
 
-def encoded_or_type(value: object) -> Encoded:
-    """The encoded value; of one that cannot be encoded its type, as in `kernels.recipe.Global`."""
-    try:
-        return encode(value)
-    except Unencodable:
-        cls = type(value)
-        return {"unencoded": f"{cls.__module__}.{cls.__qualname__}"}
+def _named_by(function: Any) -> set[tuple[str, str]]:
+    """The places of all globals that the code of a function itself names."""
+    module = function.fn.__globals__.get("__name__", "")
+    return {(module, name) for name in function.fn.__code__.co_names}
+
+
+_MISSING: Any = object()
 
 
 def _none_or_unused(place: tuple[str, str]) -> Encoded:

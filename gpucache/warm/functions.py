@@ -17,7 +17,8 @@ from types import ModuleType
 from typing import NamedTuple
 
 from gpucache.disk.vetting import Trust
-from gpucache.warm.source_files import CannotImportError, one_line, text_of
+from gpucache.warm.source_files import CannotImportError as CannotImportError
+from gpucache.warm.source_files import one_line, text_of
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:

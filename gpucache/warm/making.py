@@ -9,7 +9,7 @@ from __future__ import annotations
 import sys
 from enum import Enum, EnumMeta
 
-from gpucache.warm.functions import Functions
+from gpucache.warm.functions import Functions, digest_of
 from gpucache.warm.source_files import CannotImportError
 
 TYPE_CHECKING = False
@@ -26,10 +26,15 @@ class Making:
     def __init__(self, functions: Functions, triton: ModuleType) -> None:
         self._functions = functions
         self._triton = triton
+        self.changed = ""
+        """The name of a function that was found and has not the recorded digest; ``""`` where there is none."""
 
     def function(self, function: Function) -> object:
         """The function of Triton's."""
-        return self._functions.find(function)
+        found = self._functions.find(function)
+        if function.cache_key and digest_of(found) != function.cache_key:
+            self.changed = f"{function.module}.{function.qualname}"
+        return found
 
     def enum(self, module: str, qualname: str, name: str) -> object:
         """The member of an enum."""

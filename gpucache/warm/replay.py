@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 import time
+from typing import NamedTuple
 
 from gpucache import environment
 from gpucache.disk.vetting import Trust
@@ -29,9 +30,11 @@ from gpucache.warm.variables import FileVariableError, as_recorded
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from collections.abc import Iterable, Mapping
     from types import ModuleType
     from typing import Any
 
+    from gpucache.kernels.recipe import Path
     from gpucache.warm.outcome import End
     from gpucache.warm.running_triton import Compilable
 
@@ -174,6 +177,14 @@ _REFUSED_OPTIONS = ("extern_libs", "ir_override", "arch", "backend_name")
 """Options that name files to load, or that are the target's alone; no recipe of gpucache's has one."""
 
 
+class _Decoded(NamedTuple):
+    """The values of a recipe."""
+
+    types: Mapping[str, object]
+    constants: Mapping[Path, object]
+    options: Mapping[str, object]
+
+
 class _Replay:
     """One recipe, one target."""
 
@@ -215,30 +226,30 @@ class _Replay:
 
     def _ended(self) -> tuple[End, str]:
         self._check_options()
-        function = self._function()
-        self._compare(function)
+        found = self.functions.find(self.recipe.function, self.recipe.source)
+        decoded = self._decoded()
+        function = self._recorded_one(found, decoded)
+        self._compare(function, decoded.constants.values())
         with (
             replaying(self.recipe),
             as_recorded(self.recipe.variables, self.triton.listed_variables),
             self.triton.asked_for(self._answer),
         ):
-            self._compilable(function, self.target).compile()
+            self._compilable(function, decoded, self.target).compile()
         return self._published()
 
-    def _function(self) -> Any:
-        """The function; of several that differ in what their decorators say, the one that has the recorded key."""
-        recipe = self.recipe
-        found = self.functions.find(recipe.function, recipe.source)
-        if recipe.triton_version != self.triton.VERSION:
+    def _recorded_one(self, found: Any, decoded: _Decoded) -> Any:
+        """Of functions that differ only in what their decorators say, the one that has the recorded key."""
+        if not self._is_same_triton:
             return found
         alike = self.functions.alike(found)
         if len(alike) > 1:
             for function in alike:
-                if self._recorded_key(function) == recipe.key:
+                if self._recorded_key(function, decoded) == self.recipe.key:
                     return function
         return found
 
-    def _recorded_key(self, function: Any) -> str | None:
+    def _recorded_key(self, function: Any, decoded: _Decoded) -> str | None:
         """The key that a function has for the recorded target; None where that cannot be told."""
 
         def stop(key: str) -> DeviceCacheManager:
@@ -249,7 +260,7 @@ class _Replay:
                 as_recorded(self.recipe.variables, self.triton.listed_variables),
                 self.triton.asked_for(stop),
             ):
-                self._compilable(function, self.recipe.target).compile()
+                self._compilable(function, decoded, self.recipe.target).compile()
         except _Asked as asked:
             return asked.key
         except Exception:  # a parameter does not fit: it is another one
@@ -275,50 +286,62 @@ class _Replay:
                 end, f"Triton {self.triton.VERSION} has no option {unknown[0]} for {self.target}"
             )
 
-    def _compare(self, function: Any) -> None:
+    def _decoded(self) -> _Decoded:
+        """The values of the recipe as the program had given them."""
+        recipe = self.recipe
+        making = Making(self.functions, self.triton)
+        try:
+            made = _Decoded(
+                {name: decode(value, making) for name, value in recipe.signature.items()},
+                {path: decode(value, making) for path, value in recipe.constants},
+                {name: decode(value, making) for name, value in recipe.options.items()},
+            )
+        except (BadEncoding, ValueError) as error:
+            raise _Ended("failed", one_line(error)) from error
+        if making.changed and self._is_same_triton:
+            self.changed = f"the source of {making.changed}, a constant, is not the recorded one"
+        return made
+
+    def _compare(self, function: Any, constants: Iterable[object]) -> None:
         """Compare the function with what was recorded, before anything is compiled."""
-        recorded = self.recipe.function.cache_key
-        is_known = recorded != "" and self.recipe.triton_version == self.triton.VERSION
         digest = function.cache_key
-        if is_known and digest != recorded:
+        is_same = digest == self.recipe.function.cache_key
+        if self._is_same_triton and not is_same and self.recipe.function.cache_key:
             self.changed = "its source, or that of a function it calls, is not the recorded one"
-        said, is_edited = changes.differing(self.recipe, function, is_known and not self.changed)
-        if said and not is_edited:
-            raise _Ended("differs here", said)
-        self.changed = said or self.changed
+        different = changes.difference(self.recipe, function, constants, is_same)
+        if different is not None and not different.edited:
+            raise _Ended("differs here", different.sentence)
+        if different is not None:
+            self.changed = different.sentence
         if self.exact and self.changed:
             raise _Ended("source changed", self.changed)
         why = changes.unfit(self.recipe, function)
         if why:
             raise _Ended("source changed", why)
 
-    def _compilable(self, function: Any, target: Target) -> Compilable:
+    @property
+    def _is_same_triton(self) -> bool:
+        """Whether digests can be compared: those of what calls Triton's own functions change with its version."""
+        return self.recipe.triton_version == str(self.triton.VERSION)
+
+    def _compilable(self, function: Any, decoded: _Decoded, target: Target) -> Compilable:
         recipe = self.recipe
-        making = Making(self.functions, self.triton)
-        try:
-            options = {name: decode(value, making) for name, value in recipe.options.items()}
-            constants = {path: decode(value, making) for path, value in recipe.constants}
-            types = {name: decode(value, making) for name, value in recipe.signature.items()}
-        except (BadEncoding, ValueError) as error:
-            raise _Ended("failed", one_line(error)) from error
+        types, constants, options = decoded
+        made: Compilable
         if not recipe.launched:
             found = dict(recipe.specialized)
-            made: Compilable = self.triton.as_said(
-                function, target, types, constants, found, options
-            )
+            made = self.triton.as_said(function, target, types, constants, found, options)
             return made
         names = changes.recorded_names(recipe, list(function.arg_names)) or []
         values = arguments(recipe, names, types, constants, self.triton.descriptor)
-        launched: Compilable = self.triton.launched(function, target, values, options)
-        return launched
+        made = self.triton.launched(function, target, values, options)
+        return made
 
     def _answer(self, key: str) -> DeviceCacheManager:
         """The manager of the key for which Triton asks; or the end, where nothing is to be compiled."""
         self.key = key
         entry = entry_path(self.location.root, key)
-        is_comparable = self.target == self.recipe.target and not self.changed
-        if self.recipe.triton_version != self.triton.VERSION:
-            is_comparable = False
+        is_comparable = self.target == self.recipe.target and self._is_same_triton
         if self.exact and is_comparable and key != self.recipe.key:
             raise _Ended("source changed", f"its key would be {key}, and was {self.recipe.key}")
         if self.dry_run:

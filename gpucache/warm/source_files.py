@@ -28,15 +28,22 @@ def one_line(error: BaseException) -> str:
     except BaseException:
         said = []
     name = type(error).__name__
-    return f"{name}: {_telling(name, said)[:300]}" if said else name
+    return f"{name}: {_telling(error, said)[:300]}" if said else name
 
 
-def _telling(name: str, lines: list[str]) -> str:
+def _telling(error: BaseException, lines: list[str]) -> str:
     """Of several lines, that of the tool which found the error; that behind the source which Triton quotes."""
     for line in lines:
         if "; error " in line:
             return line
-    return lines[-1] if name == "CompilationError" else lines[0]
+    bases = {cls.__name__ for cls in type(error).__mro__}
+    if "CompilationError" not in bases:
+        return lines[0]
+    if (
+        lines[-1] == "^" and error.__cause__ is not None
+    ):  # Triton 3.4 and before leaves that to the cause
+        return one_line(error.__cause__)
+    return lines[-1]
 
 
 def text_of(file: str, trust: Trust | None) -> str:
