@@ -141,3 +141,17 @@ def test_what_is_old_is_removed_behind_no_link(tmp_path):
     elsewhere.rename(root / "gpucache/v1/mounts")
     learn(str(root), again=True)
     assert len(os.listdir(root / "gpucache/v1/mounts")) == 1
+
+
+def test_where_the_file_cannot_be_opened_again_it_cannot_be_locked(tmp_path, monkeypatch):
+    refused = OSError(errno.ENOTCONN, "not connected")
+
+    def no_second_opening(path, flags, *mode, **options):
+        if str(path).endswith("/file") and not flags & os.O_CREAT:
+            raise refused
+        return opening(path, flags, *mode, **options)
+
+    opening = os.open
+    monkeypatch.setattr(os, "open", no_second_opening)
+    assert not probe(str(tmp_path)).flocks
+    assert list(tmp_path.iterdir()) == []

@@ -208,3 +208,9 @@ def test_what_is_told_cannot_move_the_cursor(capsys):
 def test_a_closed_stderr_hears_nothing(monkeypatch):
     monkeypatch.setattr(sys, "stderr", None)
     assert say("note") is None
+
+
+def test_a_refusal_names_the_path_or_what_was_done_by_a_descriptor_none():
+    assert terminal.refused(OSError(5, "Input/output error", "/a")) == "/a: Input/output error"
+    assert terminal.refused(OSError(5, "Input/output error", 7)) == "Input/output error"
+    assert terminal.refused(OSError("odd")) == "odd"

@@ -8,7 +8,7 @@ from __future__ import annotations
 import os
 
 from gpucache import environment
-from gpucache.cli.terminal import complain_of_defect
+from gpucache.cli.terminal import complain_of_defect, refused
 from gpucache.errors import GpuCacheError, RecipesError
 
 TYPE_CHECKING = False
@@ -48,8 +48,7 @@ def with_recipes(
     except GpuCacheError as error:
         say(f"warning: --warm: nothing is compiled ahead: {error}")
     except OSError as error:
-        where = "" if error.filename is None else f"{os.fsdecode(error.filename)}: "
-        say(f"warning: --warm: nothing is compiled ahead: {where}{error.strerror or error}")
+        say(f"warning: --warm: nothing is compiled ahead: {refused(error)}")
     except Exception:
         complain_of_defect()  # which is no reason for the command not to run in its directories
     return environ

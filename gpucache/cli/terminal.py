@@ -45,12 +45,18 @@ def complain_of_refusal(error: OSError | MemoryError) -> None:
         say("error: there is no memory left")
         say("hint: free some, or raise the limit of this process (`ulimit -v`) or container")
         return
-    refused = error.strerror or str(error)
-    where = "" if error.filename is None else f"{os.fsdecode(error.filename)}: "
-    say(f"error: {where}{refused}")
+    say(f"error: {refused(error)}")
     say(
         "hint: the operating system said so in the middle of the command; try again once the cause is gone"
     )
+
+
+def refused(error: OSError) -> str:
+    """What the operating system refused, in words, and of which path, where the error names one."""
+    why = error.strerror or str(error)
+    path = error.filename
+    # What was done by a descriptor has its number there.
+    return f"{os.fsdecode(path)}: {why}" if isinstance(path, (str, bytes)) else why
 
 
 def complain_of_defect() -> None:

@@ -153,7 +153,8 @@ def _flocks(path: str) -> bool:
         return False
     finally:
         for fd in (first, second):
-            let_go(fd)
+            if fd >= 0:
+                let_go(fd)
 
 
 def _is_kept_out(fd: int) -> bool:

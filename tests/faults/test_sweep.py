@@ -22,6 +22,7 @@ NAMES = [
     *("library", "library-hit", "library-view", "autotune", "autotune-hit"),
     *("provision", "provision-again", "prune", "slim", "clean", "verify", "repair"),
     *("stats", "ls", "du", "doctor", "path"),
+    *("run-warm", "run-auto"),
 ]
 
 

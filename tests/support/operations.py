@@ -23,14 +23,21 @@ from typing import Any
 import triton.runtime.cache
 
 import gpucache.cli.commands
+import gpucache.cli.run
+import gpucache.cli.run_ahead
 import gpucache.store.eviction
 import gpucache.store.leftovers
 import gpucache.triton.shared_kernel
 import gpucache.triton.single_file
+import gpucache.warm.ahead
 from gpucache.cli import main as command_line
+from gpucache.disk.node import node_id
+from gpucache.disk.processes import pid_namespace
 from gpucache.store.manifest import MANIFEST, entry_path
 from gpucache.store.recipe_file import add_recipe
+from gpucache.warm.command import command_id
 from support.known_kernels import GROUP, STAGES, content, innermost, key_of, launch, load_single
+from support.recipes import recipe_file
 from support.trees import OLD, left_by_stock
 
 A, B, C = (key_of(seed) for seed in "abc")
@@ -164,6 +171,18 @@ def _littered(root: Path) -> None:
         os.wait()
 
 
+def _recorded(root: Path) -> None:
+    """Two kernels; recipes of others, in a file and as a run of a command has left them."""
+    _two(root)
+    recipe_file(root.parent / "recipes.jsonl", 3)
+    for pid in ("999999991", "999999992"):
+        directory = root / "gpucache/v1/recipes"
+        directory.mkdir(exist_ok=True, mode=0o700)
+        name = f"{command_id(['true'], {})}.{node_id()}.{pid_namespace()}.{pid}.1.recipes"
+        recipe_file(directory / name, 2)
+    os.chmod(directory / name, 0o600)
+
+
 TREES: dict[str, Callable[[Path], None]] = {
     "empty": lambda root: None,
     "two": _two,
@@ -172,6 +191,7 @@ TREES: dict[str, Callable[[Path], None]] = {
     "damaged": _damaged,
     "littered": _littered,
     "forged": _forged,
+    "recorded": _recorded,
 }
 
 
@@ -230,6 +250,22 @@ def _adding_a_recipe(root: Path, injection: Injection) -> object:
     return launch(A, injection.aside)
 
 
+def _running(*options: str) -> Callable[[Path, Injection], object]:
+    """Start a command, up to where it would become the program; no pool is started, since that is another process."""
+
+    def run(root: Path, injection: Injection) -> object:
+        executed = []
+        words = [*options, f"{root.parent}/recipes.jsonl"] if options[-1] == "--warm" else options
+        gpucache.cli.run._execute = lambda command, environ, given=None: executed.append(environ)
+        gpucache.warm.ahead.start_detached = lambda command, environ: None
+        code = command_line.main(["run", *words, "--", "true"])
+        # The file that was named, and that cannot be read, is the one thing that may stop a command.
+        assert executed or code == 1, f"exit code {code}"
+        return None
+
+    return run
+
+
 OPERATIONS: dict[str, Operation] = {
     "first-compile": Operation("empty", _launching(A)),
     "compile": Operation("two", _launching(C)),
@@ -257,6 +293,8 @@ OPERATIONS: dict[str, Operation] = {
     "du": Operation("littered", _calling("du")),
     "doctor": Operation("two", _calling("doctor")),
     "path": Operation("two", _calling("path")),
+    "run-warm": Operation("recorded", _running("--warm")),
+    "run-auto": Operation("recorded", _running("--warm", "auto")),
     "forged": Operation("forged", _launching(A)),
 }
 
