@@ -4,6 +4,7 @@ import enum
 import json
 import math
 from contextlib import suppress
+from types import SimpleNamespace
 from typing import NamedTuple, get_args
 
 import pytest
@@ -12,7 +13,7 @@ from hypothesis import strategies as st
 from support.recipes import recipe as example
 
 from gpucache.kernels.decoding import BadEncoding
-from gpucache.kernels.encoding import MOST_BITS, MOST_DEPTH, Kind
+from gpucache.kernels.encoding import MOST_BITS, MOST_DEPTH, Kind, function_of
 from gpucache.kernels.recipe import (
     BadRecipe,
     Recipe,
@@ -94,6 +95,24 @@ def test_a_member_of_an_enum_is_no_int_and_a_named_tuple_no_tuple():
     }
     assert encode(Endless(3)) == {"namedtuple": [here, "Endless", [3]]}
     assert decode(encode(Shape(1, 2.0)), Fake()) == ("namedtuple", here, "Shape", [1, 2.0])
+
+
+@pytest.mark.parametrize(
+    ("file", "told"),
+    [
+        ("/a/kernels.py", "/a/kernels.py"),
+        ("kernels.py", "{here}/kernels.py"),
+        ("<stdin>", "<stdin>"),
+        ("/a/\x1b.py", None),
+    ],
+)
+def test_a_function_is_told_with_its_file(file, told, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    scope = {"__name__": "kernels"}
+    exec(compile("def add(): pass", file, "exec"), scope)
+    jit = SimpleNamespace(fn=scope["add"], hash="recursion:add")
+    expected = told and told.format(here=tmp_path)
+    assert function_of(jit) == ("kernels", "add", expected, "")
 
 
 @pytest.mark.torch

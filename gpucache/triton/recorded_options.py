@@ -87,8 +87,11 @@ def _refuse_libraries(options: Any) -> None:
     Raises:
         Unencodable: it is.
     """
+    libraries = getattr(options, "extern_libs", None)
+    if not libraries:
+        return
     own = os.path.dirname(type(options).__post_init__.__code__.co_filename)
-    for _, path in options.extern_libs or ():
+    for path in dict(libraries).values():
         if not str(path).startswith(f"{own}/"):
             raise Unencodable(f"it is linked with {path}")
 
