@@ -144,6 +144,27 @@ def test_a_full_disk_tears_one_line_at_most(file, monkeypatch):
     assert (first, torn.number, second) == (A, 3, B)
 
 
+@pytest.mark.mounts
+@pytest.mark.root
+def test_on_a_disk_that_is_full_for_a_while_the_lines_before_and_after_are_read(mount, tmp_path):
+    disk = mount(tmp_path / "disk", "-t", "tmpfs", "-o", "size=64k,mode=0700", "none")
+    filler, file = disk / "filler", str(disk / "recipes")
+    filler.write_bytes(bytes(40_000))
+    recipes = [recipe(key=f"{number:052}", source="x" * 5000) for number in range(9)]
+    written = []
+    for one in recipes:
+        try:
+            append(file, to_text(one))
+        except OSError:
+            filler.unlink(missing_ok=True)
+        else:
+            written.append(one)
+    found = list(read_recipe_file(file))
+    assert len(written) == 8
+    assert [one for one in found if not isinstance(one, BadLine)] == written
+    assert len(found) <= 9
+
+
 @pytest.mark.parametrize("content", [b"import torch\n", b"{}", line(A)])
 def test_a_file_that_is_none_of_recipes_is_left_alone(file, content):
     file.write_bytes(content)
