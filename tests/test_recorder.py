@@ -3,9 +3,7 @@ from __future__ import annotations
 import errno
 import logging
 import os
-import subprocess
 import sys
-from pathlib import Path
 
 import pytest
 from support.recipes import recipe
@@ -16,7 +14,6 @@ from gpucache.kernels.recipe_lines import read_recipe_file
 from gpucache.triton import recorder as recording
 from gpucache.triton.recorder import Recorder, recorder_of
 
-INDUCTOR = Path(__file__).parent / "support/inductor_kernel.py"
 A, B, C = (letter * 52 for letter in "ABC")
 
 
@@ -97,25 +94,3 @@ def test_a_kernel_without_a_recipe_leaves_the_file_alone(file, monkeypatch):
     monkeypatch.setattr(recording, "recipe_text_of", lambda *_: None)
     assert ask(Recorder(str(file)), A) == [None]
     assert not file.exists()
-
-
-@pytest.mark.torch
-@pytest.mark.compiles
-def test_the_source_of_a_module_that_torchinductor_has_generated_is_kept(tmp_path):
-    """Its file is in a cache, and may go at any time; its configurations are two kernels of one source."""
-    env = {
-        **os.environ,
-        "TORCHINDUCTOR_CACHE_DIR": str(tmp_path / "root"),
-        "TRITON_CACHE_MANAGER": "gpucache.triton:DeviceCacheManager",
-        "GPUCACHE_RECORD": str(tmp_path / "recipes"),
-    }
-    done = subprocess.run([sys.executable, INDUCTOR], env=env, capture_output=True, text=True)
-    assert done.returncode == 0, done.stderr
-    module = done.stdout.strip()
-    recipes = list(read_recipe_file(str(tmp_path / "recipes")))
-    assert len(recipes) == 2
-    for one in recipes:
-        assert (one.function.module, one.launched) == (module, False)
-        assert one.source == Path(one.function.file).read_text()
-        assert "@triton_heuristics.pointwise" in one.source
-        assert dict(one.specialized)[(2,)] == ()

@@ -17,6 +17,7 @@ from types import ModuleType
 from typing import NamedTuple
 
 from gpucache.disk.vetting import Trust
+from gpucache.warm.inductor import leave_driver_alone
 from gpucache.warm.source_files import CannotImportError as CannotImportError
 from gpucache.warm.source_files import one_line, text_of
 
@@ -225,6 +226,10 @@ class Functions:
         file = place.file or f"<{place.module}>"
         # Triton asks `inspect` for the source of a function, and that asks here where there is no such file.
         linecache.cache[file] = (len(source), None, source.splitlines(keepends=True), file)
+        try:
+            leave_driver_alone()
+        except BaseException as error:
+            raise _raised(file, error) from error
         return self._executed(place.module, file, source)
 
     def _executed(self, name: str, file: str, source: str) -> ModuleType:
