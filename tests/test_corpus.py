@@ -5,11 +5,8 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-from typing import NamedTuple
-
 import pytest
-from support.corpus_runs import Launched, launch_corpus, warm_corpus
+from support.corpus_runs import Recorded, launch_corpus, record_corpus, warm_corpus
 
 from gpucache.kernels.recipe_lines import BadLine, read_recipe_file
 
@@ -30,20 +27,9 @@ def without_recipe(triton: str) -> set[str]:
     return said | {"a constexpr function as constant"} if triton.startswith("3.4.") else said
 
 
-class Recorded(NamedTuple):
-    """A program that found nothing in its root, and was recorded."""
-
-    said: Launched
-    root: Path
-    recipes: Path
-
-
 @pytest.fixture(scope="module")
 def recorded(tmp_path_factory: pytest.TempPathFactory, triton: None) -> Recorded:
-    base = tmp_path_factory.mktemp("recorded")
-    recipes = base / "recipes.jsonl"
-    said = launch_corpus(base / "root", "sm_90", env={"GPUCACHE_RECORD": str(recipes)})
-    return Recorded(said, base / "root", recipes)
+    return record_corpus(tmp_path_factory.mktemp("recorded"), "sm_90")
 
 
 def test_each_kind_of_kernel_is_compiled_once_and_hit_by_the_next_program(recorded):

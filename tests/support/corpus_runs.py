@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import subprocess
 from collections.abc import Iterable, Mapping
 from pathlib import Path
@@ -13,7 +14,7 @@ from support.ranks import PLUGIN, PYTHON
 
 SUPPORT = Path(__file__).parent
 FILES = ("corpus", "run_corpus.py", "stand_in.py")
-"""What the program needs beside itself, to be copied elsewhere."""
+"""The program, which can be copied elsewhere."""
 
 
 class Asked(NamedTuple):
@@ -80,6 +81,35 @@ def launch_corpus(
         asked={name: [Asked(**one) for one in case["asked"]] for name, case in cases},
         failed={name: case["failure"] for name, case in cases if case["failure"]},
     )
+
+
+class Recorded(NamedTuple):
+    """A program that found nothing in its root, and was recorded."""
+
+    said: Launched
+    root: Path
+    recipes: Path
+
+
+def record_corpus(base: Path, target: str, *names: str, support: Path = SUPPORT) -> Recorded:
+    """Launch all, or those that are named, recorded, below a directory where nothing is yet."""
+    base.mkdir(exist_ok=True)
+    root, recipes = base / "root", base / "recipes.jsonl"
+    env = {"GPUCACHE_RECORD": str(recipes)}
+    said = launch_corpus(root, target, *names, env=env, support=support)
+    return Recorded(said, root, recipes)
+
+
+def copy_program(support: Path) -> Path:
+    """Copy the program to a directory, which is made; that directory."""
+    support.mkdir()
+    for name in FILES:
+        made = [SUPPORT / name, support / name]
+        if made[0].is_dir():
+            shutil.copytree(*made, ignore=shutil.ignore_patterns("__pycache__"))
+        else:
+            shutil.copy(*made)
+    return support
 
 
 def warm_corpus(
