@@ -169,6 +169,14 @@ class TestTheSideFile:
         monkeypatch.setattr("time.time", lambda: now + AGAIN_S + 1)
         assert looked(file, root)[0] == "missing"
 
+    def test_a_line_that_only_looks_like_a_recipe_does_not_start_a_pool_for_ever(self, file, root):
+        with open(file, "ab") as lines:
+            lines.write(b'{"key":"' + key_of(7).encode() + b'","triton_version":"3.9.0","odd":1}\n')
+        made(file, root, outcomes({0: 10, 1: 11, 2: 12}))
+        for number in (10, 11, 12):
+            stored(root, key_of(number))
+        assert looked(file, root) == ("nothing is missing", 0, 4)
+
     def test_what_is_not_for_the_target_is_not_tried_again(self, file, root, monkeypatch):
         told = outcomes({0: 10, 1: 11})
         made(file, root, [*told, Outcome(key_of(2), "add", "sm_80", "not for this target")])

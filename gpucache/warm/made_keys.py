@@ -83,13 +83,15 @@ class MadeKeys(Value):
 def nothing_made(recorded: Recorded) -> MadeKeys:
     """What is known before any of these recipes was compiled: Triton and the sources as they are now."""
     sources = {path: stamp_of(path) for path in recorded.sources}
-    return MadeKeys({}, 0, _triton_stamp(), sources, time.time())
+    keys: dict[str, list[str]] = {key: [] for key in recorded.keys}
+    return MadeKeys(keys, 0, _triton_stamp(), sources, time.time())
 
 
-def made_keys(outcomes: Iterable[Outcome], before: MadeKeys) -> MadeKeys:
+def made_keys(outcomes: Sequence[Outcome], before: MadeKeys) -> MadeKeys:
     """What came of recipes; ``before`` is what was known then, so that an edit while they were compiled is noticed."""
-    keys: dict[str, list[str]] = {}
-    failed = 0
+    keys: dict[str, list[str]] = {key: [] for key in before.keys}
+    # What looks like a recipe, and is none, has no outcome.
+    failed = len(before.keys.keys() - {outcome.recipe for outcome in outcomes})
     for outcome in outcomes:
         made = keys.setdefault(outcome.recipe, [])
         if outcome.key is not None:

@@ -16,15 +16,15 @@ from gpucache.values import Value
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Iterable, Iterator
 
 MOST_BYTES = 64 * 2**20
 """Of a longer file the recipes are not looked at before a program starts, as that would take too long."""
 _TEXT = rb'"((?:[^"\\]|\\.)*)"'
-_LINE = re.compile(
-    rb'^\{"key":"([A-Za-z0-9_-]{43,64})","triton_version":' + _TEXT + rb",", re.MULTILINE
-)
+_LINE = re.compile(rb'\{"key":"([A-Za-z0-9_-]{43,64})","triton_version":' + _TEXT + rb",")
 """How `gpucache.kernels.recipe.to_text` begins a line."""
+_SOURCE = b',"source":'
+"""Before the last field, which may be long; in a text its quotes would be escaped."""
 _FILE = re.compile(rb'"function":\[' + _TEXT + b"," + _TEXT + b"," + _TEXT)
 _TARGET = re.compile(rb'"target":\["[a-z0-9_]{1,32}",(?:([0-9]{1,6})|"([A-Za-z0-9_.:+-]{1,64})"),')
 
@@ -57,12 +57,12 @@ def recorded(paths: Iterable[str]) -> Recorded:
     for path in paths:
         data, found = _read(path)
         written = min(written, found.st_mtime)
-        for key, version in _LINE.findall(data):
+        for key, version, rest in _lines(data):
             keys[key.decode()] = None
             versions.add(version)
-        for number, name in _TARGET.findall(data):
-            targets.add(f"sm_{number.decode()}" if number else name.decode())
-        sources.update(match[2] for match in _FILE.findall(data))
+            for number, name in _TARGET.findall(rest):
+                targets.add(f"sm_{number.decode()}" if number else name.decode())
+            sources.update(match[2] for match in _FILE.findall(rest))
     return Recorded(
         keys=tuple(keys),
         versions=frozenset(map(_text, versions)),
@@ -70,6 +70,20 @@ def recorded(paths: Iterable[str]) -> Recorded:
         sources=frozenset(map(_text, sources)),
         written=written,
     )
+
+
+def _lines(data: bytes) -> Iterator[tuple[bytes, bytes, bytes]]:
+    """Of each line that begins as a recipe does: key, version, and what follows, but for a source that is kept."""
+    start = 0
+    while start < len(data):
+        end = data.find(b"\n", start)
+        if end < 0:
+            return  # it was torn, or is being written
+        match = _LINE.match(data, start, end)
+        if match is not None:
+            source = data.find(_SOURCE, match.end(), end)
+            yield match[1], match[2], data[match.end() : source if source >= 0 else end]
+        start = end + 1
 
 
 def has_recipe(path: str) -> bool:
@@ -80,8 +94,7 @@ def has_recipe(path: str) -> bool:
         return False
     with os.fdopen(fd, "rb") as file:
         head = file.read(2**20 + 4096)
-    first = _LINE.search(head)
-    return first is not None and b"\n" in head[first.end() :]
+    return any(True for _ in _lines(head))
 
 
 def _read(path: str) -> tuple[bytes, os.stat_result]:
