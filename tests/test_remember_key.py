@@ -532,6 +532,7 @@ def test_a_root_that_cannot_be_written_serves_and_nobody_hashes_for_it_in_vain(
     said = ask(uid=ADA, before="function()")
     assert (said["ended"], said["hashed"], said["right"]) == ("refused", 1, True)
     assert "cannot be written" in said["log"]
+    assert "unset GPUCACHE_REMEMBER_KEY" in said["log"]
 
 
 def test_a_full_disk_is_no_error_of_the_launch(ask, made, everyones):

@@ -72,6 +72,7 @@ SETTLED_S = 10.0
 """A file that has changed in the last so many seconds may change again without another time."""
 _HOMES = ("triton.runtime.cache", "triton.compiler.compiler")
 """The modules that have `triton_key`: since 3.6, and before."""
+_OUTCOME = f"each process hashes Triton's library (unset {REMEMBER_KEY} if that is to stay so)"
 _MARK = "the key that was kept"
 _acting = threading.Lock()
 _outcome: Outcome | None = None
@@ -97,7 +98,7 @@ def remember_key(environ: Mapping[str, str] = os.environ, *, compute: bool = Tru
         return _once(environ, compute)
     except Exception as error:
         # What fails here must fail no launch.
-        warn_once("Triton's key is not remembered", error, "each process hashes Triton's library")
+        warn_once("Triton's key is not remembered", error, _OUTCOME)
         return "refused"
     finally:
         _acting.release()
