@@ -8,7 +8,6 @@ from contextlib import suppress
 from gpucache.disk.vetting import Trust, vet, vet_file
 from gpucache.errors import GpuCacheError, RecipesError
 from gpucache.kernels.recipe_lines import BadLine, read_recipe_file, read_recipes
-from gpucache.report.recipes import StoredRecipe, stored_recipes
 from gpucache.values import Value
 from gpucache.warm import made_keys, recordings
 from gpucache.warm.recorded import recorded
@@ -85,6 +84,9 @@ def from_store(root: str) -> FromFiles:
     Raises:
         ConfigurationError: a variable that says whom to trust makes no sense.
     """
+    # What reads a whole root is seldom wanted, and every command would import it.
+    from gpucache.report.recipes import StoredRecipe, stored_recipes
+
     found = stored_recipes(root, Trust.parse(os.environ))
     recipes = [one.recipe for one in found if isinstance(one, StoredRecipe)]
     return FromFiles(tuple(recipes), trusted=True)
