@@ -171,6 +171,20 @@ class TestWarm:
         done = run("--warm", "r", "--", "true")
         assert "(another Triton is installed than the recorded one; 3 recipes)" in done.stderr
 
+    def test_of_several_ranks_one_says_so(self, environ, busy, tmp_path, root):
+        """Whichever starts the pool, and whichever only joins."""
+        command = [*GPUCACHE, "run", "--warm", str(busy), "--", sys.executable, "-c", "input()"]
+        pipe = subprocess.PIPE
+        ranks = []
+        for rank in range(4):
+            own = {**environ, "LOCAL_RANK": str(rank), "GPUCACHE_FAKE_DEVICES": "4"}
+            process = subprocess.Popen(command, env=own, stdin=pipe, stderr=pipe, text=True)
+            ranks.append(process)
+        until((tmp_path / "imported").exists)
+        said = [rank.communicate("\n", timeout=PATIENCE_S)[1] for rank in ranks]
+        assert sum("note: --warm: process" in text for text in said) == 1
+        assert len((tmp_path / "imported").read_text().split()) == 1, "one pool"
+
     def test_a_pipe_does_not_wait_for_it(self, environ, busy, tmp_path):
         """Nor does whoever captures the output, while the pool is at work."""
         line = f"{shlex.join(GPUCACHE)} run --warm {busy} -- sh -c 'until [ -e imported ]; do sleep 0.1; done' | cat"
@@ -343,6 +357,7 @@ class TestAuto:
         done = self.recorded(run, tmp_path, count=0, GPUCACHE_RECORD="/mine")
         assert done.stdout == "recorded=/mine\n"
         assert "what this run asks for is recorded in /mine alone" in done.stderr
+        assert not (root / "gpucache/v1/recipes").exists()
 
     def test_an_inner_run_records_for_the_outer(self, run, root):
         inner = shlex.join(
@@ -370,6 +385,18 @@ class TestTheEnd:
         one.kill()
         until(lambda: of_test(tmp_path) == [], GONE_S)
         assert held_locks(root) == ["provision.lock"]
+
+    @pytest.mark.parametrize("by", [signal.SIGINT, signal.SIGTERM, signal.SIGKILL])
+    def test_a_warm_that_is_ended_leaves_no_process(self, by, environ, busy, tmp_path):
+        command = [*GPUCACHE, "warm", str(busy)]
+        process = subprocess.Popen(command, env=environ, stderr=subprocess.PIPE, text=True)
+        until((tmp_path / "imported").exists)
+        process.send_signal(by)
+        said = process.communicate(timeout=PATIENCE_S)[1]
+        until(lambda: of_test(tmp_path) == [], GONE_S)
+        assert process.returncode == (130 if by == signal.SIGINT else -by)
+        told = "note: interrupted: nothing was gone through; what was compiled stays\n" in said
+        assert told == (by == signal.SIGINT)
 
     @pytest.mark.kills
     def test_killed_at_any_moment_one_of_two_programs_leaves_the_other_its_pool(

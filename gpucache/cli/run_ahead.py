@@ -13,14 +13,19 @@ from gpucache.errors import GpuCacheError, RecipesError
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Sequence
+    from typing import Protocol
 
     from gpucache.cli.run import RunCall
     from gpucache.directories.launch import LaunchReport
     from gpucache.warm.ahead import Ahead, Recipes
     from gpucache.warm.missing import Missing
 
-    Say = Callable[[str], None]
+    class Say(Protocol):
+        """Says a line once in a job; ``sentence`` is what the lines of its ranks have in common."""
+
+        def __call__(self, text: str, sentence: str = "") -> None:
+            """Say it, unless another rank has."""
 
 
 def with_recipes(
@@ -73,7 +78,7 @@ def _warmed(
         jobs=call.jobs or _default_jobs(environ, report),
         search=_directories_of_scripts(call.command),
     )
-    say(f"note: --warm: {_told(ahead)}")
+    say(f"note: --warm: {_told(ahead)}", "note: --warm")
     return environ
 
 
@@ -85,13 +90,14 @@ def _recorded(
 
     if is_recording(environ, root):
         return None, environ  # an outer `run` has asked already, and its pool serves this node
-    recipes, record = recorded_before(call.command, root, environ)
     own = environment.RECORD.text(environ)
+    records = own is None and call.plugin
+    recipes, record = recorded_before(call.command, root, environ, records)
     if own is not None:
         say(f"note: --warm auto: what this run asks for is recorded in {own} alone")
-    elif record is not None and call.plugin:
+    elif record is not None:
         environ = {**environ, environment.RECORD.name: record}
-    if recipes is None:
+    if recipes is None and records:
         say("note: --warm auto: no run of this command has left recipes yet; this one records them")
     return recipes, environ
 

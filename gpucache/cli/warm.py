@@ -177,8 +177,8 @@ def _run(recipes: Sequence[Recipe], keep: FromFiles | None, **options: Any) -> W
         try:
             report = pool.run()
         except KeyboardInterrupt:
-            report = pool.report
-            say(f"\nnote: interrupted: {_sum(report)}; what was compiled stays")
+            say("")  # what comes next begins a line
+            say(f"note: interrupted: {_sum(pool.report)}; what was compiled stays")
             raise
     if keep is not None and not report.left:
         keep.leave_keys(report.outcomes, options["root"], options["targets"])

@@ -51,9 +51,11 @@ class Ahead(Value):
 
 
 def recorded_before(
-    command: Sequence[str], root: str, environ: Mapping[str, str]
+    command: Sequence[str], root: str, environ: Mapping[str, str], records: bool
 ) -> tuple[Recipes | None, str | None]:
     """What runs of a command have left, and the file into which this one is to record, None where another one does.
+
+    ``records`` is whether this one is to record at all.
 
     Raises:
         OSError, GpuCacheError: the directory of the recordings cannot be used.
@@ -62,7 +64,7 @@ def recorded_before(
     known = command_id(command, environ)
     with opened(programs_path(root, [AUTO, known])) as file:
         paths = recordings.last(recordings.recordings(root, known, trust))
-        record = recordings.begin(root, known, trust)
+        record = recordings.begin(root, known, trust) if records else None
         file.remove()
     if not paths:
         return None, record
