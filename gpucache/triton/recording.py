@@ -71,9 +71,7 @@ def recipe_text_of(frame: FrameType, key: str) -> bytes | None:
         return to_text(_recipe_of(frame, key))
     except Unencodable as error:
         reason: object = error.reason
-    except (
-        Exception
-    ) as error:  # Triton's objects are of another shape, or a value's own code raises
+    except Exception as error:  # another Triton's objects, or what a value's own code raises
         reason = f"{type(error).__name__}: {error}"
     tell(DEBUG, "no recipe: %s %s: %s", _kernel_in(frame), key, reason)
     return None
