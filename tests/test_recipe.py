@@ -160,6 +160,16 @@ def test_a_recipe_comes_back_from_its_text():
     assert from_text(text) == one
 
 
+def test_a_recipe_that_another_tool_has_spaced_is_read():
+    assert from_text(json.dumps(json.loads(to_text(example()))).encode()) == example()
+
+
+def test_a_recipe_whose_key_is_not_first_is_refused():
+    """Who reads only the beginning of a line would not find it."""
+    with pytest.raises(BadRecipe, match="first field"):
+        from_text(json.dumps(json.loads(to_text(example())), sort_keys=True).encode())
+
+
 def test_a_field_of_a_later_version_is_passed_over():
     said = json.loads(to_text(example()))
     assert from_text(json.dumps({**said, "later": 1}, separators=(",", ":")).encode()) == example()

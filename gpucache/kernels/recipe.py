@@ -133,11 +133,11 @@ def to_text(recipe: Recipe) -> bytes:
 # ---- reading
 
 _KEY = r"[A-Za-z0-9_=-]{16,128}"
-_FIRST = re.compile(rf'{{"key":"({_KEY})",'.encode())
+_FIRST = re.compile(rf'\{{[ \t]*"key"[ \t]*:[ \t]*"({_KEY})"[ \t]*,'.encode())
 
 
 def key_in(data: bytes) -> str | None:
-    """Triton's key in a line that `to_text` wrote, from its first bytes; None for another line. Checks nothing else."""
+    """Triton's key in a line, where that is its first field, from its first bytes; else None. Checks nothing else."""
     match = _FIRST.match(data)
     return None if match is None else match[1].decode()
 
