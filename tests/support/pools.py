@@ -57,14 +57,14 @@ class Modules:
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text(dedent(text))
 
-    def recipe(self, module: str, function: str, **fields: Any) -> Recipe:
+    def recipe(self, module: str, name: str, /, **fields: Any) -> Recipe:
         self._count += 1
         file = self.directory.joinpath(*module.split(".")).with_suffix(".py")
         made = Recipe(
             key=f"KEY{self._count:013d}",
             triton_version="3.9.0",
-            kernel=function,
-            function=Function(module, function, str(file), "00"),
+            kernel=name,
+            function=Function(module, name, str(file), "00"),
             target=Target("cuda", 90, 32),
             signature={},
             constants=(),
