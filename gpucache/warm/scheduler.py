@@ -1,7 +1,18 @@
 """`serve`: what the scheduler does: it keeps as many kernels compiling as it may, over the packages of all recipes.
 
+    the caller (`gpucache warm`, a program)      any threads; `gpucache.warm.pool`, `scheduler_process`
+      gpucache-warm      the scheduler           this module, with `crew` and `importing`
+        gpucache-import  the first importer      `importer`: Triton is imported, and its key computed
+        gpucache-import  one with torch in it    where the modules of a package import torch
+        gpucache-import  one a package           imports the package's modules
+        gpucache-worker  as many as may compile  `worker`: one kernel after another, of one package
+
 The scheduler is a fresh process with one thread, so that its caller may have any number of them; it imports neither
-Triton nor a module of a recipe, so that nothing can hang it. It ends when the caller goes, and all below it with it.
+Triton nor a module of a recipe, so that nothing can hang it. Importers fork all others, and each becomes a child of the
+scheduler (`forking`), which asks one thing of a process at a time, under a time limit, and kills by number. What dies
+takes its own recipes with it: an importer those of the module that it was importing, a worker the one that it was
+compiling. When the caller goes, the scheduler kills the rest; when the scheduler goes, the kernel does. The only lock
+that a process of the pool holds is that of the key that it compiles.
 """
 
 from __future__ import annotations
