@@ -12,7 +12,7 @@ from gpucache import (
     once,
 )
 from gpucache.directories import python_path
-from gpucache.directories.local_rank import RANK_VARIABLES, local_rank
+from gpucache.directories.local_rank import RANK_VARIABLES, local_rank, tasks_here
 
 pytestmark = pytest.mark.usefixtures("bare_dev")
 
@@ -157,6 +157,37 @@ def actions(report):
 )
 def test_the_local_rank_of_each_launcher(environ, expected):
     assert local_rank(environ) == expected
+
+
+@pytest.mark.parametrize(
+    ("environ", "tasks"),
+    [
+        ({}, 0),
+        ({"LOCAL_RANK": "1", "LOCAL_WORLD_SIZE": "8"}, 8),
+        ({"LOCAL_RANK": "1"}, 0),
+        ({"OMPI_COMM_WORLD_LOCAL_RANK": "0", "OMPI_COMM_WORLD_LOCAL_SIZE": "4"}, 4),
+        ({"OMPI_COMM_WORLD_LOCAL_RANK": "0", "OMPI_COMM_WORLD_LOCAL_SIZE": "1"}, 0),
+        (
+            {
+                "SLURM_LOCALID": "0",
+                "SLURM_STEP_TASKS_PER_NODE": "4(x2),2",
+                "SLURM_NODEID": "2",
+            },
+            2,
+        ),
+    ],
+)
+def test_how_many_tasks_a_launcher_has_put_on_the_node(environ, tasks):
+    assert tasks_here(environ) == tasks
+
+
+@pytest.mark.parametrize(
+    ("fakes", "architectures"),
+    [("2xH100:9.0", ("sm_90",)), ("1xB200:10.0", ("sm_100",)), ("2", ())],
+)
+def test_the_architectures_of_the_devices_are_told_where_they_are_known(base, fakes, architectures):
+    _, report = launch_environ({**base, "GPUCACHE_FAKE_DEVICES": fakes})
+    assert report.architectures == architectures
 
 
 def test_what_tells_a_rank_from_its_launcher_knows_the_variable_of_each_launcher():

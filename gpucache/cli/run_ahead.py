@@ -40,14 +40,15 @@ def with_recipes(
     """
     if environment.DISABLE.read(environ):
         return environ
+    environ = dict(environ)
     if call.record is not None:
-        environ = {**environ, environment.RECORD.name: os.path.abspath(call.record)}
+        environ[environment.RECORD.name] = os.path.abspath(call.record)
         if not call.plugin:
             say("note: --record: without the plug-in nothing is recorded")
     if call.warm is None:
         return environ
     try:
-        return _warmed(call, call.warm, environ, report, say)
+        _warm(call, call.warm, environ, report, say)
     except RecipesError:
         raise
     except GpuCacheError as error:
@@ -59,17 +60,18 @@ def with_recipes(
     return environ
 
 
-def _warmed(
+def _warm(
     call: RunCall, warm: str, environ: dict[str, str], report: LaunchReport, say: Say
-) -> dict[str, str]:
+) -> None:
+    """Have what is missing compiled, and with `AUTO` put into ``environ`` where the command is to record."""
     from gpucache.warm.ahead import AUTO, Recipes, compile_ahead
 
     root = environ[environment.ROOT.name]
     recipes: Recipes | None = Recipes.of_file(warm)
     if warm == AUTO:
-        recipes, environ = _recorded(call, root, environ, say)
+        recipes = _recorded(call, root, environ, say)
     if recipes is None:
-        return environ
+        return
     ahead = compile_ahead(
         recipes,
         root,
@@ -79,27 +81,24 @@ def _warmed(
         search=_directories_of_scripts(call.command),
     )
     say(f"note: --warm: {_told(ahead)}", "note: --warm")
-    return environ
 
 
-def _recorded(
-    call: RunCall, root: str, environ: dict[str, str], say: Say
-) -> tuple[Recipes | None, dict[str, str]]:
-    """What the last run of the command has left, and the environment in which the command records what it leaves."""
+def _recorded(call: RunCall, root: str, environ: dict[str, str], say: Say) -> Recipes | None:
+    """What the last run of the command has left. Puts into ``environ`` where this one is to record, if it is."""
     from gpucache.warm.ahead import is_recording, recorded_before
 
     if is_recording(environ, root):
-        return None, environ  # an outer `run` has asked already, and its pool serves this node
+        return None  # an outer `run` has asked already, and its pool serves this node
     own = environment.RECORD.text(environ)
     records = own is None and call.plugin
     recipes, record = recorded_before(call.command, root, environ, records)
     if own is not None:
         say(f"note: --warm auto: what this run asks for is recorded in {own} alone")
-    elif record is not None:
-        environ = {**environ, environment.RECORD.name: record}
+    if record is not None:
+        environ[environment.RECORD.name] = record
     if recipes is None and records:
         say("note: --warm auto: no run of this command has left recipes yet; this one records them")
-    return recipes, environ
+    return recipes
 
 
 def _default_jobs(environ: dict[str, str], report: LaunchReport) -> int:
