@@ -3,9 +3,11 @@ from __future__ import annotations
 import errno
 import logging
 import os
+import subprocess
 import sys
 
 import pytest
+from support.launches import another_process, kernel, launched
 from support.recipes import recipe
 
 from gpucache import log
@@ -94,3 +96,22 @@ def test_a_kernel_without_a_recipe_leaves_the_file_alone(file, monkeypatch):
     monkeypatch.setattr(recording, "recipe_text_of", lambda *_: None)
     assert ask(Recorder(str(file)), A) == [None]
     assert not file.exists()
+
+
+def test_a_process_that_only_hits_imports_nothing_that_recording_needs(root, monkeypatch):
+    key, files = kernel("a")
+    monkeypatch.setenv("GPUCACHE_DIR", str(root))
+    monkeypatch.setenv("TRITON_CACHE_DIR", str(root / "triton/0"))
+    another_process(monkeypatch)
+    assert launched(key, files)[0] is False
+    code = """
+import sys
+from gpucache.triton.manager import DeviceCacheManager
+assert DeviceCacheManager(sys.argv[1]).get_group("add.json")
+print(*(name for name in sys.modules if "reci" in name or "record" in name or "encod" in name))
+"""
+    done = subprocess.run(
+        [sys.executable, "-c", code, key], capture_output=True, text=True, check=True
+    )
+    ours = [name for name in done.stdout.split() if name.startswith("gpucache")]
+    assert set(ours) <= {"gpucache.directories.record", "gpucache.disk.record_use"}
