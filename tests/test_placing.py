@@ -356,7 +356,8 @@ for name, data in json.loads(sys.argv[5]).items():
     staged[name] = (home + "/" + name, hashlib.sha256(bytes.fromhex(data)).hexdigest())
 entry = entry_path(root, key)
 mark("begin")
-assert publish_entry(root, key, staged, Facts(kernel="add", group="add.json"), staging, True)
+facts = Facts(kernel="add", group="add.json")
+assert publish_entry(root, key, staged, facts, staging, True, recipe=b"how")
 assert link_view(root, entry, view, sound(entry, False, 0.0), True)
 mark("end")
 """

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import fcntl
 import hashlib
 import json
@@ -12,8 +13,10 @@ from pathlib import Path
 import pytest
 from support.every_call import SCRIPT, EveryCall
 from support.trees import FACTS, GROUP, KERNEL, KEY, OLD, Tree, set_used, used
+from support.users import ADA
 
 from gpucache.disk.lock_place import LockPlace
+from gpucache.disk.within import Straight
 from gpucache.kernels.recipe import MOST_BYTES
 from gpucache.layout.keys import ASIDE
 from gpucache.report.cache_report import scan
@@ -34,6 +37,7 @@ from gpucache.store.recipe_file import (
 )
 from gpucache.store.size import total_bytes, updated
 from gpucache.store.stock import describe
+from gpucache.upkeep.slim import slim
 from gpucache.upkeep.verify import verify
 
 SAID = b'{"key": "' + KEY.encode() + b'", "kernel": "add"}'
@@ -287,6 +291,65 @@ def test_the_size_of_the_store_is_told_what_was_added(tree):
     assert total_bytes(root) == counted(root)
 
 
+# ---- on other mounts, for other users
+
+
+@pytest.mark.parametrize("code", [errno.EXDEV, errno.EPERM])
+def test_where_nothing_can_be_linked_or_renamed_whole_an_entry_has_its_recipe(
+    code, tmp_path, monkeypatch
+):
+    """As on the mount of an object store: files come one by one, and views are copies."""
+    rename = os.rename
+
+    def rename_files(source: str, target: str, **where: int) -> None:
+        if "src_dir_fd" not in where and os.path.isdir(source) and os.listdir(source):
+            raise OSError(code, os.strerror(code), source)
+        rename(source, target, **where)
+
+    def link(source: str, *_: object, **__: object) -> None:
+        raise OSError(code, os.strerror(code), source)
+
+    monkeypatch.setattr(os, "rename", rename_files)
+    monkeypatch.setattr(os, "link", link)
+    published = Tree(tmp_path / "published", recipe=SAID)
+    later = Tree(tmp_path / "later")
+    assert add(later)
+    for tree in (published, later):
+        assert recipe_of(tree) == SAID
+        assert tree.all_there()
+        assert [path.parent for path in tree.root.rglob(RECIPE)] == [tree.entry]
+        codes = {one.finding.code for one in verify(str(tree.root)).findings}
+        assert codes <= {"view-apart"}, "verify has not tried this mount"
+
+
+@pytest.mark.parametrize("how", ["published", "added", "slimmed", "made again", "dropped"])
+def test_what_root_makes_in_a_users_root_is_the_users(how, tmp_path):
+    if os.geteuid() != 0:
+        pytest.skip("only root may give files away")
+    tree = Tree(tmp_path, recipe=None if how == "added" else SAID)
+    if how == "published":
+        (tree.entry.parent).rename(tmp_path / "before")
+    for path in (tree.root, *tree.root.rglob("*")):
+        os.chown(path, ADA, ADA, follow_symlinks=False)
+    if how == "published":
+        assert tree.publish()
+    elif how == "added":
+        assert add(tree)
+    elif how == "slimmed":
+        with Straight() as disk:
+            slim(str(tree.root), KEY, "add.json", tree.places, tree.locks, disk)
+    else:
+        broken = "add.cubin" if how == "made again" else RECIPE
+        (tree.entry / broken).unlink()
+        assert not verify(str(tree.root), repair=True).unrepaired
+    made = [tree.entry.parent, tree.entry, tree.entry / MANIFEST]
+    if how != "dropped":
+        made.append(tree.entry / RECIPE)
+    assert {path.stat().st_uid for path in made} == {ADA}
+    assert (recipe_of(tree) is None) == (how == "dropped")
+    assert (tree.view / MANIFEST).stat().st_uid == ADA
+
+
 # ---- a use of a view with another manifest
 
 
@@ -435,7 +498,8 @@ def test_a_process_that_is_killed_while_it_adds_leaves_every_directory_whole(
         for view in tree.views:
             assert stock(view.parent).get_group("add.json") is not None, line
         assert not [one.finding for one in verify(str(tree.root)).findings], line
-        assert add(tree), line
+        if lacks_recipe(str(tree.entry), manifest_of(tree.entry)):  # a launch asks no further
+            assert add(tree), line
         assert recipe_of(tree) == SAID, line
         assert {inode(directory) for directory in tree.directories} == {inode(tree.entry)}, line
         for path in (*store.glob(f"{ASIDE}*"), *tree.root.glob(f"triton/*/{ASIDE}*")):
