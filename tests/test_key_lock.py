@@ -321,7 +321,7 @@ class TestWaiting:
 
             until(given_up)
             assert process.poll() is None
-            assert len(beats) > 3, "its beats went on"
+            assert time.time() - max(beats) / 1e9 < 4.0, "its beats went on"
             assert not is_free(path)
 
     def test_the_deadline_ends_the_wait_for_a_holder_that_beats(self, path):
