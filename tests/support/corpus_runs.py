@@ -113,9 +113,12 @@ def copy_program(support: Path) -> Path:
 
 
 def warm_corpus(
-    root: Path, recipes: Path, *words: str, support: Path = SUPPORT, python: str = PYTHON
+    root: Path, recipes: Path | str, *words: str, support: Path = SUPPORT, python: str = PYTHON
 ) -> list[dict[str, str]]:
-    """The outcomes of ``gpucache warm`` of a file of recipes into a root, where the program lies in ``support``."""
+    """The outcomes of ``gpucache warm`` of a file of recipes into a root, where the program lies in ``support``.
+
+    ``recipes`` may be ``--store``.
+    """
     root.mkdir(mode=0o700, exist_ok=True)
     main = str(support / "run_corpus.py")
     command = [python, "-m", "gpucache", "warm", str(recipes), "--root", str(root), "--main", main]
