@@ -120,7 +120,9 @@ def _pointer(argument: Argument) -> Pointer:
     properties = argument.properties or {}
     # A recipe for NVIDIA does not tell: nearly every tensor is that small.
     small = not argument.is_for_amd or POINTER_RANGE in properties
-    return Pointer(DType(name[1]), DIVISIBILITY in properties, small)
+    # Triton's versions call this one differently in a signature, and alike in a tensor.
+    element = "bool" if name[1] in ("u1", "i1") else name[1]
+    return Pointer(DType(element), DIVISIBILITY in properties, small)
 
 
 _WIDE = {"i64": 2**40, "u64": 2**63}
