@@ -162,6 +162,20 @@ def test_several_files_and_stdin_are_read_and_each_key_counts_once(
     assert pool.asked["sources"] is False, "nobody knows who has written stdin"
 
 
+def test_a_link_is_followed_and_a_pipe_read(here: Command, file, pool, tmp_path):
+    """The files of a Kubernetes ConfigMap are links, and a shell's ``<(…)`` is a pipe."""
+    (tmp_path / "link").symlink_to(file)
+    assert here("warm", tmp_path / "link").code == 0
+    assert len(pool.asked["keys"]) == 5
+    readable, writable = os.pipe()
+    os.write(writable, file.read_bytes())
+    os.close(writable)
+    assert here("warm", f"/dev/fd/{readable}").code == 0
+    assert len(pool.asked["keys"]) == 5
+    assert pool.asked["sources"] is False
+    os.close(readable)
+
+
 def test_sources_of_a_file_that_others_may_write_are_not_run(here: Command, file, pool):
     file.chmod(0o666)
     here("warm", file)

@@ -165,6 +165,14 @@ class TestWarm:
         assert held_locks(root) == ["provision.lock"]
         assert of_test(tmp_path) == []
 
+    def test_a_link_to_the_file_is_followed(self, run, tmp_path, root):
+        for key in recipe_file(tmp_path / "r", 2, triton_version=installed()):
+            stored(root, key)
+        (tmp_path / "link").symlink_to("r")
+        assert (
+            f"all 2 recipes of {tmp_path}/r are there" in run("--warm", "link", "--", "true").stderr
+        )
+
     def test_another_triton_than_the_recorded_one_starts_it(self, run, tmp_path, root):
         for key in recipe_file(tmp_path / "r", 3, triton_version="0.0.1"):
             stored(root, key)

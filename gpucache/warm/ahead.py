@@ -80,7 +80,8 @@ class Recipes(Value):
     @classmethod
     def of_file(cls, path: str) -> Recipes:
         """Those of a file that was named."""
-        return cls((os.path.abspath(path),), (os.path.realpath(path),))
+        real = os.path.realpath(path)  # what is named may be a link
+        return cls((real,), (real,))
 
 
 def is_recording(environ: Mapping[str, str], root: str) -> bool:

@@ -25,7 +25,8 @@ if TYPE_CHECKING:
 
 _LOCK_S = 10.0
 _LOOK_S = 0.25
-"""How often programs are looked at where the kernel gives no descriptor of a process (before Linux 5.3)."""
+"""How often programs are looked at, and whether all is compiled. That a program has ended is heard at once where the
+kernel gives descriptors of processes (Linux 5.3)."""
 
 
 def main(words: Sequence[str] | None = None) -> None:

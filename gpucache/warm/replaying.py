@@ -37,11 +37,11 @@ class FromFiles(Value):
     recipes: tuple[Recipe, ...]
     bad: tuple[BadLineOf, ...] = ()
     paths: tuple[str, ...] = ()
-    """The files that can be read again."""
+    """The real paths of the files that can be read again."""
     trusted: bool = False
     """Whether the sources that are kept with recipes may be run: nobody else could have written the files."""
     before: tuple[tuple[str, made_keys.MadeKeys], ...] = ()
-    """For each of ``paths`` the real path, and what the sources were when the recipes were read."""
+    """For each of ``paths``, what the sources were when the recipes were read."""
 
     def leave_keys(self, outcomes: Sequence[Outcome], root: str, targets: Iterable[Target]) -> None:
         """Leave for each file which keys were made of its recipes; where that fails, nothing is left. Never raises."""
@@ -64,11 +64,11 @@ def from_files(files: Sequence[str], stdin: BinaryIO | None = None) -> FromFiles
                 bad.append(BadLineOf(file, found.number, found.reason))
             else:
                 recipes.setdefault(found.key, found)
-    paths = tuple(file for file in files if file != STDIN)
+    paths = tuple(map(os.path.realpath, filter(os.path.isfile, files)))
     before = []
     for path in paths:
         with suppress(GpuCacheError):  # one that is too long to be looked at before each start
-            before.append((os.path.realpath(path), made_keys.nothing_made(recorded([path]))))
+            before.append((path, made_keys.nothing_made(recorded([path]))))
     return FromFiles(
         recipes=tuple(recipes.values()),
         bad=tuple(bad),
@@ -121,7 +121,12 @@ def _read(file: str, stdin: BinaryIO | None) -> Iterator[Recipe | BadLine]:
         yield from read_recipes(stdin, "stdin")
         return
     try:
-        yield from read_recipe_file(file)
+        if os.path.isfile(file):
+            # What was named may be a link, as files of a Kubernetes ConfigMap are.
+            yield from read_recipe_file(os.path.realpath(file))
+        else:
+            with open(file, "rb") as pipe:  # such as a shell's <(gpucache recipe)
+                yield from read_recipes(pipe, file)
     except OSError as error:
         raise RecipesError(file, error.strerror or str(error)) from None
 
