@@ -9,15 +9,14 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 import pytest
+from support.processes import PATIENCE_S
 from support.ray_cluster import ray_cluster
 from support.recorded import COUNT, Recorded, code_of_the_page, recorded
 
 CANCEL = """
-import os, time
 ray.init()
 task = warm.remote(1)
-while not os.path.exists(os.environ["IMPORTING"]):
-    time.sleep(0.02)
+input()
 ray.cancel(task, force=True)
 try:
     ray.get(task)
@@ -65,6 +64,10 @@ def test_a_cancelled_task_leaves_no_process(program: Recorded, cluster: Mapping[
     """Ray kills the process of the task; the pool hears that its caller is gone."""
     program.hang_at_import()
     tasks = program.here(code_of_the_page("python")).partition("ray.init()")[0]
-    run(tasks + CANCEL, cluster)
-    assert program.importing.exists()
+    command = [sys.executable, "-c", tasks + CANCEL]
+    with subprocess.Popen(command, env=dict(cluster), stdin=subprocess.PIPE, text=True) as asking:
+        program.until_it_is_imported()
+        assert program.warming() != []
+        asking.communicate("\n", timeout=PATIENCE_S)
+    assert asking.returncode == 0
     program.until_no_process_is_left()
