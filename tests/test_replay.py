@@ -276,6 +276,19 @@ class TestAnEnd:
             ("cannot be imported", f"corpus.extra: {said}")
         ]
 
+    @pytest.mark.torch
+    def test_tells_that_a_module_asks_torch_for_a_gpu_and_lets_it_ask_whether_there_is_one(
+        self, root, sources, tmp_path
+    ):
+        asks = "import torch\nassert not torch.cuda.is_available()\n"
+        write_extra(sources, globals=f"{asks}assert torch.cuda.device_count() == 0")
+        file = recorded(tmp_path / "first", "extra", support=sources)
+        assert ends(replayed(root, file, path=[str(sources)])) == {"made": 1}
+        write_extra(sources, globals=f"{asks}EMPTY = torch.empty(1, device='cuda')")
+        ((end, why),) = whys(replayed(root, file, path=[str(sources)]))
+        assert end == "cannot be imported"
+        assert why.startswith("corpus.extra: ")
+
     def test_tells_what_triton_says_of_a_kernel_that_fails(self, root, sources, tmp_path):
         write_extra(sources)
         file = recorded(tmp_path / "first", "extra", support=sources)
@@ -319,7 +332,7 @@ class TestVariables:
         file = written(tmp_path / "named.jsonl", first._replace(variables=library))
         ((end, why),) = whys(replayed(root, file))
         assert end == "differs here"
-        assert why.startswith("the variable LLVM_PASS_PLUGIN_PATH names a file, and is not set")
+        assert why.startswith("the variable LLVM_PASS_PLUGIN_PATH names a file, and is not changed")
 
 
 class TestAHostileRecipe:

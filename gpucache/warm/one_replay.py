@@ -17,7 +17,7 @@ from gpucache.warm.making import Making
 from gpucache.warm.refusals import are_harmless, is_refusal
 from gpucache.warm.source_files import CannotImportError, one_line
 from gpucache.warm.stand_ins import arguments
-from gpucache.warm.variables import FileVariableError, as_recorded
+from gpucache.warm.variables import VariableError, as_recorded
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -107,7 +107,7 @@ class Replay:
             return ended.end, ended.why
         except CannotImportError as error:
             return "cannot be imported", error.reason
-        except FileVariableError as error:
+        except VariableError as error:
             return "differs here", str(error)
         except BaseException as error:
             return self._failed(error)

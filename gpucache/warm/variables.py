@@ -25,19 +25,26 @@ _NAMES_A_FILE = ("_PATH", "_PATHS", "_DIR", "_FILE", "_MIR", USE_IR_LOC.name)
 `TRITON_DUMP_MIR` written, and with `USE_IR_LOC` a kernel refers to files of the cache."""
 
 
-class FileVariableError(GpuCacheError):
-    """A recorded variable ``name`` names a file, and has another value here, or none."""
+class VariableError(GpuCacheError):
+    """A recorded variable ``name`` has another value here, or none, and is set for no recipe; ``why`` says why not."""
 
-    def __init__(self, name: str, value: str) -> None:
-        problem = f"the variable {name} names a file, and is not set for a recipe"
-        super().__init__(problem, f"set {name}={value!r} yourself", name, value)
+    def __init__(self, name: str, value: str | None, why: str) -> None:
+        problem = f"the variable {name} {why}, and is not changed for a recipe"
+        hint = f"unset {name}" if value is None else f"set {name}={value!r} yourself"
+        super().__init__(problem, hint, name, value, why)
         self.name = name
         self.value = value
+        self.why = why
 
 
-def names_a_file(name: str, value: str) -> bool:
-    """Whether a variable names a file to load or to write."""
-    return name.endswith(_NAMES_A_FILE) or "/" in value
+def why_refused(name: str, value: str) -> str:
+    """Why a variable is set for no recipe; ``""`` where it is."""
+    if name.endswith(_NAMES_A_FILE) or "/" in value:
+        return "names a file"
+    if name == "DISABLE_LLVM_OPT" and value not in _WORDS:
+        # `lib/Target/LLVMIR` of Triton turns them on for the process, and never off
+        return "names flags of LLVM, which stay set"
+    return ""
 
 
 @contextmanager
@@ -47,13 +54,14 @@ def as_recorded(recorded: Mapping[str, str], listed: Listed) -> Iterator[None]:
     For a process with one thread: the environment is that of the whole process.
 
     Raises:
-        FileVariableError: a variable that names a file would have to be changed.
+        VariableError: a variable would have to be changed that is set for no recipe.
     """
     here = dict(listed())
-    for name in recorded.keys() | here.keys():
+    for name in sorted(recorded.keys() | here.keys()):
         value = recorded.get(name, here.get(name, ""))
-        if names_a_file(name, value) and recorded.get(name) != here.get(name):
-            raise FileVariableError(name, recorded.get(name, ""))
+        why = why_refused(name, value)
+        if why and recorded.get(name) != here.get(name):
+            raise VariableError(name, recorded.get(name), why)
     before = {name: os.environ.get(name) for name in recorded.keys() | here.keys()}
     try:
         _change(recorded, here, listed)
