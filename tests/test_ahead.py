@@ -49,7 +49,7 @@ def waiting_pool(monkeypatch):
 
     def waiting(command, environ):
         code = "import sys, time; from gpucache.warm import detached\n"
-        code += "detached._compile_all = lambda asked: time.sleep(3600)\n"
+        code += "detached._compile_all = lambda asked, started: time.sleep(3600)\n"
         code += "detached.main(sys.argv[1:])"
         started.append(start([sys.executable, "-c", code, command[-1]], environ))
         return started[-1]

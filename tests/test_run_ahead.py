@@ -270,6 +270,23 @@ def main():
 """
 
 
+SLOW_STAGE = """
+import os, time
+from triton.backends.nvidia.compiler import CUDABackend
+
+make_cubin = CUDABackend.make_cubin
+
+def slow(*words, **options):
+    if "FAST" not in os.environ:
+        open({log!r}, "w").close()
+        time.sleep(3600)
+    return make_cubin(*words, **options)
+
+CUDABackend.make_cubin = slow
+"""
+"""A compile that does not end but where the variable `FAST` is set."""
+
+
 class TestRealKernels:
     """What is compiled ahead is what the program asks for."""
 
@@ -393,6 +410,32 @@ class TestTheEnd:
         one.kill()
         until(lambda: of_test(tmp_path) == [], GONE_S)
         assert held_locks(root) == ["provision.lock"]
+
+    def test_a_kernel_in_the_middle_of_its_compile_leaves_no_lock(
+        self, triton, run, program, environ, tmp_path, root
+    ):
+        """Nor an entry that is half there; and the next program compiles it."""
+        compiling = tmp_path / "imported"
+        slow = KERNEL.format(value=1) + SLOW_STAGE.format(log=str(compiling))
+        (tmp_path / "modules/kernel.py").write_text(slow)
+        done = run(
+            "--record",
+            "r.jsonl",
+            "--",
+            sys.executable,
+            "-c",
+            "import kernel; kernel.main()",
+            FAST="1",
+            GPUCACHE_DIR=f"{root}2",
+        )
+        assert done.stdout == "2\n", done.stderr
+        one = program("--warm", tmp_path / "r.jsonl", "--jobs", "2")
+        until(lambda: compiling.exists() and len(held_locks(root)) == 4)
+        one.kill()
+        until(lambda: of_test(tmp_path) == [], GONE_S)
+        until(lambda: held_locks(root) == ["provision.lock"], GONE_S)
+        done = run("--", sys.executable, "-c", "import kernel; kernel.main()", FAST="1")
+        assert done.stdout == "2\n", done.stderr
 
     @pytest.mark.parametrize("by", [signal.SIGINT, signal.SIGTERM, signal.SIGKILL])
     def test_a_warm_that_is_ended_leaves_no_process(self, by, environ, busy, tmp_path):

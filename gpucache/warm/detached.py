@@ -12,18 +12,24 @@ import sys
 import threading
 from contextlib import suppress
 
+from gpucache.disk.lock_place import LockPlace
+from gpucache.disk.locks import is_free
 from gpucache.disk.processes import is_running, this_process
 from gpucache.errors import GpuCacheError
+from gpucache.layout.keys import STORE_KEY
+from gpucache.store.key_lock import remove_if_free
 from gpucache.warm.programs import opened
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Sequence
     from typing import Any
 
     from gpucache.disk.processes import Process
+    from gpucache.warm.pool import Pool
 
 _LOCK_S = 10.0
+_END_S = 1.0
 _LOOK_S = 0.25
 """How often programs are looked at, and whether all is compiled. That a program has ended is heard at once where the
 kernel gives descriptors of processes (Linux 5.3)."""
@@ -32,17 +38,57 @@ kernel gives descriptors of processes (Linux 5.3)."""
 def main(words: Sequence[str] | None = None) -> None:
     """Compile what the JSON object says that is the only word (`ahead.compile_ahead`). Does not return."""
     asked = json.loads((sys.argv[1:] if words is None else words)[0])
-    state = asked["state"]
-    done = threading.Event()
-    compiling = threading.Thread(target=_compile, args=(asked, done), daemon=True)
-    compiling.start()
+    work = _Work(asked)
+    work.thread.start()
     code = 1
     try:
-        watch(state, done)
+        watch(asked["state"], work.done)
+        work.end()
+        remove_dead_locks(asked["root"])
         code = 0
     finally:
-        # At once, whatever threads and finalizers there are: the pool ends when its pipes are closed.
+        # Whatever threads and finalizers there are: what is left of the pool ends when its pipes are closed.
         os._exit(code)
+
+
+class _Work:
+    """The compile of everything, in a thread of its own."""
+
+    def __init__(self, asked: dict[str, Any]) -> None:
+        self.done = threading.Event()
+        self.thread = threading.Thread(target=self._run, args=(asked,), daemon=True)
+        self._pool: Pool | None = None
+        self._is_over = False
+
+    def end(self) -> None:
+        """Have the pool end all its processes, and wait for that for a moment."""
+        self._is_over = True
+        if self._pool is not None:
+            self._pool.stop()
+        self.thread.join(_END_S)
+
+    def _run(self, asked: dict[str, Any]) -> None:
+        try:
+            _compile_all(asked, self._started)
+        except (GpuCacheError, OSError):
+            pass  # nobody reads what this process could say; the program compiles itself what it needs
+        finally:
+            self.done.set()
+
+    def _started(self, pool: Pool) -> None:
+        self._pool = pool
+        if self._is_over:
+            pool.stop()
+
+
+def remove_dead_locks(root: str) -> None:
+    """Remove the lock files of keys that nobody holds, as workers leave them that were killed. Never raises."""
+    with suppress(GpuCacheError, OSError):
+        directory = LockPlace(root).directory()
+        for name in os.listdir(directory):
+            key = name.removesuffix(".lock")
+            if key != name and STORE_KEY.fullmatch(key) and is_free(f"{directory}/{name}"):
+                remove_if_free(f"{directory}/{name}")
 
 
 def watch(state: str, done: threading.Event) -> None:
@@ -90,20 +136,18 @@ def _descriptor(process: Process) -> int | None:
     return None
 
 
-def _compile(asked: dict[str, Any], done: threading.Event) -> None:
-    try:
-        _compile_all(asked)
-    except (GpuCacheError, OSError):
-        pass  # nobody reads what this process could say; the program compiles itself what it needs
-    finally:
-        done.set()
-
-
-def _compile_all(asked: dict[str, Any]) -> None:
+def _compile_all(asked: dict[str, Any], started: Callable[[Pool], None]) -> None:
     from gpucache.warm.replaying import replay_files
 
     sys.path[1:1] = asked["search"]
-    replay_files(asked["paths"], asked["what"], asked["root"], asked["targets"], jobs=asked["jobs"])
+    replay_files(
+        asked["paths"],
+        asked["what"],
+        asked["root"],
+        asked["targets"],
+        jobs=asked["jobs"],
+        started=started,
+    )
 
 
 if __name__ == "__main__":

@@ -14,11 +14,12 @@ from gpucache.warm.recorded import recorded
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator, Sequence
+    from collections.abc import Callable, Iterable, Iterator, Sequence
     from typing import BinaryIO
 
     from gpucache.kernels.recipe import Recipe, Target
     from gpucache.warm.outcome import Outcome
+    from gpucache.warm.pool import Pool
 
 STDIN = "-"
 
@@ -93,11 +94,18 @@ def from_store(root: str) -> FromFiles:
 
 
 def replay_files(
-    paths: Sequence[str], what: Sequence[str], root: str, targets: Sequence[str], *, jobs: int
+    paths: Sequence[str],
+    what: Sequence[str],
+    root: str,
+    targets: Sequence[str],
+    *,
+    jobs: int,
+    started: Callable[[Pool], None],
 ) -> None:
     """Compile all recipes of some files into a root, and leave which keys were made. Lines that are none are passed.
 
-    ``what`` names the recipes as for `made_keys.keys_path`; ``targets`` are names of architectures.
+    ``what`` names the recipes as for `made_keys.keys_path`; ``targets`` are names of architectures. ``started`` is
+    given the pool before it begins, to stop it.
 
     Raises:
         GpuCacheError, OSError: nothing could be compiled.
@@ -109,6 +117,7 @@ def replay_files(
     given = from_files(paths)
     wanted = list(map(parse_target, targets))
     pool = Pool(given.recipes, root=root, targets=wanted, jobs=jobs, sources=given.trusted)
+    started(pool)
     report = pool.run()
     if not report.left:
         _leave(report.outcomes, before, root, what, targets)
