@@ -159,6 +159,27 @@ def test_a_replay_is_recorded_as_the_launch_that_will_ask_for_the_kernel(answer)
     assert (replayed.function.module, replayed.source) == ("another", "x = 1")
 
 
+def test_a_launch_that_compiles_in_another_thread_is_a_launch(answer):
+    if not since(answer, 3, 5):
+        return  # this Triton compiles where it launches
+    text, _ = answer["in a thread"]
+    one = from_text(text.encode())
+    assert (one.launched, one.options) == (True, {"num_warps": 8})
+
+
+@needs_triton
+def test_a_kernel_whose_stages_a_hook_changes_has_no_recipe(answer):
+    if not since(answer, 3, 9):
+        return
+    code = """
+import triton
+triton.knobs.runtime.add_stages_inspection_hook = lambda *_: ("mine", "mine")
+import ask_recipes; ask_recipes.main()
+"""
+    said = json.loads(python_with_triton(code, "sm_90"))["said"]
+    assert said["plain"].endswith("a hook of the program changes its stages")
+
+
 @needs_triton
 def test_variables_that_are_part_of_the_key_are_told_in_tritons_form():
     answer = asked(TRITON_DISABLE_LINE_INFO="On", DISABLE_LLVM_OPT="licm")

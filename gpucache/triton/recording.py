@@ -115,6 +115,7 @@ def _recipe_of(frame: FrameType, key: str) -> Recipe:
     cls = type(source)
     if (cls.__module__, cls.__qualname__) not in _SOURCES:
         raise Unencodable(f"its source is a {cls.__module__}.{cls.__qualname__}")
+    _refuse_hook()
     encoder = Encoder()
     replayed: Recipe | None = getattr(_replayed, "recipe", None)
     launched = _is_launched(frame) if replayed is None else replayed.launched
@@ -142,6 +143,17 @@ def _recipe_of(frame: FrameType, key: str) -> Recipe:
     # As the program has it that will ask for the kernel.
     function = replayed.function._replace(cache_key=recipe.function.cache_key)
     return recipe._replace(function=function, source=replayed.source)
+
+
+def _refuse_hook() -> None:
+    """Refuse what is compiled by stages of the program's own, whose name is part of the key (3.9.0 `compile`).
+
+    Raises:
+        Unencodable: there is a hook that changes the stages.
+    """
+    runtime = getattr(sys.modules.get("triton.knobs"), "runtime", None)
+    if getattr(runtime, "add_stages_inspection_hook", None) is not None:
+        raise Unencodable("a hook of the program changes its stages")
 
 
 def _is_launched(frame: FrameType) -> bool:

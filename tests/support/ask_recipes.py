@@ -11,6 +11,8 @@ import json
 import logging
 import sys
 import warnings
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from typing import Any
 
 warnings.simplefilter("ignore")
@@ -147,6 +149,17 @@ def ask(function: Any, *arguments: object, **named: object) -> Any:
     return "nobody asked"
 
 
+def ask_in_another_thread() -> Any:
+    """What `ask` says of a kernel that a launch compiles in a thread of an executor (Triton 3.5 and later)."""
+    try:
+        from triton.runtime._async_compile import AsyncCompileMode
+    except ImportError:
+        return None
+    with ThreadPoolExecutor(1) as pool, suppress(Asked), AsyncCompileMode(pool):
+        ask(kernels.plain, Tensor(), Tensor(), 64, B=256, num_warps=8)
+    return CacheManager.answer  # the end of the block has waited for the thread
+
+
 def ask_as_replay() -> Any:
     """What `ask` says of a kernel that was launched, and now is compiled as the replay of its recipe."""
     said = ask(kernels.plain, Tensor(), None, 1, B="Dx")
@@ -205,6 +218,7 @@ def main() -> None:
     logging.getLogger("gpucache").addHandler(Reasons())
     said = {name: ask(one, *words, **named) for name, (one, words, named) in cases().items()}
     answer = {"version": triton.__version__, "said": said, "replayed": ask_as_replay()}
+    answer["in a thread"] = ask_in_another_thread()
     sys.stdout.write(json.dumps(answer) + "\n")
 
 
