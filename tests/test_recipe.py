@@ -8,7 +8,7 @@ from types import SimpleNamespace
 from typing import NamedTuple, get_args
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from support.recipes import recipe as example
 
@@ -265,18 +265,21 @@ JSON = st.recursive(
 )
 
 
+@settings(deadline=None, database=None)
 @given(VALUES)
 def test_any_plain_value_comes_back_as_it_was(value):
     again = decode(json.loads(json.dumps(encode(value))), Fake())
     assert repr(again) == repr(value)
 
 
+@settings(deadline=None, database=None)
 @given(JSON)
 def test_any_json_is_decoded_or_refused(said):
     with suppress(BadEncoding):
         decode(said, Fake())
 
 
+@settings(deadline=None, database=None)
 @given(st.sampled_from(Recipe._fields), JSON)
 def test_any_json_in_a_field_of_a_recipe_is_read_or_refused(field, said):
     whole = json.loads(to_text(example()))
@@ -285,12 +288,14 @@ def test_any_json_in_a_field_of_a_recipe_is_read_or_refused(field, said):
         assert from_text(to_text(one)) == one
 
 
+@settings(deadline=None, database=None)
 @given(st.binary())
 def test_any_bytes_are_refused(data):
     with pytest.raises(BadRecipe):
         from_text(data)
 
 
+@settings(deadline=None, database=None)
 @given(st.integers(0, 700), st.binary(min_size=1, max_size=3))
 def test_a_recipe_with_other_bytes_somewhere_is_read_or_refused(place, data):
     text = to_text(example())
