@@ -261,6 +261,45 @@ class TestWhenItEnds:
         another.kill()
         another.wait()
 
+    def test_a_file_that_was_swept_is_put_back_and_the_programs_keep_their_pool(self, file, root):
+        state = programs_path(str(root), ["x"])
+        one, another = program(), program()
+        both = (process_of(one.pid), process_of(another.pid))
+        with opened(state) as it:
+            it.write(Programs(this_process(), both))
+        watcher = threading.Thread(
+            target=detached.watch, args=(state, threading.Event()), daemon=True
+        )
+        watcher.start()
+        assert not threading.Event().wait(0.3)
+        os.unlink(state)
+        one.kill()
+        one.wait()
+        until(lambda: os.path.exists(state))
+        with opened(state) as it:
+            assert it.read() == Programs(this_process(), both[1:])
+        another.kill()
+        another.wait()
+        watcher.join(GONE_S)
+        assert not watcher.is_alive()
+
+    def test_prune_and_doctor_leave_the_file_of_a_pool_that_runs(self, file, root, here):
+        state = programs_path(str(root), ["x"])
+        with opened(state) as it:
+            it.write(Programs(this_process(), (this_process(),)))
+        then = time.time() - 7200
+        os.utime(state, (then, then))
+        here("prune", "--root", root, "--yes")
+        assert os.path.exists(state)
+        assert "lock-stale" not in here("doctor", "--root", root).out
+        pid, start = this_process()
+        with opened(state) as it:
+            it.write(Programs((pid, start - 1), (this_process(),)))
+        os.utime(state, (then, then))
+        assert "lock-stale" in here("doctor", "--root", root).out
+        here("prune", "--root", root, "--yes")
+        assert not os.path.exists(state)
+
 
 class TestTheFile:
     @pytest.mark.parametrize(

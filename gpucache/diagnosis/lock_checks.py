@@ -14,7 +14,7 @@ from gpucache.diagnosis.codes import tells
 from gpucache.diagnosis.looking import listed
 from gpucache.disk.files import STALE_S
 from gpucache.disk.lock_place import LockPlace
-from gpucache.disk.locks import PROVISION_LOCK, holder, is_free
+from gpucache.disk.locks import PROVISION_LOCK, holder, is_free, serves
 from gpucache.disk.refusal import may
 from gpucache.findings import Finding
 
@@ -37,6 +37,8 @@ def kernel_locks(case: Case) -> Iterator[Finding]:
         age_s = _age_s(path)
         if age_s is None or age_s <= min(stall_s, STALE_S):
             continue  # a lock in use is not touched
+        if serves(path):
+            continue
         if not is_free(path):
             if age_s > stall_s:
                 fact = f"{holder(path)} holds it, and has given no sign of life for {age_s:.0f} s"

@@ -10,7 +10,7 @@ import time
 from contextlib import contextmanager, suppress
 
 from gpucache.disk.door import HOLDER_BYTES, SAFELY, read_limited
-from gpucache.disk.processes import this_process
+from gpucache.disk.processes import is_running, this_process
 from gpucache.disk.refusal import refusal
 from gpucache.errors import LockTimeoutError, ProvisionError
 from gpucache.layout.paths import host_name
@@ -22,6 +22,8 @@ if TYPE_CHECKING:
 
 PROVISION_LOCK = "provision.lock"
 """The name of the one lock file, among those of keys, under which a root's directories are made."""
+AHEAD_LOCK = "ahead-"
+"""How the name of a lock file begins that a process keeps without holding its lock: `serves` tells if it still runs."""
 _POLL_S = 0.01
 NO_FLOCK = (errno.ENOSYS, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOLCK)
 """What ``flock`` answers where there is none: no such call, none on this file system, or its lock daemon is gone."""
@@ -120,6 +122,17 @@ def holder(path: str) -> str:
         return f"process {said['pid']} on {said['host']} since {said['since']}{what}"
     except (OSError, ValueError, KeyError, TypeError, RecursionError):
         return "a process that did not say who it is"
+
+
+def serves(path: str) -> bool:
+    """Whether a lock file is one that a process keeps (`AHEAD_LOCK`), and that process runs."""
+    if not os.path.basename(path).startswith(AHEAD_LOCK):
+        return False
+    try:
+        said = json.loads(read_limited(path, HOLDER_BYTES * 4))
+        return is_running((int(said["pid"]), int(said["start"])))
+    except (OSError, ValueError, KeyError, TypeError, RecursionError):
+        return False
 
 
 def is_free(path: str) -> bool:

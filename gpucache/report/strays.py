@@ -15,7 +15,7 @@ from typing import Literal
 from gpucache.disk import staging
 from gpucache.disk.files import STAGED, STALE_S, size_of
 from gpucache.disk.lock_place import LockPlace, open_lock_directory
-from gpucache.disk.locks import PROVISION_LOCK, is_free
+from gpucache.disk.locks import PROVISION_LOCK, is_free, serves
 from gpucache.disk.reading import listed
 from gpucache.disk.record_use import unused_records
 from gpucache.disk.within import Straight
@@ -115,7 +115,7 @@ def _locks(root: str) -> Iterator[Stray]:
     for name in _names_of_locks(directory):
         if name.endswith(".lock") and name != PROVISION_LOCK:
             path = f"{directory}/{name}"
-            found = stray("lock", path, is_free(path))
+            found = stray("lock", path, is_free(path) and not serves(path))
             if found is not None:
                 yield found
 

@@ -18,7 +18,7 @@ from gpucache.disk.processes import is_running, this_process
 from gpucache.errors import GpuCacheError
 from gpucache.layout.keys import STORE_KEY
 from gpucache.store.key_lock import remove_if_free
-from gpucache.warm.programs import opened
+from gpucache.warm.programs import Programs, opened
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -102,12 +102,15 @@ def watch(state: str, done: threading.Event) -> None:
         with opened(state, _LOCK_S) as file:
             found = file.read().running()
             is_ours = found.pool in (None, this)
-            # Where the file was swept, another pool may have begun, and those that it serves are its own.
-            programs = found.programs if is_ours else tuple(filter(is_running, programs))
+            # The file may have been swept. Then another pool may have begun, and those that it serves are its own.
+            mine = filter(is_running, programs)
+            programs = tuple(dict.fromkeys([*mine, *(found.programs if is_ours else ())]))
             if done.is_set() or not programs:
                 if is_ours:
                     file.remove()
                 return
+            if found.pool is None:
+                file.write(Programs(this, programs))
         _wait_for(programs, done)
 
 

@@ -21,7 +21,7 @@ from contextlib import contextmanager, suppress
 
 from gpucache.disk.door import HOLDER_BYTES, SAFELY
 from gpucache.disk.lock_place import LockPlace, open_lock_directory
-from gpucache.disk.locks import let_go, signature
+from gpucache.disk.locks import AHEAD_LOCK, let_go, signature
 from gpucache.disk.processes import is_running, pid_namespace
 from gpucache.values import Value
 
@@ -64,7 +64,7 @@ def programs_path(root: str, what: Iterable[str]) -> str:
     words = "\n".join([*what, str(pid_namespace()), str(os.geteuid())])
     data = words.encode("utf-8", "surrogateescape")
     digest = f"{zlib.crc32(data):08x}{zlib.adler32(data):08x}"
-    return f"{LockPlace(root).directory()}/ahead-{digest}.lock"
+    return f"{LockPlace(root).directory()}/{AHEAD_LOCK}{digest}.lock"
 
 
 class OpenPrograms:
@@ -95,7 +95,7 @@ class OpenPrograms:
         # What `disk.locks.holder` reads comes first: it names the pool to `doctor`.
         said = json.loads(signature("compiling ahead of a program"))
         if programs.pool is not None:
-            said["pid"] = programs.pool[0]
+            said["pid"], said["start"] = programs.pool
         said["pool"] = programs.pool
         said["programs"] = programs.programs[-_MOST_PROGRAMS:]
         data = json.dumps(said).encode()
