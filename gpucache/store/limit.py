@@ -109,9 +109,9 @@ class Limit:
                 size += os.lstat(f"{entry}/{RECIPE}").st_size
         self._put(size)
 
-    def adopted(self, files: Iterable[str]) -> None:
-        """Count the files of an entry that stock Triton had made, as `published`."""
-        size = 2 * GROUP_BYTES
+    def adopted(self, files: Iterable[str], recipe: bytes | None) -> None:
+        """Count the files of an entry that stock Triton had made, and the recipe that it got, as `published`."""
+        size = 2 * GROUP_BYTES + len(recipe or b"")
         with suppress(OSError):
             for path in files:
                 size += os.stat(path).st_size

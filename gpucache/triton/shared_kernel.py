@@ -244,7 +244,7 @@ class SharedKernel:
                 recipe=recipe,
             )
             describe(self.view, digests, facts)
-            location.limit.adopted(files.values())
+            location.limit.adopted(files.values(), recipe)
         except FileNotFoundError:
             return None  # it is being removed
         except OSError as error:  # it is a hit all the same
