@@ -27,6 +27,7 @@ from gpucache.store.lookup import sound
 from gpucache.store.manifest import MANIFEST, RECIPE
 from gpucache.store.publish import link_view
 from gpucache.store.recipe_file import add_recipe
+from gpucache.warm.replaying import from_store
 
 A, B, C = ("A" * 52, "B" * 52, "C" * 52)
 NOBODY = Trust()
@@ -365,3 +366,12 @@ def test_what_is_yielded_has_the_text_as_it_lies_there(root, trees):
     for one in stored_recipes(root, NOBODY):
         if isinstance(one, StoredRecipe):
             assert one.text == (Path(one.of.path) / RECIPE).read_bytes()
+
+
+def test_warm_takes_the_recipes_of_the_store_and_tells_of_those_that_are_none(root, trees):
+    (trees[B].entry / RECIPE).write_bytes(b"torn")
+    given = from_store(root)
+    assert given.recipes == (recipe(key=A),)
+    (bad,) = given.bad
+    assert bad.path == str(trees[B].entry / RECIPE)
+    assert bad.reason.startswith("SHA-256 is ")
