@@ -13,6 +13,7 @@ from gpucache import environment
 from gpucache.disk.vetting import Trust
 from gpucache.kernels.recipe import Recipe, Target
 from gpucache.triton.location import Location, store_only
+from gpucache.warm.cuda_answers import answer_by
 from gpucache.warm.functions import Functions
 from gpucache.warm.one_replay import Replay, Told
 from gpucache.warm.outcome import Outcome
@@ -57,7 +58,9 @@ def prepare(target: Target | None = None) -> None:
     for name in _UNSET:
         os.environ.pop(name, None)
     triton = _triton()
-    triton.put_driver(target or Target("cuda", 90, 32))
+    asked = target or Target("cuda", 90, 32)
+    triton.put_driver(asked)
+    answer_by(asked)
     triton.hash_triton()
 
 
