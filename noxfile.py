@@ -17,7 +17,10 @@ SHARED = Path(os.environ.get("GPUCACHE_NOX_SHARED", ".nox/shared")).absolute()
 CONTRACT = [
     *(f"tests/test_{name}.py" for name in ("triton", "report", "slim", "metadata")),
     *(f"tests/test_{name}.py" for name in ("difference", "why_missed", "remember_key")),
-    *(f"tests/test_{name}.py" for name in ("recording", "recipes_kept", "corpus", "replay")),
+    *(
+        f"tests/test_{name}.py"
+        for name in ("recording", "recipes_kept", "corpus", "replay", "upgrade")
+    ),
 ]
 """Where the tests of what Triton's versions do differently are."""
 BENCHMARKS = sorted(

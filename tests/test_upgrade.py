@@ -36,6 +36,12 @@ OF_3_4 = {
 OF_3_2 = {
     # It looks at no `debug` of a decorator, and gives it no option.
     "a kernel that is debugged by its decorator",
+    # A `triton.Config` asks for two stages there, and for three later.
+    "heuristics below an autotuner",
+    "an autotuned kernel that a registry keeps",
+    # A falsehood is a multiple of 16 there; later no recipe tells whether a truth was one.
+    "a tensor that may be None, a falsehood, a float that is 1",
+    "the largest integer of 32 bits, and zero",
 }
 
 
