@@ -149,6 +149,8 @@ def place(directory: Path, ours: bool = True) -> Target:
 class Tree(Cache):
     """An entry with two views that nobody has used for an hour."""
 
+    recipe: bytes | None = None  # of one that a test makes without the constructor
+
     def __init__(self, base: Path, key: str = KEY, recipe: bytes | None = None) -> None:
         (base / "root").mkdir(parents=True, exist_ok=True)
         self.base, self.root, self.key, self.recipe = base, base / "root", key, recipe
