@@ -8,6 +8,7 @@ from contextlib import suppress
 from gpucache.disk.vetting import Trust, vet, vet_file
 from gpucache.errors import GpuCacheError, RecipesError
 from gpucache.kernels.recipe_lines import BadLine, read_recipe_file, read_recipes
+from gpucache.store.manifest import RECIPE
 from gpucache.values import Value
 from gpucache.warm import made_keys, recordings
 from gpucache.warm.recorded import recorded
@@ -80,7 +81,7 @@ def from_files(files: Sequence[str], stdin: BinaryIO | None = None) -> FromFiles
 
 
 def from_store(root: str) -> FromFiles:
-    """The recipes of the entries in a vetted root's store, but for those that cannot be replayed (`recipe` lists why).
+    """The recipes that the entries of a vetted root's store carry, and what is wrong with those that are damaged.
 
     Raises:
         ConfigurationError: a variable that says whom to trust makes no sense.
@@ -88,9 +89,14 @@ def from_store(root: str) -> FromFiles:
     # What reads a whole root is seldom wanted, and every command would import it.
     from gpucache.report.recipes import StoredRecipe, stored_recipes
 
-    found = stored_recipes(root, Trust.parse(os.environ))
-    recipes = [one.recipe for one in found if isinstance(one, StoredRecipe)]
-    return FromFiles(tuple(recipes), trusted=True)
+    recipes = []
+    bad = []
+    for found in stored_recipes(root, Trust.parse(os.environ)):
+        if isinstance(found, StoredRecipe):
+            recipes.append(found.recipe)
+        elif found.why != "none":
+            bad.append(BadLineOf(f"{found.of.path}/{RECIPE}", 1, found.fact))
+    return FromFiles(tuple(recipes), tuple(bad), trusted=True)
 
 
 def replay_files(
