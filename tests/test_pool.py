@@ -60,15 +60,36 @@ def test_each_recipe_ends_in_the_order_given(modules: Modules, run):
     ]
 
 
-def test_no_more_processes_compile_than_asked_for_and_each_many_kernels(modules: Modules, run):
+TOGETHER = """
+import os, time
+def one():
+    '''Wait for two others.'''
+    open(f"{MARKS}/{os.getpid()}", "w").close()
+    while len(os.listdir(MARKS)) < 3:
+        time.sleep(0.001)
+    return os.getpid()
+"""
+
+
+def test_as_many_processes_compile_as_asked_for_and_each_many_kernels(
+    modules: Modules, run, tmp_path
+):
+    (tmp_path / "marks").mkdir()
+    modules.write("together", f"MARKS = {str(tmp_path / 'marks')!r}" + TOGETHER)
+    at_once: list[int] = []
+    outcomes = run(
+        [modules.recipe("together", "one") for _ in range(12)],
+        jobs=3,
+        on_progress=lambda progress: at_once.append(len(progress.compiling)),
+    )
+    assert len({one.why for one in outcomes}) == 3
+    assert max(at_once) == 3
+
+
+def test_one_process_compiles_all_kernels_of_a_package(modules: Modules, run):
     modules.write("good", GOOD)
     outcomes = run([modules.recipe("good", "one") for _ in range(8)], jobs=1)
     assert len({one.why for one in outcomes}) == 1
-    modules.write(
-        "slow", "import os, time\ndef one():\n    time.sleep(0.05)\n    return os.getpid()"
-    )
-    outcomes = run([modules.recipe("slow", "one") for _ in range(12)], jobs=3)
-    assert len({one.why for one in outcomes}) == 3
 
 
 def test_each_recipe_is_compiled_for_each_target_once(modules: Modules, run):
@@ -304,6 +325,49 @@ def test_without_a_python_to_start_the_pool_says_so(modules: Modules, run, pytho
     monkeypatch.setattr(sys, "executable", python)
     with pytest.raises(PoolError):
         run([modules.recipe("good", "one")])
+
+
+# ---- limits
+
+REFUSE = """
+    from gpucache.warm import importer
+    fork_for, forks = importer.fork_for, []
+    def refuse(scheduler):
+        forks.append(1)
+        if len(forks) {when}:
+            raise OSError(11, 'Resource temporarily unavailable')
+        return fork_for(scheduler)
+    importer.fork_for = refuse
+"""
+
+
+def refusing(when: str) -> str:
+    """The scheduler's start, where an importer is refused some of its forks, by the count of its and its parent's."""
+    serve = "    serve({"
+    return scheduler_process.START.replace(serve, REFUSE.replace("{when}", when) + serve)
+
+
+def test_where_no_process_can_be_forked_each_recipe_is_told(modules: Modules, run, monkeypatch):
+    modules.write("good", GOOD)
+    monkeypatch.setattr(scheduler_process, "START", refusing(">= 1"))
+    outcomes = run([modules.recipe("good", "one") for _ in range(3)])
+    assert {(one.end, one.why) for one in outcomes} == {
+        (
+            "cannot be imported",
+            "no process can be had for it: no process can be forked: Resource temporarily unavailable",
+        )
+    }
+
+
+def test_under_a_limit_of_processes_those_that_there_are_go_on(modules: Modules, run, monkeypatch):
+    """The package's importer is its parent's first fork, and may fork one worker."""
+    modules.write(
+        "good", "import os, time\ndef one():\n    time.sleep(0.1)\n    return os.getpid()"
+    )
+    monkeypatch.setattr(scheduler_process, "START", refusing(">= 3"))
+    outcomes = run([modules.recipe("good", "one") for _ in range(6)], jobs=4)
+    assert [one.end for one in outcomes] == ["made"] * 6
+    assert len({one.why for one in outcomes}) == 1
 
 
 # ---- the caller

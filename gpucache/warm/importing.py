@@ -138,7 +138,7 @@ class Importers:
                 package.begin_anew()
             return
         for job in package.take_those():
-            self._fail(job, f"no process can be had to import it: {why}")
+            self._fail(job, f"no process can be had for it: {why}")
         self.finish(package)
 
     # ---- what has happened

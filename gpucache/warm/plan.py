@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import json
 import os
-import tempfile
 from typing import NamedTuple
 
 from gpucache.kernels.recipe import Recipe, Target, Unencodable, from_text, to_text
@@ -152,4 +151,6 @@ def _file_in_memory() -> BinaryIO:
     try:
         return open(os.memfd_create("gpucache-plan"), "wb")
     except (AttributeError, OSError):  # a sandbox may forbid it
+        import tempfile
+
         return tempfile.TemporaryFile()
