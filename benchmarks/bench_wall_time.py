@@ -11,7 +11,8 @@ program, whose import takes a pool as long as the program; kernels that no recip
 a start-up shorter than the pool's own, about a second. That a node has as many free cores as there are kernels is an
 assumption: with fewer, the kernels come in that many rounds.
 
-Repeat: python benchmarks/bench_wall_time.py [--smoke] [--ranks N] [--kernels K]
+Repeat: python benchmarks/bench_wall_time.py [--smoke] [--only free|busy] [--ranks N] [--kernels K]
+On a machine that others use as well the first half needs a priority: chrt -r 1 python … --only free
 """
 
 from __future__ import annotations
@@ -150,6 +151,7 @@ def main() -> None:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--smoke", action="store_true", help="only prove that it runs")
+    parser.add_argument("--only", choices=("free", "busy"), help="one half alone")
     parser.add_argument("--ranks", type=int, default=4)
     parser.add_argument("--kernels", type=int, default=8)
     options = parser.parse_args()
@@ -169,7 +171,10 @@ def main() -> None:
         os.environ["TMPDIR"] = below
         slept = Job(ranks, kernels, startup_s, {"SLOW_KERNELS_SLEEP_S": str(sleep_s)})
         recipes = record(Path(below), slept)
-        free_cores(Path(below), slept, recipes, sleep_s + 0.13)
+        if options.only != "busy":
+            free_cores(Path(below), slept, recipes, sleep_s + 0.13)
+        if options.only == "free":
+            return
         burned = Job(ranks, kernels, startup_s, {"SLOW_KERNELS_BURN_S": str(burn_s)})
         no_core_free(Path(below), burned, recipes, rounds)
 
