@@ -9,7 +9,8 @@ something else: by how much any kernel comes later to any rank with `--warm` tha
 Does not measure: real compiles on real free cores, which share memory bandwidth and caches; the modules of a real
 program, whose import takes a pool as long as the program; kernels that no recipe has, which come as without `--warm`;
 a start-up shorter than the pool's own, about a second. That a node has as many free cores as there are kernels is an
-assumption: with fewer, the kernels come in that many rounds.
+assumption: with fewer, the kernels come in that many rounds. Where Linux groups processes by session (autogroup), the
+pool, which has a session of its own, gets a share of busy cores of its own: that is part of the second half's figures.
 
 Repeat: python benchmarks/bench_wall_time.py [--smoke] [--only free|busy] [--ranks N] [--kernels K]
 On a machine that others use as well the first half needs a priority: chrt -r 1 python … --only free
