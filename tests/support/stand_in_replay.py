@@ -16,7 +16,7 @@ from gpucache.warm.functions import Functions
 from gpucache.warm.outcome import Outcome
 
 
-def prepare() -> None:
+def prepare(target: Target) -> None:
     """Do what a test asks for."""
     exec(os.environ.get("STAND_IN_PREPARE", ""))
 
