@@ -100,3 +100,26 @@ def test_four_ranks_of_torchrun_compile_each_once(tmp_path, stock, root):
     assert sum(one["compiled"] for one in said) == len(kernels)
     assert all(one["binaries"] == kernels for one in said)
     assert kernels.items() <= stock[0]["binaries"].items()
+
+
+def test_after_a_replay_of_their_recipes_the_programs_compile_nothing(tmp_path, root):
+    """Of fla's too, which asks torch for the GPU as it is imported; for another architecture all that is replayed."""
+    recipes = tmp_path / "recipes.jsonl"
+    plugin = {
+        "TRITON_CACHE_MANAGER": "gpucache.triton:DeviceCacheManager",
+        "TRITON_CACHE_DIR": str(root / "triton/0"),
+    }
+    first = tmp_path / "first"
+    record = {"GPUCACHE_DIR": str(first), "TRITON_CACHE_DIR": "", "GPUCACHE_RECORD": str(recipes)}
+    (recorded,) = run(tmp_path / "out", env={**plugin, **record})
+    assert recorded["compiled"] == len(recorded["binaries"]) >= LEAST
+    root.mkdir(mode=0o700)
+    warm = [sys.executable, "-m", "gpucache", "warm", recipes, "--root", root, "--json"]
+    for more in ([], ["--arch", "sm_80"]):
+        done = subprocess.run([*warm, *more], capture_output=True, text=True, timeout=280)
+        assert json.loads(done.stdout)["counts"] == {"made": recorded["compiled"]}, done.stderr
+    env = {**plugin, "GPUCACHE_DIR": str(root)}
+    (again,) = run(tmp_path / "again", env=env)
+    assert (again["compiled"], again["binaries"]) == (0, recorded["binaries"])
+    (older,) = run(tmp_path / "older", env={**env, "REAL_KERNELS_TARGET": "sm_80"})
+    assert older["compiled"] == 0
