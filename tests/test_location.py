@@ -14,11 +14,12 @@ import pytest
 
 from gpucache import DeviceCacheRegistry, log
 from gpucache.environment import DISABLE
+from gpucache.errors import UnsafeDirectoryError
 from gpucache.layout import paths
 from gpucache.log import warn_once
 from gpucache.machine.device import Device, Snapshot, Status
 from gpucache.store.recency import boot_time
-from gpucache.triton.location import Location, locate
+from gpucache.triton.location import NO_VIEWS, Location, locate, store_only
 
 H100 = Device(
     uuid="GPU-0", index=0, name="NVIDIA H100", compute_capability=(9, 0), core_count=16896
@@ -454,3 +455,19 @@ def test_what_the_user_has_turned_off_himself_is_not_warned_of(mode, root, tmp_p
     provision(root, H100)
     at(root, tmp_path / "chosen", **MODES[mode][1])
     assert [record for record in caplog.records if record.levelno >= logging.WARNING] == []
+
+
+class TestStoreOnly:
+    """The location of whoever compiles for later."""
+
+    def test_publishes_into_the_store_and_makes_no_view(self, root):
+        found = store_only(str(root), {})
+        assert (found.views, found.mode, found.root) == (NO_VIEWS, "shared", str(root))
+        assert (root / "gpucache/v1/store").is_dir()
+        assert not (root / "triton").exists()
+
+    def test_raises_where_a_launch_would_go_on_alone(self, root):
+        root.mkdir()
+        root.chmod(0o777)
+        with pytest.raises(UnsafeDirectoryError, match="everybody may write it"):
+            store_only(str(root), {})

@@ -29,7 +29,7 @@ from gpucache.store.lookup import find
 from gpucache.store.manifest import entry_path
 from gpucache.store.names import stored_name, tritons_names
 from gpucache.triton.knobs import bakes_paths, ignores_cache, overriding
-from gpucache.triton.location import Location, locate, nowhere
+from gpucache.triton.location import NO_VIEWS, Location, locate, nowhere
 from gpucache.triton.staged import Staged, finish_with
 
 TYPE_CHECKING = False
@@ -323,7 +323,9 @@ class DeviceCacheManager(CacheManager):
             raise CacheMissError(kernel, self.key, looked)
         where = ""
         if why in ("absent", "damaged", "busy"):
-            where = f" in {location.directory} and in the store of {location.root}"
+            where = f" in the store of {location.root}"
+            if location.directory != NO_VIEWS:  # else there is no device
+                where = f" in {location.directory} and{where}"
         tell(logging.INFO, "miss: %s %s: %s%s", kernel, self.key, why, where)
         self._staging_area().lock = lock
 
