@@ -553,3 +553,16 @@ def test_a_process_that_the_caller_has_forked_keeps_no_pool_alive(caller, mark, 
         assert processes_with(mark).keys() == {forked}
     finally:
         os.kill(forked, signal.SIGKILL)
+
+
+def test_the_processes_of_a_pool_are_about_its_root(modules: Modules, run, tmp_path, monkeypatch):
+    """There lies Triton's own key where it is remembered; and what no program asks for is not recorded."""
+    monkeypatch.setenv("GPUCACHE_DIR", "/nowhere")
+    monkeypatch.setenv("GPUCACHE_RECORD", "/nowhere")
+    modules.write(
+        "asks",
+        "import os\ndef one():\n    return [os.environ.get(name) for name in NAMES]\n"
+        "NAMES = ['GPUCACHE_DIR', 'GPUCACHE_RECORD']",
+    )
+    (outcome,) = run([modules.recipe("asks", "one")])
+    assert outcome.why == str([str(tmp_path / "root"), None])

@@ -129,7 +129,7 @@ class Pool:
             for number, why in refused.items():
                 self._ended(number, {"end": "failed", "why": why})
             if len(refused) < len(self._wanted) and not self._is_stopped:
-                with SchedulerProcess(file.fileno(), place) as scheduler:
+                with SchedulerProcess(file.fileno(), place, self._settings.root) as scheduler:
                     self._listen(scheduler)
         return self.report
 

@@ -8,7 +8,7 @@ import subprocess
 import sys
 from contextlib import suppress
 
-from gpucache.environment import RECORD
+from gpucache.environment import RECORD, ROOT
 from gpucache.errors import GpuCacheError
 from gpucache.forks import closed_in_child
 from gpucache.warm.channel import Channel
@@ -48,8 +48,8 @@ class PoolError(GpuCacheError, RuntimeError):
 class SchedulerProcess:
     """A fresh process that does what a plan says. A context, at whose end the process and all below it have ended."""
 
-    def __init__(self, file: int, place: Place) -> None:
-        """Start the process; ``file`` is the descriptor of the file of the plan.
+    def __init__(self, file: int, place: Place, root: str) -> None:
+        """Start the process; ``file`` is the descriptor of the file of the plan, ``root`` the root it is about.
 
         Raises:
             PoolError: it cannot be started.
@@ -60,7 +60,7 @@ class SchedulerProcess:
         # A process that the caller forks meanwhile is not to keep the connection open.
         closed_in_child.add(self._channel.fileno())
         try:
-            self._process = _started(file, place, theirs)
+            self._process = _started(file, place, root, theirs)
         except (OSError, ValueError) as error:
             self._close()
             raise PoolError(f"it cannot be started: {error}") from error
@@ -125,7 +125,7 @@ class SchedulerProcess:
         return how
 
 
-def _started(file: int, place: Place, caller: Channel) -> subprocess.Popen[bytes]:
+def _started(file: int, place: Place, root: str, caller: Channel) -> subprocess.Popen[bytes]:
     path = []
     for entry in sys.path:
         if isinstance(entry, (str, os.PathLike)):
@@ -135,6 +135,7 @@ def _started(file: int, place: Place, caller: Channel) -> subprocess.Popen[bytes
     if sys.flags.isolated:
         flags.append("-I")
     environ = dict(os.environ)
+    environ[ROOT.name] = root  # where Triton's own key may be remembered
     environ.pop(RECORD.name, None)  # no program asks for what is compiled there
     return subprocess.Popen(
         [sys.executable, *flags, "-c", start],
