@@ -115,3 +115,44 @@ def test_an_edited_function_is_not_compiled_where_only_what_was_recorded_is_want
     assert "made (source changed)" not in ends(outcomes)
     made = {one["key"] for one in outcomes if one["end"] == "made"}
     assert made < recorded.said.keys.keys()
+
+
+BY_ARCH = """
+import triton
+import triton.language as tl
+from stand_in import stand_in, target_of
+import sys
+
+if __name__ == "__main__":
+    stand_in(target_of(sys.argv[1]))
+IS_NEW = triton.runtime.driver.active.get_current_target().arch >= 90
+TYPE = tl.float16 if IS_NEW else tl.float32
+
+
+@triton.jit
+def cast(x, BLOCK: tl.constexpr):
+    offsets = tl.arange(0, BLOCK)
+    tl.store(x + offsets, tl.load(x + offsets).to(TYPE).to(tl.float32))
+
+
+def main():
+    from corpus.arguments import F32
+
+    said = cast[(1,)](F32, BLOCK=64).asm["ttir"]
+    print('{"triton": "", "cases": {}}' if "f16" in said else '{"triton": "f32", "cases": {}}')
+
+
+if __name__ == "__main__":
+    main()
+"""
+
+
+def test_a_global_that_the_architecture_decides_is_not_carried_to_another(root, tmp_path):
+    """Of it the key says nothing: a kernel with an H100's value would be the A100's from then on."""
+    support = copy_program(tmp_path / "program")
+    (support / "run_corpus.py").write_text(BY_ARCH)
+    recorded = record_corpus(tmp_path / "recorded", "sm_90", support=support)
+    (outcome,) = warm_corpus(root, recorded.recipes, "--arch", "sm_80", support=support)
+    assert outcome["end"] == "differs here"
+    assert "TYPE may have another value there" in outcome["why"]
+    assert launch_corpus(root, "sm_80", support=support).triton == "f32"

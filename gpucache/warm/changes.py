@@ -104,6 +104,23 @@ def difference(
     return found
 
 
+def undecided(recipe: Recipe, has_constexpr_in_key: bool) -> str:
+    """A global that may have another value on another target, and with that no other key, as a sentence; else ``""``.
+
+    The module was imported for the recorded target, and may have asked for it; only what its source says in letters is
+    the same everywhere. ``has_constexpr_in_key`` is whether constexpr globals are part of the running Triton's key:
+    then a kernel with another value lies under another key, and harms nobody.
+    """
+    for one in recipe.globals:
+        is_constexpr = isinstance(one.value, dict) and "constexpr" in one.value
+        if is_constexpr and has_constexpr_in_key:
+            continue
+        if not _is_literal((one.module, one.name)):
+            where = f"{one.module}.{one.name}" if one.module else one.name
+            return f"{where} may have another value there, which the key does not tell"
+    return ""
+
+
 def _named_by(function: Any) -> set[tuple[str, str]]:
     """The places of all globals that the code of a function itself names."""
     module = function.fn.__globals__.get("__name__", "")
@@ -172,11 +189,13 @@ def _assigned(body: list[ast.stmt]) -> list[tuple[str, ast.expr]]:
 
 
 def _is_plain(value: ast.expr) -> bool:
-    """Whether an expression is a literal, perhaps in ``tl.constexpr(…)``."""
+    """Whether an expression is a literal, a type ``tl.…``, or such in ``tl.constexpr(…)`` or ``float(…)``."""
     if isinstance(value, ast.Call) and len(value.args) == 1 and not value.keywords:
         called = value.func
         name = called.attr if isinstance(called, ast.Attribute) else getattr(called, "id", "")
-        return name == "constexpr" and _is_plain(value.args[0])
+        return name in ("constexpr", "float") and _is_plain(value.args[0])
+    if isinstance(value, ast.Attribute) and isinstance(value.value, ast.Name):
+        return value.value.id == "tl"
     try:
         ast.literal_eval(value)
     except (ValueError, TypeError, SyntaxError, RecursionError):

@@ -214,6 +214,10 @@ class Replay:
             raise _Ended("differs here", different.sentence)
         if different is not None:
             self.changed = different.sentence
+        if self.target != self.recipe.target:
+            said = changes.undecided(self.recipe, self.triton.HAS_GLOBALS_IN_KEY)
+            if said:
+                raise _Ended("differs here", said)
         if self.exact and self.changed:
             raise _Ended("source changed", self.changed)
         why = changes.unfit(self.recipe, function)

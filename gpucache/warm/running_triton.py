@@ -36,6 +36,8 @@ if TYPE_CHECKING:
     from gpucache.warm.asked import Answer
 
 VERSION: str = triton.__version__
+HAS_GLOBALS_IN_KEY = tuple(map(int, VERSION.split(".")[:2])) >= (3, 6)
+"""Whether constexpr globals that a function reads are part of the key: not in 3.2.0 and 3.4.0, but from 3.6.0 on."""
 
 
 _driver = NoGpu(GPUTarget("cuda", 90, 32))
