@@ -16,9 +16,9 @@ from support.processes import PATIENCE_S
 from support.recipes import recipe_file, stored
 
 from gpucache.disk.processes import is_running, process_of, this_process
-from gpucache.warm import ahead, detached, programs
-from gpucache.warm.ahead import Recipes, compile_ahead, default_jobs
-from gpucache.warm.programs import Programs, opened, programs_path
+from gpucache.warm.ahead import ahead, detached_pool, programs
+from gpucache.warm.ahead.ahead import Recipes, compile_ahead, default_jobs
+from gpucache.warm.ahead.programs import Programs, opened, programs_path
 
 GONE_S = 2.0
 """So long after the last program a pool and all that it started may live."""
@@ -48,9 +48,9 @@ def waiting_pool(monkeypatch):
     start = ahead.start_detached
 
     def waiting(command, environ):
-        code = "import sys, time; from gpucache.warm import detached\n"
-        code += "detached._compile_all = lambda asked, started: time.sleep(3600)\n"
-        code += "detached.main(sys.argv[1:])"
+        code = "import sys, time; from gpucache.warm.ahead import detached_pool\n"
+        code += "detached_pool._compile_all = lambda asked, started: time.sleep(3600)\n"
+        code += "detached_pool.main(sys.argv[1:])"
         started.append(start([sys.executable, "-c", code, command[-1]], environ))
         return started[-1]
 
@@ -95,7 +95,7 @@ class TestWhoStartsIt:
         for key in recipe_file(file, 3):
             stored(root, key)
         os.utime(file, (4e9, 4e9))
-        monkeypatch.setattr("gpucache.warm.missing.installed_triton", lambda: None)
+        monkeypatch.setattr("gpucache.warm.ahead.missing.installed_triton", lambda: None)
         assert asked(file, root).did == "nothing missing"
         assert waiting_pool == []
         assert locks(root) == []
@@ -177,7 +177,7 @@ class TestWhenItEnds:
         state = programs_path(str(root), ["x"])
         with opened(state) as it:
             it.write(Programs(this_process(), (this_process(),)))
-        watcher = threading.Thread(target=detached.watch, args=(state, done), daemon=True)
+        watcher = threading.Thread(target=detached_pool.watch, args=(state, done), daemon=True)
         watcher.start()
         assert not threading.Event().wait(0.3)
         assert watcher.is_alive()
@@ -192,7 +192,7 @@ class TestWhenItEnds:
         last, late = program(), program()
         with opened(state) as it:
             it.write(Programs(this_process(), (process_of(last.pid),)))
-        wait_for = detached._wait_for
+        wait_for = detached_pool._wait_for
         waits = []
 
         def then_another_comes(watched, done):
@@ -202,9 +202,9 @@ class TestWhenItEnds:
                 with opened(state) as it:
                     it.write(Programs(this_process(), (*it.read().programs, process_of(late.pid))))
 
-        monkeypatch.setattr(detached, "_wait_for", then_another_comes)
+        monkeypatch.setattr(detached_pool, "_wait_for", then_another_comes)
         watcher = threading.Thread(
-            target=detached.watch, args=(state, threading.Event()), daemon=True
+            target=detached_pool.watch, args=(state, threading.Event()), daemon=True
         )
         watcher.start()
         last.kill()
@@ -246,7 +246,7 @@ class TestWhenItEnds:
         with opened(state) as it:
             it.write(Programs(this_process(), (process_of(one.pid),)))
         watcher = threading.Thread(
-            target=detached.watch, args=(state, threading.Event()), daemon=True
+            target=detached_pool.watch, args=(state, threading.Event()), daemon=True
         )
         watcher.start()
         assert not threading.Event().wait(0.3)
@@ -268,7 +268,7 @@ class TestWhenItEnds:
         with opened(state) as it:
             it.write(Programs(this_process(), both))
         watcher = threading.Thread(
-            target=detached.watch, args=(state, threading.Event()), daemon=True
+            target=detached_pool.watch, args=(state, threading.Event()), daemon=True
         )
         watcher.start()
         assert not threading.Event().wait(0.3)

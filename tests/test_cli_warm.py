@@ -17,11 +17,11 @@ from gpucache.cli import warm as command
 from gpucache.disk.vetting import Trust
 from gpucache.kernels.recipe import Target
 from gpucache.kernels.recipe_lines import FORMAT_LINE
-from gpucache.warm import made_keys
+from gpucache.warm.ahead import made_keys
 from gpucache.warm.outcome import Outcome
-from gpucache.warm.pool import TIME_LIMIT_S
-from gpucache.warm.report import WarmReport
-from gpucache.warm.shard import WHOLE, Shard
+from gpucache.warm.pool.pool import TIME_LIMIT_S
+from gpucache.warm.pool.report import WarmReport
+from gpucache.warm.pool.shard import WHOLE, Shard
 
 RUNS_CODE = "note: this imports the modules that recipes name, and so runs their code\n"
 ENDS = {0: "made", 1: "made (source changed)", 2: "there", 3: "cannot be imported", 4: "failed"}
@@ -289,7 +289,7 @@ class TestErrors:
 
 AT_WORK = r"""
 from gpucache.cli import terminal, warm
-from gpucache.warm.report import Compiling, Progress, WarmReport
+from gpucache.warm.pool.report import Compiling, Progress, WarmReport
 class StandIn:
     def __init__(self, recipes, *, on_progress, **options):
         self.show = on_progress

@@ -4,7 +4,7 @@ import shlex
 
 import pytest
 
-from gpucache.warm.command import command_id, same_words
+from gpucache.warm.ahead.command import command_id, same_words
 
 
 def known(line: str, **environ: str) -> str:

@@ -7,7 +7,7 @@ import pytest
 ASK = """
 import sys
 from gpucache.kernels.recipe import Target
-from gpucache.warm.cuda_answers import answer_by
+from gpucache.warm.replay.cuda_answers import answer_by
 
 answer_by(Target(*eval(sys.argv[1])))
 import torch

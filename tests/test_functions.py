@@ -16,7 +16,7 @@ from support.users import ADA
 
 from gpucache.disk.vetting import Trust
 from gpucache.kernels.recipe import Function
-from gpucache.warm.functions import CannotImportError, Functions, Place, places
+from gpucache.warm.replay.functions import CannotImportError, Functions, Place, places
 
 KERNEL = "from test_functions_kernel import jit\n"
 SUPPORT = """

@@ -82,7 +82,7 @@ def test_nor_does_a_run_that_compiles_ahead(provisioned, tmp_path):
         code += f"from gpucache.cli.main import main; sys.exit(main({words!r}))"
         found = imported(code, provisioned)
         assert found.isdisjoint(SLOW)
-        assert ("gpucache.warm.ahead" in found) == ("--warm" in more)
+        assert ("gpucache.warm.ahead.ahead" in found) == ("--warm" in more)
 
 
 def test_the_drop_ins_import_nothing_slow(tmp_path):

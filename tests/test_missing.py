@@ -1,4 +1,4 @@
-"""What is asked before a program starts: `gpucache.warm.missing`, `recorded`, `made_keys` and `installed`."""
+"""What is asked before a program starts: `missing`, `recipe_summary`, `made_keys` and `installed_triton`."""
 
 from __future__ import annotations
 
@@ -13,12 +13,12 @@ from gpucache.disk.vetting import Trust
 from gpucache.errors import ConfigurationError, RecipesError
 from gpucache.kernels.recipe import Function
 from gpucache.layout.paths import ours
-from gpucache.warm import made_keys
-from gpucache.warm.installed import installed_triton, stamp_of
-from gpucache.warm.made_keys import AGAIN_S, keys_path
-from gpucache.warm.missing import look
+from gpucache.warm.ahead import made_keys
+from gpucache.warm.ahead.installed_triton import installed_triton, stamp_of
+from gpucache.warm.ahead.made_keys import AGAIN_S, keys_path
+from gpucache.warm.ahead.missing import look
+from gpucache.warm.ahead.recipe_summary import MOST_BYTES, has_recipe, recorded
 from gpucache.warm.outcome import Outcome
-from gpucache.warm.recorded import MOST_BYTES, has_recipe, recorded
 
 TRUST = Trust()
 

@@ -18,12 +18,12 @@ from support.processes import PATIENCE_S
 
 from gpucache.kernels.recipe import Target, to_text
 from gpucache.kernels.recipe_lines import BadLine
-from gpucache.warm import scheduler_process
 from gpucache.warm.outcome import Outcome
-from gpucache.warm.pool import Pool
-from gpucache.warm.report import Progress
-from gpucache.warm.scheduler_process import PoolError
-from gpucache.warm.shard import Shard
+from gpucache.warm.pool import scheduler_process
+from gpucache.warm.pool.pool import Pool
+from gpucache.warm.pool.report import Progress
+from gpucache.warm.pool.scheduler_process import PoolError
+from gpucache.warm.pool.shard import Shard
 
 assert modules  # a fixture
 
@@ -330,7 +330,7 @@ def test_without_a_python_to_start_the_pool_says_so(modules: Modules, run, pytho
 # ---- limits
 
 REFUSE = """
-    from gpucache.warm import importer
+    from gpucache.warm.pool import importer
     fork_for, forks = importer.fork_for, []
     def refuse(scheduler):
         forks.append(1)
@@ -471,8 +471,8 @@ def test_an_exception_of_the_caller_ends_the_pool_and_the_report_stays(
 
 CALLER = """if True:
     import ctypes, os, signal, sys, threading
-    from gpucache.warm.pool import Pool
-    from gpucache.warm import scheduler_process
+    from gpucache.warm.pool.pool import Pool
+    from gpucache.warm.pool import scheduler_process
     scheduler_process.START = sys.argv[2]
     from gpucache.kernels.recipe import from_text
     recipes = [from_text(line.encode()) for line in sys.argv[3:]]

@@ -13,8 +13,8 @@ from support.ranks import KERNELS, PLUGIN, compile_kernels
 from gpucache.kernels.recipe import Function, Recipe, to_text
 from gpucache.kernels.recipe_lines import FORMAT_LINE, BadRecipeFile, read_recipe_file
 from gpucache.upkeep.verify import verify
-from gpucache.warm.pool import Pool
-from gpucache.warm.report import WarmReport
+from gpucache.warm.pool.pool import Pool
+from gpucache.warm.pool.report import WarmReport
 
 pytestmark = pytest.mark.compiles
 

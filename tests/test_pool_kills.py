@@ -22,7 +22,7 @@ from gpucache.disk.locks import is_free
 from gpucache.kernels.recipe import Recipe
 from gpucache.kernels.recipe_lines import read_recipe_file
 from gpucache.upkeep.verify import verify
-from gpucache.warm.pool import Pool
+from gpucache.warm.pool.pool import Pool
 
 pytestmark = [pytest.mark.compiles, pytest.mark.kills]
 
@@ -150,7 +150,8 @@ def test_a_process_of_the_pool_may_be_killed(recipes, root, mark, files_of_a_run
 
 CALLER = """if True:
     import sys
-    from gpucache.warm import Pool, read_recipe_file
+    from gpucache.warm import Pool
+    from gpucache.warm import read_recipe_file
     Pool(read_recipe_file(sys.argv[1]), root=sys.argv[2], jobs=2).run()
 """
 

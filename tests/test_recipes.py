@@ -27,7 +27,7 @@ from gpucache.store.lookup import sound
 from gpucache.store.manifest import MANIFEST, RECIPE
 from gpucache.store.publish import link_view
 from gpucache.store.recipe_file import add_recipe
-from gpucache.warm.replaying import from_store
+from gpucache.warm.ahead.compile_files import from_store
 
 A, B, C = ("A" * 52, "B" * 52, "C" * 52)
 NOBODY = Trust()

@@ -13,7 +13,7 @@ from support.users import ADA
 from gpucache.disk.node import DAY_S, node_id
 from gpucache.disk.processes import pid_namespace, process_of
 from gpucache.disk.vetting import Trust
-from gpucache.warm.recordings import MOST_FILES, begin, bound, last, recordings
+from gpucache.warm.ahead.recordings import MOST_FILES, begin, bound, last, recordings
 
 TRUST = Trust()
 COMMAND, OTHER = "0" * 16, "1" * 16
@@ -120,7 +120,7 @@ class TestANewOne:
     def test_there_is_one_writer_of_a_command_on_a_node(self, root):
         """While it runs; then the next run records."""
         root.mkdir(mode=0o700)
-        code = "import sys; from gpucache.warm.recordings import begin; from gpucache.disk.vetting import Trust; "
+        code = "import sys; from gpucache.warm.ahead.recordings import begin; from gpucache.disk.vetting import Trust; "
         code += f"print(begin({str(root)!r}, {COMMAND!r}, Trust()), flush=True); sys.stdin.read()"
         command = [sys.executable, "-c", code]
         with subprocess.Popen(

@@ -787,7 +787,7 @@ assert bool(read) is (ended == "kept"), (ended, read)
 
 def test_a_process_that_replays_recipes_takes_the_key_too(triton, root, tmp_path):
     """And so do all that the pool forks of it."""
-    prepare = "from gpucache.warm.running_triton import hash_triton; hash_triton()"
+    prepare = "from gpucache.warm.replay.running_triton import hash_triton; hash_triton()"
     ended, read, compiled, keys = real(root, tmp_path, prepare)
     assert (ended, read, compiled) == ("kept", 1, 1)
     assert real(root, tmp_path, prepare) == ["used", 0, 0, keys]

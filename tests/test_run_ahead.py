@@ -19,7 +19,7 @@ from support.processes import PATIENCE_S
 from support.recipes import key_of, recipe_file, stored
 
 from gpucache.kernels.recipe import Function
-from gpucache.warm.programs import programs_path
+from gpucache.warm.ahead.programs import programs_path
 
 GPUCACHE = [sys.executable, "-m", "gpucache"]
 FAKE = "warning: the devices are fake (requested): GPUCACHE_FAKE_DEVICES is set to 1\n"

@@ -6,7 +6,7 @@ import hashlib
 
 import pytest
 
-from gpucache.warm.shard import WHOLE, Shard, parse_shard
+from gpucache.warm.pool.shard import WHOLE, Shard, parse_shard
 
 KEYS = [hashlib.sha256(bytes([number])).hexdigest() for number in range(200)]
 

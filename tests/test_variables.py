@@ -6,7 +6,7 @@ import os
 
 import pytest
 
-from gpucache.warm.variables import VariableError, as_recorded
+from gpucache.warm.replay.variables import VariableError, as_recorded
 
 KNOWN = (
     "DISABLE_LLVM_OPT",

@@ -18,8 +18,8 @@ if TYPE_CHECKING:
 
     from gpucache.cli.run import RunCall
     from gpucache.directories.launch import LaunchReport
-    from gpucache.warm.ahead import Ahead, Recipes
-    from gpucache.warm.missing import Missing
+    from gpucache.warm.ahead.ahead import Ahead, Recipes
+    from gpucache.warm.ahead.missing import Missing
 
     class Say(Protocol):
         """Says a line once in a job; ``sentence`` is what the lines of its ranks have in common."""
@@ -64,7 +64,7 @@ def _warm(
     call: RunCall, warm: str, environ: dict[str, str], report: LaunchReport, say: Say
 ) -> None:
     """Have what is missing compiled, and with `AUTO` put into ``environ`` where the command is to record."""
-    from gpucache.warm.ahead import AUTO, Recipes, compile_ahead
+    from gpucache.warm.ahead.ahead import AUTO, Recipes, compile_ahead
 
     root = environ[environment.ROOT.name]
     recipes: Recipes | None = Recipes.of_file(warm)
@@ -85,7 +85,7 @@ def _warm(
 
 def _recorded(call: RunCall, root: str, environ: dict[str, str], say: Say) -> Recipes | None:
     """What the last run of the command has left. Puts into ``environ`` where this one is to record, if it is."""
-    from gpucache.warm.ahead import is_recording, recorded_before
+    from gpucache.warm.ahead.ahead import is_recording, recorded_before
 
     if is_recording(environ, root):
         return None  # an outer `run` has asked already, and its pool serves this node
@@ -104,7 +104,7 @@ def _recorded(call: RunCall, root: str, environ: dict[str, str], say: Say) -> Re
 def _default_jobs(environ: dict[str, str], report: LaunchReport) -> int:
     from gpucache.directories.local_rank import tasks_here
     from gpucache.machine.cores import usable_cores
-    from gpucache.warm.ahead import default_jobs
+    from gpucache.warm.ahead.ahead import default_jobs
 
     ranks = tasks_here(environ) or report.device_count
     return default_jobs(usable_cores(), ranks)

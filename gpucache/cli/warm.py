@@ -13,9 +13,9 @@ from gpucache.cli.common import counted, tell, vetted
 from gpucache.cli.options import TIME, json_option, path_of, root_option
 from gpucache.cli.terminal import is_terminal, print_json, print_table, progress, say
 from gpucache.errors import ConfigurationError, NoRootError, RecipesError
-from gpucache.warm.pool import TIME_LIMIT_S, Pool
-from gpucache.warm.replaying import FromFiles, from_files, from_store
-from gpucache.warm.shard import WHOLE, Shard, parse_shard
+from gpucache.warm.ahead.compile_files import FromFiles, from_files, from_store
+from gpucache.warm.pool.pool import TIME_LIMIT_S, Pool
+from gpucache.warm.pool.shard import WHOLE, Shard, parse_shard
 from gpucache.warm.targets import parse_targets
 
 if TYPE_CHECKING:
@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from gpucache.cli.terminal import Show
     from gpucache.kernels.recipe import Recipe, Target
     from gpucache.warm.outcome import Outcome
-    from gpucache.warm.report import Progress, WarmReport
+    from gpucache.warm.pool.report import Progress, WarmReport
 
 _COLUMNS = ("end", "target", "kernel", "key", "seconds", "why")
 _MOST_NAMES = 3

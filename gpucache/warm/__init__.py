@@ -1,12 +1,13 @@
 """Compiles what recipes say, into the store, before a program asks for it.
 
-    from gpucache.warm import Pool, read_recipe_file
+    from gpucache.warm import Pool
+    from gpucache.warm import read_recipe_file
 
     report = Pool(read_recipe_file("recipes.jsonl"), root="/cache").run()
 
-`Pool` compiles on all cores, in processes of its own; `gpucache.warm.replay` has what one such process does with one
-recipe. Both import the modules that recipes name, hence run their code. The names are imported when they are first
-used.
+`replay/` is what one process does with one recipe, `pool/` the processes, and `ahead/` what the commands have compiled.
+Whoever compiles a recipe imports the modules that it names, hence runs their code. The names below are imported when
+they are first used.
 """
 
 from __future__ import annotations
@@ -18,25 +19,25 @@ if TYPE_CHECKING:
     from gpucache.kernels.recipe import Recipe, Target
     from gpucache.kernels.recipe_lines import BadLine, BadRecipeFile, read_recipe_file
     from gpucache.warm.outcome import Outcome
-    from gpucache.warm.pool import Pool
-    from gpucache.warm.report import Compiling, Progress, WarmReport
-    from gpucache.warm.scheduler_process import PoolError
-    from gpucache.warm.shard import Shard, parse_shard
+    from gpucache.warm.pool.pool import Pool
+    from gpucache.warm.pool.report import Compiling, Progress, WarmReport
+    from gpucache.warm.pool.scheduler_process import PoolError
+    from gpucache.warm.pool.shard import Shard, parse_shard
     from gpucache.warm.targets import parse_targets
 
 _HOME = {
     "BadLine": "kernels.recipe_lines",
     "BadRecipeFile": "kernels.recipe_lines",
-    "Compiling": "warm.report",
+    "Compiling": "warm.pool.report",
     "Outcome": "warm.outcome",
-    "Pool": "warm.pool",
-    "PoolError": "warm.scheduler_process",
-    "Progress": "warm.report",
+    "Pool": "warm.pool.pool",
+    "PoolError": "warm.pool.scheduler_process",
+    "Progress": "warm.pool.report",
     "Recipe": "kernels.recipe",
-    "Shard": "warm.shard",
+    "Shard": "warm.pool.shard",
     "Target": "kernels.recipe",
-    "WarmReport": "warm.report",
-    "parse_shard": "warm.shard",
+    "WarmReport": "warm.pool.report",
+    "parse_shard": "warm.pool.shard",
     "parse_targets": "warm.targets",
     "read_recipe_file": "kernels.recipe_lines",
 }

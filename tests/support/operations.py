@@ -29,13 +29,13 @@ import gpucache.store.eviction
 import gpucache.store.leftovers
 import gpucache.triton.shared_kernel
 import gpucache.triton.single_file
-import gpucache.warm.ahead
+import gpucache.warm.ahead.ahead
 from gpucache.cli import main as command_line
 from gpucache.disk.node import node_id
 from gpucache.disk.processes import pid_namespace
 from gpucache.store.manifest import MANIFEST, entry_path
 from gpucache.store.recipe_file import add_recipe
-from gpucache.warm.command import command_id
+from gpucache.warm.ahead.command import command_id
 from support.known_kernels import GROUP, STAGES, content, innermost, key_of, launch, load_single
 from support.recipes import recipe_file
 from support.trees import OLD, left_by_stock
@@ -257,7 +257,7 @@ def _running(*options: str) -> Callable[[Path, Injection], object]:
         executed = []
         words = [*options, f"{root.parent}/recipes.jsonl"] if options[-1] == "--warm" else options
         gpucache.cli.run._execute = lambda command, environ, given=None: executed.append(environ)
-        gpucache.warm.ahead.start_detached = lambda command, environ: None
+        gpucache.warm.ahead.ahead.start_detached = lambda command, environ: None
         code = command_line.main(["run", *words, "--", "true"])
         # The file that was named, and that cannot be read, is the one thing that may stop a command.
         assert executed or code == 1, f"exit code {code}"

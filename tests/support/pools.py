@@ -13,9 +13,11 @@ from typing import Any
 import pytest
 
 from gpucache.kernels.recipe import Function, Recipe, Target
-from gpucache.warm import scheduler_process
+from gpucache.warm.pool import scheduler_process
 
-_INSTEAD = "    from gpucache.warm import importer; importer.REPLAY = 'support.stand_in_replay'\n"
+_INSTEAD = (
+    "    from gpucache.warm.pool import importer; importer.REPLAY = 'support.stand_in_replay'\n"
+)
 
 
 def processes_with(variable: str) -> dict[int, str]:

@@ -1,4 +1,4 @@
-"""Is `gpucache.warm.replay` where a test is about the pool: a kernel is any function of a module, which is called.
+"""Is `gpucache.warm.replay.replay` where a test is about the pool: a kernel is any function, which is called.
 
 What the function returns is the outcome's `why`; whatever it does, it does in the worker.
 """
@@ -12,8 +12,8 @@ from typing import Any
 
 from gpucache.disk.vetting import Trust
 from gpucache.kernels.recipe import Recipe, Target
-from gpucache.warm.functions import Functions
 from gpucache.warm.outcome import Outcome
+from gpucache.warm.replay.functions import Functions
 
 
 def prepare(target: Target) -> None:

@@ -13,10 +13,10 @@ from gpucache import environment
 from gpucache.disk.vetting import Trust
 from gpucache.kernels.recipe import Recipe, Target
 from gpucache.triton.location import Location, store_only
-from gpucache.warm.cuda_answers import answer_by
-from gpucache.warm.functions import Functions
-from gpucache.warm.one_replay import Replay, Told
 from gpucache.warm.outcome import Outcome
+from gpucache.warm.replay.cuda_answers import answer_by
+from gpucache.warm.replay.functions import Functions
+from gpucache.warm.replay.one_replay import Replay, Told
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -115,7 +115,7 @@ def replay(
 
 def _triton() -> ModuleType:
     # Imported late: `prepare` sets the environment before.
-    from gpucache.warm import running_triton
+    from gpucache.warm.replay import running_triton
 
     return running_triton
 

@@ -1,6 +1,6 @@
 """`serve`: what the scheduler does: it keeps as many kernels compiling as it may, over the packages of all recipes.
 
-    the caller (`gpucache warm`, a program)      any threads; `gpucache.warm.pool`, `scheduler_process`
+    the caller (`gpucache warm`, a program)      any threads; `gpucache.warm.pool.pool`, `scheduler_process`
       gpucache-warm      the scheduler           this module, with `crew` and `importing`
         gpucache-import  the first importer      `importer`: Triton is imported, and its key computed
         gpucache-import  one with torch in it    where the modules of a package import torch
@@ -23,19 +23,19 @@ import signal
 import traceback
 from contextlib import suppress
 
-from gpucache.warm.channel import Channel
-from gpucache.warm.crew import Crew
-from gpucache.warm.forking import take_name
-from gpucache.warm.importing import CannotPrepare, Importers
-from gpucache.warm.packages import Package, by_package
-from gpucache.warm.plan import read_plan
+from gpucache.warm.pool.channel import Channel
+from gpucache.warm.pool.forking import take_name
+from gpucache.warm.pool.importers import CannotPrepare, Importers
+from gpucache.warm.pool.packages import Package, by_package
+from gpucache.warm.pool.plan import read_plan
+from gpucache.warm.pool.supervisor import Crew
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from gpucache.warm.channel import Message
-    from gpucache.warm.crew import Event, Member
     from gpucache.warm.outcome import End
-    from gpucache.warm.plan import Job, Place, Plan
+    from gpucache.warm.pool.channel import Message
+    from gpucache.warm.pool.plan import Job, Place, Plan
+    from gpucache.warm.pool.supervisor import Event, Member
 
 
 class Worker:

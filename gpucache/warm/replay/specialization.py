@@ -12,8 +12,8 @@ import triton
 from triton.backends.compiler import GPUTarget
 from triton.compiler import ASTSource, make_backend
 
-from gpucache.warm.running_triton import put_driver
-from gpucache.warm.stand_ins import DIVISIBILITY, EQUAL_TO
+from gpucache.warm.replay.running_triton import put_driver
+from gpucache.warm.replay.stand_ins import DIVISIBILITY, EQUAL_TO
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:

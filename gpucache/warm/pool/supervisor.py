@@ -13,8 +13,8 @@ from contextlib import suppress
 from typing import NamedTuple
 
 from gpucache.escapes import printable
-from gpucache.warm.channel import Channel
-from gpucache.warm.forking import (
+from gpucache.warm.pool.channel import Channel
+from gpucache.warm.pool.forking import (
     adopt_orphans,
     children_of_this_thread,
     close_others,
@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
     from typing import Literal
 
-    from gpucache.warm.channel import Message
+    from gpucache.warm.pool.channel import Message
 
     Role = Literal["importer", "worker"]
 

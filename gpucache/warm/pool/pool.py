@@ -1,9 +1,10 @@
 """`Pool`: compiles recipes on all cores, in processes of its own.
 
-    from gpucache.warm import Pool, read_recipe_file
+    from gpucache.warm import Pool
+    from gpucache.warm import read_recipe_file
     report = Pool(read_recipe_file("recipes.jsonl"), root="/cache").run()
 
-A fresh process, the scheduler, does all the forking (`gpucache.warm.scheduler`), so that the caller may have threads,
+A fresh process, the scheduler, does all the forking (`pool.scheduler`), so that the caller may have threads,
 GPUs and Triton's hooks of its own: nothing of them is in the processes that compile. Those import the modules that
 recipes name, *hence run their code*; no GPU is visible to them. A module or a kernel that raises, hangs, or kills its
 process ends as an outcome of its own recipes, and of no others.
@@ -18,10 +19,10 @@ from contextlib import suppress
 from gpucache.kernels.recipe_lines import BadLine
 from gpucache.machine.cores import usable_cores
 from gpucache.warm.outcome import Outcome
-from gpucache.warm.plan import Settings, wanted_in_order, write_plan
-from gpucache.warm.report import Compiling, Progress, WarmReport
-from gpucache.warm.scheduler_process import PoolError, SchedulerProcess
-from gpucache.warm.shard import WHOLE, Shard
+from gpucache.warm.pool.plan import Settings, wanted_in_order, write_plan
+from gpucache.warm.pool.report import Compiling, Progress, WarmReport
+from gpucache.warm.pool.scheduler_process import PoolError, SchedulerProcess
+from gpucache.warm.pool.shard import WHOLE, Shard
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -29,8 +30,8 @@ if TYPE_CHECKING:
     from typing import Any
 
     from gpucache.kernels.recipe import Recipe, Target
-    from gpucache.warm.channel import Message
-    from gpucache.warm.plan import Wanted
+    from gpucache.warm.pool.channel import Message
+    from gpucache.warm.pool.plan import Wanted
 
 TIME_LIMIT_S = 300.0
 """For the compile of one kernel, and for the import of one module, by default."""
@@ -65,7 +66,7 @@ class Pool:
 
         ``targets`` are what each recipe is compiled for; without any, each for its own. ``jobs`` is how many kernels
         are compiled at once, by default as many as this process may use cores. ``time_limit_s`` is for one kernel, and
-        for the import of one module: what takes longer is killed. ``exact``, ``dry_run``: as `gpucache.warm.replay`.
+        for the import of one module: what takes longer is killed. ``exact``, ``dry_run``: as `warm.replay`.
         ``main`` is the script whose kernels are those of ``__main__``; ``sources`` allows to run module sources that
         are kept with recipes, for whoever knows who wrote these. ``shard`` is the part of the recipes that is done
         here. ``seconds`` says of keys how long they took: the longest are compiled first.

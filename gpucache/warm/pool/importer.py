@@ -16,21 +16,21 @@ from importlib import import_module
 from importlib.util import find_spec
 
 from gpucache.disk.door import read_limited
-from gpucache.warm import worker
-from gpucache.warm.channel import Channel
-from gpucache.warm.forking import fork_for, leave_terminal_and_files, take_name
-from gpucache.warm.functions import places
-from gpucache.warm.source_files import CannotImportError
-from gpucache.warm.worker import in_a_line, shortened
+from gpucache.warm.pool import worker
+from gpucache.warm.pool.channel import Channel
+from gpucache.warm.pool.forking import fork_for, leave_terminal_and_files, take_name
+from gpucache.warm.pool.worker import in_a_line, shortened
+from gpucache.warm.replay.functions import places
+from gpucache.warm.replay.source_files import CannotImportError
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import Any, NoReturn
 
     from gpucache.kernels.recipe import Recipe
-    from gpucache.warm.plan import Job, Plan
+    from gpucache.warm.pool.plan import Job, Plan
 
-REPLAY = "gpucache.warm.replay"
+REPLAY = "gpucache.warm.replay.replay"
 """The module that imports Triton, by its name, so that no other process imports Triton."""
 _MOST_LOOKED_AT = 100
 """So many files of a package are looked at for an import of torch."""

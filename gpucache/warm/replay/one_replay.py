@@ -11,13 +11,13 @@ from gpucache.triton.knobs import bakes_paths, ignores_cache
 from gpucache.triton.location import Location
 from gpucache.triton.manager import DeviceCacheManager
 from gpucache.triton.recording import replaying
-from gpucache.warm import changes
-from gpucache.warm.functions import Functions
-from gpucache.warm.making import Making
-from gpucache.warm.refusals import are_harmless, is_refusal
-from gpucache.warm.source_files import CannotImportError, one_line
-from gpucache.warm.stand_ins import arguments
-from gpucache.warm.variables import VariableError, as_recorded
+from gpucache.warm.replay import changes
+from gpucache.warm.replay.functions import Functions
+from gpucache.warm.replay.refusals import are_harmless, is_refusal
+from gpucache.warm.replay.source_files import CannotImportError, one_line
+from gpucache.warm.replay.stand_ins import arguments
+from gpucache.warm.replay.value_factory import Making
+from gpucache.warm.replay.variables import VariableError, as_recorded
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 
     from gpucache.kernels.recipe import Path
     from gpucache.warm.outcome import End
-    from gpucache.warm.specialization import Compilable
+    from gpucache.warm.replay.specialization import Compilable
 
 
 class Told(Location, kw_only=True):
@@ -88,7 +88,7 @@ class Replay:
         self.exact = exact
         self.dry_run = dry_run
         # Imported late: `prepare` has set the environment before.
-        from gpucache.warm import running_triton, specialization
+        from gpucache.warm.replay import running_triton, specialization
 
         self.triton = running_triton
         self.specialization = specialization

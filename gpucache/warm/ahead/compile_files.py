@@ -10,8 +10,8 @@ from gpucache.errors import GpuCacheError, RecipesError
 from gpucache.kernels.recipe_lines import BadLine, read_recipe_file, read_recipes
 from gpucache.store.manifest import RECIPE
 from gpucache.values import Value
-from gpucache.warm import made_keys, recordings
-from gpucache.warm.recorded import recorded
+from gpucache.warm.ahead import made_keys, recordings
+from gpucache.warm.ahead.recipe_summary import recorded
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
     from gpucache.kernels.recipe import Recipe, Target
     from gpucache.warm.outcome import Outcome
-    from gpucache.warm.pool import Pool
+    from gpucache.warm.pool.pool import Pool
 
 STDIN = "-"
 
@@ -116,7 +116,7 @@ def replay_files(
     Raises:
         GpuCacheError, OSError: nothing could be compiled.
     """
-    from gpucache.warm.pool import Pool
+    from gpucache.warm.pool.pool import Pool
     from gpucache.warm.targets import parse_target
 
     before = made_keys.nothing_made(recorded(paths))

@@ -11,8 +11,8 @@ from contextlib import suppress
 from gpucache.environment import RECORD, ROOT
 from gpucache.errors import GpuCacheError
 from gpucache.forks import closed_in_child
-from gpucache.warm.channel import Channel
-from gpucache.warm.crew import how_it_ended
+from gpucache.warm.pool.channel import Channel
+from gpucache.warm.pool.supervisor import how_it_ended
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -20,8 +20,8 @@ if TYPE_CHECKING:
 
     from typing_extensions import Self
 
-    from gpucache.warm.channel import Message
-    from gpucache.warm.plan import Place
+    from gpucache.warm.pool.channel import Message
+    from gpucache.warm.pool.plan import Place
 
 _ASK_S = 0.5
 """How often it is asked whether the pool is to stop, in seconds."""
@@ -30,7 +30,7 @@ _END_S = 15.0
 START = """if True:
     import sys
     sys.path[:] = {path!r}
-    from gpucache.warm.scheduler import serve
+    from gpucache.warm.pool.scheduler import serve
     serve({file}, {place}, {caller})
 """
 

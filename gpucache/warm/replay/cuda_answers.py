@@ -3,7 +3,7 @@
 Libraries choose by the compute capability as they are imported (flash-linear-attention 0.6.0, `fla/utils/hardware.py`),
 and torch raises for whoever asks without a GPU, so that none of their kernels could be compiled. The answers are those
 of the target for which recipes were recorded. What a kernel then reads of them is compared with what was recorded
-(`gpucache.warm.changes`). That there is a GPU is not claimed: `torch.cuda.is_available` says no. Imports no torch.
+(`replay.changes`). That there is a GPU is not claimed: `torch.cuda.is_available` says no. Imports no torch.
 """
 
 from __future__ import annotations

@@ -9,8 +9,8 @@ from __future__ import annotations
 import sys
 from enum import Enum, EnumMeta
 
-from gpucache.warm.functions import Functions, digest_of
-from gpucache.warm.source_files import CannotImportError
+from gpucache.warm.replay.functions import Functions, digest_of
+from gpucache.warm.replay.source_files import CannotImportError
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:

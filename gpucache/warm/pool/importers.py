@@ -13,10 +13,10 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
     from typing import NoReturn
 
-    from gpucache.warm.channel import Channel, Message
-    from gpucache.warm.crew import Crew, Event, Member
-    from gpucache.warm.packages import Package
-    from gpucache.warm.plan import Job, Plan
+    from gpucache.warm.pool.channel import Channel, Message
+    from gpucache.warm.pool.packages import Package
+    from gpucache.warm.pool.plan import Job, Plan
+    from gpucache.warm.pool.supervisor import Crew, Event, Member
 
 _MOST_FAILURES = 3
 """So often may a process end without a module or a kernel to blame, before what it is for is given up."""
@@ -80,7 +80,7 @@ class Importers:
 
     def _serve(self, channel: Channel) -> NoReturn:
         # In the new process: the scheduler itself imports nothing that it does not need.
-        from gpucache.warm.importer import Importer
+        from gpucache.warm.pool.importer import Importer
 
         Importer(self._plan, channel, os.getppid()).serve()
 

@@ -24,7 +24,7 @@ from gpucache.disk.vetting import Trust, vet_child, vet_file
 from gpucache.errors import UnsafeDirectoryError
 from gpucache.layout.paths import ours
 from gpucache.values import Value
-from gpucache.warm.recorded import has_recipe
+from gpucache.warm.ahead.recipe_summary import has_recipe
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:

@@ -17,9 +17,9 @@ from types import ModuleType
 from typing import NamedTuple
 
 from gpucache.disk.vetting import Trust
-from gpucache.warm.inductor import leave_driver_alone
-from gpucache.warm.source_files import CannotImportError as CannotImportError
-from gpucache.warm.source_files import one_line, text_of
+from gpucache.warm.replay.inductor import leave_driver_alone
+from gpucache.warm.replay.source_files import CannotImportError as CannotImportError
+from gpucache.warm.replay.source_files import one_line, text_of
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:

@@ -2,7 +2,7 @@
 
 One pool of a node serves all programs that ask for the same recipes, targets and root. It is started detached
 (`spawning`) by the first program where something is missing (`missing`), and ends with the last (`programs`,
-`detached`). Nothing here waits for the pool, and nothing is imported that does not start a program fast.
+`detached_pool`). Nothing here waits for the pool, and nothing is imported that does not start a program fast.
 """
 
 from __future__ import annotations
@@ -16,25 +16,25 @@ from gpucache.disk.processes import process_of, this_process
 from gpucache.disk.vetting import Trust
 from gpucache.layout.paths import ours
 from gpucache.values import Value
-from gpucache.warm import recordings
-from gpucache.warm.command import command_id
-from gpucache.warm.installed import installed_triton
-from gpucache.warm.missing import look
-from gpucache.warm.programs import Programs, opened, programs_path
-from gpucache.warm.spawning import start_detached
+from gpucache.warm.ahead import recordings
+from gpucache.warm.ahead.command import command_id
+from gpucache.warm.ahead.installed_triton import installed_triton
+from gpucache.warm.ahead.missing import look
+from gpucache.warm.ahead.programs import Programs, opened, programs_path
+from gpucache.warm.ahead.spawning import start_detached
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
     from typing import Literal
 
-    from gpucache.warm.missing import Missing
+    from gpucache.warm.ahead.missing import Missing
 
     Did = Literal["started", "joined", "nothing missing", "nothing recorded", "no triton"]
 
 AUTO = "auto"
 """In the place of a file of recipes: those that the last run of the same command has left."""
-DETACHED = "gpucache.warm.detached"
+DETACHED = "gpucache.warm.ahead.detached_pool"
 
 
 class Ahead(Value):

@@ -8,9 +8,9 @@ from itertools import chain
 from gpucache.layout.keys import STORE_KEY
 from gpucache.layout.paths import ours
 from gpucache.values import Value
-from gpucache.warm import made_keys
-from gpucache.warm.installed import installed_triton
-from gpucache.warm.recorded import recorded
+from gpucache.warm.ahead import made_keys
+from gpucache.warm.ahead.installed_triton import installed_triton
+from gpucache.warm.ahead.recipe_summary import recorded
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from typing import Literal
 
     from gpucache.disk.vetting import Trust
-    from gpucache.warm.recorded import Recorded
+    from gpucache.warm.ahead.recipe_summary import Recorded
 
     Why = Literal[
         "nothing is missing", "missing", "another Triton", "another target", "source changed"

@@ -23,9 +23,9 @@ from triton.runtime.driver import driver
 
 from gpucache import environment
 from gpucache.triton.remember import remember_key
-from gpucache.warm.asked import AskedCacheManager, answering
-from gpucache.warm.no_gpu import NoGpu
-from gpucache.warm.stand_ins import Pointer
+from gpucache.warm.replay.cache_manager import AskedCacheManager, answering
+from gpucache.warm.replay.no_gpu import NoGpu
+from gpucache.warm.replay.stand_ins import Pointer
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -33,7 +33,7 @@ if TYPE_CHECKING:
     from typing import Any
 
     from gpucache.kernels.recipe import Target
-    from gpucache.warm.asked import Answer
+    from gpucache.warm.replay.cache_manager import Answer
 
 VERSION: str = triton.__version__
 HAS_GLOBALS_IN_KEY = tuple(map(int, VERSION.split(".")[:2])) >= (3, 6)

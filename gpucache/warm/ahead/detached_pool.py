@@ -18,7 +18,7 @@ from gpucache.disk.processes import is_running, this_process
 from gpucache.errors import GpuCacheError
 from gpucache.layout.keys import STORE_KEY
 from gpucache.store.key_lock import remove_if_free
-from gpucache.warm.programs import Programs, opened
+from gpucache.warm.ahead.programs import Programs, opened
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from typing import Any
 
     from gpucache.disk.processes import Process
-    from gpucache.warm.pool import Pool
+    from gpucache.warm.pool.pool import Pool
 
 _LOCK_S = 10.0
 _END_S = 1.0
@@ -140,7 +140,7 @@ def _descriptor(process: Process) -> int | None:
 
 
 def _compile_all(asked: dict[str, Any], started: Callable[[Pool], None]) -> None:
-    from gpucache.warm.replaying import replay_files
+    from gpucache.warm.ahead.compile_files import replay_files
 
     sys.path[1:1] = asked["search"]
     replay_files(

@@ -24,15 +24,15 @@ from gpucache.disk.vetting import Trust, vet_child, vet_file
 from gpucache.errors import GpuCacheError
 from gpucache.layout.paths import ours
 from gpucache.values import Value, replace
-from gpucache.warm.installed import installed_triton, stamp_of
+from gpucache.warm.ahead.installed_triton import installed_triton, stamp_of
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
     from typing import Literal
 
+    from gpucache.warm.ahead.recipe_summary import Recorded
     from gpucache.warm.outcome import Outcome
-    from gpucache.warm.recorded import Recorded
 
 ENDING = ".keys"
 _FORMAT, _VERSION = "gpucache keys", 1

@@ -6,14 +6,14 @@ import os
 
 from gpucache.escapes import printable
 from gpucache.forks import run_at_exit
-from gpucache.warm.forking import take_name
+from gpucache.warm.pool.forking import take_name
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import Any, NoReturn
 
-    from gpucache.warm.channel import Channel
-    from gpucache.warm.plan import Job, Plan
+    from gpucache.warm.pool.channel import Channel
+    from gpucache.warm.pool.plan import Job, Plan
 
 _LETTERS = 1000
 

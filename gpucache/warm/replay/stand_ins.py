@@ -2,7 +2,7 @@
 
 Triton's versions differ in what they make of the same arguments: 3.9 has an empty attribute for every constant, 3.6 has
 none, 3.2 another class for them all. So a recipe is not translated: the arguments that it tells of are made again, and
-given to the code by which the running Triton specialises its own launches (`gpucache.warm.running_triton`).
+given to the code by which the running Triton specialises its own launches (`gpucache.warm.replay.running_triton`).
 """
 
 from __future__ import annotations

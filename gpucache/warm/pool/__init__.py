@@ -1,0 +1,1 @@
+"""Compiles many recipes at once, in processes that are started, limited and killed here."""

@@ -1,0 +1,1 @@
+"""Compiles one recipe again in this process; the only room that imports Triton."""
