@@ -6,6 +6,7 @@ import os
 import signal
 import subprocess
 import sys
+import tempfile
 import threading
 import time
 from collections.abc import Callable
@@ -263,6 +264,30 @@ def test_a_kernel_ends_its_own_recipe_and_no_others(modules: Modules, run, what,
     assert [one.end for one in outcomes] == ["made", "failed", "made", "made"]
     assert why in outcomes[1].why
     assert processes_with(f"MARK={mark}") == {}
+
+
+def test_what_a_killed_kernel_has_in_temporary_files_goes_with_the_pool(
+    modules: Modules, run, tmp_path, monkeypatch
+):
+    place = tmp_path / "temporary"
+    place.mkdir()
+    monkeypatch.setenv("TMPDIR", str(place))
+    monkeypatch.setattr(tempfile, "tempdir", None)
+    modules.write(
+        "kernels",
+        """
+        import os, tempfile
+        def bad():
+            _, path = tempfile.mkstemp(suffix=".ptx")
+            print(path, file=open(os.environ["TOLD"], "w"))
+            os.kill(os.getpid(), 9)
+        """,
+    )
+    monkeypatch.setenv("TOLD", str(tmp_path / "told"))
+    (outcome,) = run([modules.recipe("kernels", "bad")])
+    assert outcome.end == "failed"
+    assert str(place) in (tmp_path / "told").read_text()
+    assert os.listdir(place) == []
 
 
 # ---- torch

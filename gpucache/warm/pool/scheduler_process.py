@@ -6,8 +6,10 @@ import os
 import select
 import subprocess
 import sys
+import tempfile
 from contextlib import suppress
 
+from gpucache.disk.files import remove_tree
 from gpucache.environment import RECORD, ROOT
 from gpucache.errors import GpuCacheError
 from gpucache.forks import closed_in_child
@@ -59,10 +61,12 @@ class SchedulerProcess:
         self._has_begun = False
         # A process that the caller forks meanwhile is not to keep the connection open.
         closed_in_child.add(self._channel.fileno())
+        self._temporary = _temporary()
         try:
-            self._process = _started(file, place, root, theirs)
+            self._process = _started(file, place, root, theirs, self._temporary)
         except (OSError, ValueError) as error:
             self._close()
+            self._remove_temporary()
             raise PoolError(f"it cannot be started: {error}") from error
         finally:
             theirs.close()
@@ -79,10 +83,15 @@ class SchedulerProcess:
         finally:
             self._process.kill()  # and the kernel kills all below it
             self._process.wait()
+            self._remove_temporary()
 
     def _close(self) -> None:
         closed_in_child.discard(self._channel.fileno())
         self._channel.close()
+
+    def _remove_temporary(self) -> None:
+        if self._temporary is not None:
+            remove_tree(self._temporary)
 
     def messages(self, wake: int, is_over: Callable[[], bool]) -> Iterator[Message]:
         """What the scheduler says, until it has ended.
@@ -125,7 +134,21 @@ class SchedulerProcess:
         return how
 
 
-def _started(file: int, place: Place, root: str, caller: Channel) -> subprocess.Popen[bytes]:
+def _temporary() -> str | None:
+    """A directory for the temporary files of all processes of the pool; None where there is no place for one.
+
+    Triton's ``.ptx`` and ``.log`` files stay where a compile is killed (3.9.0 `backends/nvidia/compiler.py`
+    `make_cubin`).
+    """
+    try:
+        return tempfile.mkdtemp(prefix="gpucache-warm-")
+    except OSError:
+        return None
+
+
+def _started(
+    file: int, place: Place, root: str, caller: Channel, temporary: str | None
+) -> subprocess.Popen[bytes]:
     path = []
     for entry in sys.path:
         if isinstance(entry, (str, os.PathLike)):
@@ -137,6 +160,8 @@ def _started(file: int, place: Place, root: str, caller: Channel) -> subprocess.
     environ = dict(os.environ)
     environ[ROOT.name] = root  # where Triton's own key may be remembered
     environ.pop(RECORD.name, None)  # no program asks for what is compiled there
+    if temporary is not None:
+        environ["TMPDIR"] = temporary
     return subprocess.Popen(
         [sys.executable, *flags, "-c", start],
         env=environ,
