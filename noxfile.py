@@ -19,7 +19,7 @@ CONTRACT = [
     *(f"tests/test_{name}.py" for name in ("difference", "why_missed", "remember_key")),
     *(
         f"tests/test_{name}.py"
-        for name in ("recording", "recipes_kept", "corpus", "replay", "upgrade")
+        for name in ("capture", "recipes_kept", "corpus", "replay", "upgrade")
     ),
 ]
 """Where the tests of what Triton's versions do differently are."""

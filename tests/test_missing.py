@@ -16,8 +16,8 @@ from gpucache.layout.paths import ours
 from gpucache.warm.ahead import made_keys
 from gpucache.warm.ahead.installed_triton import installed_triton, stamp_of
 from gpucache.warm.ahead.made_keys import AGAIN_S, keys_path
-from gpucache.warm.ahead.missing import look
-from gpucache.warm.ahead.recipe_summary import MOST_BYTES, has_recipe, recorded
+from gpucache.warm.ahead.missing import look_for_missing
+from gpucache.warm.ahead.recipe_summary import MOST_BYTES, has_recipe, summary_of
 from gpucache.warm.outcome import Outcome
 
 TRUST = Trust()
@@ -47,7 +47,7 @@ def file(tmp_path, root, triton_390) -> Path:
 
 
 def looked(file: Path, root: Path, *targets: str) -> tuple[str, int, int]:
-    found = look([str(file)], [str(file)], str(root), targets, TRUST)
+    found = look_for_missing([str(file)], [str(file)], str(root), targets, TRUST)
     return found.why, found.missing, found.total
 
 
@@ -56,7 +56,7 @@ def made(file: Path, root: Path, outcomes: list[Outcome], *targets: str) -> str:
     path = keys_path(str(root), [str(file)], targets)
     made_keys.write(
         path,
-        made_keys.made_keys(outcomes, made_keys.nothing_made(recorded([str(file)]))),
+        made_keys.made_keys(outcomes, made_keys.nothing_made(summary_of([str(file)]))),
         str(root),
     )
     return path
@@ -228,7 +228,7 @@ class TestLines:
     def test_what_is_read_without_parsing_is_what_the_recipes_say(self, tmp_path):
         odd = '/a "b"/\\c/ü.py'
         keys = recipe_file(tmp_path / "r", 4, function=Function("m", "f", odd, "0" * 64))
-        found = recorded([str(tmp_path / "r")])
+        found = summary_of([str(tmp_path / "r")])
         assert found.keys == tuple(keys)
         assert (found.versions, found.targets) == ({"3.9.0"}, {"sm_90"})
         assert found.sources == {odd}
@@ -237,14 +237,14 @@ class TestLines:
     def test_of_several_files_each_key_counts_once(self, tmp_path):
         recipe_file(tmp_path / "a", 3)
         recipe_file(tmp_path / "b", 5)
-        found = recorded([str(tmp_path / "a"), str(tmp_path / "b")])
+        found = summary_of([str(tmp_path / "a"), str(tmp_path / "b")])
         assert len(found.keys) == 5
 
     def test_lines_that_are_no_recipe_are_passed_over(self, tmp_path):
         keys = recipe_file(tmp_path / "r", 2)
         with open(tmp_path / "r", "ab") as file:
             file.write(b'nonsense\n{"key":"../../x","triton_version":"3"}\n{"key":"torn')
-        assert recorded([str(tmp_path / "r")]).keys == tuple(keys)
+        assert summary_of([str(tmp_path / "r")]).keys == tuple(keys)
 
     @pytest.mark.parametrize("what", ["missing", "directory", "pipe"])
     def test_what_cannot_be_read_is_an_error_that_names_it(self, what, tmp_path):
@@ -254,13 +254,13 @@ class TestLines:
         elif what == "pipe":
             os.mkfifo(path)
         with pytest.raises(RecipesError, match=str(path)):
-            recorded([str(path)])
+            summary_of([str(path)])
 
     def test_a_file_that_takes_long_to_read_is_not_looked_at(self, tmp_path):
         (tmp_path / "r").touch()
         os.truncate(tmp_path / "r", MOST_BYTES + 1)
         with pytest.raises(ConfigurationError, match="a file of at most 64 MiB"):
-            recorded([str(tmp_path / "r")])
+            summary_of([str(tmp_path / "r")])
 
     def test_a_file_has_a_recipe_once_a_line_of_one_is_whole(self, tmp_path):
         recipe_file(tmp_path / "r", 1)

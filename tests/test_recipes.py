@@ -27,7 +27,7 @@ from gpucache.store.lookup import sound
 from gpucache.store.manifest import MANIFEST, RECIPE
 from gpucache.store.publish import link_view
 from gpucache.store.recipe_file import add_recipe
-from gpucache.warm.ahead.compile_files import from_store
+from gpucache.warm.ahead.compile_files import read_store
 
 A, B, C = ("A" * 52, "B" * 52, "C" * 52)
 NOBODY = Trust()
@@ -370,7 +370,7 @@ def test_what_is_yielded_has_the_text_as_it_lies_there(root, trees):
 
 def test_warm_takes_the_recipes_of_the_store_and_tells_of_those_that_are_none(root, trees):
     (trees[B].entry / RECIPE).write_bytes(b"torn")
-    given = from_store(root)
+    given = read_store(root)
     assert given.recipes == (recipe(key=A),)
     (bad,) = given.bad
     assert bad.path == str(trees[B].entry / RECIPE)

@@ -13,7 +13,7 @@ from support.recipes import recipe
 from gpucache import log
 from gpucache.kernels.recipe import to_text
 from gpucache.kernels.recipe_lines import read_recipe_file
-from gpucache.triton import recorder as recording
+from gpucache.triton import recorder as module
 from gpucache.triton.recorder import Recorder, recorder_of
 
 A, B, C = (letter * 52 for letter in "ABC")
@@ -22,7 +22,7 @@ A, B, C = (letter * 52 for letter in "ABC")
 @pytest.fixture(autouse=True)
 def compiling(monkeypatch):
     """Every frame compiles the kernel of the key that is asked for."""
-    monkeypatch.setattr(recording, "recipe_text_of", lambda _, key: to_text(recipe(key=key)))
+    monkeypatch.setattr(module, "recipe_text_of", lambda _, key: to_text(recipe(key=key)))
     monkeypatch.setattr(log, "_warned", set())
 
 
@@ -48,7 +48,7 @@ def test_each_key_is_written_once_a_process(file):
 
 def test_one_path_has_one_recorder_in_a_process(file, monkeypatch):
     """Each value of `TRITON_CACHE_DIR` has a location of its own, and all record to one file."""
-    monkeypatch.setattr(recording, "_recorders", {})
+    monkeypatch.setattr(module, "_recorders", {})
     monkeypatch.chdir(file.parent)
     assert recorder_of("recipes") is recorder_of(str(file))
 
@@ -71,7 +71,7 @@ def test_a_file_that_is_refused_is_told_once_and_not_touched_again(file, caplog,
     recorder = Recorder(str(file))
     with caplog.at_level(logging.WARNING):
         assert ask(recorder, A)[0] is not None
-        monkeypatch.setattr(recording, "append", pytest.fail)
+        monkeypatch.setattr(module, "append", pytest.fail)
         ask(recorder, B, C)
     assert [record.levelname for record in caplog.records] == ["WARNING"]
     assert str(file) in caplog.text
@@ -85,7 +85,7 @@ def test_a_full_disk_is_told_once_and_tried_again(file, caplog, monkeypatch):
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), path)
 
     with caplog.at_level(logging.WARNING), monkeypatch.context() as disk:
-        disk.setattr(recording, "append", full)
+        disk.setattr(module, "append", full)
         ask(recorder, A, B)
     ask(recorder, C)
     assert len(caplog.records) == 1
@@ -93,7 +93,7 @@ def test_a_full_disk_is_told_once_and_tried_again(file, caplog, monkeypatch):
 
 
 def test_a_kernel_without_a_recipe_leaves_the_file_alone(file, monkeypatch):
-    monkeypatch.setattr(recording, "recipe_text_of", lambda *_: None)
+    monkeypatch.setattr(module, "recipe_text_of", lambda *_: None)
     assert ask(Recorder(str(file)), A) == [None]
     assert not file.exists()
 

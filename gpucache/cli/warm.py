@@ -13,7 +13,7 @@ from gpucache.cli.common import counted, tell, vetted
 from gpucache.cli.options import TIME, json_option, path_of, root_option
 from gpucache.cli.terminal import is_terminal, print_json, print_table, progress, say
 from gpucache.errors import ConfigurationError, NoRootError, RecipesError
-from gpucache.warm.ahead.compile_files import FromFiles, from_files, from_store
+from gpucache.warm.ahead.compile_files import GivenRecipes, read_files, read_store
 from gpucache.warm.pool.pool import TIME_LIMIT_S, Pool
 from gpucache.warm.pool.shard import WHOLE, Shard, parse_shard
 from gpucache.warm.targets import parse_targets
@@ -126,7 +126,7 @@ def warm(
             say(f"hint: unset {off.name}")
             return 1
     where = _root(root)
-    given = from_store(where) if store else from_files(files, _stdin())
+    given = read_store(where) if store else read_files(files, _stdin())
     tell([f"warning: {bad.path}, line {bad.number}: {bad.reason}" for bad in given.bad])
     if not given.recipes:
         named = where if store else " ".join(files)
@@ -170,7 +170,7 @@ def _root(root: str | None) -> str:
     return where
 
 
-def _run(recipes: Sequence[Recipe], keep: FromFiles | None, **options: Any) -> WarmReport:
+def _run(recipes: Sequence[Recipe], keep: GivenRecipes | None, **options: Any) -> WarmReport:
     """Run a pool while a bar shows what it is at; leave beside the store which keys were made."""
     with progress("compiling") as show:
         pool = Pool(recipes, on_progress=_bar(show), **options)
@@ -238,7 +238,7 @@ def _cells(outcome: Outcome) -> tuple[str, ...]:
     return (outcome.end, outcome.target, outcome.kernel, key, seconds, outcome.why)
 
 
-def _row(root: str, dry_run: bool, report: WarmReport, given: FromFiles) -> dict[str, Any]:
+def _row(root: str, dry_run: bool, report: WarmReport, given: GivenRecipes) -> dict[str, Any]:
     outcomes = []
     for one in report.outcomes:
         outcomes.append(

@@ -10,7 +10,7 @@ import os
 
 from gpucache.kernels.recipe_lines import BadRecipeFile, append
 from gpucache.log import warn_once
-from gpucache.triton.recording import recipe_text_of
+from gpucache.triton.capture import recipe_text_of
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:

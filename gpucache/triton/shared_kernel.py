@@ -31,8 +31,8 @@ from gpucache.store.publish import link_view, publish_entry
 from gpucache.store.quarantine import quarantine
 from gpucache.store.recipe_file import add_recipe, lacks_recipe
 from gpucache.store.stock import describe, stock_group
+from gpucache.triton.capture import recipe_text_of
 from gpucache.triton.location import NO_VIEWS, Location
-from gpucache.triton.recording import recipe_text_of
 from gpucache.triton.staged import Staged
 
 TYPE_CHECKING = False

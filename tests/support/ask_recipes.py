@@ -24,7 +24,7 @@ import recorded_kernels as kernels  # noqa: E402  # isort: skip
 from stand_in import stand_in, target_of  # noqa: E402  # isort: skip
 
 from gpucache.kernels.recipe import decode, from_text  # noqa: E402
-from gpucache.triton import recording  # noqa: E402
+from gpucache.triton import capture  # noqa: E402
 
 
 class Asked(Exception):
@@ -58,7 +58,7 @@ class CacheManager:
     def get_group(self, filename: str) -> None:
         frame = sys._getframe(1)
         CacheManager.seen = dict(frame.f_locals)
-        text = recording.recipe_text_of(frame, self.key)
+        text = capture.recipe_text_of(frame, self.key)
         if text is None:
             CacheManager.answer = None
         else:
@@ -169,7 +169,7 @@ def ask_as_replay() -> Any:
     recipe, seen = from_text(text.encode()), CacheManager.seen
     function = recipe.function._replace(module="another", file="/elsewhere/another.py")
     try:
-        with recording.replaying(recipe._replace(function=function, source="x = 1")):
+        with capture.replaying(recipe._replace(function=function, source="x = 1")):
             triton.compile(seen["src"], target=seen["target"], options=seen["options"].__dict__)
     except Asked:
         return [text, CacheManager.answer[0]]

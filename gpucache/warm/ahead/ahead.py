@@ -19,7 +19,7 @@ from gpucache.values import Value
 from gpucache.warm.ahead import recordings
 from gpucache.warm.ahead.command import command_id
 from gpucache.warm.ahead.installed_triton import installed_triton
-from gpucache.warm.ahead.missing import look
+from gpucache.warm.ahead.missing import look_for_missing
 from gpucache.warm.ahead.programs import Programs, opened, programs_path
 from gpucache.warm.ahead.spawning import start_detached
 
@@ -114,7 +114,7 @@ def compile_ahead(
         OSError, GpuCacheError: nothing could be started.
     """
     paths = recipes.paths
-    missing = look(paths, recipes.what, root, targets, Trust.parse(environ))
+    missing = look_for_missing(paths, recipes.what, root, targets, Trust.parse(environ))
     if missing.why == "nothing is missing":
         return Ahead("nothing missing", paths, missing)
     if installed_triton() is None:

@@ -11,7 +11,7 @@ from gpucache.kernels.recipe_lines import BadLine, read_recipe_file, read_recipe
 from gpucache.store.manifest import RECIPE
 from gpucache.values import Value
 from gpucache.warm.ahead import made_keys, recordings
-from gpucache.warm.ahead.recipe_summary import recorded
+from gpucache.warm.ahead.recipe_summary import summary_of
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 STDIN = "-"
 
 
-class BadLineOf(Value):
+class BadLineIn(Value):
     """A line of a file that is no recipe."""
 
     path: str
@@ -33,11 +33,11 @@ class BadLineOf(Value):
     reason: str
 
 
-class FromFiles(Value):
+class GivenRecipes(Value):
     """The recipes of some files, or of a store."""
 
     recipes: tuple[Recipe, ...]
-    bad: tuple[BadLineOf, ...] = ()
+    bad: tuple[BadLineIn, ...] = ()
     paths: tuple[str, ...] = ()
     """The real paths of the files that can be read again."""
     trusted: bool = False
@@ -51,7 +51,7 @@ class FromFiles(Value):
             _leave(outcomes, before, root, [path], list(map(str, targets)))
 
 
-def from_files(files: Sequence[str], stdin: BinaryIO | None = None) -> FromFiles:
+def read_files(files: Sequence[str], stdin: BinaryIO | None = None) -> GivenRecipes:
     """Read files of recipes; ``-`` is ``stdin``.
 
     Raises:
@@ -59,19 +59,19 @@ def from_files(files: Sequence[str], stdin: BinaryIO | None = None) -> FromFiles
         BadRecipeFile: one is no file of recipes, or of a format that is unknown.
     """
     recipes: dict[str, Recipe] = {}
-    bad: list[BadLineOf] = []
+    bad: list[BadLineIn] = []
     for file in files:
         for found in _read(file, stdin):
             if isinstance(found, BadLine):
-                bad.append(BadLineOf(file, found.number, found.reason))
+                bad.append(BadLineIn(file, found.number, found.reason))
             else:
                 recipes.setdefault(found.key, found)
     paths = tuple(map(os.path.realpath, filter(os.path.isfile, files)))
     before = []
     for path in paths:
         with suppress(GpuCacheError):  # one that is too long to be looked at before each start
-            before.append((path, made_keys.nothing_made(recorded([path]))))
-    return FromFiles(
+            before.append((path, made_keys.nothing_made(summary_of([path]))))
+    return GivenRecipes(
         recipes=tuple(recipes.values()),
         bad=tuple(bad),
         paths=paths,
@@ -80,7 +80,7 @@ def from_files(files: Sequence[str], stdin: BinaryIO | None = None) -> FromFiles
     )
 
 
-def from_store(root: str) -> FromFiles:
+def read_store(root: str) -> GivenRecipes:
     """The recipes that the entries of a vetted root's store carry, and what is wrong with those that are damaged.
 
     Raises:
@@ -95,11 +95,11 @@ def from_store(root: str) -> FromFiles:
         if isinstance(found, StoredRecipe):
             recipes.append(found.recipe)
         elif found.why != "none":
-            bad.append(BadLineOf(f"{found.of.path}/{RECIPE}", 1, found.fact))
-    return FromFiles(tuple(recipes), tuple(bad), trusted=True)
+            bad.append(BadLineIn(f"{found.of.path}/{RECIPE}", 1, found.fact))
+    return GivenRecipes(tuple(recipes), tuple(bad), trusted=True)
 
 
-def replay_files(
+def compile_files(
     paths: Sequence[str],
     what: Sequence[str],
     root: str,
@@ -119,8 +119,8 @@ def replay_files(
     from gpucache.warm.pool.pool import Pool
     from gpucache.warm.targets import parse_target
 
-    before = made_keys.nothing_made(recorded(paths))
-    given = from_files(paths)
+    before = made_keys.nothing_made(summary_of(paths))
+    given = read_files(paths)
     wanted = list(map(parse_target, targets))
     pool = Pool(given.recipes, root=root, targets=wanted, jobs=jobs, sources=given.trusted)
     started(pool)

@@ -140,10 +140,10 @@ def _descriptor(process: Process) -> int | None:
 
 
 def _compile_all(asked: dict[str, Any], started: Callable[[Pool], None]) -> None:
-    from gpucache.warm.ahead.compile_files import replay_files
+    from gpucache.warm.ahead.compile_files import compile_files
 
     sys.path[1:1] = asked["search"]
-    replay_files(
+    compile_files(
         asked["paths"],
         asked["what"],
         asked["root"],

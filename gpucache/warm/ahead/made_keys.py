@@ -31,7 +31,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
     from typing import Literal
 
-    from gpucache.warm.ahead.recipe_summary import Recorded
+    from gpucache.warm.ahead.recipe_summary import RecipeSummary
     from gpucache.warm.outcome import Outcome
 
 ENDING = ".keys"
@@ -73,17 +73,17 @@ class MadeKeys(Value):
             return "source changed"
         return None
 
-    def covers(self, recorded: Recorded) -> bool:
+    def covers(self, recipes: RecipeSummary) -> bool:
         """Whether all of these recipes were gone through, and none need be again."""
         if self.failed and time.time() - self.at > AGAIN_S:
             return False
-        return all(key in self.keys for key in recorded.keys)
+        return all(key in self.keys for key in recipes.keys)
 
 
-def nothing_made(recorded: Recorded) -> MadeKeys:
+def nothing_made(recipes: RecipeSummary) -> MadeKeys:
     """What is known before any of these recipes was compiled: Triton and the sources as they are now."""
-    sources = {path: stamp_of(path) for path in recorded.sources}
-    keys: dict[str, list[str]] = {key: [] for key in recorded.keys}
+    sources = {path: stamp_of(path) for path in recipes.sources}
+    keys: dict[str, list[str]] = {key: [] for key in recipes.keys}
     return MadeKeys(keys, 0, _triton_stamp(), sources, time.time())
 
 

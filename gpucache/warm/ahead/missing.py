@@ -10,7 +10,7 @@ from gpucache.layout.paths import ours
 from gpucache.values import Value
 from gpucache.warm.ahead import made_keys
 from gpucache.warm.ahead.installed_triton import installed_triton
-from gpucache.warm.ahead.recipe_summary import recorded
+from gpucache.warm.ahead.recipe_summary import summary_of
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from typing import Literal
 
     from gpucache.disk.vetting import Trust
-    from gpucache.warm.ahead.recipe_summary import Recorded
+    from gpucache.warm.ahead.recipe_summary import RecipeSummary
 
     Why = Literal[
         "nothing is missing", "missing", "another Triton", "another target", "source changed"
@@ -38,7 +38,7 @@ class Missing(Value):
     """So many recipes there are."""
 
 
-def look(
+def look_for_missing(
     paths: Sequence[str], what: Sequence[str], root: str, targets: Iterable[str], trust: Trust
 ) -> Missing:
     """Look in a vetted root for what recipes made when they were last gone through, else for the recorded keys.
@@ -49,9 +49,9 @@ def look(
     are the recorded ones, and no source file has changed since the recipes were written.
 
     Raises:
-        RecipesError, ConfigurationError: as `recorded`.
+        RecipesError, ConfigurationError: as `summary_of`.
     """
-    found = recorded(paths)
+    found = summary_of(paths)
     total = len(found.keys)
     made = made_keys.read(made_keys.keys_path(root, what, targets), trust)
     why = _changed(found, frozenset(targets)) if made is None else made.changed()
@@ -64,7 +64,7 @@ def look(
     return Missing(why, counted.missing, total)
 
 
-def _changed(found: Recorded, targets: frozenset[str]) -> Why | None:
+def _changed(found: RecipeSummary, targets: frozenset[str]) -> Why | None:
     """Why the recorded keys are not those that a program would ask for now; None where they are."""
     installed = installed_triton()
     if installed is not None and found.versions != {installed.version}:

@@ -29,7 +29,7 @@ _FILE = re.compile(rb'"function":\[' + _TEXT + b"," + _TEXT + b"," + _TEXT)
 _TARGET = re.compile(rb'"target":\["[a-z0-9_]{1,32}",(?:([0-9]{1,6})|"([A-Za-z0-9_.:+-]{1,64})"),')
 
 
-class Recorded(Value):
+class RecipeSummary(Value):
     """The recipes of one or several files, as far as their lines tell without being parsed."""
 
     keys: tuple[str, ...]
@@ -44,7 +44,7 @@ class Recorded(Value):
     """When the oldest of the files was last written, in seconds since the epoch."""
 
 
-def recorded(paths: Iterable[str]) -> Recorded:
+def summary_of(paths: Iterable[str]) -> RecipeSummary:
     """Read files of recipes so.
 
     Raises:
@@ -63,7 +63,7 @@ def recorded(paths: Iterable[str]) -> Recorded:
             for number, name in _TARGET.findall(rest):
                 targets.add(f"sm_{number.decode()}" if number else name.decode())
             sources.update(match[2] for match in _FILE.findall(rest))
-    return Recorded(
+    return RecipeSummary(
         keys=tuple(keys),
         versions=frozenset(map(_text, versions)),
         targets=frozenset(targets),

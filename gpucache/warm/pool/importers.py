@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from gpucache.warm.pool.channel import Channel, Message
     from gpucache.warm.pool.packages import Package
     from gpucache.warm.pool.plan import Job, Plan
-    from gpucache.warm.pool.supervisor import Crew, Event, Member
+    from gpucache.warm.pool.supervisor import Child, Event, Supervisor
 
 _MOST_FAILURES = 3
 """So often may a process end without a module or a kernel to blame, before what it is for is given up."""
@@ -33,7 +33,7 @@ class Importers:
 
     def __init__(
         self,
-        crew: Crew,
+        supervisor: Supervisor,
         plan: Plan,
         packages: Sequence[Package],
         fail: Callable[[Job, str], None],
@@ -43,15 +43,15 @@ class Importers:
 
         ``begun`` is called with a package and each of its modules, and with None once no more is imported.
         """
-        self._crew = crew
+        self._supervisor = supervisor
         self._plan = plan
         self._packages = packages
         self._fail = fail
         self._begun = begun
-        self._first: Member | None = None
+        self._first: Child | None = None
         self._is_prepared = False
         self._failures = 0
-        self._with_torch: Member | None = None
+        self._with_torch: Child | None = None
         self._has_torch = False
         self._torch_fails = False
 
@@ -75,8 +75,8 @@ class Importers:
             OSError: no process can be made.
         """
         self._is_prepared = False
-        self._first = self._crew.start_first(self._serve, {self._plan.file})
-        self._crew.ask(self._first, {"do": "prepare"}, _PREPARE_S)
+        self._first = self._supervisor.start_first(self._serve, {self._plan.file})
+        self._supervisor.ask(self._first, {"do": "prepare"}, _PREPARE_S)
 
     def _serve(self, channel: Channel) -> NoReturn:
         # In the new process: the scheduler itself imports nothing that it does not need.
@@ -104,7 +104,7 @@ class Importers:
             parent = self._with_torch
         assert parent is not None
         try:
-            package.importer = self._crew.start_from(parent, "importer")
+            package.importer = self._supervisor.start_from(parent, "importer")
         except ConnectionError:
             return False
         except OSError as error:
@@ -119,7 +119,7 @@ class Importers:
             return
         assert self._first is not None
         try:
-            self._with_torch = self._crew.start_from(self._first, "importer")
+            self._with_torch = self._supervisor.start_from(self._first, "importer")
         except OSError:
             self._torch_is_made(False)
 
@@ -127,7 +127,7 @@ class Importers:
         """End the importer of a package of which no worker will be forked any more."""
         package.state = "over"
         if package.importer is not None:
-            self._crew.close(package.importer)
+            self._supervisor.close(package.importer)
             package.importer = None
 
     def failed(self, package: Package, why: str) -> None:
@@ -150,24 +150,23 @@ class Importers:
             CannotPrepare: without Triton nothing goes on.
             OSError: no process can be made.
         """
-        if event.member is self._first:
+        if event.child is self._first:
             self._of_first(event)
-        elif event.member is self._with_torch:
+        elif event.child is self._with_torch:
             self._of_torch(event)
         for package in self._packages:
-            if package.importer is event.member:
+            if package.importer is event.child:
                 self._of_package(package, event)
 
     def _of_first(self, event: Event) -> None:
         if event.message is not None:
-            self._crew.answered(event.member)
+            self._supervisor.answered(event.child)
             if event.message["why"]:
                 raise CannotPrepare(event.message["why"])
             self._is_prepared = True
             return
-        self._failures += (
-            1  # something kills: the packages that are imported need the first one no more
-        )
+        # Something kills: the packages that are imported need the first one no more.
+        self._failures += 1
         if not self._is_prepared or self._failures >= _MOST_FAILURES:
             raise CannotPrepare(event.ended)
         self.start_first()
@@ -176,9 +175,9 @@ class Importers:
         if event.message is None:
             self._torch_is_made(False)
         elif "pid" in event.message:
-            self._crew.ask(event.member, {"do": "import torch"}, _PREPARE_S)
+            self._supervisor.ask(event.child, {"do": "import torch"}, _PREPARE_S)
         else:
-            self._crew.answered(event.member)
+            self._supervisor.answered(event.child)
             self._torch_is_made(not event.message["why"])
 
     def _torch_is_made(self, well: bool) -> None:
@@ -186,7 +185,7 @@ class Importers:
         self._has_torch = well
         self._torch_fails = not well
         if not well and self._with_torch is not None:
-            self._crew.close(self._with_torch)
+            self._supervisor.close(self._with_torch)
             self._with_torch = None
         for package in self._packages:
             if package.state == "waiting for torch":
@@ -196,30 +195,30 @@ class Importers:
         if event.message is None:
             self._has_ended(package, event.ended or "")
         else:
-            self._said(package, event.member, event.message)
+            self._said(package, event.child, event.message)
 
-    def _said(self, package: Package, importer: Member, message: Message) -> None:
+    def _said(self, package: Package, importer: Child, message: Message) -> None:
         if "offset" in message:
             for job in package.take_those(offset=message["offset"]):
                 self._fail(job, message["why"])
             return
-        self._crew.answered(importer)
+        self._supervisor.answered(importer)
         if "pid" in message and package.wants_torch is None:
             request = {"do": "look", "package": package.name}
-            self._crew.ask(importer, request, self._plan.settings.time_limit_s)
+            self._supervisor.ask(importer, request, self._plan.settings.time_limit_s)
             package.state = "looking"
             return
         if message.get("did") == "look":
             package.wants_torch = message["torch"]
             if package.wants_torch:
-                self._crew.close(importer)
+                self._supervisor.close(importer)
                 package.begin_anew()
                 return
         if message.get("did") == "import":
             package.imported()
         self._go_on(package, importer)
 
-    def _go_on(self, package: Package, importer: Member) -> None:
+    def _go_on(self, package: Package, importer: Child) -> None:
         """Import the next module of a package; after the last one workers can be forked."""
         module = None if package.is_over else package.module()
         if module is None:
@@ -231,7 +230,7 @@ class Importers:
             package.state = "importing"
             self._begun(package, module)
             request = {"do": "import", "module": module}
-            self._crew.ask(importer, request, self._plan.settings.time_limit_s)
+            self._supervisor.ask(importer, request, self._plan.settings.time_limit_s)
 
     def _has_ended(self, package: Package, how: str) -> None:
         """An importer has ended: the module that it was importing is to blame, and others go on without that one."""

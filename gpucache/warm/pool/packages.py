@@ -8,7 +8,7 @@ if TYPE_CHECKING:
     from typing import Literal
 
     from gpucache.warm.pool.plan import Job
-    from gpucache.warm.pool.supervisor import Member
+    from gpucache.warm.pool.supervisor import Child
 
     State = Literal[
         "waiting",  # it has no importer
@@ -27,7 +27,7 @@ class Package:
     def __init__(self, name: str, jobs: Iterable[Job]) -> None:
         self.name = name
         self.state: State = "waiting"
-        self.importer: Member | None = None
+        self.importer: Child | None = None
         self.wants_torch: bool | None = None
         """Whether its modules import torch; None while nobody has looked."""
         self.failures = 0

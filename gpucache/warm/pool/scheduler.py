@@ -1,7 +1,7 @@
 """`serve`: what the scheduler does: it keeps as many kernels compiling as it may, over the packages of all recipes.
 
     the caller (`gpucache warm`, a program)      any threads; `gpucache.warm.pool.pool`, `scheduler_process`
-      gpucache-warm      the scheduler           this module, with `crew` and `importing`
+      gpucache-warm      the scheduler           this module, with `supervisor` and `importing`
         gpucache-import  the first importer      `importer`: Triton is imported, and its key computed
         gpucache-import  one with torch in it    where the modules of a package import torch
         gpucache-import  one a package           imports the package's modules
@@ -28,14 +28,14 @@ from gpucache.warm.pool.forking import take_name
 from gpucache.warm.pool.importers import CannotPrepare, Importers
 from gpucache.warm.pool.packages import Package, by_package
 from gpucache.warm.pool.plan import read_plan
-from gpucache.warm.pool.supervisor import Crew
+from gpucache.warm.pool.supervisor import Supervisor
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from gpucache.warm.outcome import End
     from gpucache.warm.pool.channel import Message
     from gpucache.warm.pool.plan import Job, Place, Plan
-    from gpucache.warm.pool.supervisor import Event, Member
+    from gpucache.warm.pool.supervisor import Child, Event
 
 
 class Worker:
@@ -58,13 +58,13 @@ class Scheduler:
     def __init__(self, plan: Plan, caller: Channel) -> None:
         self._plan = plan
         self._caller = caller
-        self._crew = Crew()
+        self._supervisor = Supervisor()
         self._packages = by_package(plan.jobs)
         self._importers = Importers(
-            self._crew, plan, self._packages, self._cannot_be_imported, self._begun
+            self._supervisor, plan, self._packages, self._cannot_be_imported, self._begun
         )
         self._order = {job.number: place for place, job in enumerate(plan.jobs)}
-        self._workers: dict[Member, Worker] = {}
+        self._workers: dict[Child, Worker] = {}
         self._most = max(1, plan.settings.processes)
         self._left = len(plan.jobs)
         self._is_over = False
@@ -76,21 +76,22 @@ class Scheduler:
             self._importers.start_first()
             while self._left and not self._is_over:
                 self._begin_what_can_begin()
-                for event in self._crew.events():
+                for event in self._supervisor.events():
                     self._handle(event)
         except CannotPrepare as error:
             self._tell(says="broken", why=str(error))
             self._is_over = True
-        self._crew.end(at_once=self._is_over)
+        self._supervisor.end(at_once=self._is_over)
         self._tell(says="end")
 
     # ---- the caller
 
     def _watch_caller(self) -> None:
-        self._crew.watch(self._caller.fileno(), self._stop)  # it closes its end, or says to stop
+        # The caller closes its end, or says to stop.
+        self._supervisor.watch(self._caller.fileno(), self._stop)
         with suppress(AttributeError, OSError):  # before Linux 5.3, or the caller is gone
             # The connection stays open where a process that the caller has forked has a copy of its end.
-            self._crew.watch(os.pidfd_open(os.getppid()), self._stop)
+            self._supervisor.watch(os.pidfd_open(os.getppid()), self._stop)
 
     def _stop(self) -> None:
         self._is_over = True
@@ -137,12 +138,12 @@ class Scheduler:
         return waiting < 2 * self._most
 
     def _use_idle_worker(self) -> bool:
-        for member, worker in self._workers.items():
+        for child, worker in self._workers.items():
             if worker.is_idle and worker.package.waiting:
                 worker.job = worker.package.take()
                 self._tell(says="started", job=worker.job.number)
                 request = {"job": worker.job.number}
-                self._crew.ask(member, request, self._plan.settings.time_limit_s)
+                self._supervisor.ask(child, request, self._plan.settings.time_limit_s)
                 return True
         return False
 
@@ -159,13 +160,13 @@ class Scheduler:
             self._end_idle_worker()
         assert package.importer is not None
         try:
-            member = self._crew.start_from(package.importer, "worker")
+            child = self._supervisor.start_from(package.importer, "worker")
         except ConnectionError:
             return False  # the importer has just ended, which will be told
         except OSError as error:
             self._importers.failed(package, str(error))
         else:
-            self._workers[member] = Worker(package)
+            self._workers[child] = Worker(package)
         return True
 
     def _wants_worker(self, package: Package) -> bool:
@@ -178,32 +179,32 @@ class Scheduler:
         return package.waiting > beginning
 
     def _end_idle_worker(self) -> None:
-        idle = [member for member, worker in self._workers.items() if worker.is_idle]
-        for member in idle[:1]:
-            self._end_worker(member)
+        idle = [child for child, worker in self._workers.items() if worker.is_idle]
+        for child in idle[:1]:
+            self._end_worker(child)
 
-    def _end_worker(self, member: Member) -> None:
-        del self._workers[member]
-        self._crew.close(member)
+    def _end_worker(self, child: Child) -> None:
+        del self._workers[child]
+        self._supervisor.close(child)
 
     # ---- what has happened
 
     def _handle(self, event: Event) -> None:
-        worker = self._workers.get(event.member)
+        worker = self._workers.get(event.child)
         if worker is None:
             self._importers.handle(event)
             return
         if event.message is None:
-            del self._workers[event.member]
+            del self._workers[event.child]
             self._has_ended(worker, event.ended or "")
         elif worker.job is None:
             worker.has_begun = True
         else:
-            self._is_done(event.member, worker, event.message)
+            self._is_done(event.child, worker, event.message)
         self._finish(worker.package)
 
-    def _is_done(self, member: Member, worker: Worker, said: Message) -> None:
-        self._crew.answered(member)
+    def _is_done(self, child: Child, worker: Worker, said: Message) -> None:
+        self._supervisor.answered(child)
         assert worker.job is not None
         self._end(worker.job, said["end"], said["why"], said["key"], said["seconds"])
         worker.job = None
@@ -224,21 +225,19 @@ class Scheduler:
             return
         if package.state == "ready":
             self._importers.finish(package)
-        for member, worker in tuple(self._workers.items()):
+        for child, worker in tuple(self._workers.items()):
             if worker.package is package and worker.is_idle:
-                self._end_worker(member)
+                self._end_worker(child)
 
 
 def serve(file: int, place: Place, caller: int) -> None:
     """Be the scheduler: do what the plan says that lies in a file, and tell the caller by a connection."""
     take_name("gpucache-warm")
-    signal.pthread_sigmask(
-        signal.SIG_SETMASK, []
-    )  # what the caller blocks would be blocked here as well
+    # What the caller blocks would be blocked here as well.
+    signal.pthread_sigmask(signal.SIG_SETMASK, [])
+    # A compiler that crashes is told, and leaves no core.
     _, most = resource.getrlimit(resource.RLIMIT_CORE)
-    resource.setrlimit(
-        resource.RLIMIT_CORE, (0, most)
-    )  # a compiler that crashes is told, and leaves no core
+    resource.setrlimit(resource.RLIMIT_CORE, (0, most))
     channel = Channel.of_descriptor(caller)
     try:
         Scheduler(read_plan(file, place), channel).run()

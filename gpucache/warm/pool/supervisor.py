@@ -1,4 +1,4 @@
-"""`Crew`: the processes of the pool, as the scheduler sees them: it starts, asks, limits and kills them.
+"""`Supervisor`: the processes of the pool, as the scheduler sees them: it starts, asks, limits and kills them.
 
 What is said here of processes holds for importers and workers alike; what they do is not known here. One thread.
 """
@@ -40,10 +40,10 @@ _TAIL_BYTES = 2000
 _TAIL_LETTERS = 300
 
 
-class Member:
+class Child:
     """A process of the pool."""
 
-    def __init__(self, role: Role, channel: Channel, output: int, parent: Member | None) -> None:
+    def __init__(self, role: Role, channel: Channel, output: int, parent: Child | None) -> None:
         self.role = role
         self.channel = channel
         self.parent = parent
@@ -70,13 +70,13 @@ class Member:
 class Event(NamedTuple):
     """Something that a process has said, or how it has ended."""
 
-    member: Member
+    child: Child
     message: Message | None
     ended: str | None = None
     """How: ``killed by SIGKILL``, ``it ended with exit code 3``; with what it printed last."""
 
 
-class Crew:
+class Supervisor:
     """All processes below this one. Ended by `end`, or with this process."""
 
     def __init__(self) -> None:
@@ -87,8 +87,8 @@ class Crew:
         """
         adopt_orphans()
         self._selector = selectors.DefaultSelector()
-        self._members: dict[Channel, Member] = {}
-        self._by_pid: dict[int, Member] = {}
+        self._children: dict[Channel, Child] = {}
+        self._by_pid: dict[int, Child] = {}
         self._wake, their_wake = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
         signal.signal(signal.SIGCHLD, lambda *_: None)
         signal.set_wakeup_fd(their_wake, warn_on_full_buffer=False)
@@ -97,7 +97,7 @@ class Crew:
 
     # ---- starting
 
-    def start_first(self, serve: Callable[[Channel], None], kept: set[int]) -> Member:
+    def start_first(self, serve: Callable[[Channel], None], kept: set[int]) -> Child:
         """Fork the process from which all others are forked; it calls ``serve``, and has the ``kept`` descriptors open.
 
         Raises:
@@ -115,29 +115,29 @@ class Crew:
             serve(theirs)
         theirs.close()
         os.close(their_output)
-        member = self._added(Member("importer", ours, output, None))
-        self._known(member, pid)
-        return member
+        child = self._added(Child("importer", ours, output, None))
+        self._known(child, pid)
+        return child
 
-    def start_from(self, importer: Member, role: Role) -> Member:
+    def start_from(self, importer: Child, role: Role) -> Child:
         """Have an importer fork a process, which says its number as its first message.
 
         Raises:
             OSError: no connection can be made, or the importer has ended.
         """
         ours, theirs, output, their_output = self._connections()
-        member = self._added(Member(role, ours, output, importer))
+        child = self._added(Child(role, ours, output, importer))
         try:
             request = {"do": "fork", "role": role}
             importer.channel.send(request, theirs.fileno(), their_output, wait=False)
         except OSError:
-            self._forget(member)
+            self._forget(child)
             raise
         finally:
             theirs.close()
             os.close(their_output)
-        self._limit(member, _START_S)
-        return member
+        self._limit(child, _START_S)
+        return child
 
     def _connections(self) -> tuple[Channel, Channel, int, int]:
         output, their_output = os.pipe2(os.O_CLOEXEC)
@@ -149,16 +149,16 @@ class Crew:
             os.close(their_output)
             raise
 
-    def _added(self, member: Member) -> Member:
-        self._members[member.channel] = member
+    def _added(self, child: Child) -> Child:
+        self._children[child.channel] = child
         read = selectors.EVENT_READ
-        self._selector.register(member.channel, read, lambda: self._receive(member))
-        self._selector.register(member.output, read, lambda: self._listen(member))
-        return member
+        self._selector.register(child.channel, read, lambda: self._receive(child))
+        self._selector.register(child.output, read, lambda: self._listen(child))
+        return child
 
-    def _known(self, member: Member, pid: int) -> None:
-        member.pid = pid
-        self._by_pid[pid] = member
+    def _known(self, child: Child, pid: int) -> None:
+        child.pid = pid
+        self._by_pid[pid] = child
 
     def watch(self, descriptor: int, call: Callable[[], None]) -> None:
         """Have `events` call this whenever something can be read there."""
@@ -166,47 +166,47 @@ class Crew:
 
     # ---- asking and ending
 
-    def ask(self, member: Member, message: Message, limit_s: float) -> None:
+    def ask(self, child: Child, message: Message, limit_s: float) -> None:
         """Send a message, which is to be answered within the limit, as `answered` says; else the process is killed."""
-        self._limit(member, limit_s)
+        self._limit(child, limit_s)
         try:
-            member.channel.send(message, wait=False)
+            child.channel.send(message, wait=False)
         except OSError:
-            self.kill(member, "it does not listen")
+            self.kill(child, "it does not listen")
 
-    def answered(self, member: Member) -> None:
+    def answered(self, child: Child) -> None:
         """Let a process go on without a limit: it has answered."""
-        member.deadline = None
+        child.deadline = None
 
-    def _limit(self, member: Member, limit_s: float) -> None:
-        member.limit_s = limit_s
-        member.deadline = time.monotonic() + limit_s
+    def _limit(self, child: Child, limit_s: float) -> None:
+        child.limit_s = limit_s
+        child.deadline = time.monotonic() + limit_s
 
-    def close(self, member: Member) -> None:
+    def close(self, child: Child) -> None:
         """Tell a process to end. Nothing that it says is an event from now on."""
-        if member.pid is None:
-            self._forget(member)  # once it begins, nobody listens, and it ends
-        elif not member.is_closed:
-            member.is_closed = True
-            self._selector.unregister(member.channel)
-            member.channel.close()
-            self._limit(member, _END_S)
+        if child.pid is None:
+            self._forget(child)  # once it begins, nobody listens, and it ends
+        elif not child.is_closed:
+            child.is_closed = True
+            self._selector.unregister(child.channel)
+            child.channel.close()
+            self._limit(child, _END_S)
 
-    def kill(self, member: Member, why: str) -> None:
+    def kill(self, child: Child, why: str) -> None:
         """Kill a process and what it has started in its group. One whose number is not known: its parent, with it."""
-        member.why_killed = member.why_killed or why
-        member.deadline = None
-        if member.pid is not None:
-            _kill_group(member.pid)
-        elif member.parent is not None:
+        child.why_killed = child.why_killed or why
+        child.deadline = None
+        if child.pid is not None:
+            _kill_group(child.pid)
+        elif child.parent is not None:
             # It hangs within the fork, and is of its parent's group.
-            self.kill(member.parent, f"a process that it has forked does not begin: {why}")
+            self.kill(child.parent, f"a process that it has forked does not begin: {why}")
 
     def end(self, at_once: bool) -> None:
         """End all processes; unless ``at_once``, each is given a few seconds to remove what it has staged."""
         deadline = time.monotonic() + (0 if at_once else _END_S)
-        for member in list(self._members.values()):
-            self.close(member)
+        for child in list(self._children.values()):
+            self.close(child)
         while self._by_pid and time.monotonic() < deadline:
             for _ in self.events(deadline):
                 pass
@@ -247,51 +247,50 @@ class Crew:
             return 0
         return max(0.0, min(deadlines) - time.monotonic()) if deadlines else None
 
-    def _all(self) -> Iterator[Member]:
-        return iter(tuple(self._members.values()))
+    def _all(self) -> Iterator[Child]:
+        return iter(tuple(self._children.values()))
 
-    def _receive(self, member: Member) -> None:
+    def _receive(self, child: Child) -> None:
         """Take all that a process has said."""
-        while not member.is_closed:
+        while not child.is_closed:
             try:
-                received = member.channel.receive(wait=False)
+                received = child.channel.receive(wait=False)
             except BlockingIOError:
                 return
             if received is None:
-                self._other_end_is_closed(member)
+                self._other_end_is_closed(child)
                 return
-            if (
-                "cannot" in received.message
-            ):  # the importer says so, before it closes the connection
-                member.why_killed = received.message["cannot"]
+            if "cannot" in received.message:
+                # The importer says so, before it closes the connection.
+                child.why_killed = received.message["cannot"]
                 continue
             if "pid" in received.message:
-                member.deadline = None
-                self._known(member, received.message["pid"])
-            self._ready.append(Event(member, received.message))
+                child.deadline = None
+                self._known(child, received.message["pid"])
+            self._ready.append(Event(child, received.message))
 
-    def _other_end_is_closed(self, member: Member) -> None:
-        if member.pid is None:
-            self._gone(member, member.why_killed or "its process ended before it had begun")
-        elif not member.is_closed:
-            member.is_closed = True
-            self._selector.unregister(member.channel)
+    def _other_end_is_closed(self, child: Child) -> None:
+        if child.pid is None:
+            self._gone(child, child.why_killed or "its process ended before it had begun")
+        elif not child.is_closed:
+            child.is_closed = True
+            self._selector.unregister(child.channel)
             # It is about to end, or has closed what it must not.
-            self._limit(member, _END_S)
+            self._limit(child, _END_S)
 
-    def _listen(self, member: Member) -> None:
+    def _listen(self, child: Child) -> None:
         """Keep the end of what a process prints."""
-        if member.output < 0:
+        if child.output < 0:
             return
         try:
-            data = os.read(member.output, 1 << 16)
+            data = os.read(child.output, 1 << 16)
         except BlockingIOError:
             return
         if not data:
-            self._selector.unregister(member.output)
-            os.close(member.output)
-            member.output = -1
-        member.tail = (member.tail + data)[-_TAIL_BYTES:]
+            self._selector.unregister(child.output)
+            os.close(child.output)
+            child.output = -1
+        child.tail = (child.tail + data)[-_TAIL_BYTES:]
 
     def _woken(self) -> None:
         with suppress(BlockingIOError):
@@ -303,41 +302,41 @@ class Crew:
             pid = _ended_child()
             if pid is None:
                 return
-            member = self._by_pid.get(pid)
-            if member is None:
+            child = self._by_pid.get(pid)
+            if child is None:
                 for starting in self._all():
                     self._receive(starting)  # it may have said its number just now
-                member = self._by_pid.get(pid)
-            if member is not None:
-                self._receive(member)
-                self._listen(member)
+                child = self._by_pid.get(pid)
+            if child is not None:
+                self._receive(child)
+                self._listen(child)
                 _kill_group(pid)  # before its number is free: what it has started may still run
             _, status = os.waitpid(pid, 0)
-            if member is not None:
+            if child is not None:
                 del self._by_pid[pid]
-                self._gone(member, _told(member, status))
+                self._gone(child, _told(child, status))
 
-    def _gone(self, member: Member, how: str) -> None:
-        self._forget(member)
-        self._ready.append(Event(member, None, how))
+    def _gone(self, child: Child, how: str) -> None:
+        self._forget(child)
+        self._ready.append(Event(child, None, how))
 
-    def _forget(self, member: Member) -> None:
-        self._members.pop(member.channel, None)
-        if not member.is_closed:
-            member.is_closed = True
-            self._selector.unregister(member.channel)
-        if member.output >= 0:
-            self._selector.unregister(member.output)
-            os.close(member.output)
-            member.output = -1
-        member.channel.close()
-        member.deadline = None
+    def _forget(self, child: Child) -> None:
+        self._children.pop(child.channel, None)
+        if not child.is_closed:
+            child.is_closed = True
+            self._selector.unregister(child.channel)
+        if child.output >= 0:
+            self._selector.unregister(child.output)
+            os.close(child.output)
+            child.output = -1
+        child.channel.close()
+        child.deadline = None
 
     def _kill_late(self) -> None:
         now = time.monotonic()
-        for member in self._all():
-            if member.deadline is not None and now >= member.deadline:
-                self.kill(member, f"it took more than the time limit of {member.limit_s:g} s")
+        for child in self._all():
+            if child.deadline is not None and now >= child.deadline:
+                self.kill(child, f"it took more than the time limit of {child.limit_s:g} s")
 
 
 def _ended_child() -> int | None:
@@ -356,12 +355,12 @@ def _kill_group(pid: int) -> None:
             kill(pid, signal.SIGKILL)
 
 
-def _told(member: Member, status: int) -> str:
+def _told(child: Child, status: int) -> str:
     """How a process has ended, with the last that it said, or why it was killed."""
-    if member.why_killed:
-        return member.why_killed
+    if child.why_killed:
+        return child.why_killed
     how = f"its {how_it_ended(os.waitstatus_to_exitcode(status))}"
-    said = member.last_words
+    said = child.last_words
     return f"{how}: {said}" if said else how
 
 

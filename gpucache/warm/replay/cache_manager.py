@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 _answers: list[Answer] = []
 
 
-class AskedCacheManager(DeviceCacheManager):
+class ReplayCacheManager(DeviceCacheManager):
     """What Triton constructs; never an object of this class, but what the innermost `answering` gives for the key."""
 
     __slots__ = ()

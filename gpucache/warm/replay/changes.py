@@ -15,7 +15,7 @@ import sys
 from typing import NamedTuple
 
 from gpucache.kernels.encoding import Encoder
-from gpucache.triton.recorded_globals import globals_of
+from gpucache.triton.captured_globals import globals_of
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:

@@ -250,9 +250,8 @@ class Functions:
             raise _raised(file, error) from error
         finally:
             if before is not None:
-                sys.modules[name] = (
-                    before  # it has users; what was executed is known to this object
-                )
+                # It has users; what was executed is known to this object.
+                sys.modules[name] = before
         return module
 
     # ---- kernels in them

@@ -7,16 +7,16 @@ from typing import NamedTuple
 from gpucache.kernels.decoding import BadEncoding
 from gpucache.kernels.recipe import Recipe, Target, decode
 from gpucache.store.manifest import entry_path, intact, read_manifest
+from gpucache.triton.capture import replaying
 from gpucache.triton.knobs import bakes_paths, ignores_cache
 from gpucache.triton.location import Location
 from gpucache.triton.manager import DeviceCacheManager
-from gpucache.triton.recording import replaying
 from gpucache.warm.replay import changes
 from gpucache.warm.replay.functions import Functions
 from gpucache.warm.replay.refusals import are_harmless, is_refusal
 from gpucache.warm.replay.source_files import CannotImportError, one_line
 from gpucache.warm.replay.stand_ins import arguments
-from gpucache.warm.replay.value_factory import Making
+from gpucache.warm.replay.value_factory import ValueFactory
 from gpucache.warm.replay.variables import VariableError, as_recorded
 
 TYPE_CHECKING = False
@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     from gpucache.warm.replay.specialization import Compilable
 
 
-class Told(Location, kw_only=True):
+class WatchedLocation(Location, kw_only=True):
     """A location that keeps what goes wrong, beside logging it."""
 
     failures: list[str]
@@ -49,7 +49,7 @@ class _Ended(Exception):
         self.why = why
 
 
-class _Asked(Exception):
+class _KeyAsked(Exception):
     """Triton has asked for a key, which is all that was to be known."""
 
     def __init__(self, key: str) -> None:
@@ -77,7 +77,7 @@ class Replay:
         recipe: Recipe,
         target: Target,
         functions: Functions,
-        location: Told,
+        location: WatchedLocation,
         exact: bool,
         dry_run: bool,
     ) -> None:
@@ -141,7 +141,7 @@ class Replay:
         """The key that a function has for the recorded target; None where that cannot be told."""
 
         def stop(key: str) -> DeviceCacheManager:
-            raise _Asked(key)
+            raise _KeyAsked(key)
 
         try:
             with (
@@ -149,7 +149,7 @@ class Replay:
                 self.triton.asked_for(stop),
             ):
                 self._compilable(function, decoded, self.recipe.target).compile()
-        except _Asked as asked:
+        except _KeyAsked as asked:
             return asked.key
         except Exception:  # a parameter does not fit: it is another one
             return None
@@ -190,17 +190,17 @@ class Replay:
     def _decoded(self) -> _Decoded:
         """The values of the recipe as the program had given them."""
         recipe = self.recipe
-        making = Making(self.functions, self.triton)
+        values = ValueFactory(self.functions, self.triton)
         try:
             made = _Decoded(
-                {name: decode(value, making) for name, value in recipe.signature.items()},
-                {path: decode(value, making) for path, value in recipe.constants},
-                {name: decode(value, making) for name, value in recipe.options.items()},
+                {name: decode(value, values) for name, value in recipe.signature.items()},
+                {path: decode(value, values) for path, value in recipe.constants},
+                {name: decode(value, values) for name, value in recipe.options.items()},
             )
         except (BadEncoding, ValueError) as error:
             raise _Ended("failed", one_line(error)) from error
-        if making.changed and self._is_same_triton:
-            self.changed = f"the source of {making.changed}, a constant, is not the recorded one"
+        if values.changed and self._is_same_triton:
+            self.changed = f"the source of {values.changed}, a constant, is not the recorded one"
         return made
 
     def _compare(self, function: Any, constants: Iterable[object]) -> None:

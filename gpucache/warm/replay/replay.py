@@ -16,7 +16,7 @@ from gpucache.triton.location import Location, store_only
 from gpucache.warm.outcome import Outcome
 from gpucache.warm.replay.cuda_answers import answer_by
 from gpucache.warm.replay.functions import Functions
-from gpucache.warm.replay.one_replay import Replay, Told
+from gpucache.warm.replay.one_replay import Replay, WatchedLocation
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -120,14 +120,14 @@ def _triton() -> ModuleType:
     return running_triton
 
 
-_locations: dict[tuple[int, str], Told] = {}
+_locations: dict[tuple[int, str], WatchedLocation] = {}
 
 
-def _location(root: str) -> Told:
+def _location(root: str) -> WatchedLocation:
     """Where to publish; a forked process has one of its own."""
     place = (os.getpid(), root)
     if place not in _locations:
         found = store_only(root, os.environ)
         fields = {name: getattr(found, name) for name in Location._fields}
-        _locations[place] = Told(**fields, failures=[])
+        _locations[place] = WatchedLocation(**fields, failures=[])
     return _locations[place]

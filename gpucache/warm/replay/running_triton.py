@@ -23,7 +23,7 @@ from triton.runtime.driver import driver
 
 from gpucache import environment
 from gpucache.triton.remember import remember_key
-from gpucache.warm.replay.cache_manager import AskedCacheManager, answering
+from gpucache.warm.replay.cache_manager import ReplayCacheManager, answering
 from gpucache.warm.replay.no_gpu import NoGpu
 from gpucache.warm.replay.stand_ins import Pointer
 
@@ -80,9 +80,8 @@ def is_kernel(value: object) -> bool:
 def all_kernels() -> list[Any]:
     """All functions of Triton's that this process has made and that are still there."""
     found = [noted() for noted in _made]
-    return [
-        function for function in found if hasattr(function, "fn")
-    ]  # else gone, or never made whole
+    # One without is gone, or was never made whole.
+    return [function for function in found if hasattr(function, "fn")]
 
 
 def _functions() -> tuple[type, ...]:
@@ -200,7 +199,7 @@ def asked_for(answer: Answer) -> Iterator[None]:
                 yield
             return
         with knobs.cache.scope():
-            knobs.cache.manager_class = AskedCacheManager
+            knobs.cache.manager_class = ReplayCacheManager
             yield
 
 
@@ -209,7 +208,7 @@ def _manager_by_variable() -> Iterator[None]:
     """Name the manager as Triton 3.2 and 3.3 read it."""
     name = environment.MANAGER.name
     before = os.environ.get(name)
-    os.environ[name] = f"{AskedCacheManager.__module__}:{AskedCacheManager.__qualname__}"
+    os.environ[name] = f"{ReplayCacheManager.__module__}:{ReplayCacheManager.__qualname__}"
     try:
         yield
     finally:

@@ -39,9 +39,8 @@ def _telling(error: BaseException, lines: list[str]) -> str:
     bases = {cls.__name__ for cls in type(error).__mro__}
     if "CompilationError" not in bases:
         return lines[0]
-    if (
-        lines[-1] == "^" and error.__cause__ is not None
-    ):  # Triton 3.4 and before leaves that to the cause
+    if lines[-1] == "^" and error.__cause__ is not None:
+        # Triton 3.4 and before leaves that to the cause.
         return one_line(error.__cause__)
     return lines[-1]
 

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from gpucache.kernels.recipe import Function
 
 
-class Making:
+class ValueFactory:
     """Makes what `gpucache.kernels.recipe.decode` asks for (its `Make`); ``triton`` is the module `running_triton`."""
 
     def __init__(self, functions: Functions, triton: ModuleType) -> None:

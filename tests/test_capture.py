@@ -14,7 +14,7 @@ import pytest
 from support.ranks import python_with_triton
 
 from gpucache.kernels.recipe import Global, Target, from_text
-from gpucache.triton.recording import recipe_of, recipe_text_of
+from gpucache.triton.capture import recipe_of, recipe_text_of
 
 needs_triton = pytest.mark.usefixtures("triton")
 ASK = "import ask_recipes; ask_recipes.main()"

@@ -18,8 +18,8 @@ from contextlib import contextmanager
 from gpucache.kernels.encoding import Encoder, Unencodable, as_shown, function_of, is_function
 from gpucache.kernels.recipe import MOST_BYTES, Recipe, Target, to_text
 from gpucache.log import DEBUG, tell
-from gpucache.triton.recorded_globals import globals_of
-from gpucache.triton.recorded_options import asked_options, differing, shown_variables
+from gpucache.triton.captured_globals import globals_of
+from gpucache.triton.captured_options import asked_options, differing, shown_variables
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
