@@ -239,6 +239,59 @@ class TestWarm:
         assert "--warm" not in done.stderr
         assert of_test(tmp_path) == []
 
+    def test_the_pool_executes_nothing_that_lies_in_the_current_directory(
+        self, environ, busy, tmp_path
+    ):
+        """Anybody may have put modules there, at which the program does not look; nor does the command `gpucache`."""
+        here = tmp_path / "here"
+        here.mkdir()
+        here.chmod(0o777)
+        for module in ("json", "select", "selectors"):
+            (here / f"{module}.py").write_text(f"open({str(tmp_path / 'executed')!r}, 'w')")
+        command = "import sys; del sys.path[0]; from gpucache.cli.main import main; main()"
+        wait = f"until [ -e {tmp_path}/imported -o -e {tmp_path}/executed ]; do sleep 0.05; done"
+        done = subprocess.run(
+            [sys.executable, "-c", command, "run", "--warm", busy, "--", "sh", "-c", wait],
+            env=environ,
+            cwd=here,
+            capture_output=True,
+            text=True,
+            timeout=60,
+        )
+        assert done.returncode == 0, done.stderr
+        assert not (tmp_path / "executed").exists()
+
+    @pytest.mark.parametrize("words", [("-m", "program"), ("-c", "import program")])
+    def test_the_pool_finds_modules_where_the_program_does(self, environ, busy, tmp_path, words):
+        (tmp_path / "here").mkdir()
+        (tmp_path / "modules/sleeper.py").rename(tmp_path / "here/sleeper.py")
+        code = "import os, time\nwhile not os.path.exists('../imported'): time.sleep(0.05)"
+        (tmp_path / "here/program.py").write_text(code)
+        command = ["run", "--warm", str(busy), "--", sys.executable, *words]
+        done = subprocess.run(
+            [*GPUCACHE, *command],
+            env=environ,
+            cwd=tmp_path / "here",
+            capture_output=True,
+            text=True,
+            timeout=60,
+        )
+        assert done.returncode == 0, done.stderr
+
+    def test_a_parent_that_asks_for_no_children_is_no_reason_to_warn(self, environ, busy, tmp_path):
+        ignoring = "import os, signal, sys; signal.signal(signal.SIGCHLD, signal.SIG_IGN)\n"
+        ignoring += "os.execv(sys.argv[1], sys.argv[1:])"
+        command = [*GPUCACHE, "run", "--warm", busy, "--", "true"]
+        done = subprocess.run(
+            [sys.executable, "-c", ignoring, *map(str, command)],
+            env=environ,
+            capture_output=True,
+            text=True,
+            timeout=60,
+        )
+        assert "compiles what is missing" in done.stderr
+        assert "warning: --warm" not in done.stderr
+
     def test_jobs_alone_is_wrong_usage(self, run):
         done = run("--jobs", "2", "--", "true")
         assert done.returncode == 2

@@ -111,13 +111,24 @@ def _default_jobs(environ: dict[str, str], report: LaunchReport) -> int:
 
 
 def _directories_of_scripts(command: Sequence[str]) -> list[str]:
-    """Where a Python that runs this command looks for modules first: the directory of its script."""
+    """Where Pythons that run this command look for modules first: the directory of a script, the current one of ``-m``.
+
+    Nothing for any other command: the current directory may be one where anybody may write.
+    """
     found = []
     for word in command[1:]:
         if word.endswith(".py") and not word.startswith("-") and os.path.isfile(word):
             found.append(os.path.dirname(os.path.abspath(word)))
             break
+    if any(map(_looks_here, command, command[1:])):
+        found.append(os.getcwd())
     return found
+
+
+def _looks_here(before: str, word: str) -> bool:
+    """Whether a word has a Python look into the current directory: ``-m`` of any launcher, ``python -c``."""
+    is_python = os.path.basename(before).startswith("python")
+    return word in ("-m", "--module") or (word == "-c" and is_python)
 
 
 _WHY = {

@@ -34,7 +34,16 @@ if TYPE_CHECKING:
 
 AUTO = "auto"
 """In the place of a file of recipes: those that the last run of the same command has left."""
-DETACHED = "gpucache.warm.ahead.detached_pool"
+DETACHED = """if True:
+    import sys
+    if sys.path[0] == "":
+        del sys.path[0]
+    sys.path.append({gpucache!r})
+    from gpucache.warm.ahead.detached_pool import main
+    main()
+"""
+"""What the pool's Python executes. Not ``-m``, and not with the current directory first: whoever may write there, as
+anybody may in ``/tmp``, would give this process its ``json``, though the program may never look there."""
 
 
 class Ahead(Value):
@@ -138,13 +147,21 @@ def compile_ahead(
         if found.pool is not None:
             file.write(Programs(found.pool, programs))
             return Ahead("joined", paths, missing, found.pool[0])
-        command = [sys.executable, "-m", DETACHED, json.dumps(asked)]
+        command = [sys.executable, "-c", _start_of_pool(), json.dumps(asked)]
         # Registered first: the pool reads once this has let go, and one that nobody is found to need ends.
         file.write(Programs(None, programs))
         pid = start_detached(command, _for_the_pool(environ))
         pool = None if pid is None else process_of(pid)
         file.write(Programs(pool, programs))
     return Ahead("started", paths, missing, pid, jobs)
+
+
+def _start_of_pool() -> str:
+    """What the pool's Python executes; where that finds no gpucache by itself, it takes this one."""
+    package = os.path.abspath(__file__)
+    for _ in ("gpucache", "warm", "ahead", "ahead.py"):
+        package = os.path.dirname(package)
+    return DETACHED.format(gpucache=package)
 
 
 def _for_the_pool(environ: Mapping[str, str]) -> dict[str, str]:

@@ -15,6 +15,7 @@ from contextlib import suppress
 from gpucache.disk.lock_place import LockPlace
 from gpucache.disk.locks import is_free
 from gpucache.disk.processes import is_running, this_process
+from gpucache.disk.vetting import Trust, vet
 from gpucache.errors import GpuCacheError
 from gpucache.layout.keys import STORE_KEY
 from gpucache.store.key_lock import remove_if_free
@@ -139,10 +140,22 @@ def _descriptor(process: Process) -> int | None:
     return None
 
 
+def _add_current_directory() -> None:
+    """Have modules looked for in the current directory last, where nobody else may write.
+
+    A command such as a script of a shell may start ``python -m`` there, which looks there first.
+    """
+    with suppress(GpuCacheError, OSError):
+        here = os.getcwd()
+        vet(here, Trust.parse(os.environ))
+        sys.path.append(here)
+
+
 def _compile_all(asked: dict[str, Any], started: Callable[[Pool], None]) -> None:
     from gpucache.warm.ahead.compile_files import compile_files
 
-    sys.path[1:1] = asked["search"]
+    sys.path[0:0] = asked["search"]
+    _add_current_directory()
     compile_files(
         asked["paths"],
         asked["what"],
@@ -151,7 +164,3 @@ def _compile_all(asked: dict[str, Any], started: Callable[[Pool], None]) -> None
         jobs=asked["jobs"],
         started=started,
     )
-
-
-if __name__ == "__main__":
-    main()

@@ -34,7 +34,8 @@ def start_detached(command: Sequence[str], environ: Mapping[str, str]) -> int | 
         os.close(writable)
         writable = -1
         told = os.read(readable, 32)
-        os.waitpid(child, 0)
+        with suppress(ChildProcessError):  # whoever started this process ignores SIGCHLD
+            os.waitpid(child, 0)
     finally:
         os.close(readable)
         if writable >= 0:
