@@ -278,16 +278,15 @@ class NoEntryError(GpuCacheError, LookupError):
         self.found = found
 
 
+A_RECIPE_FILE = "name a file that `gpucache recipe` or `gpucache run --record` has written"
+"""The way out where what was named is no file of recipes."""
+
+
 class RecipesError(GpuCacheError, ValueError):
     """A file of recipes that was named cannot be read, or none was named where one is needed."""
 
     def __init__(self, path: str, reason: str) -> None:
-        super().__init__(
-            f"{path}: {reason}",
-            "name a file that `gpucache recipe` or `gpucache run --record` has written",
-            path,
-            reason,
-        )
+        super().__init__(f"{path}: {reason}", A_RECIPE_FILE, path, reason)
         self.path = path
         self.reason = reason
 

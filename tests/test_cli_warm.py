@@ -249,7 +249,22 @@ class TestErrors:
         file.write_text("hello\n")
         done = here("warm", file)
         assert done.code == 1
-        assert done.err.startswith(f"error: {file} is no file of recipes: ")
+        assert done.err == (
+            f"error: {file} is no file of recipes: its first line does not say the format\n"
+            "hint: name a file that `gpucache recipe` or `gpucache run --record` has written\n"
+        )
+
+    @pytest.mark.parametrize(
+        ("words", "said"),
+        [
+            (["--arch", "h100"], "'h100' is not an architecture like sm_90 or gfx942"),
+            (["--shard", "0/8"], "'0/8' is not a shard like 1/8, the first of eight, "),
+        ],
+    )
+    def test_a_value_without_sense_is_told_once_with_an_example(
+        self, words, said, here: Command, file, pool
+    ):
+        assert f"Invalid value for '{words[0]}': {said}" in here("warm", *words, file).err
 
     def test_a_line_that_is_none_is_told_and_the_rest_compiled(self, here: Command, file, pool):
         with open(file, "ab") as recipes:

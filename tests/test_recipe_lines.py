@@ -74,6 +74,7 @@ def test_a_file_of_another_format_is_refused_and_named(file, content):
     with pytest.raises(BadRecipeFile) as error:
         read(file, content)
     assert error.value.path == str(file)
+    assert error.value.hint
 
 
 def test_an_empty_file_has_no_recipes(file):
@@ -168,8 +169,9 @@ def test_on_a_disk_that_is_full_for_a_while_the_lines_before_and_after_are_read(
 @pytest.mark.parametrize("content", [b"import torch\n", b"{}", line(A)])
 def test_a_file_that_is_none_of_recipes_is_left_alone(file, content):
     file.write_bytes(content)
-    with pytest.raises(BadRecipeFile):
+    with pytest.raises(BadRecipeFile) as error:
         append(str(file), to_text(A))
+    assert "another file" in error.value.hint
     assert file.read_bytes() == content
 
 

@@ -6,6 +6,7 @@ import hashlib
 
 import pytest
 
+from gpucache.errors import ConfigurationError
 from gpucache.warm.pool.shard import WHOLE, Shard, parse_shard
 
 KEYS = [hashlib.sha256(bytes([number])).hexdigest() for number in range(200)]
@@ -42,5 +43,5 @@ def test_a_shard_is_read_as_it_is_written(text: str) -> None:
 
 @pytest.mark.parametrize("text", ["", "3", "/8", "3/", "0/8", "9/8", "-1/8", "1/0", "1/8/2", "٣/٨"])
 def test_what_is_no_shard_is_refused_with_an_example(text: str) -> None:
-    with pytest.raises(ValueError, match="is not a shard like 1/8, the first of eight"):
+    with pytest.raises(ConfigurationError, match="is not a shard like 1/8, the first of eight"):
         parse_shard(text)

@@ -37,7 +37,7 @@ def _targets(
     try:
         found = parse_targets(value or "")
     except ConfigurationError as error:
-        raise click.BadParameter(error.problem) from None
+        raise _wrong_usage(error) from None
     if value is not None and not found:
         raise click.BadParameter("no architecture is named")
     return found
@@ -48,8 +48,13 @@ def _shard(context: click.Context, option: click.Parameter, value: str | None) -
         return WHOLE
     try:
         return parse_shard(value)
-    except ValueError as error:
-        raise click.BadParameter(str(error)) from None
+    except ConfigurationError as error:
+        raise _wrong_usage(error) from None
+
+
+def _wrong_usage(error: ConfigurationError) -> click.BadParameter:
+    """What click shows behind the name of the option."""
+    return click.BadParameter(f"{error.value!r} is not {error.expected}")
 
 
 @click.command()

@@ -16,7 +16,7 @@ from contextlib import suppress
 from typing import NamedTuple
 
 from gpucache.disk.door import SAFELY, opener
-from gpucache.errors import GpuCacheError
+from gpucache.errors import A_RECIPE_FILE, GpuCacheError
 from gpucache.kernels.recipe import MOST_BYTES, BadRecipe, Recipe, from_text
 
 TYPE_CHECKING = False
@@ -40,10 +40,14 @@ class BadLine(NamedTuple):
     reason: str
 
 
+_FEWER = "name several files with a part of the recipes each"
+_ANOTHER = "record to another file (--record, GPUCACHE_RECORD)"
+
+
 class BadRecipeFile(GpuCacheError, ValueError):
     """A file of which no recipe is read: ``path`` names it, ``reason`` says why."""
 
-    def __init__(self, path: str, reason: str, hint: str = "") -> None:
+    def __init__(self, path: str, reason: str, hint: str = A_RECIPE_FILE) -> None:
         super().__init__(f"{path} is no file of recipes: {reason}", hint, path, reason, hint)
         self.path = path
         self.reason = reason
@@ -59,7 +63,7 @@ def read_recipe_file(path: str) -> Iterator[Recipe | BadLine]:
     """
     with open(path, "rb", opener=opener) as file:
         if os.fstat(file.fileno()).st_size > MOST_FILE_BYTES:
-            raise BadRecipeFile(path, f"more than {MOST_FILE_BYTES >> 20} MiB")
+            raise BadRecipeFile(path, f"more than {MOST_FILE_BYTES >> 20} MiB", _FEWER)
         yield from read_recipes(file, path)
 
 
@@ -112,7 +116,7 @@ def _lines(file: BinaryIO, path: str) -> Iterator[tuple[int, bytes | None]]:
             return
         read_bytes += len(piece)
         if read_bytes > MOST_FILE_BYTES:
-            raise BadRecipeFile(path, f"more than {MOST_FILE_BYTES >> 20} MiB")
+            raise BadRecipeFile(path, f"more than {MOST_FILE_BYTES >> 20} MiB", _FEWER)
         ends = piece.endswith(b"\n")
         too_long = not ends and len(piece) > MOST_BYTES
         if goes_on:
@@ -176,14 +180,14 @@ def _beginning(fd: int, path: str) -> bytes:
     """
     found = os.fstat(fd)
     if not stat.S_ISREG(found.st_mode):
-        raise BadRecipeFile(path, "it is no regular file")
+        raise BadRecipeFile(path, "it is no regular file", _ANOTHER)
     if found.st_uid != os.geteuid():
-        raise BadRecipeFile(path, f"it belongs to the user {found.st_uid}")
+        raise BadRecipeFile(path, f"it belongs to the user {found.st_uid}", _ANOTHER)
     if found.st_size == 0:
         return FORMAT_LINE
     if found.st_size > MOST_FILE_BYTES - 2 * MOST_BYTES:
-        raise BadRecipeFile(path, f"it has {found.st_size >> 20} MiB already")
+        raise BadRecipeFile(path, f"it has {found.st_size >> 20} MiB already", _ANOTHER)
     if os.pread(fd, len(_FORMAT), 0) != _FORMAT:
-        raise BadRecipeFile(path, "its first line does not say the format")
+        raise BadRecipeFile(path, "its first line does not say the format", _ANOTHER)
     ends = os.pread(fd, 1, found.st_size - 1) == b"\n"
     return b"" if ends else b"\n"

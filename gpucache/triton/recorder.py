@@ -46,7 +46,7 @@ class Recorder:
             append(self.path, recipe)
         except BadRecipeFile as error:
             self._is_refused = True
-            warn_once("recipes cannot be recorded", error, outcome)
+            warn_once("recipes cannot be recorded", error, f"{outcome}: {error.hint}")
         except Exception as error:  # on a full disk too; there may be room later
             warn_once("recipes cannot be recorded", error, outcome)
 

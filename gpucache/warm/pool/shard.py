@@ -10,6 +10,7 @@ from __future__ import annotations
 import re
 import zlib
 
+from gpucache.errors import ConfigurationError
 from gpucache.values import Value
 
 MOST_SHARDS = 100_000
@@ -38,11 +39,12 @@ def parse_shard(text: str) -> Shard:
     """The shard that a text like ``3/8`` means, the third of eight.
 
     Raises:
-        ValueError: the text is no such shard; shards are numbered from 1.
+        ConfigurationError: the text is no such shard; shards are numbered from 1.
     """
     match = re.fullmatch(_SHARD, text.strip(), re.ASCII)
     if match is not None:
         number, count = (int(digits) for digits in match.groups())
         if 1 <= number <= count <= MOST_SHARDS:
             return Shard(number, count)
-    raise ValueError(f"{text!r} is not a shard like 1/8, the first of eight, or 8/8, the last")
+    expected = "a shard like 1/8, the first of eight, or 8/8, the last"
+    raise ConfigurationError("--shard", text, expected)
