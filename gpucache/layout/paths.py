@@ -31,7 +31,7 @@ Nothing of that, nor of ours beside it, grows without bound. Who adds a file say
 - ``devices``: 30 days without use (`disk.record_use`); ``mounts``: 90 days.
 - ``foreign``: 1,000 for each user, the oldest dropped; what is gone is forgotten by a count of the limit, or ``prune``.
 - ``tritons``: 32, and 30 days without use (`kernels.kept_key`).
-- ``recipes``: 20 files, the oldest dropped by the next ``run --warm`` (`warm.recordings`).
+- ``recipes``: 20 files, the oldest dropped by the next ``run --warm`` (`warm.ahead.recordings`).
 - ``gpucache-told-<uid>`` in ``/dev/shm`` or ``/tmp``: a day (`once`).
 """
 
@@ -208,6 +208,8 @@ def our_directories(root: str) -> tuple[str, ...]:
     return provisioned_directories(root) + filled
 
 
+MANIFEST = "__entry__.json"
+"""The manifest of an entry, in its directory (`store.manifest`)."""
 RECORD_SUFFIX = ".json"
 
 

@@ -20,7 +20,7 @@ from gpucache.disk.files import write_new
 from gpucache.kernels.group import are_plain
 from gpucache.layout import paths
 
-MANIFEST = "__entry__.json"
+MANIFEST = paths.MANIFEST
 
 CONDEMNED = "__entry__.json.removed"
 """The name that a manifest gets when its directory is to be removed: from then on nobody takes that for an entry."""

@@ -2,25 +2,11 @@
 
 from __future__ import annotations
 
+from typing import Literal, get_args
+
 from gpucache.values import Value
 
-TYPE_CHECKING = False
-if TYPE_CHECKING:
-    from typing import Literal
-
-    End = Literal[
-        "made",
-        "made (source changed)",
-        "there",
-        "missing",
-        "not for this target",
-        "cannot be imported",
-        "differs here",
-        "source changed",
-        "failed",
-    ]
-
-ENDS: tuple[End, ...] = (
+End = Literal[
     "made",
     "made (source changed)",
     "there",
@@ -30,7 +16,8 @@ ENDS: tuple[End, ...] = (
     "differs here",
     "source changed",
     "failed",
-)
+]
+ENDS: tuple[End, ...] = get_args(End)
 """Every end, in the order in which a summary tells them. *missing*: with ``dry_run``, what would have been compiled.
 *source changed*: nothing was compiled, since ``exact`` forbids that, or since the parameters are others now."""
 

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import os
 import re
-import zlib
+
+from gpucache.warm.ahead.short_digest import short_digest
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -48,8 +49,7 @@ def command_id(words: Sequence[str], environ: Mapping[str, str]) -> str:
     behind ``=``; the value of a variable that names the job (`SLURM_JOB_ID`) counts as ``#`` wherever it stands. All
     else counts, numbers too: the number of ranks, a seed, the size of a batch.
     """
-    known = "\0".join(same_words(words, environ)).encode("utf-8", "surrogateescape")
-    return f"{zlib.crc32(known):08x}{zlib.adler32(known):08x}"
+    return short_digest(same_words(words, environ))
 
 
 def same_words(words: Sequence[str], environ: Mapping[str, str]) -> list[str]:

@@ -15,7 +15,6 @@ from __future__ import annotations
 import json
 import os
 import time
-import zlib
 from contextlib import suppress
 
 from gpucache.disk.door import read_limited
@@ -25,6 +24,7 @@ from gpucache.errors import GpuCacheError
 from gpucache.layout.paths import ours
 from gpucache.values import Value, replace
 from gpucache.warm.ahead.installed_triton import installed_triton, stamp_of
+from gpucache.warm.ahead.short_digest import short_digest
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -46,9 +46,7 @@ def keys_path(root: str, what: Iterable[str], targets: Iterable[str]) -> str:
 
     ``what`` names the recipes: the real paths of their files; or whatever else does, where each run writes a new file.
     """
-    words = "\n".join([*what, "", *sorted(targets)])
-    data = words.encode("utf-8", "surrogateescape")
-    digest = f"{zlib.crc32(data):08x}{zlib.adler32(data):08x}"
+    digest = short_digest([*what, "", *sorted(targets)])
     return ours(root, "recipes", f"{digest}{ENDING}")
 
 

@@ -6,7 +6,7 @@ import os
 from itertools import chain
 
 from gpucache.layout.keys import STORE_KEY
-from gpucache.layout.paths import ours
+from gpucache.layout.paths import MANIFEST, ours
 from gpucache.values import Value
 from gpucache.warm.ahead import made_keys
 from gpucache.warm.ahead.installed_triton import installed_triton
@@ -23,8 +23,6 @@ if TYPE_CHECKING:
     Why = Literal[
         "nothing is missing", "missing", "another Triton", "another target", "source changed"
     ]
-
-_MANIFEST = "__entry__.json"
 
 
 class Missing(Value):
@@ -88,7 +86,7 @@ def _counted(keys: Iterable[str], root: str, total: int) -> Missing:
     store = ours(root, "store")
     missing = 0
     for key in keys:
-        path = f"{store}/{key[:2]}/{key}/{_MANIFEST}"
+        path = f"{store}/{key[:2]}/{key}/{MANIFEST}"
         if STORE_KEY.fullmatch(key) is None or not os.access(path, os.F_OK):
             missing += 1
     return Missing("missing" if missing else "nothing is missing", missing, total)

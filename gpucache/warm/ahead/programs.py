@@ -24,6 +24,7 @@ from gpucache.disk.lock_place import LockPlace, open_lock_directory
 from gpucache.disk.locks import AHEAD_LOCK, let_go, signature
 from gpucache.disk.processes import is_running, pid_namespace
 from gpucache.values import Value
+from gpucache.warm.ahead.short_digest import short_digest
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -59,11 +60,7 @@ def programs_path(root: str, what: Iterable[str]) -> str:
     Raises:
         OSError, UnsafeDirectoryError: there can be no directory for locks (`LockPlace.directory`).
     """
-    import zlib
-
-    words = "\n".join([*what, str(pid_namespace()), str(os.geteuid())])
-    data = words.encode("utf-8", "surrogateescape")
-    digest = f"{zlib.crc32(data):08x}{zlib.adler32(data):08x}"
+    digest = short_digest([*what, str(pid_namespace()), str(os.geteuid())])
     return f"{LockPlace(root).directory()}/{AHEAD_LOCK}{digest}.lock"
 
 

@@ -14,9 +14,10 @@ if TYPE_CHECKING:
     from typing import NoReturn
 
     from gpucache.warm.pool.channel import Channel, Message
+    from gpucache.warm.pool.child import Child, Event
     from gpucache.warm.pool.packages import Package
     from gpucache.warm.pool.plan import Job, Plan
-    from gpucache.warm.pool.supervisor import Child, Event, Supervisor
+    from gpucache.warm.pool.supervisor import Supervisor
 
 _MOST_FAILURES = 3
 """So often may a process end without a module or a kernel to blame, before what it is for is given up."""

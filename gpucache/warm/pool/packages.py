@@ -7,8 +7,8 @@ if TYPE_CHECKING:
     from collections.abc import Iterable
     from typing import Literal
 
+    from gpucache.warm.pool.child import Child
     from gpucache.warm.pool.plan import Job
-    from gpucache.warm.pool.supervisor import Child
 
     State = Literal[
         "waiting",  # it has no importer

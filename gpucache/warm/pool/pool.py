@@ -66,7 +66,7 @@ class Pool:
 
         ``targets`` are what each recipe is compiled for; without any, each for its own. ``jobs`` is how many kernels
         are compiled at once, by default as many as this process may use cores. ``time_limit_s`` is for one kernel, and
-        for the import of one module: what takes longer is killed. ``exact``, ``dry_run``: as `warm.replay`.
+        for the import of one module: what takes longer is killed. ``exact``, ``dry_run``: as for a `replay`.
         ``main`` is the script whose kernels are those of ``__main__``; ``sources`` allows to run module sources that
         are kept with recipes, for whoever knows who wrote these. ``shard`` is the part of the recipes that is done
         here. ``seconds`` says of keys how long they took: the longest are compiled first.

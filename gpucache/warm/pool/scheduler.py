@@ -34,8 +34,8 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from gpucache.warm.outcome import End
     from gpucache.warm.pool.channel import Message
+    from gpucache.warm.pool.child import Child, Event
     from gpucache.warm.pool.plan import Job, Place, Plan
-    from gpucache.warm.pool.supervisor import Child, Event
 
 
 class Worker:

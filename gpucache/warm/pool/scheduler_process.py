@@ -14,7 +14,7 @@ from gpucache.environment import RECORD, ROOT
 from gpucache.errors import GpuCacheError
 from gpucache.forks import closed_in_child
 from gpucache.warm.pool.channel import Channel
-from gpucache.warm.pool.supervisor import how_it_ended
+from gpucache.warm.pool.child import exit_in_words
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -128,7 +128,7 @@ class SchedulerProcess:
             PoolError: it could not even begin; what it has said of that is on stderr.
         """
         code = self._process.wait()
-        how = f"the scheduler's {how_it_ended(code)}"
+        how = f"the scheduler's {exit_in_words(code)}"
         if code > 0 and not self._has_begun:
             raise PoolError(how)
         return how

@@ -10,10 +10,9 @@ import selectors
 import signal
 import time
 from contextlib import suppress
-from typing import NamedTuple
 
-from gpucache.escapes import printable
 from gpucache.warm.pool.channel import Channel
+from gpucache.warm.pool.child import Child, Event
 from gpucache.warm.pool.forking import (
     adopt_orphans,
     children_of_this_thread,
@@ -25,55 +24,14 @@ from gpucache.warm.pool.forking import (
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
-    from typing import Literal
 
     from gpucache.warm.pool.channel import Message
-
-    Role = Literal["importer", "worker"]
+    from gpucache.warm.pool.child import Role
 
 _START_S = 30.0
 """A process that was forked is given so long to say its number."""
 _END_S = 5.0
 """In the end processes are given so long to remove what they have staged."""
-_TAIL_BYTES = 2000
-"""So much is kept of what a process has printed last."""
-_TAIL_LETTERS = 300
-
-
-class Child:
-    """A process of the pool."""
-
-    def __init__(self, role: Role, channel: Channel, output: int, parent: Child | None) -> None:
-        self.role = role
-        self.channel = channel
-        self.parent = parent
-        """The importer that was asked to fork it."""
-        self.pid: int | None = None
-        """Its number, once it has said so."""
-        self.deadline: float | None = None
-        """When its time is over, on the clock of `time.monotonic`; None while nothing is asked of it."""
-        self.limit_s = 0.0
-        self.why_killed = ""
-        self.is_closed = False
-        """Whether it was told to end, or has closed its end."""
-        self.output = output
-        self.tail = b""
-
-    @property
-    def last_words(self) -> str:
-        """The last lines that it has printed, made safe to show, on one line."""
-        lines = self.tail.decode("utf-8", "replace").strip().splitlines()
-        said = " ".join(line.strip() for line in lines[-3:])
-        return printable(said[-_TAIL_LETTERS:])
-
-
-class Event(NamedTuple):
-    """Something that a process has said, or how it has ended."""
-
-    child: Child
-    message: Message | None
-    ended: str | None = None
-    """How: ``killed by SIGKILL``, ``it ended with exit code 3``; with what it printed last."""
 
 
 class Supervisor:
@@ -290,7 +248,7 @@ class Supervisor:
             self._selector.unregister(child.output)
             os.close(child.output)
             child.output = -1
-        child.tail = (child.tail + data)[-_TAIL_BYTES:]
+        child.keep_tail(data)
 
     def _woken(self) -> None:
         with suppress(BlockingIOError):
@@ -314,7 +272,7 @@ class Supervisor:
             _, status = os.waitpid(pid, 0)
             if child is not None:
                 del self._by_pid[pid]
-                self._gone(child, _told(child, status))
+                self._gone(child, child.how_it_ended(status))
 
     def _gone(self, child: Child, how: str) -> None:
         self._forget(child)
@@ -353,27 +311,3 @@ def _kill_group(pid: int) -> None:
     for kill in (os.killpg, os.kill):
         with suppress(ProcessLookupError, PermissionError):
             kill(pid, signal.SIGKILL)
-
-
-def _told(child: Child, status: int) -> str:
-    """How a process has ended, with the last that it said, or why it was killed."""
-    if child.why_killed:
-        return child.why_killed
-    how = f"its {how_it_ended(os.waitstatus_to_exitcode(status))}"
-    said = child.last_words
-    return f"{how}: {said}" if said else how
-
-
-def how_it_ended(code: int) -> str:
-    """How a process has ended, by its exit code, which is negative for a signal."""
-    if code >= 0:
-        return f"process ended with exit code {code}"
-    how = f"process was killed by {_signal_name(-code)}"
-    return f"{how} (out of memory?)" if code == -signal.SIGKILL else how
-
-
-def _signal_name(number: int) -> str:
-    try:
-        return signal.Signals(number).name
-    except ValueError:
-        return f"signal {number}"
