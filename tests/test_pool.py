@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import os
 import signal
+import socket
 import subprocess
 import sys
 import tempfile
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -211,6 +213,9 @@ STRANGE_MODULES = {
     "waits for any": "import os\ntry:\n    os.wait()\nexcept OSError:\n    pass",
     "closes its streams": "import sys; sys.stdout = sys.stderr = None",
     "registers ends": "import atexit, time; atexit.register(time.sleep, 1000)",
+    "closes stdio": "import os; os.closerange(0, 3)",
+    "asks for orphans": "import ctypes; ctypes.CDLL(None).prctl(36, 1, 0, 0, 0)",
+    "has sockets wait for nothing": "import socket; socket.setdefaulttimeout(0.0)",
     "warns of nothing": "import warnings; warnings.simplefilter('error')",
 }
 
@@ -416,6 +421,51 @@ def test_any_thread_may_run_a_pool_beside_others(modules: Modules, tmp_path):
     assert [report.counts for report in reports] == [{"made": 3}] * 3
 
 
+def test_a_caller_whose_sockets_have_a_time_limit_may_be_slow(modules: Modules, tmp_path):
+    """The scheduler waits for it, with more to tell than a connection holds."""
+    modules.write("good", GOOD)
+    slow = [lambda: time.sleep(1)]  # longer than the scheduler needs to fill the connection
+    recipes = [modules.recipe("good", "one") for _ in range(1000)]
+    socket.setdefaulttimeout(60)
+    try:
+        pool = Pool(
+            recipes, root=str(tmp_path), on_progress=lambda _: slow.pop()() if slow else None
+        )
+        report = pool.run()
+    finally:
+        socket.setdefaulttimeout(None)
+    assert (report.counts, report.left, report.why_left) == ({"made": 1000}, 0, "")
+
+
+NO_STDIO = """if True:
+    import os, sys
+    os.closerange(0, 3)
+    from gpucache.warm.pool.pool import Pool
+    from gpucache.warm.pool import scheduler_process
+    scheduler_process.START = sys.argv[2]
+    from gpucache.kernels.recipe import from_text
+    pool = Pool([from_text(sys.argv[3].encode())], root=sys.argv[1])
+    try:
+        said = repr(pool.run().counts)
+    except Exception as error:
+        said = repr(error)
+    with open(sys.argv[1] + "/said", "w") as file:
+        file.write(said)
+"""
+
+
+def test_a_caller_may_have_no_stdio(modules: Modules, tmp_path):
+    modules.write("good", GOOD)
+    words = [
+        str(tmp_path),
+        scheduler_process.START,
+        to_text(modules.recipe("good", "one")).decode(),
+    ]
+    environ = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
+    subprocess.run([sys.executable, "-c", NO_STDIO, *words], env=environ, timeout=60)
+    assert (tmp_path / "said").read_text() == "{'made': 1}"
+
+
 @pytest.fixture
 def mark(monkeypatch: pytest.MonkeyPatch) -> str:
     """A variable that only the processes of this test's pools have."""
@@ -455,6 +505,47 @@ def test_a_pool_can_be_stopped_from_another_thread(modules: Modules, tmp_path, m
     assert (report.counts, report.left, report.why_left) == ({"made": 1}, 2, "it was stopped")
     assert processes_with(mark) == {}
     pool.stop()  # of which nothing comes any more
+
+
+def signal_all(number: int, pids: Iterable[int]) -> None:
+    for pid in pids:
+        with suppress(ProcessLookupError):
+            os.kill(pid, number)
+
+
+def test_time_in_which_the_pool_is_stopped_does_not_count(modules: Modules, tmp_path, mark):
+    """As ``scontrol suspend`` stops a job; the scheduler goes on before the others, and finds that they are late."""
+    modules.write("slow", "import time\ndef one(): return 1\ndef slow(): time.sleep(1)")
+    recipes = [modules.recipe("slow", "one"), modules.recipe("slow", "slow")]
+
+    def suspend() -> None:
+        found = processes_with(mark)
+        scheduler = [pid for pid in found if found[pid] == "gpucache-warm"]
+        signal_all(signal.SIGSTOP, found)
+        time.sleep(4)  # longer than the limit
+        signal_all(signal.SIGCONT, scheduler)
+        time.sleep(0.3)  # in which it looks at the clock
+        signal_all(signal.SIGCONT, found)
+
+    report = Pool(
+        recipes,
+        root=str(tmp_path),
+        jobs=1,
+        time_limit_s=3,
+        on_progress=when_compiling(suspend),
+    ).run()
+    assert report.counts == {"made": 2}, report.outcomes
+
+
+def test_a_pool_whose_scheduler_is_stopped_can_be_ended(modules: Modules, tmp_path, mark):
+    def stop() -> None:
+        found = processes_with(mark)
+        signal_all(signal.SIGSTOP, [pid for pid in found if found[pid] == "gpucache-warm"])
+        pool.stop()
+
+    pool = Pool(endless(modules), root=str(tmp_path), jobs=2, on_progress=when_compiling(stop))
+    assert pool.run().why_left == "it was stopped"
+    assert processes_with(mark) == {}
 
 
 def test_a_pool_that_is_stopped_before_it_runs_starts_nothing(
@@ -554,7 +645,11 @@ def test_a_signal_to_the_caller_ends_the_pool_and_is_told(caller, mark, name):
     assert processes_with(mark) == {}
 
 
-def test_when_the_caller_is_killed_its_pool_ends(caller, mark):
+@pytest.mark.parametrize("stopped", [False, True])
+def test_when_the_caller_is_killed_its_pool_ends(caller, mark, stopped):
+    if stopped:
+        found = processes_with(mark)
+        signal_all(signal.SIGSTOP, [pid for pid in found if found[pid] == "gpucache-warm"])
     caller.kill()
     caller.wait()
     assert is_gone(mark)

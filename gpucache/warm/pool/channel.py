@@ -12,6 +12,8 @@ import socket
 from array import array
 from typing import NamedTuple
 
+from gpucache.warm.pool.forking import above_stdio
+
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -39,6 +41,7 @@ class Channel:
 
     def __init__(self, end: socket.socket) -> None:
         self._end = end
+        end.settimeout(None)  # whatever `socket.setdefaulttimeout` says in this process
 
     @classmethod
     def pair(cls) -> tuple[Channel, Channel]:
@@ -48,7 +51,7 @@ class Channel:
             OSError: this process may open no more files.
         """
         ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
-        return cls(ours), cls(theirs)
+        return cls(_above_stdio(ours)), cls(_above_stdio(theirs))
 
     @classmethod
     def of_descriptor(cls, descriptor: int) -> Channel:
@@ -97,3 +100,7 @@ class Channel:
     def close(self) -> None:
         """Close this end. May be called twice."""
         self._end.close()
+
+
+def _above_stdio(end: socket.socket) -> socket.socket:
+    return socket.socket(fileno=above_stdio(end.detach()))

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import ctypes
 import errno
+import fcntl
 import os
 import signal
 import time
@@ -43,6 +44,15 @@ def end_with(parent: int) -> None:
         os._exit(0)
 
 
+def wake_with_parent() -> None:
+    """Have this process go on once its parent ends, should it be stopped then: it is to end what is below it.
+
+    Raises:
+        OSError: this system cannot do that.
+    """
+    _prctl(_SET_PDEATHSIG, signal.SIGCONT)
+
+
 def take_name(name: str) -> None:
     """Have ``ps`` and ``top`` show a name of at most 15 letters for this process."""
     with suppress(OSError):
@@ -55,6 +65,8 @@ def fork_for(scheduler: int) -> bool:
     Raises:
         OSError: no process can be made.
     """
+    with suppress(OSError):
+        _prctl(_SET_CHILD_SUBREAPER, 0)  # a module may have asked for orphans as well
     with warnings.catch_warnings():
         # Python 3.12 warns where a module has started threads. What a lock of theirs stops is killed at its time limit.
         warnings.simplefilter("ignore", DeprecationWarning)
@@ -105,6 +117,30 @@ def leave_terminal_and_files(output: int) -> None:
     for number, descriptor in enumerate((nothing, output, output)):
         os.dup2(descriptor, number)
     for descriptor in {nothing, output} - {0, 1, 2}:
+        os.close(descriptor)
+
+
+def keep_stdio_open() -> None:
+    """Open ``/dev/null`` for stdin, stdout and stderr where these are closed.
+
+    The next descriptor would have such a number, and be lost as something is put in the place of stdio.
+    """
+    while (descriptor := os.open(os.devnull, os.O_RDWR)) <= 2:
+        pass
+    os.close(descriptor)
+
+
+def above_stdio(descriptor: int) -> int:
+    """The same open file by a number above those of stdio, which a process may have been started without.
+
+    Raises:
+        OSError: this process may open no more files. The descriptor is closed.
+    """
+    if descriptor > 2:
+        return descriptor
+    try:
+        return fcntl.fcntl(descriptor, fcntl.F_DUPFD_CLOEXEC, 3)
+    finally:
         os.close(descriptor)
 
 

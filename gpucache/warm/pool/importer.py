@@ -18,7 +18,12 @@ from importlib.util import find_spec
 from gpucache.disk.door import read_limited
 from gpucache.warm.pool import worker
 from gpucache.warm.pool.channel import Channel
-from gpucache.warm.pool.forking import fork_for, leave_terminal_and_files, take_name
+from gpucache.warm.pool.forking import (
+    fork_for,
+    keep_stdio_open,
+    leave_terminal_and_files,
+    take_name,
+)
 from gpucache.warm.pool.worker import in_a_line, shortened
 from gpucache.warm.replay.functions import places
 from gpucache.warm.replay.source_files import CannotImportError
@@ -126,6 +131,7 @@ class Importer:
             why = self._load(self._plan.recipe(job))
             if why:
                 self._say(did="find no function", offset=job.offset, why=why)
+        keep_stdio_open()
         with suppress(OSError):
             os.chdir(self._directory)
         self._say(did="import", module=message["module"])

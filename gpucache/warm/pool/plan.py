@@ -12,6 +12,7 @@ from typing import NamedTuple
 
 from gpucache.kernels.recipe import Recipe, Target, Unencodable, from_text, to_text
 from gpucache.values import Value, as_dict
+from gpucache.warm.pool.forking import above_stdio
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -149,8 +150,9 @@ def _append(file: BinaryIO, data: bytes) -> Place:
 
 def _file_in_memory() -> BinaryIO:
     try:
-        return open(os.memfd_create("gpucache-plan"), "wb")
+        return open(above_stdio(os.memfd_create("gpucache-plan")), "wb")
     except (AttributeError, OSError):  # a sandbox may forbid it
         import tempfile
 
-        return tempfile.TemporaryFile()
+        with tempfile.TemporaryFile() as file:
+            return open(above_stdio(os.dup(file.fileno())), "w+b")

@@ -24,7 +24,7 @@ import traceback
 from contextlib import suppress
 
 from gpucache.warm.pool.channel import Channel
-from gpucache.warm.pool.forking import take_name
+from gpucache.warm.pool.forking import keep_stdio_open, take_name, wake_with_parent
 from gpucache.warm.pool.importers import CannotPrepare, Importers
 from gpucache.warm.pool.packages import Package, by_package
 from gpucache.warm.pool.plan import read_plan
@@ -233,6 +233,9 @@ class Scheduler:
 def serve(file: int, place: Place, caller: int) -> None:
     """Be the scheduler: do what the plan says that lies in a file, and tell the caller by a connection."""
     take_name("gpucache-warm")
+    keep_stdio_open()
+    with suppress(OSError):
+        wake_with_parent()
     # What the caller blocks would be blocked here as well.
     signal.pthread_sigmask(signal.SIG_SETMASK, [])
     # A compiler that crashes is told, and leaves no core.

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import select
+import signal
 import subprocess
 import sys
 import tempfile
@@ -77,6 +78,7 @@ class SchedulerProcess:
     def __exit__(self, *_: object) -> None:
         """End the process, at once where it is not over."""
         self._close()  # by which it knows that it is to end
+        self._process.send_signal(signal.SIGCONT)  # it may be stopped
         try:
             with suppress(subprocess.TimeoutExpired):
                 self._process.wait(_END_S)
@@ -120,6 +122,7 @@ class SchedulerProcess:
         """Tell it to end all processes now."""
         with suppress(OSError):  # it has ended
             self._channel.send({"do": "stop"})
+        self._process.send_signal(signal.SIGCONT)
 
     def why_ended(self) -> str:
         """How it has ended, when it should have gone on.

@@ -30,6 +30,8 @@ if TYPE_CHECKING:
 
 _START_S = 30.0
 """A process that was forked is given so long to say its number."""
+_LOOK_S = 1.0
+"""How often deadlines are looked at, at least, while there are any."""
 _END_S = 5.0
 """In the end processes are given so long to remove what they have staged."""
 
@@ -52,6 +54,7 @@ class Supervisor:
         signal.set_wakeup_fd(their_wake, warn_on_full_buffer=False)
         self._selector.register(self._wake, selectors.EVENT_READ, self._woken)
         self._ready: list[Event] = []
+        self._looked = time.monotonic()
 
     # ---- starting
 
@@ -193,6 +196,7 @@ class Supervisor:
         for key, _ in self._selector.select(timeout):
             key.data()
         self._reap()
+        self._move_deadlines()
         self._kill_late()
         ready, self._ready = self._ready, []
         yield from ready
@@ -203,7 +207,9 @@ class Supervisor:
             deadlines.append(until)
         if self._ready:
             return 0
-        return max(0.0, min(deadlines) - time.monotonic()) if deadlines else None
+        if not deadlines:
+            return None
+        return min(_LOOK_S, max(0.0, min(deadlines) - time.monotonic()))
 
     def _all(self) -> Iterator[Child]:
         return iter(tuple(self._children.values()))
@@ -290,10 +296,26 @@ class Supervisor:
         child.channel.close()
         child.deadline = None
 
+    def _move_deadlines(self) -> None:
+        """Let no time count in which this process did not run: a job may be stopped for hours, with all its processes.
+
+        So does ``scontrol suspend``, by SIGSTOP; and a caller that does not read what this process tells stops it too.
+        """
+        now = time.monotonic()
+        lost = now - self._looked - _LOOK_S
+        self._looked = now
+        if lost < _LOOK_S:
+            return
+        for child in self._all():
+            if child.deadline is not None:
+                child.deadline += lost
+
     def _kill_late(self) -> None:
         now = time.monotonic()
+        said = {event.child for event in self._ready}  # it may be the answer
         for child in self._all():
-            if child.deadline is not None and now >= child.deadline:
+            is_late = child.deadline is not None and now >= child.deadline
+            if is_late and child not in said:
                 self.kill(child, f"it took more than the time limit of {child.limit_s:g} s")
 
 
