@@ -116,9 +116,19 @@ class Functions:
             except CannotImportError as error:
                 found = error
             self._loaded[place] = found
+            self._forget_digests()
         if isinstance(found, CannotImportError):
             raise CannotImportError(found.reason)
         return found
+
+    def _forget_digests(self) -> None:
+        """Have Triton hash all functions again, but its own: a module may have put another one where they call one.
+
+        What Triton compiles are those that are called now, and it would lie under the key of those that were.
+        """
+        for kernel in self._all_kernels():
+            if not str(kernel.fn.__module__).startswith("triton."):
+                kernel.hash = None
 
     def find(self, function: Function, source: str | None = None) -> Any:
         """The function of Triton's that a recipe names, without `Autotuner`, `Heuristics` and the like around it.
