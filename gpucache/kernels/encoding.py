@@ -243,6 +243,12 @@ def is_function(value: object) -> bool:
     return (cls.__module__, cls.__qualname__) in _FUNCTIONS
 
 
+def is_constexpr(value: object) -> bool:
+    """Whether a value is a `tl.constexpr`."""
+    cls = type(value)
+    return (cls.__module__, cls.__qualname__) == (_CORE, "constexpr")
+
+
 def function_of(function: Any) -> Function:
     """A jit or constexpr function of Triton's, by names; its digest is not computed for this.
 

@@ -1,9 +1,9 @@
-"""What has changed since a recipe was recorded: the function's source, its parameters, the globals it reads.
+"""What has changed since a recipe was recorded: the function's source, its parameters, the values that it reads.
 
-Of the globals that a kernel reads only constexpr objects are part of Triton's key, and in 3.2 and 3.4 not even these
-(`kernels.recipe.Global`). A global that depends on the GPU has another value where there is none, and a kernel compiled
-with that would lie under the key of another one. So a global that differs stops a replay, unless the module assigns it
-a literal: then its source was edited, and the program has the new value as well.
+Of all that a kernel reads beside its arguments only constexpr globals are part of Triton's key, and in 3.2 and 3.4 not
+even these (`kernels.recipe.Global`). A value that depends on the GPU is another one where there is none, one that the
+program sets is not set in a replay, and a kernel compiled with that would lie under the key of another one. So a value
+that differs stops a replay; unless the source says the new one, as a literal, and the key says it too.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ import sys
 from typing import NamedTuple
 
 from gpucache.kernels.encoding import Encoder
-from gpucache.triton.captured_globals import globals_of
+from gpucache.triton.captured_globals import CLASS, called_functions, globals_of, noted_by
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -23,8 +23,10 @@ if TYPE_CHECKING:
     from typing import Any
 
     from gpucache.kernels.encoding import Encoded
-    from gpucache.kernels.recipe import Recipe
+    from gpucache.kernels.recipe import Global, Recipe
 
+Place = tuple[str, str]
+"""A module, and the name of what is read: ``STEP``, ``Config.STEP``, ``function(n)``."""
 _MOST_SHOWN = 80
 
 
@@ -79,64 +81,105 @@ class Difference(NamedTuple):
 
 
 def difference(
-    recipe: Recipe, function: Any, constants: Iterable[object], is_same_source: bool
+    recipe: Recipe,
+    function: Any,
+    constants: Iterable[object],
+    is_same_source: bool,
+    has_globals_in_key: bool,
 ) -> Difference | None:
     """The global that differs from what was recorded; of several one that was not edited, if there is one.
 
     ``constants`` are the decoded ones. ``is_same_source`` is whether the function's digest is the recorded one: then a
     global that the function reads and that was not recorded was None.
     """
-    here = {(one.module, one.name): one.value for one in globals_of(function, constants, Encoder())}
-    then = {(one.module, one.name): one.value for one in recipe.globals}
+    constants = list(constants)
+    functions = called_functions(function, constants)
+    here = _by_place(globals_of(function, constants, Encoder()))
+    then = _by_place(recipe.globals)
     places = set(then)
     if is_same_source:
         places |= here.keys() & _named_by(function)
     found = None
     for place in sorted(places):
-        now = here.get(place, _MISSING)
-        if now is _MISSING:
+        now = here.get(place, [])
+        if not now:
             now = _none_or_unused(place)
-        if now is _MISSING or now == then.get(place):
+        was = then.get(place, [None])
+        if not now or (_texts(now) == _texts(was) and not _is_untold(now)):
             continue
-        found = Difference(_sentence(place, now, then.get(place)), _is_literal(place))
+        is_keyed = has_globals_in_key and _is_constexpr_global(place, now[0], functions)
+        is_hashed = is_keyed or _default_of(place, functions) is not None
+        edited = is_hashed and _is_said(place, functions)
+        found = Difference(_sentence(place, now[0], was[0]), edited)
         if not found.edited:
             return found
     return found
 
 
-def undecided(recipe: Recipe, has_constexpr_in_key: bool) -> str:
-    """A global that may have another value on another target, and with that no other key, as a sentence; else ``""``.
+def undecided(function: Any, constants: Iterable[object], has_globals_in_key: bool) -> str:
+    """A value that may be another one on another target, and with that no other key, as a sentence; else ``""``.
 
     The module was imported for the recorded target, and may have asked for it; only what its source says in letters is
-    the same everywhere. ``has_constexpr_in_key`` is whether constexpr globals are part of the running Triton's key:
-    then a kernel with another value lies under another key, and harms nobody.
+    the same everywhere. ``has_globals_in_key`` is whether constexpr globals are part of the running Triton's key: then
+    a kernel with another value lies under another key, and harms nobody.
     """
-    for one in recipe.globals:
-        is_constexpr = isinstance(one.value, dict) and "constexpr" in one.value
-        if is_constexpr and has_constexpr_in_key:
-            continue
-        if not _is_literal((one.module, one.name)):
+    constants = list(constants)
+    functions = called_functions(function, constants)
+    for one in globals_of(function, constants, Encoder()):
+        place = (one.module, one.name)
+        is_keyed = has_globals_in_key and _is_constexpr_global(place, one.value, functions)
+        if not is_keyed and not _is_class(one.value) and not _is_said(place, functions):
             where = f"{one.module}.{one.name}" if one.module else one.name
             return f"{where} may have another value there, which the key does not tell"
     return ""
 
 
-def _named_by(function: Any) -> set[tuple[str, str]]:
+def _by_place(values: Iterable[Global]) -> dict[Place, list[Encoded]]:
+    """The values by module and name; the variables of enclosing functions may have one name and several values."""
+    found: dict[Place, list[Encoded]] = {}
+    for one in values:
+        found.setdefault((one.module, one.name), []).append(one.value)
+    return found
+
+
+def _texts(values: Iterable[Encoded]) -> set[str]:
+    """The values as text: to Python, a truth and a number are equal. Where the file of a function is does not count."""
+    return {json.dumps(_without_file(value)) for value in values}
+
+
+def _without_file(value: Any) -> Any:
+    if type(value) is list:
+        return [_without_file(one) for one in value]
+    if type(value) is not dict:
+        return value
+    if "function" in value:
+        module, qualname, _, digest = value["function"]
+        return {"function": [module, qualname, digest]}
+    return {kind: _without_file(content) for kind, content in value.items()}
+
+
+def _is_untold(values: Iterable[Encoded]) -> bool:
+    """Whether one of the values is of a type of which no recipe can tell more than the name."""
+    told = [value for value in values if type(value) is dict and "unencoded" in value]
+    return not all(map(_is_class, told))
+
+
+def _is_class(value: Encoded) -> bool:
+    """Whether a value is a class; what is read of it is told apart."""
+    return type(value) is dict and str(value.get("unencoded")).startswith(CLASS)
+
+
+def _named_by(function: Any) -> set[Place]:
     """The places of all globals that the code of a function itself names."""
     module = function.fn.__globals__.get("__name__", "")
     return {(module, name) for name in function.fn.__code__.co_names}
 
 
-_MISSING: Any = object()
-
-
-def _none_or_unused(place: tuple[str, str]) -> Encoded:
+def _none_or_unused(place: Place) -> list[Encoded]:
     """What Triton does not list: None, if the variable is None (which it passes over); else it is not read now."""
     module, name = place
     variables = _variables_of(module)
-    if name in variables and variables[name] is None:
-        return None
-    return _MISSING  # type: ignore[no-any-return]
+    return [None] if name in variables and variables[name] is None else []
 
 
 def _variables_of(module: str) -> Mapping[str, Any]:
@@ -144,9 +187,12 @@ def _variables_of(module: str) -> Mapping[str, Any]:
     return {} if found is None else vars(found)
 
 
-def _sentence(place: tuple[str, str], now: Encoded, then: Encoded) -> str:
+def _sentence(place: Place, now: Encoded, then: Encoded) -> str:
     module, name = place
     where = f"{module}.{name}" if module else name
+    if _is_untold([now]) and now == then:
+        type_ = now["unencoded"]  # type: ignore[index]
+        return f"{where} is a {type_}, and no recipe can tell whether the recorded one was like it"
     return f"{where} is {_shown(now)} here, and was {_shown(then)}"
 
 
@@ -155,8 +201,49 @@ def _shown(value: Encoded) -> str:
     return text if len(text) <= _MOST_SHOWN else f"{text[:_MOST_SHOWN]}…"
 
 
-def _is_literal(place: tuple[str, str]) -> bool:
-    """Whether the module assigns the variable once, at its top, and a literal: then no machine decides its value."""
+def _is_constexpr_global(place: Place, value: Encoded, functions: list[Any]) -> bool:
+    """Whether a value is that of a constexpr global, which some Tritons have in the digest of a function."""
+    is_constexpr = type(value) is dict and "constexpr" in value
+    return is_constexpr and any(place in noted_by(one) for one in functions)
+
+
+_SAME_EVERYWHERE = frozenset(("torch", "numpy", *sys.stdlib_module_names))
+"""Packages whose constants (``math.pi``, ``torch.float32``) no machine decides."""
+
+
+def _is_said(place: Place, functions: list[Any]) -> bool:
+    """Whether the source says a value, as a literal: then no machine decides it."""
+    module, _ = place
+    if module.partition(".")[0] in _SAME_EVERYWHERE:
+        return True
+    default = _default_of(place, functions)
+    return _is_literal(place) if default is None else _is_plain(default)
+
+
+def _default_of(place: Place, functions: list[Any]) -> ast.expr | None:
+    """The default that the source of one of these functions says, where a place is that; it is hashed with the rest."""
+    module, name = place
+    qualname, _, parameter = name.rstrip(")").partition("(")
+    for one in functions:
+        if parameter and (one.fn.__module__, one.fn.__qualname__) == (module, qualname):
+            return _defaults_in(one.parse().body[0].args).get(parameter)
+    return None
+
+
+def _defaults_in(arguments: ast.arguments) -> dict[str, ast.expr]:
+    positional = [one.arg for one in (*arguments.posonlyargs, *arguments.args)]
+    count = len(arguments.defaults)
+    said: dict[str, ast.expr] = dict(
+        zip(positional[len(positional) - count :], arguments.defaults, strict=True)
+    )
+    for one, value in zip(arguments.kwonlyargs, arguments.kw_defaults, strict=True):
+        if value is not None:
+            said[one.arg] = value
+    return said
+
+
+def _is_literal(place: Place) -> bool:
+    """Whether the module, or its class, assigns the variable once, at its top, and a literal."""
     module, name = place
     found = sys.modules.get("__mp_main__" if module == "__main__" else module)
     if found is None:
@@ -165,12 +252,26 @@ def _is_literal(place: tuple[str, str]) -> bool:
         tree = ast.parse(inspect.getsource(found))
     except (OSError, TypeError, SyntaxError, ValueError, RecursionError):
         return False
-    top = [value for target, value in _assigned(tree.body) if target == name]
-    anywhere = 0
+    *classes, variable = name.split(".")
+    body: ast.Module | ast.ClassDef = tree
+    for class_ in classes:
+        inner = [one for one in body.body if isinstance(one, ast.ClassDef) and one.name == class_]
+        if len(inner) != 1:
+            return False
+        body = inner[0]
+    top = [value for target, value in _assigned(body.body) if target == variable]
+    if len(top) != 1 or _count_assigned(body, variable) != 1:
+        return False
+    return _is_plain(top[0])
+
+
+def _count_assigned(tree: ast.AST, variable: str) -> int:
+    """How often a variable of this name is assigned anywhere in a source."""
+    count = 0
     for node in ast.walk(tree):
-        if isinstance(node, ast.Name) and node.id == name and isinstance(node.ctx, ast.Store):
-            anywhere += 1
-    return len(top) == anywhere == 1 and _is_plain(top[0])
+        if isinstance(node, ast.Name) and node.id == variable and isinstance(node.ctx, ast.Store):
+            count += 1
+    return count
 
 
 def _assigned(body: list[ast.stmt]) -> list[tuple[str, ast.expr]]:

@@ -209,13 +209,15 @@ class Replay:
         is_same = digest == self.recipe.function.cache_key
         if self._is_same_triton and not is_same and self.recipe.function.cache_key:
             self.changed = "its source, or that of a function it calls, is not the recorded one"
-        different = changes.difference(self.recipe, function, constants, is_same)
+        constants = list(constants)
+        has_globals = self.triton.HAS_GLOBALS_IN_KEY
+        different = changes.difference(self.recipe, function, constants, is_same, has_globals)
         if different is not None and not different.edited:
             raise _Ended("differs here", different.sentence)
         if different is not None:
             self.changed = different.sentence
         if self.target != self.recipe.target:
-            said = changes.undecided(self.recipe, self.triton.HAS_GLOBALS_IN_KEY)
+            said = changes.undecided(function, constants, has_globals)
             if said:
                 raise _Ended("differs here", said)
         if self.exact and self.changed:
