@@ -324,9 +324,10 @@ class TestTheFile:
         state = programs_path(str(root), ["x"])
         (tmp_path / "elsewhere").write_text("mine")
         os.symlink(tmp_path / "elsewhere", state)
-        with pytest.raises(OSError):
+        with pytest.raises(OSError) as refused:
             with opened(state):
                 pass
+        assert refused.value.filename == state
         assert (tmp_path / "elsewhere").read_text() == "mine"
 
     def test_doctor_and_prune_read_it_as_a_lock(self, file, root):

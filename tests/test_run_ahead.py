@@ -165,6 +165,12 @@ class TestWarm:
         assert held_locks(root) == ["provision.lock"]
         assert of_test(tmp_path) == []
 
+    @pytest.mark.parametrize("data", [b"", bytes(1000)])
+    def test_a_file_without_a_recipe_is_told(self, run, tmp_path, data):
+        (tmp_path / "r.jsonl").write_bytes(data)
+        done = run("--warm", "r.jsonl", "--", "true")
+        assert "nothing to compile: there is no recipe in /" in done.stderr
+
     def test_a_link_to_the_file_is_followed(self, run, tmp_path, root):
         for key in recipe_file(tmp_path / "r", 2, triton_version=installed()):
             stored(root, key)
@@ -453,6 +459,16 @@ class TestAuto:
         assert (done.returncode, done.stdout) == (0, "hello\n")
         assert "warning: --warm: nothing is compiled ahead: " in done.stderr
         assert list((tmp_path / "elsewhere").iterdir()) == []
+        assert held_locks(root) == ["provision.lock"]
+
+    def test_beside_a_run_that_records_another_says_that_it_does_not(self, environ, run):
+        command = [*GPUCACHE, "run", "--warm", "auto", "--", "sh", "-c", "echo; read line"]
+        pipe = subprocess.PIPE
+        first = subprocess.Popen(command, env=environ, stdin=pipe, stdout=pipe, text=True)
+        first.stdout.readline()
+        done = run(*command[command.index("--warm") :])
+        first.communicate("\n", timeout=PATIENCE_S)
+        assert "left recipes yet; another one records them" in done.stderr
 
 
 class TestTheEnd:

@@ -97,7 +97,9 @@ def _recorded(call: RunCall, root: str, environ: dict[str, str], say: Say) -> Re
     if record is not None:
         environ[environment.RECORD.name] = record
     if recipes is None and records:
-        say("note: --warm auto: no run of this command has left recipes yet; this one records them")
+        who = "another one" if record is None else "this one"
+        before = "no run of this command has left recipes yet"
+        say(f"note: --warm auto: {before}; {who} records them", f"note: --warm auto: {before}")
     return recipes
 
 
@@ -145,6 +147,8 @@ def _told(ahead: Ahead) -> str:
     missing = ahead.missing
     if missing is None or ahead.did == "nothing missing":
         total = 0 if missing is None else missing.total
+        if not total:
+            return f"nothing to compile: there is no recipe in {files}"
         return f"nothing to compile: all {total} recipes of {files} are there"
     if ahead.did == "no triton":
         import sys

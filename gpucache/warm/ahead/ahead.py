@@ -72,9 +72,11 @@ def recorded_before(
     trust = Trust.parse(environ)
     known = command_id(command, environ)
     with opened(programs_path(root, [AUTO, known])) as file:
-        paths = recordings.last(recordings.recordings(root, known, trust))
-        record = recordings.begin(root, known, trust) if records else None
-        file.remove()
+        try:
+            paths = recordings.last(recordings.recordings(root, known, trust))
+            record = recordings.begin(root, known, trust) if records else None
+        finally:
+            file.remove()
     if not paths:
         return None, record
     return Recipes(tuple(paths), (AUTO, known)), record

@@ -116,7 +116,7 @@ def opened(path: str, patience_s: float = PATIENCE_S) -> Iterator[OpenPrograms]:
     end = time.monotonic() + patience_s
     here = open_lock_directory(directory)
     try:
-        fd = _locked(here, name, end)
+        fd = _locked(here, path, end)
         try:
             yield OpenPrograms(fd, here, name)
         finally:
@@ -125,9 +125,14 @@ def opened(path: str, patience_s: float = PATIENCE_S) -> Iterator[OpenPrograms]:
         os.close(here)
 
 
-def _locked(here: int, name: str, end: float) -> int:
+def _locked(here: int, path: str, end: float) -> int:
+    name = os.path.basename(path)
     while True:
-        fd = os.open(name, _FILE, 0o600, dir_fd=here)
+        try:
+            fd = os.open(name, _FILE, 0o600, dir_fd=here)
+        except OSError as error:
+            error.filename = path
+            raise
         try:
             fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
             if os.fstat(fd).st_nlink == 1:
@@ -140,7 +145,7 @@ def _locked(here: int, name: str, end: float) -> int:
         # Another holds it, or a pool that ended has removed it while it was opened.
         os.close(fd)
         if time.monotonic() > end:
-            raise OSError(errno.EAGAIN, os.strerror(errno.EAGAIN), name)
+            raise OSError(errno.EAGAIN, os.strerror(errno.EAGAIN), path)
         time.sleep(_LOOK_S)
 
 

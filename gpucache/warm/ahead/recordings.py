@@ -90,8 +90,10 @@ def begin(root: str, command: str, trust: Trust) -> str | None:
         OSError, GpuCacheError: the file cannot be made.
     """
     this = this_process()
+    if this is None:
+        raise OSError("there is no /proc to know this process by")
     found = recordings(root, command, trust)
-    if this is None or any(one.is_live for one in found):
+    if any(one.is_live for one in found):
         return None
     kept = last(found)
     useless = [_name(one) for one in found if not one.may_grow and one.path not in kept]
