@@ -47,8 +47,9 @@ class GivenRecipes(Value):
 
     def leave_keys(self, outcomes: Sequence[Outcome], root: str, targets: Iterable[Target]) -> None:
         """Leave for each file which keys were made of its recipes; where that fails, nothing is left. Never raises."""
+        names = [str(target) for target in targets]
         for path, before in self.before:
-            _leave(outcomes, before, root, [path], list(map(str, targets)))
+            _leave(outcomes, before, root, [path], names)
 
 
 def read_files(files: Sequence[str], stdin: BinaryIO | None = None) -> GivenRecipes:
@@ -66,11 +67,12 @@ def read_files(files: Sequence[str], stdin: BinaryIO | None = None) -> GivenReci
                 bad.append(BadLineIn(file, found.number, found.reason))
             else:
                 recipes.setdefault(found.key, found)
-    paths = tuple(map(os.path.realpath, filter(os.path.isfile, files)))
+    paths = tuple(os.path.realpath(file) for file in files if os.path.isfile(file))
     before = []
     for path in paths:
         with suppress(GpuCacheError):  # one that is too long to be looked at before each start
-            before.append((path, made_keys.nothing_made(summary_of([path]))))
+            now = made_keys.nothing_made(summary_of([path]))
+            before.append((path, now))
     return GivenRecipes(
         recipes=tuple(recipes.values()),
         bad=tuple(bad),

@@ -38,7 +38,8 @@ kernel gives descriptors of processes (Linux 5.3)."""
 
 def main(words: Sequence[str] | None = None) -> None:
     """Compile what the JSON object says that is the only word (`ahead.compile_ahead`). Does not return."""
-    asked = json.loads((sys.argv[1:] if words is None else words)[0])
+    (said,) = sys.argv[1:] if words is None else words
+    asked = json.loads(said)
     work = _Work(asked)
     work.thread.start()
     code = 1
@@ -104,8 +105,10 @@ def watch(state: str, done: threading.Event) -> None:
             found = file.read().running()
             is_ours = found.pool in (None, this)
             # The file may have been swept. Then another pool may have begun, and those that it serves are its own.
-            mine = filter(is_running, programs)
-            programs = tuple(dict.fromkeys([*mine, *(found.programs if is_ours else ())]))
+            known = list(filter(is_running, programs))
+            if is_ours:
+                known += found.programs
+            programs = tuple(dict.fromkeys(known))
             if done.is_set() or not programs:
                 if is_ours:
                     file.remove()

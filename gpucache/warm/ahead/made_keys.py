@@ -89,7 +89,8 @@ def made_keys(outcomes: Sequence[Outcome], before: MadeKeys) -> MadeKeys:
     """What came of recipes; ``before`` is what was known then, so that an edit while they were compiled is noticed."""
     keys: dict[str, list[str]] = {key: [] for key in before.keys}
     # What looks like a recipe, and is none, has no outcome.
-    failed = len(before.keys.keys() - {outcome.recipe for outcome in outcomes})
+    ended = {outcome.recipe for outcome in outcomes}
+    failed = len(before.keys.keys() - ended)
     for outcome in outcomes:
         made = keys.setdefault(outcome.recipe, [])
         if outcome.key is not None:
@@ -148,7 +149,8 @@ def _made(said: dict[str, object]) -> MadeKeys | None:
 
 def _stamp_use(path: str) -> None:
     """Note once a day that a side file is used, so that it is not the oldest of the files in ``recipes``."""
-    if time.time() - os.stat(path, follow_symlinks=False).st_mtime > AGAIN_S:
+    used = os.stat(path, follow_symlinks=False).st_mtime
+    if time.time() - used > AGAIN_S:
         os.utime(path, follow_symlinks=False)
 
 

@@ -49,9 +49,10 @@ class Programs(Value):
 
     def running(self) -> Programs:
         """Those that have not ended; a pool that has ended, or that was killed, is none."""
-        programs = filter(is_running, self.programs)
-        pool = self.pool if self.pool is not None and is_running(self.pool) else None
-        return Programs(pool, tuple(programs))
+        programs = tuple(filter(is_running, self.programs))
+        if self.pool is None or not is_running(self.pool):
+            return Programs(None, programs)
+        return Programs(self.pool, programs)
 
 
 def programs_path(root: str, what: Iterable[str]) -> str:

@@ -52,7 +52,9 @@ def summary_of(paths: Iterable[str]) -> RecipeSummary:
         ConfigurationError: one is longer than `MOST_BYTES`.
     """
     keys: dict[str, None] = {}
-    versions, targets, sources = set[bytes](), set[str](), set[bytes]()
+    versions: set[bytes] = set()
+    targets: set[str] = set()
+    sources: set[bytes] = set()
     written = float("inf")
     for path in paths:
         data, found = _read(path)
@@ -82,7 +84,8 @@ def _lines(data: bytes) -> Iterator[tuple[bytes, bytes, bytes]]:
         match = _LINE.match(data, start, end)
         if match is not None:
             source = data.find(_SOURCE, match.end(), end)
-            yield match[1], match[2], data[match.end() : source if source >= 0 else end]
+            rest = data[match.end() : end if source < 0 else source]
+            yield match[1], match[2], rest
         start = end + 1
 
 

@@ -73,7 +73,9 @@ class Channel:
         if not wait:
             flags |= socket.MSG_DONTWAIT
         rights = array("i", descriptors)
-        ancillary = [(socket.SOL_SOCKET, socket.SCM_RIGHTS, rights)] if descriptors else []
+        ancillary = []
+        if descriptors:
+            ancillary.append((socket.SOL_SOCKET, socket.SCM_RIGHTS, rights))
         self._end.sendmsg([data], ancillary, flags)
 
     def receive(self, wait: bool = True) -> Received | None:

@@ -86,7 +86,8 @@ class Importer:
         try:
             self._directory = os.getcwd()
             self._replay = import_module(REPLAY)
-            self._replay.prepare(self._plan.recipe(self._plan.jobs[0]).target)
+            first = self._plan.recipe(self._plan.jobs[0])
+            self._replay.prepare(first.target)
             settings = self._plan.settings
             self._functions = self._replay.import_functions(
                 os.environ, settings.main, settings.sources

@@ -34,7 +34,8 @@ class Package:
         """How often its importer, or a worker that was to begin, has ended without a module to blame."""
         self._jobs: dict[int, Job] = {job.number: job for job in jobs}
         """Those that were not given to a worker, and have not ended."""
-        self._modules = list(dict.fromkeys(job.module for job in self._jobs.values()))
+        modules = [job.module for job in self._jobs.values()]
+        self._modules = list(dict.fromkeys(modules))
         """All modules that are to be imported, in this order."""
         self._imported = 0
 
@@ -67,7 +68,8 @@ class Package:
         """Jobs that are not to be done: all, or those of one module or of one recipe."""
         found = []
         for job in tuple(self._jobs.values()):
-            if module in (None, job.module) and offset in (None, job.offset):
+            is_of_module = module in (None, job.module)
+            if is_of_module and offset in (None, job.offset):
                 found.append(self._jobs.pop(job.number))
         return found
 

@@ -81,7 +81,8 @@ def package_of(recipe: Recipe) -> tuple[str, str]:
     """The package and the module by which a recipe is put with others."""
     if recipe.source is not None:
         return KEPT_SOURCES, f"{recipe.function.module} of {recipe.key}"
-    return recipe.function.module.partition(".")[0], recipe.function.module
+    module = recipe.function.module
+    return module.partition(".")[0], module
 
 
 def wanted_in_order(
@@ -92,12 +93,15 @@ def wanted_in_order(
     ``seconds`` says of some keys how long they took: those come last and among themselves the longest first, so that
     in the end no long one is left alone. Of the others nothing is known, so that each may be the longest.
     """
+
+    def longest_first(recipe: Recipe) -> float:
+        return -seconds.get(recipe.key, float("inf"))
+
     once: dict[str, Recipe] = {}
     for recipe in recipes:
         once.setdefault(recipe.key, recipe)
-    shortest_last = sorted(once.values(), key=lambda one: -seconds.get(one.key, float("inf")))
     wanted = []
-    for recipe in shortest_last:
+    for recipe in sorted(once.values(), key=longest_first):
         for target in dict.fromkeys(targets or (recipe.target,)):
             wanted.append(Wanted(recipe, target))
     return wanted

@@ -114,7 +114,8 @@ class Pool:
         """What has ended by now."""
         in_order = tuple(self._outcomes[number] for number in sorted(self._outcomes))
         left = len(self._wanted) - len(in_order)
-        return WarmReport(in_order, left, self._why_left if left else "", self._bad_lines)
+        why_left = self._why_left if left else ""
+        return WarmReport(in_order, left, why_left, self._bad_lines)
 
     def run(self) -> WarmReport:
         """Compile all, and return how each has ended. When this returns or raises, no process of the pool is left.

@@ -113,7 +113,8 @@ class Scheduler:
         self, job: Job, end: End, why: str, key: str | None = None, seconds: float = 0.0
     ) -> None:
         self._left -= 1
-        self._tell(says="outcome", job=job.number, end=end, why=why, key=key, seconds=seconds)
+        outcome = {"end": end, "why": why, "key": key, "seconds": seconds}
+        self._tell(says="outcome", job=job.number, **outcome)
 
     # ---- what begins
 
@@ -123,12 +124,14 @@ class Scheduler:
 
     def _busy(self) -> int:
         """How many processes compile, import or begin."""
-        return self._importers.busy + sum(not one.is_idle for one in self._workers.values())
+        working = sum(not worker.is_idle for worker in self._workers.values())
+        return self._importers.busy + working
 
     def _begin_something(self) -> bool:
         """Have one more process be busy; whether there was something to do."""
         begin = self._importers.import_next
-        if self._runs_short() and not self._importers.imports_a_package and begin():
+        goes_ahead = self._runs_short() and not self._importers.imports_a_package
+        if goes_ahead and begin():
             return True
         return self._use_idle_worker() or self._start_worker() or begin()
 
@@ -155,7 +158,7 @@ class Scheduler:
         wanting = [package for package in self._packages if self._wants_worker(package)]
         if not wanting:
             return False
-        package = min(wanting, key=lambda one: self._order[one.first().number])
+        package = min(wanting, key=self._place_of_next)
         if len(self._workers) >= self._most:
             self._end_idle_worker()
         assert package.importer is not None
@@ -168,6 +171,9 @@ class Scheduler:
         else:
             self._workers[child] = Worker(package)
         return True
+
+    def _place_of_next(self, package: Package) -> int:
+        return self._order[package.first().number]
 
     def _wants_worker(self, package: Package) -> bool:
         """Whether more jobs wait than those workers can take that are about to begin."""

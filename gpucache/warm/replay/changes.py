@@ -53,8 +53,9 @@ def recorded_names(recipe: Recipe, names: list[str]) -> list[str] | None:
     None where the recipe has a constant for which there is no parameter.
     """
     said = list(recipe.signature)
-    missing = sorted(path[0] for path, _ in recipe.constants if len(path) == 1)
-    count = len(set(missing) | set(range(len(said))))
+    whole = [path for path, _ in recipe.constants if len(path) == 1]
+    missing = sorted(path[0] for path in whole)
+    count = len({*missing, *range(len(said))})
     if len(said) == count or not missing:
         return said
     merged: list[str] = []
@@ -289,12 +290,19 @@ def _assigned(body: list[ast.stmt]) -> list[tuple[str, ast.expr]]:
     return found
 
 
+def _name_of(called: ast.expr) -> str:
+    """The last word of what is called; ``""`` where that is no name."""
+    if isinstance(called, ast.Attribute):
+        return called.attr
+    return called.id if isinstance(called, ast.Name) else ""
+
+
 def _is_plain(value: ast.expr) -> bool:
     """Whether an expression is a literal, a type ``tl.…``, or such in ``tl.constexpr(…)`` or ``float(…)``."""
-    if isinstance(value, ast.Call) and len(value.args) == 1 and not value.keywords:
-        called = value.func
-        name = called.attr if isinstance(called, ast.Attribute) else getattr(called, "id", "")
-        return name in ("constexpr", "float") and _is_plain(value.args[0])
+    if isinstance(value, ast.Call):
+        if len(value.args) != 1 or value.keywords:
+            return False
+        return _name_of(value.func) in ("constexpr", "float") and _is_plain(value.args[0])
     if isinstance(value, ast.Attribute) and isinstance(value.value, ast.Name):
         return value.value.id == "tl"
     try:

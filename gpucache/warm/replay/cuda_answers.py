@@ -43,7 +43,8 @@ def answer_by(target: Target) -> None:
     if _MODULE in sys.modules:
         _put_answers(sys.modules[_MODULE], target)
         return
-    sys.meta_path[:] = [finder for finder in sys.meta_path if not isinstance(finder, _Finder)]
+    others = [finder for finder in sys.meta_path if not isinstance(finder, _Finder)]
+    sys.meta_path[:] = others
     sys.meta_path.insert(0, _Finder(target))
 
 
@@ -91,7 +92,8 @@ def _always(answer: object) -> Any:
 
 
 def _name(target: Target) -> str:
-    return f"{'NVIDIA' if target.backend == 'cuda' else 'AMD'} GPU ({target})"
+    maker = "NVIDIA" if target.backend == "cuda" else "AMD"
+    return f"{maker} GPU ({target})"
 
 
 def _capability(target: Target) -> tuple[int, int]:
@@ -99,4 +101,6 @@ def _capability(target: Target) -> tuple[int, int]:
     if type(target.arch) is int:
         return divmod(target.arch, 10)
     match = re.fullmatch(r"gfx([0-9]+)([0-9a-f])[0-9a-f]", target.arch.partition(":")[0])  # type: ignore[union-attr]
-    return (0, 0) if match is None else (int(match[1]), int(match[2], 16))
+    if match is None:
+        return 0, 0
+    return int(match[1]), int(match[2], 16)

@@ -301,9 +301,8 @@ class Functions:
         file = place.file
         if file is None or place.source is not None or place.module in _MAIN:
             return None
-        here = getattr(module, "__file__", None)
-        is_same = here is not None and os.path.realpath(here) == os.path.realpath(file)
-        if is_same or not os.path.exists(file):
+        here = getattr(module, "__file__", None) or ""
+        if os.path.realpath(here) == os.path.realpath(file) or not os.path.exists(file):
             return None
         return self._kernel_in(self._of_file(place), function.qualname)
 

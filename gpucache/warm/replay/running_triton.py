@@ -36,7 +36,8 @@ if TYPE_CHECKING:
     from gpucache.warm.replay.cache_manager import Answer
 
 VERSION: str = triton.__version__
-HAS_GLOBALS_IN_KEY = tuple(map(int, VERSION.split(".")[:2])) >= (3, 6)
+_major, _minor = VERSION.split(".")[:2]
+HAS_GLOBALS_IN_KEY = (int(_major), int(_minor)) >= (3, 6)
 """Whether constexpr globals that a function reads are part of the key: not in 3.2.0 and 3.4.0, but from 3.6.0 on."""
 
 
@@ -102,7 +103,8 @@ def _note_functions() -> list[weakref.ref[Any]]:
 
     The collector does not list them all: a process that forks workers has frozen what it has (`gc.freeze`).
     """
-    noted = [weakref.ref(value) for value in gc.get_objects() if _is_kernel_type(type(value))]
+    there = [value for value in gc.get_objects() if _is_kernel_type(type(value))]
+    noted = [weakref.ref(value) for value in there]
     base = getattr(sys.modules["triton.runtime.jit"], "JITCallable", JITFunction)
     make = base.__init__
 
@@ -145,7 +147,8 @@ def dtype(name: str) -> Any:
 
 def pointer(element: object, address_space: int | str, is_const: bool) -> Any:
     """`triton.language.pointer_type`; of another version's kind of address space, the default."""
-    default = inspect.signature(tl.pointer_type.__init__).parameters["address_space"].default
+    parameters = inspect.signature(tl.pointer_type.__init__).parameters
+    default = parameters["address_space"].default
     space = address_space if type(address_space) is type(default) else default
     return tl.pointer_type(element, space, is_const)
 

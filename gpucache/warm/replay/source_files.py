@@ -9,6 +9,8 @@ import stat
 from gpucache.disk.vetting import Trust, vet
 from gpucache.errors import GpuCacheError, ProvisionError, UnsafeDirectoryError
 
+_READ = os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC
+"""A FIFO is opened at once, and then refused."""
 _MOST_BYTES = 2**24
 """No source file is longer."""
 
@@ -24,7 +26,8 @@ class CannotImportError(GpuCacheError, ImportError):
 def one_line(error: BaseException) -> str:
     """An exception as one line: its type and the line of its text that says most, whatever its class does."""
     try:
-        said = [line.strip() for line in str(error).splitlines() if line.strip()]
+        lines = [line.strip() for line in str(error).splitlines()]
+        said = list(filter(None, lines))
     except BaseException:
         said = []
     name = type(error).__name__
@@ -54,7 +57,7 @@ def text_of(file: str, trust: Trust | None) -> str:
     try:
         if trust is not None:
             _vet_way(file, trust)
-        with open(os.open(file, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC), "rb") as opened:
+        with open(os.open(file, _READ), "rb") as opened:
             found = os.fstat(opened.fileno())
             refused = _refused(found, trust)
             if refused is not None:
@@ -71,7 +74,9 @@ def text_of(file: str, trust: Trust | None) -> str:
 
 
 def _cause(error: OSError | ProvisionError) -> str:
-    return str(error.strerror or error) if isinstance(error, OSError) else error.problem
+    if isinstance(error, ProvisionError):
+        return error.problem
+    return error.strerror or str(error)
 
 
 def _vet_way(file: str, trust: Trust) -> None:
@@ -81,7 +86,7 @@ def _vet_way(file: str, trust: Trust) -> None:
         CannotImportError: one of them is another user's, or everybody may write it.
     """
     try:
-        for path in dict.fromkeys((os.path.abspath(file), os.path.realpath(file))):
+        for path in sorted({os.path.abspath(file), os.path.realpath(file)}):
             vet(os.path.dirname(path), trust)
     except UnsafeDirectoryError as error:
         raise CannotImportError(f"{file} is not executed: {error.problem}") from error

@@ -57,12 +57,13 @@ def as_recorded(recorded: Mapping[str, str], listed: Listed) -> Iterator[None]:
         VariableError: a variable would have to be changed that is set for no recipe.
     """
     here = dict(listed())
-    for name in sorted(recorded.keys() | here.keys()):
+    names = sorted(recorded.keys() | here.keys())
+    for name in names:
         value = recorded.get(name, here.get(name, ""))
         why = why_refused(name, value)
         if why and recorded.get(name) != here.get(name):
             raise VariableError(name, recorded.get(name), why)
-    before = {name: os.environ.get(name) for name in recorded.keys() | here.keys()}
+    before = {name: os.environ.get(name) for name in names}
     try:
         _change(recorded, here, listed)
         yield
