@@ -199,6 +199,7 @@ def test_a_module_ends_its_own_recipes_and_no_others(modules: Modules, run, what
 STRANGE_MODULES = {
     "prints": "import os\nprint('x' * 10**6)\nos.write(1, b'{}')\nos.write(2, b'y' * 10**6)",
     "changes the directory": "import os; os.chdir('/')",
+    "changes the umask": "import os; os.umask(0o777)",
     "changes variables": "import os; os.environ.clear(); os.environ['PATH'] = ''",
     "starts a thread": "import threading, time\n"
     "threading.Thread(target=time.sleep, args=(1000,), daemon=True).start()\n"
@@ -222,9 +223,9 @@ STRANGE_MODULES = {
 
 @pytest.mark.parametrize("what", STRANGE_MODULES)
 def test_a_module_may_do_strange_things_to_its_process(modules: Modules, run, tmp_path, what):
-    """What its kernels see is the environment and the directory of the caller; and what it has started ends."""
+    """What its kernels see is the environment, directory and umask of the caller; and what it has started ends."""
     mark = f"strange{os.getpid()}"
-    seen = "\nimport os\ndef one(): return os.environ['MARK'], os.getcwd()\n"
+    seen = "\nimport os\ndef one(): return os.environ['MARK'], os.getcwd(), os.umask(0)\n"
     modules.write("strange", STRANGE_MODULES[what] + seen)
     modules.write("good", GOOD)
     os.environ["MARK"] = mark
@@ -234,7 +235,9 @@ def test_a_module_may_do_strange_things_to_its_process(modules: Modules, run, tm
     finally:
         del os.environ["MARK"]
     assert (strange.end, good.end) == ("made", "made"), (strange, good)
-    assert strange.why == str((mark, os.getcwd()))
+    umask = os.umask(0)
+    os.umask(umask)
+    assert strange.why == str((mark, os.getcwd(), umask))
     assert processes_with(f"MARK={mark}") == {}
 
 

@@ -57,6 +57,7 @@ class Importer:
         self._functions: Any = None
         self._environ: dict[str, str] = {}
         self._directory = "/"
+        self._umask = 0o077
 
     def serve(self) -> NoReturn:
         """Do what the messages say, until the connection is closed; then end."""
@@ -84,6 +85,8 @@ class Importer:
         """Import Triton, and do all that each process that compiles would have to do."""
         why = ""
         try:
+            self._umask = os.umask(self._umask)
+            os.umask(self._umask)
             self._directory = os.getcwd()
             self._replay = import_module(REPLAY)
             first = self._plan.recipe(self._plan.jobs[0])
@@ -175,7 +178,8 @@ class Importer:
             os._exit(1)
 
     def _restore(self) -> None:
-        """Take back what modules have done to this process's variables and directory."""
+        """Take back what modules have done to this process's variables, directory and umask."""
+        os.umask(self._umask)
         os.environ.clear()
         os.environ.update(self._environ)
         with suppress(OSError):
