@@ -16,7 +16,8 @@ from support.users import ADA
 
 from gpucache.disk.vetting import Trust
 from gpucache.kernels.recipe import Function
-from gpucache.warm.replay.functions import CannotImportError, Functions, Place, places
+from gpucache.warm.replay.functions import Functions, Place, places
+from gpucache.warm.replay.source_files import CannotImportError
 
 KERNEL = "from test_functions_kernel import jit\n"
 SUPPORT = """
@@ -208,9 +209,9 @@ class TestAFile:
         file = tmp_path / "open.py"
         file.write_text(ADD)
         file.chmod(0o666)
-        assert (
-            self.refused(home, file) == f"{file} may be written by everybody, and is not executed"
-        )
+        way_out = "`chmod o-w` forbids that"
+        reason = f"{file} may be written by everybody ({way_out}), and is not executed"
+        assert self.refused(home, file) == reason
 
     def test_in_a_directory_that_everybody_may_write_is_not_executed(self, home, tmp_path):
         directory = tmp_path / "open"
@@ -224,7 +225,9 @@ class TestAFile:
         file = tmp_path / "foreign.py"
         file.write_text(ADD)
         os.chown(file, ADA, ADA)
-        assert self.refused(home, file) == f"{file} belongs to uid {ADA}, and is not executed"
+        way_out = f"`GPUCACHE_TRUST_UIDS={ADA}` trusts it"
+        reason = f"{file} belongs to uid {ADA} ({way_out}), and is not executed"
+        assert self.refused(home, file) == reason
 
     @pytest.mark.root
     def test_behind_a_link_of_another_user_is_not_executed(self, home, tmp_path):
@@ -239,7 +242,14 @@ class TestAFile:
         pipe = tmp_path / "pipe.py"
         os.mkfifo(pipe)
         assert self.refused(home, pipe) == f"{pipe} is no plain file, and is not executed"
-        assert "No such file" in self.refused(home, tmp_path / "gone.py")
+
+    def test_that_is_gone_with_its_module_is_told_with_where_modules_are_looked_for(
+        self, home, tmp_path
+    ):
+        assert self.refused(home, tmp_path / "gone.py") == (
+            "no module not_on_the_path is on PYTHONPATH or in the current directory, "
+            f"and {tmp_path}/gone.py is gone"
+        )
 
     @pytest.mark.parametrize("file", ["<stdin>", "<ipython-input-1>", "/tmp/ipykernel_7/1.py"])
     def test_that_was_typed_is_told_as_such(self, home, file):

@@ -14,9 +14,9 @@ from gpucache.kernels.encoding import (
     MOST_BITS,
     MOST_DEPTH,
     MOST_LETTERS,
-    MOST_NAME,
     MOST_VALUES,
     Function,
+    is_shown,
 )
 
 TYPE_CHECKING = False
@@ -246,7 +246,7 @@ def as_name(name: object) -> str:
     Raises:
         BadEncoding: it is none.
     """
-    if type(name) is str and 0 < len(name) <= MOST_NAME and name.isprintable():
+    if is_shown(name):
         return name
     raise BadEncoding("a name that is no text that could be shown")
 

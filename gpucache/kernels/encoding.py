@@ -21,7 +21,7 @@ from gpucache.errors import GpuCacheError
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable
-    from typing import Any, TypeAlias
+    from typing import Any, TypeAlias, TypeGuard
 
     Encoded: TypeAlias = bool | int | str | dict[str, Any] | None
     """What `encode` gives, and `json` reads and writes without loss."""
@@ -299,13 +299,18 @@ def _class_names(cls: type) -> tuple[str, str]:
     return as_shown(module), as_shown(qualname)
 
 
+def is_shown(name: object) -> TypeGuard[str]:
+    """Whether this is a name of sensible length that can be shown."""
+    return type(name) is str and 0 < len(name) <= MOST_NAME and name.isprintable()
+
+
 def as_shown(name: object) -> str:
     """The name, if it is one that can be shown.
 
     Raises:
         Unencodable: it is none.
     """
-    if type(name) is str and 0 < len(name) <= MOST_NAME and name.isprintable():
+    if is_shown(name):
         return name
     raise Unencodable("a name that is no text that could be shown")
 

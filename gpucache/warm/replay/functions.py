@@ -18,8 +18,7 @@ from typing import NamedTuple
 
 from gpucache.disk.vetting import Trust
 from gpucache.warm.replay.inductor import leave_driver_alone
-from gpucache.warm.replay.source_files import CannotImportError as CannotImportError
-from gpucache.warm.replay.source_files import one_line, text_of
+from gpucache.warm.replay.source_files import CannotImportError, one_line, text_of
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -194,6 +193,10 @@ class Functions:
                 raise _raised(name, error) from error
         except BaseException as error:
             raise _raised(name, error) from error
+        _refuse_interactive(place.file)
+        if not os.path.lexists(place.file):
+            looked = f"no module {name} is on PYTHONPATH or in the current directory"
+            raise CannotImportError(f"{looked}, and {place.file} is gone")
         return self._of_file(place)
 
     def _of_main(self, place: Place) -> ModuleType:

@@ -7,6 +7,7 @@ import os
 import stat
 
 from gpucache.disk.vetting import Trust, vet
+from gpucache.environment import TRUST_UIDS
 from gpucache.errors import GpuCacheError, ProvisionError, UnsafeDirectoryError
 
 _READ = os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC
@@ -101,7 +102,8 @@ def _refused(found: os.stat_result, trust: Trust | None) -> str | None:
     if trust is None:
         return None
     if not trust.covers(found.st_uid):
-        return f"belongs to uid {found.st_uid}"
+        trusted = ",".join(map(str, sorted({*trust.uids, found.st_uid})))
+        return f"belongs to uid {found.st_uid} (`{TRUST_UIDS.name}={trusted}` trusts it)"
     if found.st_mode & stat.S_IWOTH and not trust.world_writable:
-        return "may be written by everybody"
+        return "may be written by everybody (`chmod o-w` forbids that)"
     return None
