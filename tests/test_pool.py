@@ -13,6 +13,7 @@ import time
 from collections.abc import Callable, Iterable
 from contextlib import suppress
 from pathlib import Path
+from textwrap import dedent
 from typing import Any
 
 import pytest
@@ -401,6 +402,20 @@ def test_under_a_limit_of_processes_those_that_there_are_go_on(modules: Modules,
     outcomes = run([modules.recipe("good", "one") for _ in range(6)], jobs=4)
     assert [one.end for one in outcomes] == ["made"] * 6
     assert len({one.why for one in outcomes}) == 1
+
+
+def test_under_a_limit_of_files_one_package_comes_after_the_other(
+    modules: Modules, run, monkeypatch
+):
+    serve = "    serve({"
+    limit = "    import resource; resource.setrlimit(resource.RLIMIT_NOFILE, (24, 24))\n"
+    start = scheduler_process.START.replace(serve, limit + serve)
+    monkeypatch.setattr(scheduler_process, "START", start)
+    names = [f"package{number}" for number in range(12)]
+    for name in names:
+        modules.write(name, "import time\ntime.sleep(0.05)\n" + dedent(GOOD))
+    outcomes = run([modules.recipe(name, "one") for name in names], jobs=8)
+    assert [one.end for one in outcomes] == ["made"] * 12, {one.why for one in outcomes}
 
 
 # ---- the caller

@@ -55,6 +55,8 @@ class Importers:
         self._with_torch: Child | None = None
         self._has_torch = False
         self._torch_fails = False
+        self._full_at = -1
+        """How many processes had ended when the last one could not be made."""
 
     @property
     def busy(self) -> int:
@@ -87,7 +89,7 @@ class Importers:
 
     def import_next(self) -> bool:
         """Begin to import the next package that waits for that; whether there was one."""
-        if not self._is_prepared:
+        if not self._is_prepared or self._waits_for_room():
             return False
         for package in self._packages:
             if package.state == "waiting":
@@ -109,10 +111,25 @@ class Importers:
         except ConnectionError:
             return False
         except OSError as error:
-            self.failed(package, str(error))
+            self._not_begun(package, str(error))
         else:
             package.state = "beginning"
         return True
+
+    def _not_begun(self, package: Package, why: str) -> None:
+        """No process could be made for a package, as under a limit: there may be room once another has ended."""
+        if self._others_will_end():
+            package.begin_anew()
+            self._full_at = self._supervisor.ended
+        else:
+            self.failed(package, why)
+
+    def _waits_for_room(self) -> bool:
+        return self._full_at == self._supervisor.ended and self._others_will_end()
+
+    def _others_will_end(self) -> bool:
+        is_ready = any(package.state == "ready" for package in self._packages)
+        return is_ready or self._supervisor.is_busy
 
     def _start_torch(self) -> None:
         """Have an importer made that has torch in it, unless one is being made."""
@@ -130,6 +147,16 @@ class Importers:
         if package.importer is not None:
             self._supervisor.close(package.importer)
             package.importer = None
+
+    def make_room(self, package: Package) -> bool:
+        """End the importer of another package, which is imported again later; whether there was one."""
+        for other in self._packages:
+            if other is not package and other.state == "ready" and other.importer is not None:
+                self._supervisor.close(other.importer)
+                other.begin_anew()
+                self._full_at = self._supervisor.ended
+                return True
+        return False
 
     def failed(self, package: Package, why: str) -> None:
         """A process of a package has not begun, or has ended with nothing to do; after some of these, give it up."""
@@ -237,6 +264,9 @@ class Importers:
         """An importer has ended: the module that it was importing is to blame, and others go on without that one."""
         if package.state == "looking":  # a file could not be read in time
             package.wants_torch = False
+        if package.state == "beginning":
+            self._not_begun(package, how)
+            return
         if package.state != "importing":
             package.importer = None
             self.failed(package, how)

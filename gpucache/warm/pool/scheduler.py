@@ -167,6 +167,8 @@ class Scheduler:
         except ConnectionError:
             return False  # the importer has just ended, which will be told
         except OSError as error:
+            if self._supervisor.is_busy or self._importers.make_room(package):
+                return False  # once one of those has ended, there may be room
             self._importers.failed(package, str(error))
         else:
             self._workers[child] = Worker(package)

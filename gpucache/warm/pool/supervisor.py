@@ -55,6 +55,8 @@ class Supervisor:
         self._selector.register(self._wake, selectors.EVENT_READ, self._woken)
         self._ready: list[Event] = []
         self._looked = time.monotonic()
+        self.ended = 0
+        """How many processes have ended, or were never made; with each there may be room for another."""
 
     # ---- starting
 
@@ -134,6 +136,11 @@ class Supervisor:
             child.channel.send(message, wait=False)
         except OSError:
             self.kill(child, "it does not listen")
+
+    @property
+    def is_busy(self) -> bool:
+        """Whether any process is to answer, or to end."""
+        return any(child.deadline is not None for child in self._all())
 
     def answered(self, child: Child) -> None:
         """Let a process go on without a limit: it has answered."""
@@ -285,6 +292,7 @@ class Supervisor:
         self._ready.append(Event(child, None, how))
 
     def _forget(self, child: Child) -> None:
+        self.ended += 1
         self._children.pop(child.channel, None)
         if not child.is_closed:
             child.is_closed = True
