@@ -150,8 +150,7 @@ def test_a_process_of_the_pool_may_be_killed(recipes, root, mark, files_of_a_run
 
 CALLER = """if True:
     import sys
-    from gpucache.warm import Pool
-    from gpucache.warm import read_recipe_file
+    from gpucache.warm import Pool, read_recipe_file
     Pool(read_recipe_file(sys.argv[1]), root=sys.argv[2], jobs=2).run()
 """
 

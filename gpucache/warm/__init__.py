@@ -1,7 +1,6 @@
 """Compiles what recipes say, into the store, before a program asks for it.
 
-    from gpucache.warm import Pool
-    from gpucache.warm import read_recipe_file
+    from gpucache.warm import Pool, read_recipe_file
 
     report = Pool(read_recipe_file("recipes.jsonl"), root="/cache").run()
 

@@ -1,4 +1,4 @@
-"""`serve`: what an importer does: it imports what it is told to, and forks other importers and workers.
+"""`Importer`: what an importer does: it imports what it is told to, and forks other importers and workers.
 
 The first importer imports Triton and computes its key, which takes half a second and is then done for all. Others are
 forked from it, one for each package, or from one that has torch in it besides; each imports the modules of its package,

@@ -1,7 +1,6 @@
 """`Pool`: compiles recipes on all cores, in processes of its own.
 
-    from gpucache.warm import Pool
-    from gpucache.warm import read_recipe_file
+    from gpucache.warm import Pool, read_recipe_file
     report = Pool(read_recipe_file("recipes.jsonl"), root="/cache").run()
 
 A fresh process, the scheduler, does all the forking (`pool.scheduler`), so that the caller may have threads,
