@@ -24,6 +24,8 @@ from gpucache.kernels.recipe import Target, to_text
 from gpucache.kernels.recipe_lines import BadLine
 from gpucache.warm.outcome import Outcome
 from gpucache.warm.pool import scheduler_process
+from gpucache.warm.pool.packages import Package
+from gpucache.warm.pool.plan import Job
 from gpucache.warm.pool.pool import Pool
 from gpucache.warm.pool.report import Progress
 from gpucache.warm.pool.scheduler_process import PoolError
@@ -297,6 +299,23 @@ def test_what_a_killed_kernel_has_in_temporary_files_goes_with_the_pool(
     assert outcome.end == "failed"
     assert str(place) in (tmp_path / "told").read_text()
     assert os.listdir(place) == []
+
+
+def seconds_without_their_module(count: int) -> float:
+    """The CPU time of taking so many recipes from a package, each of which has no function."""
+    jobs = [Job(number, "p", "p", Target("cuda", 90, 32), number, 1) for number in range(count)]
+    package = Package("p", jobs)
+    began = time.process_time()
+    taken = [package.take_recipe(number) for number in range(count)]
+    assert [job for (job,) in taken] == jobs
+    return time.process_time() - began
+
+
+def test_ten_thousand_recipes_of_a_module_that_is_not_there_end_soon():
+    """The time grows with their number, and not with its square, which were 64 times as much."""
+    few = min(seconds_without_their_module(2000) for _ in range(5))
+    many = min(seconds_without_their_module(16000) for _ in range(3))
+    assert many < 30 * few
 
 
 # ---- torch

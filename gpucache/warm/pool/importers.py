@@ -227,7 +227,7 @@ class Importers:
 
     def _said(self, package: Package, importer: Child, message: Message) -> None:
         if "offset" in message:
-            for job in package.take_those(offset=message["offset"]):
+            for job in package.take_recipe(message["offset"]):
                 self._fail(job, message["why"])
             return
         self._supervisor.answered(importer)

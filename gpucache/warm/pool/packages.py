@@ -38,6 +38,10 @@ class Package:
         self._modules = list(dict.fromkeys(modules))
         """All modules that are to be imported, in this order."""
         self._imported = 0
+        self._of_recipe: dict[int, list[int]] = {}
+        """The numbers of the jobs of each recipe, by its offset."""
+        for job in self._jobs.values():
+            self._of_recipe.setdefault(job.offset, []).append(job.number)
 
     @property
     def is_importing(self) -> bool:
@@ -64,14 +68,18 @@ class Package:
         del self._jobs[job.number]
         return job
 
-    def take_those(self, *, module: str | None = None, offset: int | None = None) -> list[Job]:
-        """Jobs that are not to be done: all, or those of one module or of one recipe."""
+    def take_those(self, *, module: str | None = None) -> list[Job]:
+        """Jobs that are not to be done: all, or those of one module."""
         found = []
         for job in tuple(self._jobs.values()):
-            is_of_module = module in (None, job.module)
-            if is_of_module and offset in (None, job.offset):
+            if module in (None, job.module):
                 found.append(self._jobs.pop(job.number))
         return found
+
+    def take_recipe(self, offset: int) -> list[Job]:
+        """The jobs of one recipe, which are not to be done. Takes no longer where there are many others."""
+        numbers = self._of_recipe.pop(offset, [])
+        return [self._jobs.pop(number) for number in numbers if number in self._jobs]
 
     # ---- modules
 
