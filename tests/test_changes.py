@@ -28,7 +28,7 @@ from corpus.cases import case
 
 
 @triton.jit
-def extra(x, BLOCK: tl.constexpr):
+def extra(x, BLOCK: tl.constexpr, MORE: tl.constexpr = 0):
     offsets = tl.arange(0, BLOCK)
     {body}
     tl.store(x + offsets, tl.load(x + offsets) + 1)
@@ -37,7 +37,7 @@ def extra(x, BLOCK: tl.constexpr):
 @case("extra")
 def launch():
     {first}
-    extra[(1,)](F32, BLOCK=64)
+    extra[(1,)](F32, BLOCK=64, MORE={more})
 """
 WITH_GPU = "os.environ.get('HAS_GPU') == '1'"
 
@@ -51,9 +51,14 @@ class Program:
         self.write()
 
     def write(
-        self, body: str = "pass", definitions: str = "", facts: str = "", first: str = "pass"
+        self,
+        body: str = "pass",
+        definitions: str = "",
+        facts: str = "",
+        first: str = "pass",
+        more: str = "0",
     ) -> None:
-        text = EXTRA.format(body=body, definitions=definitions, first=first)
+        text = EXTRA.format(body=body, definitions=definitions, first=first, more=more)
         (self.sources / "corpus/extra.py").write_text(text)
         module = f"import os\nimport triton\nimport triton.language as tl\n{facts}\n"
         (self.sources / "corpus/facts.py").write_text(module)
@@ -108,6 +113,17 @@ class TestNothingIsPublishedWhereThereDiffers:
             facts=f"class Facts:\n    STEP = 1 if {WITH_GPU} else 2",
         )
         said = "corpus.facts.Facts.STEP is 2 here, and was 1"
+        assert with_gpu() == (("differs here", said), "made")
+
+    @pytest.mark.parametrize("member", ["facts.Mode.FAST", "MORE.value"])
+    def test_a_member_of_an_enum(self, program, with_gpu, member):
+        """The key has its name."""
+        program.write(
+            body=f"offsets += {member}.value",
+            facts=f"import enum\n\n\nclass Mode(enum.Enum):\n    FAST = 1 if {WITH_GPU} else 2",
+            more="facts.Mode.FAST",
+        )
+        said = "corpus.facts.Mode.FAST is 2 here, and was 1"
         assert with_gpu() == (("differs here", said), "made")
 
     def test_a_default_of_a_function_that_it_calls(self, program, with_gpu):
@@ -187,6 +203,14 @@ class TestTheSourceHasChanged:
 
 
 class TestOnAnotherTarget:
+    def test_is_a_kernel_made_with_a_member_of_an_enum(self, program):
+        program.write(
+            body="offsets += MORE.value.value",
+            facts="import enum\n\n\nclass Mode(enum.Enum):\n    FAST = enum.auto()",
+            more="facts.Mode.FAST",
+        )
+        assert program.replayed(program.recorded(), "--arch", "sm_80") == ("made", "")
+
     def test_is_a_kernel_made_whose_values_the_source_says(self, program):
         program.write(
             body="offsets = moved(offsets) + facts.STEP + facts.Facts.SIZE + int(math.pi)",

@@ -4,8 +4,10 @@ import enum
 import json
 import math
 from contextlib import suppress
+from dataclasses import dataclass
+from functools import cached_property
 from types import SimpleNamespace
-from typing import NamedTuple, get_args
+from typing import ClassVar, NamedTuple, get_args
 
 import pytest
 from hypothesis import given, settings
@@ -36,6 +38,25 @@ class Shape(NamedTuple):
 class Mode(enum.IntEnum):
     FAST = 1
     EXACT = 2
+
+
+@dataclass
+class Doubled:
+    once: int
+    twice = 0
+
+    def __post_init__(self):
+        self.twice = 2 * self.once
+
+
+@dataclass
+class Cached:
+    KIND: ClassVar[str] = "cached"
+    once: int
+
+    @cached_property
+    def twice(self):
+        return 2 * self.once
 
 
 class Endless(NamedTuple):
@@ -81,6 +102,14 @@ def test_a_plain_value_comes_back_with_its_type(value):
     again = decode(json.loads(json.dumps(encode(value))), Fake())
     assert again == value
     assert repr(again) == repr(value)
+
+
+def test_a_dataclass_is_encoded_if_its_fields_are_all_that_it_has():
+    with pytest.raises(Unencodable, match="Doubled, which has twice beside its fields"):
+        encode(Doubled(1))
+    cached = Cached(1)
+    assert cached.twice == 2
+    assert encode(cached) == {"dataclass": [__name__, "Cached", [["once", 1]]]}
 
 
 def test_nan_comes_back():

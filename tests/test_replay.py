@@ -388,6 +388,10 @@ class TestAHostileRecipe:
                 {"dataclass": ["subprocess", "Popen", [["args", "x"]]]},
                 "subprocess.Popen is no dataclass now",
             ),
+            (
+                {"dataclass": ["corpus.constants", "AtItsEnd", [["path", "x"]]]},
+                "corpus.constants.AtItsEnd does something at its end, and is made by no recipe",
+            ),
             ({"torch_dtype": "load"}, "torch has no dtype load, or is not imported"),
         ],
     )

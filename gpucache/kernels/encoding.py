@@ -14,6 +14,7 @@ from __future__ import annotations
 import re
 import sys
 from enum import Enum
+from functools import cached_property
 from typing import Literal, NamedTuple
 
 from gpucache.errors import GpuCacheError
@@ -150,10 +151,13 @@ class Encoder:
         from dataclasses import fields
 
         module, qualname = _class_names(cls)
+        names = [field.name for field in fields(value) if field.init]
+        for name in getattr(value, "__dict__", {}).keys() - set(names):
+            if not isinstance(vars(cls).get(name), cached_property):
+                raise Unencodable(f"a value of {_shown(cls)}, which has {name} beside its fields")
         encoded = []
-        for field in fields(value):
-            if field.init:
-                encoded.append([field.name, self.encode(getattr(value, field.name), depth + 1)])
+        for name in names:
+            encoded.append([name, self.encode(getattr(value, name), depth + 1)])
         return {"dataclass": [module, qualname, encoded]}
 
 

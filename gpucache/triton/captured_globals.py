@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections import ChainMap
 from contextlib import suppress
-from enum import EnumMeta
+from enum import Enum, EnumMeta
 from types import ModuleType
 
 from gpucache.kernels.encoding import (
@@ -32,6 +32,7 @@ def globals_of(function: Any, constants: Iterable[object], encoder: Encoder) -> 
     Global variables are as Triton has noted them when it hashed each function; what it has not hashed yet has none.
     Variables of modules and classes (``config.STEP``, which Triton does not note) are all that the code may mean.
     """
+    constants = list(constants)
     called = called_functions(function, constants)
     noted: dict[Any, Any] = {}
     for one in called:
@@ -39,7 +40,7 @@ def globals_of(function: Any, constants: Iterable[object], encoder: Encoder) -> 
     found = []
     for (name, _), (value, variables) in noted.items():
         found.append((variables.get("__name__", ""), name, value))
-    others = {}
+    others = _members(constants)
     for one in called:
         others.update(_attributes(one.fn))
         if one is not function:  # whose defaults are among its constants
@@ -136,6 +137,21 @@ def _direct(python: Any) -> list[object]:
     return values
 
 
+def _members(constants: Iterable[object]) -> dict[tuple[str, str], object]:
+    """The values of members of enums among constants, and in tuples among these; the key has their names alone."""
+    found: dict[tuple[str, str], object] = {}
+    waiting = list(constants)
+    for value in waiting:
+        if len(waiting) > _MOST_CALLED:
+            break
+        if isinstance(value, tuple):
+            waiting.extend(value)
+        elif isinstance(value, Enum):
+            cls = type(value)
+            found[cls.__module__, f"{cls.__qualname__}.{value._name_}"] = value._value_
+    return found
+
+
 _MOST_SPACES = 64
 
 
@@ -160,9 +176,9 @@ def _is_space(value: Any) -> bool:
 
 
 def _variables(space: Any) -> Mapping[str, object]:
-    """The variables of a module or a class; of an enum its members."""
+    """The variables of a module or a class; of an enum the values of its members."""
     if isinstance(space, EnumMeta):
-        return space._member_map_
+        return {name: member._value_ for name, member in space._member_map_.items()}
     if isinstance(space, type):
         return ChainMap(*map(vars, space.__mro__))  # type: ignore[arg-type]
     variables: dict[str, object] = vars(space)

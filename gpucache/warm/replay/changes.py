@@ -298,7 +298,12 @@ def _name_of(called: ast.expr) -> str:
 
 
 def _is_plain(value: ast.expr) -> bool:
-    """Whether an expression is a literal, a type ``tl.…``, or such in ``tl.constexpr(…)`` or ``float(…)``."""
+    """Whether an expression is a literal, a type ``tl.…``, or such in ``tl.constexpr(…)`` or ``float(…)``.
+
+    Or ``auto()``, the next number in an enum.
+    """
+    if isinstance(value, ast.Call) and not value.args and not value.keywords:
+        return _name_of(value.func) == "auto"
     if isinstance(value, ast.Call):
         if len(value.args) != 1 or value.keywords:
             return False

@@ -6,6 +6,7 @@ and dataclasses are filled without their constructors.
 
 from __future__ import annotations
 
+import dataclasses
 import sys
 from enum import Enum, EnumMeta
 
@@ -62,7 +63,10 @@ class ValueFactory:
         known = vars(cls).get("__dataclass_fields__")
         if type(known) is not dict:
             raise CannotImportError(f"{module}.{qualname} is no dataclass now")
-        if known.keys() != fields.keys():
+        if hasattr(cls, "__del__"):
+            reason = f"{module}.{qualname} does something at its end, and is made by no recipe"
+            raise CannotImportError(reason)
+        if {field.name for field in dataclasses.fields(cls) if field.init} != fields.keys():
             raise CannotImportError(f"{module}.{qualname} has other fields now")
         made: object = object.__new__(cls)
         for name, value in fields.items():

@@ -1,5 +1,6 @@
 """Every kind of value that a kernel takes as a constant, or as an argument that is none of a tensor or an integer."""
 
+import dataclasses
 import enum
 from typing import NamedTuple
 
@@ -222,3 +223,13 @@ def nested_constant():
 @case("a constant named tuple", since=(3, 4))
 def named_constant():
     many[(1,)](F32, SHAPE=Sizes(6, 8), BLOCK=64)
+
+
+@dataclasses.dataclass
+class AtItsEnd:
+    """Of which no recipe may make a value, since that would do something."""
+
+    path: str
+
+    def __del__(self):
+        raise AssertionError
