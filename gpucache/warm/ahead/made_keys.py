@@ -29,7 +29,7 @@ from gpucache.warm.ahead.short_digest import short_digest
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
-    from typing import Literal
+    from typing import Literal, TypeGuard
 
     from gpucache.warm.ahead.recipe_summary import RecipeSummary
     from gpucache.warm.outcome import Outcome
@@ -134,17 +134,33 @@ def read(path: str, trust: Trust) -> MadeKeys | None:
 
 def _made(said: dict[str, object]) -> MadeKeys | None:
     """What a side file says; None where that makes no sense."""
-    keys, sources, at = said["keys"], said["sources"], said["at"]
-    if (said["format"], said["version"]) != (_FORMAT, _VERSION):
+    if said["format"] != _FORMAT or said["version"] != _VERSION:
         return None
-    if not isinstance(keys, dict) or not isinstance(sources, dict) or type(at) is not float:
+    keys = said["keys"]
+    sources = said["sources"]
+    at = said["at"]
+    if not _are_made(keys) or not _are_stamps(sources) or type(at) is not float:
         return None
-    if not all(value is None or type(value) is str for value in sources.values()):
-        return None
-    for made in keys.values():
-        if type(made) is not list or not all(type(key) is str for key in made):
-            return None
-    return MadeKeys(keys, bool(said["failed"]), str(said["triton"]), sources, at)
+    failed = bool(said["failed"])
+    return MadeKeys(keys, failed, str(said["triton"]), sources, at)
+
+
+def _are_made(keys: object) -> TypeGuard[dict[str, list[str]]]:
+    """Whether these are lists of keys, by recorded key."""
+    if not isinstance(keys, dict):
+        return False
+    return all(map(_is_list_of_texts, keys.values()))
+
+
+def _is_list_of_texts(made: object) -> bool:
+    return type(made) is list and all(type(key) is str for key in made)
+
+
+def _are_stamps(sources: object) -> TypeGuard[dict[str, str | None]]:
+    """Whether these are what `stamp_of` says of files, by path."""
+    if not isinstance(sources, dict):
+        return False
+    return all(stamp is None or type(stamp) is str for stamp in sources.values())
 
 
 def _stamp_use(path: str) -> None:

@@ -275,7 +275,9 @@ class Replay:
         if self.location.sound(entry_path(self.location.root, self.key)) is None:
             causes = self.location.failures or ["see the log"]
             return "failed", f"compiled, but not published: {causes[-1]}"
-        return ("made (source changed)", self.changed) if self.changed else ("made", "")
+        if self.changed:
+            return "made (source changed)", self.changed
+        return "made", ""
 
     def _failed(self, error: BaseException) -> tuple[End, str]:
         """How a replay ended in which Triton or the user's code has raised."""
