@@ -266,10 +266,18 @@ def test_a_file_that_cannot_be_written_is_as_it_was(root, here: Command, tmp_pat
     assert not list(tmp_path.glob(".gpucache-*"))
 
 
-def test_a_file_in_no_directory_is_an_error(root, here: Command, tmp_path):
-    done = here("recipe", "--root", root, "-o", tmp_path / "nowhere" / "file")
+@pytest.mark.parametrize(
+    ("name", "why"), [("nowhere/file", "No such file or directory"), (".", "Is a directory")]
+)
+def test_a_file_that_cannot_be_made_is_named_with_the_way_out(
+    name, why, root, here: Command, tmp_path
+):
+    done = here("recipe", "--root", root, "-o", f"{tmp_path}/{name}")
     assert done.code == 1
-    assert "nowhere" in done.err
+    assert done.err == (
+        f"error: could not make {tmp_path}/{name}: {why}\n"
+        "hint: name another file with --output, in a directory that is there and can be written\n"
+    )
 
 
 @pytest.mark.parametrize("value", ["", " ", "--kernel"])

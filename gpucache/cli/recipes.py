@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import stat
 import tempfile
@@ -17,7 +18,7 @@ from gpucache.cli.common import counted, tell, vetted
 from gpucache.cli.options import TIME, arch_option, path_of, root_option
 from gpucache.cli.terminal import print_data, progress, say
 from gpucache.environment import LOG, RECORD
-from gpucache.errors import NotCachedError
+from gpucache.errors import NotCachedError, ProvisionError
 from gpucache.findings import repair_command
 
 if TYPE_CHECKING:
@@ -128,23 +129,36 @@ def _check_named(root: str, kernels: Sequence[StoredKernel], selection: Selectio
 
 # ---- writing
 
+_ANOTHER_FILE = "name another file with --output, in a directory that is there and can be written"
+
 
 @contextmanager
 def _written_to(output: str | None) -> Iterator[Callable[[bytes], object]]:
     """A function that writes lines to stdout or, if that is named, to a file.
 
     A file is there whole after the ``with`` block, or as it was. What is none, as a pipe, is written to as it is.
+
+    Raises:
+        ProvisionError: there can be no such file.
     """
     if output is None:
         with _to_stdout() as write:
             yield write
         return
-    if os.path.exists(output) and not stat.S_ISREG(os.stat(output).st_mode):
-        with open(output, "wb") as file:
+    path = os.path.realpath(output)
+    beside = None
+    try:
+        if os.path.exists(output) and not stat.S_ISREG(os.stat(output).st_mode):
+            fd = os.open(output, os.O_WRONLY | os.O_TRUNC | os.O_CLOEXEC)
+        else:
+            directory = os.path.dirname(path)
+            fd, beside = tempfile.mkstemp(prefix=".gpucache-recipes-", dir=directory)
+    except OSError as error:
+        raise ProvisionError(output, error.errno or errno.EIO, _ANOTHER_FILE) from error
+    if beside is None:
+        with os.fdopen(fd, "wb") as file:
             yield file.write
         return
-    path = os.path.realpath(output)
-    fd, beside = tempfile.mkstemp(prefix=".gpucache-recipes-", dir=os.path.dirname(path))
     try:
         with os.fdopen(fd, "wb") as file:
             yield file.write
