@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -149,6 +150,13 @@ class TestWhoStartsIt:
         assert sorted(one.did for one in told) == ["joined"] * 7 + ["started"]
 
 
+def is_caught(pid: int, number: int) -> bool:
+    """Whether a process has a handler for a signal."""
+    status = Path(f"/proc/{pid}/status").read_text()
+    (caught,) = re.findall(r"^SigCgt:\s*([0-9a-f]+)$", status, re.MULTILINE)
+    return bool(int(caught, 16) >> (number - 1) & 1)
+
+
 class TestWhenItEnds:
     def test_with_the_last_program_and_leaves_no_file(self, registered, waiting_pool, root):
         first, second = program(), program()
@@ -171,6 +179,24 @@ class TestWhenItEnds:
         (pool,) = map(process_of, waiting_pool)
         one.kill()
         until(lambda: not is_running(pool), GONE_S)
+
+    @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP])
+    def test_when_a_signal_asks_for_that_and_leaves_no_file(
+        self, registered, waiting_pool, root, number
+    ):
+        """As ``scancel`` does, also where the launcher has blocked signals; the program goes on."""
+        one = program()
+        signal.pthread_sigmask(signal.SIG_BLOCK, {number})
+        try:
+            registered(one)
+        finally:
+            signal.pthread_sigmask(signal.SIG_UNBLOCK, {number})
+        (pool,) = map(process_of, waiting_pool)
+        until(lambda: is_caught(pool[0], number))
+        os.kill(pool[0], number)
+        until(lambda: not is_running(pool), GONE_S)
+        assert locks(root) == []
+        assert one.poll() is None
 
     def test_when_all_is_compiled(self, file, root):
         done = threading.Event()

@@ -8,6 +8,7 @@ from __future__ import annotations
 import json
 import os
 import select
+import signal
 import sys
 import threading
 from contextlib import suppress
@@ -41,6 +42,7 @@ def main(words: Sequence[str] | None = None) -> None:
     (said,) = sys.argv[1:] if words is None else words
     asked = json.loads(said)
     work = _Work(asked)
+    _end_on_signals(work.done)
     work.thread.start()
     code = 1
     try:
@@ -51,6 +53,14 @@ def main(words: Sequence[str] | None = None) -> None:
     finally:
         # Whatever threads and finalizers there are: what is left of the pool ends when its pipes are closed.
         os._exit(code)
+
+
+def _end_on_signals(done: threading.Event) -> None:
+    """Have this process end in order where it is asked to, as a job is by ``scancel``, so that no lock file stays."""
+    for number in (signal.SIGTERM, signal.SIGHUP):
+        if signal.getsignal(number) == signal.SIG_DFL:  # `nohup` has SIGHUP ignored
+            signal.signal(number, lambda *_: done.set())
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGTERM, signal.SIGHUP})
 
 
 class _Work:
