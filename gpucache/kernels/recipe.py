@@ -48,18 +48,21 @@ class Target(NamedTuple):
 
 
 class Global(NamedTuple):
-    """A global variable that the kernel, or a function that it calls, reads.
+    """A value that the kernel, or a function that it calls, reads, and that is no argument.
 
-    Only constexpr objects among them are part of Triton's key (3.6.0 and 3.9.0 `runtime/jit.py` `cache_key`; in 3.2.0
-    and 3.4.0 none), though each may decide what code is made. So a process in which one differs, as one that has no GPU
-    may, must not compile under the recorded key.
+    A global variable, one of another module or of a class, the default of a parameter of a function that is called,
+    the value of an enum's member. Only constexpr objects among the kernel's own global variables are part of Triton's
+    key (3.6.0 and 3.9.0 `runtime/jit.py` `cache_key`; in 3.2.0 and 3.4.0 none), though each may decide what code is
+    made. So a process in which one differs, as one that has no GPU may, must not compile under the recorded key.
     """
 
     module: str
     """The module whose variable it is; ``""`` for one of an enclosing function."""
     name: str
+    """``STEP``; ``Config.STEP`` in a class; ``function(n)`` for the default of a parameter."""
     value: Encoded
-    """Encoded; of a value that cannot be encoded ``{"unencoded": "module.qualname of its type"}``."""
+    """Encoded; of a value that cannot be encoded ``{"unencoded": "module.qualname of its type"}``, of a class
+    ``{"unencoded": "class module.qualname"}``: what is read of that stands by itself."""
 
 
 class Recipe(NamedTuple):
@@ -99,7 +102,7 @@ class Recipe(NamedTuple):
     """Whether a launch of the function asked for it; else a source was made by hand, as TorchInductor's are, and
     ``specialized`` is word by word what stood there."""
     globals: tuple[Global, ...] = ()
-    """The global variables that the function and those it calls had read when Triton hashed them."""
+    """What the function and those it calls read beside arguments; global variables as Triton had hashed them."""
     source: str | None = None
     """The text of the function's module, where its file is temporary and of TorchInductor's making."""
 
