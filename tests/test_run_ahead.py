@@ -480,10 +480,8 @@ class TestTheEnd:
         until(lambda: of_test(tmp_path) == [], GONE_S)
         assert held_locks(root) == ["provision.lock"]
 
-    def test_a_kernel_in_the_middle_of_its_compile_leaves_no_lock(
-        self, triton, run, program, environ, tmp_path, root
-    ):
-        """Nor an entry that is half there; and the next program compiles it."""
+    def recorded_slow(self, run, tmp_path, root) -> Path:
+        """Recipes in ``r.jsonl`` of kernels that never end to compile; the file that is there once one begins."""
         compiling = tmp_path / "imported"
         slow = KERNEL.format(value=1) + SLOW_STAGE.format(log=str(compiling))
         (tmp_path / "modules/kernel.py").write_text(slow)
@@ -498,6 +496,13 @@ class TestTheEnd:
             GPUCACHE_DIR=f"{root}2",
         )
         assert done.stdout == "2\n", done.stderr
+        return compiling
+
+    def test_a_kernel_in_the_middle_of_its_compile_leaves_no_lock(
+        self, triton, run, program, environ, tmp_path, root
+    ):
+        """Nor an entry that is half there; and the next program compiles it."""
+        compiling = self.recorded_slow(run, tmp_path, root)
         one = program("--warm", tmp_path / "r.jsonl", "--jobs", "2")
         until(lambda: compiling.exists() and len(held_locks(root)) == 4)
         one.kill()
@@ -505,6 +510,22 @@ class TestTheEnd:
         until(lambda: held_locks(root) == ["provision.lock"], GONE_S)
         done = run("--", sys.executable, "-c", "import kernel; kernel.main()", FAST="1")
         assert done.stdout == "2\n", done.stderr
+
+    @pytest.mark.parametrize("by", [signal.SIGINT, signal.SIGTERM, signal.SIGKILL, None])
+    def test_nor_does_one_of_a_warm_that_is_ended_or_one_over_its_time_limit(
+        self, triton, by, run, environ, tmp_path, root
+    ):
+        compiling = self.recorded_slow(run, tmp_path, root)
+        command = [*GPUCACHE, "warm", "r.jsonl", "-j", "2", "--time-limit", "300s" if by else "5s"]
+        process = subprocess.Popen(
+            command, env=environ, cwd=tmp_path, stdout=subprocess.PIPE, stderr=subprocess.PIPE
+        )
+        until(lambda: compiling.exists() and len(held_locks(root)) == 3)
+        if by is not None:
+            process.send_signal(by)
+        process.communicate(timeout=PATIENCE_S)
+        until(lambda: of_test(tmp_path) == [], GONE_S)
+        assert held_locks(root) == ["provision.lock"]
 
     @pytest.mark.parametrize("by", [signal.SIGINT, signal.SIGTERM, signal.SIGKILL])
     def test_a_warm_that_is_ended_leaves_no_process(self, by, environ, busy, tmp_path):

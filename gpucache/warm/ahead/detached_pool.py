@@ -13,14 +13,11 @@ import sys
 import threading
 from contextlib import suppress
 
-from gpucache.disk.lock_place import LockPlace
-from gpucache.disk.locks import is_free
 from gpucache.disk.processes import is_running, this_process
 from gpucache.disk.vetting import Trust, vet
 from gpucache.errors import GpuCacheError
-from gpucache.layout.keys import STORE_KEY
-from gpucache.store.key_lock import remove_if_free
 from gpucache.warm.ahead.programs import Programs, opened
+from gpucache.warm.pool.dead_locks import remove_dead_locks
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -91,16 +88,6 @@ class _Work:
         self._pool = pool
         if self._is_over:
             pool.stop()
-
-
-def remove_dead_locks(root: str) -> None:
-    """Remove the lock files of keys that nobody holds, as workers leave them that were killed. Never raises."""
-    with suppress(GpuCacheError, OSError):
-        directory = LockPlace(root).directory()
-        for name in os.listdir(directory):
-            key = name.removesuffix(".lock")
-            if key != name and STORE_KEY.fullmatch(key) and is_free(f"{directory}/{name}"):
-                remove_if_free(f"{directory}/{name}")
 
 
 def watch(state: str, done: threading.Event) -> None:

@@ -24,6 +24,7 @@ import traceback
 from contextlib import suppress
 
 from gpucache.warm.pool.channel import Channel
+from gpucache.warm.pool.dead_locks import remove_dead_locks
 from gpucache.warm.pool.forking import keep_stdio_open, take_name, wake_with_parent
 from gpucache.warm.pool.importers import CannotPrepare, Importers
 from gpucache.warm.pool.packages import Package, by_package
@@ -82,6 +83,8 @@ class Scheduler:
             self._tell(says="broken", why=str(error))
             self._is_over = True
         self._supervisor.end(at_once=self._is_over)
+        # Of those that were killed, at their time limit or now.
+        remove_dead_locks(self._plan.settings.root)
         self._tell(says="end")
 
     # ---- the caller
