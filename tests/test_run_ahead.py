@@ -12,6 +12,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
@@ -79,7 +80,8 @@ def busy(environ, tmp_path) -> Iterator[Path]:
     recipe_file(tmp_path / "busy.jsonl", function=function)
     yield tmp_path / "busy.jsonl"
     for pid in of_test(tmp_path):
-        os.kill(pid, signal.SIGKILL)
+        with suppress(ProcessLookupError):  # a worker ends with its pool
+            os.kill(pid, signal.SIGKILL)
 
 
 def of_test(directory: Path) -> list[int]:
