@@ -630,10 +630,13 @@ CALLER = """if True:
     from gpucache.kernels.recipe import from_text
     recipes = [from_text(line.encode()) for line in sys.argv[3:]]
 
+    threads = []
+
     def tell(progress):
-        if progress.done and progress.compiling:
+        if progress.done and progress.compiling and not threads:
             print("compiling", flush=True)
-            threading.Thread(target=fork, daemon=True).start()
+            threads.append(threading.Thread(target=fork, daemon=True))
+            threads[0].start()
 
     def fork():
         for how in sys.stdin:
@@ -697,10 +700,7 @@ def test_a_process_that_the_caller_has_forked_keeps_no_pool_alive(caller, mark, 
     """It has a copy of the connection, which Python's fork closes, and C's does not."""
     caller.stdin.write(how + "\n")
     caller.stdin.flush()
-    line = caller.stdout.readline()
-    while line.startswith("compiling"):
-        line = caller.stdout.readline()
-    forked = int(line)
+    forked = int(caller.stdout.readline())
     try:
         caller.kill()
         caller.wait()
