@@ -339,3 +339,16 @@ def test_a_file_that_cannot_be_read_now_is_an_error_of_the_disk(tmp_path, monkey
 
     with pytest.raises(BlockingIOError):
         door.read_some(NotNow())
+
+
+def test_whatever_is_opened_without_waiting_is_read_by_it():
+    """Such a file's own `read` may give None, which a caller takes for bytes."""
+    package = Path(door.__file__).parent.parent
+    found = []
+    for path in package.rglob("*.py"):
+        text = path.read_text()
+        opens = "open_regular(" in text or "opener=opener" in text or "O_NONBLOCK" in text
+        if opens and path.name != "door.py":
+            reads = re.findall(r"\b(?:file|opened)\.read\(", text)
+            found += [f"{path.relative_to(package)}: {read}" for read in reads]
+    assert found == []

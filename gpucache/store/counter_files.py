@@ -18,7 +18,7 @@ import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 
-from gpucache.disk.door import COUNTERS_BYTES, DIRECTORY, SAFELY, open_regular
+from gpucache.disk.door import COUNTERS_BYTES, DIRECTORY, SAFELY, open_regular, read_some
 from gpucache.disk.files import STAGED, make_below_root
 from gpucache.disk.locks import NO_FLOCK
 from gpucache.disk.node import mark_of, node_id
@@ -242,7 +242,7 @@ def _content(here: int, name: str) -> bytes:
     with open(fd, "rb") as file:
         if found.st_size > COUNTERS_BYTES:
             raise OSError(errno.EFBIG, os.strerror(errno.EFBIG), name)
-        return file.read(COUNTERS_BYTES)
+        return read_some(file, COUNTERS_BYTES)
 
 
 def _read_own(here: int, name: str) -> Sums:

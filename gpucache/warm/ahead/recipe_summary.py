@@ -10,7 +10,7 @@ import json
 import os
 import re
 
-from gpucache.disk.door import open_regular
+from gpucache.disk.door import open_regular, read_some
 from gpucache.errors import ConfigurationError, RecipesError
 from gpucache.values import Value
 
@@ -93,10 +93,10 @@ def has_recipe(path: str) -> bool:
     """Whether a file has a whole recipe, by what it begins with. False where it cannot be read."""
     try:
         fd, _ = open_regular(path)
+        with os.fdopen(fd, "rb") as file:
+            head = read_some(file, 2**20 + 4096)
     except OSError:
         return False
-    with os.fdopen(fd, "rb") as file:
-        head = file.read(2**20 + 4096)
     return any(True for _ in _lines(head))
 
 
@@ -109,7 +109,7 @@ def _read(path: str) -> tuple[bytes, os.stat_result]:
         if found.st_size > MOST_BYTES:
             raise ConfigurationError("--warm", path, f"a file of at most {MOST_BYTES >> 20} MiB")
         try:
-            return file.read(), found
+            return read_some(file), found
         except OSError as error:
             raise RecipesError(path, error.strerror or str(error)) from None
 

@@ -6,6 +6,7 @@ import importlib.util
 import os
 import stat
 
+from gpucache.disk.door import read_some
 from gpucache.disk.vetting import Trust, vet
 from gpucache.environment import TRUST_UIDS
 from gpucache.errors import GpuCacheError, ProvisionError, UnsafeDirectoryError
@@ -63,7 +64,7 @@ def text_of(file: str, trust: Trust | None) -> str:
             refused = _refused(found, trust)
             if refused is not None:
                 raise CannotImportError(f"{file} {refused}, and is not executed")
-            content = opened.read(_MOST_BYTES + 1)
+            content = read_some(opened, _MOST_BYTES + 1)
     except (OSError, ProvisionError) as error:
         raise CannotImportError(f"{file}: {_cause(error)}") from error
     if len(content) > _MOST_BYTES:
