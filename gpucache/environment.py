@@ -423,7 +423,7 @@ whether two kernels were compiled with the same value."""
 KERNEL_DUMP = "TRITON_KERNEL_DUMP"
 INTERPRET = "TRITON_INTERPRET"
 """Variables of Triton's with which nothing is shared, or nothing compiled. gpucache does not read them: a process that
-compiles recipes does without them (`gpucache.warm.replay.replay`)."""
+compiles recipes does without them (`gpucache.warm.replay.in_process`)."""
 
 BY_BUS = "PCI_BUS_ID"
 """The value of `CUDA_DEVICE_ORDER` with which CUDA counts the GPUs by their bus addresses."""

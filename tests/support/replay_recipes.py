@@ -12,7 +12,7 @@ import sys
 
 from gpucache.kernels.recipe_lines import BadLine, read_recipe_file
 from gpucache.values import as_dict
-from gpucache.warm.replay.replay import import_functions, prepare, replay
+from gpucache.warm.replay import import_functions, prepare, replay
 from gpucache.warm.targets import parse_target
 
 

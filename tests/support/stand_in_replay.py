@@ -1,4 +1,4 @@
-"""Is `gpucache.warm.replay.replay` where a test is about the pool: a kernel is any function, which is called.
+"""Is `gpucache.warm.replay.in_process` where a test is about the pool: a kernel is any function, which is called.
 
 What the function returns is the outcome's `why`; whatever it does, it does in the worker.
 """

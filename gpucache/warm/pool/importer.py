@@ -35,7 +35,7 @@ if TYPE_CHECKING:
     from gpucache.kernels.recipe import Recipe
     from gpucache.warm.pool.plan import Job, Plan
 
-REPLAY = "gpucache.warm.replay.replay"
+REPLAY = "gpucache.warm.replay.in_process"
 """The module that imports Triton, by its name, so that no other process imports Triton."""
 _MOST_LOOKED_AT = 100
 """So many files of a package are looked at for an import of torch."""
