@@ -1,7 +1,7 @@
 """`serve`: what the scheduler does: it keeps as many kernels compiling as it may, over the packages of all recipes.
 
     the caller (`gpucache warm`, a program)      any threads; `gpucache.warm.pool.pool`, `scheduler_process`
-      gpucache-warm      the scheduler           this module, with `supervisor` and `importing`
+      gpucache-warm      the scheduler           this module, with `supervisor` and `importers`
         gpucache-import  the first importer      `importer`: Triton is imported, and its key computed
         gpucache-import  one with torch in it    where the modules of a package import torch
         gpucache-import  one a package           imports the package's modules
