@@ -6,6 +6,7 @@ import ctypes
 import importlib.util
 import os
 import shutil
+import signal
 import subprocess
 import sys
 import tempfile
@@ -65,6 +66,15 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     add("--all-faults", action="store_true", help="every fault: hours")
     add("--fault", action="append", help="only this one, as a failing test names it")
     add("--soak", type=float, default=30.0, help="seconds of readers, compilers, removals, kills")
+
+
+def pytest_configure() -> None:
+    """Heed the signals that ``nohup`` or a shell's ``&`` has ignored: a process hands that on to what tests start."""
+    for heeded in (signal.SIGHUP, signal.SIGQUIT, signal.SIGTERM):
+        if signal.getsignal(heeded) is signal.SIG_IGN:
+            signal.signal(heeded, signal.SIG_DFL)
+    if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 @pytest.fixture(scope="session", autouse=True)
