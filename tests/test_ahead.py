@@ -220,8 +220,10 @@ class TestWhenItEnds:
             it.write(Programs(this_process(), (process_of(last.pid),)))
         wait_for = detached_pool._wait_for
         waits = []
+        begun = threading.Event()
 
         def then_another_comes(watched, done):
+            begun.set()
             wait_for(watched, done)
             waits.append(watched)
             if len(waits) == 1:
@@ -233,6 +235,7 @@ class TestWhenItEnds:
             target=detached_pool.watch, args=(state, threading.Event()), daemon=True
         )
         watcher.start()
+        assert begun.wait(PATIENCE_S)
         last.kill()
         last.wait()
         until(lambda: waits)

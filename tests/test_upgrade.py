@@ -15,7 +15,15 @@ from support.ranks import PYTHON
 
 pytestmark = pytest.mark.usefixtures("triton")
 IS_ANOTHER = sys.executable != PYTHON
-NAMES = () if IS_ANOTHER else ("a constant float", "num_warps and num_stages", "None for a tensor")
+NAMES = (
+    ()
+    if IS_ANOTHER
+    else (
+        "a constant float",
+        "num_warps and num_stages",
+        "a tensor that may be None, a falsehood, a float that is 1",
+    )
+)
 
 ALWAYS = {
     # No import makes them.

@@ -31,6 +31,7 @@ def globals_of(function: Any, constants: Iterable[object], encoder: Encoder) -> 
 
     Global variables are as Triton has noted them when it hashed each function; what it has not hashed yet has none.
     Variables of modules and classes (``config.STEP``, which Triton does not note) are all that the code may mean.
+    Those of Triton's own modules, which 3.4.0 notes for whoever calls `tl.sum`, are left out: its key has their source.
     """
     constants = list(constants)
     called = called_functions(function, constants)
@@ -39,7 +40,9 @@ def globals_of(function: Any, constants: Iterable[object], encoder: Encoder) -> 
         noted.update(one.used_global_vals)
     found = []
     for (name, _), (value, variables) in noted.items():
-        found.append((variables.get("__name__", ""), name, value))
+        module = variables.get("__name__", "")
+        if not _is_in_triton(module):
+            found.append((module, name, value))
     others = _members(constants)
     for one in called:
         others.update(_attributes(one.fn))
@@ -116,7 +119,11 @@ def _called(functions: list[Any]) -> list[Any]:
 
 
 def _is_tritons(function: Any) -> bool:
-    return str(function.fn.__module__).startswith("triton.")
+    return _is_in_triton(str(function.fn.__module__))
+
+
+def _is_in_triton(module: str) -> bool:
+    return f"{module}.".startswith("triton.")
 
 
 def _named(python: Any) -> list[object]:
@@ -170,7 +177,7 @@ def _spaces(python: Any, values: Iterable[object]) -> list[Any]:
 
 def _is_space(value: Any) -> bool:
     if type(value) is ModuleType:
-        return not f"{value.__name__}.".startswith("triton.")
+        return not _is_in_triton(value.__name__)
     is_class = isinstance(value, type)
     return is_class and not f"{value.__module__}.".startswith(("triton.", "builtins."))
 
