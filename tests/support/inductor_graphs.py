@@ -107,7 +107,8 @@ def asked_for() -> Iterator[list[dict[str, Any]]]:
     def listen(*, src: Any, metadata: Any, cache_hit: bool, **_: Any) -> None:
         digest = metadata["hash"]
         key = triton.runtime.cache.get_cache_manager(digest).key
-        seen.append({"kernel": src.name, "key": key, "hit": cache_hit})
+        module = src.fn.__module__
+        seen.append({"kernel": src.name, "module": module, "key": key, "hit": cache_hit})
 
     triton.knobs.compilation.listener = listen
     yield seen
