@@ -13,7 +13,6 @@ Repeat: python benchmarks/bench_cold_start.py [--smoke] [--ranks N] [--kernels K
 
 from __future__ import annotations
 
-import argparse
 import json
 import os
 import subprocess
@@ -22,7 +21,7 @@ import tempfile
 import time
 from pathlib import Path
 
-from report import environment
+from report import environment, options_of
 
 KERNELS = Path(__file__).parent.parent / "tests/support/kernels.py"
 
@@ -67,10 +66,7 @@ def disk(root: Path) -> tuple[int, int]:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument("--smoke", action="store_true", help="only prove that it runs")
+    parser = options_of(__doc__)
     parser.add_argument("--ranks", type=int, default=8)
     parser.add_argument("--kernels", type=int, default=12)
     options = parser.parse_args()

@@ -10,13 +10,12 @@ Repeat: python benchmarks/bench_contention.py [--smoke]
 
 from __future__ import annotations
 
-import argparse
 import multiprocessing
 import sys
 import tempfile
 import time
 
-from report import environment, line
+from report import environment, line, options_of
 
 from gpucache.store.key_lock import KeyLock
 
@@ -32,10 +31,7 @@ def waiter(path: str, barrier: object, results: object, rounds: int) -> None:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument("--smoke", action="store_true", help="only prove that it runs")
+    parser = options_of(__doc__)
     waiters, rounds, held_s = (2, 1, 0.2) if parser.parse_args().smoke else (7, 20, 1.0)
     context = multiprocessing.get_context("spawn")
     barrier, results = context.Barrier(waiters + 1), context.Queue()

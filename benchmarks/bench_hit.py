@@ -12,7 +12,6 @@ Repeat: python benchmarks/bench_hit.py [--smoke]
 
 from __future__ import annotations
 
-import argparse
 import os
 import subprocess
 import sys
@@ -21,7 +20,7 @@ import time
 from contextlib import suppress
 from pathlib import Path
 
-from report import environment, line
+from report import environment, line, options_of
 
 KERNELS = Path(__file__).parent.parent / "tests/support/kernels.py"
 sys.path.append(str(KERNELS.parent))
@@ -66,10 +65,7 @@ def seconds_to_record(root: str, key: str, rounds: int) -> list[float]:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument("--smoke", action="store_true", help="only prove that it runs")
+    parser = options_of(__doc__)
     rounds = 5 if parser.parse_args().smoke else 3000
     with tempfile.TemporaryDirectory() as root:
         os.environ |= {"GPUCACHE_DIR": root, "TRITON_CACHE_DIR": f"{root}/triton/0", "TMPDIR": root}

@@ -13,7 +13,6 @@ Repeat: python benchmarks/bench_limit.py [--smoke] [--root DIRECTORY]
 
 from __future__ import annotations
 
-import argparse
 import base64
 import gc
 import os
@@ -25,7 +24,7 @@ from contextlib import suppress
 from pathlib import Path
 
 import tree
-from report import environment, line
+from report import environment, line, options_of
 
 from gpucache.store.counting import counted, stored_entries
 from gpucache.store.size import count_anew_later, updated
@@ -71,10 +70,7 @@ def place(**limits: str) -> Location:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument("--smoke", action="store_true", help="only prove that it runs")
+    parser = options_of(__doc__)
     parser.add_argument("--root", help="where to make the cache (default: a temporary directory)")
     options = parser.parse_args()
     entries, rounds = (50, 20) if options.smoke else (5000, 2000)

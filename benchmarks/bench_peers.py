@@ -30,7 +30,6 @@ Repeat: pip install triton cuda-core cuda-bindings jax diskcache
 
 from __future__ import annotations
 
-import argparse
 import gc
 import os
 import shutil
@@ -61,7 +60,7 @@ from peers import (
     ours,
     use,
 )
-from report import environment, ratio, short
+from report import environment, options_of, ratio, short
 
 from gpucache.store.counting import counted
 
@@ -185,12 +184,7 @@ def imports(names: list[str]) -> dict[str, list[str]]:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument(
-        "--smoke", action="store_true", help="only prove that it runs, with what is installed"
-    )
+    parser = options_of(__doc__, "only prove that it runs, with what is installed")
     parser.add_argument("--entries", type=int, default=5000)
     parser.add_argument("--rounds", type=int, default=300)
     parser.add_argument(

@@ -11,7 +11,6 @@ Repeat: python benchmarks/bench_provision.py [--smoke] [--root DIRECTORY]
 
 from __future__ import annotations
 
-import argparse
 import multiprocessing
 import os
 import shutil
@@ -19,7 +18,7 @@ import tempfile
 import time
 from pathlib import Path
 
-from report import environment, line
+from report import environment, line, options_of
 
 from gpucache import DeviceCacheRegistry, Snapshot, Status
 from gpucache.machine.device import Device
@@ -91,10 +90,7 @@ def contended(base: str, processes: int, rounds: int) -> list[float]:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument("--smoke", action="store_true", help="only prove that it runs")
+    parser = options_of(__doc__)
     parser.add_argument("--root", help="where to make the caches (default: a temporary directory)")
     options = parser.parse_args()
     processes, rounds, many = (4, 1, 3) if options.smoke else (64, 5, 1000)

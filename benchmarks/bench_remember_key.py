@@ -13,7 +13,6 @@ Repeat: python benchmarks/bench_remember_key.py [--smoke] [--ranks N] [--rounds 
 
 from __future__ import annotations
 
-import argparse
 import importlib.util
 import os
 import sys
@@ -22,7 +21,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from process import Spent, line, run
-from report import environment
+from report import environment, options_of
 
 PACKAGE = Path(__file__).parent.parent
 SUPPORT = PACKAGE / "tests" / "support"
@@ -72,10 +71,7 @@ def measure(words: list[str], ranks: int, rounds: int) -> dict[str, list[Spent]]
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument("--smoke", action="store_true", help="only prove that it runs")
+    parser = options_of(__doc__)
     parser.add_argument("--ranks", type=int, default=8)
     parser.add_argument("--rounds", type=int, default=9)
     options = parser.parse_args()

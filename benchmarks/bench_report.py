@@ -15,7 +15,6 @@ Repeat: python benchmarks/bench_report.py [--smoke] [--root DIRECTORY]
 
 from __future__ import annotations
 
-import argparse
 import json
 import os
 import shutil
@@ -28,7 +27,7 @@ from collections.abc import Callable
 from typing import Any
 
 import tree
-from report import environment, line
+from report import environment, line, options_of
 from walk import bare_walk
 
 
@@ -88,10 +87,7 @@ def pruning(root: str, entries: int, views: int, rounds: int) -> None:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument("--smoke", action="store_true", help="only prove that it runs")
+    parser = options_of(__doc__)
     parser.add_argument("--root", help="where to make the caches (default: a temporary directory)")
     options = parser.parse_args()
     entries, rounds, prunes = (50, 1, 1) if options.smoke else (5000, 5, 3)

@@ -21,7 +21,6 @@ Repeat: python benchmarks/bench_scale.py [--smoke] [--rounds N] [--root DIRECTOR
 
 from __future__ import annotations
 
-import argparse
 import multiprocessing
 import os
 import random
@@ -37,7 +36,7 @@ from pathlib import Path
 from typing import Any
 
 from process import Spent, line, run
-from report import environment, short
+from report import environment, options_of, short
 
 WALK = str(Path(__file__).with_name("walk.py"))
 MOST_TURNS = 1000
@@ -204,10 +203,7 @@ def recounted(root: str, rounds: int) -> None:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument("--smoke", action="store_true", help="only prove that it runs")
+    parser = options_of(__doc__)
     parser.add_argument(
         "--rounds", type=int, default=5, help="how many times each command is run (default: 5)"
     )

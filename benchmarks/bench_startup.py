@@ -16,7 +16,6 @@ Repeat: python benchmarks/bench_startup.py [--smoke]
 
 from __future__ import annotations
 
-import argparse
 import importlib.util
 import os
 import statistics
@@ -26,7 +25,7 @@ import tempfile
 from pathlib import Path
 
 from process import Spent, line, run
-from report import environment
+from report import environment, options_of
 
 from gpucache.directories.python_path import SITE
 
@@ -76,10 +75,7 @@ def plugin_imports(count: int, environ: dict[str, str]) -> list[float]:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument("--smoke", action="store_true", help="only prove that it runs")
+    parser = options_of(__doc__)
     rounds = 2 if parser.parse_args().smoke else 30
     print(environment())
     with tempfile.TemporaryDirectory() as root:

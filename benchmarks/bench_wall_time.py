@@ -18,7 +18,6 @@ On a machine that others use as well the first half needs a priority: chrt -r 1 
 
 from __future__ import annotations
 
-import argparse
 import json
 import os
 import statistics
@@ -33,7 +32,7 @@ from operator import truediv
 from pathlib import Path
 from typing import NamedTuple
 
-from report import environment
+from report import environment, options_of
 
 RANK = Path(__file__).with_name("slow_kernels.py")
 GPUCACHE = [sys.executable, "-m", "gpucache"]
@@ -148,10 +147,7 @@ def no_core_free(below: Path, job: Job, recipes: str, rounds: int) -> None:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument("--smoke", action="store_true", help="only prove that it runs")
+    parser = options_of(__doc__)
     parser.add_argument("--only", choices=("free", "busy"), help="one half alone")
     parser.add_argument("--ranks", type=int, default=4)
     parser.add_argument("--kernels", type=int, default=8)

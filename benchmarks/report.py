@@ -1,11 +1,23 @@
-"""What every benchmark prints: where it ran, and its figures as medians, 95th percentiles and ratios."""
+"""What every benchmark has: `--smoke`; and what it prints: where it ran, medians, 95th percentiles and ratios."""
 
 from __future__ import annotations
 
+import argparse
 import os
 import platform
 import statistics
 from collections.abc import Sequence
+
+
+def options_of(
+    description: str | None, smoke: str = "only prove that it runs"
+) -> argparse.ArgumentParser:
+    """The parser of a benchmark's command line, which adds options of its own; ``smoke`` is the help of `--smoke`."""
+    parser = argparse.ArgumentParser(
+        description=description, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--smoke", action="store_true", help=smoke)
+    return parser
 
 
 def environment() -> str:
