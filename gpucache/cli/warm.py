@@ -13,17 +13,24 @@ from gpucache.cli.common import counted, tell, vetted
 from gpucache.cli.options import TIME, json_option, path_of, root_option
 from gpucache.cli.terminal import is_terminal, print_json, print_table, progress, say
 from gpucache.errors import ConfigurationError, NoRootError, RecipesError
-from gpucache.warm.ahead.compile_files import GivenRecipes, read_files, read_store
+from gpucache.warm.ahead.compile_files import (
+    leave_keys,
+    read_files,
+    read_store,
+    sources_before,
+)
 from gpucache.warm.pool.pool import TIME_LIMIT_S, Pool
 from gpucache.warm.pool.shard import WHOLE, Shard, parse_shard
 from gpucache.warm.targets import parse_targets
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Mapping, Sequence
     from typing import BinaryIO
 
     from gpucache.cli.terminal import Show
     from gpucache.kernels.recipe import Recipe, Target
+    from gpucache.warm.ahead.compile_files import GivenRecipes
+    from gpucache.warm.ahead.made_keys import MadeKeys
     from gpucache.warm.outcome import Outcome
     from gpucache.warm.pool.report import Progress, WarmReport
 
@@ -137,10 +144,10 @@ def warm(
         named = where if store else " ".join(files)
         raise RecipesError(named, "there is no recipe")
     say("note: this imports the modules that recipes name, and so runs their code")
-    keep = None if dry_run or exact or shard != WHOLE else given
+    leaves_keys = not (dry_run or exact) and shard == WHOLE
     report = _run(
         given.recipes,
-        keep,
+        sources_before(given.paths) if leaves_keys else {},
         root=where,
         targets=targets,
         jobs=jobs,
@@ -175,7 +182,7 @@ def _root(root: str | None) -> str:
     return where
 
 
-def _run(recipes: Sequence[Recipe], keep: GivenRecipes | None, **options: Any) -> WarmReport:
+def _run(recipes: Sequence[Recipe], before: Mapping[str, MadeKeys], **options: Any) -> WarmReport:
     """Run a pool while a bar shows what it is at; leave beside the store which keys were made."""
     with progress("compiling") as show:
         pool = Pool(recipes, on_progress=_bar(show), **options)
@@ -185,8 +192,8 @@ def _run(recipes: Sequence[Recipe], keep: GivenRecipes | None, **options: Any) -
             say("")  # what comes next begins a line
             say(f"note: interrupted: {_sum(pool.report)}; what was compiled stays")
             raise
-    if keep is not None and not report.left:
-        keep.leave_keys(report.outcomes, options["root"], options["targets"])
+    if not report.left:
+        leave_keys(before, report.outcomes, options["root"], options["targets"])
     return report
 
 

@@ -15,7 +15,7 @@ from gpucache.warm.ahead.recipe_summary import summary_of
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Iterator, Sequence
+    from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
     from typing import BinaryIO
 
     from gpucache.kernels.recipe import Recipe, Target
@@ -42,14 +42,6 @@ class GivenRecipes(Value):
     """The real paths of the files that can be read again."""
     trusted: bool = False
     """Whether the sources that are kept with recipes may be run: nobody else could have written the files."""
-    before: tuple[tuple[str, made_keys.MadeKeys], ...] = ()
-    """For each of ``paths``, what the sources were when the recipes were read."""
-
-    def leave_keys(self, outcomes: Sequence[Outcome], root: str, targets: Iterable[Target]) -> None:
-        """Leave for each file which keys were made of its recipes; where that fails, nothing is left. Never raises."""
-        names = [str(target) for target in targets]
-        for path, before in self.before:
-            _leave(outcomes, before, root, [path], names)
 
 
 def read_files(files: Sequence[str], stdin: BinaryIO | None = None) -> GivenRecipes:
@@ -68,17 +60,11 @@ def read_files(files: Sequence[str], stdin: BinaryIO | None = None) -> GivenReci
             else:
                 recipes.setdefault(found.key, found)
     paths = tuple(os.path.realpath(file) for file in files if os.path.isfile(file))
-    before = []
-    for path in paths:
-        with suppress(GpuCacheError):  # one that is too long to be looked at before each start
-            now = made_keys.nothing_made(summary_of([path]))
-            before.append((path, now))
     return GivenRecipes(
         recipes=tuple(recipes.values()),
         bad=tuple(bad),
         paths=paths,
         trusted=len(paths) == len(files) and all(map(_is_trusted, paths)),
-        before=tuple(before),
     )
 
 
@@ -99,6 +85,27 @@ def read_store(root: str) -> GivenRecipes:
         elif found.why != "none":
             bad.append(BadLineIn(f"{found.of.path}/{RECIPE}", 1, found.fact))
     return GivenRecipes(tuple(recipes), tuple(bad), trusted=True)
+
+
+def sources_before(paths: Iterable[str]) -> dict[str, made_keys.MadeKeys]:
+    """What the sources of each file's recipes are, to be asked before these are compiled, for `leave_keys`."""
+    before = {}
+    for path in paths:
+        with suppress(GpuCacheError):  # one that is too long to be looked at before each start
+            before[path] = made_keys.nothing_made(summary_of([path]))
+    return before
+
+
+def leave_keys(
+    before: Mapping[str, made_keys.MadeKeys],
+    outcomes: Sequence[Outcome],
+    root: str,
+    targets: Iterable[Target],
+) -> None:
+    """Leave for each file which keys were made of its recipes; where that fails, nothing is left. Never raises."""
+    names = [str(target) for target in targets]
+    for path, unmade in before.items():
+        _leave(outcomes, unmade, root, [path], names)
 
 
 def compile_files(
