@@ -72,6 +72,13 @@ root_option = click.option(
     callback=path_of,
     help="Cache root, instead of $GPUCACHE_DIR and torch's default.",
 )
+
+
+def jobs_option(help_text: str) -> Callable[[Any], Any]:
+    """How many kernels are compiled at once; what that is without the option, the help of each command says."""
+    return click.option("--jobs", "-j", type=click.IntRange(min=1), metavar="N", help=help_text)
+
+
 json_option = click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 codes_option = click.option(
     "--codes", is_flag=True, help="Only list every code of a finding, and what it means."

@@ -5,7 +5,7 @@ from __future__ import annotations
 import click
 from click.shell_completion import CompletionItem
 
-from gpucache.cli.options import path_of, root_option
+from gpucache.cli.options import jobs_option, path_of, root_option
 from gpucache.cli.run import RunCall
 
 
@@ -44,13 +44,7 @@ def _complete_file(
     callback=path_of,
     help="Compile what is missing of the recipes in FILE, or of the last run of COMMAND, while it starts.",
 )
-@click.option(
-    "--jobs",
-    "-j",
-    type=click.IntRange(min=1),
-    metavar="N",
-    help="So many of these at once (default: cores less ranks).",
-)
+@jobs_option("So many of these at once (default: cores less ranks).")
 @click.argument(
     "command", nargs=-1, required=True, type=click.UNPROCESSED, shell_complete=_complete_file
 )

@@ -10,7 +10,7 @@ import click
 
 from gpucache import environment
 from gpucache.cli.common import counted, tell, vetted
-from gpucache.cli.options import TIME, json_option, path_of, root_option
+from gpucache.cli.options import TIME, jobs_option, json_option, path_of, root_option
 from gpucache.cli.terminal import is_terminal, print_json, print_table, progress, say
 from gpucache.errors import ConfigurationError, NoRootError, RecipesError
 from gpucache.warm.ahead.compile_files import (
@@ -74,13 +74,7 @@ def _wrong_usage(error: ConfigurationError) -> click.BadParameter:
     callback=_targets,
     help="Compile for these, such as sm_80,sm_90,gfx942 (default: what each was recorded for).",
 )
-@click.option(
-    "--jobs",
-    "-j",
-    type=click.IntRange(min=1),
-    metavar="N",
-    help="So many kernels at once (default: one a core).",
-)
+@jobs_option("So many kernels at once (default: one a core).")
 @click.option(
     "--shard",
     metavar="I/N",
