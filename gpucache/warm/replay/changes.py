@@ -20,6 +20,7 @@ from gpucache.triton.captured_globals import CLASS, called_functions, globals_of
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
+    from types import ModuleType
     from typing import Any
 
     from gpucache.kernels.encoding import Encoded
@@ -184,8 +185,13 @@ def _none_or_unused(place: Place) -> list[Encoded]:
 
 
 def _variables_of(module: str) -> Mapping[str, Any]:
-    found = sys.modules.get("__mp_main__" if module == "__main__" else module)
+    found = _imported(module)
     return {} if found is None else vars(found)
+
+
+def _imported(module: str) -> ModuleType | None:
+    """The module of the name that a program knows it by; a replay imports a script under another name."""
+    return sys.modules.get("__mp_main__" if module == "__main__" else module)
 
 
 def _sentence(place: Place, now: Encoded, then: Encoded) -> str:
@@ -246,7 +252,7 @@ def _defaults_in(arguments: ast.arguments) -> dict[str, ast.expr]:
 def _is_literal(place: Place) -> bool:
     """Whether the module, or its class, assigns the variable once, at its top, and a literal."""
     module, name = place
-    found = sys.modules.get("__mp_main__" if module == "__main__" else module)
+    found = _imported(module)
     if found is None:
         return False
     try:
