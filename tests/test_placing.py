@@ -3,6 +3,7 @@
 import errno
 import json
 import os
+import shutil
 import stat
 from collections.abc import Callable
 from pathlib import Path
@@ -17,7 +18,7 @@ from support.users import ADA
 from gpucache.disk import lock_token
 from gpucache.disk.node import node_id
 from gpucache.report.cache_report import scan
-from gpucache.store import condemned
+from gpucache.store import condemned, placing
 from gpucache.store.condemned import signature
 from gpucache.store.lookup import sound
 from gpucache.store.manifest import CONDEMNED, MANIFEST
@@ -220,6 +221,25 @@ def test_a_maker_whose_life_no_lock_tells_has_two_minutes(
     grow_old(cache.entry)
     assert cache.publish(repair=True)
     assert cache.whole(cache.entry)
+
+
+def test_what_a_maker_of_another_node_finishes_while_it_is_looked_at_stays(
+    tmp_path: Path, refused_renames: Refusing, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    finished, cache = Cache(tmp_path / "finished"), Cache(tmp_path)
+    finished.publish()
+    half_made(cache.entry, True, "0badcafe")
+    looked = placing.is_being_made
+
+    def finish(target: str, locked: bool) -> bool:
+        shutil.rmtree(target)
+        shutil.copytree(finished.entry, target)
+        return looked(target, locked)
+
+    monkeypatch.setattr(placing, "is_being_made", finish)
+    assert cache.publish(repair=True)
+    assert cache.whole(cache.entry)
+    assert not cache.quarantined()
 
 
 def test_a_directory_whose_maker_was_killed_before_he_said_who_he_was_is_had_under_the_lock(

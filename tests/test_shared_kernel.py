@@ -15,8 +15,11 @@ from support.trees import left_by_stock
 from support.users import ADA, acting_as, directory
 
 from gpucache import once
+from gpucache.disk.node import node_id
 from gpucache.store import publish
+from gpucache.store.condemned import signature
 from gpucache.store.key_lock import KeyLock
+from gpucache.store.manifest import CONDEMNED, entry_path
 from gpucache.triton import shared_kernel
 from gpucache.triton.manager import current_location
 
@@ -133,6 +136,17 @@ def test_a_home_of_another_user_costs_no_compile(there, everyones, as_root, monk
     assert "chmod it" in told[0]
     assert "choose a root" not in caplog.text
     assert "compiling without" not in caplog.text
+
+
+def test_a_miss_leaves_alone_what_another_node_is_making_at_that_moment(root, device):
+    """On a mount where no directory can be renamed: its files come one by one, and its lock is not ours to see."""
+    entry = Path(entry_path(str(root), KEY))
+    entry.mkdir(parents=True)
+    (entry / "add.ptx").write_text("of the other")
+    (entry / CONDEMNED).write_bytes(signature(True).replace(node_id().encode(), b"0badcafe"))
+    assert launched(KEY, FILES) == (False, FILES)
+    assert {path.name for path in entry.iterdir()} == {"add.ptx", CONDEMNED}
+    assert not list((root / "gpucache/v1/quarantine").glob("*"))
 
 
 # ---- what Triton left

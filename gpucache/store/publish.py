@@ -85,6 +85,9 @@ def _put_in_place(root: str, made: str, target: str, manifest: Manifest, repair:
         return True
     if not repair or placing.is_being_made(target, repair):
         return False
+    # Asked anew: what another node was making before it was looked at may have been finished until now.
+    if _is_whole(target, manifest):
+        return True
     if placing.is_half_made(target):
         remove_in_place(target)
     else:

@@ -28,7 +28,6 @@ from gpucache.store.manifest import (
 )
 from gpucache.store.names import stored_name
 from gpucache.store.publish import link_view, publish_entry
-from gpucache.store.quarantine import quarantine
 from gpucache.store.recipe_file import add_recipe, lacks_recipe
 from gpucache.store.stock import describe, stock_group
 from gpucache.triton.capture import recipe_text_of
@@ -178,14 +177,12 @@ class SharedKernel:
     def _adopt(self, frame: FrameType, repair: bool) -> dict[str, str] | None:
         """Make a view of the store's entry, else of what Triton's own manager left here; the paths of its files.
 
-        ``repair`` moves a damaged entry of the store aside, and needs the key's lock. An entry that has no recipe gets
-        that of which ``frame`` tells.
+        ``repair`` replaces a damaged entry of the store, or a damaged view, and needs the key's lock. An entry that has
+        no recipe gets that of which ``frame`` tells.
         """
         manifest = self.location.sound(self.entry, verify=True)
         if manifest is None:
-            if repair and os.path.lexists(self.entry):
-                quarantine(self.location.root, self.entry)
-            return self._adopt_stock(frame)
+            return self._adopt_stock(frame, repair)
         if manifest.facts.group != self.filename:
             return None
         return self._adopt_entry(manifest, frame, repair)
@@ -214,7 +211,7 @@ class SharedKernel:
                 return self.location.sound(self.entry) or manifest
         return manifest
 
-    def _adopt_stock(self, frame: FrameType) -> dict[str, str] | None:
+    def _adopt_stock(self, frame: FrameType, repair: bool) -> dict[str, str] | None:
         """Make an entry and a view of a whole group that Triton's own manager has left in the device directory."""
         files = stock_group(self.view, self.filename)
         if files is None:
@@ -240,7 +237,7 @@ class SharedKernel:
                 staged,
                 facts,
                 location.staging,
-                repair=False,
+                repair,
                 recipe=recipe,
             )
             describe(self.view, digests, facts)
