@@ -56,7 +56,8 @@ def measure(words: list[str], ranks: int, rounds: int) -> dict[str, list[Spent]]
     """Make every kernel, then let the ways take turns."""
     spent: dict[str, list[Spent]] = {way: [] for way in WAYS}
     with tempfile.TemporaryDirectory(dir="/var/tmp") as home:
-        path = os.pathsep.join([str(PACKAGE), os.environ.get("PYTHONPATH", "")])
+        own = filter(None, os.environ.get("PYTHONPATH", "").split(os.pathsep))
+        path = os.pathsep.join([str(PACKAGE), *own])
         environ = {**os.environ, "PYTHONPATH": path, "GPUCACHE_FAKE_DEVICES": "1xH100:9.0"}
         environ |= {"GPUCACHE_DIR": home, "REAL_KERNELS_OUT": home}
         environ.pop("PYTHONDONTWRITEBYTECODE", None)  # an installed package has its bytecode

@@ -14,6 +14,7 @@ from pathlib import Path
 
 import pytest
 from support.gpus import LIKE, gpus
+from support.processes import python_path
 
 from gpucache import DeviceCacheRegistry
 from gpucache.cli import main
@@ -194,7 +195,7 @@ def test_run_does_not_call_a_directory_of_the_users_unset(gpucache, two, tmp_pat
 @pytest.mark.parametrize("given", [{}, {"LC_CTYPE": "C.UTF-8"}, {"LANG": "C.UTF-8"}])
 def test_the_command_gets_no_locale_that_python_has_chosen(given, root):
     """Python of an environment without a locale puts `LC_CTYPE` into it."""
-    environ = {"PYTHONPATH": os.environ.get("PYTHONPATH", ""), FAKE: "1", "GPUCACHE_DIR": str(root)}
+    environ = {"PYTHONPATH": python_path(), FAKE: "1", "GPUCACHE_DIR": str(root)}
     command = [sys.executable, "-m", "gpucache", "run", "--", "/usr/bin/env"]
     done = subprocess.run(command, env={**environ, **given}, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr

@@ -13,6 +13,7 @@ import zipfile
 from pathlib import Path
 
 import pytest
+from support.processes import python_path
 from support.ranks import PYTHON
 
 from gpucache.directories.python_path import (
@@ -121,7 +122,7 @@ def test_the_ranks_of_a_shell_script_compile_each_kernel_once(gpucache, triton, 
         f"set -e\nfor rank in 0 1; do echo | {PYTHON} {kernels.with_name('kernels.py')} 2 90; done\n"
     )
     environ = {**os.environ, "GPUCACHE_FAKE_DEVICES": "1xH100:9.0", "GPUCACHE_DIR": str(root)}
-    environ["PYTHONPATH"] = f"{PACKAGE}:{os.environ.get('PYTHONPATH', '')}"
+    environ["PYTHONPATH"] = python_path(PACKAGE)
     done = gpucache("run", "--", "bash", script, env=environ)
     compiled = [
         line.split('"compiled": ')[1][0] for line in done.stdout.splitlines() if "{" in line

@@ -15,6 +15,7 @@ from typing import Any
 
 import pytest
 from support import stand_in_triton
+from support.processes import python_path
 from support.ranks import PLUGIN, PYTHON
 from support.stand_in_triton import LIBRARY
 from support.users import ADA, BOB
@@ -733,10 +734,9 @@ def real(
     command = [PYTHON, "-c", REAL.format(order=order), support]
     if run:
         command = [PYTHON, "-m", "gpucache", "run", "--device", "0", "--", *command]
-    path = os.environ.get("PYTHONPATH", "")
     env = {
         **os.environ,
-        "PYTHONPATH": f"{PACKAGE}:{path}",
+        "PYTHONPATH": python_path(PACKAGE),
         "GPUCACHE_DIR": str(root),
         "GPUCACHE_FAKE_DEVICES": "1xH100:9.0",
         "TRITON_LIBCUDA_PATH": str(tmp_path),
@@ -806,7 +806,7 @@ def test_a_real_library_that_was_swapped_makes_its_kernels_anew(triton, everyone
     found = subprocess.run([PYTHON, "-c", code], capture_output=True, text=True, check=True)
     shutil.copytree(found.stdout.strip(), everyones / "triton", symlinks=True)
     root, library = everyones / "root", everyones / "triton/_C/libtriton.so"
-    more = {"PYTHONPATH": f"{everyones}:{PACKAGE}:{os.environ.get('PYTHONPATH', '')}"}
+    more = {"PYTHONPATH": python_path(everyones, PACKAGE)}
     settled = "from gpucache.triton import remember; remember.SETTLED_S = -3600.0\n"
     first = real(root, everyones, settled + BY_HAND, **more)
     assert first[:3] == ["kept", 1, 1]

@@ -16,7 +16,7 @@ from contextlib import suppress
 from pathlib import Path
 
 import pytest
-from support.processes import PATIENCE_S
+from support.processes import PATIENCE_S, python_path
 from support.recipes import key_of, recipe_file, stored
 
 from gpucache.kernels.recipe import Function
@@ -47,9 +47,8 @@ def until(condition, seconds=PATIENCE_S):
 def environ(tmp_path, root, gpucache) -> dict[str, str]:
     """The environment of a node with one device, whose root is there; and a mark by which its processes are known."""
     (tmp_path / "modules").mkdir()
-    path = f"{tmp_path}/modules:{os.environ.get('PYTHONPATH', '')}"
     made = {**os.environ, "GPUCACHE_DIR": str(root), "GPUCACHE_FAKE_DEVICES": "1"}
-    made |= {"PYTHONPATH": path, "OF_TEST": str(tmp_path)}
+    made |= {"PYTHONPATH": python_path(tmp_path / "modules"), "OF_TEST": str(tmp_path)}
     assert gpucache("provision", env=made).returncode == 0
     return made
 

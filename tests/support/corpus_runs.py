@@ -10,6 +10,7 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import NamedTuple
 
+from support.processes import python_path
 from support.ranks import PLUGIN, PYTHON
 
 SUPPORT = Path(__file__).parent
@@ -122,15 +123,10 @@ def warm_corpus(
     root.mkdir(mode=0o700, exist_ok=True)
     main = str(support / "run_corpus.py")
     command = [python, "-m", "gpucache", "warm", str(recipes), "--root", str(root), "--main", main]
-    environ = {**os.environ, "PYTHONPATH": os.pathsep.join([str(support), *paths()])}
+    environ = {**os.environ, "PYTHONPATH": python_path(support)}
     done = subprocess.run(
         [*command, "--json", *words], env=environ, capture_output=True, text=True, timeout=240
     )
     assert done.returncode in (0, 1), done.stderr
     outcomes: list[dict[str, str]] = json.loads(done.stdout)["outcomes"]
     return outcomes
-
-
-def paths() -> list[str]:
-    """The directories of ``PYTHONPATH``."""
-    return [path for path in os.environ.get("PYTHONPATH", "").split(os.pathsep) if path]

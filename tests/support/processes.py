@@ -15,6 +15,14 @@ import gpucache
 SPAWN = multiprocessing.get_context("spawn")
 PATIENCE_S = 60.0
 INTERPRETER = os.path.realpath(sys.executable)  # no shim, so that strace counts our calls only
+
+
+def python_path(*directories: object) -> str:
+    """A `PYTHONPATH` of directories, then those of this process; an empty one would be the current directory."""
+    own = os.environ.get("PYTHONPATH", "").split(os.pathsep)
+    return os.pathsep.join([*map(str, directories), *filter(None, own)])
+
+
 BARE = {
     "PYTHONPATH": os.pathsep.join(
         [str(Path(gpucache.__file__).parents[1]), *filter(None, sys.path)]
