@@ -15,12 +15,18 @@ nox.options.reuse_existing_virtualenvs = True
 SHARED = Path(os.environ.get("GPUCACHE_NOX_SHARED", ".nox/shared")).absolute()
 """The environment of all sessions that need Triton, which takes a gigabyte."""
 CONTRACT = [
-    *(f"tests/test_{name}.py" for name in ("triton", "report", "slim", "metadata")),
-    *(f"tests/test_{name}.py" for name in ("difference", "why_missed", "remember_key")),
-    *(
-        f"tests/test_{name}.py"
-        for name in ("capture", "recipes_kept", "corpus", "replay", "upgrade")
-    ),
+    "tests/test_triton.py",
+    "tests/test_report.py",
+    "tests/test_slim.py",
+    "tests/test_metadata.py",
+    "tests/test_difference.py",
+    "tests/test_why_missed.py",
+    "tests/test_remember_key.py",
+    "tests/test_capture.py",
+    "tests/test_recipes_kept.py",
+    "tests/test_corpus.py",
+    "tests/test_replay.py",
+    "tests/test_upgrade.py",
 ]
 """Where the tests of what Triton's versions do differently are."""
 BENCHMARKS = sorted(
