@@ -10,7 +10,14 @@ from pathlib import Path
 
 import pytest
 
-from gpucache.layout.inductor import BUNDLE, bucket, is_cache, is_temporary
+from gpucache.layout.inductor import (
+    BUNDLE,
+    bucket,
+    carried_unit,
+    is_cache,
+    is_graph,
+    is_temporary,
+)
 
 HASH = base64.b32encode(hashlib.sha256(b"graph").digest()).decode()[:51].lower()
 CODE = f"c{HASH}"
@@ -144,6 +151,40 @@ def test_names_of_inductors(path):
 def test_names_that_a_user_might_have(path):
     assert not is_cache(path)
     assert not is_temporary(path)
+
+
+GRAPHS = [f"fxgraph/{HASH[1:3]}/{HASH}/{HASH}", f"aotautograd/a{HASH}/{HASH}"]
+
+
+@pytest.mark.parametrize("end", ["", ".py", ".cpp", ".main.so", ".best_config", ".cubin"])
+def test_archives_carry_the_code_of_one_hash_as_one_unit(end):
+    assert carried_unit(f"{CODE[1:3]}/{CODE}{end}") == CODE
+    assert not is_graph(f"{CODE[1:3]}/{CODE}{end}")
+
+
+@pytest.mark.parametrize("path", GRAPHS)
+def test_archives_carry_each_graph_by_itself(path):
+    assert carried_unit(path) == path
+    assert is_graph(path)
+
+
+@pytest.mark.parametrize(
+    "path",
+    [
+        *(
+            f"{CODE[1:3]}/{CODE}{end}"
+            for end in (".h", ".h.gch", ".lock", ".", "..", "..py", ".py.")
+        ),
+        *(f"{CODE[1:3]}/{CODE}{end}" for end in (".py\n", ".py\0", "/x", "/..", f".{'x' * 60}")),
+        *(f"locks/{CODE}.lock", f"locks/{CODE}", f"cache/{HEX}", f"precompiled_headers/{CODE}.h"),
+        *(f"{CODE[1:3]}/.1.2.tmp", f"/{CODE[1:3]}/{CODE}.py", f"./{CODE[1:3]}/{CODE}.py", "", "/"),
+        *(f"../{GRAPHS[0]}", f"/{GRAPHS[0]}", f"{GRAPHS[0]}/..", "fxgraph/../x", "triton/0/x"),
+        *(GRAPHS[0].replace("/", "//"), "gpucache/v1/store/x", f"aotautograd/../{HASH}", HASH),
+    ],
+)
+def test_archives_carry_nothing_else(path):
+    """Whatever a hostile archive says."""
+    assert carried_unit(path) is None
 
 
 def test_the_directories_of_code_are_one_bucket():

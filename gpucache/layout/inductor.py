@@ -54,6 +54,32 @@ def unit(path: str) -> str | None:
     return None if match is None else match[1]
 
 
+_GRAPHS = "fxgraph/", "aotautograd/"
+_NO_CODE = ".h", ".lock", ".gch", ".pch"
+_LONGEST_NAME = 100
+"""Bytes: a name in a tar is no longer (ustar)."""
+
+
+def carried_unit(path: str) -> str | None:
+    """Which unit a file is of, if archives may carry it by this path below the root; else None.
+
+    The rule by which names in an archive are judged: ``fxgraph/<xx>/<hash>/<hash>``, ``aotautograd/<hash>/<hash>``,
+    ``<xx>/<hash>.<ending>``, of letters, digits, ``_`` and single dots, so that no part of a path is ``..``. Locks are
+    of one node, headers are found by paths, ``cache`` is rewritten in place: these stay.
+    """
+    name = path.rpartition("/")[2]
+    if len(name) > _LONGEST_NAME or ".." in name or name.endswith((".", *_NO_CODE)):
+        return None
+    if not path.startswith(_GRAPHS) and _CODE_UNIT.fullmatch(path) is None:
+        return None
+    return unit(path)
+
+
+def is_graph(path: str) -> bool:
+    """Whether a file, by its path below the root, is a graph's, which torch unpickles: whoever wrote it runs code."""
+    return path.startswith(_GRAPHS)
+
+
 def levels(name: str) -> int:
     """How many levels below a directory in the root its files are, some of which may go; 0 where none may."""
     return _LEVELS.get(bucket(name), 0)
