@@ -75,7 +75,12 @@ def launch_corpus(
     command = [python, str(support / "run_corpus.py"), target, *names]
     done = subprocess.run(command, env=environ, capture_output=True, text=True, timeout=240)
     assert done.returncode == 0, done.stderr
-    said = json.loads(done.stdout.splitlines()[-1])
+    return launched(done.stdout)
+
+
+def launched(out: str) -> Launched:
+    """What a process of the program did, by what it has written on stdout."""
+    said = json.loads(out.splitlines()[-1])
     cases = said["cases"].items()
     return Launched(
         triton=said["triton"],
