@@ -1,7 +1,7 @@
 """What `gpucache run --warm` does before it becomes the program: has what is missing compiled ahead of the program.
 
 One pool of a node serves all programs that ask for the same recipes, targets and root. It is started detached
-(`spawning`) by the first program where something is missing (`missing`), and ends with the last (`programs`,
+(`disk.spawning`) by the first program where something is missing (`missing`), and ends with the last (`programs`,
 `detached_pool`). Nothing here waits for the pool, and nothing is imported that does not start a program fast.
 """
 
@@ -9,10 +9,10 @@ from __future__ import annotations
 
 import json
 import os
-import sys
 
 from gpucache import environment
 from gpucache.disk.processes import process_of, this_process
+from gpucache.disk.spawning import python_command, start_detached
 from gpucache.disk.vetting import Trust
 from gpucache.layout.paths import ours
 from gpucache.values import Value
@@ -21,7 +21,6 @@ from gpucache.warm.ahead.command import command_id
 from gpucache.warm.ahead.installed_triton import installed_triton
 from gpucache.warm.ahead.missing import look_for_missing
 from gpucache.warm.ahead.programs import Programs, opened, programs_path
-from gpucache.warm.ahead.spawning import start_detached
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -34,16 +33,6 @@ if TYPE_CHECKING:
 
 AUTO = "auto"
 """In the place of a file of recipes: those that the last run of the same command has left."""
-DETACHED = """if True:
-    import sys
-    if sys.path[0] == "":
-        del sys.path[0]
-    sys.path.append({gpucache!r})
-    from gpucache.warm.ahead.detached_pool import main
-    main()
-"""
-"""What the pool's Python executes. Not ``-m``, and not with the current directory first: whoever may write there, as
-anybody may in ``/tmp``, would give this process its ``json``, though the program may never look there."""
 
 
 class Ahead(Value):
@@ -149,21 +138,13 @@ def compile_ahead(
         if found.pool is not None:
             file.write(Programs(found.pool, programs))
             return Ahead("joined", paths, missing, found.pool[0])
-        command = [sys.executable, "-c", _start_of_pool(), json.dumps(asked)]
+        command = python_command("gpucache.warm.ahead.detached_pool", json.dumps(asked))
         # Registered first: the pool reads once this has let go, and one that nobody is found to need ends.
         file.write(Programs(None, programs))
         pid = start_detached(command, _for_the_pool(environ))
         pool = None if pid is None else process_of(pid)
         file.write(Programs(pool, programs))
     return Ahead("started", paths, missing, pid, jobs)
-
-
-def _start_of_pool() -> str:
-    """What the pool's Python executes; where that finds no gpucache by itself, it takes this one."""
-    package = os.path.abspath(__file__)
-    for _ in ("gpucache", "warm", "ahead", "ahead.py"):
-        package = os.path.dirname(package)
-    return DETACHED.format(gpucache=package)
 
 
 def _for_the_pool(environ: Mapping[str, str]) -> dict[str, str]:

@@ -1,0 +1,107 @@
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+import threading
+import time
+from pathlib import Path
+
+import pytest
+from support.processes import PATIENCE_S
+
+from gpucache.disk import spawning
+from gpucache.disk.spawning import python_command, start_beside
+
+TELLS = """
+import json, os, sys
+def main():
+    fds = [os.readlink(f"/proc/self/fd/{fd}") for fd in (0, 1, 2)]
+    more = [int(fd) for fd in os.listdir("/proc/self/fd") if int(fd) > 2 and os.path.exists(f"/proc/self/fd/{fd}")]
+    said = {"parent": os.getppid(), "group": os.getsid(0), "fds": fds, "more": more}
+    said.update({"path": sys.path, "words": sys.argv[1:]})
+    with open(sys.argv[1] + ".new", "w") as file:
+        json.dump(said, file)
+    os.rename(sys.argv[1] + ".new", sys.argv[1])
+"""
+
+
+@pytest.fixture
+def tells(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> dict[str, str]:
+    """The environment in which a module `tells` is found, whose ``main`` writes what its process has."""
+    (tmp_path / "tells.py").write_text(TELLS)
+    return {**os.environ, "PYTHONPATH": f"{tmp_path}:{os.environ['PYTHONPATH']}"}
+
+
+def read(path: Path) -> dict:
+    end = time.monotonic() + PATIENCE_S
+    while not path.exists():
+        assert time.monotonic() < end
+        threading.Event().wait(0.01)
+    return json.loads(path.read_text())
+
+
+class TestBesideAProgram:
+    def test_it_is_nobodys_child_in_a_session_of_its_own(self, tells, tmp_path):
+        start_beside("tells", [str(tmp_path / "out"), "more"], tells)
+        said = read(tmp_path / "out")
+        assert said["parent"] != os.getpid()
+        assert said["group"] != os.getsid(0)
+        assert said["words"][1:] == ["more"]
+
+    def test_it_has_nothing_of_the_programs(self, tells, tmp_path):
+        """A pipe that is kept open would let whoever reads the program's output wait."""
+        readable, writable = os.pipe()
+        os.set_inheritable(writable, True)
+        try:
+            start_beside("tells", [str(tmp_path / "out")], tells)
+            said = read(tmp_path / "out")
+        finally:
+            os.close(readable)
+            os.close(writable)
+        assert said["fds"] == ["/dev/null"] * 3
+        assert said["more"] == []
+
+    def test_the_current_directory_is_not_looked_into(self, tells, tmp_path, monkeypatch):
+        monkeypatch.chdir(tmp_path)
+        start_beside("tells", [str(tmp_path / "out")], tells)
+        assert "" not in read(tmp_path / "out")["path"]
+
+    def test_the_program_keeps_no_child(self, tells, tmp_path):
+        start_beside("tells", [str(tmp_path / "one")], tells)
+        read(tmp_path / "one")
+        spawning._started[0].wait(PATIENCE_S)
+        start_beside("tells", [str(tmp_path / "two")], tells)
+        read(tmp_path / "two")
+        assert len(spawning._started) == 1
+        spawning._started[0].wait(PATIENCE_S)
+
+    def test_no_warning_comes_where_the_program_ends_at_once(self, python, tells, tmp_path):
+        """Python warns of a child that has not ended, and ``-W error`` shows that as an exception."""
+        code = "import os, sys; from gpucache.disk.spawning import start_beside\n"
+        code += "start_beside('tells', [sys.argv[1]], dict(os.environ))"
+        done = python(code, tmp_path / "out", env={**tells, "PYTHONWARNINGS": "error"})
+        assert (done.returncode, done.stderr) == (0, "")
+        read(tmp_path / "out")
+
+    def test_without_a_python_to_execute_it_is_refused(self, tells, monkeypatch):
+        monkeypatch.setattr(sys, "executable", "")
+        with pytest.raises(FileNotFoundError):
+            start_beside("tells", [], tells)
+
+    def test_where_the_interpreter_ends_it_is_refused(self, tells, monkeypatch):
+        def refuse(*_, **__):
+            raise RuntimeError("can't create new thread at interpreter shutdown")
+
+        monkeypatch.setattr("subprocess.Popen", refuse)
+        with pytest.raises(BlockingIOError, match="shutdown"):
+            start_beside("tells", [], tells)
+
+
+def test_a_python_that_finds_no_gpucache_takes_this_one(tmp_path):
+    """A program may run in an environment of its own, with ours on the path of this process alone."""
+    command = python_command("gpucache.cli.main", "--version")
+    found = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
+    done = subprocess.run(command, env=found, cwd=tmp_path, capture_output=True, text=True)
+    assert done.stdout.startswith("gpucache"), done.stderr
