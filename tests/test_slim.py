@@ -35,11 +35,12 @@ from support.trees import (
 from support.users import ADA
 
 from gpucache.disk.within import Straight
+from gpucache.kernels.stages import DROPPED, kept
 from gpucache.store.lookup import sound
 from gpucache.store.manifest import CONDEMNED, MANIFEST, RECIPE, read_manifest
 from gpucache.store.recipe_file import read_recipe
 from gpucache.store.removal import InUse
-from gpucache.upkeep.slim import DROPPED, kept, slim
+from gpucache.upkeep.slim import slim
 from gpucache.upkeep.verify import verify
 
 PYTHONS = os.environ.get("GPUCACHE_TEST_TRITON", sys.executable).split(",")

@@ -75,6 +75,23 @@ class Device(Value, kw_only=True):
         """The UUID of the physical GPU: the parent's for a MIG instance."""
         return self.parent_uuid or self.uuid
 
+    @property
+    def silicon(self) -> str | None:
+        """What decides an autotuner's timings: ``sm_90-16896-NVIDIA H200``; None where the device does not tell.
+
+        An H200 has the capability and the cores of an H100, and another memory. For a MIG instance, whose cores NVML
+        does not count, it is ``sm_90-16sm-…``.
+        """
+        name = self.name
+        if self.compute_capability is None or not name or not name.isprintable():
+            return None
+        major, minor = self.compute_capability
+        if self.parent_uuid:
+            count, unit = self.multiprocessor_count, "sm"
+        else:
+            count, unit = self.core_count, ""
+        return None if count is None else f"sm_{major}{minor}-{count}{unit}-{name}"
+
     def as_json(self) -> dict[str, Any]:
         """The fields that are known, as JSON's types; `parse` reads them back."""
         known: dict[str, Any] = {}

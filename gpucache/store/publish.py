@@ -54,7 +54,6 @@ def publish_entry(
     Raises:
         OSError: the disk refused; the store is as it was.
     """
-    target = entry_path(root, key)
     aside = staging.directory()
     try:
         placed = {}
@@ -68,11 +67,28 @@ def publish_entry(
         # Stamped before it is in its place: once it is there, a reader may stamp it.
         if used is not None:
             placing.set_use(f"{aside}/{MANIFEST}", round(used * 1e9))
-        make_below_root(os.path.dirname(target))
-        _hand_over(aside, [MANIFEST, RECIPE], os.path.dirname(target))
-        return _put_in_place(root, aside, target, manifest, repair)
+        return publish_directory(root, key, aside, manifest, repair, [MANIFEST, RECIPE])
     finally:
         remove_tree(aside)
+
+
+def publish_directory(
+    root: str, key: str, made: str, manifest: Manifest, repair: bool, names: Iterable[str]
+) -> bool:
+    """Put a finished directory itself into the store as the entry of a key, unless the store has the entry whole.
+
+    ``made`` lies below the root's ``tmp``, and has the files of ``manifest`` and the manifest, which nobody else has
+    seen yet; it is gone afterwards, or half emptied, or, where this returns False, still whole. ``names`` are those
+    of its files that this process has written, for the owner of the store where root works for him. ``repair`` is as
+    for `publish_entry`. Returns whether the store has the whole entry now.
+
+    Raises:
+        OSError: the disk refused; the store is as it was.
+    """
+    target = entry_path(root, key)
+    make_below_root(os.path.dirname(target))
+    _hand_over(made, names, os.path.dirname(target))
+    return _put_in_place(root, made, target, manifest, repair)
 
 
 def _put_in_place(root: str, made: str, target: str, manifest: Manifest, repair: bool) -> bool:

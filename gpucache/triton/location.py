@@ -8,13 +8,13 @@ from functools import lru_cache
 
 from gpucache import environment
 from gpucache.directories.record import of_this_host
-from gpucache.disk.files import OPEN_ABOVE, inside, make_below_root, make_directory, sweep_old
+from gpucache.disk.files import inside, sweep_old
 from gpucache.disk.fresh import fresh_part
 from gpucache.disk.lock_place import LockPlace
 from gpucache.disk.record_use import stamp_use
 from gpucache.disk.refusal import may
 from gpucache.disk.staging import Staging
-from gpucache.disk.vetting import Trust, vet, vet_child
+from gpucache.disk.vetting import Trust, vet
 from gpucache.errors import GpuCacheError, ProvisionError, RecordError, UnsafeDirectoryError
 from gpucache.layout import paths
 from gpucache.layout.keys import ASIDE
@@ -22,6 +22,7 @@ from gpucache.log import ALONE, INFO, tell_in_job, warn_once
 from gpucache.store.counts import device_label
 from gpucache.store.limit import Limit, max_size_bytes
 from gpucache.store.lookup import sound
+from gpucache.store.preparing import prepare
 from gpucache.store.recency import STAMP_S, boot_time, stamp_interval
 from gpucache.store.stats import Stats
 from gpucache.triton.own_device import (
@@ -130,7 +131,7 @@ def locate(directory: str | None, environ: Mapping[str, str]) -> Location:
     views = chosen.directory
     if mode == "shared":
         try:
-            _prepare(chosen.root, environ)
+            prepare(chosen.root, Trust.for_launch(environ))
             views = _prepared_views(chosen.directory, environ)
             stamp_use(paths.record_path(chosen.root, paths.host_name()))
         except (GpuCacheError, OSError) as error:
@@ -180,7 +181,7 @@ def store_only(root: str, environ: Mapping[str, str]) -> Location:
         GpuCacheError: the root is not safe, or cannot be looked at.
         OSError: the disk refused.
     """
-    _prepare(root, environ)
+    prepare(root, Trust.for_launch(environ))
     locks = LockPlace(root)
     return Location(
         directory=NO_VIEWS,
@@ -251,23 +252,6 @@ def _choose(directory: str | None, environ: Mapping[str, str]) -> _Chosen:
         mode = "private"
     alone = nobody_elses(known, environ, chosen)
     return _Chosen(root, chosen, mode, silicon(known, environ), alone)
-
-
-def _prepare(root: str, environ: Mapping[str, str]) -> None:
-    """Vet the root, and make what the store needs.
-
-    Raises:
-        GpuCacheError: it is not safe.
-        OSError: the disk refused.
-    """
-    trust = Trust.for_launch(environ)
-    vet(root, trust)
-    make_directory(root, OPEN_ABOVE)
-    vet(root, trust)  # another user may have made it first
-    for name in ("locks", "tmp", "store"):
-        make_below_root(paths.ours(root, name))
-    for path in paths.our_directories(root):
-        vet_child(path, trust)
 
 
 def _prepared_views(directory: str, environ: Mapping[str, str]) -> str:

@@ -65,7 +65,7 @@ def silicon(known: Record | None, environ: Mapping[str, str]) -> str | None:
         return None
     device = own_device(known, environ)
     devices = known.present if device is None else (device,)
-    kinds = {_kind(one) for one in devices}
+    kinds = {one.silicon for one in devices}
     return kinds.pop() if len(kinds) == 1 else None
 
 
@@ -82,16 +82,3 @@ def nobody_elses(known: Record | None, environ: Mapping[str, str], directory: st
         said = "\0".join((node_id(), paths.host_name(), directory))
     digest = hashlib.sha256(said.encode(errors="surrogateescape"))
     return f"only-{digest.hexdigest()[:16]}"
-
-
-def _kind(device: Device) -> str | None:
-    """``sm_90-16896-NVIDIA H200``; for a MIG instance, whose cores NVML does not count, ``sm_90-16sm-…``."""
-    name = device.name
-    if device.compute_capability is None or not name or not name.isprintable():
-        return None
-    major, minor = device.compute_capability
-    if device.parent_uuid:
-        count, unit = device.multiprocessor_count, "sm"
-    else:
-        count, unit = device.core_count, ""
-    return None if count is None else f"sm_{major}{minor}-{count}{unit}-{name}"

@@ -7,10 +7,10 @@ from dataclasses import dataclass
 from typing import TypeVar
 
 from gpucache.errors import ConfigurationError
-from gpucache.layout.keys import versions_of
 from gpucache.report.cache_report import CacheReport
 from gpucache.report.entries import Entry
 from gpucache.report.strays import Stray
+from gpucache.report.versions import is_of, versions
 from gpucache.store.inductor_units import LEAST_GRACE_S, Buckets, Unit, find
 from gpucache.store.recency import (
     STAMP_S,
@@ -124,8 +124,8 @@ class PrunePolicy:
         if self.arch is not None:
             entries = [entry for entry in entries if entry.arch == self.arch]
         if self.triton_version is not None:
-            matches = _specifier(self.triton_version)
-            entries = [entry for entry in entries if _is_of(entry, matches)]
+            matches = versions(self.triton_version)
+            entries = [entry for entry in entries if is_of(entry, matches)]
         if self.keep_binaries:
             entries = [entry for entry in entries if slimmed_bytes(entry)]
         return entries
@@ -215,38 +215,3 @@ def _size_bytes(entries: Iterable[Entry], damaged: Iterable[Stray]) -> int:
     """What entries take with what is in the quarantine."""
     entries_bytes = sum(entry.physical_bytes for entry in entries)
     return entries_bytes + sum(stray.size_bytes for stray in damaged)
-
-
-def _is_of(entry: Entry, matches: Callable[[str | None], bool]) -> bool:
-    """Whether the version of an entry matches; where its key tells that it is one of several, whether all do."""
-    if entry.triton_version is not None:
-        return matches(entry.triton_version)
-    versions = versions_of(entry.key)
-    return bool(versions) and all(map(matches, versions))
-
-
-def _specifier(text: str) -> Callable[[str | None], bool]:
-    """Make a function that says whether a version matches the text; an unknown or odd version matches nothing.
-
-    Raises:
-        ConfigurationError: the text is no version and no specifier.
-    """
-    from packaging.specifiers import InvalidSpecifier, SpecifierSet
-    from packaging.version import InvalidVersion
-
-    try:
-        is_version = text[:1].isdigit()
-        wanted = SpecifierSet(f"=={text}" if is_version else text, prereleases=True)
-    except InvalidSpecifier:
-        expected = "a version specifier like '<3.6'"
-        raise ConfigurationError("--triton-version", text, expected) from None
-
-    def matches(version: str | None) -> bool:
-        if not version:
-            return False
-        try:
-            return wanted.contains(version)
-        except InvalidVersion:
-            return False
-
-    return matches

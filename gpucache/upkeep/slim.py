@@ -1,8 +1,4 @@
-"""`slim`: makes an entry smaller. What Triton needs to launch a kernel stays, what only people read goes.
-
-A group of the metadata and the binary alone is a hit to Triton 3.2 to 3.9 (tests/test_slim.py asks each). What then is
-missing is ``kernel.asm["ptx"]`` and its like.
-"""
+"""`slim`: makes an entry smaller. What Triton needs to launch a kernel stays (`kernels.stages`), the rest goes."""
 
 from __future__ import annotations
 
@@ -16,6 +12,7 @@ from typing import NamedTuple
 from gpucache.disk.reading import quietly
 from gpucache.disk.within import Straight
 from gpucache.kernels.group import GROUP, write_group
+from gpucache.kernels.stages import kept
 from gpucache.layout.keys import ASIDE
 from gpucache.report.entries import Entry
 from gpucache.store.deletion import NOTHING, Freed, delete
@@ -33,14 +30,6 @@ from gpucache.store.placing import hand_over, link_or_copy, put, set_use
 from gpucache.store.recipe_file import read_recipe
 from gpucache.store.removal import InUse, Target, taken
 from gpucache.store.stock import stock_group
-
-DROPPED = (".source", ".ttir", ".ttgir", ".llir", ".ptx")
-"""How the names of files end that no launch needs."""
-
-
-def kept(name: str) -> bool:
-    """Whether a file of an entry stays when the entry is made smaller."""
-    return not name.endswith(DROPPED)
 
 
 def slimmed_bytes(entry: Entry) -> int:
@@ -64,7 +53,7 @@ def slim(
     locks: str | None,
     disk: Straight,
 ) -> list[Freed]:
-    """Replace a kernel's entry, in all of its directories, by one without the `DROPPED` files; what each freed.
+    """Replace a kernel's entry, in all of its directories, by one with what a launch needs; what each freed.
 
     Beside any readers, writers and removers. Killed at any instant, the entry is whole, smaller and whole, or gone. The
     time of its last use stays. What was freed is what was deleted without what was written for it.
