@@ -257,6 +257,39 @@ class TestAFile:
         assert "in a notebook, on stdin or from a text" in refusal(home, "__main__", file=file)
 
 
+class TestACarriedRecipe:
+    """One whose file is relative, since it was recorded on another machine."""
+
+    def test_finds_its_module_wherever_that_is_here(self, home):
+        home.write("mine/kernels", ADD)
+        assert home.find("mine.kernels", file="mine/kernels.py").fn.__qualname__ == "add"
+
+    def test_without_its_module_is_told_with_where_modules_are_looked_for(self, home):
+        said = "no module mine.kernels is on PYTHONPATH or in the current directory"
+        assert refusal(home, "mine.kernels", file="mine/kernels.py") == said
+
+    def test_of_a_file_that_no_module_can_be_is_found_in_the_current_directory(
+        self, home, tmp_path, monkeypatch
+    ):
+        (tmp_path / "my-kernels.py").write_text(ADD)
+        monkeypatch.chdir(tmp_path)
+        assert home.find("my-kernels", file="my-kernels.py").fn.__qualname__ == "add"
+
+    def test_of_a_program_means_the_file_of_that_name(self, home):
+        home.functions = home.of_process(main=home.write("train", ADD))
+        assert home.find("__main__", file="train.py").fn.__qualname__ == "add"
+
+    def test_of_a_notebook_is_told_as_such(self, home):
+        assert "in a notebook, on stdin" in refusal(home, "__main__", file="<notebook>")
+
+    def test_with_a_kept_source_is_executed_and_inspect_finds_its_lines(self, home):
+        import inspect
+
+        home.functions = home.of_process(sources=True)
+        found = home.find("torch.gone.c1", file="c1.py", source=ADD)
+        assert inspect.getsource(found.fn) == "@jit\ndef add(x):\n    'aa'\n"
+
+
 class TestTheProgramsOwnFile:
     def test_is_not_executed_unless_it_is_named(self, home):
         file = home.write("train", "raise SystemExit\n")

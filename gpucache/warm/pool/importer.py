@@ -111,15 +111,15 @@ class Importer:
 
     def _look(self, message: dict[str, Any]) -> None:
         """Say whether the package's modules import torch, as far as their files can be read."""
-        files = set()
+        files: set[str] = set()
         texts = []
         for job in self._first_jobs(message["package"])[:_MOST_LOOKED_AT]:
             recipe = self._plan.recipe(job)
-            files.add(recipe.function.file)
+            files.update(_paths_of(recipe.function.file))
             texts.append((recipe.source or "").encode())
-        for file in files - {None}:
+        for file in files:
             with suppress(OSError, ValueError):
-                texts.append(read_limited(str(file), _SOURCE_BYTES))
+                texts.append(read_limited(file, _SOURCE_BYTES))
         imports_torch = any(map(_TORCH.search, texts))
         self._say(did="look", torch=imports_torch and find_spec("torch") is not None)
 
@@ -184,6 +184,15 @@ class Importer:
         os.environ.update(self._environ)
         with suppress(OSError):
             os.chdir(self._directory)
+
+
+def _paths_of(file: str | None) -> list[str]:
+    """Where a recorded file may be: that of a recipe which was carried here is relative to where modules are."""
+    if file is None:
+        return []
+    if os.path.isabs(file):
+        return [file]
+    return [os.path.join(place, file) for place in sys.path]
 
 
 def _flush() -> None:

@@ -196,7 +196,7 @@ class Functions:
         _refuse_interactive(place.file)
         if not os.path.lexists(place.file):
             looked = f"no module {name} is on PYTHONPATH or in the current directory"
-            raise CannotImportError(f"{looked}, and {place.file} is gone")
+            raise CannotImportError(f"{looked}{_and_the_file(place.file)}")
         return self._of_file(place)
 
     def _of_main(self, place: Place) -> ModuleType:
@@ -346,6 +346,11 @@ def _refuse_interactive(file: str) -> None:
     if file.startswith("<") or "/ipykernel_" in file:
         reason = "it was made in a notebook, on stdin or from a text, which cannot be imported"
         raise CannotImportError(reason)
+
+
+def _and_the_file(file: str) -> str:
+    """What is said of a recorded file that is not there; that of a recipe which was carried here never was."""
+    return f", and {file} is gone" if os.path.isabs(file) else ""
 
 
 def _raised(what: str, error: BaseException) -> CannotImportError:
