@@ -88,6 +88,16 @@ def read_limited(path: str, most_bytes: int) -> bytes:
     return data
 
 
+def read_head(path: str, most_bytes: int) -> bytes:
+    """Read the first bytes of a regular file, as many as it has of ``most_bytes``.
+
+    Raises:
+        OSError: the file cannot be read, or is no regular file.
+    """
+    with open(path, "rb", opener=opener) as file:
+        return read_some(file, most_bytes)
+
+
 def read_some(file: BinaryIO, most_bytes: int = -1) -> bytes:
     """Read so many bytes of a file that was opened by `opener`, or all.
 

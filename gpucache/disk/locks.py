@@ -9,7 +9,7 @@ import os
 import time
 from contextlib import contextmanager, suppress
 
-from gpucache.disk.door import HOLDER_BYTES, SAFELY, read_limited
+from gpucache.disk.door import HOLDER_BYTES, SAFELY, read_head, read_limited
 from gpucache.disk.processes import is_running, this_process
 from gpucache.disk.refusal import refusal
 from gpucache.errors import LockTimeoutError, ProvisionError
@@ -117,7 +117,7 @@ def open_private(path: str, flags: int) -> int:
 def holder(path: str) -> str:
     """Which process holds a lock, in words, as the `signature` in this file says."""
     try:
-        said = json.loads(read_limited(path, HOLDER_BYTES))
+        said = json.loads(read_head(path, HOLDER_BYTES))
         what = f" for {said['what']}" if "what" in said else ""
         return f"process {said['pid']} on {said['host']} since {said['since']}{what}"
     except (OSError, ValueError, KeyError, TypeError, RecursionError):

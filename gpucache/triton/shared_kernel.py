@@ -32,6 +32,7 @@ from gpucache.store.recipe_file import add_recipe, lacks_recipe
 from gpucache.store.stock import describe, stock_group
 from gpucache.triton.capture import recipe_text_of
 from gpucache.triton.location import NO_VIEWS, Location
+from gpucache.triton.pulled import wait_for_pull
 from gpucache.triton.staged import Staged
 
 TYPE_CHECKING = False
@@ -87,6 +88,10 @@ class SharedKernel:
         if self.location.root in _full:
             self.why = why
             return None
+        # Before the key's lock is taken: whoever pulls passes over a key whose lock is held.
+        found = self._pulled(frame)
+        if found is not None:
+            return found
         lock = KeyLock(self._lock_path())
         found = self._wait(lock, frame)
         if found is not None:
@@ -171,6 +176,15 @@ class SharedKernel:
                 spent = time.monotonic() - began
                 location.stats.add("waits")
                 location.stats.add("waited_s", spent, now=True)
+
+    def _pulled(self, frame: FrameType) -> dict[str, str] | None:
+        """Sleep while a pull of this node may bring the entry; the paths of the kernel's files if it did."""
+        location = self.location
+        came = wait_for_pull(location, self.key, self.entry)
+        if not came:
+            return None
+        found = self.look()
+        return self._adopt(frame, repair=False) if found is None else found
 
     # ---- adopting
 

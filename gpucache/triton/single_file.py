@@ -29,6 +29,7 @@ from gpucache.store.manifest import (
 from gpucache.store.publish import link_view, publish_entry
 from gpucache.store.quarantine import quarantine
 from gpucache.triton.location import NO_VIEWS, Location
+from gpucache.triton.pulled import wait_for_pull
 from gpucache.triton.staged import Staged, executable
 
 
@@ -69,6 +70,8 @@ class SingleFile:
         """Look for what was published, then for what Triton's own manager left."""
         path = self._find_published()
         if path is None and identify(self.entry, self.view, self.key, self._lock_path):
+            path = self._find_published()
+        if path is None and wait_for_pull(self.location, self.entry_key, self.entry):
             path = self._find_published()
         if path is not None:
             return path

@@ -1,0 +1,281 @@
+"""Pulls in progress on this node: a file beside the locks says which keys each of them brings, and that it is alive.
+
+Whoever pulls holds the file under ``flock``, so that its death ends the pull for all who wait, and touches the file as
+bytes come. A process that misses a key of such a pull waits for the entry as for the holder of a key's lock: `Awaited`
+says how long that makes sense. A pull whose file has stood still for the stall limit is waited for by nobody.
+
+The file is a head of 4,096 bytes, JSON and blanks (`disk.locks.holder` reads it too), and then a digest of 16 bytes for
+each key, sorted. It is a hint and no more: whoever waited in vain goes on as if there were no pull.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import hashlib
+import json
+import os
+import time
+from bisect import bisect_left
+from contextlib import suppress
+
+from gpucache.disk.door import HOLDER_BYTES, SAFELY, has_name, open_regular
+from gpucache.disk.lock_place import LockPlace, open_lock_directory
+from gpucache.disk.locks import is_free_descriptor, let_go, signature
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+    from typing import Any, Literal
+
+    Phase = Literal["starting", "asking", "bringing"]
+    """``starting``: the puller comes up; ``asking``: the remote has not yet said which keys there are."""
+
+PULL = "pull-"
+"""How the name of a pull's file begins."""
+ASK_S = 5.0
+"""For so long after the last byte a statement is waited for, whose keys nobody knows yet."""
+_SUFFIX = ".lock"
+_DIGEST_BYTES = 16
+_MOST_KEYS = 2**20
+_FILE = os.O_RDWR | os.O_CREAT | SAFELY
+_TRIES = 20
+_AGAIN_S = 0.005
+_BEAT_S = 0.1
+_BEAT_BYTES = 32 * 1024
+"""So many bytes are a beat. A server that drips ten at a time shows no life."""
+_MOST_SHOWN = 256
+
+
+class Pull:
+    """A pull of this process, from the moment in which its file is locked until `end`. One thread at a time."""
+
+    def __init__(self, fd: int, path: str) -> None:
+        """Take over an open and locked file, as `begin` has made it here or in the process that started this one."""
+        self._fd = fd
+        self.path = path
+        self._bytes = 0
+        self._beaten = time.monotonic()
+
+    @classmethod
+    def begin(cls, root: str, words: Iterable[str], what: str) -> Pull | None:
+        """Begin a pull into a root; None where another process of this node is at the same pull.
+
+        ``words`` tell the same pull from others (remote, name of the pack), and ``what`` says it to people.
+
+        Raises:
+            OSError, UnsafeDirectoryError: there can be no file among the locks.
+        """
+        path = pull_path(root, words)
+        here = open_lock_directory(os.path.dirname(path))
+        try:
+            fd = _locked(here, os.path.basename(path))
+        finally:
+            os.close(here)
+        if fd is None:
+            return None
+        pull = cls(fd, path)
+        pull._write_head("starting", 0, what)
+        return pull
+
+    def fileno(self) -> int:
+        """The descriptor by which the pull is held: a process that inherits it goes on with the pull."""
+        return self._fd
+
+    def hand_over(self) -> None:
+        """Close this process's descriptor after another process has inherited it, and with it the pull."""
+        os.close(self._fd)
+
+    def ask(self) -> None:
+        """Tell that the remote is asked from now on."""
+        self._write_head("asking", 0)
+
+    def bring(self, keys: Iterable[str]) -> None:
+        """Tell which keys of the store are coming. Those beyond a million are not waited for.
+
+        Raises:
+            OSError: the disk refused; nobody waits for a key.
+        """
+        digests = sorted(map(_digest, keys))[:_MOST_KEYS]
+        _write(self._fd, b"".join(digests), HOLDER_BYTES)
+        self._write_head("bringing", len(digests))
+
+    def came(self, size_bytes: int) -> None:
+        """Count bytes that have come, and beat if there were enough since the last beat."""
+        self._bytes += size_bytes
+        if self._bytes >= _BEAT_BYTES:
+            self.beat()
+
+    def beat(self) -> None:
+        """Show those who wait that the pull goes on; at most ten times a second."""
+        now = time.monotonic()
+        if now - self._beaten < _BEAT_S:
+            return
+        self._bytes, self._beaten = 0, now
+        with suppress(OSError):  # those who wait then go on, which is safe
+            os.utime(self._fd)
+
+    def end(self) -> None:
+        """Remove the file and free its lock, in this order: whoever has opened it meanwhile sees that. Never raises."""
+        with suppress(OSError):
+            here = open_lock_directory(os.path.dirname(self.path))
+            try:
+                name = os.path.basename(self.path)
+                if has_name(
+                    self._fd, name, here
+                ):  # a cleaner may have removed it, and another pull begun
+                    os.unlink(name, dir_fd=here)
+            finally:
+                os.close(here)
+        let_go(self._fd)
+
+    def _write_head(self, phase: Phase, keys: int, what: str | None = None) -> None:
+        said: dict[str, Any] = {}
+        if what is None:
+            said = _parsed(os.pread(self._fd, HOLDER_BYTES, 0)) or {}
+            what = str(said.get("what", "a pull"))
+        said = json.loads(signature(what[:_MOST_SHOWN]))
+        said |= {"phase": phase, "keys": keys}
+        _write(self._fd, json.dumps(said).encode().ljust(HOLDER_BYTES), 0)
+
+
+def pull_path(root: str, words: Iterable[str]) -> str:
+    """The path of the file of a pull into this root by this user.
+
+    Raises:
+        OSError, UnsafeDirectoryError: there can be no directory for locks (`LockPlace.directory`).
+    """
+    known = "\0".join([*words, str(os.geteuid())]).encode("utf-8", "surrogateescape")
+    digest = hashlib.blake2b(known, digest_size=8).hexdigest()
+    return f"{LockPlace(root).directory()}/{PULL}{digest}{_SUFFIX}"
+
+
+def _locked(here: int, name: str) -> int | None:
+    """Open and lock a file, which is made if it is not there; None while another process holds the lock.
+
+    Raises:
+        OSError: the file cannot be made or locked.
+    """
+    for _ in range(_TRIES):
+        fd = os.open(name, _FILE, 0o600, dir_fd=here)
+        try:
+            fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            if os.fstat(fd).st_nlink == 1:
+                os.ftruncate(fd, 0)
+                return fd
+        except BlockingIOError:
+            pass  # whoever looks whether a pull is alive shares the lock for an instant
+        except BaseException:
+            os.close(fd)
+            raise
+        os.close(fd)
+        time.sleep(_AGAIN_S)
+    return None
+
+
+def _write(fd: int, data: bytes, offset: int) -> None:
+    view = memoryview(data)
+    while view:
+        written = os.pwrite(fd, view, offset)
+        view, offset = view[written:], offset + written
+
+
+def _digest(key: str) -> bytes:
+    return hashlib.blake2b(
+        key.encode("utf-8", "surrogateescape"), digest_size=_DIGEST_BYTES
+    ).digest()
+
+
+def _parsed(head: bytes) -> dict[str, Any] | None:
+    """What a head says; None where it is torn, as a head is that is being written."""
+    try:
+        said = json.loads(head)
+    except (ValueError, RecursionError):
+        return None
+    return said if isinstance(said, dict) else None
+
+
+# ---- those who wait
+
+
+class Awaited:
+    """One key of the store, for a process that misses it: whether a pull of this node may still bring the entry."""
+
+    def __init__(self, directory: str, key: str, stall_s: float) -> None:
+        """``directory`` is that of the root's locks; ``stall_s`` is for how long a pull may show no life."""
+        self.stalled: str | None = None
+        """The path of a pull's file that has stood still for as long while this process looked."""
+        self._directory = directory
+        self._digest = _digest(key)
+        self._stall_s = stall_s
+        self._seen: dict[str, tuple[float, float]] = {}
+        """By name of a file: its time when that was first seen, and when that was."""
+        self._answers: dict[tuple[str, int, int], bool] = {}
+        """By file, its inode and the number of its keys: whether the key is among them."""
+
+    def is_coming(self) -> bool:
+        """Whether a pull is alive that brings the key, or cannot tell yet which keys it brings. Never raises."""
+        try:
+            names = os.listdir(self._directory)
+        except OSError:
+            return False
+        return any(self._brings(name) for name in names if name.startswith(PULL))
+
+    def _brings(self, name: str) -> bool:
+        try:
+            fd, found = open_regular(f"{self._directory}/{name}")
+        except OSError:
+            return False  # it is over, or another user's
+        try:
+            if is_free_descriptor(fd):
+                return False
+            said = _parsed(os.pread(fd, HOLDER_BYTES, 0)) or {}
+            limit_s = self._stall_s
+            if said.get("phase") == "asking":
+                limit_s = min(ASK_S, limit_s)
+            if self._has_stalled(name, found.st_mtime, limit_s):
+                return False
+            if said.get("phase") != "bringing":
+                return True
+            return self._is_among(fd, name, found, said.get("keys"))
+        except OSError:
+            return False
+        finally:
+            let_go(fd)
+
+    def _has_stalled(self, name: str, touched: float, limit_s: float) -> bool:
+        """Whether a file has not been touched for the limit, by the clock of the node and by this process's own."""
+        now = time.monotonic()
+        is_known = name in self._seen
+        seen, since = self._seen.get(name, (touched, now))
+        if seen != touched:
+            since = now
+        self._seen[name] = (touched, since)
+        if time.time() - touched <= limit_s and now - since <= limit_s:
+            return False
+        if is_known:
+            self.stalled = f"{self._directory}/{name}"
+        return True
+
+    def _is_among(self, fd: int, name: str, found: os.stat_result, count: object) -> bool:
+        if type(count) is not int or not 0 <= count <= _MOST_KEYS:
+            return False
+        known = (name, found.st_ino, count)
+        if known not in self._answers:
+            digests = _Digests(os.pread(fd, count * _DIGEST_BYTES, HOLDER_BYTES))
+            place = bisect_left(digests, self._digest)
+            self._answers[known] = place < len(digests) and digests[place] == self._digest
+        return self._answers[known]
+
+
+class _Digests:
+    """The digests behind the head of a file, as a sequence."""
+
+    def __init__(self, data: bytes) -> None:
+        self._data = data
+
+    def __len__(self) -> int:
+        return len(self._data) // _DIGEST_BYTES
+
+    def __getitem__(self, number: int) -> bytes:
+        begin = number * _DIGEST_BYTES
+        return self._data[begin : begin + _DIGEST_BYTES]

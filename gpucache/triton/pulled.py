@@ -1,0 +1,47 @@
+"""Waits for what a pull of this node is bringing, in the place of a compile that would make the same."""
+
+from __future__ import annotations
+
+import os
+import time
+
+from gpucache.disk.locks import holder
+from gpucache.remote.pulls import Awaited
+from gpucache.store.manifest import MANIFEST
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from gpucache.triton.location import Location
+
+_LEAST_S, _MOST_S = 0.002, 0.02
+"""How often the store is looked at: soon at first, since most entries are there within milliseconds."""
+
+
+def wait_for_pull(location: Location, store_key: str, entry: str) -> bool:
+    """Sleep while a pull of this node may bring the store's ``entry``; whether somebody may have published it.
+
+    Returns at once where no pull is in progress that may bring this key. No wait is longer than the limits for the
+    compile of another process: a pull that shows no life is told, and the caller goes on as if there were none. The
+    caller must not hold the key's lock.
+
+    Raises:
+        OSError, UnsafeDirectoryError: there can be no directory for locks.
+    """
+    awaited = Awaited(location.locks.directory(), store_key, location.stall_s)
+    if not awaited.is_coming():
+        return False
+    began = time.monotonic()
+    pause_s = _LEAST_S
+    try:
+        while not os.path.lexists(f"{entry}/{MANIFEST}") and awaited.is_coming():
+            if time.monotonic() - began > location.timeout_s:
+                break
+            time.sleep(pause_s)
+            pause_s = min(pause_s * 2, _MOST_S)
+        if awaited.stalled is not None:
+            cause = f"{holder(awaited.stalled)} ({awaited.stalled})"
+            location.degraded("waited in vain for a pull", cause, "going on without it")
+        return True  # also where the pull is over: it may have published between the looks
+    finally:
+        location.stats.add("waits")
+        location.stats.add("waited_s", time.monotonic() - began, now=True)
