@@ -79,12 +79,15 @@ class TestJson:
         assert {type(size) for size in said["files"].values()} == {int}
 
     def test_stats(self, here, root):
-        (outer, inner), _ = documented("stats")
+        (outer, inner), parts = documented("stats")
         (Path(root) / "gpucache/v1/stats").mkdir(exist_ok=True)
         counted = {"device": "0", "values": {"hits": 2, "saved_s": 1.5}}
         (Path(root) / "gpucache/v1/stats/folded.json").write_text(json.dumps([counted]))
         said = here("stats", "--json", "--root", root).json
-        check(said, outer, devices=dict, all=dict)
+        check(said, outer, devices=dict, all=dict, levels=dict, pulled=dict)
+        assert list(said["levels"]) == parts["levels"]
+        assert said["levels"]["directory"]["hits"] == 2
+        assert said["pulled"] == dict.fromkeys(parts["pulled"], 0)
         for row in (said["all"], *said["devices"].values()):
             assert list(row) == inner
             assert {type(value) for value in row.values()} <= {int, float}

@@ -11,20 +11,32 @@ from gpucache.cli import device_rows
 from gpucache.cli.common import existing, fold_counters
 from gpucache.cli.options import json_option, root_option
 from gpucache.cli.terminal import print_json, print_table, say
+from gpucache.units import size
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from gpucache.store.levels import Level, LevelName
+    from gpucache.store.pulled import PulledUse
+
+    Values = Mapping[str, float]
 
 
 @click.command()
 @root_option
 @json_option
 def stats(root: str | None, as_json: bool) -> None:
-    """Show hits, misses and seconds saved, per device directory and in all.
+    """Show hits, misses and seconds saved, per device directory and in all, and by level where there is a remote.
 
     \b
     gpucache stats
     gpucache stats --json
     """
     from gpucache.disk.vetting import Trust, vet
-    from gpucache.store.counts import COUNTERS, SECONDS
+    from gpucache.store.counts import COUNTERS, REMOTE_COUNTERS, SECONDS
+    from gpucache.store.levels import levels
+    from gpucache.store.pulled import use_of_pulled
     from gpucache.store.stats import totals
 
     where = existing(root)
@@ -40,13 +52,61 @@ def stats(root: str | None, as_json: bool) -> None:
     everything = {}
     for column in columns:
         everything[column] = sum(values[column] for values in sums.values())
+    by_level = levels(everything)
+    pulled = use_of_pulled(where)
     if as_json:
-        print_json({"root": where, "devices": sums, "all": everything})
+        shown = {name: level._asdict() for name, level in by_level.items()}
+        said = {"root": where, "devices": sums, "all": everything, "levels": shown}
+        print_json({**said, "pulled": pulled._asdict()})
         return
+    _print_directories(sums, everything)
+    if pulled.entries or any(everything[name] for name in REMOTE_COUNTERS):
+        _print_levels(by_level)
+        _tell_of_moves(everything, pulled)
+
+
+def _print_directories(sums: Mapping[str, Values], everything: Values) -> None:
+    """A line for each device directory, and one for all."""
+    from gpucache.store.counts import NODE_COUNTERS, NODE_SECONDS
+    from gpucache.store.stats import REMOTE
+
+    columns = NODE_COUNTERS + NODE_SECONDS
     lines = []
     for name in sorted(sums):
+        if name == REMOTE:
+            continue  # nothing was launched there
         cells = device_rows.counter_cells(sums[name], columns)
         lines.append((name, *cells))
     cells = device_rows.counter_cells(everything, columns)
     lines.append(("all", *cells))
     print_table(("directory", *columns), lines)
+
+
+def _print_levels(by_level: Mapping[LevelName, Level]) -> None:
+    """A line for each level: what it was asked and gave."""
+    lines = []
+    for name, level in by_level.items():
+        lines.append((name, *map(_level_cell, level._fields, level)))
+    columns = next(iter(by_level.values()))._fields
+    print_table(("level", *columns), lines)
+
+
+def _level_cell(column: str, value: float | None) -> str:
+    if value is None:
+        return "-"
+    return f"{value:.1f}" if column == "seconds" else f"{value:.0f}"
+
+
+def _tell_of_moves(everything: Values, pulled: PulledUse) -> None:
+    """Say what was pulled, how much of that was of use, and what was pushed."""
+    if pulled.entries:
+        gone = f"; {pulled.gone} more are removed by now" if pulled.gone else ""
+        say(f"pulled {pulled.entries}, used {pulled.used} of them since{gone}")
+    if everything["pushed"] or everything["push_errors"]:
+        sent = size(round(everything["pushed_bytes"]))
+        say(
+            f"pushed {everything['pushed']:.0f} ({sent}), failed {everything['push_errors']:.0f} times"
+        )
+    if everything["remote_bad"]:
+        bad = f"{everything['remote_bad']:.0f} times the remote gave what no trusted key has signed"
+        say(f"note: {bad}, or other bytes; `gpucache doctor` tells more")

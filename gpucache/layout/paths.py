@@ -13,6 +13,8 @@
     ├── foreign/              device directories outside the root that have views of the store
     ├── mounts/<node>.json    what the root's mount can do, as tried on that node
     ├── recipes/              what `gpucache run --warm auto` recorded, and which keys were made of recipes
+    ├── outbox/<node>/<KEY>   which entries that node is still to give to the remote
+    ├── pulled/               which entries packs have brought
     └── tritons/<digest>.json the key that an installation of Triton makes of its files
 
 Nothing of that, nor of ours beside it, grows without bound. Who adds a file says here what bounds it:
@@ -32,6 +34,8 @@ Nothing of that, nor of ours beside it, grows without bound. Who adds a file say
 - ``foreign``: 1,000 for each user, the oldest dropped; what is gone is forgotten by a count of the limit, or ``prune``.
 - ``tritons``: 32, and 30 days without use (`kernels.kept_key`).
 - ``recipes``: 20 files, the oldest dropped by the next ``run --warm`` (`warm.ahead.recordings`).
+- ``outbox``: 1,000 markers for each node, the oldest dropped; a node's that is gone, after 7 days (`remote.outbox`).
+- ``pulled``: 32 files, the oldest dropped (`store.pulled`).
 - ``gpucache-told-<uid>`` in ``/dev/shm`` or ``/tmp``: a day (`once`).
 """
 
@@ -59,12 +63,15 @@ if TYPE_CHECKING:
         "foreign",
         "tritons",
         "recipes",
+        "outbox",
+        "pulled",
     ]
 
 _PROVISIONED: tuple[Part, ...] = ("devices", "locks", "tmp")
 _FILLED: tuple[Part, ...] = (
     *("store", "quarantine", "stats"),
     *("mounts", "foreign", "tritons", "recipes"),
+    *("outbox", "pulled"),
 )
 
 

@@ -38,7 +38,7 @@ CLAIM = "~"
 _NO_NODE = "unlocked"
 """Stands for the node in the name of a file that cannot be locked, so that everyone judges it by its age."""
 _SLOT = 2048  # more than the longest label and host with all counters, each at its longest
-_MOST_LABEL = 1400
+_MOST_LABEL = 900
 _READ_TRIES = 10
 _NEW_FILE = os.O_RDWR | os.O_CREAT | os.O_EXCL | SAFELY
 _GONE = (errno.ENOENT, errno.ESTALE)

@@ -6,12 +6,27 @@ import time
 from collections.abc import Callable, Mapping
 from typing import NamedTuple
 
-COUNTERS = ("hits", "shared_hits", "misses", "waits", "errors_degraded")
+NODE_COUNTERS = ("hits", "shared_hits", "misses", "waits", "errors_degraded")
 """The names of what is counted in whole numbers: kernels found in the own device directory; taken from the store; found
 nowhere, and so compiled; waits for a compile of another process; failures of ours, after which the kernel was compiled.
 """
-SECONDS = ("waited_s", "compiled_s", "saved_s")
+REMOTE_COUNTERS = (
+    *("remote_hits", "remote_misses", "remote_errors", "remote_bad", "remote_bytes"),
+    *("pulled", "pulled_bytes"),
+    *("pushed", "push_errors", "pushed_bytes"),
+)
+"""The names of what is counted in whole numbers of a remote.
+
+Asked for one kernel, after a miss: it had the kernel (which is a hit of the store as well from then on); it had not; it
+did not answer, or not in time; it gave what no trusted key has signed, or other bytes; bytes received. Entries that
+packs have brought, and bytes of these packs. Entries given to the remote, attempts that failed, and bytes sent.
+"""
+COUNTERS = NODE_COUNTERS + REMOTE_COUNTERS
+NODE_SECONDS = ("waited_s", "compiled_s", "saved_s")
 """The names of what is counted in seconds: the waits; the own compiles; the compiles of what the store gave instead."""
+REMOTE_SECONDS = ("remote_s", "pull_s", "push_s")
+"""The names of what is counted in seconds of a remote: asking for kernels, whatever came of it; pulling; pushing."""
+SECONDS = NODE_SECONDS + REMOTE_SECONDS
 HOUR_S = 3600
 HOURS_KEPT = 14 * 24
 """For so many hours the sums of each hour are kept."""

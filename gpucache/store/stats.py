@@ -25,14 +25,31 @@ if TYPE_CHECKING:
         "misses",
         "waits",
         "errors_degraded",
+        "remote_hits",
+        "remote_misses",
+        "remote_errors",
+        "remote_bad",
+        "remote_bytes",
+        "pulled",
+        "pulled_bytes",
+        "pushed",
+        "push_errors",
+        "pushed_bytes",
         "waited_s",
         "compiled_s",
         "saved_s",
+        "remote_s",
+        "pull_s",
+        "push_s",
     ]
 
 _FLUSH_S = 2.0
 MOST_AT_ONCE = 1e9
 """More seconds than a compile or a wait takes: thirty years."""
+MOST_BYTES_AT_ONCE = 1e13
+"""More bytes than any pack has."""
+REMOTE = "remote"
+"""In the place of a device directory, for the counters: what was moved for no device in particular."""
 
 
 class Stats:
@@ -63,7 +80,8 @@ class Stats:
         An amount that makes no sense, as a damaged manifest may name, counts as nothing: no reader would take the sum.
         """
         if amount != 1:  # a hit counts one, and is to cost nothing
-            amount = amount if 0 <= amount < MOST_AT_ONCE else 0
+            most = MOST_BYTES_AT_ONCE if name.endswith("_bytes") else MOST_AT_ONCE
+            amount = amount if 0 <= amount < most else 0
         if now or time.monotonic() - self._flushed > _FLUSH_S:
             self._begin_hour()
             self._add(name, amount)
