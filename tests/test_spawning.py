@@ -12,7 +12,7 @@ import pytest
 from support.processes import PATIENCE_S
 
 from gpucache.disk import spawning
-from gpucache.disk.spawning import python_command, start_beside
+from gpucache.disk.spawning import python_command, start_beside, start_detached
 
 TELLS = """
 import json, os, sys
@@ -105,3 +105,14 @@ def test_a_python_that_finds_no_gpucache_takes_this_one(tmp_path):
     found = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
     done = subprocess.run(command, env=found, cwd=tmp_path, capture_output=True, text=True)
     assert done.stdout.startswith("gpucache"), done.stderr
+
+
+def test_a_descriptor_that_is_kept_is_all_that_the_new_process_has_of_its_starter(tells, tmp_path):
+    readable, writable = os.pipe()
+    try:
+        command = python_command("tells", str(tmp_path / "out"))
+        start_detached(command, tells, kept=writable)
+        assert read(tmp_path / "out")["more"] == [writable]
+    finally:
+        os.close(readable)
+        os.close(writable)

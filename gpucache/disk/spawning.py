@@ -50,11 +50,13 @@ def python_command(module: str, *words: str, first: str = "pass") -> list[str]:
     return [sys.executable, "-c", code, *words]
 
 
-def start_detached(command: Sequence[str], environ: Mapping[str, str]) -> int | None:
+def start_detached(
+    command: Sequence[str], environ: Mapping[str, str], kept: int | None = None
+) -> int | None:
     """Start a command in a session of its own, with ``/dev/null`` for its stdio; its number, None where that failed.
 
     Its parent is whoever adopts orphans here (init, or the first process of a container). Costs two forks, and does
-    not wait for the command to come up.
+    not wait for the command to come up. Of the descriptors of this process it has only ``kept``, by the same number.
 
     Raises:
         OSError: no process can be made.
@@ -63,7 +65,7 @@ def start_detached(command: Sequence[str], environ: Mapping[str, str]) -> int | 
     try:
         child = os.fork()
         if child == 0:
-            _fork_again(writable, command, environ)
+            _fork_again(writable, command, environ, kept)
         os.close(writable)
         writable = -1
         told = os.read(readable, 32)
@@ -126,29 +128,34 @@ def offer_to_the_killer() -> None:
         file.write("500")
 
 
-def _fork_again(writable: int, command: Sequence[str], environ: Mapping[str, str]) -> None:
+def _fork_again(
+    writable: int, command: Sequence[str], environ: Mapping[str, str], kept: int | None
+) -> None:
     """The first child: leave the session, fork what becomes the command, and end."""
     code = 1
     try:
         os.setsid()
         grandchild = os.fork()
         if grandchild == 0:
-            _become(command, environ)
+            _become(command, environ, kept)
         os.write(writable, str(grandchild).encode())
         code = 0
     finally:
         os._exit(code)
 
 
-def _become(command: Sequence[str], environ: Mapping[str, str]) -> None:
+def _become(command: Sequence[str], environ: Mapping[str, str], kept: int | None) -> None:
     try:
         nowhere = os.open(os.devnull, os.O_RDWR)
         for stdio in (0, 1, 2):
             os.dup2(nowhere, stdio)
         # Also what a launcher has handed down on purpose, such as mpirun's and srun's pipes.
         for fd in _open_descriptors():
-            with suppress(OSError):
-                os.close(fd)
+            if fd != kept:
+                with suppress(OSError):
+                    os.close(fd)
+        if kept is not None:
+            os.set_inheritable(kept, True)
         with suppress(OSError):
             offer_to_the_killer()
         os.execve(command[0], list(command), dict(environ))
