@@ -142,6 +142,7 @@ PLACES: dict[str, Callable[[Path], Path]] = {
     "answers-of-a-mount": ours("mounts", f"{node_id()}.json"),
     "foreign-note": ours("foreign", f"{node_id()}.0.{'0' * 32}.json"),
     "kept-key": ours("tritons", f"{'0' * 32}.json"),
+    "numbers-of-packs": ours("packs", "numbers.json"),
     "staged": ours("tmp", "publish-1"),
     "quarantined": ours("quarantine", f"{'A' * 52}.17f0000000000000.1"),
 }
@@ -156,6 +157,7 @@ CONTENT = {
     "answers-of-a-mount": b'{"version": 1, "tried": 1, "hard_links": true}',
     "foreign-note": b'{"version": 1, "path": "/nowhere"}',
     "kept-key": b'{"version": 1, "triton": "3.9.0", "files": [], "key": "3.9.0"}',
+    "numbers-of-packs": b'{"version": 1, "numbers": {"llama": 7}}',
 }
 """What is in a file that a new root does not have."""
 
@@ -269,6 +271,7 @@ DIRECTORIES = [
     "mounts",
     "foreign",
     "tritons",
+    "packs",
 ]
 
 

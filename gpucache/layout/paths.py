@@ -15,7 +15,8 @@
     ├── recipes/              what `gpucache run --warm auto` recorded, and which keys were made of recipes
     ├── outbox/<node>/<KEY>   which entries that node is still to give to the remote
     ├── pulled/               which entries packs have brought
-    └── tritons/<digest>.json the key that an installation of Triton makes of its files
+    ├── tritons/<digest>.json the key that an installation of Triton makes of its files
+    └── packs/numbers.json    the highest number of each pack that was pulled or unpacked here
 
 Nothing of that, nor of ours beside it, grows without bound. Who adds a file says here what bounds it:
 
@@ -36,6 +37,7 @@ Nothing of that, nor of ours beside it, grows without bound. Who adds a file say
 - ``recipes``: 20 files, the oldest dropped by the next ``run --warm`` (`warm.ahead.recordings`).
 - ``outbox``: 1,000 markers for each node, the oldest dropped; a node's that is gone, after 7 days (`remote.outbox`).
 - ``pulled``: 32 files, the oldest dropped (`store.pulled`).
+- ``packs``: one file of 1,000 names, those that were seen first dropped (`transfer.seen_numbers`).
 - ``gpucache-told-<uid>`` in ``/dev/shm`` or ``/tmp``: a day (`once`).
 """
 
@@ -65,13 +67,14 @@ if TYPE_CHECKING:
         "recipes",
         "outbox",
         "pulled",
+        "packs",
     ]
 
 _PROVISIONED: tuple[Part, ...] = ("devices", "locks", "tmp")
 _FILLED: tuple[Part, ...] = (
     *("store", "quarantine", "stats"),
     *("mounts", "foreign", "tritons", "recipes"),
-    *("outbox", "pulled"),
+    *("outbox", "pulled", "packs"),
 )
 
 
