@@ -115,6 +115,12 @@ def _file(text: str) -> str:
     return text
 
 
+def _keys(text: str) -> str:
+    if not text.strip():
+        raise ValueError("a list of public keys, or the path of a file of them")
+    return text
+
+
 def _switch(text: str) -> bool:
     if text not in ("0", "1"):
         raise ValueError("0 or 1")
@@ -349,6 +355,18 @@ RECORD = Variable[str | None](
     "a file to which the recipes of all kernels that are asked for are appended",
     _file,
     ignored=True,
+)
+SIGN_KEY = Variable[str | None](
+    "GPUCACHE_SIGN_KEY",
+    None,
+    "the file of the secret key that signs what is packed (`gpucache keygen`)",
+    _file,
+)
+TRUST_KEYS = Variable[str | None](
+    "GPUCACHE_TRUST_KEYS",
+    None,
+    "whose packs are believed: NAME:KEY,NAME:KEY, or a file of such lines",
+    _keys,
 )
 NVML_TIMEOUT = Variable(
     "GPUCACHE_NVML_TIMEOUT_S",

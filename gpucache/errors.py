@@ -13,7 +13,8 @@ GpuCacheError
 ├── CacheMissError          a kernel is not cached, and compiling is forbidden
 ├── NotCachedError          a filter names an architecture, a directory or a kernel of which nothing is cached
 ├── NoEntryError            no entry, or more than one, has a key that begins so
-└── RecipesError            a file of recipes that was named cannot be read
+├── RecipesError            a file of recipes that was named cannot be read
+└── NotInstalledError       a library of the extra `remote` is missing
 """
 
 from __future__ import annotations
@@ -289,6 +290,18 @@ class RecipesError(GpuCacheError, ValueError):
         super().__init__(f"{path}: {reason}", A_RECIPE_FILE, path, reason)
         self.path = path
         self.reason = reason
+
+
+class NotInstalledError(GpuCacheError, ImportError):
+    """A library is missing by which packs are written and read, or remotes are reached."""
+
+    def __init__(self, module: str) -> None:
+        super().__init__(
+            f"the library {module} is not installed, and packs and remotes need it",
+            "pip install 'gpucache-devices[remote]'",
+            module,
+        )
+        self.module = module
 
 
 class NotCachedError(GpuCacheError, LookupError):

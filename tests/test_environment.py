@@ -34,7 +34,8 @@ def nothing_warned(monkeypatch):
 
 def makes_sense(variable, text):
     """Whether the text is a value all the same: any text is a path or a UUID, and blanks are a list of no users."""
-    is_path = variable.name in ("GPUCACHE_DIR", "GPUCACHE_RECORD") and text.strip() != ""
+    paths = ("GPUCACHE_DIR", "GPUCACHE_RECORD", "GPUCACHE_SIGN_KEY", "GPUCACHE_TRUST_KEYS")
+    is_path = variable.name in paths and text.strip() != ""
     is_empty_list = variable is TRUST_UIDS and text.strip() == ""
     return is_path or is_empty_list or variable.name in ("GPUCACHE_DEVICE", "GPUCACHE_SET")
 

@@ -18,6 +18,7 @@ from gpucache.errors import (
     NoEntryError,
     NoRootError,
     NotCachedError,
+    NotInstalledError,
     ProvisionError,
     RecipesError,
     RecordError,
@@ -117,6 +118,13 @@ EXAMPLES = [
         ["/r.jsonl: No such file or directory", "; name a file that `gpucache recipe`"],
         {"path": "/r.jsonl", "reason": "No such file or directory"},
         id="recipes",
+    ),
+    pytest.param(
+        NotInstalledError("zstandard"),
+        ImportError,
+        ["library zstandard is not installed", "pip install 'gpucache-devices[remote]'"],
+        {"module": "zstandard"},
+        id="not installed",
     ),
     pytest.param(
         NotCachedError("/r", "--arch", "hopper", ("sm_80", "sm_90")),
