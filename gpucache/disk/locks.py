@@ -9,7 +9,7 @@ import os
 import time
 from contextlib import contextmanager, suppress
 
-from gpucache.disk.door import HOLDER_BYTES, SAFELY, read_head, read_limited
+from gpucache.disk.door import HOLDER_BYTES, SAFELY, has_name, read_head, read_limited
 from gpucache.disk.processes import is_running, this_process
 from gpucache.disk.refusal import refusal
 from gpucache.errors import LockTimeoutError, ProvisionError
@@ -25,6 +25,9 @@ PROVISION_LOCK = "provision.lock"
 AHEAD_LOCK = "ahead-"
 """How the name of a lock file begins that a process keeps without holding its lock: `serves` tells if it still runs."""
 _POLL_S = 0.01
+_FILE = os.O_RDWR | os.O_CREAT | SAFELY
+_TRIES = 20
+_AGAIN_S = 0.005
 NO_FLOCK = (errno.ENOSYS, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOLCK)
 """What ``flock`` answers where there is none: no such call, none on this file system, or its lock daemon is gone."""
 _NO_FLOCK_HINT = (
@@ -122,6 +125,41 @@ def holder(path: str) -> str:
         return f"process {said['pid']} on {said['host']} since {said['since']}{what}"
     except (OSError, ValueError, KeyError, TypeError, RecursionError):
         return "a process that did not say who it is"
+
+
+def take(here: int, name: str) -> int | None:
+    """Take the lock of a file in an open directory, which is made empty if it is not there; its descriptor.
+
+    None while another process holds the lock. Nobody waits, but for those who look whether the lock is free, which they
+    share for an instant. To end, remove the file, and then `let_go`: whoever has opened it meanwhile sees that.
+
+    Raises:
+        OSError: the file cannot be made or locked.
+    """
+    for _ in range(_TRIES):
+        fd = os.open(name, _FILE, 0o600, dir_fd=here)
+        try:
+            fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            if os.fstat(fd).st_nlink == 1:
+                os.ftruncate(fd, 0)
+                return fd
+        except BlockingIOError:
+            pass
+        except BaseException:
+            os.close(fd)
+            raise
+        os.close(fd)
+        time.sleep(_AGAIN_S)
+    return None
+
+
+def give_up(fd: int, here: int, name: str) -> None:
+    """Remove the file that `take` has locked, and free its lock. Never raises."""
+    with suppress(OSError):
+        # A cleaner may have removed it, and another process taken a new one.
+        if has_name(fd, name, here):
+            os.unlink(name, dir_fd=here)
+    let_go(fd)
 
 
 def serves(path: str) -> bool:

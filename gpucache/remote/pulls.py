@@ -10,7 +10,6 @@ each key, sorted. It is a hint and no more: whoever waited in vain goes on as if
 
 from __future__ import annotations
 
-import fcntl
 import hashlib
 import json
 import os
@@ -18,9 +17,9 @@ import time
 from bisect import bisect_left
 from contextlib import suppress
 
-from gpucache.disk.door import HOLDER_BYTES, SAFELY, has_name, open_regular
+from gpucache.disk.door import HOLDER_BYTES, open_regular
 from gpucache.disk.lock_place import LockPlace, open_lock_directory
-from gpucache.disk.locks import is_free_descriptor, let_go, signature
+from gpucache.disk.locks import give_up, is_free_descriptor, let_go, signature, take
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -37,9 +36,6 @@ ASK_S = 5.0
 _SUFFIX = ".lock"
 _DIGEST_BYTES = 16
 _MOST_KEYS = 2**20
-_FILE = os.O_RDWR | os.O_CREAT | SAFELY
-_TRIES = 20
-_AGAIN_S = 0.005
 _BEAT_S = 0.1
 _BEAT_BYTES = 32 * 1024
 """So many bytes are a beat. A server that drips ten at a time shows no life."""
@@ -68,7 +64,7 @@ class Pull:
         path = pull_path(root, words)
         here = open_lock_directory(os.path.dirname(path))
         try:
-            fd = _locked(here, os.path.basename(path))
+            fd = take(here, os.path.basename(path))
         finally:
             os.close(here)
         if fd is None:
@@ -116,17 +112,14 @@ class Pull:
 
     def end(self) -> None:
         """Remove the file and free its lock, in this order: whoever has opened it meanwhile sees that. Never raises."""
-        with suppress(OSError):
-            here = open_lock_directory(os.path.dirname(self.path))
-            try:
-                name = os.path.basename(self.path)
-                if has_name(
-                    self._fd, name, here
-                ):  # a cleaner may have removed it, and another pull begun
-                    os.unlink(name, dir_fd=here)
-            finally:
-                os.close(here)
-        let_go(self._fd)
+        directory, name = os.path.split(self.path)
+        try:
+            here = open_lock_directory(directory)
+        except OSError:
+            let_go(self._fd)
+            return
+        give_up(self._fd, here, name)
+        os.close(here)
 
     def _write_head(self, phase: Phase, keys: int, what: str | None = None) -> None:
         said: dict[str, Any] = {}
@@ -147,29 +140,6 @@ def pull_path(root: str, words: Iterable[str]) -> str:
     known = "\0".join([*words, str(os.geteuid())]).encode("utf-8", "surrogateescape")
     digest = hashlib.blake2b(known, digest_size=8).hexdigest()
     return f"{LockPlace(root).directory()}/{PULL}{digest}{_SUFFIX}"
-
-
-def _locked(here: int, name: str) -> int | None:
-    """Open and lock a file, which is made if it is not there; None while another process holds the lock.
-
-    Raises:
-        OSError: the file cannot be made or locked.
-    """
-    for _ in range(_TRIES):
-        fd = os.open(name, _FILE, 0o600, dir_fd=here)
-        try:
-            fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            if os.fstat(fd).st_nlink == 1:
-                os.ftruncate(fd, 0)
-                return fd
-        except BlockingIOError:
-            pass  # whoever looks whether a pull is alive shares the lock for an instant
-        except BaseException:
-            os.close(fd)
-            raise
-        os.close(fd)
-        time.sleep(_AGAIN_S)
-    return None
 
 
 def _write(fd: int, data: bytes, offset: int) -> None:

@@ -1,0 +1,172 @@
+"""The outbox: which entries a node is still to give to the remote, as one empty file each, named by the entry's key.
+
+A rank that has compiled a kernel leaves a *marker* and goes on; the node's pusher (`pusher`) gives the entry to the
+remote and takes the marker away, in this order. So a pusher may be killed at any instant, and nothing is lost. A marker
+names an entry of the root's store, from which any node may push: what a node has left for a day, which by then is gone
+or has started again, is taken over by the next pusher of any other, and after 7 days nobody wants it.
+"""
+
+from __future__ import annotations
+
+import os
+import stat
+import time
+from contextlib import suppress
+
+from gpucache.disk.door import DIRECTORY, SAFELY
+from gpucache.disk.files import make_below_root
+from gpucache.disk.node import DAY_S, node_id
+from gpucache.layout import paths
+from gpucache.layout.keys import STORE_KEY, unlinked
+from gpucache.values import Value
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+MOST_MARKERS = 1000
+"""So many markers a node has; the oldest goes when another is left."""
+FORGOTTEN_S = 7 * DAY_S
+"""After so long nobody wants a marker of another node."""
+LEAST_COMPILE_S = 0.1
+"""What was compiled in less is left to those who miss it: to ask for it would take as long."""
+_TRIES = 3
+_MARKER = os.O_WRONLY | os.O_CREAT | SAFELY
+
+
+class Marker(Value):
+    """One marker as it was listed."""
+
+    node: str
+    """The node that has left it."""
+    key: str
+    """The entry's key in the store."""
+    left: float
+    """When the marker was left, in seconds since the epoch."""
+
+
+def leave(root: str, key: str) -> None:
+    """Leave a marker for an entry of this root's store, and drop this node's oldest where there are too many.
+
+    Any number of processes may leave markers at once. Where one is there, it stays.
+
+    Raises:
+        OSError: the disk refused.
+    """
+    directory = paths.ours(root, "outbox", node_id())
+    os.close(_made(directory, key))
+    if len(os.listdir(directory)) > MOST_MARKERS:
+        _drop_oldest(root)
+
+
+def _made(directory: str, key: str) -> int:
+    """A descriptor of the marker, which is made where it is not there, with its directory.
+
+    Raises:
+        OSError: the disk refused.
+    """
+    path = f"{directory}/{key}"
+    for _ in range(_TRIES):
+        with suppress(FileNotFoundError):
+            return os.open(path, _MARKER, 0o600)
+        make_below_root(directory)  # another node may have swept it since
+    return os.open(path, _MARKER, 0o600)
+
+
+def _drop_oldest(root: str) -> None:
+    own = sorted(_of_node(root, node_id()), key=lambda marker: marker.left)
+    for marker in own[:-MOST_MARKERS]:
+        take_away(root, marker)
+
+
+def waiting(root: str) -> list[Marker]:
+    """The markers that a pusher of this node is to look at, oldest first: its own, and what others have left for a day.
+
+    Those of another node that are too old for anybody are left out (`sweep`).
+    """
+    now = _clock_of_disk(root)
+    found = list(_of_node(root, node_id()))
+    for node in _other_nodes(root):
+        for marker in _of_node(root, node):
+            if DAY_S < now - marker.left <= FORGOTTEN_S:
+                found.append(marker)
+    return sorted(found, key=lambda marker: marker.left)
+
+
+def sweep(root: str) -> None:
+    """Remove what other nodes have left for a week, and their empty directories. Any number of processes may sweep."""
+    now = _clock_of_disk(root)
+    for node in _other_nodes(root):
+        for marker in _of_node(root, node):
+            if now - marker.left > FORGOTTEN_S:
+                take_away(root, marker)
+        # One that is not empty stays; and a marker that finds none makes it again.
+        with suppress(OSError):
+            os.rmdir(paths.ours(root, "outbox", node))
+
+
+def take_away(root: str, marker: Marker) -> None:
+    """Remove a marker; nothing where it is gone, or the disk refuses."""
+    with suppress(OSError):
+        here = os.open(paths.ours(root, "outbox", marker.node), DIRECTORY)
+        try:
+            os.unlink(marker.key, dir_fd=here)
+        finally:
+            os.close(here)
+
+
+def count(root: str) -> tuple[int, float | None]:
+    """How many markers all nodes have left, and when the oldest of them was, in seconds since the epoch."""
+    times = []
+    for node in [node_id(), *_other_nodes(root)]:
+        times += [marker.left for marker in _of_node(root, node)]
+    return len(times), min(times, default=None)
+
+
+def _clock_of_disk(root: str) -> float:
+    """The time of now as the disk gives it to files: on a mount of several nodes that of the server.
+
+    A node whose own clock is wrong would take what others have left just now for a week old. Where no file can be
+    touched, the node's own.
+    """
+    directory = paths.ours(root, "outbox", node_id())
+    try:
+        os.utime(directory)
+        return os.stat(directory).st_mtime
+    except OSError:
+        return time.time()
+
+
+def _other_nodes(root: str) -> list[str]:
+    directory = unlinked(root, "outbox")
+    try:
+        names = [] if directory is None else os.listdir(directory)
+    except OSError:
+        return []
+    return sorted(name for name in names if name != node_id() and _is_node(name))
+
+
+def _is_node(name: str) -> bool:
+    return len(name) == 8 and name.isascii() and name.isalnum()
+
+
+def _of_node(root: str, node: str) -> Iterator[Marker]:
+    """The markers of a node, in any order; what is no file, or has no entry's key for its name, is none."""
+    if unlinked(root, "outbox") is None:
+        return
+    try:
+        here = os.open(paths.ours(root, "outbox", node), DIRECTORY)
+    except OSError:
+        return
+    try:
+        for name in os.listdir(here):
+            if not STORE_KEY.fullmatch(name):
+                continue
+            with suppress(OSError):
+                found = os.stat(name, dir_fd=here, follow_symlinks=False)
+                if stat.S_ISREG(found.st_mode):
+                    yield Marker(node, name, found.st_mtime)
+    except OSError:
+        return
+    finally:
+        os.close(here)
