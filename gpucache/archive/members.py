@@ -23,7 +23,7 @@ def member_name(entry: ArchivedEntry, file: ArchivedFile) -> str:
 
     The statement alone says what the file is called.
     """
-    directory = entry.store_key or INDUCTOR
+    directory = INDUCTOR if entry.kind == "inductor" else entry.store_key
     name = f"{directory}/{file.name}"
     if ustar.fits(name):
         return name

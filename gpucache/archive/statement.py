@@ -24,6 +24,7 @@ from gpucache.disk.door import HASHED_BYTES
 from gpucache.kernels.group import GROUP, are_plain
 from gpucache.kernels.metadata import arch_of
 from gpucache.kernels.recipe import MOST_BYTES as MOST_RECIPE_BYTES
+from gpucache.layout.inductor import carried_unit
 from gpucache.layout.keys import KEY
 from gpucache.store.manifest import CONDEMNED, MANIFEST, RECIPE, Facts
 
@@ -65,7 +66,7 @@ class ArchivedFile(NamedTuple):
     """One file of an entry."""
 
     name: str
-    """One plain component; of an entry of kind ``inductor`` a relative path of plain components."""
+    """One plain component; of an entry of kind ``inductor`` the path below a root, as torch has it."""
     size_bytes: int
     sha256: str
     """Digest of the content, in hexadecimal."""
@@ -86,9 +87,12 @@ class ArchivedEntry(NamedTuple):
 
     @property
     def store_key(self) -> str:
-        """The key under which the store has the entry; empty for ``inductor``."""
+        """The key under which the store has the entry; of ``inductor`` the unit, which no store has.
+
+        It is different for each entry of a pack.
+        """
         if self.kind == "inductor":
-            return ""
+            return self.facts.kernel
         return self.facts.store_key(self.key)
 
     @property
@@ -307,21 +311,32 @@ def _check_entry(entry: ArchivedEntry) -> None:
         raise BadPack("file-name", "a file has the name of the group file, which holds paths")
     if entry.kind in ("library", "autotune") and names != {entry.facts.kernel}:
         raise BadPack("group", "a file that stands for itself is not the one that it says")
+    if is_inductor:
+        _check_unit(entry)
     missing = REQUIRED_FITS[entry.kind] - entry.fits.keys()
     if missing:
         raise BadPack("fits", f"it does not say where it fits: {', '.join(sorted(missing))}")
 
 
+def _check_unit(entry: ArchivedEntry) -> None:
+    """Check that the files of TorchInductor's are those of one unit, by names that torch gives such files."""
+    for file in entry.files:
+        unit = carried_unit(file.name)
+        if unit is None:
+            raise BadPack("file-name", f"{quoted(file.name)} is no name of TorchInductor's")
+        if unit != entry.facts.kernel:
+            raise BadPack("group", f"{quoted(file.name)} is of another unit than the entry")
+    if entry.recipe is not None:
+        raise BadPack("value", "a recipe is not TorchInductor's")
+
+
 def _refuse_repeated(entries: list[ArchivedEntry]) -> None:
     seen: set[str] = set()
     for number, entry in enumerate(entries, 1):
-        keys = [entry.store_key]
-        if entry.kind == "inductor":
-            keys = [f"/{file.name}" for file in entry.files]
-        for key in keys:
-            if key in seen:
-                raise BadPack("repeated-key", f"entry {number}: {quoted(key)} is there twice")
-            seen.add(key)
+        key = entry.store_key
+        if key in seen:
+            raise BadPack("repeated-key", f"entry {number}: {quoted(key)} is there twice")
+        seen.add(key)
 
 
 # ---- values
