@@ -31,6 +31,7 @@ from gpucache.disk.lock_place import LockPlace
 from gpucache.findings import Finding
 from gpucache.layout import paths
 from gpucache.machine import device_files, nvml
+from gpucache.remote.pulls import Pull
 from gpucache.store.manifest import MANIFEST, entry_path
 from gpucache.store.size import set_total
 
@@ -1190,6 +1191,19 @@ def test_how_long_a_holder_may_stand_still_is_the_waiters_setting(root, held):
     silent(look(root, GPUCACHE_STALL_TIMEOUT_S=f"{3 * HOUR_S}"), "lock-stalled", "lock-stale")
     aged(lock_file(root), 3)
     told(look(root, GPUCACHE_STALL_TIMEOUT_S="2"), "lock-stalled", "warning")
+
+
+def test_a_pull_that_failed_is_told_and_is_no_stale_lock(root):
+    pull = Pull.begin(str(root), ["file:///remote", "llama"], "the pull of llama")
+    assert pull is not None
+    pull.bring(["A" * 52])
+    silent(look(root), "pull-failed")
+    pull.fail("the server failed")
+    os.utime(pull.path, (time.time() - 3 * HOUR_S,) * 2)
+    found = look(root)
+    finding = told(found, "pull-failed", "warning")
+    assert finding.fact == "the pull of llama failed 3 h ago: the server failed"
+    silent(found, "lock-stale", "lock-stalled")
 
 
 def test_a_lock_whose_holder_has_died_is_told_after_an_hour(root, held):

@@ -25,6 +25,7 @@ from gpucache.disk.locks import holder, is_free
 from gpucache.layout.paths import ours
 from gpucache.remote import pulls
 from gpucache.remote.pulls import PULL, Awaited, Pull
+from gpucache.triton import pulled
 
 KEY, FILES = kernel("pulled")
 OTHER, OTHER_FILES = kernel("another")
@@ -249,6 +250,19 @@ def test_a_removed_file_is_no_wait(made):
     pull.end()
 
 
+def test_a_pull_that_failed_is_over_and_says_why(made):
+    pull = begun(made)
+    pull.bring([KEY])
+    pull.fail("no connection could be made")
+    waiting = awaited(made, KEY)
+    assert not waiting.is_coming()
+    (failure,) = waiting.failed.values()
+    assert (failure.what, failure.why) == ("the pack llama", "no connection could be made")
+    assert pulls.failures(ours(str(made), "locks")) == [failure]
+    begun(made).end()
+    assert pulls.failures(ours(str(made), "locks")) == []
+
+
 # ---- launches
 
 
@@ -374,3 +388,23 @@ def test_a_wait_is_counted(made, tmp_path, looked, gpucache):
     said = json.loads(gpucache("stats", "--root", made, "--json").stdout)
     assert said["all"]["waits"] == 1
     assert said["all"]["misses"] == 0
+
+
+def test_a_failed_pull_is_told_once_by_those_who_compile(made, caplog, monkeypatch):
+    monkeypatch.setattr(pulled, "_told", set())
+    pull = begun(made)
+    pull.fail("no connection could be made")
+    with caplog.at_level(logging.WARNING, "gpucache"):
+        assert launched(KEY, FILES) == (False, FILES)
+        assert launched(OTHER, OTHER_FILES) == (False, OTHER_FILES)
+    said = "the pack llama failed: no connection could be made; each rank goes on without"
+    assert caplog.messages == [said]
+
+
+def test_a_pull_that_failed_long_ago_is_told_no_more(made, caplog, monkeypatch):
+    monkeypatch.setattr(pulled, "_told", set())
+    pull = begun(made)
+    pull.fail("no connection could be made")
+    with aged(pull.path, 7200), caplog.at_level(logging.WARNING, "gpucache"):
+        assert launched(KEY, FILES) == (False, FILES)
+    assert caplog.messages == []

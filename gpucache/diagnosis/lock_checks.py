@@ -17,6 +17,7 @@ from gpucache.disk.lock_place import LockPlace
 from gpucache.disk.locks import PROVISION_LOCK, holder, is_free, serves
 from gpucache.disk.refusal import may
 from gpucache.findings import Finding
+from gpucache.remote.pulls import failures
 
 _PROVISIONING_S = 60.0
 
@@ -30,9 +31,11 @@ _PROVISIONING_S = 60.0
 def kernel_locks(case: Case) -> Iterator[Finding]:
     """Find locks whose holder has died, or has shown no sign of life for as long as a waiter waits."""
     stall_s = environment.STALL_TIMEOUT.read_or_default(case.environ)
-    for path in listed(LockPlace(case.root).found()):
+    directory = LockPlace(case.root).found()
+    told_elsewhere = {failure.path for failure in failures(directory)}
+    for path in listed(directory):
         name = os.path.basename(path)
-        if not name.endswith(".lock") or name == PROVISION_LOCK:
+        if not name.endswith(".lock") or name == PROVISION_LOCK or path in told_elsewhere:
             continue
         age_s = _age_s(path)
         if age_s is None or age_s <= min(stall_s, STALE_S):
@@ -48,6 +51,16 @@ def kernel_locks(case: Case) -> Iterator[Finding]:
             fact = f"{holder(path)} died with it {age_s / 3600:.0f} h ago; nobody waits for it"
             fix = f"find out why it died (`dmesg`: out of memory?), and rm {shlex.quote(path)}"
             yield Finding("lock-stale", "warning", path, fact, fix)
+
+
+@tells({"pull-failed": "what `gpucache run` was to pull while a program starts did not come"})
+def failed_pulls(case: Case) -> Iterator[Finding]:
+    """Warn of pulls whose last try has failed, of which no program tells that has started since."""
+    for failure in failures(LockPlace(case.root).found()):
+        since_h = (time.time() - failure.since) / 3600
+        fact = f"{failure.what} failed {since_h:.0f} h ago: {failure.why}"
+        fix = "try it by hand (`gpucache pull NAME`), which replaces this; `gpucache remote check` tries the remote"
+        yield Finding("pull-failed", "warning", failure.path, fact, fix)
 
 
 @tells({"provision-lock-held": "somebody has been provisioning for more than a minute"})

@@ -16,6 +16,7 @@ import os
 import time
 from bisect import bisect_left
 from contextlib import suppress
+from typing import NamedTuple
 
 from gpucache.disk.door import HOLDER_BYTES, open_regular
 from gpucache.disk.lock_place import LockPlace, open_lock_directory
@@ -26,8 +27,9 @@ if TYPE_CHECKING:
     from collections.abc import Iterable
     from typing import Any, Literal
 
-    Phase = Literal["starting", "asking", "bringing"]
-    """``starting``: the puller comes up; ``asking``: the remote has not yet said which keys there are."""
+    Phase = Literal["starting", "asking", "bringing", "failed"]
+    """``starting``: the puller comes up; ``asking``: the remote has not yet said which keys there are; ``failed``: it
+    is over, and the file says why."""
 
 PULL = "pull-"
 """How the name of a pull's file begins."""
@@ -40,6 +42,18 @@ _BEAT_S = 0.1
 _BEAT_BYTES = 32 * 1024
 """So many bytes are a beat. A server that drips ten at a time shows no life."""
 _MOST_SHOWN = 256
+_MOST_WHY = 1024
+
+
+class Failure(NamedTuple):
+    """A pull that has failed, as its file says."""
+
+    path: str
+    what: str
+    """What was pulled, as people call it."""
+    why: str
+    since: float
+    """When it failed, in seconds since the epoch."""
 
 
 class Pull:
@@ -110,6 +124,12 @@ class Pull:
         with suppress(OSError):  # those who wait then go on, which is safe
             os.utime(self._fd)
 
+    def fail(self, why: str) -> None:
+        """Free the lock, and leave the file with what went wrong, for `failures` to tell. Never raises."""
+        with suppress(OSError):
+            self._write_head("failed", 0, why=why[:_MOST_WHY])
+        let_go(self._fd)
+
     def end(self) -> None:
         """Remove the file and free its lock, in this order: whoever has opened it meanwhile sees that. Never raises."""
         directory, name = os.path.split(self.path)
@@ -121,13 +141,17 @@ class Pull:
         give_up(self._fd, here, name)
         os.close(here)
 
-    def _write_head(self, phase: Phase, keys: int, what: str | None = None) -> None:
+    def _write_head(
+        self, phase: Phase, keys: int, what: str | None = None, why: str | None = None
+    ) -> None:
         said: dict[str, Any] = {}
         if what is None:
             said = _parsed(os.pread(self._fd, HOLDER_BYTES, 0)) or {}
             what = str(said.get("what", "a pull"))
         said = json.loads(signature(what[:_MOST_SHOWN]))
         said |= {"phase": phase, "keys": keys}
+        if why is not None:
+            said["why"] = why
         _write(self._fd, json.dumps(said).encode().ljust(HOLDER_BYTES), 0)
 
 
@@ -164,6 +188,39 @@ def _parsed(head: bytes) -> dict[str, Any] | None:
     return said if isinstance(said, dict) else None
 
 
+def failures(directory: str) -> list[Failure]:
+    """The pulls whose files are in a directory of locks and say that they failed, by path. Never raises."""
+    found = []
+    with suppress(OSError):
+        for name in sorted(os.listdir(directory)):
+            if name.startswith(PULL):
+                failure = _failure(f"{directory}/{name}")
+                if failure is not None:
+                    found.append(failure)
+    return found
+
+
+def _failure(path: str) -> Failure | None:
+    try:
+        fd, found = open_regular(path)
+    except OSError:
+        return None
+    try:
+        return _failure_in(fd, path, found)
+    except OSError:
+        return None
+    finally:
+        os.close(fd)
+
+
+def _failure_in(fd: int, path: str, found: os.stat_result) -> Failure | None:
+    said = _parsed(os.pread(fd, HOLDER_BYTES, 0)) or {}
+    what, why = said.get("what"), said.get("why")
+    if said.get("phase") != "failed" or type(what) is not str or type(why) is not str:
+        return None
+    return Failure(path, what[:_MOST_SHOWN], why[:_MOST_WHY], found.st_mtime)
+
+
 # ---- those who wait
 
 
@@ -179,6 +236,8 @@ class Awaited:
         self._stall_s = stall_s
         self._seen: dict[str, tuple[float, float]] = {}
         """By name of a file: its time when that was first seen, and when that was."""
+        self.failed: dict[str, Failure] = {}
+        """By path of its file each pull that was found to have failed."""
         self._answers: dict[tuple[str, int, int], bool] = {}
         """By file, its inode and the number of its keys: whether the key is among them."""
 
@@ -197,6 +256,9 @@ class Awaited:
             return False  # it is over, or another user's
         try:
             if is_free_descriptor(fd):
+                failure = _failure_in(fd, f"{self._directory}/{name}", found)
+                if failure is not None:
+                    self.failed[failure.path] = failure
                 return False
             said = _parsed(os.pread(fd, HOLDER_BYTES, 0)) or {}
             limit_s = self._stall_s

@@ -6,13 +6,17 @@ import os
 import time
 
 from gpucache.disk.locks import holder
-from gpucache.remote.pulls import Awaited
+from gpucache.log import WARNING, tell_in_job
+from gpucache.remote.pulls import Awaited, Failure
 from gpucache.store.manifest import MANIFEST
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from gpucache.triton.location import Location
 
+_told: set[Failure] = set()
+_TOLD_S = 3600.0
+"""A failure of a pull is told for so long, to each job once."""
 _LEAST_S, _MOST_S = 0.002, 0.02
 """How often the store is looked at: soon at first, since most entries are there within milliseconds."""
 
@@ -29,6 +33,7 @@ def wait_for_pull(location: Location, store_key: str, entry: str) -> bool:
     """
     awaited = Awaited(location.locks.directory(), store_key, location.stall_s)
     if not awaited.is_coming():
+        _tell_of_failures(awaited)
         return False
     began = time.monotonic()
     pause_s = _LEAST_S
@@ -41,7 +46,19 @@ def wait_for_pull(location: Location, store_key: str, entry: str) -> bool:
         if awaited.stalled is not None:
             cause = f"{holder(awaited.stalled)} ({awaited.stalled})"
             location.degraded("waited in vain for a pull", cause, "going on without it")
+        _tell_of_failures(awaited)
         return True  # also where the pull is over: it may have published between the looks
     finally:
         location.stats.add("waits")
         location.stats.add("waited_s", time.monotonic() - began, now=True)
+
+
+def _tell_of_failures(awaited: Awaited) -> None:
+    """Say that pulls have failed: nobody reads what a process says that `gpucache run` has detached."""
+    for failure in awaited.failed.values():
+        age_s = time.time() - failure.since
+        if failure not in _told and age_s < _TOLD_S:
+            _told.add(failure)
+            tell_in_job(
+                WARNING, "%s failed: %s; each rank goes on without", failure.what, failure.why
+            )
