@@ -17,7 +17,14 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Iterator
     from types import ModuleType
-    from typing import BinaryIO
+    from typing import BinaryIO, Protocol
+
+    class Readable(Protocol):
+        """What a pack is read from: a file, a pipe, or whatever gives bytes from the beginning to the end, once."""
+
+        def read(self, size: int, /) -> bytes | None:
+            """The next bytes, at least one and at most so many; none at the end."""
+
 
 LEVEL = 9
 """Of 1 to 22. Of a diverse sample 9 makes a sixteenth, at 500 MB/s; 19 a twentieth, at a twentieth of that speed."""
@@ -65,7 +72,7 @@ def compressed(out: BinaryIO, level: int = LEVEL) -> Iterator[BinaryIO]:
 class Decompressed:
     """The content of one zstd frame, in pieces, of a stream that may be a pipe."""
 
-    def __init__(self, source: BinaryIO) -> None:
+    def __init__(self, source: Readable) -> None:
         """Reads nothing yet.
 
         Raises:

@@ -61,6 +61,8 @@ if TYPE_CHECKING:
         # the files
         "file-digest",
         "file-changed",
+        # where it lies
+        "another-name",
     ]
     KeyFlaw = Literal[
         "syntax",

@@ -18,10 +18,10 @@ from gpucache.archive.signature import MOST_SIGNATURES_BYTES, parsed_signatures
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
-    from typing import BinaryIO
 
     from typing_extensions import Self
 
+    from gpucache.archive.compression import Readable
     from gpucache.archive.signature import Signature
     from gpucache.archive.statement import ArchivedEntry, ArchivedFile, Statement
 
@@ -51,7 +51,7 @@ class PackReader:
 
     def __init__(
         self,
-        source: BinaryIO,
+        source: Readable,
         judge: Judge,
         *,
         source_name: str,
