@@ -7,6 +7,7 @@ other module spells the name of one of these variables to read it.
 from __future__ import annotations
 
 from gpucache.errors import ConfigurationError
+from gpucache.escapes import without_secrets
 from gpucache.values import Value
 
 TYPE_CHECKING = False  # importing typing for it would double the cost of this module
@@ -41,6 +42,7 @@ class Variable(_Typed[T]):
         default_text: str | None = None,
         ignored: bool = False,
         empty_is_set: bool = False,
+        shown: Callable[[str], str] | None = None,
     ) -> None:
         self.name = name
         self.default = default
@@ -56,6 +58,8 @@ class Variable(_Typed[T]):
         """Whether only `read_or_default` reads the variable, so that a value that makes no sense stops no program."""
         self.empty_is_set = empty_is_set
         """Whether ``""`` is a value of this variable. Any other variable that is ``""`` counts as unset."""
+        self.shown = shown or _text
+        """Makes of a value the text that may be shown, where somebody could have put a secret into the value."""
 
     def __str__(self) -> str:
         return self.name
@@ -80,7 +84,7 @@ class Variable(_Typed[T]):
             return self.parse(text)
         except ValueError as error:
             expected = str(error)
-            raise ConfigurationError(self.name, text, expected) from None
+            raise ConfigurationError(self.name, self.shown(text), expected) from None
 
     def read_or_default(self, environ: Mapping[str, str]) -> T:
         """The value as a kernel launch reads it: a text without sense is told once in the log, and counts as unset.
@@ -205,6 +209,14 @@ def _is_user_id(text: str) -> bool:
     if not is_number or len(text) > len(str(_MOST_UID)):
         return False
     return int(text) <= _MOST_UID
+
+
+def _url(text: str) -> str:
+    scheme, colon, rest = text.partition("://")
+    is_word = scheme.replace("+", "").isalnum() and scheme.isascii()
+    if not (is_word and colon and rest and text.isprintable() and " " not in text):
+        raise ValueError("a URL such as s3://bucket/prefix or file:///shared/directory")
+    return text
 
 
 class Fakes(Value):
@@ -340,6 +352,22 @@ REMEMBER_KEY = Variable(
     "1: keep Triton's own key in the root, and hash its library no more",
     _switch,
     default_text="0",
+    ignored=True,
+)
+REMOTE = Variable[str | None](
+    "GPUCACHE_REMOTE",
+    None,
+    "the URL of the remote that has what other machines compiled; ?mode=write puts there too",
+    _url,
+    shown=without_secrets,
+    ignored=True,
+)
+REMOTE_TIMEOUT = Variable(
+    "GPUCACHE_REMOTE_TIMEOUT_S",
+    1.0,
+    "how long a miss waits for the remote in all",
+    _seconds_to_wait,
+    default_text="1",
     ignored=True,
 )
 LOG = Variable[int | None](

@@ -19,3 +19,32 @@ def printable(text: str) -> str:
 
 def _escape(letter: str) -> str:
     return letter.encode("unicode_escape").decode()
+
+
+_SHOWN = 200
+
+
+def without_secrets(url: str) -> str:
+    """A URL that may hold secrets where it should not, as may be shown: ``***`` stands for what could be one.
+
+    That is what follows a user's name, a user's name without a host after it, and the value of each option but those
+    that say nothing secret. Of a very long text the beginning is shown.
+
+    >>> without_secrets("redis://me:pa@ss@host/0?token=x&mode=read")
+    'redis://me:***@host/0?token=***&mode=read'
+    """
+    import re  # a launch shows no URL
+
+    shown = re.sub(r"(?<=//)([^/?#@:]*):[^/?#]*@", r"\1:***@", url)
+    base, question, query = shown.partition("?")
+    pairs = []
+    for pair in re.split("[&;]", query):
+        name, equals, _ = pair.partition("=")
+        is_plain = name in _PLAIN_OPTIONS and "***" not in pair
+        pairs.append(pair if is_plain else f"{name}{equals}***")
+    if question:
+        base += question + "&".join(pairs)
+    return printable(base[:_SHOWN])
+
+
+_PLAIN_OPTIONS = frozenset({"mode", "trust", "endpoint", "region", "account", "prefix"})

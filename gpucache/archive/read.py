@@ -64,8 +64,7 @@ class PackReader:
             OSError: the source cannot be read.
             NotInstalledError: the extra ``remote`` is missing.
         """
-        self.source_name = source_name
-        """What the pack is called in errors: a path or a URL."""
+        self._name = source_name
         self._stream: Decompressed | None = Decompressed(source)
         with self._named():
             message = self._statement_bytes(limits)
@@ -116,7 +115,7 @@ class PackReader:
         try:
             yield
         except BadPack as error:
-            raise error.of(self.source_name) from None
+            raise error.of(self._name) from None
 
     @property
     def _bytes(self) -> Decompressed:

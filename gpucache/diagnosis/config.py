@@ -61,6 +61,8 @@ def settings(environ: Mapping[str, str], root: str | None = None) -> tuple[Setti
 
 def _in_force(variable: Variable[Any], environ: Mapping[str, str]) -> SettingInForce:
     value = variable.text(environ)
+    if value is not None:
+        value = variable.shown(value)
     problem = None
     try:
         variable.read(environ)

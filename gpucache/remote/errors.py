@@ -1,0 +1,96 @@
+"""What goes wrong between this machine and a remote, as values: what was tried, of which object, and how it failed.
+
+RemoteUrlError      a remote's URL makes no sense, or has a password in it
+NotThere            the remote has no object of that name: a miss
+RemoteError         all else, by its `kind`
+
+No text that a server has written is in any of them.
+"""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from gpucache.errors import GpuCacheError
+
+RemoteKind = Literal[
+    "unreachable",
+    "timeout",
+    "refused",
+    "full",
+    "rate-limited",
+    "server",
+    "too-large",
+    "bad-answer",
+    "unsupported",
+    "misconfigured",
+]
+Tried = Literal["reach", "get", "put", "list", "delete"]
+
+_FACTS: dict[RemoteKind, str] = {
+    "unreachable": "no connection could be made",
+    "timeout": "no whole answer within the time limit",
+    "refused": "the server refuses the credentials, or this access",
+    "full": "the remote is full",
+    "rate-limited": "the server asks for fewer requests",
+    "server": "the server failed",
+    "too-large": "the object is larger than anything that may be there",
+    "bad-answer": "the answer is none that such a server gives",
+    "unsupported": "this kind of remote cannot do that",
+    "misconfigured": "the URL lacks something, or the credentials make no sense",
+}
+_HINTS: dict[RemoteKind, str] = {
+    "unreachable": "check the host and the port of the URL, and that the server runs (`gpucache remote check`)",
+    "timeout": "try again, or from a machine that is nearer; `gpucache remote check` times each step",
+    "refused": "check the credentials in the environment, and whether these may read (and for mode=write, write) there",
+    "full": "make room there",
+    "rate-limited": "try again later; a pack takes one request where single entries take one each",
+    "server": "look at the server's log: it may be full, or restarting",
+    "too-large": "something else lies there: look at it, and remove it",
+    "bad-answer": "check that the URL leads to a server of this kind, and not to a proxy or a login page",
+    "unsupported": "choose another kind of remote for that",
+    "misconfigured": "complete the URL, or the variables of that service",
+}
+
+
+class RemoteUrlError(GpuCacheError, ValueError):
+    """The URL of a remote makes no sense, or has something in it that must not be there."""
+
+    def __init__(self, shown: str, fact: str, hint: str) -> None:
+        super().__init__(f"remote {shown!r}: {fact}", hint, shown, fact, hint)
+        self.shown = shown
+        """The URL, without what may be secret in it."""
+        self.fact = fact
+
+
+class NotThere(GpuCacheError, LookupError):
+    """A remote has no object of this name."""
+
+    def __init__(self, remote: str, name: str) -> None:
+        super().__init__(f"{remote} has no {name}", "look at `gpucache remote ls`", remote, name)
+        self.remote = remote
+        self.name = name
+
+
+class RemoteError(GpuCacheError):
+    """A request to a remote failed. What the server said is never part of this error."""
+
+    def __init__(
+        self,
+        remote: str,
+        kind: RemoteKind,
+        tried: Tried,
+        name: str = "",
+        detail: str = "",
+    ) -> None:
+        what = f"{tried} {name} at" if name else tried
+        problem = f"could not {what} {remote}: {detail or _FACTS[kind]}"
+        super().__init__(problem, _HINTS[kind], remote, kind, tried, name, detail)
+        self.remote = remote
+        """The remote's URL, without what may be secret in it."""
+        self.kind = kind
+        self.tried = tried
+        self.name = name
+        """The object's name; empty where the request was about none."""
+        self.detail = detail
+        """More than the kind says, in gpucache's own or the operating system's words; often empty."""

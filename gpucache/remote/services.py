@@ -1,0 +1,139 @@
+"""What opendal is told of each service: its address from the URL, its credentials from the environment.
+
+The variables are those of each service's own tools. Where none is set, opendal looks further itself (``~/.aws``, the
+role of a machine or of a Kubernetes account), but into the environment of this process only.
+"""
+
+from __future__ import annotations
+
+import os
+from contextlib import suppress
+from typing import TYPE_CHECKING
+from urllib.parse import unquote
+
+from gpucache.remote.errors import RemoteError
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping
+
+    from gpucache.remote.url import RemoteUrl, Scheme
+
+    Settings = dict[str, str]
+
+_SECRET_BYTES = 16 * 1024
+
+
+def _first(environ: Mapping[str, str], *names: str) -> str | None:
+    """The value of the first of these variables that is set to something."""
+    for name in names:
+        if environ.get(name):
+            return environ[name]
+    return None
+
+
+def _s3(url: RemoteUrl, environ: Mapping[str, str]) -> dict[str, str | None]:
+    # After the AWS CLI: the variable of one service wins over that of all.
+    endpoint = _first(environ, "AWS_ENDPOINT_URL_S3", "AWS_ENDPOINT_URL")
+    region = _first(environ, "AWS_REGION", "AWS_DEFAULT_REGION")
+    key = _first(environ, "AWS_ACCESS_KEY_ID")
+    return {
+        "bucket": url.host,
+        "endpoint": url.option("endpoint") or endpoint,
+        "region": url.option("region") or region or "us-east-1",
+        "access_key_id": key,
+        "secret_access_key": key and _first(environ, "AWS_SECRET_ACCESS_KEY"),
+        "session_token": key and _first(environ, "AWS_SESSION_TOKEN"),
+        "allow_anonymous": "true",
+    }
+
+
+def _gs(url: RemoteUrl, environ: Mapping[str, str]) -> dict[str, str | None]:
+    return {
+        "bucket": url.host,
+        "endpoint": url.option("endpoint"),
+        "credential_path": _first(environ, "GOOGLE_APPLICATION_CREDENTIALS"),
+        "allow_anonymous": "true",
+    }
+
+
+def _az(url: RemoteUrl, environ: Mapping[str, str]) -> dict[str, str | None]:
+    named = _first(environ, "AZURE_STORAGE_ACCOUNT", "AZURE_STORAGE_ACCOUNT_NAME")
+    account = url.option("account") or named
+    endpoint = url.option("endpoint")
+    if account is None and endpoint is None:
+        detail = "no storage account is named: say ?account=NAME, or set AZURE_STORAGE_ACCOUNT"
+        raise RemoteError(url.shown, "misconfigured", "reach", detail=detail)
+    return {
+        "container": url.host,
+        "account_name": account,
+        "endpoint": endpoint or f"https://{account}.blob.core.windows.net",
+        "account_key": _first(environ, "AZURE_STORAGE_KEY", "AZURE_STORAGE_ACCOUNT_KEY"),
+        "sas_token": _first(environ, "AZURE_STORAGE_SAS_TOKEN"),
+    }
+
+
+_REPOSITORIES = {"datasets": "dataset", "spaces": "space", "models": "model"}
+
+
+def _hf(url: RemoteUrl, environ: Mapping[str, str]) -> dict[str, str | None]:
+    """As in huggingface_hub's own URLs: ``hf://datasets/OWNER/NAME@REVISION/PATH``, of a model without the first."""
+    steps = [url.host, *url.path.split("/")]
+    kind = "model"
+    if steps[0] in _REPOSITORIES:
+        kind = _REPOSITORIES[steps.pop(0)]
+    if len(steps) < 2 or not all(steps[:2]):
+        detail = "no repository is named: write hf://OWNER/NAME, or hf://datasets/OWNER/NAME"
+        raise RemoteError(url.shown, "misconfigured", "reach", detail=detail)
+    name, _, revision = steps[1].partition("@")
+    return {
+        "repo_type": kind,
+        "repo_id": f"{steps[0]}/{name}",
+        "revision": unquote(revision) or "main",
+        "endpoint": url.option("endpoint") or _first(environ, "HF_ENDPOINT"),
+        "token": _first(environ, "HF_TOKEN", "HUGGING_FACE_HUB_TOKEN") or _kept_hf_token(environ),
+        "download_mode": "http",
+        "root": "/" + "/".join(steps[2:]),
+    }
+
+
+def _kept_hf_token(environ: Mapping[str, str]) -> str | None:
+    """The token that `hf auth login` has kept; None where there is none."""
+    from gpucache.disk.door import read_limited
+
+    home = environ.get("HF_HOME") or os.path.expanduser("~/.cache/huggingface")
+    path = environ.get("HF_TOKEN_PATH") or os.path.join(home, "token")
+    with suppress(OSError, UnicodeDecodeError):
+        return read_limited(path, _SECRET_BYTES).decode().strip() or None
+    return None
+
+
+def _webdav(url: RemoteUrl, environ: Mapping[str, str]) -> dict[str, str | None]:
+    tls = "s" if url.scheme == "webdav+https" else ""
+    user = url.user or _first(environ, "WEBDAV_USERNAME")
+    return {
+        "endpoint": f"http{tls}://{url.host}",
+        "username": user,
+        "password": _first(environ, "WEBDAV_PASSWORD") if user else None,
+        "token": _first(environ, "WEBDAV_TOKEN"),
+    }
+
+
+_SERVICES: dict[Scheme, tuple[str, Callable[..., dict[str, str | None]]]] = {
+    "s3": ("s3", _s3),
+    "gs": ("gcs", _gs),
+    "az": ("azblob", _az),
+    "hf": ("hf", _hf),
+    "webdav": ("webdav", _webdav),
+    "webdav+https": ("webdav", _webdav),
+}
+
+
+def service(url: RemoteUrl, environ: Mapping[str, str]) -> tuple[str, Settings]:
+    """The name of the service in opendal, and its settings. Some of these are secrets.
+
+    Raises:
+        RemoteError: ``misconfigured``: the URL names less than the service needs.
+    """
+    name, settings_of = _SERVICES[url.scheme]
+    settings = {"root": f"/{url.path}", **settings_of(url, environ)}
+    return name, {key: value for key, value in settings.items() if value}
