@@ -64,7 +64,8 @@ class PackReader:
             OSError: the source cannot be read.
             NotInstalledError: the extra ``remote`` is missing.
         """
-        self._name = source_name
+        self.source_name = source_name
+        """What the pack is called in errors: a path or a URL."""
         self._stream: Decompressed | None = Decompressed(source)
         with self._named():
             message = self._statement_bytes(limits)
@@ -115,7 +116,7 @@ class PackReader:
         try:
             yield
         except BadPack as error:
-            raise error.of(self._name) from None
+            raise error.of(self.source_name) from None
 
     @property
     def _bytes(self) -> Decompressed:

@@ -2,23 +2,21 @@
 
 from __future__ import annotations
 
-import errno
 import os
-import stat
-import tempfile
 import time
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
 import click
 
 from gpucache.cli.common import counted, tell, vetted
 from gpucache.cli.options import TIME, arch_option, path_of, root_option
+from gpucache.cli.output_file import whole_file
 from gpucache.cli.terminal import print_data, progress, say
 from gpucache.environment import LOG, RECORD
-from gpucache.errors import NotCachedError, ProvisionError
+from gpucache.errors import NotCachedError
 from gpucache.findings import repair_command
 
 if TYPE_CHECKING:
@@ -129,14 +127,10 @@ def _check_named(root: str, kernels: Sequence[StoredKernel], selection: Selectio
 
 # ---- writing
 
-_ANOTHER_FILE = "name another file with --output, in a directory that is there and can be written"
-
 
 @contextmanager
 def _written_to(output: str | None) -> Iterator[Callable[[bytes], object]]:
-    """A function that writes lines to stdout or, if that is named, to a file.
-
-    A file is there whole after the ``with`` block, or as it was. What is none, as a pipe, is written to as it is.
+    """A function that writes lines to stdout or, if that is named, to a file, which is there whole or as it was.
 
     Raises:
         ProvisionError: there can be no such file.
@@ -145,30 +139,8 @@ def _written_to(output: str | None) -> Iterator[Callable[[bytes], object]]:
         with _to_stdout() as write:
             yield write
         return
-    path = os.path.realpath(output)
-    beside = None
-    try:
-        if os.path.exists(output) and not stat.S_ISREG(os.stat(output).st_mode):
-            fd = os.open(output, os.O_WRONLY | os.O_TRUNC | os.O_CLOEXEC)
-        else:
-            directory = os.path.dirname(path)
-            fd, beside = tempfile.mkstemp(prefix=".gpucache-recipes-", dir=directory)
-    except OSError as error:
-        raise ProvisionError(output, error.errno or errno.EIO, _ANOTHER_FILE) from error
-    if beside is None:
-        with os.fdopen(fd, "wb") as file:
-            yield file.write
-        return
-    try:
-        with os.fdopen(fd, "wb") as file:
-            yield file.write
-            file.flush()
-            os.fsync(fd)
-        os.rename(beside, path)
-    except BaseException:
-        with suppress(OSError):
-            os.unlink(beside)
-        raise
+    with whole_file(output) as file:
+        yield file.write
 
 
 @contextmanager

@@ -16,6 +16,7 @@ import tempfile
 import threading
 import time
 from contextlib import suppress
+from functools import lru_cache
 
 from gpucache.disk.door import DIRECTORY
 from gpucache.disk.files import STALE_S, make_directory, remove_tree, write_new
@@ -128,6 +129,12 @@ class Staging:
                 os.close(fd)
         self._made = {}
         self._mutex = threading.RLock()
+
+
+@lru_cache(maxsize=8)
+def staging_below(preferred: str) -> Staging:
+    """The staging of all who write to the same directory in this process: each staging holds a descriptor for life."""
+    return Staging(preferred)
 
 
 def _is_gone(fd: int) -> bool:

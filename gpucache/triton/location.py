@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import errno
 import os
-from functools import lru_cache
 
 from gpucache import environment
 from gpucache.directories.record import of_this_host
@@ -13,7 +12,7 @@ from gpucache.disk.fresh import fresh_part
 from gpucache.disk.lock_place import LockPlace
 from gpucache.disk.record_use import stamp_use
 from gpucache.disk.refusal import may
-from gpucache.disk.staging import Staging
+from gpucache.disk.staging import Staging, staging_below
 from gpucache.disk.vetting import Trust, vet
 from gpucache.errors import GpuCacheError, ProvisionError, RecordError, UnsafeDirectoryError
 from gpucache.layout import paths
@@ -145,7 +144,7 @@ def locate(directory: str | None, environ: Mapping[str, str]) -> Location:
         views=views,
         root=chosen.root,
         locks=locks,
-        staging=_staging(staging),
+        staging=staging_below(staging),
         stats=Stats(counters, _label(chosen) if shared else ""),
         mode=mode,
         silicon=chosen.silicon,
@@ -188,7 +187,7 @@ def store_only(root: str, environ: Mapping[str, str]) -> Location:
         views=NO_VIEWS,
         root=root,
         locks=locks,
-        staging=_staging(paths.ours(root, "tmp")),
+        staging=staging_below(paths.ours(root, "tmp")),
         stats=Stats(paths.ours(root, "stats"), WARM),
         mode="shared",
         stall_s=environment.STALL_TIMEOUT.read_or_default(environ),
@@ -206,7 +205,7 @@ def nowhere(directory: str | None) -> Location:
         views=directory or os.devnull,
         root=os.devnull,
         locks=LockPlace(os.devnull),
-        staging=_staging("/dev/shm"),
+        staging=staging_below("/dev/shm"),
         stats=Stats(None, ""),
         mode="private",
         limit=Limit(os.devnull, LockPlace(os.devnull), 0),
@@ -325,9 +324,3 @@ def _is_usable_alone(chosen: _Chosen, environ: Mapping[str, str]) -> bool:
     except (GpuCacheError, OSError):
         return False
     return safe and may(chosen.directory, os.W_OK)
-
-
-@lru_cache(maxsize=8)
-def _staging(preferred: str) -> Staging:
-    """The staging of all locations that write to the same directory: each staging holds a descriptor for life."""
-    return Staging(preferred)

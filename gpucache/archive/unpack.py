@@ -1,0 +1,236 @@
+"""`unpack`: takes the entries of a pack into a store, in one pass over the stream, each as soon as it is whole.
+
+Each file is written once, into a private directory below the root's ``tmp``, and that directory itself becomes the
+entry by one rename. So a reader of the store sees an entry whole or not at all, whenever this process dies, and a
+second run takes what the first did not. What is there already is not written again, and first of all not replaced.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterator
+from contextlib import suppress
+from typing import NamedTuple
+
+from gpucache.archive import room
+from gpucache.archive.errors import BadPack, quoted
+from gpucache.archive.fits import Here, Unfit, here
+from gpucache.archive.read import PackReader
+from gpucache.archive.staged_entry import StagedEntry
+from gpucache.archive.statement import ArchivedEntry, ArchivedFile
+from gpucache.disk.lock_place import LockPlace
+from gpucache.disk.locks import holder, is_free
+from gpucache.disk.staging import staging_below
+from gpucache.layout import paths
+from gpucache.store import size
+from gpucache.store.key_lock import holding
+from gpucache.store.lookup import sound
+from gpucache.store.manifest import entry_path
+from gpucache.store.recency import boot_time
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Literal
+
+    Why = Literal["not chosen", "kind", "busy"] | Unfit
+
+Progress = Callable[[int, int], object]
+"""Is told how many bytes of the wanted files are done, and how many there are."""
+
+
+class Skipped(NamedTuple):
+    """An entry of a pack that was not taken."""
+
+    entry: ArchivedEntry
+    why: Why
+    """``not chosen``: by the caller; ``machine``, ``abi``, ``libc``, ``device``: it does not fit here; ``kind``: of a
+    kind that is not unpacked so; ``busy``: something damaged is in its place, and another process has its lock."""
+    fact: str = ""
+
+
+class Unpacked(NamedTuple):
+    """What became of the entries of a pack; with ``dry_run`` what would."""
+
+    made: tuple[ArchivedEntry, ...]
+    there: tuple[ArchivedEntry, ...]
+    """The store had these whole."""
+    skipped: tuple[Skipped, ...]
+    made_bytes: int
+    """Of the files of the entries that were made."""
+
+
+def everything(entry: ArchivedEntry) -> bool:
+    """Choose each entry."""
+    return True
+
+
+def unpack(
+    reader: PackReader,
+    root: str,
+    *,
+    chosen: Callable[[ArchivedEntry], bool] = everything,
+    locked_key: str | None = None,
+    dry_run: bool = False,
+    fitting: Here | None = None,
+    on_progress: Progress | None = None,
+) -> Unpacked:
+    """Take the chosen entries of a pack, as far as they fit here, into the store of a root that was prepared.
+
+    ``locked_key`` is the key in the store whose lock the caller holds. Any other key's lock that is held is left to
+    its holder, and the entry taken at the end. ``fitting`` is what can be used here, by default by this Python and
+    without a device. Nothing is written with ``dry_run``, and the files are not read.
+
+    Beside any readers, writers and removers. What was made before an error stays, and is whole.
+
+    Raises:
+        BadPack: a file is not what the statement says, or the stream ends early, or goes on.
+        ProvisionError: there is less room than the wanted entries take, before anything was written.
+        OSError: the disk refused.
+    """
+    plan = _Plan(root, reader.statement.entries, chosen, fitting or here())
+    if dry_run:
+        made_bytes = sum(entry.size_bytes for entry in plan.wanted)
+        return Unpacked(tuple(plan.wanted), tuple(plan.there), tuple(plan.skipped), made_bytes)
+    if plan.wanted:
+        room.check(root, plan.wanted)
+    work = _Work(root, reader.source_name, plan, locked_key)
+    try:
+        for entry, file, pieces in reader.files():
+            # Of what is not wanted the reader checks the digest all the same.
+            if plan.wants(entry):
+                work.take(entry, file, pieces)
+            if on_progress is not None:
+                on_progress(work.done_bytes, plan.wanted_bytes)
+        work.take_deferred()
+    finally:
+        work.clear()
+    return Unpacked(tuple(work.made), tuple(plan.there), tuple(plan.skipped), work.made_bytes)
+
+
+class _Plan:
+    """Which entries of a statement are wanted."""
+
+    def __init__(
+        self,
+        root: str,
+        entries: tuple[ArchivedEntry, ...],
+        chosen: Callable[[ArchivedEntry], bool],
+        fitting: Here,
+    ) -> None:
+        self.wanted: list[ArchivedEntry] = []
+        self.there: list[ArchivedEntry] = []
+        self.skipped: list[Skipped] = []
+        boot = boot_time()
+        for entry in entries:
+            why = _why_not(entry, chosen, fitting)
+            if why is not None:
+                self.skipped.append(Skipped(entry, why))
+            # With digests at the first use since a boot, and else by size and time, as a hit looks.
+            elif sound(entry_path(root, entry.store_key), False, boot) is not None:
+                self.there.append(entry)
+            else:
+                self.wanted.append(entry)
+        self.wanted_bytes = sum(entry.size_bytes for entry in self.wanted)
+        self._keys = {entry.store_key for entry in self.wanted}
+
+    def wants(self, entry: ArchivedEntry) -> bool:
+        return entry.store_key in self._keys
+
+
+def _why_not(
+    entry: ArchivedEntry, chosen: Callable[[ArchivedEntry], bool], fitting: Here
+) -> Why | None:
+    if entry.kind == "inductor":
+        return "kind"
+    if not chosen(entry):
+        return "not chosen"
+    return fitting.unfit(entry.fits, entry.facts.tag)
+
+
+class _Work:
+    """Stages the wanted entries, and publishes each once it is whole."""
+
+    def __init__(self, root: str, source: str, plan: _Plan, locked_key: str | None) -> None:
+        self.made: list[ArchivedEntry] = []
+        self.made_bytes = 0
+        self.done_bytes = 0
+        self._root = root
+        self._source = source
+        self._plan = plan
+        self._locked_key = locked_key
+        self._staging = staging_below(paths.ours(root, "tmp"))
+        self._locks = LockPlace(root)
+        self._current: StagedEntry | None = None
+        self._deferred: list[StagedEntry] = []
+        self._uncounted_bytes = 0
+
+    def take(self, entry: ArchivedEntry, file: ArchivedFile, pieces: Iterator[bytes]) -> None:
+        """Write a file; publish its entry if it was the last of that."""
+        if self._current is None:
+            self._current = StagedEntry(entry, self._staging.directory())
+        self._current.write(file, pieces)
+        self.done_bytes += file.size_bytes
+        if not self._current.is_whole:
+            return
+        staged, self._current = self._current, None
+        fact = staged.contradiction()
+        if fact is not None:
+            staged.remove()
+            raise BadPack("file-digest", f"{quoted(entry.store_key)}: {fact}", self._source)
+        staged.complete()
+        self._publish_or_defer(staged)
+
+    def take_deferred(self) -> None:
+        """Publish what was left to the holders of its locks; a lock that is held still costs nothing but a repair."""
+        for staged in self._deferred:
+            key = staged.entry.store_key
+            with holding(self._lock_of(key), "its unpacking") as held:
+                if not self._published(staged, repair=held):
+                    fact = "" if held else f"the lock is held by {holder(self._lock_of(key))}"
+                    self._plan.skipped.append(Skipped(staged.entry, "busy", fact))
+
+    def clear(self) -> None:
+        """Remove what is staged and was not published."""
+        for staged in (self._current, *self._deferred):
+            if staged is not None:
+                staged.remove()
+
+    def _publish_or_defer(self, staged: StagedEntry) -> None:
+        key = staged.entry.store_key
+        if key == self._locked_key:
+            if not self._published(staged, repair=True):
+                self._plan.skipped.append(Skipped(staged.entry, "busy"))
+            return
+        path = self._lock_of(key)
+        if os.path.lexists(path) and not is_free(path):
+            self._deferred.append(staged)
+            return
+        # As a rule nothing is in the place, and no lock is needed for what one rename makes.
+        if self._published(staged, repair=False):
+            return
+        self._deferred.append(staged)
+
+    def _published(self, staged: StagedEntry, repair: bool) -> bool:
+        """Publish a staged entry; return whether the store has it now. One that it has not is still staged."""
+        if not staged.publish(self._root, repair):
+            if repair:
+                staged.remove()
+            return False
+        if staged.was_faster:
+            self._plan.there.append(staged.entry)
+        else:
+            self.made.append(staged.entry)
+            self.made_bytes += staged.entry.size_bytes
+            self._count(staged.published_bytes)
+        staged.remove()
+        return True
+
+    def _count(self, size_bytes: int) -> None:
+        """Add to the store's size; while another process writes that, later."""
+        self._uncounted_bytes += size_bytes
+        with suppress(OSError):
+            if size.updated(self._root, self._uncounted_bytes) is not None:
+                self._uncounted_bytes = 0
+
+    def _lock_of(self, store_key: str) -> str:
+        return f"{self._locks.directory()}/{store_key}.lock"

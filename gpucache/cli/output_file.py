@@ -1,0 +1,92 @@
+"""A file that a command writes: there whole afterwards, or as it was."""
+
+from __future__ import annotations
+
+import errno
+import os
+import stat
+import sys
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from typing import TYPE_CHECKING, cast
+
+from gpucache.cli.terminal import OutputError
+from gpucache.errors import ProvisionError
+
+if TYPE_CHECKING:
+    from typing import BinaryIO
+
+_ANOTHER_FILE = "name another file with --output, in a directory that is there and can be written"
+
+
+@contextmanager
+def whole_file(output: str) -> Iterator[BinaryIO]:
+    """A stream to a file, which is there whole after the ``with`` block, or as it was; mode 0600 if it is new.
+
+    What is no regular file, as a pipe, is written to as it is.
+
+    Raises:
+        ProvisionError: there can be no such file, or its disk is full.
+    """
+    path = os.path.realpath(output)
+    beside = None
+    try:
+        if os.path.exists(output) and not stat.S_ISREG(os.stat(output).st_mode):
+            fd = os.open(output, os.O_WRONLY | os.O_TRUNC | os.O_CLOEXEC)
+        else:
+            directory = os.path.dirname(path)
+            fd, beside = tempfile.mkstemp(prefix=".gpucache-output-", dir=directory)
+    except OSError as error:
+        raise ProvisionError(output, error.errno or errno.EIO, _ANOTHER_FILE) from error
+    if beside is None:
+        with os.fdopen(fd, "wb") as file:
+            yield file
+        return
+    try:
+        with os.fdopen(fd, "wb") as file:
+            yield file
+            file.flush()
+            os.fsync(fd)
+        os.rename(beside, path)
+    except BaseException:
+        with suppress(OSError):
+            os.unlink(beside)
+        raise
+
+
+class _Stdout:
+    """Stdout as a stream of bytes, whose errors are told as those of all other output."""
+
+    def __init__(self) -> None:
+        if sys.stdout is None:
+            raise OutputError(OSError(errno.EBADF, os.strerror(errno.EBADF)))
+        sys.stdout.flush()
+        self._out = sys.stdout.buffer
+
+    def write(self, data: bytes) -> int:
+        try:
+            rest = memoryview(data)
+            while rest:  # unbuffered (`PYTHONUNBUFFERED`), a write may take a part only
+                rest = rest[self._out.write(rest) :]
+        except OSError as error:
+            raise OutputError(error) from error
+        return len(data)
+
+    def flush(self) -> None:
+        try:
+            self._out.flush()
+        except OSError as error:
+            raise OutputError(error) from error
+
+
+@contextmanager
+def stdout_bytes() -> Iterator[BinaryIO]:
+    """Stdout for bytes, which have all gone out after the ``with`` block.
+
+    Raises:
+        OutputError: stdout cannot be written.
+    """
+    out = _Stdout()
+    yield cast("BinaryIO", out)
+    out.flush()

@@ -1,0 +1,203 @@
+"""The command `unpack`, which takes a file of entries into the store, and how it tells of them."""
+
+from __future__ import annotations
+
+import os
+import sys
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from gpucache.cli.common import counted, naming, vetted
+from gpucache.cli.options import arch_option, json_option, root_option
+from gpucache.cli.terminal import print_json, progress, say
+from gpucache.environment import MAX_SIZE
+from gpucache.errors import ProvisionError
+from gpucache.layout.paths import resolve_root
+from gpucache.units import size
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Sequence
+    from typing import BinaryIO
+
+    from gpucache.archive.statement import ArchivedEntry, Statement
+    from gpucache.archive.unpack import Skipped, Unpacked
+
+_STREAM = "-"
+
+
+@click.command()
+@click.argument("file", metavar="FILE", type=click.Path(allow_dash=True))
+@arch_option
+@click.option("--dry-run", "-n", is_flag=True, help="Only show what would be taken.")
+@click.option(
+    "--unsigned",
+    is_flag=True,
+    help="Also a pack that no trusted key has signed, if its file is yours, root's or a trusted user's.",
+)
+@root_option
+@json_option
+def unpack(
+    file: str,
+    arch: str | None,
+    dry_run: bool,
+    unsigned: bool,
+    root: str | None,
+    as_json: bool,
+) -> int:
+    """Take the entries of a pack into the store, where each is a hit on every device.
+
+    FILE is what `gpucache pack` wrote; - is stdin. GPUCACHE_TRUST_KEYS says whose signature is believed. What is there
+    stays; what does not fit this node, as a library for another Python, is left out. With --arch, what has no
+    architecture is taken too.
+
+    \b
+    gpucache unpack kernels.tar.zst
+    gpucache unpack kernels.tar.zst --arch sm_90 --dry-run
+    curl -s https://host/kernels.tar.zst | gpucache unpack -
+    """
+    from gpucache.archive.read import PackReader
+    from gpucache.archive.signature import TrustedKeys
+    from gpucache.disk.vetting import Trust
+    from gpucache.transfer.bring import bring, judge_of, vet_source
+    from gpucache.transfer.seen_numbers import seen_number
+
+    trust = Trust.parse(os.environ)
+    judge = judge_of(TrustedKeys.from_environ(os.environ), unsigned)
+    where = _root_to_fill(root)
+
+    def chosen(entry: ArchivedEntry) -> bool:
+        return arch is None or entry.kind != "kernel" or entry.arch == arch
+
+    with (
+        _opened_input(file) as source,
+        PackReader(source, judge, source_name=file) as reader,
+        progress("unpacking") as show,
+    ):
+        statement, signer = reader.statement, reader.signer
+        if signer is None:
+            vet_source(source, file, trust)
+        seen = seen_number(where, statement.name)
+        if seen is not None and statement.number < seen:
+            said = f"{file} is number {statement.number} of {statement.name}"
+            say(f"warning: {said}, and number {seen} was seen here: an older pack than that")
+        done = bring(reader, where, trust, chosen=chosen, dry_run=dry_run, on_progress=show)
+    if not dry_run and signer is not None:
+        _note_number(where, statement)
+    if as_json:
+        row = {"root": where, "file": file, "name": statement.name, "number": statement.number}
+        print_json({**row, "signer": signer, "dry_run": dry_run, **unpacked_row(done)})
+    else:
+        tell_unpacked(where, done, dry_run)
+    return 0
+
+
+def _note_number(root: str, statement: Statement) -> None:
+    from gpucache.transfer.seen_numbers import note_number
+
+    try:
+        note_number(root, statement.name, statement.number)
+    except OSError:
+        return  # a full disk: an older pack is then not told from a newer one
+
+
+def _root_to_fill(root: str | None) -> str:
+    """The root that a pack is taken into: vetted, or not there yet, since `unpack` makes one.
+
+    Raises:
+        NoRootError: something else is there.
+        UnsafeDirectoryError, ProvisionError: as `vetted`.
+    """
+    where = resolve_root(root, os.environ)
+    if os.path.lexists(where):
+        return vetted(root)
+    from gpucache.disk.root import refuse_device_directory
+    from gpucache.disk.vetting import Trust, vet
+
+    vet(where, Trust.parse(os.environ))
+    refuse_device_directory(where, naming(root))
+    return where
+
+
+@contextmanager
+def _opened_input(file: str) -> Iterator[BinaryIO]:
+    """The stream of a pack.
+
+    Raises:
+        UsageError: stdin is closed, or a terminal.
+        ProvisionError: the file cannot be read.
+    """
+    if file == _STREAM:
+        if sys.stdin is None or sys.stdin.isatty():
+            raise click.UsageError("stdin has no pack: name a FILE, or pipe one in")
+        yield sys.stdin.buffer
+        return
+    try:
+        opened = open(file, "rb")  # noqa: SIM115  # closed below; an error while it is read is another
+    except OSError as error:
+        hint = "name a file that `gpucache pack` has written"
+        raise ProvisionError(file, error.errno or 0, hint, "look at") from error
+    with opened:
+        yield opened
+
+
+_NO_FIT = {
+    "not chosen": "not chosen",
+    "kind": "of a kind that is not unpacked so",
+    "machine": "for another processor",
+    "abi": "for another Python",
+    "libc": "for another libc",
+    "device": "measured on a device that is not here",
+    "busy": "damaged here, and locked by another process",
+}
+
+
+def unpacked_row(done: Unpacked) -> dict[str, Any]:
+    """What became of a pack's entries, for JSON."""
+    skipped = []
+    for one in done.skipped:
+        skipped.append({**entry_row(one.entry), "why": one.why, "fact": one.fact})
+    return {
+        "made": list(map(entry_row, done.made)),
+        "there": list(map(entry_row, done.there)),
+        "skipped": skipped,
+        "made_bytes": done.made_bytes,
+    }
+
+
+def tell_unpacked(root: str, done: Unpacked, dry_run: bool) -> None:
+    """Say what became of a pack's entries, and what a person should know of the root."""
+    from gpucache.transfer.bring import over_limit_bytes
+
+    verb = "would take" if dry_run else "took"
+    parts = [f"{verb} {counted(len(done.made), 'entry', 'entries')}, {size(done.made_bytes)}"]
+    if done.there:
+        parts.append(f"{len(done.there)} there already")
+    for why, count in _counts(done.skipped).items():
+        parts.append(f"{count} {_NO_FIT[why]}")
+    say(f"note: {'; '.join(parts)}")
+    over = None if dry_run else over_limit_bytes(root, os.environ)
+    if over is not None:
+        taken, allowed = over
+        said = f"the store takes {size(taken)}, more than {MAX_SIZE.name} allows ({size(allowed)})"
+        say(f"warning: {said}: the next compile removes what was used least recently")
+
+
+def _counts(skipped: Sequence[Skipped]) -> dict[str, int]:
+    counts: dict[str, int] = {}
+    for one in skipped:
+        counts[one.why] = counts.get(one.why, 0) + 1
+    return counts
+
+
+def entry_row(entry: ArchivedEntry) -> dict[str, Any]:
+    """An entry of a pack, for JSON."""
+    return {
+        "key": entry.store_key,
+        "kind": entry.kind,
+        "kernel": entry.facts.kernel,
+        "arch": entry.arch,
+        "triton_version": entry.facts.triton_version,
+        "bytes": entry.size_bytes,
+    }

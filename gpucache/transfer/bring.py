@@ -1,0 +1,123 @@
+"""Take a pack from a stream into a root: whom to believe, what fits this node, and what then is worth a warning."""
+
+from __future__ import annotations
+
+import os
+import stat
+from collections.abc import Callable, Mapping, Sequence
+from typing import TYPE_CHECKING, BinaryIO
+
+from gpucache.archive.errors import BadPack
+from gpucache.archive.fits import here
+from gpucache.archive.unpack import Progress, Unpacked, unpack
+from gpucache.directories.record import of_this_host
+from gpucache.disk.files import make_root
+from gpucache.disk.refusal import quoted
+from gpucache.disk.vetting import Trust, vet
+from gpucache.errors import RecordError, UnsafeDirectoryError
+from gpucache.store.limit import max_size_bytes
+from gpucache.store.preparing import prepare
+from gpucache.store.size import total_bytes
+
+if TYPE_CHECKING:
+    from gpucache.archive.read import Judge, PackReader
+    from gpucache.archive.signature import Signature, TrustedKeys
+    from gpucache.archive.statement import ArchivedEntry
+
+
+def judge_of(trusted: TrustedKeys | None, accepts_unsigned: bool) -> Judge:
+    """A judge who believes the signers of these keys, and where that was asked for also a pack that none has signed.
+
+    A bad signature by a trusted name is never accepted.
+    """
+
+    def judge(message: bytes, signatures: Sequence[Signature]) -> str | None:
+        try:
+            if trusted is not None:
+                return trusted.judge(message, signatures)
+            if signatures:
+                signers = ", ".join(one.name for one in signatures)
+                raise BadPack("unknown-signer", f"it is signed by {signers}, and no key is trusted")
+            raise BadPack("unsigned", "nobody has signed it")
+        except BadPack as error:
+            if accepts_unsigned and error.code in ("unsigned", "unknown-signer"):
+                return None
+            raise
+
+    return judge
+
+
+def vet_source(source: BinaryIO, name: str, trust: Trust) -> None:
+    """Refuse a stream, about to be believed without a signature, that somebody may have written who is not trusted.
+
+    That is a file of another user's, or one that everybody may write, or in a directory that is unsafe. A pipe belongs
+    to whoever made it.
+
+    Raises:
+        UnsafeDirectoryError: it is one.
+    """
+    found = os.fstat(source.fileno())
+    is_file = stat.S_ISREG(found.st_mode)
+    hint = f"have it signed, or look into it and copy it to a directory of your own: `cp {quoted(name)} …`"
+    if not trust.covers(found.st_uid):
+        fact = f"belongs to uid {found.st_uid}, not to uid {os.geteuid()}, and is executed"
+        raise UnsafeDirectoryError(name, fact, hint)
+    if is_file and found.st_mode & stat.S_IWOTH and not trust.world_writable:
+        mode = stat.S_IMODE(found.st_mode)
+        fact = f"everybody may write it (mode {mode:04o}), and it is executed"
+        raise UnsafeDirectoryError(name, fact, hint)
+    if is_file and name != "-":
+        vet(os.path.dirname(os.path.abspath(name)), trust)
+
+
+def bring(
+    reader: PackReader,
+    root: str,
+    trust: Trust,
+    *,
+    chosen: Callable[[ArchivedEntry], bool],
+    dry_run: bool = False,
+    on_progress: Progress | None = None,
+) -> Unpacked:
+    """Take the chosen entries of a pack that was judged into a root, which is made if it is not there.
+
+    Of autotuners' results those are taken that were measured on a device on record here.
+
+    Raises:
+        GpuCacheError: the root is not safe, or there is too little room.
+        BadPack: the pack is not what its statement says; what was taken before stays, and is whole.
+        OSError: the disk refused.
+    """
+    if not dry_run:
+        if not os.path.lexists(root):
+            vet(root, trust)
+            make_root(root)
+        prepare(root, trust)
+    return unpack(
+        reader,
+        root,
+        chosen=chosen,
+        dry_run=dry_run,
+        fitting=here(_devices(root)),
+        on_progress=on_progress,
+    )
+
+
+def _devices(root: str) -> set[str]:
+    """The kinds of devices that this host's record has; none without a record."""
+    try:
+        known = of_this_host(root)
+    except RecordError:
+        return set()
+    return {device.silicon for device in known.present if device.silicon is not None}
+
+
+def over_limit_bytes(root: str, environ: Mapping[str, str]) -> tuple[int, int] | None:
+    """What the store takes and what `GPUCACHE_MAX_SIZE` allows, if that is less: then the next compile evicts."""
+    try:
+        taken, allowed = total_bytes(root), max_size_bytes(root, environ)
+    except OSError:
+        return None
+    if taken is None or not allowed or taken <= allowed:
+        return None
+    return taken, allowed
