@@ -218,7 +218,7 @@ class TestWhoPushes:
         monkeypatch.setattr(pusher_lock.os, "lstat", gone)
         assert not is_to_start(locks)
 
-    def test_the_lock_is_a_dead_one_for_prune_once_its_holder_is_gone(self, locks):
+    def test_nothing_is_left_once_the_holder_is_gone(self, locks):
         with held(locks):
             assert not is_free(f"{locks}/{lock_name()}")
         assert os.listdir(locks) == []

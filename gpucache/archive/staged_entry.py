@@ -12,6 +12,7 @@ from gpucache.kernels.elf import HEAD_BYTES, is_whole
 from gpucache.kernels.metadata import hash_in, target_and_version
 from gpucache.layout.keys import is_key_of
 from gpucache.store.manifest import MANIFEST, RECIPE, Manifest, Published, write_manifest
+from gpucache.store.placing import set_use
 from gpucache.store.publish import publish_directory
 
 _NEW_FILE = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC
@@ -98,8 +99,8 @@ class StagedEntry:
             return "its metadata tell of another target or Triton"
         return None
 
-    def complete(self) -> None:
-        """Write the manifest, with which the directory is a whole entry.
+    def complete(self, used: float | None = None) -> None:
+        """Write the manifest, with which the directory is a whole entry, last used when ``used`` says, or now.
 
         Raises:
             OSError: the disk refused.
@@ -107,6 +108,9 @@ class StagedEntry:
         entry = self.entry
         self._manifest = Manifest(entry.facts, self._files, None, entry.key, recipe=self._recipe)
         write_manifest(self.directory, self._manifest)
+        # Before it is in its place: once it is there, a reader may stamp it.
+        if used is not None:
+            set_use(f"{self.directory}/{MANIFEST}", round(used * 1e9))
 
     def publish(self, root: str, repair: bool) -> bool:
         """Let the completed directory become the entry of the store, as `publish_directory`.

@@ -24,7 +24,7 @@ from gpucache.disk.staging import staging_below
 from gpucache.layout import paths
 from gpucache.store import size
 from gpucache.store.key_lock import holding
-from gpucache.store.lookup import sound
+from gpucache.store.lookup import whole
 from gpucache.store.manifest import entry_path
 from gpucache.store.recency import boot_time
 
@@ -72,13 +72,15 @@ def unpack(
     locked_key: str | None = None,
     dry_run: bool = False,
     fitting: Here | None = None,
+    used: float | None = None,
     on_progress: Progress | None = None,
 ) -> Unpacked:
     """Take the chosen entries of a pack, as far as they fit here, into the store of a root that was prepared.
 
     ``locked_key`` is the key in the store whose lock the caller holds. Any other key's lock that is held is left to
     its holder, and the entry taken at the end. ``fitting`` is what can be used here, by default by this Python and
-    without a device. Nothing is written with ``dry_run``, and the files are not read.
+    without a device. ``used`` is when what is made counts as last used, in seconds since the epoch, if that is not now.
+    Nothing is written with ``dry_run``, and the files are not read.
 
     Beside any readers, writers and removers. What was made before an error stays, and is whole.
 
@@ -93,7 +95,7 @@ def unpack(
         return Unpacked(tuple(plan.wanted), tuple(plan.there), tuple(plan.skipped), made_bytes)
     if plan.wanted:
         room.check(root, plan.wanted)
-    work = _Work(root, reader.source_name, plan, locked_key)
+    work = _Work(root, reader.source_name, plan, locked_key, used)
     try:
         for entry, file, pieces in reader.files():
             # Of what is not wanted the reader checks the digest all the same.
@@ -125,8 +127,9 @@ class _Plan:
             why = _why_not(entry, chosen, fitting)
             if why is not None:
                 self.skipped.append(Skipped(entry, why))
-            # With digests at the first use since a boot, and else by size and time, as a hit looks.
-            elif sound(entry_path(root, entry.store_key), False, boot) is not None:
+            # With digests where nobody has used it since the boot, and else by size and time, as a hit looks. To be
+            # pulled again is no use.
+            elif whole(entry_path(root, entry.store_key), boot) is not None:
                 self.there.append(entry)
             else:
                 self.wanted.append(entry)
@@ -150,7 +153,9 @@ def _why_not(
 class _Work:
     """Stages the wanted entries, and publishes each once it is whole."""
 
-    def __init__(self, root: str, source: str, plan: _Plan, locked_key: str | None) -> None:
+    def __init__(
+        self, root: str, source: str, plan: _Plan, locked_key: str | None, used: float | None
+    ) -> None:
         self.made: list[ArchivedEntry] = []
         self.made_bytes = 0
         self.done_bytes = 0
@@ -158,6 +163,7 @@ class _Work:
         self._source = source
         self._plan = plan
         self._locked_key = locked_key
+        self._used = used
         self._staging = staging_below(paths.ours(root, "tmp"))
         self._locks = LockPlace(root)
         self._current: StagedEntry | None = None
@@ -177,7 +183,7 @@ class _Work:
         if fact is not None:
             staged.remove()
             raise BadPack("file-digest", f"{quoted(entry.store_key)}: {fact}", self._source)
-        staged.complete()
+        staged.complete(self._used)
         self._publish_or_defer(staged)
 
     def take_deferred(self) -> None:

@@ -26,7 +26,7 @@ _NEW = os.O_WRONLY | os.O_CREAT | os.O_EXCL | SAFELY
 
 def lock_name() -> str:
     """The name of the lock of this user's pusher, in the directory of a root's locks."""
-    return f"pusher-{os.geteuid()}.lock"
+    return f"pusher-{os.geteuid()}"
 
 
 def is_to_start(locks: str) -> bool:

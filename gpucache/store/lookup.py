@@ -85,6 +85,35 @@ def sound(directory: str, verify: bool, boot: float, stamp_s: float = STAMP_S) -
     return found[0]
 
 
+def whole(directory: str, boot: float) -> Manifest | None:
+    """As `sound`, for whoever looks whether an entry is there and does not use it: no use is stamped.
+
+    Digests are checked where the last use is older than ``boot``, each time.
+    """
+    # Imported late, as there.
+    from gpucache.layout.keys import view_key
+
+    try:
+        here = os.open(directory, _DIRECTORY)
+    except OSError as error:
+        raise_unless_damage(error)
+        return None
+    try:
+        read = read_manifest(directory, MANIFEST, here)
+        if read is None:
+            return None
+        manifest, used = read
+        if unchanged_paths(directory, manifest, here) is None:
+            return None
+    finally:
+        os.close(here)
+    if manifest.key != view_key(os.path.basename(directory)):
+        return None
+    if used < boot and not intact(directory, manifest):
+        return None
+    return manifest
+
+
 def _stamped(directory: str, manifest: Manifest, used: float) -> bool:
     """Stamp a use by the manifest's name, if it can be; return whether the manifest still has that name.
 

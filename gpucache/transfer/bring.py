@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import os
 import stat
+import time
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from typing import TYPE_CHECKING, BinaryIO
 
 from gpucache.archive.errors import BadPack
@@ -17,12 +19,13 @@ from gpucache.disk.vetting import Trust, vet
 from gpucache.errors import RecordError, UnsafeDirectoryError
 from gpucache.store.limit import max_size_bytes
 from gpucache.store.preparing import prepare
+from gpucache.store.pulled import Pulled, PulledEntry, note_pulled, use_of_pull
 from gpucache.store.size import total_bytes
 
 if TYPE_CHECKING:
     from gpucache.archive.read import Judge, PackReader
     from gpucache.archive.signature import Signature, TrustedKeys
-    from gpucache.archive.statement import ArchivedEntry
+    from gpucache.archive.statement import ArchivedEntry, Statement
 
 
 def judge_of(trusted: TrustedKeys | None, accepts_unsigned: bool) -> Judge:
@@ -93,14 +96,29 @@ def bring(
             vet(root, trust)
             make_root(root)
         prepare(root, trust)
-    return unpack(
+    used = use_of_pull(time.time())
+    done = unpack(
         reader,
         root,
         chosen=chosen,
         dry_run=dry_run,
         fitting=here(_devices(root)),
+        used=used,
         on_progress=on_progress,
     )
+    if not dry_run:
+        _note(root, reader.statement, done, used)
+    return done
+
+
+def _note(root: str, statement: Statement, done: Unpacked, used: float) -> None:
+    """Note what was made, so that `gpucache stats` can tell how much of it is used; nothing where the disk refuses."""
+    entries = {}
+    for entry in done.made:
+        if entry.store_key:
+            entries[entry.store_key] = PulledEntry(entry.facts.target, entry.facts.triton_version)
+    with suppress(OSError):
+        note_pulled(root, Pulled(statement.name, statement.number, used, entries))
 
 
 def _devices(root: str) -> set[str]:
