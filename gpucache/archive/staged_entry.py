@@ -95,8 +95,11 @@ class StagedEntry:
             return str(error)
         if not is_key_of(self.entry.key, digest or ""):
             return "its metadata are those of another key"
-        if target_and_version(metadata) != (facts.target, facts.triton_version):
-            return "its metadata tell of another target or Triton"
+        target, version = target_and_version(metadata)
+        if target != facts.target:
+            return f"its metadata tell of another target, {target}"
+        if version is not None and version != facts.triton_version:  # 3.2 does not say it
+            return f"its metadata tell of another Triton, {version}"
         return None
 
     def complete(self, used: float | None = None) -> None:

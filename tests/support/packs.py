@@ -10,7 +10,8 @@ from gpucache.archive.statement import ArchivedEntry, ArchivedFile, Statement
 from gpucache.archive.write import write_pack
 from gpucache.store.manifest import RECIPE, Facts
 
-CONTENT = {"add.cubin": b"\x7fcubin" * 300, "add.json": b'{"name": "add"}', "add.ptx": b""}
+METADATA = b'{"name":"add","target":{"backend":"cuda","arch":90},"triton_version":"3.9.0"}'
+CONTENT = {"add.cubin": b"\x7fcubin" * 300, "add.json": METADATA, "add.ptx": b""}
 
 
 def digest(content: bytes) -> str:
