@@ -31,6 +31,10 @@ def open_remote(
         from gpucache.remote.shared_directory import SharedDirectory
 
         return SharedDirectory(url, patience, environ)
+    if url.scheme in ("redis", "rediss"):
+        from gpucache.remote.redis_server import RedisServer
+
+        return RedisServer(url, patience, environ)
     from gpucache.remote.object_store import ObjectStore
 
     return ObjectStore(url, patience, environ)
