@@ -12,17 +12,21 @@ from collections.abc import Callable, Iterator
 from contextlib import suppress
 from typing import NamedTuple
 
-from gpucache.archive import room
+from gpucache.archive import inductor, room
 from gpucache.archive.errors import BadPack, quoted
-from gpucache.archive.fits import Here, Unfit, here
+from gpucache.archive.fits import Here, here
+from gpucache.archive.inductor import Unfit
 from gpucache.archive.read import PackReader
 from gpucache.archive.staged_entry import StagedEntry
+from gpucache.archive.staged_unit import StagedUnit
 from gpucache.archive.statement import ArchivedEntry, ArchivedFile
 from gpucache.disk.lock_place import LockPlace
 from gpucache.disk.locks import holder, is_free
 from gpucache.disk.staging import staging_below
+from gpucache.disk.within import Straight
 from gpucache.layout import paths
 from gpucache.store import size
+from gpucache.store.inductor_placing import are_there
 from gpucache.store.key_lock import holding
 from gpucache.store.lookup import whole
 from gpucache.store.manifest import entry_path
@@ -32,7 +36,7 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import Literal
 
-    Why = Literal["not chosen", "kind", "busy"] | Unfit
+    Why = Literal["not chosen", "unsigned", "busy"] | Unfit
 
 Progress = Callable[[int, int], object]
 """Is told how many bytes of the wanted files are done, and how many there are."""
@@ -43,8 +47,9 @@ class Skipped(NamedTuple):
 
     entry: ArchivedEntry
     why: Why
-    """``not chosen``: by the caller; ``machine``, ``abi``, ``libc``, ``device``: it does not fit here; ``kind``: of a
-    kind that is not unpacked so; ``busy``: something damaged is in its place, and another process has its lock."""
+    """``not chosen``: by the caller; ``machine``, ``abi``, ``libc``, ``device``, ``cpu``, ``torch``: it does not fit
+    here; ``unsigned``: TorchInductor's, in a pack that nobody vouches for; ``busy``: another process has its lock, and
+    of a kernel something damaged is in its place."""
     fact: str = ""
 
 
@@ -73,6 +78,7 @@ def unpack(
     dry_run: bool = False,
     fitting: Here | None = None,
     used: float | None = None,
+    is_own: bool = False,
     on_progress: Progress | None = None,
 ) -> Unpacked:
     """Take the chosen entries of a pack, as far as they fit here, into the store of a root that was prepared.
@@ -80,7 +86,9 @@ def unpack(
     ``locked_key`` is the key in the store whose lock the caller holds. Any other key's lock that is held is left to
     its holder, and the entry taken at the end. ``fitting`` is what can be used here, by default by this Python and
     without a device. ``used`` is when what is made counts as last used, in seconds since the epoch, if that is not now.
-    Nothing is written with ``dry_run``, and the files are not read.
+    ``is_own`` says that a pack is this very user's file: of one that nobody vouches for, and that is not, nothing of
+    TorchInductor's is taken, which torch would unpickle. Nothing is written with ``dry_run``, and the files are not
+    read.
 
     Beside any readers, writers and removers. What was made before an error stays, and is whole.
 
@@ -89,7 +97,8 @@ def unpack(
         ProvisionError: there is less room than the wanted entries take, before anything was written.
         OSError: the disk refused.
     """
-    plan = _Plan(root, reader.statement.entries, chosen, fitting or here())
+    takes_inductor = reader.signer is not None or is_own
+    plan = _Plan(root, reader.statement.entries, chosen, fitting or here(), takes_inductor)
     if dry_run:
         made_bytes = sum(entry.size_bytes for entry in plan.wanted)
         return Unpacked(tuple(plan.wanted), tuple(plan.there), tuple(plan.skipped), made_bytes)
@@ -118,18 +127,17 @@ class _Plan:
         entries: tuple[ArchivedEntry, ...],
         chosen: Callable[[ArchivedEntry], bool],
         fitting: Here,
+        takes_inductor: bool,
     ) -> None:
         self.wanted: list[ArchivedEntry] = []
         self.there: list[ArchivedEntry] = []
         self.skipped: list[Skipped] = []
         boot = boot_time()
         for entry in entries:
-            why = _why_not(entry, chosen, fitting)
+            why = _why_not(entry, chosen, fitting, takes_inductor)
             if why is not None:
                 self.skipped.append(Skipped(entry, why))
-            # With digests where nobody has used it since the boot, and else by size and time, as a hit looks. To be
-            # pulled again is no use.
-            elif whole(entry_path(root, entry.store_key), boot) is not None:
+            elif _is_there(root, entry, boot):
                 self.there.append(entry)
             else:
                 self.wanted.append(entry)
@@ -141,13 +149,35 @@ class _Plan:
 
 
 def _why_not(
-    entry: ArchivedEntry, chosen: Callable[[ArchivedEntry], bool], fitting: Here
+    entry: ArchivedEntry,
+    chosen: Callable[[ArchivedEntry], bool],
+    fitting: Here,
+    takes_inductor: bool,
 ) -> Why | None:
-    if entry.kind == "inductor":
-        return "kind"
     if not chosen(entry):
         return "not chosen"
+    if entry.kind == "inductor":
+        return inductor.unfit(entry, fitting) if takes_inductor else "unsigned"
     return fitting.unfit(entry.fits, entry.facts.tag)
+
+
+def _is_there(root: str, entry: ArchivedEntry, boot: float) -> bool:
+    """Whether a root has an entry whole, or names for all files of a unit of TorchInductor's."""
+    if entry.kind == "inductor":
+        with Straight() as disk:
+            names = tuple(file.name for file in entry.files)
+            return are_there(os.path.realpath(root), names, disk)
+    # With digests where nobody has used it since the boot, and else by size and time, as a hit looks. To be pulled
+    # again is no use.
+    return whole(entry_path(root, entry.store_key), boot) is not None
+
+
+_Staged = StagedEntry | StagedUnit
+
+
+def _staged(entry: ArchivedEntry, directory: str) -> _Staged:
+    is_unit = entry.kind == "inductor"
+    return StagedUnit(entry, directory) if is_unit else StagedEntry(entry, directory)
 
 
 class _Work:
@@ -166,14 +196,14 @@ class _Work:
         self._used = used
         self._staging = staging_below(paths.ours(root, "tmp"))
         self._locks = LockPlace(root)
-        self._current: StagedEntry | None = None
-        self._deferred: list[StagedEntry] = []
+        self._current: _Staged | None = None
+        self._deferred: list[_Staged] = []
         self._uncounted_bytes = 0
 
     def take(self, entry: ArchivedEntry, file: ArchivedFile, pieces: Iterator[bytes]) -> None:
         """Write a file; publish its entry if it was the last of that."""
         if self._current is None:
-            self._current = StagedEntry(entry, self._staging.directory())
+            self._current = _staged(entry, self._staging.directory())
         self._current.write(file, pieces)
         self.done_bytes += file.size_bytes
         if not self._current.is_whole:
@@ -189,6 +219,12 @@ class _Work:
     def take_deferred(self) -> None:
         """Publish what was left to the holders of its locks; a lock that is held still costs nothing but a repair."""
         for staged in self._deferred:
+            if isinstance(
+                staged, StagedUnit
+            ):  # torch's lock, which `publish` takes, is the only one
+                if not self._published(staged, repair=True):
+                    self._plan.skipped.append(Skipped(staged.entry, "busy"))
+                continue
             key = staged.entry.store_key
             with holding(self._lock_of(key), "its unpacking") as held:
                 if not self._published(staged, repair=held):
@@ -201,8 +237,12 @@ class _Work:
             if staged is not None:
                 staged.remove()
 
-    def _publish_or_defer(self, staged: StagedEntry) -> None:
+    def _publish_or_defer(self, staged: _Staged) -> None:
         key = staged.entry.store_key
+        if isinstance(staged, StagedUnit):
+            if not self._published(staged, repair=False):
+                self._deferred.append(staged)
+            return
         if key == self._locked_key:
             if not self._published(staged, repair=True):
                 self._plan.skipped.append(Skipped(staged.entry, "busy"))
@@ -216,7 +256,7 @@ class _Work:
             return
         self._deferred.append(staged)
 
-    def _published(self, staged: StagedEntry, repair: bool) -> bool:
+    def _published(self, staged: _Staged, repair: bool) -> bool:
         """Publish a staged entry; return whether the store has it now. One that it has not is still staged."""
         if not staged.publish(self._root, repair):
             if repair:

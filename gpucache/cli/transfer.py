@@ -40,6 +40,7 @@ if TYPE_CHECKING:
     from gpucache.report.cache_report import CacheReport
     from gpucache.report.entries import Entry
     from gpucache.report.selection import Selection
+    from gpucache.store.inductor_units import Unit
     from gpucache.transfer.gather import LeftOut
 
 _STREAM = "-"
@@ -67,6 +68,9 @@ _STREAM_NAME = "pack"
 @click.option(
     "--used-since", type=TIME, metavar="TIME", help="Only entries used within so long (2h, 7d)."
 )
+@click.option(
+    "--inductor", is_flag=True, help="Also TorchInductor's code and graphs that the root has."
+)
 @click.option("--slim", is_flag=True, help="Without .ttir, .ttgir, .llir, .ptx, .source.")
 @click.option("--name", metavar="NAME", help="The pack's name (default: FILE's, without .tar.zst).")
 @click.option(
@@ -83,6 +87,7 @@ def pack(
     arch: str | None,
     triton_version: str | None,
     used_since: float | None,
+    inductor: bool,
     slim: bool,
     name: str | None,
     number: int | None,
@@ -93,7 +98,8 @@ def pack(
 
     Kernels of the store and of stock Triton, libraries, and autotuners' results, each with the recipe by which it can
     be compiled again. The key that GPUCACHE_SIGN_KEY names signs the pack. What has no architecture or version, as a
-    library, goes along with --arch and --triton-version.
+    library, goes along with --arch and --triton-version. With --inductor a second machine's torch.compile hits too, if
+    the pack is signed, or is unpacked by who has packed it.
 
     \b
     gpucache pack -o kernels.tar.zst
@@ -114,10 +120,11 @@ def pack(
         check_cached(report, "--arch", arch, archs_in(report))
     selection = Selection(kernel=kernel, used_since_s=used_since)
     entries = _chosen(report, selection, arch, triton_version)
+    units = _units(where, used_since) if inductor else ()
     trust = Trust.parse(os.environ)
     with (
         progress("looking") as looking,
-        gathered(where, entries, trust, slim=slim, on_progress=looking) as found,
+        gathered(where, entries, trust, units=units, slim=slim, on_progress=looking) as found,
     ):
         tell(list(map(_left_out_line, found.left_out)))
         if not found.collected:
@@ -192,6 +199,14 @@ def _chosen(
     return entries
 
 
+def _units(root: str, used_since_s: float | None) -> Sequence[Unit]:
+    """TorchInductor's, used within so many seconds."""
+    from gpucache.archive.inductor import units_in
+
+    since = None if used_since_s is None else time.time() - used_since_s
+    return units_in(os.path.realpath(root), since)
+
+
 @contextmanager
 def _opened_output(output: str) -> Iterator[tuple[BinaryIO, Callable[[], int]]]:
     """The stream that the pack goes to, and a function that says how many bytes have gone."""
@@ -217,13 +232,13 @@ class _Counting:
 
 
 def _left_out_line(one: LeftOut) -> str:
-    return f"warning: left out {one.entry.kernel}: {one.fact}"
+    return f"warning: left out {one.kernel}: {one.fact}"
 
 
 def _left_out_rows(left_out: Sequence[LeftOut]) -> list[dict[str, str]]:
     rows = []
     for one in left_out:
-        said = {"key": one.entry.key, "kernel": one.entry.kernel}
+        said = {"key": one.key, "kernel": one.kernel}
         rows.append({**said, "why": one.why, "fact": one.fact})
     return rows
 

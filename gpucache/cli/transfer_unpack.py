@@ -27,13 +27,6 @@ if TYPE_CHECKING:
 _STREAM = "-"
 
 
-views_option = click.option(
-    "--views",
-    is_flag=True,
-    help="Also into the directory of each device on record, for a Triton without the plug-in.",
-)
-
-
 @click.command()
 @click.argument("file", metavar="FILE", type=click.Path(allow_dash=True))
 @arch_option
@@ -43,7 +36,6 @@ views_option = click.option(
     is_flag=True,
     help="Also a pack that no trusted key has signed, if its file is yours, root's or a trusted user's.",
 )
-@views_option
 @root_option
 @json_option
 def unpack(
@@ -51,7 +43,6 @@ def unpack(
     arch: str | None,
     dry_run: bool,
     unsigned: bool,
-    views: bool,
     root: str | None,
     as_json: bool,
 ) -> int:
@@ -69,14 +60,12 @@ def unpack(
     from gpucache.archive.read import PackReader
     from gpucache.archive.signature import TrustedKeys
     from gpucache.disk.vetting import Trust
-    from gpucache.transfer.bring import bring, judge_of, vet_source
+    from gpucache.transfer.bring import bring, is_own_file, judge_of, vet_source
     from gpucache.transfer.seen_numbers import seen_number
-    from gpucache.transfer.views import device_directories, make_views
 
     trust = Trust.parse(os.environ)
     judge = judge_of(TrustedKeys.from_environ(os.environ), unsigned)
     where = _root_to_fill(root)
-    directories = device_directories(where) if views else []
 
     def chosen(entry: ArchivedEntry) -> bool:
         return arch is None or entry.kind != "kernel" or entry.arch == arch
@@ -89,19 +78,27 @@ def unpack(
         statement, signer = reader.statement, reader.signer
         if signer is None:
             vet_source(source, file, trust)
+        is_own = is_own_file(source)
         seen = seen_number(where, statement.name)
         if seen is not None and statement.number < seen:
             said = f"{file} is number {statement.number} of {statement.name}"
             say(f"warning: {said}, and number {seen} was seen here: an older pack than that")
-        done = bring(reader, where, trust, chosen=chosen, dry_run=dry_run, on_progress=show)
+        done = bring(
+            reader,
+            where,
+            trust,
+            chosen=chosen,
+            is_own=is_own,
+            dry_run=dry_run,
+            on_progress=show,
+        )
     if not dry_run and signer is not None:
         _note_number(where, statement)
-    viewed = 0 if dry_run else make_views(where, [*done.made, *done.there], directories)
     if as_json:
         row = {"root": where, "file": file, "name": statement.name, "number": statement.number}
-        print_json({**row, "signer": signer, "dry_run": dry_run, **unpacked_row(done, viewed)})
+        print_json({**row, "signer": signer, "dry_run": dry_run, **unpacked_row(done)})
     else:
-        tell_unpacked(where, done, dry_run, viewed)
+        tell_unpacked(where, done, dry_run)
     return 0
 
 
@@ -156,17 +153,19 @@ def _opened_input(file: str) -> Iterator[BinaryIO]:
 
 _NO_FIT = {
     "not chosen": "not chosen",
-    "kind": "of a kind that is not unpacked so",
+    "unsigned": "of TorchInductor's, which is taken only signed, or from a file of yours",
     "machine": "for another processor",
     "abi": "for another Python",
     "libc": "for another libc",
+    "cpu": "for other instructions of a processor",
+    "torch": "for another torch",
     "device": "measured on a device that is not here",
     "busy": "damaged here, and locked by another process",
 }
 
 
-def unpacked_row(done: Unpacked, viewed: int = 0) -> dict[str, Any]:
-    """What became of a pack's entries, for JSON; ``viewed`` is how many views of them are there by `--views`."""
+def unpacked_row(done: Unpacked) -> dict[str, Any]:
+    """What became of a pack's entries, for JSON."""
     skipped = []
     for one in done.skipped:
         skipped.append({**entry_row(one.entry), "why": one.why, "fact": one.fact})
@@ -175,11 +174,10 @@ def unpacked_row(done: Unpacked, viewed: int = 0) -> dict[str, Any]:
         "there": list(map(entry_row, done.there)),
         "skipped": skipped,
         "made_bytes": done.made_bytes,
-        "views": viewed,
     }
 
 
-def tell_unpacked(root: str, done: Unpacked, dry_run: bool, viewed: int = 0) -> None:
+def tell_unpacked(root: str, done: Unpacked, dry_run: bool) -> None:
     """Say what became of a pack's entries, and what a person should know of the root."""
     from gpucache.transfer.bring import over_limit_bytes
 
@@ -189,8 +187,6 @@ def tell_unpacked(root: str, done: Unpacked, dry_run: bool, viewed: int = 0) -> 
         parts.append(f"{len(done.there)} there already")
     for why, count in _counts(done.skipped).items():
         parts.append(f"{count} {_NO_FIT[why]}")
-    if viewed:
-        parts.append(f"{counted(viewed, 'view', 'views')} in device directories")
     say(f"note: {'; '.join(parts)}")
     over = None if dry_run else over_limit_bytes(root, os.environ)
     if over is not None:

@@ -86,6 +86,11 @@ class Unit(NamedTuple):
         return max(file.used for file in files)
 
     @property
+    def modified(self) -> float:
+        """The newest change of a file, in seconds since the epoch; 0 without files."""
+        return max((file.mark[-1] / 1e9 for file in self.files), default=0.0)
+
+    @property
     def size_bytes(self) -> int:
         """The bytes of all its files."""
         return sum(file.size_bytes for file in self.files)
@@ -209,7 +214,7 @@ def remove_unit(unit: Unit, disk: Straight) -> Freed:
     Raises:
         InUse: it is as it was.
     """
-    with _held(unit, disk):
+    with held(unit, disk):
         for file in unit.files:
             _check_unchanged(file, disk)
         freed = Freed()
@@ -224,7 +229,7 @@ def remove_unit(unit: Unit, disk: Straight) -> Freed:
 
 
 @contextmanager
-def _held(unit: Unit, disk: Straight) -> Iterator[None]:
+def held(unit: Unit, disk: Straight) -> Iterator[None]:
     """Hold the lock of a unit for the length of a ``with`` block, if it has one.
 
     Raises:

@@ -73,18 +73,26 @@ def vet_source(source: BinaryIO, name: str, trust: Trust) -> None:
         vet(os.path.dirname(os.path.abspath(name)), trust)
 
 
+def is_own_file(source: BinaryIO) -> bool:
+    """Whether a stream comes from a regular file of this very user, and not only of somebody who is trusted."""
+    found = os.fstat(source.fileno())
+    return stat.S_ISREG(found.st_mode) and found.st_uid == os.geteuid()
+
+
 def bring(
     reader: PackReader,
     root: str,
     trust: Trust,
     *,
     chosen: Callable[[ArchivedEntry], bool],
+    is_own: bool = False,
     dry_run: bool = False,
     on_progress: Progress | None = None,
 ) -> Unpacked:
     """Take the chosen entries of a pack that was judged into a root, which is made if it is not there.
 
-    Of autotuners' results those are taken that were measured on a device on record here.
+    ``is_own`` is as `unpack` has it. Of autotuners' results those are taken that were measured on a device on record
+    here.
 
     Raises:
         GpuCacheError: the root is not safe, or there is too little room.
@@ -101,6 +109,7 @@ def bring(
         reader,
         root,
         chosen=chosen,
+        is_own=is_own,
         dry_run=dry_run,
         fitting=here(_devices(root)),
         used=used,

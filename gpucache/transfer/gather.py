@@ -9,13 +9,15 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, BinaryIO, NamedTuple
 
 from gpucache.archive.collect import Collected, NotCollected, collect
+from gpucache.archive.inductor import collect_unit
 from gpucache.archive.statement import ArchivedEntry, ArchivedFile, Statement
 from gpucache.archive.write import write_pack
 from gpucache.disk.staging import Staging, staging_below
 from gpucache.disk.vetting import Trust, vet_child, vet_file
-from gpucache.errors import ProvisionError, UnsafeDirectoryError
+from gpucache.errors import GpuCacheError, ProvisionError, UnsafeDirectoryError
 from gpucache.layout import paths
 from gpucache.report.entries import Entry
+from gpucache.store.inductor_units import Unit
 
 if TYPE_CHECKING:
     from gpucache.archive.signature import SigningKey
@@ -27,7 +29,9 @@ Progress = Callable[[int, int], object]
 class LeftOut(NamedTuple):
     """An entry that was chosen, and that the pack does not have."""
 
-    entry: Entry
+    key: str
+    kernel: str
+    """The kernel's name; of a unit of TorchInductor's the path of its first file, and no key."""
     why: str
     """As `NotCollected.why` has it; or ``unsafe``: somebody could have planted it who is not trusted."""
     fact: str
@@ -91,13 +95,15 @@ def gathered(
     entries: Sequence[Entry],
     trust: Trust,
     *,
+    units: Sequence[Unit] = (),
     slim: bool = False,
     on_progress: Progress | None = None,
 ) -> Iterator[Gathered]:
     """Collect the entries of a vetted root for the length of a ``with`` block; their files are pinned meanwhile.
 
-    ``slim`` leaves out what no launch needs. ``on_progress`` is told entries. Beside any writers and removers: what is
-    removed while this looks is left out, and what is removed afterwards is packed all the same.
+    ``units`` are TorchInductor's in this root (`gpucache.archive.inductor.units_in`), which come after the entries.
+    ``slim`` leaves out what no launch needs. ``on_progress`` is told entries and units. Beside any writers and
+    removers: what is removed while this looks is left out, and what is removed afterwards is packed all the same.
 
     Raises:
         OSError: the disk does not answer.
@@ -106,26 +112,33 @@ def gathered(
     collected: list[Collected] = []
     left_out: list[LeftOut] = []
     newest = 0
+    wanted: list[Entry | Unit] = [*entries, *units]
     try:
-        for number, entry in enumerate(entries):
+        for number, one in enumerate(wanted):
             if on_progress is not None:
-                on_progress(number, len(entries))
-            found = _collected(entry, pins, trust, slim)
+                on_progress(number, len(wanted))
+            if isinstance(one, Unit):
+                found = _collected_unit(os.path.realpath(root), one, pins, trust)
+                created = one.modified
+            else:
+                found = _collected(one, pins, trust, slim)
+                created = one.created
             if isinstance(found, LeftOut):
                 left_out.append(found)
             else:
                 collected.append(found)
-                newest = max(newest, int(entry.created))
+                newest = max(newest, int(created))
         collected.sort(key=_order)
         yield Gathered(tuple(collected), tuple(left_out), newest)
     finally:
-        for one in collected:
-            one.unpin()
+        for pinned in collected:
+            pinned.unpin()
 
 
-def _order(one: Collected) -> tuple[str, str, str]:
+def _order(one: Collected) -> tuple[bool, str, str, str]:
     facts = one.entry.facts
-    return facts.kernel, facts.target or "", one.entry.store_key
+    is_unit = one.entry.kind == "inductor"
+    return is_unit, facts.kernel, facts.target or "", one.entry.store_key
 
 
 def _pins(root: str) -> Staging | None:
@@ -140,22 +153,44 @@ def _collected(entry: Entry, pins: Staging | None, trust: Trust, slim: bool) -> 
         try:
             vet_child(os.path.dirname(copy.path), trust)
             vet_child(copy.path, trust)
-            found = collect(copy.path, pins, slim=slim)
-        except NotCollected as error:
-            left_out = left_out or LeftOut(entry, error.why, error.problem)
-            continue
-        except (UnsafeDirectoryError, ProvisionError) as error:
-            left_out = left_out or LeftOut(entry, "unsafe", error.problem)
-            continue
-        try:
-            for (
-                path
-            ) in found.paths.values():  # of what is pinned, which nobody can replace any more
-                vet_file(path, trust)
-        except UnsafeDirectoryError as error:
-            found.unpin()
-            left_out = left_out or LeftOut(entry, "unsafe", error.problem)
-            continue
-        return found
+            return _vetted(collect(copy.path, pins, slim=slim), trust)
+        except (NotCollected, UnsafeDirectoryError, ProvisionError) as error:
+            left_out = left_out or _left_out(entry.key, entry.kernel, error)
     assert left_out is not None  # an entry has at least one directory
     return left_out
+
+
+def _collected_unit(
+    root: str, unit: Unit, pins: Staging | None, trust: Trust
+) -> Collected | LeftOut:
+    """Collect a unit of TorchInductor's, with the directories that lead to it."""
+    name = unit.path[len(root) + 1 :]
+    try:
+        for file in unit.files:
+            step = root
+            for part in file.path[len(root) + 1 :].split("/")[:-1]:
+                step = f"{step}/{part}"
+                vet_child(step, trust)
+        return _vetted(collect_unit(root, unit, pins), trust)
+    except (NotCollected, UnsafeDirectoryError, ProvisionError) as error:
+        return _left_out("", name, error)
+
+
+def _vetted(found: Collected, trust: Trust) -> Collected:
+    """What was pinned, if nobody else could have written that, who cannot replace it any more.
+
+    Raises:
+        UnsafeDirectoryError: somebody could have.
+    """
+    try:
+        for path in found.paths.values():
+            vet_file(path, trust)
+    except UnsafeDirectoryError:
+        found.unpin()
+        raise
+    return found
+
+
+def _left_out(key: str, kernel: str, error: GpuCacheError) -> LeftOut:
+    why = error.why if isinstance(error, NotCollected) else "unsafe"
+    return LeftOut(key, kernel, why, error.problem)

@@ -1,0 +1,87 @@
+"""`StagedUnit`: one unit of TorchInductor's while its files come, in a private directory until they get their names."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+
+from gpucache.archive.inductor import flaw_of
+from gpucache.archive.statement import ArchivedEntry, ArchivedFile
+from gpucache.disk.door import HASHED_BYTES
+from gpucache.disk.files import remove_tree
+from gpucache.disk.reading import read
+from gpucache.disk.within import Straight
+from gpucache.store.inductor_placing import place
+from gpucache.store.removal import InUse
+
+_NEW_FILE = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC
+
+
+class StagedUnit:
+    """A unit whose files are written into ``directory``, a private one below the root. Used by one thread.
+
+    As `gpucache.archive.staged_entry.StagedEntry`, but that the files get their names one by one.
+    """
+
+    published_bytes = 0
+    """What the unit takes in the store: its files are beside that."""
+
+    def __init__(self, entry: ArchivedEntry, directory: str) -> None:
+        self.entry = entry
+        self.directory = os.path.realpath(directory)
+        self.was_faster = False
+        """Whether, once `publish` has returned True, all files had been there before."""
+        self._paths: dict[str, str] = {}
+
+    @property
+    def is_whole(self) -> bool:
+        """Whether all files of the unit were written."""
+        return len(self._paths) == len(self.entry.files)
+
+    def write(self, file: ArchivedFile, pieces: Iterator[bytes]) -> None:
+        """Write a file as its pieces come; they are checked by whoever gives them.
+
+        Raises:
+            BadPack: they are not what the statement says.
+            OSError: the disk refused.
+        """
+        path = f"{self.directory}/{len(self._paths)}"
+        with open(os.open(path, _NEW_FILE, 0o666), "wb") as out:
+            for piece in pieces:
+                out.write(piece)
+        self._paths[file.name] = path
+
+    def contradiction(self) -> str | None:
+        """Why torch could not use the files, which it would take for good; None where that is not known."""
+        for name, path in self._paths.items():
+            flaw = flaw_of(name, read(path, HASHED_BYTES))
+            if flaw is not None:
+                return f"{name} {flaw}"
+        return None
+
+    def complete(self, used: float | None = None) -> None:
+        """Have the files count as last used when ``used`` says, in seconds since the epoch, if that is not now."""
+        if used is not None:
+            for path in self._paths.values():
+                os.utime(path, (used, used))
+
+    def publish(self, root: str, repair: bool) -> bool:
+        """Let the files have their names below a root, as `gpucache.store.inductor_placing.place`; nothing is repaired.
+
+        Returns whether they have them now; not while torch, or whoever removes, holds the lock of this code.
+
+        Raises:
+            OSError: the disk refused.
+        """
+        try:
+            with Straight() as disk:
+                placed = place(os.path.realpath(root), self.entry.store_key, self._paths, disk)
+        except InUse:
+            return False
+        self.was_faster = placed == "there"
+        return True
+
+    def remove(self) -> None:
+        """Remove the staged directory; what has its name below the root stays."""
+        if os.path.lexists(self.directory):
+            remove_tree(self.directory)
