@@ -87,13 +87,14 @@ ALONE = "compiling without the shared cache"
 """What follows from most failures in a launch."""
 
 
-def warn_once(what: str, cause: object, outcome: str = ALONE) -> None:
+def warn_once(what: str, cause: object, outcome: str = ALONE, kind: str = "") -> None:
     """Log a warning of what failed, its cause and the outcome; once for each cause in a job on this node.
 
-    Each other process logs it for debugging, and no process twice. It is never a `warnings.warn`, which ``-W error``
-    would turn into an exception.
+    ``kind`` is what such warnings have in common, where their causes differ in what matters little. Each other process
+    logs it for debugging, and no process twice. It is never a `warnings.warn`, which ``-W error`` would turn into an
+    exception.
     """
-    kind = f"{what}: {cause}"
+    kind = kind or f"{what}: {cause}"
     if isinstance(cause, OSError) and cause.errno:
         # Its paths, and what was about to be done, differ from kernel to kernel; the cause does not.
         kind = f"{os.strerror(cause.errno)}; {outcome}"

@@ -74,3 +74,14 @@ def test_a_file_brings_all_kernels(builder: Machine, key: dict[str, str], node: 
     node.gpucache("unpack", "kernels.tar.zst")
     assert node.stored() == builder.stored()
     compiles_nothing(node)
+
+
+def test_stock_triton_alone_compiles_nothing_where_views_are_asked_for(
+    builder: Machine, key: dict[str, str], node: Machine
+) -> None:
+    builder.gpucache("pack", "-o", node.directory / "kernels.tar.zst")
+    node.environ |= key
+    node.gpucache("provision")
+    assert node.json("unpack", "kernels.tar.zst", "--views")["views"] == 4 * len(builder.stored())
+    for device in (0, 3):
+        assert not node.launch_stock(device).compiled

@@ -102,6 +102,10 @@ class RunCall(Value, kw_only=True):
         _tell(report, environ)
         if self.plugin:
             _tell_of_alone(environ)
+        if self.plugin and environment.REMOTE.text(environ):
+            from gpucache.cli.run_remote import start_courier
+
+            start_courier(environ)
         if self.record is None and self.warm is None:
             return environ
         from gpucache.cli.run_ahead import with_recipes

@@ -27,6 +27,13 @@ if TYPE_CHECKING:
 _STREAM = "-"
 
 
+views_option = click.option(
+    "--views",
+    is_flag=True,
+    help="Also into the directory of each device on record, for a Triton without the plug-in.",
+)
+
+
 @click.command()
 @click.argument("file", metavar="FILE", type=click.Path(allow_dash=True))
 @arch_option
@@ -36,6 +43,7 @@ _STREAM = "-"
     is_flag=True,
     help="Also a pack that no trusted key has signed, if its file is yours, root's or a trusted user's.",
 )
+@views_option
 @root_option
 @json_option
 def unpack(
@@ -43,6 +51,7 @@ def unpack(
     arch: str | None,
     dry_run: bool,
     unsigned: bool,
+    views: bool,
     root: str | None,
     as_json: bool,
 ) -> int:
@@ -62,10 +71,12 @@ def unpack(
     from gpucache.disk.vetting import Trust
     from gpucache.transfer.bring import bring, is_own_file, judge_of, vet_source
     from gpucache.transfer.seen_numbers import seen_number
+    from gpucache.transfer.views import device_directories, make_views
 
     trust = Trust.parse(os.environ)
     judge = judge_of(TrustedKeys.from_environ(os.environ), unsigned)
     where = _root_to_fill(root)
+    directories = device_directories(where) if views else []
 
     def chosen(entry: ArchivedEntry) -> bool:
         return arch is None or entry.kind != "kernel" or entry.arch == arch
@@ -94,11 +105,12 @@ def unpack(
         )
     if not dry_run and signer is not None:
         _note_number(where, statement)
+    viewed = 0 if dry_run else make_views(where, [*done.made, *done.there], directories)
     if as_json:
         row = {"root": where, "file": file, "name": statement.name, "number": statement.number}
-        print_json({**row, "signer": signer, "dry_run": dry_run, **unpacked_row(done)})
+        print_json({**row, "signer": signer, "dry_run": dry_run, **unpacked_row(done, viewed)})
     else:
-        tell_unpacked(where, done, dry_run)
+        tell_unpacked(where, done, dry_run, viewed)
     return 0
 
 
@@ -164,8 +176,8 @@ _NO_FIT = {
 }
 
 
-def unpacked_row(done: Unpacked) -> dict[str, Any]:
-    """What became of a pack's entries, for JSON."""
+def unpacked_row(done: Unpacked, viewed: int = 0) -> dict[str, Any]:
+    """What became of a pack's entries, for JSON; ``viewed`` is how many views of them are there by `--views`."""
     skipped = []
     for one in done.skipped:
         skipped.append({**entry_row(one.entry), "why": one.why, "fact": one.fact})
@@ -174,10 +186,11 @@ def unpacked_row(done: Unpacked) -> dict[str, Any]:
         "there": list(map(entry_row, done.there)),
         "skipped": skipped,
         "made_bytes": done.made_bytes,
+        "views": viewed,
     }
 
 
-def tell_unpacked(root: str, done: Unpacked, dry_run: bool) -> None:
+def tell_unpacked(root: str, done: Unpacked, dry_run: bool, viewed: int = 0) -> None:
     """Say what became of a pack's entries, and what a person should know of the root."""
     from gpucache.transfer.bring import over_limit_bytes
 
@@ -187,6 +200,8 @@ def tell_unpacked(root: str, done: Unpacked, dry_run: bool) -> None:
         parts.append(f"{len(done.there)} there already")
     for why, count in _counts(done.skipped).items():
         parts.append(f"{count} {_NO_FIT[why]}")
+    if viewed:
+        parts.append(f"{counted(viewed, 'view', 'views')} in device directories")
     say(f"note: {'; '.join(parts)}")
     over = None if dry_run else over_limit_bytes(root, os.environ)
     if over is not None:

@@ -12,7 +12,7 @@ import time
 from contextlib import suppress
 
 from gpucache.disk.door import open_regular
-from gpucache.disk.locks import PROVISION_LOCK, let_go
+from gpucache.disk.locks import PROVISION_LOCK, REMOTE_FILES, let_go
 from gpucache.disk.node import DAY_S, node_id
 from gpucache.disk.within import Straight
 from gpucache.errors import UnsafeDirectoryError
@@ -137,7 +137,7 @@ def _sweep_old() -> None:
 
 
 def _remove_unused(directory: str, disk: Straight) -> None:
-    """Remove a directory of locks in which there is no lock, but for a free one of `provision`.
+    """Remove a directory of locks in which there is no lock, but for a free one of `provision`, and of a remote's.
 
     Raises:
         OSError: something else is in it.
@@ -146,7 +146,19 @@ def _remove_unused(directory: str, disk: Straight) -> None:
         for name in (PROVISION_LOCK, f"{PROVISION_LOCK}.holder"):
             with suppress(FileNotFoundError):
                 _remove_if_free(here, name)
+        # A courier's lock comes before its socket, which is no file that could be asked.
+        for name in sorted(os.listdir(here)):
+            if name.startswith(REMOTE_FILES):
+                _remove_of_remote(here, name)
     disk.rmdir(directory)
+
+
+def _remove_of_remote(here: int, name: str) -> None:
+    found = os.stat(name, dir_fd=here, follow_symlinks=False)
+    if stat.S_ISSOCK(found.st_mode):
+        os.unlink(name, dir_fd=here)
+    else:
+        _remove_if_free(here, name)
 
 
 def _remove_if_free(here: int, name: str) -> None:

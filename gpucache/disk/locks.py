@@ -22,6 +22,8 @@ if TYPE_CHECKING:
 
 PROVISION_LOCK = "provision.lock"
 """The name of the one lock file, among those of keys, under which a root's directories are made."""
+REMOTE_FILES = "remote-"
+"""How the names of files begin, among those of keys, by which the processes of a node ask a remote together."""
 AHEAD_LOCK = "ahead-"
 """How the name of a lock file begins that a process keeps without holding its lock: `serves` tells if it still runs."""
 _POLL_S = 0.01

@@ -29,7 +29,8 @@ Nothing of that, nor of ours beside it, grows without bound. Who adds a file say
 - ``tmp``, and staging in ``/dev/shm``: whoever stages there next; at once by a lock, after an hour by age, of another
   node after a day.
 - ``locks``: a lock's file goes with its holder, of a killed one with the next holder, or by ``prune``; directories of
-  locks in ``/dev/shm`` once their root is gone, tokens after 30 days (`disk.lock_token`).
+  locks in ``/dev/shm`` once their root is gone, tokens after 30 days (`disk.lock_token`); what is asked of a remote
+  by, after a day without use (`remote.meeting`).
 - ``stats``: folded by whoever comes by, hours for 14 days, half a MiB for each node (`store.counter_fold`).
 - ``devices``: 30 days without use (`disk.record_use`); ``mounts``: 90 days.
 - ``foreign``: 1,000 for each user, the oldest dropped; what is gone is forgotten by a count of the limit, or ``prune``.

@@ -31,6 +31,7 @@ from gpucache.store.publish import link_view, publish_entry
 from gpucache.store.recipe_file import add_recipe, lacks_recipe
 from gpucache.store.stock import describe, stock_group
 from gpucache.triton.capture import recipe_text_of
+from gpucache.triton.fetched import fetched
 from gpucache.triton.location import NO_VIEWS, Location
 from gpucache.triton.pulled import wait_for_pull
 from gpucache.triton.staged import Staged
@@ -71,10 +72,10 @@ class SharedKernel:
         """After a search that found nothing: why."""
 
     def search(self, frame: FrameType) -> dict[str, str] | None:
-        """Look in the store, then for what Triton's own manager left; the paths of the kernel's files if it is there.
+        """Look in the store, for what Triton's own manager left, and on the remote; the paths of the kernel's files.
 
-        Else None: then `why` tells why, and the caller compiles, with `lock` held if it could be had. ``frame`` is that
-        of Triton's `compile`: the lock is held while that frame is on the stack.
+        None where nothing is found: then `why` tells why, and the caller compiles, with `lock` held if it could be had.
+        ``frame`` is that of Triton's `compile`: the lock is held while that frame is on the stack.
         """
         why = self._absent_or_damaged()
         if identify(self.entry, self.view, self.key, self._lock_path):
@@ -103,6 +104,8 @@ class SharedKernel:
             # Its last holder may have published between our look and our lock.
             found = self.look()
             if found is None:
+                found = self._adopt(frame, repair=True)
+            if found is None and fetched(self.location, self.key):
                 found = self._adopt(frame, repair=True)
         except BaseException:
             lock.release()

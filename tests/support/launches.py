@@ -11,8 +11,8 @@ import pytest
 
 from gpucache import log
 from gpucache.store import identity, lookup
+from gpucache.triton import fetched, shared_kernel
 from gpucache.triton import manager as plugin
-from gpucache.triton import shared_kernel
 from gpucache.triton.manager import DeviceCacheManager
 
 
@@ -46,4 +46,5 @@ def another_process(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(lookup, "_checked", {})
     monkeypatch.setattr(identity, "_identified", {})
     monkeypatch.setattr(shared_kernel, "_full", set())
+    monkeypatch.setattr(fetched, "_readings", {})
     monkeypatch.setattr(log, "_warned", set())

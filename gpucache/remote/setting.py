@@ -1,0 +1,45 @@
+"""What the environment says of the remote that a root's entries are read from; the way out where it says nonsense."""
+
+from __future__ import annotations
+
+import os
+
+from gpucache.environment import REMOTE, REMOTE_TIMEOUT, TRUST_KEYS
+from gpucache.log import warn_once
+from gpucache.remote.ask import Reading
+from gpucache.remote.url import RemoteUrl
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+_UNTRUSTED = "no key is trusted, and what a remote has is executed"
+_WAY_OUT = (
+    f"nothing is read from there: set {TRUST_KEYS} to the public key that `gpucache keygen` printed, "
+    "or unset GPUCACHE_REMOTE"
+)
+
+
+def reading_for_launch(root: str, environ: Mapping[str, str]) -> Reading | None:
+    """The remote that a launch asks for what the store of ``root`` has not; None where none is set or can be asked.
+
+    Never raises: what makes no sense, and that no key is trusted, is told once, with the way out.
+    """
+    url = RemoteUrl.for_launch(environ)
+    if url is None:
+        return None
+    trust = TRUST_KEYS.text(environ) or ""
+    if url.trust is None and not trust:
+        warn_once(f"{REMOTE}", _UNTRUSTED, _WAY_OUT)
+        return None
+    timeout_s = REMOTE_TIMEOUT.read_or_default(environ)
+    return Reading(root, url.text, _from_anywhere(trust), timeout_s)
+
+
+def _from_anywhere(trust: str) -> str:
+    """A list of keys as it is; the path of a file of keys, which may be relative, as an absolute one.
+
+    `TrustedKeys.parse` tells one from the other in the same way.
+    """
+    is_path = "/" in trust or ":" not in trust
+    return os.path.abspath(trust.strip()) if trust and is_path else trust
