@@ -18,6 +18,7 @@ CONTRACT = [
     "tests/test_triton.py",
     "tests/test_report.py",
     "tests/test_slim.py",
+    "tests/test_transfer.py",
     "tests/test_metadata.py",
     "tests/test_difference.py",
     "tests/test_why_missed.py",

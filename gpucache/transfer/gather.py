@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, BinaryIO, NamedTuple
 
 from gpucache.archive.collect import Collected, NotCollected, collect
+from gpucache.archive.errors import BadPack, quoted
 from gpucache.archive.inductor import collect_unit
 from gpucache.archive.statement import ArchivedEntry, ArchivedFile, Statement
 from gpucache.archive.write import write_pack
@@ -75,7 +76,7 @@ class Gathered:
             OSError: ``out`` cannot be written, or a file not be read.
             NotInstalledError: the extra ``remote`` is missing.
         """
-        by_key = {one.entry.store_key: one for one in self.collected}
+        found = {_identity(one.entry): one for one in self.collected}
         total = self.size_bytes
         done = 0
 
@@ -84,9 +85,18 @@ class Gathered:
             if on_progress is not None:
                 on_progress(done, total)
             done += file.size_bytes
-            return by_key[entry.store_key].opened(file)
+            try:
+                return found[_identity(entry)].opened(file)
+            except FileNotFoundError:
+                fact = f"{quoted(file.name)} was removed while the pack was written"
+                raise BadPack("file-changed", fact) from None
 
         write_pack(out, statement, signing, opened)
+
+
+def _identity(entry: ArchivedEntry) -> tuple[str, str]:
+    """What tells an entry from all others of a pack: units of TorchInductor's have no key, and files of their own."""
+    return entry.store_key, entry.files[0].name
 
 
 @contextmanager
@@ -135,10 +145,10 @@ def gathered(
             pinned.unpin()
 
 
-def _order(one: Collected) -> tuple[bool, str, str, str]:
+def _order(one: Collected) -> tuple[bool, str, str, tuple[str, str]]:
     facts = one.entry.facts
     is_unit = one.entry.kind == "inductor"
-    return is_unit, facts.kernel, facts.target or "", one.entry.store_key
+    return is_unit, facts.kernel, facts.target or "", _identity(one.entry)
 
 
 def _pins(root: str) -> Staging | None:
