@@ -47,4 +47,6 @@ def without_secrets(url: str) -> str:
     return printable(base[:_SHOWN])
 
 
-_PLAIN_OPTIONS = frozenset({"mode", "trust", "endpoint", "region", "account", "prefix"})
+_PLAIN_OPTIONS = frozenset(
+    {"mode", "trust", "endpoint", "region", "anonymous", "account", "prefix"}
+)

@@ -18,6 +18,7 @@ from typing import Any
 
 import pytest
 import support.ranks
+from support import servers
 from support.cli import Command, Done
 from support.every_call import EveryCall
 from support.fuse import mounted
@@ -54,6 +55,12 @@ _OURS = (
     "MV2_",
     "FLUX_",
     "JSM_",
+    "AWS_",
+    "AZURE_",
+    "GOOGLE_",
+    "HF_",
+    "WEBDAV_",
+    "REDISCLI_",
 )
 _RANKS = ("RANK", "WORLD_SIZE", *RANK_VARIABLES)
 
@@ -381,6 +388,34 @@ def two_node_slurm() -> Iterator[Slurm]:
         yield started
 
 
+@pytest.fixture(scope="session")
+def s3_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[servers.S3Server]:
+    """A SeaweedFS, which takes seconds to start."""
+    with servers.seaweed(tmp_path_factory.mktemp("seaweed")) as started:
+        yield started
+
+
+@pytest.fixture(scope="session")
+def dav_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[servers.DavServer]:
+    """An nginx with WebDAV."""
+    with servers.nginx(tmp_path_factory.mktemp("nginx")) as started:
+        yield started
+
+
+@pytest.fixture(scope="session")
+def redis_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[servers.RedisServer]:
+    """A Redis."""
+    with servers.redis(tmp_path_factory.mktemp("redis")) as started:
+        yield started
+
+
+@pytest.fixture(scope="session")
+def oci_registry(tmp_path_factory: pytest.TempPathFactory) -> Iterator[servers.Registry]:
+    """A Docker registry."""
+    with servers.registry(tmp_path_factory.mktemp("registry")) as started:
+        yield started
+
+
 @pytest.fixture
 def bare_dev(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A /dev of this test's own, so that a real GPU beside it changes nothing."""
@@ -438,6 +473,10 @@ _MARKED = {
     "every_call": "kills",
     "fuse": "fuse",
     "two_node_slurm": "slurm",
+    "s3_server": "servers",
+    "dav_server": "servers",
+    "redis_server": "servers",
+    "oci_registry": "servers",
 }
 
 

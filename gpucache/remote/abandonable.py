@@ -41,6 +41,8 @@ class Worker:
     def __init__(self) -> None:
         self._calls: queue.SimpleQueue[Callable[[], Any] | None] = queue.SimpleQueue()
         self._outcomes: queue.SimpleQueue[tuple[bool, Any]] = queue.SimpleQueue()
+        self.last: Callable[[], object] | None = None
+        """What the thread still calls before it ends: some objects must go in the thread in which they came up."""
         thread = threading.Thread(target=self._serve, name="gpucache-remote", daemon=True)
         threads.start(thread)
 
@@ -76,10 +78,10 @@ class Worker:
             except BaseException as error:
                 outcome = (False, error)
             self._outcomes.put(outcome)
-            del (
-                call,
-                outcome,
-            )  # what they hold, an open connection perhaps, is not kept while nobody calls
+            # What these hold, perhaps an open connection, is not kept while nobody calls.
+            del call, outcome
+        if self.last is not None:
+            self.last()
 
 
 class Workers:
@@ -102,3 +104,7 @@ class Workers:
     def give_back(self, worker: Worker) -> None:
         """Let the next caller have this worker, none of whose calls is being made."""
         self._idle.append(worker)
+
+    def __del__(self) -> None:
+        for worker in self._idle:
+            worker.end()

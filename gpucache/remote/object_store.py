@@ -23,7 +23,7 @@ from gpucache.remote.remote import Listed
 from gpucache.remote.services import service
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Mapping
+    from collections.abc import Callable, Generator, Iterator, Mapping
     from typing import BinaryIO
 
     import opendal
@@ -104,10 +104,11 @@ class ObjectStore:
     def list(self, prefix: str) -> Iterator[Listed]:
         """As `Remote.list`."""
         with self._request("list", prefix) as request:
+            parts = _listed(self._operator, prefix)
+            request.at_end(parts.close)
             try:
-                lister = iter(request.call(lambda: self._operator.list(prefix, recursive=True)))
-                while some := request.call(lambda: list(islice(lister, _LISTED_AT_ONCE))):
-                    yield from _as_listed(some, prefix)
+                while some := request.call(lambda: next(parts, None)):
+                    yield from some
             except NotThere:
                 if self._url.scheme in _WITH_BUCKETS:  # that have no directories
                     raise RemoteError(
@@ -223,10 +224,19 @@ class _Request:
         """The error that says how this request failed."""
         return RemoteError(self._remote, kind, self._tried, self.name)
 
-    def end(self) -> None:
-        """Let the next request have this one's thread."""
+    def at_end(self, last: Callable[[], object]) -> None:
+        """Have ``last`` called in this request's thread when the request is over, or once the thread is free."""
         if self._worker is not None:
+            self._worker.last = last
+
+    def end(self) -> None:
+        """Let the next request have this one's thread, or end the thread with its last call."""
+        if self._worker is None:
+            return
+        if self._worker.last is None:
             self._workers.give_back(self._worker)
+        else:
+            self._worker.end()
 
     def _failure(self, error: BaseException) -> Exception:
         found = meaning(error)
@@ -256,12 +266,21 @@ def _operator(url: RemoteUrl, patience: Patience, environ: Mapping[str, str]) ->
         raise RemoteError(url.shown, "misconfigured", "reach") from None
 
 
-def _as_listed(entries: list[opendal.Entry], prefix: str) -> Iterator[Listed]:
-    """What lies in a store; what only stands for a directory is left out."""
-    for entry in entries:
-        name = entry.path
-        if name.startswith(prefix) and not name.endswith("/"):
-            yield Listed(name, *_size_and_time(entry))
+def _listed(operator: opendal.Operator, prefix: str) -> Generator[list[Listed], None, None]:
+    """What lies in a store, some at a time; what only stands for a directory is left out.
+
+    opendal's own iterator may be touched only by the thread in which it came up: so does this one's, which is closed
+    there too.
+    """
+    entries = iter(operator.list(prefix, recursive=True))
+    while some := list(islice(entries, _LISTED_AT_ONCE)):
+        kept = []
+        for entry in some:
+            name = entry.path
+            if name.startswith(prefix) and not name.endswith("/"):
+                kept.append(Listed(name, *_size_and_time(entry)))
+        if kept:
+            yield kept
 
 
 def _size_and_time(entry: opendal.Entry) -> tuple[int | None, float | None]:

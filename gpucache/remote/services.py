@@ -31,6 +31,11 @@ def _first(environ: Mapping[str, str], *names: str) -> str | None:
     return None
 
 
+def _anonymous(url: RemoteUrl) -> str | None:
+    """Whether requests are not signed, as of a bucket that everybody may read; in opendal's words."""
+    return "true" if url.option("anonymous") else None
+
+
 def _s3(url: RemoteUrl, environ: Mapping[str, str]) -> dict[str, str | None]:
     # After the AWS CLI: the variable of one service wins over that of all.
     endpoint = _first(environ, "AWS_ENDPOINT_URL_S3", "AWS_ENDPOINT_URL")
@@ -43,7 +48,7 @@ def _s3(url: RemoteUrl, environ: Mapping[str, str]) -> dict[str, str | None]:
         "access_key_id": key,
         "secret_access_key": key and _first(environ, "AWS_SECRET_ACCESS_KEY"),
         "session_token": key and _first(environ, "AWS_SESSION_TOKEN"),
-        "allow_anonymous": "true",
+        "skip_signature": _anonymous(url),
     }
 
 
@@ -52,7 +57,7 @@ def _gs(url: RemoteUrl, environ: Mapping[str, str]) -> dict[str, str | None]:
         "bucket": url.host,
         "endpoint": url.option("endpoint"),
         "credential_path": _first(environ, "GOOGLE_APPLICATION_CREDENTIALS"),
-        "allow_anonymous": "true",
+        "skip_signature": _anonymous(url),
     }
 
 
@@ -69,6 +74,7 @@ def _az(url: RemoteUrl, environ: Mapping[str, str]) -> dict[str, str | None]:
         "endpoint": endpoint or f"https://{account}.blob.core.windows.net",
         "account_key": _first(environ, "AZURE_STORAGE_KEY", "AZURE_STORAGE_ACCOUNT_KEY"),
         "sas_token": _first(environ, "AZURE_STORAGE_SAS_TOKEN"),
+        "skip_signature": _anonymous(url),
     }
 
 

@@ -7,8 +7,9 @@ redis://USER@HOST:PORT/DATABASE?prefix=PREFIX     webdav://USER@HOST/PATH   (red
 file:///SHARED/DIRECTORY
 ```
 
-Each may have ``mode=read`` (the default) or ``mode=write``, and ``trust=NAME:KEY,…`` or, for ``file``, ``trust=owner``.
-No URL has a secret in it: what could be one is refused, and is not shown either.
+A bucket or container that everybody may read has ``anonymous=1``. Each may have ``mode=read`` (the default) or
+``mode=write``, and ``trust=NAME:KEY,…`` or, for ``file``, ``trust=owner``. No URL has a secret in it: what could be one
+is refused, and is not shown either.
 """
 
 from __future__ import annotations
@@ -31,9 +32,9 @@ Mode = Literal["read", "write"]
 Scheme = Literal["s3", "gs", "az", "hf", "redis", "rediss", "webdav", "webdav+https", "file"]
 
 _OWN_OPTIONS: dict[Scheme, frozenset[str]] = {
-    "s3": frozenset({"endpoint", "region"}),
-    "gs": frozenset({"endpoint"}),
-    "az": frozenset({"endpoint", "account"}),
+    "s3": frozenset({"endpoint", "region", "anonymous"}),
+    "gs": frozenset({"endpoint", "anonymous"}),
+    "az": frozenset({"endpoint", "account", "anonymous"}),
     "hf": frozenset({"endpoint"}),
     "redis": frozenset({"prefix"}),
     "rediss": frozenset({"prefix"}),
@@ -199,6 +200,8 @@ def _options(text: str, parts: SplitResult, scheme: Scheme) -> dict[str, str]:
             raise _refused(text, f"{name} has no value", f"say {name}=VALUE, or leave it out")
         if name == "endpoint":
             _check_endpoint(text, value)
+        if name == "anonymous" and value != "1":
+            raise _refused(text, "anonymous is not 1", "say anonymous=1, or leave it out")
     return given
 
 
