@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import time
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 import click
 
@@ -26,6 +26,7 @@ from gpucache.cli.options import (
     root_option,
 )
 from gpucache.cli.output_file import stdout_bytes, whole_file
+from gpucache.cli.pack_layout import check_alone, layer_row, of_layout, tell_layer
 from gpucache.cli.terminal import is_terminal, print_data, print_json, progress, say
 from gpucache.cli.transfer_unpack import entry_row
 from gpucache.environment import SIGN_KEY, TRUST_KEYS
@@ -41,7 +42,7 @@ if TYPE_CHECKING:
     from gpucache.report.entries import Entry
     from gpucache.report.selection import Selection
     from gpucache.store.inductor_units import Unit
-    from gpucache.transfer.gather import LeftOut
+    from gpucache.transfer.gather import Gathered, LeftOut
 
 _STREAM = "-"
 _ENDING = ".tar.zst"
@@ -71,6 +72,14 @@ _STREAM_NAME = "pack"
 @click.option(
     "--inductor", is_flag=True, help="Also TorchInductor's code and graphs that the root has."
 )
+@click.option(
+    "--format",
+    "layout",
+    type=click.Choice(["gpucache", "mcv"]),
+    default="gpucache",
+    show_default=True,
+    help="mcv: a layer of an image for MCV and GKM (.tar.gz), and its Dockerfile on stdout.",
+)
 @click.option("--slim", is_flag=True, help="Without .ttir, .ttgir, .llir, .ptx, .source.")
 @click.option("--name", metavar="NAME", help="The pack's name (default: FILE's, without .tar.zst).")
 @click.option(
@@ -88,6 +97,7 @@ def pack(
     triton_version: str | None,
     used_since: float | None,
     inductor: bool,
+    layout: Literal["gpucache", "mcv"],
     slim: bool,
     name: str | None,
     number: int | None,
@@ -105,6 +115,7 @@ def pack(
     gpucache pack -o kernels.tar.zst
     gpucache pack -o h100.tar.zst --arch sm_90 --used-since 7d --slim
     gpucache pack -o - | ssh node gpucache unpack -
+    gpucache pack --format mcv -o layer.tar.gz > Dockerfile
     """
     from gpucache.archive.signature import SigningKey
     from gpucache.disk.vetting import Trust
@@ -112,14 +123,19 @@ def pack(
     from gpucache.transfer.gather import gathered
 
     _check_output(output, as_json)
-    pack_name = _name_of(output, name)
-    signing = SigningKey.from_environ(os.environ)
+    is_pack = layout == "gpucache"
+    if not is_pack:
+        check_alone(inductor=inductor, name=name, number=number is not None)
+    pack_name = _name_of(output, name) if is_pack else ""
+    signing = SigningKey.from_environ(os.environ) if is_pack else None
     where = vetted(root)
     report = scanned(where)
     if arch is not None and not is_arch(arch):
         check_cached(report, "--arch", arch, archs_in(report))
     selection = Selection(kernel=kernel, used_since_s=used_since)
     entries = _chosen(report, selection, arch, triton_version)
+    if not is_pack:
+        entries = of_layout(entries)
     units = _units(where, used_since) if inductor else ()
     trust = Trust.parse(os.environ)
     with (
@@ -130,6 +146,9 @@ def pack(
         if not found.collected:
             say(f"error: there is nothing to pack in {where}")
             return 1
+        if not is_pack:
+            _write_layer(where, output, found, as_json)
+            return 0
         statement = found.statement(pack_name, number)
         with _opened_output(output) as (out, written_bytes), progress("packing") as packing:
             found.write(out, statement, signing, packing)
@@ -148,6 +167,20 @@ def pack(
             f"hint: who unpacks it has to say --unsigned; {SIGN_KEY.name} signs (`gpucache keygen`)"
         )
     return 0
+
+
+def _write_layer(root: str, output: str, found: Gathered, as_json: bool) -> None:
+    """Write what was gathered as a layer of an image, and say so."""
+    from gpucache.transfer.mcv import write_layer
+
+    with _opened_output(output) as (out, written_bytes), progress("packing") as packing:
+        layer = write_layer(out, found.collected, packing)
+    packed_bytes = written_bytes()
+    if not as_json:
+        tell_layer(layer, output, packed_bytes, output == _STREAM)
+        return
+    row = {"root": root, "file": output, **layer_row(layer), "file_bytes": packed_bytes}
+    print_json({**row, "left_out": _left_out_rows(found.left_out)})
 
 
 def _check_output(output: str, as_json: bool) -> None:
