@@ -6,6 +6,7 @@ A pack may come from anybody, so that no text of its own stands in an error but 
 from __future__ import annotations
 
 from gpucache.errors import GpuCacheError
+from gpucache.escapes import printable
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -78,6 +79,7 @@ if TYPE_CHECKING:
         "writable",
         "owner",
         "unreadable",
+        "unwritable",
         "exists",
         "too-long",
     ]
@@ -107,7 +109,7 @@ class BadPack(GpuCacheError, ValueError):
     def __init__(self, code: PackFlaw, fact: str, source: str = "") -> None:
         hint = _HINTS.get(code, _ANOTHER)
         problem = f"{source}: {fact}" if source else fact
-        super().__init__(problem, hint, code, fact, source)
+        super().__init__(printable(problem), hint, code, fact, source)
         self.code: PackFlaw = code
         """The kind of flaw."""
         self.fact = fact
@@ -124,7 +126,8 @@ class BadKey(GpuCacheError, ValueError):
     """A key by which packs are signed or believed cannot be used. No secret is ever in the error."""
 
     def __init__(self, code: KeyFlaw, source: str, fact: str, hint: str) -> None:
-        super().__init__(f"{source}: {fact}", hint, code, source, fact, hint)
+        problem = printable(f"{source}: {fact}")
+        super().__init__(problem, printable(hint), code, source, fact, hint)
         self.code: KeyFlaw = code
         """The kind of flaw."""
         self.source = source

@@ -57,7 +57,8 @@ def _ed25519() -> ModuleType:
     return found
 
 
-def _to_text(data: bytes) -> str:
+def to_text(data: bytes) -> str:
+    """Bytes as base64url without padding."""
     return base64.urlsafe_b64encode(data).decode().rstrip("=")
 
 
@@ -68,7 +69,7 @@ def _from_text(text: str, length: int) -> bytes | None:
         data = base64.b64decode(padded, altchars=b"-_", validate=True)
     except (UnicodeEncodeError, binascii.Error):
         return None
-    return data if len(data) == length and _to_text(data) == text else None
+    return data if len(data) == length and to_text(data) == text else None
 
 
 # ---- signatures
@@ -85,7 +86,7 @@ class Signature(NamedTuple):
 
 def encoded_signatures(signatures: Sequence[Signature]) -> bytes:
     """The content of the member ``gpucache-pack.sig``."""
-    said = [{"name": one.name, "signature": _to_text(one.value)} for one in signatures]
+    said = [{"name": one.name, "signature": to_text(one.value)} for one in signatures]
     return json.dumps(said, separators=(",", ":")).encode() + b"\n"
 
 
@@ -115,8 +116,10 @@ def _signature(said: object) -> Signature:
     if type(said) is not dict or said.keys() != {"name", "signature"}:
         raise _bad_signatures("have one that is no name and signature")
     name, text = said["name"], said["signature"]
-    if type(name) is not str or not is_key_name(name):
-        raise _bad_signatures(f"have one of {quoted(repr(name))}, which is no name of a key")
+    if type(name) is not str:
+        raise _bad_signatures("have one whose name is no text")
+    if not is_key_name(name):
+        raise _bad_signatures(f"have one of {quoted(name)}, which is no name of a key")
     value = _from_text(text, _SIGNATURE_BYTES) if type(text) is str else None
     if value is None:
         raise _bad_signatures(
@@ -179,7 +182,7 @@ class SigningKey:
     @property
     def public_text(self) -> str:
         """What readers trust: ``NAME:base64url``, without padding."""
-        return f"{self.name}:{_to_text(self._key.public_key().public_bytes_raw())}"
+        return f"{self.name}:{to_text(self._key.public_key().public_bytes_raw())}"
 
     def sign(self, message: bytes) -> Signature:
         """Sign a message."""
@@ -196,15 +199,15 @@ def make_key(name: str, path: str) -> SigningKey:
     if not is_key_name(name):
         raise BadKey("name", quoted(name), "it is no name of a key", f"choose {_NAME_WORDS}")
     key = _ed25519().Ed25519PrivateKey.generate()
-    line = f"{_SECRET}:{name}:{_to_text(key.private_bytes_raw())}\n".encode()
+    line = f"{_SECRET}:{name}:{to_text(key.private_bytes_raw())}\n".encode()
     try:
         _write_secret(path, line)
     except FileExistsError:
         hint = "choose another name: what is signed with a lost key is believed no more"
         raise BadKey("exists", path, "it is there already", hint) from None
     except OSError as error:
-        fact = f"it cannot be written: {os.strerror(error.errno or 0)}"
-        raise BadKey("unreadable", path, fact, "choose another path") from None
+        fact = f"it cannot be written: {error.strerror}"
+        raise BadKey("unwritable", path, fact, "choose another path") from None
     return SigningKey(name, key)
 
 
@@ -247,7 +250,7 @@ def _read_text(path: str, most_bytes: int) -> tuple[str, os.stat_result]:
         with open(fd, "rb") as file:
             data = read_some(file, most_bytes + 1)
     except (OSError, ValueError) as error:
-        why = os.strerror(error.errno) if isinstance(error, OSError) and error.errno else str(error)
+        why = error.strerror if isinstance(error, OSError) else str(error)  # a NUL in the path
         raise BadKey(
             "unreadable", path, f"it cannot be read: {why}", "name a file that this user can read"
         ) from None
@@ -290,7 +293,7 @@ class TrustedKeys:
     @property
     def text(self) -> str:
         """The list as `parse` reads it, sorted by name."""
-        return ",".join(f"{name}:{_to_text(self._keys[name])}" for name in self.names)
+        return ",".join(f"{name}:{to_text(self._keys[name])}" for name in self.names)
 
     @classmethod
     def parse(cls, text: str, named: str = TRUST_KEYS.name, trust: Trust = Trust()) -> TrustedKeys:  # noqa: B008
@@ -353,10 +356,30 @@ class TrustedKeys:
         raise BadPack("bad-signature", f"its signature is not that of {names}")
 
 
+WEAK_POINTS = frozenset(
+    bytes.fromhex(text)
+    for text in (
+        "00" * 32,
+        "01" + "00" * 31,
+        "26e8958fc2b227b045c3f489f2ef98f0d5dfac05d3c63339b13802886d53fc05",
+        "c7176a703d4dd84fba3c0b760d10670f2a2053fa2c39ccc64ec7fd7792ac037a",
+        "ec" + "ff" * 30 + "7f",
+        "ed" + "ff" * 30 + "7f",
+        "ee" + "ff" * 30 + "7f",
+    )
+)
+"""The points of small order, without their signs: 43 times ``A`` is one. With such a public key a signature is found
+by a few guesses, and OpenSSL takes it (libsodium 1.0.18, `ge25519_has_small_order`)."""
+
+
+def _is_weak(key: bytes) -> bool:
+    return key[:31] + bytes([key[31] & 0x7F]) in WEAK_POINTS
+
+
 def _is_good(key: bytes, signature: bytes, message: bytes) -> bool:
+    public: Ed25519PublicKey = _ed25519().Ed25519PublicKey.from_public_bytes(key)
     from cryptography.exceptions import InvalidSignature
 
-    public: Ed25519PublicKey = _ed25519().Ed25519PublicKey.from_public_bytes(key)
     try:
         public.verify(signature, message)
     except InvalidSignature:
@@ -395,6 +418,9 @@ def _add(keys: dict[str, bytes], said: str, source: str) -> None:
     if key is None:
         fact = f"the key of {name} is no base64url of {_KEY_BYTES} bytes without padding"
         raise BadKey("key", source, fact, "write each key as `gpucache keygen` prints it")
+    if _is_weak(key):
+        hint = "write the key that `gpucache keygen` printed"
+        raise BadKey("weak-key", source, f"with the key of {name} anybody could sign", hint)
     if name in keys:
         hint = "leave one out; for a rotation give the new key another name"
         raise BadKey("repeated-name", source, f"{name} is there twice", hint)
