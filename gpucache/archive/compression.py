@@ -85,7 +85,7 @@ class Decompressed:
         self._read = getattr(source, "read1", source.read)
         self._raw = memoryview(b"")
         self._ready = memoryview(b"")
-        self._head = b""
+        self._begun = False
 
     def piece(self, most_bytes: int) -> memoryview:
         """The next bytes, at most so many; none where the frame ends.
@@ -132,8 +132,11 @@ class Decompressed:
 
     def _more(self) -> bytes:
         """What the next few bytes of the source decompress to, which may be nothing."""
+        if not self._begun:
+            self._raw = memoryview(self._beginning())
+            self._begun = True
         if not self._raw:
-            self._raw = memoryview(self._beginning() or self._from_source())
+            self._raw = memoryview(self._from_source())
         if not self._raw:
             raise BadPack("truncated", "it ends in the middle")
         fed = self._raw[:_FED_BYTES]
@@ -148,14 +151,13 @@ class Decompressed:
         return content
 
     def _beginning(self) -> bytes:
-        """The first four bytes, once; they tell a frame from everything else, such as a frame to be skipped."""
-        if self._head:
-            return b""
-        while len(self._head) < len(_MAGIC) and (more := self._from_source()):
-            self._head += more
-        if not self._head.startswith(_MAGIC):
+        """The first bytes, at least four, which tell a frame from everything else, such as a frame to be skipped."""
+        head = b""
+        while len(head) < len(_MAGIC) and (more := self._from_source()):
+            head += more
+        if not head.startswith(_MAGIC):
             raise BadPack("not-zstd", "it does not begin as zstd does")
-        return self._head
+        return head
 
     def _from_source(self) -> bytes:
         data: bytes | None = self._read(_READ_BYTES)

@@ -66,6 +66,7 @@ class PackReader:
         """
         self.source_name = source_name
         """What the pack is called in errors: a path or a URL."""
+        self._begun = False
         self._stream: Decompressed | None = Decompressed(source)
         with self._named():
             message = self._statement_bytes(limits)
@@ -73,9 +74,8 @@ class PackReader:
             signatures = self._signatures()
             self.signer = judge(message, signatures)
             """Who vouches for the statement; None for a pack that is accepted unsigned."""
-            said = message[len(statements.SIGNED_BEFORE) :]
-            del message
-            self.statement: Statement = statements.parsed(said)
+            begin = len(statements.SIGNED_BEFORE)
+            self.statement: Statement = statements.parsed(message, begin)
             """What the pack says of itself."""
             size_bytes = self.statement.size_bytes
             if limits.total_bytes is not None and size_bytes > limits.total_bytes:
@@ -98,6 +98,9 @@ class PackReader:
             BadPack: the pack is not what its statement says; also while pieces are read.
             OSError: the source cannot be read.
         """
+        if self._begun:
+            raise ValueError("a pack is read once")
+        self._begun = True
         count = 0
         for entry, file, name in self._expected():
             with self._named():

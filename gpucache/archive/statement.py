@@ -16,12 +16,13 @@ from __future__ import annotations
 
 import json
 import re
+import sys
 from collections.abc import Mapping
 from typing import Any, Literal, NamedTuple, get_args
 
 from gpucache.archive.errors import BadPack, quoted
 from gpucache.disk.door import HASHED_BYTES
-from gpucache.kernels.group import GROUP, are_plain
+from gpucache.kernels.group import AUTOTUNE, GROUP, are_plain
 from gpucache.kernels.metadata import arch_of
 from gpucache.kernels.recipe import MOST_BYTES as MOST_RECIPE_BYTES
 from gpucache.layout.inductor import carried_unit
@@ -44,9 +45,8 @@ MOST_BYTES = 64 * 2**20
 """A longer statement is not read."""
 MOST_LINE_BYTES = 2**20
 """Of one entry; a manifest may be as long (`gpucache.store.manifest.MOST_BYTES`)."""
-MOST_ENTRIES = 50_000
-MOST_FILES = 200_000
-"""In all entries. So many take 60 MB of memory."""
+MOST_MEMORY = 110_000_000
+"""Bytes of memory that a statement and what is made of it may take: 25,000 entries of seven files each."""
 MOST_NUMBER = 2**63 - 1
 MOST_TEXT = 1000
 """Letters of a text, such as the name of a kernel."""
@@ -60,6 +60,10 @@ REQUIRED_FITS: dict[Kind, frozenset[str]] = {
     "inductor": frozenset(),
 }
 """What a statement has to say of an entry of each kind, so that the entry is taken only where it fits."""
+
+
+_ENDS: dict[Kind, str] = {"library": ".so", "autotune": AUTOTUNE}
+"""How the name of the only file ends, of the kinds that have one (`gpucache.kernels.group.STANDALONE`)."""
 
 
 class ArchivedFile(NamedTuple):
@@ -170,42 +174,41 @@ def _said(entry: ArchivedEntry) -> dict[str, object]:
 # ---- reading
 
 
-def parsed(data: bytes) -> Statement:
-    """Read a statement, of which nothing is believed: every type, length, name, count and repeated key is checked.
+def parsed(data: bytes, begin: int = 0) -> Statement:
+    """Read a statement, of which nothing is believed: every type, length, name, size and repeated key is checked.
 
-    Takes no more than 100 MB of memory beside ``data``, whatever that says.
+    The statement is what ``data`` has from ``begin`` on, so that a long one need not be copied. Takes no more memory
+    than `MOST_MEMORY` with ``data``, and some for a line, whatever that says.
 
     Raises:
-        BadPack: the code and the fact say which line has which flaw.
+        BadPack: the code and the fact say which entry has which flaw.
     """
-    if len(data) > MOST_BYTES:
+    if len(data) - begin > MOST_BYTES:
         raise BadPack("too-long", f"the statement has more than {MOST_BYTES >> 20} MiB")
-    lines = _lines(data)
+    lines = _lines(data, begin)
     name, number = _head(next(lines, b""))
+    left = MOST_MEMORY - len(data)
     entries: list[ArchivedEntry] = []
-    file_count = 0
     for line in _entry_lines(lines):
-        if len(entries) == MOST_ENTRIES:
-            raise BadPack("too-many", f"the statement has more than {MOST_ENTRIES} entries")
         try:
             entry = _entry(_object(line))
         except BadPack as error:
             raise BadPack(error.code, f"entry {len(entries) + 1}: {error.fact}") from None
-        file_count += len(entry.files)
-        if file_count > MOST_FILES:
-            raise BadPack("too-many", f"the statement has more than {MOST_FILES} files")
+        left -= _memory(entry)
+        if left < 0:
+            fact = f"the statement takes more than {MOST_MEMORY // 10**6} MB of memory"
+            raise BadPack("too-many", f"{fact} with its entry {len(entries) + 1}")
         entries.append(entry)
     _refuse_repeated(entries)
     return Statement(name, number, tuple(entries))
 
 
-def _lines(data: bytes) -> Iterator[bytes]:
+def _lines(data: bytes, begin: int) -> Iterator[bytes]:
     """Each line without its end.
 
     Raises:
         BadPack: a line is too long, or the last one has no end.
     """
-    begin = 0
     while begin < len(data):
         end = data.find(b"\n", begin, begin + MOST_LINE_BYTES)
         if end < 0:
@@ -220,17 +223,16 @@ def _lines(data: bytes) -> Iterator[bytes]:
 
 def _head(line: bytes) -> tuple[str, int]:
     """The name and the number in the first line."""
-    if not line.endswith(b"["):
+    if not line.endswith(b',"entries":['):
         raise BadPack("format", "the statement's first line is not that of a pack")
     said = _object(line + b"]}")
     if said.get("format") != FORMAT:
         raise BadPack("format", "the statement is of another format")
     version = said.get("version")
-    if type(version) is not int or version != VERSION:
-        shown = quoted(repr(version))
-        raise BadPack("version", f"the statement is of version {shown}, which is not known here")
-    if said.get("entries") != []:
-        raise BadPack("format", "the statement's first line does not begin its entries")
+    if type(version) is not int:
+        raise BadPack("version", "the statement's version is no whole number")
+    if version != VERSION:
+        raise BadPack("version", f"the statement is of version {version}, which is not known here")
     name = said.get("name")
     if type(name) is not str or not (name == "" or is_name(name)):
         raise BadPack("value", "the statement's name is not that of a pack")
@@ -264,9 +266,9 @@ def _entry_lines(lines: Iterator[bytes]) -> Iterator[bytes]:
 
 
 def _entry(said: dict[str, Any]) -> ArchivedEntry:
-    kind = said.get("kind")
-    if type(kind) is not str or kind not in KINDS:
-        raise BadPack("kind", f"its kind is {quoted(repr(kind))}, which is not known here")
+    kind = _shown(said, "kind")
+    if kind not in KINDS:
+        raise BadPack("kind", f"its kind is {quoted(kind)}, which is not known here")
     facts = Facts(
         kernel=_shown(said, "kernel"),
         group=_shown_or_none(said, "group"),
@@ -309,8 +311,13 @@ def _check_entry(entry: ArchivedEntry) -> None:
         raise BadPack("group", f"its group {quoted(group)} is none of its files")
     if f"{GROUP}{group}" in names:
         raise BadPack("file-name", "a file has the name of the group file, which holds paths")
-    if entry.kind in ("library", "autotune") and names != {entry.facts.kernel}:
+    end = _ENDS.get(entry.kind)
+    if end is not None and names != {entry.facts.kernel}:
         raise BadPack("group", "a file that stands for itself is not the one that it says")
+    if end is not None and not entry.facts.kernel.endswith(end):
+        raise BadPack(
+            "kind", f"its kind is {entry.kind}, and its file's name does not end in {end}"
+        )
     if is_inductor:
         _check_unit(entry)
     missing = REQUIRED_FITS[entry.kind] - entry.fits.keys()
@@ -331,12 +338,27 @@ def _check_unit(entry: ArchivedEntry) -> None:
 
 
 def _refuse_repeated(entries: list[ArchivedEntry]) -> None:
+    """Refuse two entries under one key; of TorchInductor's that is the unit, and no file is of two units."""
     seen: set[str] = set()
     for number, entry in enumerate(entries, 1):
         key = entry.store_key
         if key in seen:
             raise BadPack("repeated-key", f"entry {number}: {quoted(key)} is there twice")
         seen.add(key)
+
+
+_SLOT_BYTES = 64  # in the entry's tuple, and in the set of what is there already
+_size = sys.getsizeof
+
+
+def _memory(entry: ArchivedEntry) -> int:
+    """About how many bytes of memory an entry takes: a letter of JSON may become four bytes."""
+    taken = sum(map(_size, entry)) + sum(map(_size, entry.facts)) + _size(entry)
+    for file in entry.members:
+        taken += sum(map(_size, file)) + _size(file) + _SLOT_BYTES
+    for name, value in entry.fits.items():
+        taken += _size(name) + _size(value)
+    return taken + _SLOT_BYTES
 
 
 # ---- values
@@ -352,6 +374,12 @@ def _number(text: str) -> int:
     return int(text)
 
 
+def _fraction(text: str) -> float:
+    if len(text) > 40:
+        raise _Refused("a number of more than 40 digits")
+    return float(text)
+
+
 def _constant(text: str) -> float:
     raise _Refused(f"{text}, which is no number of JSON")
 
@@ -364,7 +392,7 @@ def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
 
 
 _decode = json.JSONDecoder(
-    parse_int=_number, parse_constant=_constant, object_pairs_hook=_once
+    parse_float=_fraction, parse_int=_number, parse_constant=_constant, object_pairs_hook=_once
 ).decode
 
 
