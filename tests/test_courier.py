@@ -145,6 +145,15 @@ class TestAnAnswer:
         assert answers == ["error", "error", "error", "closed"]
         assert asked == ["0", "1", "2"]
 
+    def test_a_defect_is_an_error_and_not_the_end(self, serve, reading, locks, starts):
+        def fetch(question, is_waited_for):
+            raise ZeroDivisionError("with a secret")
+
+        serve(fetch)
+        answer = ask(reading, locks, KEY, VERSION)
+        assert (answer.did, answer.code) == ("error", "defect")
+        assert "secret" not in answer.said
+
     def test_the_disk_of_this_node_is_no_failure_of_the_remotes(
         self, serve, reading, locks, meeting, starts
     ):

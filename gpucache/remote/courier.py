@@ -222,7 +222,10 @@ class Courier:
         def is_waited_for() -> bool:
             return time.monotonic() < end and not is_over(connection)
 
-        answer = self._fetch(question, is_waited_for)
+        try:
+            answer = self._fetch(question, is_waited_for)
+        except Exception as error:  # nobody is above who could tell
+            answer = Answer("error", "defect", f"a defect of gpucache's: {type(error).__name__}")
         if answer.did in ("hit", "miss") and time.monotonic() >= end:
             answer = Answer("timeout", "timeout")  # a remote that is too slow, whatever it has
         if answer.did == "timeout":
