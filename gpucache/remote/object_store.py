@@ -242,11 +242,11 @@ class _Request:
         found = meaning(error)
         if found == "not-there":
             return NotThere(self._remote, self.name)
-        if found == "there-already":
-            return _ThereAlready()
-        if found == "conflict":
-            return _Conflict()
-        return self.refusal(found)
+        if found != "there-already" and found != "conflict":
+            return self.refusal(found)
+        if self._tried != "put":
+            return self.refusal("bad-answer")  # nothing else was asked to depend on a condition
+        return _Conflict() if found == "conflict" else _ThereAlready()
 
 
 def _operator(url: RemoteUrl, patience: Patience, environ: Mapping[str, str]) -> opendal.Operator:
