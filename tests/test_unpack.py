@@ -155,7 +155,7 @@ class TestWhatContradicts:
     def test_metadata_that_tell_of_another_kernel_end_it(self, metadata, said, root):
         with pytest.raises(BadPack, match=said) as refused:
             unpacked(root, Source().add({**CONTENT, "add.json": metadata}))
-        assert refused.value.source == "a pack"
+        assert (refused.value.code, refused.value.source) == ("contradiction", "a pack")
         assert not entry(root, 0).exists()
         assert staged(root) == []
 
@@ -254,11 +254,11 @@ class TestLocks:
             seen.append((entry(root, 0).exists(), entry(root, 1).exists()))
 
         try:
-            done = unpacked(root, Source().add().add(), on_progress=look)
+            done = unpacked(root, Source().add().add().add(), on_progress=look)
         finally:
             lock.release()
         assert seen[-1] == (False, True)
-        assert {one.key for one in done.made} == {key(0), key(1)}
+        assert {one.key for one in done.made} == {key(0), key(1), key(2)}
         assert whole(root, 0)
 
     def test_a_damaged_entry_whose_lock_is_held_to_the_end_is_told(self, root):

@@ -61,6 +61,7 @@ if TYPE_CHECKING:
         "bad-signature",
         # the files
         "file-digest",
+        "contradiction",
         "file-changed",
         # where it lies
         "another-name",

@@ -1,4 +1,4 @@
-"""`unpack`: takes the entries of a pack into a store, in one pass over the stream, each as soon as it is whole.
+"""`unpack`: takes the entries of a pack into a store, in one pass over the stream, each once the next one begins.
 
 Each file is written once, into a private directory below the root's ``tmp``, and that directory itself becomes the
 entry by one rename. So a reader of the store sees an entry whole or not at all, whenever this process dies, and a
@@ -112,6 +112,7 @@ def unpack(
                 work.take(entry, file, pieces)
             if on_progress is not None:
                 on_progress(work.done_bytes, plan.wanted_bytes)
+        work.publish_whole()  # the pack has ended as its statement says
         work.take_deferred()
     finally:
         work.clear()
@@ -197,12 +198,14 @@ class _Work:
         self._staging = staging_below(paths.ours(root, "tmp"))
         self._locks = LockPlace(root)
         self._current: _Staged | None = None
+        self._whole: _Staged | None = None
         self._deferred: list[_Staged] = []
         self._uncounted_bytes = 0
 
     def take(self, entry: ArchivedEntry, file: ArchivedFile, pieces: Iterator[bytes]) -> None:
-        """Write a file; publish its entry if it was the last of that."""
+        """Write a file; if it is the first of an entry, publish the entry before."""
         if self._current is None:
+            self.publish_whole()
             self._current = _staged(entry, self._staging.directory())
         self._current.write(file, pieces)
         self.done_bytes += file.size_bytes
@@ -212,9 +215,19 @@ class _Work:
         fact = staged.contradiction()
         if fact is not None:
             staged.remove()
-            raise BadPack("file-digest", f"{quoted(entry.store_key)}: {fact}", self._source)
+            raise BadPack("contradiction", f"{quoted(entry.store_key)}: {fact}", self._source)
         staged.complete(self._used)
-        self._publish_or_defer(staged)
+        self._whole = staged
+
+    def publish_whole(self) -> None:
+        """Publish the entry that was written whole last, or leave it to the holder of its lock.
+
+        Not before the pack has gone on, or ended, as its statement says: so of an object with one entry nothing is
+        published if anything at all is wrong with it.
+        """
+        staged, self._whole = self._whole, None
+        if staged is not None:
+            self._publish_or_defer(staged)
 
     def take_deferred(self) -> None:
         """Publish what was left to the holders of its locks; a lock that is held still costs nothing but a repair."""
@@ -233,7 +246,7 @@ class _Work:
 
     def clear(self) -> None:
         """Remove what is staged and was not published."""
-        for staged in (self._current, *self._deferred):
+        for staged in (self._current, self._whole, *self._deferred):
             if staged is not None:
                 staged.remove()
 

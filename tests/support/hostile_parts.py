@@ -12,7 +12,7 @@ from gpucache.archive import ustar
 from gpucache.archive.members import SIGNATURES, STATEMENT, member_name
 from gpucache.archive.signature import SigningKey, encoded_signatures
 from gpucache.archive.statement import SIGNED_BEFORE, encoded
-from support.packs import Source
+from support.packs import METADATA, Source
 
 
 class Case(NamedTuple):
@@ -32,7 +32,7 @@ class Parts:
     def __init__(self, signing: SigningKey, source: Source | None = None) -> None:
         self.signing = signing
         self.source = source or Source().add(recipe=b"{}").add(
-            {"sub.json": b"{}", "sub.cubin": b"\x7f"}
+            {"sub.json": METADATA, "sub.cubin": b"\x7f"}
         )
         self.statement = encoded(self.source.statement)
         self.signatures: bytes | None = None
