@@ -367,7 +367,7 @@ class TestItsEnd:
     def test_it_ends_once_nobody_asks(self, serve, meeting, reading, locks, monkeypatch, starts):
         serve(lambda question, is_waited_for: Answer("hit"))
         assert ask(reading, locks, KEY, VERSION).did == "hit"
-        monkeypatch.setattr(couriers, "IDLE_S", 0.0)
+        monkeypatch.setattr(couriers, "IDLE_S", -1.0)
         until(lambda: not os.path.lexists(f"{locks}/{meeting.socket}"))
 
     def test_ahead_of_a_program_it_waits_for_the_first_question(

@@ -11,6 +11,7 @@ import sys
 from pathlib import Path
 
 import pytest
+from support.launches import another_process, kernel, launched
 from support.recipes import recipe_file
 
 import gpucache
@@ -35,7 +36,10 @@ NOT_FOR_A_HIT = {
     *("gpucache.store.counter_fold", "gpucache.store.counter_look", "gpucache.store.key_lock"),
     *("gpucache.store.quarantine", "gpucache.store.size", "gpucache.triton.shared_kernel"),
     *("gpucache.triton.remember", "gpucache.kernels.triton_files"),
+    *("gpucache.remote", "gpucache.archive", "gpucache.triton.fetched", "socket", "select"),
 }
+OF_COUNTERS = {"gpucache.store.counter_fold", "gpucache.store.counter_look"}
+"""What a process that has counted imports at its end."""
 PACKAGE = Path(gpucache.__file__).parent.parent
 
 
@@ -95,6 +99,21 @@ def test_the_plug_in_makes_no_dataclass(provisioned):
     """Triton has imported most of the rest itself, but each dataclass costs as much as a small module."""
     found = imported("import gpucache.triton", provisioned)
     assert found.isdisjoint({"dataclasses", "inspect", "click", "rich", "pynvml", "filelock"})
+
+
+def test_a_process_that_hits_imports_nothing_of_a_remote_that_is_set(provisioned, monkeypatch):
+    key, files = kernel("hit")
+    environ = {**provisioned, "TRITON_CACHE_DIR": f"{provisioned['GPUCACHE_DIR']}/triton/0"}
+    for name, value in environ.items():
+        monkeypatch.setenv(name, value)
+    another_process(monkeypatch)
+    launched(key, files)
+    code = "from gpucache.triton.manager import DeviceCacheManager\n"
+    code += f"assert DeviceCacheManager({key!r}).get_group('add.json')"
+    remote = {"GPUCACHE_REMOTE": "s3://bucket/prefix", "GPUCACHE_TRUST_KEYS": "me:key"}
+    found = imported(code, {**environ, **remote})
+    assert found.isdisjoint(NOT_FOR_A_HIT - OF_COUNTERS)
+    assert not [name for name in found if name.startswith(("gpucache.remote", "gpucache.archive"))]
 
 
 def test_the_import_of_the_plug_in_takes_nothing_that_only_a_miss_or_a_fold_needs(provisioned):

@@ -8,6 +8,7 @@ import json
 import os
 import re
 import shutil
+import stat
 import subprocess
 import sys
 from collections.abc import Callable
@@ -174,13 +175,16 @@ class TestElsewhere:
 
     def test_directories_of_roots_that_are_gone_go_after_a_day(self, root, shared_memory):
         made = {}
-        for name in ("empty", "provisioned", "locked", "in use", "young", "other"):
+        for name in ("empty", "provisioned", "asked", "locked", "in use", "young", "other"):
             uid = 4711 if name == "other" else os.geteuid()
             made[name] = directory(shared_memory / f"gpucache-{uid}-{len(made):016x}", 0o700)
         for name in ("provisioned", "locked"):
             (made[name] / "provision.lock").touch()
             (made[name] / "provision.lock.holder").touch()
         (made["in use"] / "KEY.lock").touch()
+        for name in ("remote-0.state", "remote-0.courier"):
+            (made["asked"] / name).touch()
+        os.mknod(made["asked"] / "remote-0.socket", stat.S_IFSOCK | 0o600)
         for name, path in made.items():
             if name != "young":
                 os.utime(path, (0, 0))

@@ -152,9 +152,11 @@ class Courier:
         """Answer whoever connects. Returns once nobody asks any more, or its socket is no more what is found there."""
         with address(self._meeting) as path, socket.socket(socket.AF_UNIX) as listener:
             with suppress(FileNotFoundError):
-                os.unlink(path)  # a dead courier's: this one has the lock
-            listener.bind(path)
+                os.unlink(f"{path}.new")  # a dead courier's: this one has the lock
+            listener.bind(f"{path}.new")
             listener.listen(_BACKLOG)
+            # Only now: whoever finds the socket is answered.
+            os.rename(f"{path}.new", path)
             own = os.lstat(path)
             self._breaker.came_up()
             while not self._is_over() and _is_same(path, own):
@@ -186,12 +188,10 @@ class Courier:
 
     def _is_over(self) -> bool:
         now = time.monotonic()
-        if self._limits or now - self._last < IDLE_S:
-            return False
         nobody_asked = self._last == self._began
-        if nobody_asked and self._program is not None and now - self._began < AHEAD_S:
-            return not is_running(self._program)
-        return True
+        if nobody_asked and self._program is not None:
+            return now - self._began > AHEAD_S or not is_running(self._program)
+        return not self._limits and now - self._last > IDLE_S
 
     def _is_stuck(self) -> bool:
         now = time.monotonic()
