@@ -9,7 +9,7 @@ from gpucache.archive.statement import ArchivedEntry, ArchivedFile
 from gpucache.disk.door import METADATA_BYTES
 from gpucache.disk.files import remove_tree
 from gpucache.kernels.elf import HEAD_BYTES, is_whole
-from gpucache.kernels.metadata import hash_in, target_and_version
+from gpucache.kernels.metadata import identity_in
 from gpucache.layout.keys import is_key_of
 from gpucache.store.manifest import MANIFEST, RECIPE, Manifest, Published, write_manifest
 from gpucache.store.placing import set_use
@@ -88,16 +88,16 @@ class StagedEntry:
         return None
 
     def _unlike_metadata(self) -> str | None:
-        facts, metadata = self.entry.facts, bytes(self._looked_at)
+        facts = self.entry.facts
         try:
-            digest = hash_in(metadata)
+            found = identity_in(bytes(self._looked_at))
         except ValueError as error:
             return str(error)
-        if not is_key_of(self.entry.key, digest or ""):
+        if not is_key_of(self.entry.key, found.hash or ""):
             return "its metadata are those of another key"
-        target, version = target_and_version(metadata)
-        if target != facts.target:
-            return f"its metadata tell of another target, {target}"
+        if found.target != facts.target:
+            return f"its metadata tell of another target, {found.target}"
+        version = found.triton_version
         if version is not None and version != facts.triton_version:  # 3.2 does not say it
             return f"its metadata tell of another Triton, {version}"
         return None

@@ -42,6 +42,10 @@ Progress = Callable[[int, int], object]
 """Is told how many bytes of the wanted files are done, and how many there are."""
 
 
+_COUNTED = 50
+"""So many entries at most a killed run has not added to the store's size, which is counted anew once a day."""
+
+
 class Skipped(NamedTuple):
     """An entry of a pack that was not taken."""
 
@@ -115,6 +119,7 @@ def unpack(
         work.publish_whole()  # the pack has ended as its statement says
         work.take_deferred()
     finally:
+        work.count()
         work.clear()
     return Unpacked(tuple(work.made), tuple(plan.there), tuple(plan.skipped), work.made_bytes)
 
@@ -143,10 +148,10 @@ class _Plan:
             else:
                 self.wanted.append(entry)
         self.wanted_bytes = sum(entry.size_bytes for entry in self.wanted)
-        self._keys = {entry.store_key for entry in self.wanted}
+        self._wanted = {entry.identity for entry in self.wanted}
 
     def wants(self, entry: ArchivedEntry) -> bool:
-        return entry.store_key in self._keys
+        return entry.identity in self._wanted
 
 
 def _why_not(
@@ -196,10 +201,11 @@ class _Work:
         self._locked_key = locked_key
         self._used = used
         self._staging = staging_below(paths.ours(root, "tmp"))
-        self._locks = LockPlace(root)
+        self._locks = LockPlace(root).directory()
         self._current: _Staged | None = None
         self._whole: _Staged | None = None
         self._deferred: list[_Staged] = []
+        self._uncounted = 0
         self._uncounted_bytes = 0
 
     def take(self, entry: ArchivedEntry, file: ArchivedFile, pieces: Iterator[bytes]) -> None:
@@ -280,16 +286,21 @@ class _Work:
         else:
             self.made.append(staged.entry)
             self.made_bytes += staged.entry.size_bytes
-            self._count(staged.published_bytes)
+            self._uncounted += 1
+            self._uncounted_bytes += staged.published_bytes
+            if self._uncounted >= _COUNTED:
+                self.count()
         staged.remove()
         return True
 
-    def _count(self, size_bytes: int) -> None:
-        """Add to the store's size; while another process writes that, later."""
-        self._uncounted_bytes += size_bytes
+    def count(self) -> None:
+        """Add to the store's size what was made since; while another process writes that, with the next call."""
+        self._uncounted = 0
+        if not self._uncounted_bytes:
+            return
         with suppress(OSError):
             if size.updated(self._root, self._uncounted_bytes) is not None:
                 self._uncounted_bytes = 0
 
     def _lock_of(self, store_key: str) -> str:
-        return f"{self._locks.directory()}/{store_key}.lock"
+        return f"{self._locks}/{store_key}.lock"

@@ -22,6 +22,15 @@ _MOST_NAME_BYTES = 100
 _MOST_PREFIX_BYTES = 155
 
 _MAGIC = b"ustar\x0000"
+_OWNER = b"0000644\x000000000\x000000000\0"
+"""Mode, user, group."""
+_TIME = b"00000000000\0"
+_LINK = b"0".ljust(1 + 100, b"\0")
+"""Type, name of a link."""
+_USER = _MAGIC.ljust(8 + 32 + 32 + 8 + 8, b"\0")
+"""Names of user and group, device."""
+_FILL = bytes(12)
+_SUM_OF_REST = sum(_OWNER + _TIME + b" " * 8 + _LINK + _USER)
 _SIZE = re.compile(rb"[0-7]{11}\0")
 _CHECKSUM = re.compile(rb"[0-7]{6}\0 ")
 _TYPES = {
@@ -65,20 +74,22 @@ def header(name: str, size_bytes: int) -> bytes:
     split = _split(name) if fits(name) else None
     if split is None or not 0 <= size_bytes <= MOST_BYTES:
         raise ValueError(f"no ustar header has the name {name!r} and {size_bytes} bytes")
-    prefix, rest = split
+    prefix, rest = (part.encode() for part in split)
+    size = b"%011o\0" % size_bytes
+    # Of what differs from header to header; the checksum itself counts as blanks.
+    checksum = _SUM_OF_REST + sum(rest) + sum(size) + sum(prefix)
     fields = (
-        rest.encode().ljust(_MOST_NAME_BYTES, b"\0"),
-        b"0000644\x000000000\x000000000\0",  # mode, user, group
-        b"%011o\0" % size_bytes,
-        b"00000000000\0",  # the time
-        b"        ",  # the checksum counts as blanks
-        b"0".ljust(1 + 100, b"\0"),  # type, name of a link
-        _MAGIC.ljust(8 + 32 + 32 + 8 + 8, b"\0"),  # names of user and group, device
-        prefix.encode().ljust(_MOST_PREFIX_BYTES, b"\0"),
+        rest.ljust(_MOST_NAME_BYTES, b"\0"),
+        _OWNER,
+        size,
+        _TIME,
+        b"%06o\0 " % checksum,
+        _LINK,
+        _USER,
+        prefix.ljust(_MOST_PREFIX_BYTES, b"\0"),
+        _FILL,
     )
-    block = b"".join(fields).ljust(BLOCK_BYTES, b"\0")
-    checksum = b"%06o\0 " % sum(block)
-    return block[:148] + checksum + block[156:]
+    return b"".join(fields)
 
 
 def _split(name: str) -> tuple[str, str] | None:
@@ -103,6 +114,9 @@ def parsed(block: bytes) -> Member:
         BadPack: it is no header, is damaged, is of anything but a regular file, or has a field that `header` would not
             write; the code says which.
     """
+    member = _simple(block)
+    if member is not None:
+        return member
     if block == bytes(BLOCK_BYTES):
         raise BadPack("end", "the archive ends where a member is to begin")
     if block[257:265] != _MAGIC:
@@ -124,6 +138,17 @@ def parsed(block: bytes) -> Member:
             "header-field", f"the header of {quoted(member.name)} says more than a name and a size"
         )
     return member
+
+
+def _simple(block: bytes) -> Member | None:
+    """What a header says that is nothing but what `header` writes of a plain name; None for any other."""
+    if block[345] or not _SIZE.fullmatch(block, 124, 136):
+        return None
+    name = block[:100].rstrip(b"\0").decode("ascii", "replace")
+    if name.startswith("/") or ".." in name or not fits(name):
+        return None
+    member = Member(name, int(block[124:135], 8))
+    return member if header(*member) == block else None
 
 
 def _name(block: bytes) -> str:

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import json
 import re
+from typing import NamedTuple
 
 from gpucache.disk.door import METADATA_BYTES, read_limited
 from gpucache.values import Value
@@ -176,6 +177,28 @@ def hash_in(text: str | bytes) -> str | None:
     said = _decoded(text)
     _identity(said)
     return _text(said.get("hash"))
+
+
+class Brief(NamedTuple):
+    """The little of a metadata file that tells which kernel it is of."""
+
+    hash: str | None
+    """As `Metadata.hash`."""
+    target: str
+    """``cuda:90``."""
+    triton_version: str | None
+    """None where Triton does not say it (3.2)."""
+
+
+def identity_in(text: str | bytes) -> Brief:
+    """Of which kernel a metadata file is.
+
+    Raises:
+        ValueError: the text is no metadata of a kernel.
+    """
+    said = _decoded(text)
+    target, _ = _identity(said)
+    return Brief(_text(said.get("hash")), target, _text(said.get("triton_version")))
 
 
 def _identity(said: Mapping[str, Any]) -> tuple[str, str]:

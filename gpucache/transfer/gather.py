@@ -76,7 +76,7 @@ class Gathered:
             OSError: ``out`` cannot be written, or a file not be read.
             NotInstalledError: the extra ``remote`` is missing.
         """
-        found = {_identity(one.entry): one for one in self.collected}
+        found = {one.entry.identity: one for one in self.collected}
         total = self.size_bytes
         done = 0
 
@@ -86,17 +86,12 @@ class Gathered:
                 on_progress(done, total)
             done += file.size_bytes
             try:
-                return found[_identity(entry)].opened(file)
+                return found[entry.identity].opened(file)
             except FileNotFoundError:
                 fact = f"{quoted(file.name)} was removed while the pack was written"
                 raise BadPack("file-changed", fact) from None
 
         write_pack(out, statement, signing, opened)
-
-
-def _identity(entry: ArchivedEntry) -> tuple[str, str]:
-    """What tells an entry from all others of a pack: units of TorchInductor's have no key, and files of their own."""
-    return entry.store_key, entry.files[0].name
 
 
 @contextmanager
@@ -148,7 +143,7 @@ def gathered(
 def _order(one: Collected) -> tuple[bool, str, str, tuple[str, str]]:
     facts = one.entry.facts
     is_unit = one.entry.kind == "inductor"
-    return is_unit, facts.kernel, facts.target or "", _identity(one.entry)
+    return is_unit, facts.kernel, facts.target or "", one.entry.identity
 
 
 def _pins(root: str) -> Staging | None:
