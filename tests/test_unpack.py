@@ -16,6 +16,7 @@ from pathlib import Path
 
 import pytest
 from support.every_call import SCRIPT
+from support.inductor import digest
 from support.packs import CONTENT, Source, archived, key
 from support.processes import BARE
 from support.trees import aged
@@ -242,6 +243,35 @@ class TestSingleFiles:
         name = f"launcher.{here().abi}.so"
         fits = fits_of_library(name, "", Path(sys.executable).resolve().read_bytes()[:64])
         assert here().unfit(fits, "") is None
+
+
+class TestUnits:
+    """Units of TorchInductor's, none of which has a key."""
+
+    GRAPHS = tuple(
+        f"fxgraph/ab/f{digest(letter)}/{digest(letter.upper())}" for letter in ("g", "h", "i")
+    )
+
+    def packed(self, *fits: dict[str, str]) -> Source:
+        entries = []
+        for name, one in zip(self.GRAPHS, fits, strict=True):
+            files = (archived(name, name.encode()),)
+            entries.append(ArchivedEntry("", "inductor", Facts(name, None), files, None, one))
+        source = Source(*entries)
+        source.content = {("", name): name.encode() for name in self.GRAPHS}
+        return source
+
+    def test_what_is_there_or_fits_elsewhere_is_not_taken_with_the_rest(self, root):
+        source = self.packed({}, {"torch": "0.1"}, {})
+        done = unpacked(root, source, is_own=True)
+        assert [len(done.made), [one.why for one in done.skipped]] == [2, ["torch"]]
+        assert [Path(root, name).exists() for name in self.GRAPHS] == [True, False, True]
+        Path(root, self.GRAPHS[2]).unlink()
+        first = Path(root, self.GRAPHS[0]).stat()
+        done = unpacked(root, source, is_own=True)
+        assert [len(done.made), len(done.there), len(done.skipped)] == [1, 1, 1]
+        assert os.path.samestat(Path(root, self.GRAPHS[0]).stat(), first)
+        assert Path(root, self.GRAPHS[2]).read_bytes() == self.GRAPHS[2].encode()
 
 
 class TestLocks:

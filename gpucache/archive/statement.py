@@ -100,11 +100,6 @@ class ArchivedEntry(NamedTuple):
         return self.facts.store_key(self.key)
 
     @property
-    def identity(self) -> tuple[str, str]:
-        """What tells the entry from others of a pack: units of TorchInductor's have no key, and files of their own."""
-        return self.store_key, self.files[0].name
-
-    @property
     def arch(self) -> str | None:
         """The architecture, such as ``sm_90``; None where the metadata do not say it."""
         target = self.facts.target

@@ -10,6 +10,7 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Iterator
 from contextlib import suppress
+from functools import cached_property
 from typing import NamedTuple
 
 from gpucache.archive import inductor, room
@@ -148,10 +149,10 @@ class _Plan:
             else:
                 self.wanted.append(entry)
         self.wanted_bytes = sum(entry.size_bytes for entry in self.wanted)
-        self._wanted = {entry.identity for entry in self.wanted}
+        self._wanted = {entry.store_key for entry in self.wanted}
 
     def wants(self, entry: ArchivedEntry) -> bool:
-        return entry.identity in self._wanted
+        return entry.store_key in self._wanted
 
 
 def _why_not(
@@ -201,7 +202,6 @@ class _Work:
         self._locked_key = locked_key
         self._used = used
         self._staging = staging_below(paths.ours(root, "tmp"))
-        self._locks = LockPlace(root).directory()
         self._current: _Staged | None = None
         self._whole: _Staged | None = None
         self._deferred: list[_Staged] = []
@@ -301,6 +301,11 @@ class _Work:
         with suppress(OSError):
             if size.updated(self._root, self._uncounted_bytes) is not None:
                 self._uncounted_bytes = 0
+
+    @cached_property
+    def _locks(self) -> str:
+        """Where the locks are, asked for once something is to be published."""
+        return LockPlace(self._root).directory()
 
     def _lock_of(self, store_key: str) -> str:
         return f"{self._locks}/{store_key}.lock"

@@ -76,7 +76,7 @@ class Gathered:
             OSError: ``out`` cannot be written, or a file not be read.
             NotInstalledError: the extra ``remote`` is missing.
         """
-        found = {one.entry.identity: one for one in self.collected}
+        found = {one.entry.store_key: one for one in self.collected}
         total = self.size_bytes
         done = 0
 
@@ -86,7 +86,7 @@ class Gathered:
                 on_progress(done, total)
             done += file.size_bytes
             try:
-                return found[entry.identity].opened(file)
+                return found[entry.store_key].opened(file)
             except FileNotFoundError:
                 fact = f"{quoted(file.name)} was removed while the pack was written"
                 raise BadPack("file-changed", fact) from None
@@ -140,10 +140,10 @@ def gathered(
             pinned.unpin()
 
 
-def _order(one: Collected) -> tuple[bool, str, str, tuple[str, str]]:
+def _order(one: Collected) -> tuple[bool, str, str, str]:
     facts = one.entry.facts
     is_unit = one.entry.kind == "inductor"
-    return is_unit, facts.kernel, facts.target or "", one.entry.identity
+    return is_unit, facts.kernel, facts.target or "", one.entry.store_key
 
 
 def _pins(root: str) -> Staging | None:
