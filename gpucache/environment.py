@@ -219,6 +219,22 @@ def _url(text: str) -> str:
     return text
 
 
+_MOST_PACKS = 16
+
+
+def _packs(text: str) -> tuple[str, ...]:
+    """The names of packs, each once; what a name is `gpucache.remote.object_names` has in full."""
+    names = [name for name in map(str.strip, text.split(",")) if name]
+    if not names or len(names) > _MOST_PACKS or not all(map(_is_pack, names)):
+        raise ValueError(f"a comma-separated list of packs by their names, {_MOST_PACKS} at most")
+    return tuple(dict.fromkeys(names))
+
+
+def _is_pack(name: str) -> bool:
+    letters = name.replace(".", "").replace("-", "").replace("_", "")
+    return len(name) <= 100 and name[0].isalnum() and letters.isalnum() and name.isascii()
+
+
 class Fakes(Value):
     """The fake devices that `GPUCACHE_FAKE_DEVICES` asks for."""
 
@@ -395,6 +411,13 @@ TRUST_KEYS = Variable[str | None](
     None,
     "whose packs are believed: NAME:KEY,NAME:KEY, or a file of such lines",
     _keys,
+)
+PACK = Variable[tuple[str, ...]](
+    "GPUCACHE_PACK",
+    (),
+    "the packs that gpucache run pulls from the remote while the program starts: NAME,NAME",
+    _packs,
+    default_text="none",
 )
 NVML_TIMEOUT = Variable(
     "GPUCACHE_NVML_TIMEOUT_S",

@@ -7,7 +7,7 @@ from contextlib import suppress
 import pytest
 
 from gpucache import DeviceCacheRegistry, log
-from gpucache.environment import DISABLE, TRUST_UIDS, TRUST_WORLD_WRITABLE, VARIABLES
+from gpucache.environment import DISABLE, PACK, TRUST_UIDS, TRUST_WORLD_WRITABLE, VARIABLES
 from gpucache.errors import ConfigurationError, GpuCacheError
 from gpucache.triton.location import locate
 
@@ -37,7 +37,10 @@ def makes_sense(variable, text):
     paths = ("GPUCACHE_DIR", "GPUCACHE_RECORD", "GPUCACHE_SIGN_KEY", "GPUCACHE_TRUST_KEYS")
     is_path = variable.name in paths and text.strip() != ""
     is_empty_list = variable is TRUST_UIDS and text.strip() == ""
-    return is_path or is_empty_list or variable.name in ("GPUCACHE_DEVICE", "GPUCACHE_SET")
+    is_name = variable is PACK and text in ("lots", "nan", "inf", "1e308")
+    return (
+        is_path or is_name or is_empty_list or variable.name in ("GPUCACHE_DEVICE", "GPUCACHE_SET")
+    )
 
 
 @IN_ENVIRONMENT

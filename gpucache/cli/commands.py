@@ -24,6 +24,8 @@ _HOME = {
     "pack": "transfer",
     "unpack": "transfer_unpack",
     "keygen": "transfer",
+    "push": "transfer_push",
+    "pull": "transfer_pull",
     "stats": "stats",
     "ls": "caches",
     "du": "caches",

@@ -102,6 +102,10 @@ class RunCall(Value, kw_only=True):
         _tell(report, environ)
         if self.plugin:
             _tell_of_alone(environ)
+        if environment.PACK.text(environ):
+            from gpucache.cli.run_pull import pull_packs
+
+            pull_packs(environ, _say_in_job)
         if self.plugin and environment.REMOTE.text(environ):
             from gpucache.cli.run_remote import start_courier
 

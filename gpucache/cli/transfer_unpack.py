@@ -75,7 +75,7 @@ def unpack(
 
     trust = Trust.parse(os.environ)
     judge = judge_of(TrustedKeys.from_environ(os.environ), unsigned)
-    where = _root_to_fill(root)
+    where = root_to_fill(root)
     directories = device_directories(where) if views else []
 
     def chosen(entry: ArchivedEntry) -> bool:
@@ -123,7 +123,7 @@ def _note_number(root: str, statement: Statement) -> None:
         return  # a full disk: an older pack is then not told from a newer one
 
 
-def _root_to_fill(root: str | None) -> str:
+def root_to_fill(root: str | None) -> str:
     """The root that a pack is taken into: vetted, or not there yet, since `unpack` makes one.
 
     Raises:

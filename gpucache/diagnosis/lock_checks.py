@@ -59,7 +59,7 @@ def failed_pulls(case: Case) -> Iterator[Finding]:
     for failure in failures(LockPlace(case.root).found()):
         since_h = (time.time() - failure.since) / 3600
         fact = f"{failure.what} failed {since_h:.0f} h ago: {failure.why}"
-        fix = "try it by hand (`gpucache pull NAME`), which replaces this; `gpucache remote check` tries the remote"
+        fix = "`gpucache remote check` tries the remote, `gpucache pull` the pack, and the next `gpucache run` again"
         yield Finding("pull-failed", "warning", failure.path, fact, fix)
 
 

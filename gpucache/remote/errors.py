@@ -3,6 +3,9 @@
 RemoteUrlError      a remote's URL makes no sense, or has a password in it
 NotThere            the remote has no object of that name: a miss
 RemoteError         all else, by its `kind`
+NoRemoteError       no remote is named where one is needed
+NothingSignsError   what is put there would be taken by no reader
+NobodyTrustedError  what a remote has is executed, and nobody is trusted about that
 
 No text that a server has written is in any of them.
 """
@@ -94,3 +97,37 @@ class RemoteError(GpuCacheError):
         """The object's name; empty where the request was about none."""
         self.detail = detail
         """More than the kind says, in gpucache's own or the operating system's words; often empty."""
+
+
+class NoRemoteError(GpuCacheError, LookupError):
+    """No remote is named where one is needed."""
+
+    def __init__(self) -> None:
+        super().__init__(
+            "no remote is named",
+            "set GPUCACHE_REMOTE to its URL, such as s3://bucket/prefix or file:///shared/directory, or say --remote",
+        )
+
+
+class NothingSignsError(GpuCacheError, PermissionError):
+    """What is to be put to a remote would be signed by nobody, so that no reader would take it."""
+
+    def __init__(self, shown: str) -> None:
+        super().__init__(
+            f"nothing signs what is put to {shown}, so that no reader would take it",
+            "set GPUCACHE_SIGN_KEY to the file that `gpucache keygen` has written",
+            shown,
+        )
+        self.shown = shown
+
+
+class NobodyTrustedError(GpuCacheError, PermissionError):
+    """Nobody is trusted about what a remote has, which would be executed: nothing is read from there."""
+
+    def __init__(self, shown: str) -> None:
+        super().__init__(
+            f"nobody is trusted about what {shown} has, and it is executed",
+            "set GPUCACHE_TRUST_KEYS to the line that `gpucache keygen` has printed where packs are made",
+            shown,
+        )
+        self.shown = shown

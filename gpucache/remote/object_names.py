@@ -11,6 +11,7 @@ A new format is a new first component.
 from __future__ import annotations
 
 import re
+from typing import NamedTuple
 
 from gpucache.layout.keys import STORE_KEY
 
@@ -22,6 +23,14 @@ A_NAME = (
     "up to 100 letters, digits, dots, hyphens and underscores, beginning with a letter or a digit"
 )
 """What a pack may be called, in words."""
+
+
+A_VERSION = "a version of Triton, such as 3.6.0"
+
+
+def is_version(text: str) -> bool:
+    """Whether a Triton may have this version, which is one plain component of a path and of a URL."""
+    return _COMPONENT.fullmatch(text) is not None and text != "packs"
 
 
 def is_pack_name(name: str) -> bool:
@@ -46,8 +55,8 @@ def entry_object(triton_version: str, store_key: str) -> str:
     Raises:
         ValueError: that is no version, or no key of an entry.
     """
-    if not _COMPONENT.fullmatch(triton_version) or triton_version == "packs":
-        raise ValueError("a version of Triton, such as 3.6.0")
+    if not is_version(triton_version):
+        raise ValueError(A_VERSION)
     if not STORE_KEY.fullmatch(store_key):
         raise ValueError("a key of an entry")
     return f"{FORMAT}/{triton_version}/{store_key[:2]}/{store_key}"
@@ -59,3 +68,34 @@ def pack_name(object_name: str) -> str | None:
     if name == object_name or not is_pack_name(name):
         return None
     return name
+
+
+class EntryName(NamedTuple):
+    """What the name of a single entry's object says."""
+
+    triton_version: str
+    store_key: str
+
+
+def entry_name(object_name: str) -> EntryName | None:
+    """The entry that lies in an object; None where the object is no single entry."""
+    version, _, rest = object_name.removeprefix(f"{FORMAT}/").partition("/")
+    said = EntryName(version, rest.rpartition("/")[2])
+    try:
+        is_entry = entry_object(*said) == object_name
+    except ValueError:
+        return None
+    return said if is_entry else None
+
+
+def entries_prefix(triton_version: str | None) -> str:
+    """How the names of the single entries of one Triton begin, or without a version those of all, and of packs.
+
+    Raises:
+        ValueError: that is no version.
+    """
+    if triton_version is None:
+        return f"{FORMAT}/"
+    if not is_version(triton_version):
+        raise ValueError(A_VERSION)
+    return f"{FORMAT}/{triton_version}/"

@@ -15,7 +15,7 @@ import json
 import os
 import time
 from bisect import bisect_left
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from typing import NamedTuple
 
 from gpucache.disk.door import HOLDER_BYTES, open_regular
@@ -24,7 +24,7 @@ from gpucache.disk.locks import give_up, is_free_descriptor, let_go, signature, 
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Callable, Iterable, Iterator, Sequence
     from typing import Any, Literal
 
     Phase = Literal["starting", "asking", "bringing", "failed"]
@@ -38,6 +38,7 @@ ASK_S = 5.0
 _SUFFIX = ".lock"
 _DIGEST_BYTES = 16
 _MOST_KEYS = 2**20
+_LOOK_S = 0.05
 _BEAT_S = 0.1
 _BEAT_BYTES = 32 * 1024
 """So many bytes are a beat. A server that drips ten at a time shows no life."""
@@ -155,6 +156,55 @@ class Pull:
         _write(self._fd, json.dumps(said).encode().ljust(HOLDER_BYTES), 0)
 
 
+@contextmanager
+def pulling(
+    root: str,
+    words: Sequence[str],
+    what: str,
+    stall_s: float,
+    on_wait: Callable[[str], object],
+) -> Iterator[Pull | None]:
+    """Be at a pull for the length of a ``with`` block; ``words`` and ``what`` are as for `Pull.begin`.
+
+    While another process is at the same one, this waits for that process, told once by ``on_wait`` with the path of the
+    file, as long as the other shows life within ``stall_s``: what it brings need not come again. Then there are two
+    pulls, and the block is given None, as where there can be no such file.
+    """
+    pull = None
+    with suppress(OSError):
+        pull = _begun_after_others(root, words, what, stall_s, on_wait)
+    try:
+        yield pull
+    finally:
+        if pull is not None:
+            pull.end()
+
+
+def _begun_after_others(
+    root: str,
+    words: Sequence[str],
+    what: str,
+    stall_s: float,
+    on_wait: Callable[[str], object],
+) -> Pull | None:
+    path = pull_path(root, words)
+    has_told = False
+    rest = _Rest()
+    while True:
+        pull = Pull.begin(root, words, what)
+        if pull is not None:
+            return pull
+        try:
+            if rest.is_longer(os.stat(path).st_mtime, stall_s):
+                return None
+        except FileNotFoundError:
+            continue  # it has just ended
+        if not has_told:
+            on_wait(path)
+            has_told = True
+        time.sleep(_LOOK_S)
+
+
 def pull_path(root: str, words: Iterable[str]) -> str:
     """The path of the file of a pull into this root by this user.
 
@@ -194,13 +244,14 @@ def failures(directory: str) -> list[Failure]:
     with suppress(OSError):
         for name in sorted(os.listdir(directory)):
             if name.startswith(PULL):
-                failure = _failure(f"{directory}/{name}")
+                failure = failure_of(f"{directory}/{name}")
                 if failure is not None:
                     found.append(failure)
     return found
 
 
-def _failure(path: str) -> Failure | None:
+def failure_of(path: str) -> Failure | None:
+    """What the file of a pull says of its failure; None where it tells of none, or is not there. Never raises."""
     try:
         fd, found = open_regular(path)
     except OSError:
@@ -234,8 +285,8 @@ class Awaited:
         self._directory = directory
         self._digest = _digest(key)
         self._stall_s = stall_s
-        self._seen: dict[str, tuple[float, float]] = {}
-        """By name of a file: its time when that was first seen, and when that was."""
+        self._rests: dict[str, _Rest] = {}
+        """By name of a file."""
         self.failed: dict[str, Failure] = {}
         """By path of its file each pull that was found to have failed."""
         self._answers: dict[tuple[str, int, int], bool] = {}
@@ -275,14 +326,10 @@ class Awaited:
             let_go(fd)
 
     def _has_stalled(self, name: str, touched: float, limit_s: float) -> bool:
-        """Whether a file has not been touched for the limit, by the clock of the node and by this process's own."""
-        now = time.monotonic()
-        is_known = name in self._seen
-        seen, since = self._seen.get(name, (touched, now))
-        if seen != touched:
-            since = now
-        self._seen[name] = (touched, since)
-        if time.time() - touched <= limit_s and now - since <= limit_s:
+        """Whether a file has not been touched for the limit. Notes a pull that has shown life to this object before."""
+        is_known = name in self._rests
+        rest = self._rests.setdefault(name, _Rest())
+        if not rest.is_longer(touched, limit_s):
             return False
         if is_known:
             self.stalled = f"{self._directory}/{name}"
@@ -297,6 +344,21 @@ class Awaited:
             place = bisect_left(digests, self._digest)
             self._answers[known] = place < len(digests) and digests[place] == self._digest
         return self._answers[known]
+
+
+class _Rest:
+    """For how long a file has not been touched, by the node's clock, which can be set, and by this process's own."""
+
+    def __init__(self) -> None:
+        self._touched: float | None = None
+        self._since = 0.0
+
+    def is_longer(self, touched: float, limit_s: float) -> bool:
+        """Whether the file has not been touched for longer, whose time is ``touched`` now; to be asked again."""
+        now = time.monotonic()
+        if touched != self._touched:
+            self._touched, self._since = touched, now
+        return time.time() - touched > limit_s or now - self._since > limit_s
 
 
 class _Digests:

@@ -21,7 +21,7 @@ from gpucache.environment import REMOTE
 from gpucache.errors import GpuCacheError
 from gpucache.escapes import printable, without_secrets
 from gpucache.remote.errors import RemoteUrlError
-from gpucache.values import Value
+from gpucache.values import Value, replace
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -136,6 +136,14 @@ class RemoteUrl(Value):
 
             warn_once(f"{REMOTE}", error, "no remote is asked")
             return None
+
+    def for_writing(self) -> RemoteUrl:
+        """The same remote as one that is written, for whoever was told to write, whatever the URL's mode.
+
+        Raises:
+            RemoteUrlError: such a remote cannot be written.
+        """
+        return replace(self, mode=_mode(self.text, "write", self.scheme))
 
     @property
     def shown(self) -> str:

@@ -5,12 +5,12 @@ from __future__ import annotations
 import os
 import stat
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import suppress
 from typing import TYPE_CHECKING, BinaryIO
 
 from gpucache.archive.errors import BadPack
-from gpucache.archive.fits import here
+from gpucache.archive.fits import Here, here
 from gpucache.archive.unpack import Progress, Unpacked, unpack
 from gpucache.directories.record import of_this_host
 from gpucache.disk.files import make_root
@@ -25,7 +25,7 @@ from gpucache.store.size import total_bytes
 if TYPE_CHECKING:
     from gpucache.archive.read import Judge, PackReader
     from gpucache.archive.signature import Signature, TrustedKeys
-    from gpucache.archive.statement import ArchivedEntry, Statement
+    from gpucache.archive.statement import ArchivedEntry
 
 
 def judge_of(trusted: TrustedKeys | None, accepts_unsigned: bool) -> Judge:
@@ -100,10 +100,7 @@ def bring(
         OSError: the disk refused.
     """
     if not dry_run:
-        if not os.path.lexists(root):
-            vet(root, trust)
-            make_root(root)
-        prepare(root, trust)
+        make_ready(root, trust)
     used = use_of_pull(time.time())
     done = unpack(
         reader,
@@ -111,23 +108,47 @@ def bring(
         chosen=chosen,
         is_own=is_own,
         dry_run=dry_run,
-        fitting=here(_devices(root)),
+        fitting=fitting_here(root),
         used=used,
         on_progress=on_progress,
     )
     if not dry_run:
-        _note(root, reader.statement, done, used)
+        statement = reader.statement
+        note_made(root, statement.name, statement.number, done.made, used)
     return done
 
 
-def _note(root: str, statement: Statement, done: Unpacked, used: float) -> None:
-    """Note what was made, so that `gpucache stats` can tell how much of it is used; nothing where the disk refuses."""
+def make_ready(root: str, trust: Trust) -> None:
+    """Make a root ready for entries that come; the root is made if it is not there.
+
+    Raises:
+        GpuCacheError: the root is not safe.
+        OSError: the disk refused.
+    """
+    if not os.path.lexists(root):
+        vet(root, trust)
+        make_root(root)
+    prepare(root, trust)
+
+
+def fitting_here(root: str) -> Here:
+    """What can be used on this node by this Python, and on the devices that the root's record of this host has."""
+    return here(_devices(root))
+
+
+def note_made(
+    root: str, name: str, number: int, made: Iterable[ArchivedEntry], used: float
+) -> None:
+    """Note what a pack has brought, so that `gpucache stats` can tell how much of it is used.
+
+    ``used`` is when what was made counts as last used. Nothing is noted where the disk refuses.
+    """
     entries = {}
-    for entry in done.made:
+    for entry in made:
         if entry.store_key:
             entries[entry.store_key] = PulledEntry(entry.facts.target, entry.facts.triton_version)
     with suppress(OSError):
-        note_pulled(root, Pulled(statement.name, statement.number, used, entries))
+        note_pulled(root, Pulled(name, number, used, entries))
 
 
 def _devices(root: str) -> set[str]:

@@ -35,6 +35,11 @@ def make_views(root: str, entries: Iterable[ArchivedEntry], directories: Sequenc
         OSError: the disk refused; what was made before stays, and is whole.
     """
     kernels = [entry.key for entry in entries if entry.kind == "kernel"]
+    return make_views_of(root, kernels, directories)
+
+
+def make_views_of(root: str, kernels: Iterable[str], directories: Sequence[str]) -> int:
+    """As `make_views`, of kernels by their keys."""
     return sum(_views_of(root, key, directories) for key in kernels)
 
 
