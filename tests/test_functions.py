@@ -265,7 +265,8 @@ class TestACarriedRecipe:
         assert home.find("mine.kernels", file="mine/kernels.py").fn.__qualname__ == "add"
 
     def test_without_its_module_is_told_with_where_modules_are_looked_for(self, home):
-        said = "no module mine.kernels is on PYTHONPATH or in the current directory"
+        looked = "is on PYTHONPATH or in the current directory"
+        said = f"no module mine.kernels, and no mine/kernels.py, {looked}"
         assert refusal(home, "mine.kernels", file="mine/kernels.py") == said
 
     def test_of_a_file_that_no_module_can_be_is_found_in_the_current_directory(
@@ -274,6 +275,11 @@ class TestACarriedRecipe:
         (tmp_path / "my-kernels.py").write_text(ADD)
         monkeypatch.chdir(tmp_path)
         assert home.find("my-kernels", file="my-kernels.py").fn.__qualname__ == "add"
+
+    def test_of_a_file_to_which_no_name_leads_is_found_on_the_path(self, home):
+        file = home.write("apart", ADD)
+        assert home.find("loaded_by_its_path", file="apart.py").fn.__qualname__ == "add"
+        assert sys.modules["loaded_by_its_path"].__file__ == file
 
     def test_of_a_program_means_the_file_of_that_name(self, home):
         home.functions = home.of_process(main=home.write("train", ADD))

@@ -119,16 +119,22 @@ def copy_program(support: Path) -> Path:
 
 
 def warm_corpus(
-    root: Path, recipes: Path | str, *words: str, support: Path = SUPPORT, python: str = PYTHON
+    root: Path,
+    recipes: Path | str,
+    *words: str,
+    support: Path = SUPPORT,
+    path: Path | None = None,
+    python: str = PYTHON,
 ) -> list[dict[str, str]]:
     """The outcomes of ``gpucache warm`` of a file of recipes into a root, where the program lies in ``support``.
 
-    ``recipes`` may be ``--store``.
+    ``recipes`` may be ``--store``; ``path`` is one more directory in which modules are looked for.
     """
     root.mkdir(mode=0o700, exist_ok=True)
     main = str(support / "run_corpus.py")
     command = [python, "-m", "gpucache", "warm", str(recipes), "--root", str(root), "--main", main]
-    environ = {**os.environ, "PYTHONPATH": python_path(support)}
+    places = [support] if path is None else [support, path]
+    environ = {**os.environ, "PYTHONPATH": python_path(*places)}
     done = subprocess.run(
         [*command, "--json", *words], env=environ, capture_output=True, text=True, timeout=240
     )

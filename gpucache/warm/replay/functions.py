@@ -194,9 +194,8 @@ class Functions:
         except BaseException as error:
             raise _raised(name, error) from error
         _refuse_interactive(place.file)
-        if not os.path.lexists(place.file):
-            looked = f"no module {name} is on PYTHONPATH or in the current directory"
-            raise CannotImportError(f"{looked}{_and_the_file(place.file)}")
+        if not os.path.lexists(_found(place.file)):
+            raise CannotImportError(_not_there(name, place.file))
         return self._of_file(place)
 
     def _of_main(self, place: Place) -> ModuleType:
@@ -229,7 +228,8 @@ class Functions:
         if place.file is None:
             raise CannotImportError(f"{place.module!r} is no name of a module")
         _refuse_interactive(place.file)
-        return self._executed(place.module, place.file, text_of(place.file, self._trust))
+        file = _found(place.file)
+        return self._executed(place.module, file, text_of(file, self._trust))
 
     def _of_source(self, place: Place) -> ModuleType:
         if not self._sources:
@@ -301,9 +301,9 @@ class Functions:
 
     def _in_other_file(self, place: Place, module: ModuleType, function: Function) -> Any:
         """The kernel in the recorded file, where the module of that name is another one's now; else None."""
-        file = place.file
-        if file is None or place.source is not None or place.module in _MAIN:
+        if place.file is None or place.source is not None or place.module in _MAIN:
             return None
+        file = _found(place.file)
         here = getattr(module, "__file__", None) or ""
         if os.path.realpath(here) == os.path.realpath(file) or not os.path.exists(file):
             return None
@@ -348,9 +348,21 @@ def _refuse_interactive(file: str) -> None:
         raise CannotImportError(reason)
 
 
-def _and_the_file(file: str) -> str:
-    """What is said of a recorded file that is not there; that of a recipe which was carried here never was."""
-    return f", and {file} is gone" if os.path.isabs(file) else ""
+def _found(file: str) -> str:
+    """Where a recorded file is: one of a recipe that was carried here is relative to where modules are looked for."""
+    for place in ("", *sys.path):
+        path = os.path.join(place, file)
+        if os.path.isfile(path):
+            return path
+    return file
+
+
+def _not_there(module: str, file: str) -> str:
+    """What is said of a module that is not there, nor its recorded file; of a carried recipe that never was here."""
+    where = "on PYTHONPATH or in the current directory"
+    if os.path.isabs(file):
+        return f"no module {module} is {where}, and {file} is gone"
+    return f"no module {module}, and no {file}, is {where}"
 
 
 def _raised(what: str, error: BaseException) -> CannotImportError:
