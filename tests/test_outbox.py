@@ -192,13 +192,25 @@ class TestWhoPushes:
             pass
         assert is_to_start(locks)
 
+    def test_one_that_does_not_come_up_is_followed_after_a_while(self, locks, monkeypatch):
+        assert is_to_start(locks)
+        assert not is_to_start(locks)
+        later = time.monotonic() + STARTING_S + 1
+        monkeypatch.setattr(pusher_lock.time, "monotonic", lambda: later)
+        assert is_to_start(locks)
+        assert not is_to_start(locks)
+
     def test_one_that_was_killed_is_followed_after_a_while(self, locks):
-        assert is_to_start(locks)
+        """It has emptied the file, whose own time tells then."""
+        path = Path(locks, lock_name())
+        path.touch()
         assert not is_to_start(locks)
-        long_ago = time.time() - STARTING_S - 1
-        os.utime(f"{locks}/{lock_name()}", (long_ago, long_ago))
+        os.utime(path, (0, 0))
         assert is_to_start(locks)
-        assert not is_to_start(locks)
+
+    def test_what_an_earlier_boot_has_left_keeps_nobody_from_starting_one(self, locks):
+        Path(locks, lock_name()).write_text(f"{time.monotonic() + 1e6:.3f}")
+        assert is_to_start(locks)
 
     def test_only_one_holds_the_lock(self, locks):
         with held(locks), held(locks) as second:
@@ -209,13 +221,13 @@ class TestWhoPushes:
     def test_one_that_ends_between_the_two_looks_is_no_error(self, locks, monkeypatch):
         """It looks at the outbox once more after that, so that nothing is to be started."""
         assert is_to_start(locks)
-        stated = os.lstat
+        opened = pusher_lock.open_regular
 
         def gone(path):
             os.unlink(path)
-            return stated(path)
+            return opened(path)
 
-        monkeypatch.setattr(pusher_lock.os, "lstat", gone)
+        monkeypatch.setattr(pusher_lock, "open_regular", gone)
         assert not is_to_start(locks)
 
     def test_nothing_is_left_once_the_holder_is_gone(self, locks):

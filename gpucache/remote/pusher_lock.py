@@ -7,13 +7,15 @@ locked is one whose pusher is about to come up, or, after some seconds, that of 
 
 from __future__ import annotations
 
+import hashlib
 import os
 import time
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 
-from gpucache.disk.door import SAFELY
+from gpucache.disk.door import SAFELY, open_regular
 from gpucache.disk.lock_place import open_lock_directory
-from gpucache.disk.locks import give_up, is_free, take
+from gpucache.disk.locks import REMOTE_FILES, give_up, is_free, take
+from gpucache.remote.breaker import Breaker
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -21,12 +23,23 @@ if TYPE_CHECKING:
 
 STARTING_S = 10.0
 """So long a pusher may take to come up before another one is started."""
+_WRITING_S = 0.5
 _NEW = os.O_WRONLY | os.O_CREAT | os.O_EXCL | SAFELY
 
 
 def lock_name() -> str:
     """The name of the lock of this user's pusher, in the directory of a root's locks."""
     return f"pusher-{os.geteuid()}"
+
+
+def push_breaker(locks: str, url: str) -> Breaker:
+    """What this node knows of writing to a remote: apart from reading, which others may who may not write.
+
+    ``locks`` is the directory of the root's locks, ``url`` the remote's as the environment has it.
+    """
+    known = f"{os.geteuid()}\0{url}".encode("utf-8", "surrogateescape")
+    digest = hashlib.sha256(known).hexdigest()[:16]
+    return Breaker(f"{locks}/{REMOTE_FILES}{digest}.push")
 
 
 def is_to_start(locks: str) -> bool:
@@ -40,19 +53,38 @@ def is_to_start(locks: str) -> bool:
     """
     path = f"{locks}/{lock_name()}"
     try:
-        os.close(os.open(path, _NEW, 0o600))
-        return True
+        fd = os.open(path, _NEW, 0o600)
     except FileExistsError:
-        pass
+        if _age_s(path) < STARTING_S or not is_free(path):
+            return False
+        try:
+            fd = os.open(path, os.O_WRONLY | os.O_TRUNC | SAFELY)
+        except FileNotFoundError:
+            return False  # it ends at this moment
     try:
-        age_s = time.time() - os.lstat(path).st_mtime
-    except FileNotFoundError:
-        return False  # it ends at this moment, and looks at the outbox once more
-    if 0 <= age_s < STARTING_S or not is_free(path):
-        return False
-    with suppress(FileNotFoundError):
-        os.utime(path, follow_symlinks=False)
+        os.write(fd, f"{time.monotonic():.3f}".encode())
+    finally:
+        os.close(fd)
     return True
+
+
+def _age_s(path: str) -> float:
+    """How long ago a pusher was started, by the clock that all processes of a node share; 0 where it has just ended.
+
+    An empty file is that of a pusher which was killed, unless it was made just now and is about to be written.
+    """
+    try:
+        fd, found = open_regular(path)
+    except FileNotFoundError:
+        return 0.0  # it looks at the outbox once more
+    try:
+        age_s = time.monotonic() - float(os.read(fd, 32))
+    except ValueError:
+        is_new = abs(time.time() - found.st_mtime) < _WRITING_S
+        return 0.0 if is_new else STARTING_S
+    finally:
+        os.close(fd)
+    return STARTING_S if age_s < -1 else age_s  # of another boot, or rounded
 
 
 @contextmanager

@@ -30,7 +30,7 @@ def fetched(location: Location, store_key: str) -> bool:
     `GPUCACHE_REMOTE_TIMEOUT_S`, whatever the remote does; where the remote has failed just before, for any process of
     the node, at once. Each failure is a miss, and is told once.
     """
-    if not location.reads_remote:
+    if not location.has_remote:
         return False
     version = _triton_version()
     reading = _reading(location.root)

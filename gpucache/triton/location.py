@@ -81,7 +81,7 @@ class Location(Value, kw_only=True):
     """When this machine started, in seconds since the epoch."""
     recorder: Recorder | None = None
     """Writes the recipes of what is asked for; None where nobody wants them."""
-    reads_remote: bool = False
+    has_remote: bool = False
     """Whether a remote is set, which may have what is missed here."""
     stamp_s: float = STAMP_S
     """How often at most the use of an entry is stamped. What prunes must leave alone what was used in twice that."""
@@ -158,7 +158,7 @@ def locate(directory: str | None, environ: Mapping[str, str]) -> Location:
         boot=boot_time(),
         limit=_limit(chosen.root, locks, shared, environ),
         recorder=_recorder(environ),
-        reads_remote=shared and environment.REMOTE.text(environ) is not None,
+        has_remote=shared and environment.REMOTE.text(environ) is not None,
         stamp_s=stamp_interval(environ),
     )
 
@@ -197,7 +197,7 @@ def store_only(root: str, environ: Mapping[str, str]) -> Location:
         timeout_s=environment.LOCK_TIMEOUT.read_or_default(environ),
         boot=boot_time(),
         limit=_limit(root, locks, True, environ),
-        reads_remote=environment.REMOTE.text(environ) is not None,
+        has_remote=environment.REMOTE.text(environ) is not None,
         stamp_s=stamp_interval(environ),
     )
 

@@ -32,6 +32,7 @@ from gpucache.store.recipe_file import add_recipe, lacks_recipe
 from gpucache.store.stock import describe, stock_group
 from gpucache.triton.capture import recipe_text_of
 from gpucache.triton.fetched import fetched
+from gpucache.triton.left_behind import compiled
 from gpucache.triton.location import NO_VIEWS, Location
 from gpucache.triton.pulled import wait_for_pull
 from gpucache.triton.staged import Staged
@@ -293,6 +294,7 @@ class SharedKernel:
         if manifest is None:
             return
         location.limit.published(manifest)
+        compiled(location, self.key, spent)
         directory = self._viewed(manifest, locked)
         staged.published = directory
         published = "published: %s %s: compiled in %.2f s, to %s"

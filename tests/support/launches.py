@@ -11,7 +11,7 @@ import pytest
 
 from gpucache import log
 from gpucache.store import identity, lookup
-from gpucache.triton import fetched, shared_kernel
+from gpucache.triton import fetched, left_behind, shared_kernel
 from gpucache.triton import manager as plugin
 from gpucache.triton.manager import DeviceCacheManager
 
@@ -47,4 +47,5 @@ def another_process(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(identity, "_identified", {})
     monkeypatch.setattr(shared_kernel, "_full", set())
     monkeypatch.setattr(fetched, "_readings", {})
+    monkeypatch.setattr(left_behind, "_writing", {})
     monkeypatch.setattr(log, "_warned", set())

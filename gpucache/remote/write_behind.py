@@ -1,0 +1,77 @@
+"""What a rank does with a kernel that it has compiled, where the remote is written: leave a marker, start a pusher.
+
+A rank reads no key, asks no remote and waits for nothing: a marker is an empty file, and a pusher is started by one of
+the node's ranks when none runs.
+"""
+
+from __future__ import annotations
+
+import os
+import time
+
+from gpucache import environment
+from gpucache.disk.lock_place import LockPlace
+from gpucache.disk.spawning import start_beside
+from gpucache.errors import GpuCacheError
+from gpucache.log import warn_once
+from gpucache.remote.outbox import LEAST_COMPILE_S, leave
+from gpucache.remote.pusher_lock import is_to_start, push_breaker
+from gpucache.remote.url import RemoteUrl
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+PUSHER = "gpucache.remote.pusher"
+"""The module whose ``main`` is a pusher; its one argument is the root."""
+LATER = "nothing is pushed, and `gpucache push` can do so later"
+
+
+class WriteBehind:
+    """Where one root's kernels go after they were compiled. Any thread may call."""
+
+    def __init__(self, root: str, locks: LockPlace, url: str, environ: Mapping[str, str]) -> None:
+        self.root = root
+        self.locks = locks
+        self._url = url
+        self._environ = environ
+
+    def compiled(self, key: str, compile_s: float) -> None:
+        """An entry of this key is in the store, after a compile of so many seconds. Fails softly, told once."""
+        if compile_s < LEAST_COMPILE_S:
+            return
+        try:
+            leave(self.root, key)
+            self.wake()
+        except (GpuCacheError, OSError) as error:
+            warn_once("a kernel cannot be put down for the remote", error, LATER)
+
+    def wake(self) -> None:
+        """Start a pusher, unless one runs, or the remote could not be written just now.
+
+        Raises:
+            OSError: the disk refused, or no process can be made.
+        """
+        locks = self.locks.directory()
+        if push_breaker(locks, self._url).read().allows(time.monotonic()) and is_to_start(locks):
+            start_beside(PUSHER, [self.root], self._environ)
+
+
+def write_behind(root: str, locks: LockPlace, environ: Mapping[str, str]) -> WriteBehind | None:
+    """What pushes this root's new entries; None where there is no remote to write. Never raises.
+
+    The key that signs is not looked at: only the pusher reads it.
+    """
+    url = RemoteUrl.for_launch(environ)
+    if url is None or url.mode != "write":
+        return None
+    signing = environment.SIGN_KEY.read_or_default(environ)
+    if signing is None and not (url.trust is not None and url.trust.owner):
+        warn_once("nothing is pushed", f"{environment.SIGN_KEY} is not set", LATER)
+        return None
+    told = dict(environ)
+    if signing is not None:
+        told[environment.SIGN_KEY.name] = os.path.abspath(
+            signing
+        )  # a pusher is in another directory
+    return WriteBehind(root, locks, url.text, told)
