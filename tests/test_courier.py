@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import resource
 import socket
 import threading
 import time
@@ -233,6 +234,43 @@ class TestWhoWaits:
         finally:
             end.set()
             thread.join(PATIENCE_S)
+
+    def test_an_answer_that_came_while_the_asker_was_stopped_counts(
+        self, serve, reading, locks, meeting, starts, monkeypatch
+    ):
+        """A debugger may have held the rank for longer than the limit."""
+        has_answered = threading.Event()
+
+        def fetch(question, is_waited_for):
+            has_answered.set()
+            return Answer("hit")
+
+        serve(fetch)
+        look = asking.is_readable
+
+        def after_a_stop(end, timeout_s):
+            if not has_answered.is_set():
+                assert has_answered.wait(PATIENCE_S)
+                until(lambda: look(end, 0))
+                time.sleep(SHORT_S)
+                return False
+            return look(end, timeout_s)
+
+        monkeypatch.setattr(asking, "is_readable", after_a_stop)
+        assert ask(quick(reading), locks, KEY, VERSION).did == "hit"
+
+    def test_a_process_with_thousands_of_files_open_may_ask(self, serve, reading, locks, starts):
+        """`select.select` would raise for a descriptor above 1,023."""
+        serve(lambda question, is_waited_for: Answer("hit"))
+        soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+        resource.setrlimit(resource.RLIMIT_NOFILE, (min(hard, 4096), hard))
+        held = [os.open(os.devnull, os.O_RDONLY) for _ in range(1100)]
+        try:
+            assert ask(reading, locks, KEY, VERSION).did == "hit"
+        finally:
+            for fd in held:
+                os.close(fd)
+            resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
 
     def test_a_whole_flood_is_no_answer(self, meeting, reading, locks, starts):
         with address(meeting) as path, socket.socket(socket.AF_UNIX) as listener:

@@ -123,6 +123,26 @@ class TestAHit:
         assert stat.S_IMODE(found.stat().st_mode) & 0o077 == 0
 
 
+class TestRoom:
+    def test_what_is_fetched_makes_room_as_what_is_compiled_does(self, remote, root, monkeypatch):
+        """A process that finds all its kernels on the remote compiles none, which would begin a turn."""
+        kernels = [kernel(f"{number} {'x' * 60}") for number in range(6)]
+        for key, files in kernels:
+            remote.add(key, files)
+        for key, files in kernels[:5]:
+            assert launched(key, files)[0]
+            os.utime(f"{entry_path(str(root), key)}/__entry__.json", (1, 1))
+        monkeypatch.setenv("GPUCACHE_MAX_SIZE", "20KB")
+        another_process(monkeypatch)
+        assert launched(*kernels[5])[0]
+        end = time.monotonic() + PATIENCE_S
+        paths = [entry_path(str(root), key) for key, _ in kernels]
+        while all(map(os.path.isdir, paths)) and time.monotonic() < end:
+            time.sleep(0.01)
+        assert not all(map(os.path.isdir, paths))
+        assert os.path.isdir(paths[5])
+
+
 class TestAMiss:
     def test_it_is_compiled_and_published_as_ever(self, remote, root):
         assert launched(KEY, FILES) == (False, FILES)

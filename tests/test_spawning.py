@@ -85,8 +85,10 @@ class TestBesideAProgram:
         assert (done.returncode, done.stderr) == (0, "")
         read(tmp_path / "out")
 
-    def test_without_a_python_to_execute_it_is_refused(self, tells, monkeypatch):
-        monkeypatch.setattr(sys, "executable", "")
+    @pytest.mark.parametrize(("name", "value"), [("executable", ""), ("frozen", True)])
+    def test_without_a_python_to_execute_it_is_refused(self, tells, monkeypatch, name, value):
+        """A program that was frozen into one file would start itself."""
+        monkeypatch.setattr(sys, name, value, raising=False)
         with pytest.raises(FileNotFoundError):
             start_beside("tells", [], tells)
 

@@ -90,7 +90,8 @@ def start_beside(module: str, words: Sequence[str], environ: Mapping[str, str]) 
     import subprocess  # a process that asks no remote needs none
 
     _started[:] = [process for process in _started if process.poll() is None]
-    if not sys.executable:
+    if not sys.executable or getattr(sys, "frozen", False):
+        # A frozen program is its own executable, and would be started once more.
         raise OSError(errno.ENOENT, "it is not known which Python this process runs")
     command = python_command(module, *words, first=_LEAVE_PARENT)
     nowhere = subprocess.DEVNULL

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import json
 import os
-import select
 import socket
 import time
 
@@ -18,7 +17,7 @@ from gpucache.disk.processes import this_process
 from gpucache.disk.spawning import python_command, start_beside, start_detached
 from gpucache.forks import closed_in_child
 from gpucache.remote.breaker import Breaker
-from gpucache.remote.meeting import Meeting, address, is_own, is_served
+from gpucache.remote.meeting import Meeting, address, is_own, is_readable, is_served
 from gpucache.remote.question import MOST_BYTES, Answer, Question, parsed_answer
 from gpucache.values import Value
 
@@ -165,20 +164,20 @@ class _Asking:
         """
         connection.send(question.encoded())  # as long as this, it fits into an empty buffer
         data = b""
-        while not data.endswith(b"\n"):
-            left_s = self._end - time.monotonic()
-            if left_s <= 0:
+        is_last = False
+        while not data.endswith(b"\n") and len(data) <= MOST_BYTES:
+            if is_last:
                 return None
-            if not select.select([connection], [], [], min(left_s, _SLICE_S))[0]:
-                if self._has_failed():
-                    return self._closed()
-                continue
-            more = connection.recv(MOST_BYTES)
-            if not more:
-                raise ConnectionResetError
-            data += more
-            if len(data) > MOST_BYTES:
-                break
+            left_s = self._end - time.monotonic()
+            # What has come is looked at once more: this process may have been stopped meanwhile.
+            is_last = left_s <= 0
+            if is_readable(connection, min(max(left_s, 0), _SLICE_S)):
+                more = connection.recv(MOST_BYTES)
+                if not more:
+                    raise ConnectionResetError
+                data += more
+            elif self._has_failed():
+                return self._closed()
         return parsed_answer(data) or Answer("error", "courier", "the courier makes no sense")
 
     def _has_failed(self) -> bool:

@@ -11,7 +11,6 @@ from __future__ import annotations
 import fcntl
 import json
 import os
-import select
 import signal
 import socket
 import sys
@@ -26,7 +25,7 @@ from gpucache.disk.processes import is_running
 from gpucache.disk.spawning import offer_to_the_killer
 from gpucache.errors import GpuCacheError
 from gpucache.remote.breaker import Breaker
-from gpucache.remote.meeting import Meeting, address, forget_old, is_over, is_own
+from gpucache.remote.meeting import Meeting, address, forget_old, is_over, is_own, is_readable
 from gpucache.remote.question import MOST_BYTES, Answer, parsed_question
 from gpucache.threads import start
 
@@ -171,7 +170,7 @@ class Courier:
         """Take one connection, if one comes in time."""
         if self._is_stuck():
             os._exit(1)
-        if not select.select([listener], [], [], timeout_s)[0]:
+        if not is_readable(listener, timeout_s):
             return False
         connection, _ = listener.accept()
         self._last = time.monotonic()

@@ -103,11 +103,19 @@ def is_own(end: socket.socket) -> bool:
 def is_over(end: socket.socket) -> bool:
     """Whether the process at the other end of a connection, which says nothing more, has closed that."""
     try:
-        if not select.select([end], [], [], 0)[0]:
-            return False
-        return not end.recv(1, socket.MSG_PEEK)
+        return is_readable(end, 0) and not end.recv(1, socket.MSG_PEEK)
     except OSError:
         return True
+
+
+def is_readable(end: socket.socket, timeout_s: float) -> bool:
+    """Whether something has come, or the other end is closed, or does so in time.
+
+    Not by `select.select`, which takes no descriptor above 1,023: a rank may have more files open.
+    """
+    poll = select.poll()
+    poll.register(end, select.POLLIN)
+    return bool(poll.poll(timeout_s * 1000))
 
 
 def forget_old(directory: str) -> None:

@@ -113,6 +113,8 @@ class SharedKernel:
             raise
         if found is not None:
             lock.release()
+            # What is fetched takes room, and a process that compiles nothing would never make any.
+            self.location.limit.enforce()
             return found
         self.lock, self.why = lock, why
         return None
