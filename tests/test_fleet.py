@@ -85,3 +85,22 @@ def test_stock_triton_alone_compiles_nothing_where_views_are_asked_for(
     assert node.json("unpack", "kernels.tar.zst", "--views")["views"] == 4 * len(builder.stored())
     for device in (0, 3):
         assert not node.launch_stock(device).compiled
+
+
+def test_ranks_that_start_together_with_the_pull_of_all_kernels_compile_none(
+    builder: Machine, key: dict[str, str], node: Machine, tmp_path: Path
+) -> None:
+    """Each asks for them in the order of the corpus, while they come in the order of the pack."""
+    (tmp_path / "remote").mkdir()
+    remote = {"GPUCACHE_REMOTE": f"file://{tmp_path}/remote"}
+    signs = {"GPUCACHE_SIGN_KEY": str(builder.directory / "ci.key")}
+    builder.gpucache("pack", "-o", tmp_path / "all.tar.zst", **signs)
+    builder.gpucache("push", tmp_path / "all.tar.zst", **remote)
+    node.environ |= key | remote | {"GPUCACHE_PACK": "all"}
+    ranks = node.launch()
+    assert failures(ranks) == []
+    assert compiled(ranks) == []
+    assert node.stored() == builder.stored()
+    counted = node.json("stats")["all"]
+    assert counted["pulled"] == len(builder.stored())
+    assert counted["remote_hits"] == counted["remote_misses"] == 0
