@@ -11,9 +11,6 @@ from __future__ import annotations
 import re
 from typing import TYPE_CHECKING, Literal
 
-from gpucache.escapes import printable
-from gpucache.log import DEBUG, tell
-
 if TYPE_CHECKING:
     from gpucache.remote.errors import RemoteKind
 
@@ -60,13 +57,10 @@ _WORD = re.compile(r"(\w+) \((?:permanent|temporary|persistent)\) at ")
 _STATUS = re.compile(r"response: Parts \{ status: (\d{3}),")
 _FULL = re.compile(r"QuotaExceeded|StorageFull|InsufficientStorage|NoSpace|No space left|DiskFull")
 _SLOW = re.compile(r'code: "(?:SlowDown|RequestLimitExceeded|TooManyRequests|ServerBusy)"')
-_DEBUG_LETTERS = 200
 
 
-def meaning(error: BaseException) -> RemoteKind | Meaning:
+def meaning(text: str) -> RemoteKind | Meaning:
     """The kind of failure, or what an answer means that is none; of what is not known, ``bad-answer``."""
-    text = str(error)
-    _tell_for_debugging(text)
     word = _WORD.match(text)
     known = _BY_WORD.get(word.group(1)) if word else None
     if known is not None and known != "refused":
@@ -85,8 +79,3 @@ def meaning(error: BaseException) -> RemoteKind | Meaning:
         if call in text:
             return kind
     return "bad-answer"
-
-
-def _tell_for_debugging(text: str) -> None:
-    """Log the beginning of an error's text, which may hold URLs and what a server wrote, where all is logged."""
-    tell(DEBUG, "opendal: %s", printable(text)[:_DEBUG_LETTERS])

@@ -16,7 +16,7 @@ from urllib.parse import urlsplit
 
 from gpucache.disk.door import open_regular
 from gpucache.escapes import printable
-from gpucache.remote.abandonable import CallFailed, TimeIsOver, Worker
+from gpucache.remote.abandonable import CallFailed, TimeIsOver, returned_in_time
 from gpucache.remote.bounded import PART_BYTES, BoundedReader, Deadline, as_file
 from gpucache.remote.checking import checked
 from gpucache.remote.errors import NotThere, RemoteError
@@ -197,13 +197,12 @@ class RedisServer:
         return self._connected(deadline)
 
     def _connected(self, deadline: Deadline) -> Connection:
-        worker = Worker()  # nothing bounds the look-up of a name
         try:
-            connection = Connection(worker.call(self._dialled(deadline), deadline.left_s()))
+            # Nothing else bounds the look-up of a name.
+            dialled = returned_in_time(self._dialled(deadline), deadline.left_s())
         except CallFailed as failed:
             raise _as_oserror(failed.error) from None
-        finally:
-            worker.end()
+        connection = Connection(dialled)
         try:
             self._greet(connection, deadline)
         except BaseException:
