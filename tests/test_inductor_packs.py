@@ -338,6 +338,10 @@ class TestTorch:
         missed = {"fxgraph_cache_miss": 2, "autograd_cache_miss": 1}
         hit = {"fxgraph_cache_hit": 2, "autograd_cache_hit": 1}
         assert self.compiled(fleet.first, tmp_path / "home1") == missed
+        # what docs/what-a-pack-tells.md says of graphs
+        graphs = [path.read_bytes() for path in fleet.first.glob("fxgraph/*/*/*")]
+        assert any(str(fleet.first).encode() in graph for graph in graphs)
+        assert all(str(self.PROGRAM).encode() in graph for graph in graphs)
         fleet.signed()
         assert len(fleet.pack()["entries"]) >= 5
         shutil.rmtree(fleet.first)
