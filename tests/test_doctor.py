@@ -3,26 +3,33 @@ from __future__ import annotations
 import ast
 import json
 import os
+import re
 import shlex
 import shutil
 import signal
+import socket
 import stat
 import subprocess
 import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator
+from email.utils import formatdate
 from pathlib import Path
 from typing import Any
 
 import pytest
+from support import bad_servers
+from support.bad_servers import bad_server, says
+from support.launches import kernel
 from support.processes import KEY_HOLDER, lock_holder, running
 from support.trees import everything_below
 from support.users import ADA, BOB, acting_as, link
 
 from gpucache import DeviceCacheRegistry, environment
+from gpucache.archive.signature import SigningKey, make_key
 from gpucache.diagnosis import codes as codes_module
-from gpucache.diagnosis import trust_checks, why_missed
+from gpucache.diagnosis import remote_checks, trust_checks, why_missed
 from gpucache.diagnosis.doctor import CODES, examine
 from gpucache.directories.launch import launch_environ
 from gpucache.directories.python_path import SITE
@@ -31,9 +38,17 @@ from gpucache.disk.lock_place import LockPlace
 from gpucache.findings import Finding
 from gpucache.layout import paths
 from gpucache.machine import device_files, nvml
+from gpucache.remote.breaker import Breaker
+from gpucache.remote.meeting import Meeting
+from gpucache.remote.object_names import entry_object
+from gpucache.remote.outbox import leave
 from gpucache.remote.pulls import Pull
+from gpucache.remote.pusher_lock import push_breaker
+from gpucache.remote.remote import Patience
 from gpucache.store.manifest import MANIFEST, entry_path
+from gpucache.store.pulled import Pulled, PulledEntry, note_pulled
 from gpucache.store.size import set_total
+from gpucache.store.stats import Stats
 
 Mount = Callable[..., Path]
 Put = Callable[[str], None]
@@ -1383,3 +1398,212 @@ def test_every_check_that_declares_codes_is_asked():
     """One that is not named in `doctor` or `explain` would be silent for ever."""
     declared = {code for codes in codes_module._codes.values() for code in codes}
     assert declared - set(CODES) - set(why_missed.CODES) == set()
+
+
+# ---- the remote
+
+
+class TestRemote:
+    @pytest.fixture
+    def shared(self, tmp_path: Path) -> Path:
+        """A directory that is a remote, and the key that everybody trusts, in `ci.key` beside it."""
+        directory = tmp_path / "shared"
+        directory.mkdir()
+        return directory
+
+    @pytest.fixture
+    def see(self, root: str, shared: Path) -> Callable[..., Findings]:
+        """Look, where all is well: a remote that is there, read by a trusted key, and written by it."""
+        signing = make_key("ci", str(shared.parent / "ci.key"))
+
+        def looked(**changed: str) -> Findings:
+            well = {
+                "GPUCACHE_REMOTE": f"file://{shared}?mode=write",
+                "GPUCACHE_TRUST_KEYS": signing.public_text,
+                "GPUCACHE_SIGN_KEY": str(shared.parent / "ci.key"),
+                "AWS_ACCESS_KEY_ID": "reader",
+                "AWS_SECRET_ACCESS_KEY": "word",
+            }
+            return look(root, **{**well, **changed})
+
+        return looked
+
+    def test_of_a_remote_with_which_all_is_well_nothing_is_told(self, see):
+        assert not [code for code in codes(see()) if "remote" in code or "outbox" in code]
+
+    def test_without_a_remote_nothing_is_asked(self, see, monkeypatch):
+        monkeypatch.setattr(remote_checks, "open_remote", pytest.fail)
+        silent(see(GPUCACHE_REMOTE=""), *(code for code in CODES if code.startswith("remote-")))
+
+    def test_a_url_with_a_password_is_told_and_not_shown(self, see):
+        silent(see(), "remote-url")
+        finding = told(see(GPUCACHE_REMOTE="redis://u:hunter2@host/0"), "remote-url", "error")
+        assert "password" in finding.fact
+        assert "hunter2" not in finding.fact + finding.fix + finding.subject
+        assert "REDISCLI_AUTH" in finding.fix
+
+    @pytest.mark.parametrize("library", ["zstandard", "cryptography", "opendal"])
+    def test_a_library_of_the_extra_that_is_missing_is_told(self, library, see, monkeypatch):
+        s3 = "s3://bucket?endpoint=http://127.0.0.1:9&mode=write"
+        silent(see(), "remote-not-installed")
+        monkeypatch.setitem(sys.modules, library, None)
+        finding = told(see(GPUCACHE_REMOTE=s3), "remote-not-installed", "error")
+        assert finding.subject == library
+        assert finding.fix == "pip install 'gpucache-devices[remote]'"
+
+    def test_a_directory_needs_no_opendal(self, see, monkeypatch):
+        monkeypatch.setitem(sys.modules, "opendal", None)
+        silent(see(), "remote-not-installed")
+
+    def test_that_nobody_is_trusted_is_told(self, see, shared):
+        silent(see(), "remote-no-trusted-key")
+        finding = told(see(GPUCACHE_TRUST_KEYS=""), "remote-no-trusted-key", "warning")
+        assert "nothing is read" in finding.fact
+        silent(
+            see(GPUCACHE_TRUST_KEYS="", GPUCACHE_REMOTE=f"file://{shared}?trust=owner"),
+            "remote-no-trusted-key",
+        )
+
+    def test_a_file_of_keys_that_cannot_be_read_is_told(self, see):
+        finding = told(see(GPUCACHE_TRUST_KEYS="/nowhere/keys"), "remote-no-trusted-key", "error")
+        assert "/nowhere/keys" in finding.fact
+
+    def test_that_nothing_can_be_signed_is_told_where_the_remote_is_written(self, see, shared):
+        silent(see(), "remote-no-sign-key")
+        silent(see(GPUCACHE_SIGN_KEY="", GPUCACHE_REMOTE=f"file://{shared}"), "remote-no-sign-key")
+        finding = told(see(GPUCACHE_SIGN_KEY=""), "remote-no-sign-key", "warning")
+        assert "GPUCACHE_SIGN_KEY" in finding.fix
+
+    def test_a_secret_key_that_others_can_read_is_told(self, see, shared):
+        (shared.parent / "ci.key").chmod(0o644)
+        assert "chmod 600" in told(see(), "remote-no-sign-key", "error").fix
+
+    def test_a_remote_that_is_not_there_is_told(self, see):
+        silent(see(), "remote-unreachable")
+        with socket.socket() as unused:
+            unused.bind(("127.0.0.1", 0))  # and does not listen
+            port = unused.getsockname()[1]
+            told(
+                see(GPUCACHE_REMOTE=f"redis://127.0.0.1:{port}/0"), "remote-unreachable", "warning"
+            )
+
+    def test_a_remote_that_hangs_is_told_in_time(self, see, monkeypatch):
+        monkeypatch.setattr(remote_checks, "_PATIENCE", Patience(0.3, 0.3))
+        with bad_server(bad_servers.drips) as server:
+            endpoint = f"http://127.0.0.1:{server.port}"
+            found = see(GPUCACHE_REMOTE=f"s3://bucket?endpoint={endpoint}")
+        assert "remote-unreachable" in codes(found)
+
+    def test_a_remote_that_refuses_is_told_without_what_it_says(self, see):
+        silent(see(), "remote-refused", "remote-fails")
+        with bad_server(says("403 Forbidden", b"\x1b[2J hunter2")) as server:
+            endpoint = f"http://127.0.0.1:{server.port}"
+            found = see(GPUCACHE_REMOTE=f"s3://bucket?endpoint={endpoint}")
+        finding = told(found, "remote-refused", "warning")
+        assert "hunter2" not in str(finding)
+
+    def test_that_there_are_no_credentials_is_told(self, see):
+        with bad_server(says("404 Not Found")) as server:
+            endpoint = f"http://127.0.0.1:{server.port}"
+            url = f"s3://bucket?endpoint={endpoint}"
+            silent(see(GPUCACHE_REMOTE=url), "remote-refused")
+            found = see(GPUCACHE_REMOTE=url, AWS_ACCESS_KEY_ID="", AWS_SECRET_ACCESS_KEY="")
+        assert "credentials" in told(found, "remote-refused", "warning").fact
+
+    def test_a_remote_that_fails_is_told(self, see):
+        with bad_server(says("500 Internal Server Error")) as server:
+            endpoint = f"http://127.0.0.1:{server.port}"
+            told(see(GPUCACHE_REMOTE=f"s3://bucket?endpoint={endpoint}"), "remote-fails", "warning")
+
+    @pytest.mark.parametrize(
+        ("ahead_s", "which"), [(-7200, "behind"), (7200, "ahead of"), (0, None)]
+    )
+    def test_a_server_with_another_clock_is_told(self, ahead_s, which, see):
+        def behave(connection, over):
+            date = formatdate(time.time() + ahead_s, usegmt=True)
+            says("404 Not Found", Date=date)(connection, over)
+
+        with bad_server(behave) as server:
+            endpoint = f"http://127.0.0.1:{server.port}"
+            found = see(GPUCACHE_REMOTE=f"s3://bucket?endpoint={endpoint}")
+        if which is None:
+            silent(found, "remote-clock")
+        else:
+            fact = told(found, "remote-clock", "warning").fact
+            assert re.match(rf"the server's clock is (7199|720[01]) s {which} this", fact), fact
+
+    def test_entries_for_another_triton_only_are_told(self, see, shared, monkeypatch):
+        monkeypatch.setattr(remote_checks, "installed_triton", lambda: "3.9.0")
+        other = shared / entry_object("3.6.0", KEY)
+        other.parent.mkdir(parents=True)
+        other.touch()
+        finding = told(see(), "remote-other-triton", "warning")
+        assert finding.fact == "it has entries for Triton 3.6.0, and none for 3.9.0"
+        own = shared / entry_object("3.9.0", KEY)
+        own.parent.mkdir(parents=True)
+        own.touch()
+        silent(see(), "remote-other-triton")
+
+    @pytest.mark.parametrize("what", ["asked for nothing", "given nothing"])
+    def test_a_remote_that_is_left_alone_is_told(self, what, see, root, shared):
+        silent(see(), "remote-paused")
+        text = f"file://{shared}?mode=write"
+        locks = paths.ours(root, "locks")
+        breaker = push_breaker(locks, text)
+        if what == "asked for nothing":
+            trust = SigningKey.read(str(shared.parent / "ci.key")).public_text
+            breaker = Breaker(Meeting.of(locks, root, text, trust).state)
+        breaker.closed("timeout", "no answer within 1 s")
+        finding = told(see(), "remote-paused", "warning")
+        assert finding.fact.startswith(f"it is {what} for ")
+        assert finding.fact.endswith("s more: no answer within 1 s")
+
+    def test_that_a_remote_has_nothing_is_no_failure(self, see, root, shared):
+        trust = SigningKey.read(str(shared.parent / "ci.key")).public_text
+        meeting = Meeting.of(paths.ours(root, "locks"), root, f"file://{shared}?mode=write", trust)
+        for _ in range(20):
+            Breaker(meeting.state).missed()
+        silent(see(), "remote-paused")
+
+    def test_what_no_trusted_key_has_signed_is_told(self, see, root):
+        silent(see(), "remote-bad-entries")
+        Stats(paths.ours(root, "stats"), "0").add("remote_bad", 3, now=True)
+        finding = told(see(), "remote-bad-entries", "error")
+        assert finding.fact.startswith("3 times in the last day")
+
+    @pytest.mark.parametrize(("count", "age_s"), [(101, 5), (1, 2 * HOUR_S)])
+    def test_an_outbox_that_grows_is_told(self, count, age_s, see, root):
+        for number in range(3):
+            leave(root, kernel(f"kernel {number}")[0])
+        silent(see(), "outbox-grows")
+        for number in range(count):
+            leave(root, kernel(f"kernel {number}")[0])
+        for marker in Path(paths.ours(root, "outbox")).rglob("*"):
+            aged(marker, age_s)
+        told(see(), "outbox-grows", "warning")
+
+    @pytest.mark.parametrize(
+        ("target", "version", "is_told"),
+        [
+            ("cuda:80", "3.9.0", True),
+            ("cuda:90", "3.6.0", True),
+            ("cuda:90", "3.9.0", False),
+            (None, None, False),
+        ],
+    )
+    def test_a_pack_of_which_nothing_can_be_used_is_told(
+        self, target, version, is_told, see, tmp_path, put, monkeypatch
+    ):
+        put("[gpu]\ncompute_capability = 9.0\n")
+        monkeypatch.setattr(remote_checks, "installed_triton", lambda: "3.9.0")
+        note_pulled(
+            root := provisioned(tmp_path / "root"),
+            Pulled("llama", 1, 1.0, {KEY: PulledEntry(target, version)}),
+        )
+        found = look(root)
+        if not is_told:
+            silent(found, "pulled-for-others")
+            return
+        finding = told(found, "pulled-for-others", "warning")
+        assert finding.subject == "llama"
+        assert finding.fact.endswith("here are sm_90, and Triton 3.9.0")

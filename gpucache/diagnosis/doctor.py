@@ -14,6 +14,7 @@ from gpucache.diagnosis import (
     machine_checks,
     mount_checks,
     record_checks,
+    remote_checks,
     root_check,
     space_checks,
     time_checks,
@@ -48,6 +49,10 @@ _ENVIRONMENT = (
     environment_checks.fresh_directory,
     environment_checks.triton_version,
 )
+_REMOTE = (
+    remote_checks.setting,
+    remote_checks.answers,
+)
 _DISK = (
     trust_checks.own_directory,
     trust_checks.group_writable,
@@ -63,6 +68,10 @@ _DISK = (
     lock_checks.failed_pulls,
     time_checks.clock_skew,
     time_checks.future_times,
+    remote_checks.pauses,
+    remote_checks.bad_entries,
+    remote_checks.outboxes,
+    remote_checks.pulled_for_others,
 )
 
 
@@ -72,10 +81,11 @@ def examine(
     """Find what hurts, or will hurt, processes with this environment and this absolute root; empty when all is well.
 
     Nothing that is examined makes it raise. It writes nothing but a file that is there for an instant, in the root's
-    own temporary directory, to ask the file system's clock. It asks NVML as `discover` does, with its time limit, and
-    does not ask CUDA. It may run beside any process: it tries a lock only after the lock stood still for long. An
-    ``error`` hurts now, or is unsafe; a ``warning`` will hurt, or costs time. Of a directory that is no cache nothing
-    else is told. ``named`` is the option or the variable that names the root, if any.
+    own temporary directory, to ask the file system's clock. It asks NVML as `discover` does, with its time limit, a
+    remote that is set for about ten seconds, and CUDA nothing. It may run beside any process: it tries a lock only
+    after the lock stood still for long. An ``error`` hurts now, or is unsafe; a ``warning`` will hurt, or costs time.
+    Of a directory that is no cache nothing else is told. ``named`` is the option or the variable that names the root,
+    if any.
 
     With ``probe`` it tries again what the root's mount can do, and keeps the answer in a safe root.
     """
@@ -101,9 +111,9 @@ def examine(
     found = [*bad, *sick, *of_root, *unsafe]
     if probe and is_cache and not unsafe:
         found += mount_checks.tried(root)
-    checks = [*_MACHINE, *_ENVIRONMENT]
+    checks = [*_MACHINE, *_ENVIRONMENT, *_REMOTE]
     if is_cache:
-        checks = [*_MACHINE, *_RECORD, *_ENVIRONMENT, *_DISK]
+        checks = [*_MACHINE, *_RECORD, *_ENVIRONMENT, *_REMOTE, *_DISK]
     for check in checks:
         found += _told(root, check(case))
     return tuple(_without_repeats(found))
@@ -139,6 +149,7 @@ CODES = codes_of(
     root_check.root,
     environment_checks.bad_values,
     *_ENVIRONMENT,
+    *_REMOTE,
     trust_checks.unsafe,
     mount_checks.tried,
     *_DISK,

@@ -44,7 +44,7 @@ def other_architecture(
 @tells({"other-triton": "a kernel was made by another version of Triton than is installed here"})
 def other_triton(metadata: Metadata) -> Iterator[Finding]:
     """Find a kernel that was not made by the version of Triton that is installed beside gpucache."""
-    installed = _installed()
+    installed = installed_triton()
     if installed is None or metadata.triton_version == installed:
         return
     writes_no_version = _numbers(installed) < (3, 3)
@@ -56,15 +56,16 @@ def other_triton(metadata: Metadata) -> Iterator[Finding]:
     yield Finding("other-triton", "error", "triton", fact, fix)
 
 
-def _installed() -> str | None:
+def installed_triton() -> str | None:
     """The version of Triton beside this gpucache, without importing it."""
     from importlib.metadata import PackageNotFoundError, version
 
     for name in _DISTRIBUTIONS:
         try:
-            return version(name).partition("+")[0]
+            found = str(version(name))
         except PackageNotFoundError:
             continue
+        return None if found == "None" else found.partition("+")[0]  # broken metadata have None
     return None
 
 
