@@ -10,9 +10,12 @@ import sys
 from pathlib import Path
 
 import pytest
+from support.processes import PATIENCE_S
 from support.users import ADA
+from tree import make
 
 from gpucache.archive.signature import SigningKey
+from gpucache.upkeep.verify import verify
 
 
 @pytest.fixture
@@ -164,6 +167,40 @@ class TestPack:
         assert done.code == 1
         assert "everybody may write it" in done.err
         assert not (tmp_path / "n.tar.zst").exists()
+
+
+class TestRootsThatTakeNothing:
+    def test_a_read_only_root_is_packed(self, root, here, mount, tmp_path, keys):
+        point = mount(tmp_path / "image", "--bind", root)
+        subprocess.run(["mount", "-o", "remount,bind,ro", point], check=True)
+        done = here("pack", "-o", tmp_path / "n.tar.zst", "--root", point, "--json")
+        assert {row["key"] for row in json.loads(done.out)["entries"]} == set(keys)
+
+    def test_a_full_root_is_packed_to_another_disk(self, here, mount, tmp_path):
+        point = mount(tmp_path / "small", "-t", "tmpfs", "-o", "mode=0700,size=2m", "none")
+        keys = make(f"{point}/root", 6, 2)
+        with pytest.raises(OSError, match="No space left"):
+            (point / "other").write_bytes(bytes(4 * 2**20))
+        assert os.statvfs(point).f_bavail == 0
+        done = here("pack", "-o", tmp_path / "n.tar.zst", "--root", point / "root", "--json")
+        assert {row["key"] for row in json.loads(done.out)["entries"]} == set(keys)
+
+
+def test_two_unpacks_at_once_make_each_entry_once(packed, tmp_path, keys):
+    command = [sys.executable, "-m", "gpucache", "unpack", str(packed), "--unsigned", "--json"]
+    command += ["--root", str(tmp_path / "o")]
+    started = [subprocess.Popen(command, stdout=subprocess.PIPE, text=True) for _ in range(4)]
+    made = []
+    for process in started:
+        out, _ = process.communicate(timeout=PATIENCE_S)
+        assert process.returncode == 0
+        said = json.loads(out)
+        assert {row["key"] for row in said["made"] + said["there"]} == set(keys)
+        assert said["skipped"] == []
+        made += [row["key"] for row in said["made"]]
+    assert sorted(made) == sorted(keys)
+    assert not verify(str(tmp_path / "o")).findings
+    assert list((tmp_path / "o/gpucache/v1/tmp").glob("*/*")) == []
 
 
 class TestTrust:

@@ -7,15 +7,20 @@ import os
 from pathlib import Path
 
 import pytest
+from support.every_call import SCRIPT
 from support.packs import read_all
 from support.trees import KERNEL, KEY, Tree, left_by_stock
 from support.users import ADA
 
 from gpucache.archive.errors import BadPack
 from gpucache.archive.signature import anyone
+from gpucache.disk.staging import sweep_dead
 from gpucache.disk.vetting import Trust
 from gpucache.report.cache_report import scan
+from gpucache.store.lookup import sound
+from gpucache.store.manifest import entry_path
 from gpucache.transfer.gather import Gathered, gathered
+from gpucache.upkeep.verify import verify
 
 OTHER = "B" * 52
 
@@ -135,3 +140,49 @@ def test_progress_tells_entries_and_then_bytes(tree):
     assert looked == [(0, 2), (1, 2)]
     assert wrote == sorted(wrote)
     assert wrote[-1][1] == found.size_bytes > wrote[-1][0]
+
+
+PACK = (
+    SCRIPT
+    + """
+import tempfile
+import zstandard
+from gpucache.archive import compression, signature
+from gpucache.cli.output_file import whole_file
+from gpucache.disk.staging import sweep_dead
+from gpucache.disk.vetting import Trust
+from gpucache.report.cache_report import scan
+from gpucache.transfer.gather import gathered
+root, pack = sys.argv[2:]
+tempfile.gettempdir()  # which tries whether it can be written
+entries = scan(root).entries
+mark("begin")
+with gathered(root, entries, Trust()) as found, whole_file(pack) as out:
+    found.write(out, found.statement("nightly", 7), None)
+mark("end")
+"""
+)
+
+
+def test_killed_at_any_system_call_a_pack_leaves_the_store_as_it_was(every_call):
+    """And the file that was there before, until the new one is whole."""
+
+    def start(home: Path) -> list[object]:
+        Tree(home, OTHER)
+        tree = Tree(home)
+        (home / "pack").write_bytes(b"old")
+        return [tree.root, home / "pack"]
+
+    def check(home: Path, line: str) -> None:
+        for key in (KEY, OTHER):
+            entry = Path(entry_path(str(home / "root"), key))
+            assert sound(str(entry), True, 0.0) is not None, line
+        data = (home / "pack").read_bytes()
+        if data != b"old":
+            reader, _ = read_all(data, anyone)
+            assert len(reader.statement.entries) == 2, line
+        sweep_dead(f"{home}/root/gpucache/v1/tmp")
+        assert list((home / "root/gpucache/v1/tmp").glob("*/*")) == [], line
+        assert not verify(str(home / "root")).findings, line
+
+    every_call.killed_everywhere(PACK, start, check, least=15)

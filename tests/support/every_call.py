@@ -183,7 +183,7 @@ def alike(line: str, home: Path) -> str:
     # a time that strace spells out, with a fraction or without
     line = re.sub(r"/\*.*?\*/", "", line)
     line = re.sub(
-        r"(publish-|gpucache-new-|gpucache-staging-|tmp\.gpucache-)[\w.-]+|[0-9a-f]{8,}|\d+",
+        r"(publish-|gpucache-output-|gpucache-new-|gpucache-staging-|tmp\.gpucache-)[\w.-]+|[0-9a-f]{8,}|\d+",
         "?",
         line,
     )
