@@ -35,7 +35,7 @@ views_option = click.option(
 
 
 @click.command()
-@click.argument("file", metavar="FILE", type=click.Path(allow_dash=True))
+@click.argument("file", metavar="FILE", type=click.Path(readable=False, allow_dash=True))
 @arch_option
 @click.option("--dry-run", "-n", is_flag=True, help="Only show what would be taken.")
 @click.option(

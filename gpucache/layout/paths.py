@@ -7,7 +7,7 @@
     ├── devices/<host>.json   the devices as provisioned on that host
     ├── store/<KEY[:2]>/<KEY>/…   one copy of each entry, hard-linked into the device directories
     ├── locks/                a lock for each key that is being compiled, and one for provisioning
-    ├── tmp/                  what is not yet published
+    ├── tmp/                  what is not yet published, and second names of what is being packed
     ├── quarantine/           damaged entries, which nothing reads
     ├── stats/                counters, and the size of the store
     ├── foreign/              device directories outside the root that have views of the store

@@ -25,6 +25,8 @@ import triton.runtime.cache
 import gpucache.cli.commands
 import gpucache.cli.run
 import gpucache.cli.run_ahead
+import gpucache.cli.transfer
+import gpucache.cli.transfer_unpack
 import gpucache.store.eviction
 import gpucache.store.leftovers
 import gpucache.triton.shared_kernel
@@ -183,6 +185,19 @@ def _recorded(root: Path) -> None:
     os.chmod(directory / name, 0o600)
 
 
+def _packed(root: Path) -> None:
+    """Two kernels, of which one is in a pack alone, beside the root, and the other there too."""
+    _two(root)
+    assert _transfer(root, "pack", "-o") == 0
+    shutil.rmtree(entry_path(str(root), B))
+    for device in ("0", "1"):
+        shutil.rmtree(root / "triton" / device / B)
+
+
+def _transfer(root: Path, *words: str) -> int:
+    return command_line.main([*words, f"{root.parent}/kernels.tar.zst"])
+
+
 TREES: dict[str, Callable[[Path], None]] = {
     "empty": lambda root: None,
     "two": _two,
@@ -192,6 +207,7 @@ TREES: dict[str, Callable[[Path], None]] = {
     "littered": _littered,
     "forged": _forged,
     "recorded": _recorded,
+    "packed": _packed,
 }
 
 
@@ -226,6 +242,15 @@ def _loading(name: str) -> Callable[[Path, Injection], object]:
 def _calling(name: str) -> Callable[[Path, Injection], object]:
     def run(root: Path, injection: Injection) -> object:
         code = command_line.main(_COMMANDS[name])
+        assert code in (0, 1), f"exit code {code}"
+        return code
+
+    return run
+
+
+def _transferring(*words: str) -> Callable[[Path, Injection], object]:
+    def run(root: Path, injection: Injection) -> object:
+        code = _transfer(root, *words)
         assert code in (0, 1), f"exit code {code}"
         return code
 
@@ -293,6 +318,8 @@ OPERATIONS: dict[str, Operation] = {
     "du": Operation("littered", _calling("du")),
     "doctor": Operation("two", _calling("doctor")),
     "path": Operation("two", _calling("path")),
+    "pack": Operation("two", _transferring("pack", "-o")),
+    "unpack": Operation("packed", _transferring("unpack", "--unsigned")),
     "run-warm": Operation("recorded", _running("--warm")),
     "run-auto": Operation("recorded", _running("--warm", "auto")),
     "forged": Operation("forged", _launching(A)),
