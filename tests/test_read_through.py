@@ -10,17 +10,20 @@ import subprocess
 import sys
 import time
 import types
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
 from support.launches import another_process, kernel, launched
 from support.processes import PATIENCE_S
 from support.read_through import VERSION, Entries, couriers, end_couriers
+from support.remotes import EVERY_KIND, KINDS, Place
 
 from gpucache.archive.signature import make_key
+from gpucache.forks import run_at_exit
 from gpucache.remote.breaker import Breaker
 from gpucache.remote.meeting import Meeting
+from gpucache.remote.object_names import entry_object
 from gpucache.store.manifest import entry_path
 from gpucache.store.stats import totals
 from gpucache.triton.manager import DeviceCacheManager, current_location
@@ -53,6 +56,27 @@ def counted(root: Path) -> dict[str, float]:
     location.stats.flush()
     (values,) = totals(str(root)).values()
     return {name: value for name, value in values.items() if name.startswith("remote") and value}
+
+
+def in_a_child(holds: Callable[[], bool]) -> bool:
+    """Whether something holds in a forked child, which is killed if it hangs."""
+    child = os.fork()
+    if child == 0:
+        try:
+            is_held = holds()
+            run_at_exit()
+            os._exit(0 if is_held else 1)
+        finally:
+            os._exit(2)
+    end = time.monotonic() + PATIENCE_S
+    while time.monotonic() < end:
+        pid, status = os.waitpid(child, os.WNOHANG)
+        if pid:
+            return status == 0
+        time.sleep(0.01)
+    os.kill(child, signal.SIGKILL)
+    os.waitpid(child, 0)
+    return False
 
 
 def warnings(caplog: pytest.LogCaptureFixture) -> list[str]:
@@ -121,6 +145,29 @@ class TestAHit:
         launched(KEY, FILES)
         (found,) = root.glob("gpucache/v1/locks/remote-*.socket")
         assert stat.S_IMODE(found.stat().st_mode) & 0o077 == 0
+
+
+class TestEveryKind:
+    @pytest.fixture(params=EVERY_KIND)
+    def place(self, request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Place:
+        found = KINDS[request.param](request)
+        monkeypatch.setenv("GPUCACHE_REMOTE", found.url("read"))
+        for name, value in found.environ.items():
+            monkeypatch.setenv(name, value)
+        return found
+
+    def test_what_it_has_is_a_hit_in_a_forked_child_too(self, place, remote, root, tmp_path):
+        kernels = [kernel(str(number)) for number in range(3)]
+        store = place.open()
+        for key, files in kernels[:2]:
+            (tmp_path / "object").write_bytes(remote.packed(key, files))
+            store.put_new(entry_object(VERSION, key), str(tmp_path / "object"))
+        (first, files), (second, more), (third, rest) = kernels
+        assert launched(first, files) == (True, files)
+        assert in_a_child(lambda: launched(second, more) == (True, more))
+        assert launched(third, rest) == (False, rest)
+        found = counted(root)
+        assert (found["remote_hits"], found["remote_misses"]) == (2, 1)
 
 
 class TestRoom:
@@ -358,21 +405,7 @@ class TestTheCourier:
         remote.add(KEY, FILES)
         remote.add(OTHER, OTHER_FILES)
         assert launched(KEY, FILES)[0]
-        child = os.fork()
-        if child == 0:
-            try:
-                os._exit(0 if launched(OTHER, OTHER_FILES) == (True, OTHER_FILES) else 1)
-            finally:
-                os._exit(2)
-        end = time.monotonic() + PATIENCE_S
-        done = (0, 0)
-        while done[0] == 0 and time.monotonic() < end:
-            done = os.waitpid(child, os.WNOHANG)
-            time.sleep(0.01)
-        if done[0] == 0:
-            os.kill(child, signal.SIGKILL)
-            os.waitpid(child, 0)
-        assert done == (child, 0)
+        assert in_a_child(lambda: launched(OTHER, OTHER_FILES) == (True, OTHER_FILES))
 
     def test_a_signal_handler_may_ask_in_the_middle_of_a_question(self, remote, root):
         remote.add(KEY, FILES)

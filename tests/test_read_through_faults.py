@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+import signal
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -12,6 +14,7 @@ from support.processes import PATIENCE_S
 from support.ranks import Rank, together
 from support.read_through import Entries, couriers, end_couriers
 
+from gpucache.remote.breaker import Breaker
 from gpucache.store.stats import totals
 
 LIMIT_S = 1.0
@@ -48,6 +51,13 @@ def start(ranks: Start, root: Path, tmp_path: Path) -> Iterator[Start]:
 
     yield begun
     end_couriers(root)
+
+
+def until(happens: Callable[[], object]) -> None:
+    end = time.monotonic() + PATIENCE_S
+    while not happens():
+        assert time.monotonic() < end
+        time.sleep(0.01)
 
 
 def counted(root: Path) -> dict[str, float]:
@@ -124,6 +134,37 @@ def test_four_ranks_wait_for_a_server_that_hangs_no_longer_than_one(start, root)
     assert requests <= 8, "and not one a kernel"
     for rank in started:
         assert_says_no_secret(rank)
+
+
+def test_a_courier_that_is_killed_in_the_middle_is_replaced(start, root):
+    """The rank that waits hears of it at once, and asks the next one."""
+    with bad_server(hangs) as server:
+        rank = start(
+            URLS["s3"].format(server.port), count=1, GPUCACHE_REMOTE_TIMEOUT_S=str(PATIENCE_S)
+        )
+        rank.go()
+        until(lambda: server.requests)
+        (first,) = couriers(root)
+        os.kill(first, signal.SIGKILL)
+        until(lambda: len(server.requests) == 2)
+        (second,) = couriers(root)
+        assert second != first
+        os.kill(second, signal.SIGSTOP)  # and the time of the node is over once the server answers
+        Breaker(next(map(str, root.glob("gpucache/v1/locks/remote-*.state")))).closed("timeout")
+        said = rank.said()
+    assert said["compiled"] == 1
+    assert_says_no_secret(rank)
+
+
+def test_a_rank_that_is_killed_while_it_asks_leaves_the_key_to_the_next(start):
+    with bad_server(hangs) as server:
+        url = URLS["s3"].format(server.port)
+        rank = start(url, count=1, GPUCACHE_REMOTE_TIMEOUT_S=str(PATIENCE_S))
+        rank.go()
+        until(lambda: server.requests)
+        rank.process.kill()
+        next_one = start("", "triton/1", 1)
+        assert together([next_one])[0]["compiled"] == 1
 
 
 def test_ranks_take_from_the_remote_what_another_node_has_made(start, root, one_kernel, tmp_path):

@@ -20,6 +20,7 @@ from gpucache.remote.object_names import entry_object
 from gpucache.remote.opening import open_remote
 from gpucache.remote.question import Answer
 from gpucache.remote.remote import Patience
+from gpucache.remote.single_entry import ENTRY_BYTES, single_entry
 from gpucache.remote.trusting import judge_of
 from gpucache.remote.url import RemoteUrl
 
@@ -31,9 +32,6 @@ if TYPE_CHECKING:
     from gpucache.archive.read import Judge
     from gpucache.remote.question import Did, Question
     from gpucache.remote.remote import Remote
-
-ENTRY_BYTES = 64 * 2**20
-"""No object of a single entry is longer."""
 
 
 class _NotWaitedFor(Exception):
@@ -128,14 +126,7 @@ def _taken(
     called: str,
 ) -> Answer:
     with PackReader(source, judge, source_name=called) as reader:
-        entries = reader.statement.entries
-        if len(entries) != 1:
-            return Answer("bad", "entries", "it is no pack of a single entry")
-        (entry,) = entries
-        if entry.store_key != question.store_key:
-            return Answer("bad", "another-key", "it is the entry of another key")
-        if entry.facts.triton_version != question.triton_version:
-            return Answer("bad", "another-version", "it is the entry of another Triton")
+        entry = single_entry(reader, question.triton_version, question.store_key)
         unpacked = unpack(reader, root, locked_key=entry.store_key)
     if unpacked.skipped:
         return Answer("miss", unpacked.skipped[0].why)

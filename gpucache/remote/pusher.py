@@ -30,11 +30,11 @@ from gpucache.layout import paths
 from gpucache.remote import outbox
 from gpucache.remote.breaker import LONGEST_S, Breaker
 from gpucache.remote.errors import RemoteError
-from gpucache.remote.fetch import ENTRY_BYTES
 from gpucache.remote.object_names import entry_object
 from gpucache.remote.opening import open_remote
 from gpucache.remote.pusher_lock import held, push_breaker
 from gpucache.remote.remote import Patience
+from gpucache.remote.single_entry import ENTRY_BYTES
 from gpucache.remote.url import RemoteUrl
 from gpucache.store.manifest import entry_path
 from gpucache.store.stats import REMOTE as NO_DEVICE

@@ -113,8 +113,6 @@ class SharedKernel:
             raise
         if found is not None:
             lock.release()
-            # What is fetched takes room, and a process that compiles nothing would never make any.
-            self.location.limit.enforce()
             return found
         self.lock, self.why = lock, why
         return None
@@ -217,6 +215,8 @@ class SharedKernel:
         location.stats.add("saved_s", saved_s, now=True)
         directory = self._viewed(manifest, repair)
         location.limit.viewed()
+        # What is fetched takes room, and a process that compiles nothing would never make any.
+        location.limit.enforce()
         kernel = manifest.facts.kernel
         tell(logging.DEBUG, "shared hit: %s %s from %s", kernel, self.key, self.entry)
         return {name: f"{directory}/{name}" for name in manifest.listed}
