@@ -6,11 +6,13 @@ no more than that they refuse it.
 
 from __future__ import annotations
 
+import threading
 import time
+from contextlib import suppress
 from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
 
-from gpucache.remote.abandonable import CallFailed, TimeIsOver, Worker
+from gpucache import threads
 from gpucache.remote.services import service
 
 if TYPE_CHECKING:
@@ -41,13 +43,24 @@ def skew_s(url: RemoteUrl, environ: Mapping[str, str], within_s: float) -> float
     endpoint = service(url, environ)[1].get("endpoint") or _ENDPOINTS.get(url.scheme)
     if endpoint is None:
         return None
+    found: list[float] = []
+    # Nothing bounds the look-up of a host's name: the thread is left to itself where that takes longer.
+    asking = threading.Thread(target=_ask, args=(endpoint, within_s, found), daemon=True)
     try:
-        worker = Worker()
-        difference: float | None = worker.call(lambda: _difference_s(endpoint, within_s), within_s)
-        worker.end()
-    except (CallFailed, TimeIsOver, OSError):
+        threads.start(asking)
+    except OSError:
         return None
-    return difference
+    asking.join(within_s)
+    return found[0] if found else None
+
+
+def _ask(endpoint: str, within_s: float, found: list[float]) -> None:
+    from http.client import HTTPException
+
+    with suppress(OSError, HTTPException, ValueError):
+        difference = _difference_s(endpoint, within_s)
+        if difference is not None:
+            found.append(difference)
 
 
 def _difference_s(endpoint: str, within_s: float) -> float | None:
