@@ -1503,7 +1503,7 @@ class TestRemote:
         assert "hunter2" not in str(finding)
 
     def test_that_there_are_no_credentials_is_told(self, see):
-        with bad_server(says("404 Not Found")) as server:
+        with bad_server(says("500 Internal Server Error")) as server:
             endpoint = f"http://127.0.0.1:{server.port}"
             url = f"s3://bucket?endpoint={endpoint}"
             silent(see(GPUCACHE_REMOTE=url), "remote-refused")

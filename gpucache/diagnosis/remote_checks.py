@@ -128,7 +128,7 @@ def _signing(environ: Mapping[str, str]) -> Iterator[Finding]:
 @tells(
     {
         "remote-unreachable": "the remote cannot be reached, or does not answer in time",
-        "remote-refused": "the remote refuses these credentials, or there are none",
+        "remote-refused": "the remote refuses these credentials, or has nothing of that name, or there are none",
         "remote-fails": "the remote fails, or its answers make no sense",
         "remote-clock": "the clocks of the remote and of this machine differ",
         "remote-other-triton": "the remote has entries, and none for the Triton that is installed",
