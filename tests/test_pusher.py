@@ -21,7 +21,7 @@ from gpucache.archive.errors import BadPack
 from gpucache.archive.read import PackReader
 from gpucache.archive.signature import SigningKey, TrustedKeys, anyone, make_key
 from gpucache.layout import paths
-from gpucache.remote import outbox, pusher, write_behind
+from gpucache.remote import outbox, pusher, single_entry, write_behind
 from gpucache.remote.errors import RemoteError
 from gpucache.remote.object_names import entry_object
 from gpucache.remote.pusher import push_waiting
@@ -287,7 +287,7 @@ class TestAPush:
         assert not writer.object_of(KEY).exists()
 
     def test_one_that_no_reader_would_take_is_not_pushed(self, writer, started, monkeypatch):
-        monkeypatch.setattr(pusher, "ENTRY_BYTES", 10)
+        monkeypatch.setattr(single_entry, "ENTRY_BYTES", 10)
         leave(writer)
         writer.push()
         assert not writer.object_of(KEY).exists()
@@ -426,15 +426,15 @@ class TestAFailure:
         def full(*_):
             raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
-        write_pack = pusher.write_pack
-        monkeypatch.setattr(pusher, "write_pack", full)
+        write_pack = single_entry.write_pack
+        monkeypatch.setattr(single_entry, "write_pack", full)
         with pytest.raises(OSError, match="No space"):
             writer.push()
         assert writer.waiting == [KEY]
         assert not [
             name for name in os.listdir(paths.ours(str(writer.root), "tmp")) if "pack" in name
         ]
-        monkeypatch.setattr(pusher, "write_pack", write_pack)
+        monkeypatch.setattr(single_entry, "write_pack", write_pack)
         writer.push()
         assert writer.pushed(KEY) == FILES
 

@@ -16,9 +16,6 @@ from typing import NamedTuple
 from gpucache.archive.collect import Collected, NotCollected, collect
 from gpucache.archive.errors import BadPack
 from gpucache.archive.signature import SigningKey
-from gpucache.archive.statement import Statement
-from gpucache.archive.write import write_pack
-from gpucache.disk.files import remove_tree
 from gpucache.disk.lock_place import LockPlace
 from gpucache.disk.spawning import offer_to_the_killer
 from gpucache.disk.staging import Staging
@@ -30,11 +27,10 @@ from gpucache.layout import paths
 from gpucache.remote import outbox
 from gpucache.remote.breaker import LONGEST_S, Breaker
 from gpucache.remote.errors import RemoteError
-from gpucache.remote.object_names import entry_object
 from gpucache.remote.opening import open_remote
 from gpucache.remote.pusher_lock import held, push_breaker
 from gpucache.remote.remote import Patience
-from gpucache.remote.single_entry import ENTRY_BYTES
+from gpucache.remote.single_entry import put_entry
 from gpucache.remote.url import RemoteUrl
 from gpucache.store.manifest import entry_path
 from gpucache.store.stats import REMOTE as NO_DEVICE
@@ -43,9 +39,7 @@ from gpucache.store.stats import Stats
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Mapping
-    from typing import BinaryIO
 
-    from gpucache.archive.statement import ArchivedEntry, ArchivedFile
     from gpucache.remote.outbox import Marker
     from gpucache.remote.remote import Remote
 
@@ -218,28 +212,8 @@ class Pushing:
             collected.unpin()
 
     def _put(self, collected: Collected) -> _Done:
-        entry = collected.entry
-        version = entry.facts.triton_version
-        if version is None:
-            return _NOTHING  # 3.2 does not say it, and nobody could ask for the entry
-        directory = self._pins.directory()
         try:
-            path = f"{directory}/pack"
-            with open(path, "xb") as file:
-                self._write(file, collected)
-                size_bytes = file.tell()
-            if size_bytes > ENTRY_BYTES:
-                return _NOTHING
-            is_new = self.remote.put_new(entry_object(version, entry.store_key), path)
-        finally:
-            remove_tree(directory)
-        return _Done(was_asked=True, sent_bytes=size_bytes if is_new else 0)
-
-    def _write(self, file: BinaryIO, collected: Collected) -> None:
-        """Write the pack of one entry, of which each byte is compared with the digest that was published."""
-
-        def opened(_: ArchivedEntry, member: ArchivedFile) -> BinaryIO:
-            return collected.opened(member)
-
-        statement = Statement("", 0, (collected.entry,))
-        write_pack(file, statement, self.signing, opened)
+            sent = put_entry(self.remote, collected, self.signing, self._pins)
+        except ValueError:
+            return _NOTHING  # nobody could ask for it
+        return _Done(was_asked=True, sent_bytes=sent or 0)
