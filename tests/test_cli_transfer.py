@@ -169,6 +169,31 @@ class TestPack:
         assert not (tmp_path / "n.tar.zst").exists()
 
 
+class TestWhatIsLeftOut:
+    def test_what_is_damaged_is_a_warning_and_in_json(self, root, here, tmp_path, keys):
+        for path in root.rglob("*.cubin"):
+            if path.parent.name == keys[0]:
+                path.unlink()
+                path.write_bytes(b"other")
+        words = ("pack", "-o", tmp_path / "n.tar.zst", "--root", root)
+        done = here(*words)
+        assert done.code == 0
+        assert "warning: left out " in done.err
+        assert "has another content than was published" in done.err
+        (row,) = json.loads(here(*words, "--json").out)["left_out"]
+        assert (row["key"], row["why"]) == (keys[0], "damaged")
+
+    def test_what_is_of_no_use_elsewhere_is_counted_in_a_note(self, root, here, tmp_path):
+        for letter in "AB":
+            directory = root / "triton/0" / (letter * 52)
+            directory.mkdir()
+            (directory / "launcher.so").write_bytes(Path(sys.executable).resolve().read_bytes())
+        done = here("pack", "-o", tmp_path / "n.tar.zst", "--root", root)
+        assert "warning" not in done.err
+        said = "left out 2 entries, each a library that does not tell its processor or Python"
+        assert f"note: {said}" in done.err
+
+
 class TestRootsThatTakeNothing:
     def test_a_read_only_root_is_packed(self, root, here, mount, tmp_path, keys):
         point = mount(tmp_path / "image", "--bind", root)

@@ -142,7 +142,7 @@ def pack(
         progress("looking") as looking,
         gathered(where, entries, trust, units=units, slim=slim, on_progress=looking) as found,
     ):
-        tell(list(map(_left_out_line, found.left_out)))
+        _tell_left_out(found.left_out)
         if not found.collected:
             say(f"error: there is nothing to pack in {where}")
             return 1
@@ -264,8 +264,27 @@ class _Counting:
         self._out.flush()
 
 
-def _left_out_line(one: LeftOut) -> str:
-    return f"warning: left out {one.kernel}: {one.fact}"
+_OF_NO_USE_ELSEWHERE = {
+    "kind": "no kernel, library or autotuner's result",
+    "unknown device": "measured on a device of unknown kind",
+    "unknown library": "a library that does not tell its processor or Python",
+}
+"""Why an entry is left out of which nothing is wrong, in words."""
+
+
+def _tell_left_out(left_out: Sequence[LeftOut]) -> None:
+    """Warn of what is damaged or unsafe, and note how much is of no use on another machine."""
+    warnings = []
+    others: dict[str, int] = {}
+    for one in left_out:
+        reason = _OF_NO_USE_ELSEWHERE.get(one.why)
+        if reason is None:
+            warnings.append(f"warning: left out {one.kernel}: {one.fact}")
+        else:
+            others[reason] = others.get(reason, 0) + 1
+    tell(warnings)
+    for reason, count in others.items():
+        say(f"note: left out {counted(count, 'entry', 'entries')}, each {reason}")
 
 
 def _left_out_rows(left_out: Sequence[LeftOut]) -> list[dict[str, str]]:

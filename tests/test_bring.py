@@ -1,0 +1,66 @@
+"""What of a pack fits the devices that a root has on record."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from gpucache import DeviceCacheRegistry, Snapshot, Status
+from gpucache.disk.staging import Staging
+from gpucache.layout import paths
+from gpucache.machine.device import Device
+from gpucache.store.manifest import Facts, digest_of, single_key
+from gpucache.store.publish import publish_entry
+
+KEY = "A" * 52
+NAME = "matmul.autotune.json"
+H100 = Device(
+    uuid="GPU-1", index=0, name="NVIDIA H100", compute_capability=(9, 0), core_count=16896
+)
+H200 = Device(
+    uuid="GPU-2", index=1, name="NVIDIA H200", compute_capability=(9, 0), core_count=16896
+)
+
+
+def provisioned(root: Path, *devices: Device) -> Path:
+    snapshot = Snapshot(status=Status.OK, source="nvml", devices=devices)
+    DeviceCacheRegistry(str(root), snapshot, {}).provision()
+    return root
+
+
+@pytest.fixture
+def pack(tmp_path, here) -> Path:
+    """A pack of what an autotuner has measured on an H100."""
+    root = provisioned(tmp_path / "root", H100)
+    staging = Staging(paths.ours(str(root), "tmp"))
+    path = Path(staging.directory(), NAME)
+    path.write_text('{"configs_timings": []}')
+    tag = H100.silicon
+    facts = Facts(NAME, None, tag=tag)
+    files = {NAME: (str(path), digest_of(str(path)))}
+    assert publish_entry(str(root), single_key(KEY, NAME, tag), files, facts, staging, False)
+    assert here("pack", "-o", tmp_path / "n.tar.zst", "--root", root).code == 0
+    return tmp_path / "n.tar.zst"
+
+
+@pytest.mark.parametrize(
+    ("devices", "made", "why"),
+    [
+        ((H100,), 1, []),
+        ((H200,), 0, ["device"]),
+        ((H100, H200), 1, []),
+        ((), 0, ["device"]),
+    ],
+)
+def test_an_autotuners_result_is_taken_where_a_device_of_its_kind_is_on_record(
+    devices, made, why, pack, tmp_path, here
+):
+    other = tmp_path / "other"
+    if devices:
+        provisioned(other, *devices)
+    done = here("unpack", pack, "--unsigned", "--root", other, "--json")
+    said = json.loads(done.out)
+    assert len(said["made"]) == made
+    assert [row["why"] for row in said["skipped"]] == why
