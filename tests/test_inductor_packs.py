@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import fcntl
+import io
 import json
 import os
 import shutil
@@ -11,6 +12,7 @@ import sys
 from pathlib import Path
 
 import pytest
+from support.every_call import SCRIPT
 from support.inductor_files import (
     AUTOGRAD,
     CPU_GRAPH,
@@ -23,12 +25,20 @@ from support.inductor_files import (
     inductor_files,
     leave,
 )
+from support.packs import Source
 from support.users import ADA
 
 from gpucache.archive import inductor, processor
 from gpucache.archive.collect import NotCollected
 from gpucache.archive.inductor import collect_unit, units_in
 from gpucache.archive.processor import digest_of
+from gpucache.archive.read import PackReader
+from gpucache.archive.signature import anyone
+from gpucache.archive.unpack import unpack
+from gpucache.disk.staging import sweep_dead
+from gpucache.disk.vetting import Trust
+from gpucache.store.preparing import prepare
+from gpucache.store.pulled import pulls
 
 SO = code_path(LIBRARY, ".main.so")
 
@@ -220,6 +230,11 @@ class TestUnpack:
         assert units(row["made"]) == UNITS - {LIBRARY}
         assert units(fleet.unpack("--unsigned")["made"]) == {LIBRARY}
 
+    def test_nobody_looks_in_the_store_for_how_much_of_it_is_used(self, fleet):
+        fleet.pack()
+        fleet.unpack("--unsigned")
+        assert not any(pulled.entries for pulled in pulls(str(fleet.second)))
+
     def test_nothing_is_left_of_staging(self, fleet):
         fleet.pack()
         fleet.unpack("--unsigned")
@@ -309,6 +324,58 @@ class TestInstructions:
         monkeypatch.setattr(processor, "read_head", refuse)
         assert processor.instructions() == ""
         processor.instructions.cache_clear()
+
+
+UNPACK = (
+    SCRIPT
+    + """
+import tempfile
+import zstandard
+from gpucache.archive import compression, members, signature, staged_unit
+from gpucache.archive.read import PackReader
+from gpucache.archive.unpack import unpack
+root, pack = sys.argv[2:]
+tempfile.gettempdir()  # which tries whether it can be written
+with open(pack, "rb") as file, PackReader(file, signature.anyone, source_name=pack) as reader:
+    mark("begin")
+    unpack(reader, root, is_own=True)
+    mark("end")
+"""
+)
+
+
+def test_killed_at_any_system_call_each_file_is_whole_and_a_second_run_goes_on(every_call):
+    """Code under torch's lock, a source and a graph."""
+    source = Source()
+    content = {}
+    for names in (
+        (code_path(LIBRARY, ".cubin"), code_path(LIBRARY, ".main.cpp")),
+        (code_path(SOURCE, ".py"),),
+        (GRAPH,),
+    ):
+        files = {name: FILES.get(name, b"a cubin") for name in names}
+        source.add_unit(files)
+        content |= files
+    data = source.packed()
+
+    def start(home: Path) -> list[object]:
+        prepare(str(home / "root"), Trust())
+        (home / "pack").write_bytes(data)
+        return [home / "root", home / "pack"]
+
+    def check(home: Path, line: str) -> None:
+        root = home / "root"
+        there = inductor_files(root)
+        assert there.items() <= content.items(), line
+        with PackReader(io.BytesIO(data), anyone, source_name="a pack") as reader:
+            done = unpack(reader, str(root), is_own=True)
+        assert len(done.made) + len(done.there) == 3, line
+        assert inductor_files(root) == content, line
+        sweep_dead(f"{root}/gpucache/v1/tmp")  # as the next process does that stages something
+        left = (root / "gpucache/v1/tmp").rglob("*")
+        assert not any(path.is_file() for path in left), line
+
+    every_call.killed_everywhere(UNPACK, start, check, least=20)
 
 
 @pytest.mark.torch

@@ -238,9 +238,8 @@ class _Work:
     def take_deferred(self) -> None:
         """Publish what was left to the holders of its locks; a lock that is held still costs nothing but a repair."""
         for staged in self._deferred:
-            if isinstance(
-                staged, StagedUnit
-            ):  # torch's lock, which `publish` takes, is the only one
+            if isinstance(staged, StagedUnit):
+                # Torch's lock, which `publish` takes, is the only one.
                 if not self._published(staged, repair=True):
                     self._plan.skipped.append(Skipped(staged.entry, "busy"))
                 continue

@@ -145,7 +145,7 @@ def note_made(
     """
     entries = {}
     for entry in made:
-        if entry.store_key:
+        if entry.kind != "inductor":  # whose files are no entries of the store
             entries[entry.store_key] = PulledEntry(entry.facts.target, entry.facts.triton_version)
     with suppress(OSError):
         note_pulled(root, Pulled(name, number, used, entries))

@@ -127,8 +127,7 @@ def _taken(
         return plan
     if pull is not None:
         with suppress(OSError):  # a full disk: nobody waits, and the first file will tell
-            pull.bring([entry.store_key for entry in plan.made])
-    # By identity, as an entry of TorchInductor has no key.
+            pull.bring([entry.store_key for entry in plan.made if entry.kind != "inductor"])
     coming = set(map(id, plan.made))
 
     def told(done: int, total: int) -> None:

@@ -8,6 +8,7 @@ import io
 from gpucache.archive.read import PackReader
 from gpucache.archive.statement import ArchivedEntry, ArchivedFile, Statement
 from gpucache.archive.write import write_pack
+from gpucache.layout.inductor import carried_unit
 from gpucache.store.manifest import RECIPE, Facts
 
 METADATA = b'{"name":"add","target":{"backend":"cuda","arch":90},"triton_version":"3.9.0"}'
@@ -48,6 +49,17 @@ class Source:
             self.content[entry.key, name] = data
         if recipe is not None:
             self.content[entry.key, RECIPE] = recipe
+        return self
+
+    def add_unit(self, content: dict[str, bytes]) -> Source:
+        """Add a unit of TorchInductor's, of these files by their paths below a root."""
+        files = tuple(archived(name, content[name]) for name in sorted(content))
+        unit = carried_unit(files[0].name)
+        assert unit is not None
+        entry = ArchivedEntry("", "inductor", Facts(unit, None), files)
+        self.statement = self.statement._replace(entries=(*self.statement.entries, entry))
+        for name, data in content.items():
+            self.content["", name] = data
         return self
 
     def opened(self, entry: ArchivedEntry, file: ArchivedFile) -> io.BytesIO:
