@@ -41,6 +41,7 @@ def shell(tmp_path):
             "import os; os.write(1, str(os.environ.get('TRITON_CACHE_DIR')).encode() + b'\\n')\n"
         )
     (tmp_path / "scratch").mkdir()  # a disk that is mounted there
+    (tmp_path / "shared").mkdir()  # so is this one
     recipe_file(tmp_path / "recipes.jsonl")
     commands = tmp_path / "bin"
     commands.mkdir()

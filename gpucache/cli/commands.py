@@ -26,6 +26,7 @@ _HOME = {
     "keygen": "transfer",
     "push": "transfer_push",
     "pull": "transfer_pull",
+    "remote": "remote",
     "stats": "stats",
     "ls": "caches",
     "du": "caches",

@@ -54,7 +54,8 @@ def _step(step: Step, act: Callable[[], str]) -> CheckStep:
     try:
         fact = act()
     except GpuCacheError as error:
-        return CheckStep(step, "failed", time.monotonic() - began, error.problem)
+        seconds = time.monotonic() - began
+        return CheckStep(step, "failed", seconds, error.problem, error.hint)
     return CheckStep(step, "works", time.monotonic() - began, fact)
 
 

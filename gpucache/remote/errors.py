@@ -40,7 +40,7 @@ _FACTS: dict[RemoteKind, str] = {
     "too-large": "the object is larger than anything that may be there",
     "bad-answer": "the answer is none that such a server gives",
     "unsupported": "this kind of remote cannot do that",
-    "misconfigured": "the URL lacks something, or the credentials make no sense",
+    "misconfigured": "there is no such bucket, the URL lacks something, or there are no credentials",
 }
 _HINTS: dict[RemoteKind, str] = {
     "unreachable": "check the host and the port of the URL, and that the server runs (`gpucache remote check`)",
@@ -53,6 +53,13 @@ _HINTS: dict[RemoteKind, str] = {
     "bad-answer": "check that the URL leads to a server of this kind, and not to a proxy or a login page",
     "unsupported": "choose another kind of remote for that",
     "misconfigured": "complete the URL, or the variables of that service",
+}
+_HINTS_OF_A_DIRECTORY: dict[RemoteKind, str] = {
+    "unreachable": "check the path, and that the directory is mounted on this machine; gpucache does not make it",
+    "refused": "have its owner let this user read (and for mode=write, write) there",
+    "full": "make room there (`df -h` and `df -i` tell what is full)",
+    "server": "look at `dmesg`, and at the file server",
+    "timeout": "the file server does not answer: mount it anew",
 }
 
 
@@ -88,7 +95,10 @@ class RemoteError(GpuCacheError):
     ) -> None:
         what = f"{tried} {name} at" if name else tried
         problem = f"could not {what} {remote}: {detail or _FACTS[kind]}"
-        super().__init__(problem, _HINTS[kind], remote, kind, tried, name, detail)
+        hint = _HINTS[kind]
+        if remote.startswith("file:"):
+            hint = _HINTS_OF_A_DIRECTORY.get(kind, hint)
+        super().__init__(problem, hint, remote, kind, tried, name, detail)
         self.remote = remote
         """The remote's URL, without what may be secret in it."""
         self.kind = kind

@@ -24,6 +24,10 @@ FOR_A_COMMAND = Patience(in_all_s=600.0, silent_s=30.0)
 """How long a person's command waits who looks at its progress."""
 
 
+FOR_A_CHECK = Patience(in_all_s=30.0, silent_s=15.0)
+"""How long each step of a check may take."""
+
+
 class Listed(NamedTuple):
     """An object as a remote lists it."""
 
@@ -43,6 +47,8 @@ class CheckStep(NamedTuple):
     seconds: float
     fact: str = ""
     """What went wrong, or what follows; empty where the step just works."""
+    hint: str = ""
+    """The way out of what went wrong."""
 
 
 class CheckReport(NamedTuple):
