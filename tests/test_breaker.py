@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from gpucache.remote import breaker as breakers
-from gpucache.remote.breaker import EMPTY_S, FIRST_S, LONGEST_S, MOST_MISSES, Breaker, State
+from gpucache.remote.breaker import EMPTY_S, FIRST_S, LONGEST_S, MOST_MISSES, Breaker, State, Waste
 
 NOW = 1_000_000.0
 
@@ -137,6 +137,38 @@ class TestMisses:
         for _ in range(MOST_MISSES):
             breaker.missed()
         assert not breaker.read().has_failed(clock[-1])
+
+
+class TestSlowAnswers:
+    """A server that always takes just less than the limit costs no more than one that hangs."""
+
+    def test_misses_that_took_a_limit_in_all_close_it(self, breaker):
+        breaker.missed(Waste(0.4, 1.0))
+        breaker.missed(Waste(0.4, 1.0))
+        assert breaker.allows(1)
+        breaker.missed(Waste(0.4, 1.0))
+        assert (breaker.allows(1), breaker.read().why) == (False, "misses")
+
+    def test_so_do_errors(self, breaker):
+        breaker.failed("refused", Waste(0.6, 1.0))
+        breaker.failed("refused", Waste(0.6, 1.0))
+        assert (breaker.allows(1), breaker.read().why) == (False, "errors")
+
+    def test_and_both_together(self, breaker):
+        breaker.missed(Waste(0.6, 1.0))
+        breaker.failed("refused", Waste(0.6, 1.0))
+        assert not breaker.allows(1)
+
+    def test_a_hit_in_between_was_worth_it(self, breaker):
+        breaker.missed(Waste(0.6, 1.0))
+        breaker.answered()
+        breaker.missed(Waste(0.6, 1.0))
+        assert breaker.allows(1)
+
+    def test_an_empty_remote_at_30_ms_is_not_slow(self, breaker):
+        for _ in range(MOST_MISSES - 1):
+            breaker.missed(Waste(0.03, 1.0))
+        assert breaker.allows(1)
 
 
 class TestStarts:

@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
-from support.bad_servers import BEHAVIOURS, ESCAPES, SECRET, bad_server, hangs
+from support.bad_servers import BEHAVIOURS, ESCAPES, SECRET, bad_server, hangs, slowly_has_nothing
 from support.processes import PATIENCE_S
 from support.ranks import Rank, together
 from support.read_through import Entries, couriers, end_couriers
@@ -180,6 +180,17 @@ def test_ranks_take_from_the_remote_what_another_node_has_made(start, root, one_
     found = counted(root)
     assert (found["remote_hits"], found.get("misses", 0)) == (1, 0), "one request a node and key"
     assert (root / "triton" / "3" / key).is_dir()
+
+
+def test_a_server_that_is_slow_and_has_nothing_costs_no_more_than_one_that_hangs(start, root):
+    """Each of its answers comes in time."""
+    with bad_server(slowly_has_nothing) as server:
+        rank = start(URLS["s3"].format(server.port), count=12)
+        said = together([rank])[0]
+        requests = len(server.requests)
+    assert said["compiled"] == 12
+    assert requests <= 3
+    assert counted(root)["remote_s"] < 2 * LIMIT_S + PATIENCE_S / 10
 
 
 def test_a_server_that_hangs_is_told_once_with_what_follows(start, root):

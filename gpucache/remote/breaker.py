@@ -8,6 +8,8 @@ small file beside the locks: `Breaker.allows` reads that before a remote is aske
   counts.
 - 16 times in a row that it had not what was asked for, or only what nobody trusts, close it for 60 s: an empty remote
   is not asked for every kernel of a cold run.
+- Either comes sooner where the answers in a row that were of no use took as long as one time limit: a server that takes
+  its time, and always just not too much, costs no more than one that hangs.
 - A courier that is being started is known here too, so that one process starts it and not each.
 
 Times are those of the kernel's clock that all processes of a node share (`time.monotonic`); the file's name has the
@@ -18,6 +20,7 @@ from __future__ import annotations
 
 import fcntl
 import json
+import math
 import os
 import time
 from contextlib import contextmanager, suppress
@@ -51,6 +54,14 @@ _MOST_TERMS = 10
 _FILE = os.O_RDWR | os.O_CREAT
 
 
+class Waste(NamedTuple):
+    """What an answer that is of no use has cost."""
+
+    spent_s: float = 0.0
+    limit_s: float = math.inf
+    """The time limit of a question: no more is to be wasted in a row."""
+
+
 class State(NamedTuple):
     """What a node knows of a remote. Times are those of `time.monotonic`."""
 
@@ -61,6 +72,8 @@ class State(NamedTuple):
     """So often in a row the remote was closed for failures; above 0, one process probes it when the term is over."""
     errors: int = 0
     misses: int = 0
+    wasted_s: float = 0.0
+    """How long answers that were of no use took in all, since the last that was."""
     started: float = 0.0
     """When a courier was started last."""
     why: Why = ""
@@ -91,21 +104,21 @@ class State(NamedTuple):
         term_s = min(FIRST_S * 2**self.terms, LONGEST_S)
         terms = min(self.terms + 1, _MOST_TERMS)
         said = said[:_SAID_LETTERS]
-        return State(now + term_s, 0.0, terms, 0, 0, self.started, why, said)
+        return State(now + term_s, terms=terms, started=self.started, why=why, said=said)
 
-    def failed(self, now: float, said: str) -> State:
+    def failed(self, now: float, said: str, waste: Waste) -> State:
         """Once a request has failed: a probe closes the remote again, any other is counted."""
-        errors = self.errors + 1
-        if self.terms or errors >= MOST_ERRORS:
+        errors, wasted_s = self.errors + 1, self.wasted_s + waste.spent_s
+        if self.terms or errors >= MOST_ERRORS or wasted_s >= waste.limit_s:
             return self.closed(now, "errors", said)
-        return self._replace(errors=errors, said=said[:_SAID_LETTERS])
+        return self._replace(errors=errors, wasted_s=wasted_s, said=said[:_SAID_LETTERS])
 
-    def missed(self, now: float) -> State:
+    def missed(self, now: float, waste: Waste) -> State:
         """Once the remote has answered, and had nothing that can be used."""
-        misses = self.misses + 1
-        if misses < MOST_MISSES:
-            return State(misses=misses, started=self.started)
-        return State(now + EMPTY_S, started=self.started, why="misses")
+        misses, wasted_s = self.misses + 1, self.wasted_s + waste.spent_s
+        if misses >= MOST_MISSES or wasted_s >= waste.limit_s:
+            return State(now + EMPTY_S, started=self.started, why="misses")
+        return State(misses=misses, wasted_s=wasted_s, started=self.started)
 
     def answered(self) -> State:
         """Once the remote has given what was asked for."""
@@ -120,6 +133,9 @@ class State(NamedTuple):
         if self.why in ("no-courier", "unusable"):
             return State()
         return self._replace(started=0.0)
+
+
+_NONE = Waste()
 
 
 class Breaker:
@@ -168,15 +184,15 @@ class Breaker:
         now = time.monotonic()
         self._change(lambda state: state.closed(now, why, said))
 
-    def failed(self, said: str) -> None:
+    def failed(self, said: str, waste: Waste = _NONE) -> None:
         """A request has failed; ``said`` is what, in words that have no secret."""
         now = time.monotonic()
-        self._change(lambda state: state.failed(now, said))
+        self._change(lambda state: state.failed(now, said, waste))
 
-    def missed(self) -> None:
+    def missed(self, waste: Waste = _NONE) -> None:
         """The remote has answered, and had nothing that can be used."""
         now = time.monotonic()
-        self._change(lambda state: state.missed(now))
+        self._change(lambda state: state.missed(now, waste))
 
     def answered(self) -> None:
         """The remote has given what was asked for."""

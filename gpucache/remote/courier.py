@@ -24,7 +24,7 @@ from gpucache.disk.locks import signature
 from gpucache.disk.processes import is_running
 from gpucache.disk.spawning import offer_to_the_killer
 from gpucache.errors import GpuCacheError
-from gpucache.remote.breaker import Breaker
+from gpucache.remote.breaker import Breaker, Waste
 from gpucache.remote.meeting import Meeting, address, forget_old, is_over, is_own, is_readable
 from gpucache.remote.question import MOST_BYTES, Answer, parsed_question
 from gpucache.threads import start
@@ -216,7 +216,8 @@ class Courier:
 
     def _answered(self, question: Question, connection: socket.socket) -> Answer:
         """Ask the remote, and let the node know what came of it."""
-        end = time.monotonic() + question.timeout_s
+        began = time.monotonic()
+        end = began + question.timeout_s
 
         def is_waited_for() -> bool:
             return time.monotonic() < end and not is_over(connection)
@@ -227,12 +228,13 @@ class Courier:
             answer = Answer("error", "defect", f"a defect of gpucache's: {type(error).__name__}")
         if answer.did in ("hit", "miss") and time.monotonic() >= end:
             answer = Answer("timeout", "timeout")  # a remote that is too slow, whatever it has
+        waste = Waste(time.monotonic() - began, question.timeout_s)
         if answer.did == "timeout":
             self._breaker.closed("timeout", answer.said)
         elif answer.did == "error":
-            self._breaker.failed(answer.said)
+            self._breaker.failed(answer.said, waste)
         elif answer.did in ("miss", "bad"):
-            self._breaker.missed()
+            self._breaker.missed(waste)
         elif answer.did == "hit":
             self._breaker.answered()
         return answer

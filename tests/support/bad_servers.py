@@ -78,6 +78,12 @@ def hangs(connection: socket.socket, over: threading.Event) -> None:
     over.wait(PATIENCE_S)
 
 
+def slowly_has_nothing(connection: socket.socket, over: threading.Event) -> None:
+    """Say so after 0.4 s."""
+    over.wait(0.4)
+    says("404 Not Found")(connection, over)
+
+
 def drips(connection: socket.socket, over: threading.Event) -> None:
     """Ten bytes every 0.2 s: a limit of each read is never over."""
     connection.sendall(b"HTTP/1.1 200 OK\r\nContent-Length: 100000\r\n\r\n")
