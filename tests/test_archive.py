@@ -4,11 +4,17 @@ from __future__ import annotations
 
 import io
 import os
+import subprocess
+import sys
 import tarfile
+from subprocess import PIPE
 
 import pytest
 import zstandard
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from support.packs import CONTENT, Source, read_all
+from support.processes import PATIENCE_S
 
 from gpucache.archive import compression, ustar
 from gpucache.archive.errors import BadPack
@@ -24,6 +30,12 @@ def signing(tmp_path):
 @pytest.fixture
 def trusted(signing):
     return TrustedKeys.parse(signing.public_text)
+
+
+def refusal(data, judge) -> str:
+    with pytest.raises(BadPack) as refused:
+        read_all(data, judge)
+    return refused.value.code
 
 
 def tar_of(pack: bytes) -> bytes:
@@ -88,13 +100,104 @@ def test_a_pack_is_read_from_a_pipe_that_gives_a_byte_at_a_time(signing, trusted
     assert found == source.content
 
 
+WRITER = """
+import sys
+data = sys.stdin.buffer.read()
+sys.stdout.buffer.write(data)
+sys.stdout.flush()
+"""
+
+
+@pytest.mark.parametrize("cut", [0, 1, 100])
+def test_a_pack_is_read_from_the_pipe_of_another_process(signing, trusted, cut):
+    """Or refused where that process ends before the pack does."""
+    pack = Source().add().packed(signing)
+    child = subprocess.Popen([sys.executable, "-c", WRITER], stdin=PIPE, stdout=PIPE)
+    child.stdin.write(pack[: len(pack) - cut])
+    child.stdin.close()
+    try:
+        with child.stdout as pipe:
+            if cut == 0:
+                assert read_all(pipe, trusted.judge)[0].signer == "ci"
+            else:
+                assert refusal(pipe, trusted.judge) == "truncated"
+    finally:
+        child.wait(PATIENCE_S)
+
+
+def test_a_source_without_bytes_for_now_is_an_error_of_the_system(signing, trusted):
+    """A pipe that does not block gives None, which is no end."""
+    ours, theirs = os.pipe()
+    os.set_blocking(ours, False)
+    with open(ours, "rb", buffering=0) as pipe, open(theirs, "wb"):
+        with pytest.raises(BlockingIOError):
+            read_all(pipe, trusted.judge)
+
+
+def test_a_pack_is_read_once_and_not_after_it_is_closed(signing, trusted):
+    pack = Source().add().packed(signing)
+    reader, _ = read_all(pack, trusted.judge)
+    with pytest.raises(ValueError, match="read once"):
+        next(reader.files())
+    with PackReader(io.BytesIO(pack), trusted.judge, source_name="p") as closed:
+        pass
+    with pytest.raises(ValueError, match="closed"):
+        for _ in closed.files():
+            pass
+
+
+def test_with_any_bit_flipped_a_pack_is_refused_or_the_same(signing, trusted):
+    """Some bits mean nothing to zstd; the checksum tells whether the content is the same."""
+    source = Source().add({"a.json": b"{}"})
+    pack = source.packed(signing)
+    same = []
+    for at in range(len(pack)):
+        changed = bytearray(pack)
+        changed[at] ^= 1 << at % 8
+        try:
+            _, found = read_all(bytes(changed), trusted.judge)
+        except BadPack:
+            continue
+        assert found == source.content
+        same.append(at)
+    assert len(same) < len(pack) / 20
+
+
+BLOCKS = st.sampled_from([b"\0" * 512, b"x" * 512, b"ustar", b"../", b"0", b"gpucache-pack.json"])
+
+
+@given(st.data())
+@settings(max_examples=200)
+def test_any_tar_is_refused_or_the_same(data):
+    """Signatures are believed here, so that nothing but the reader refuses."""
+    source = Source().add({"a.json": b"{}"})
+    tar = bytearray(tar_of(source.packed()))
+    for _ in range(data.draw(st.integers(1, 3))):
+        at = data.draw(st.integers(0, len(tar)))
+        tar[at : at + data.draw(st.sampled_from([0, 1, 8, 512]))] = data.draw(
+            st.binary(max_size=9) | BLOCKS
+        )
+    try:
+        reader, found = read_all(zstandard.compress(bytes(tar), 1), anyone)
+    except BadPack as error:
+        assert error.fact.isprintable()  # noqa: PT017
+    else:
+        assert {key for key, _ in found} == {entry.key for entry in reader.statement.entries}
+        sizes = {file.name: file.size_bytes for file in reader.statement.entries[0].files}
+        assert {name: len(content) for (_, name), content in found.items()} == sizes
+
+
+@given(st.binary(max_size=100))
+def test_any_bytes_are_no_pack(data):
+    for beginning in (b"", b"\x28\xb5\x2f\xfd"):
+        assert refusal(beginning + data, anyone)
+
+
 def test_a_pack_ends_where_its_pipe_ends(signing, trusted):
     """Cut after any byte it is refused, and nothing is waited for."""
     pack = Source().add().packed(signing)
     for length in range(len(pack)):
-        with pytest.raises(BadPack) as refused:
-            read_all(pack[:length], trusted.judge)
-        assert refused.value.code in ("truncated", "not-zstd")
+        assert refusal(pack[:length], trusted.judge) in ("truncated", "not-zstd")
 
 
 def test_a_file_that_changes_while_it_is_packed_ends_the_pack(signing):

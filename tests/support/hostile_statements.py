@@ -128,6 +128,12 @@ ENTRIES = [
     ("what it fits has an escape", "text", "its fits", {"fits": {"libc": "\x1b"}}),
     ("17 that it fits", "fits", "at most 16", {"fits": {str(n): "" for n in range(17)}}),
     ("a text for a recipe", "value", "its recipe is not listed", {"recipe": "x"}),
+    (
+        "an object for a recipe",
+        "value",
+        "its recipe is not listed",
+        {"recipe": {"a": 1, "b": 1, "c": 1}},
+    ),
     ("a recipe by another name", "value", "its recipe is not listed", {"recipe": ["x", 1, SHA]}),
     ("a recipe without a digest", "value", "its recipe", {"recipe": ["__recipe__.json", 1]}),
     (
@@ -143,6 +149,7 @@ FILES = [
     ("a text", "value", "not listed as name", "x"),
     ("null", "value", "not listed", None),
     ("an object", "value", "not listed", {"name": "x", "size": 1, "sha256": SHA}),
+    ("a text of three letters", "value", "not listed", "xyz"),
     ("two values", "value", "not listed", ["x", 1]),
     ("four values", "value", "not listed", ["x", 1, SHA, 0]),
     ("a number for a name", "file-name", "is no text", [1, 1, SHA]),
