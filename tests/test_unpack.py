@@ -237,6 +237,17 @@ class TestSingleFiles:
             source = single("k.autotune.json", b"{}", "autotune", device, {"device": device})
             assert len(unpacked(root, source, fitting=NODE).made) == made
 
+    def test_a_statement_that_belies_a_tag_takes_nothing(self, root):
+        """The key in the store is made of the tag."""
+        tag = "cpython-312-x86_64-linux-gnu-glibc-2.36"
+        source = single("launcher.so", ELF, "library", tag, LIBRARY_FITS)
+        assert [one.why for one in unpacked(root, source, fitting=NODE).skipped] == ["libc"]
+        (device,) = NODE.devices
+        source = single("k.autotune.json", b"{}", "autotune", "another", {"device": device})
+        assert [one.why for one in unpacked(root, source, fitting=NODE).skipped] == ["device"]
+        source = single("launcher.so", ELF, "library", f"{ABI}-glibc-2.36", LIBRARY_FITS)
+        assert len(unpacked(root, source, fitting=NODE).made) == 1
+
     def test_what_this_python_builds_fits_here(self):
         from gpucache.archive.fits import fits_of_library
 
@@ -383,6 +394,19 @@ class TestDisks:
         assert staged(small) == []
         filled.unlink()
         assert len(unpacked(small, source).made) == 2
+
+    def test_what_cannot_be_published_is_not_left_in_tmp(self, root, monkeypatch):
+        rename = os.rename
+
+        def renaming(old: str, new: str, **where: int) -> None:
+            if "/store/" in new:
+                raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), new)
+            rename(old, new, **where)
+
+        monkeypatch.setattr(os, "rename", renaming)
+        with pytest.raises(OSError, match="No space left"):
+            unpacked(root, Source().add().add())
+        assert staged(root) == []
 
     def test_a_read_only_root_refuses_what_is_new_and_knows_what_is_there(
         self, mount, tmp_path, root

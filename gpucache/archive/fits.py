@@ -42,11 +42,12 @@ class Here(NamedTuple):
     def unfit(self, fits: Mapping[str, str], tag: str) -> Unfit | None:
         """In what an entry with this ``fits`` and this tag (`Facts.tag`) differs from what is here; None if it fits.
 
-        A library whose name does not tell its ABI is stored under a key that tells libc's very version, so that the
-        tag must be this Python's own.
+        What has a tag is stored under a key that is made of that, so that the tag has to say the same as ``fits``: of a
+        library this Python, and libc's very version; of an autotuner's result the device.
         """
         if "device" in fits:
-            return None if fits["device"] in self.devices else "device"
+            is_here = fits["device"] in self.devices and tag == fits["device"]
+            return None if is_here else "device"
         if "machine" not in fits:
             return None
         if fits["machine"] != self.machine:
@@ -54,7 +55,7 @@ class Here(NamedTuple):
         if fits.get("abi") != self.abi:
             return "abi"
         libc = fits.get("libc", "")
-        is_usable = libc == self.libc if tag else _runs_on(libc, self.libc)
+        is_usable = tag == f"{self.abi}-{self.libc}" if tag else _runs_on(libc, self.libc)
         return None if is_usable else "libc"
 
 

@@ -95,7 +95,8 @@ def unpack(
     TorchInductor's is taken, which torch would unpickle. Nothing is written with ``dry_run``, and the files are not
     read.
 
-    Beside any readers, writers and removers. What was made before an error stays, and is whole.
+    Beside any readers, writers and removers. What was made before an error stays, and is whole. Atomic for readers, not
+    durable across power loss: digests are checked at the first use after a boot.
 
     Raises:
         BadPack: a file is not what the statement says, or the stream ends early, or goes on.
@@ -276,7 +277,12 @@ class _Work:
 
     def _published(self, staged: _Staged, repair: bool) -> bool:
         """Publish a staged entry; return whether the store has it now. One that it has not is still staged."""
-        if not staged.publish(self._root, repair):
+        try:
+            is_there = staged.publish(self._root, repair)
+        except BaseException:
+            staged.remove()
+            raise
+        if not is_there:
             if repair:
                 staged.remove()
             return False

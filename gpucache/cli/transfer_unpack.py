@@ -103,7 +103,7 @@ def unpack(
             dry_run=dry_run,
             on_progress=show,
         )
-    if not dry_run and signer is not None:
+    if not dry_run and signer is not None and statement.name:
         _note_number(where, statement)
     viewed = 0 if dry_run else make_views(where, [*done.made, *done.there], directories)
     if as_json:
