@@ -227,6 +227,22 @@ class TestSingleFiles:
         path = publish("k.autotune.json", b"{}", "only-0123456789abcdef")
         assert refused(cache, path) == "unknown device"
 
+    def test_a_library_of_stock_tritons_is_taken_if_its_name_tells_the_abi(self, cache):
+        name = f"launcher.{here().abi}.so"
+        directory = cache.root / "triton/1" / ("C" * 52)
+        directory.mkdir(parents=True)
+        (directory / name).write_bytes(Path(sys.executable).resolve().read_bytes())
+        entry = collected(cache, directory).entry
+        assert (entry.kind, entry.key, entry.facts) == ("library", "C" * 52, Facts(name, None))
+        (directory / name).rename(directory / "launcher.so")
+        assert refused(cache, directory) == "unknown library"
+
+    def test_an_autotuners_result_of_stock_tritons_is_of_an_unknown_device(self, cache):
+        directory = cache.root / "triton/1" / ("C" * 52)
+        directory.mkdir(parents=True)
+        (directory / "k.autotune.json").write_text("{}")
+        assert refused(cache, directory) == "unknown device"
+
 
 class TestWithoutPins:
     def test_on_a_read_only_disk_files_are_read_where_they_are(self, cache, mount, tmp_path):

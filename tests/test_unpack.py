@@ -85,6 +85,14 @@ class TestOneEntry:
         assert not verify(root).findings
         assert staged(root) == []
 
+    def test_a_kernel_of_any_name_is_taken(self, root):
+        """Triton's files for a kernel that is called ``__entry__``, and one of 200 letters."""
+        for name in ("=__entry__", "k" * 200, "Ärger"):
+            content = {f"{name}.json": CONTENT["add.json"], f"{name}.cubin": b"binary"}
+            unpacked(root, Source().add(content))
+            assert whole(root, 0, content)
+            shutil.rmtree(entry(root, 0))
+
     def test_nobody_is_said_to_have_compiled_it_here(self, root):
         unpacked(root, Source().add())
         assert read_manifest(str(entry(root, 0)))[0].origin is None

@@ -127,7 +127,7 @@ def _collected(path: str, pins: Staging | None, slim: bool) -> Collected:
 
 
 def _stock(path: str) -> tuple[Facts, dict[str, str | None]]:
-    """What stock Triton's own manager has in a directory: a whole group, or a library that stands for itself.
+    """What stock Triton's own manager has in a directory: a whole group, or a file that stands for itself.
 
     Raises:
         NotCollected: neither, or not whole.
@@ -141,7 +141,7 @@ def _stock(path: str) -> tuple[Facts, dict[str, str | None]]:
         facts = Facts(group.removesuffix(".json"), group, target, version)
         return facts, dict.fromkeys(files)
     for name in there:
-        if name.endswith(".so"):
+        if name.endswith((".so", AUTOTUNE)):
             return Facts(name, None), {name: None}
     raise NotCollected(path, "damaged", "it is not whole, and has no manifest")
 
