@@ -199,6 +199,18 @@ class TestTheProgramIsNotInItsWay:
         ended(process)
         assert pull_files(root) == []
 
+    @pytest.mark.parametrize("how", ["--no-plugin", "GPUCACHE_SHARE"])
+    def test_without_the_plugin_nothing_is_pulled_and_a_note_says_so(
+        self, how, remote, root, environ, gpucache
+    ):
+        remote.put("llama", SEEDS)
+        words = ["--no-plugin"] if how == "--no-plugin" else []
+        more = {"GPUCACHE_PACK": "llama"} | ({} if words else {how: "0"})
+        done = gpucache("run", *words, "--", "true", env={**environ, **more})
+        assert done.returncode == 0
+        assert "note: GPUCACHE_PACK: nothing is pulled, as nothing would use it" in done.stderr
+        assert pull_files(root) == []
+
     def test_a_pack_that_is_not_there_is_told_by_those_who_compile(self, start):
         said, told = ended(start(SEEDS[:2]))
         assert said["compiled"] == 2

@@ -105,7 +105,7 @@ class RunCall(Value, kw_only=True):
         if environment.PACK.text(environ):
             from gpucache.cli.run_pull import pull_packs
 
-            pull_packs(environ, _say_in_job)
+            pull_packs(environ, self.plugin, _say_in_job)
         if self.plugin and environment.REMOTE.text(environ):
             from gpucache.cli.run_remote import start_courier
 

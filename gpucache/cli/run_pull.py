@@ -24,11 +24,14 @@ if TYPE_CHECKING:
             """Say it, unless another rank has."""
 
 
-def pull_packs(environ: Mapping[str, str], say: Say) -> None:
-    """Start the pull of the packs that `GPUCACHE_PACK` names, into the root of ``environ``. Never raises, nor waits."""
+def pull_packs(environ: Mapping[str, str], plugin: bool, say: Say) -> None:
+    """Start the pull of the packs that `GPUCACHE_PACK` names, into the root of ``environ``. Never raises, nor waits.
+
+    ``plugin`` is whether the command is to use the plug-in; stock Triton knows nothing of a store.
+    """
     name = environment.PACK.name
     try:
-        _pull_packs(environ, say)
+        _pull_packs(environ, plugin, say)
     except GpuCacheError as error:
         way_out = f" ({error.hint})" if error.hint else ""
         say(f"warning: {name}: nothing is pulled ahead: {error.problem}{way_out}")
@@ -38,9 +41,13 @@ def pull_packs(environ: Mapping[str, str], say: Say) -> None:
         complain_of_defect()  # which is no reason for the command not to run in its directories
 
 
-def _pull_packs(environ: Mapping[str, str], say: Say) -> None:
+def _pull_packs(environ: Mapping[str, str], plugin: bool, say: Say) -> None:
     names = environment.PACK.read(environ)
     if not names or environment.DISABLE.read(environ):
+        return
+    if not plugin or environment.SHARE.read_or_default(environ) is False:
+        way_out = "`gpucache pull --views` serves a Triton without the plug-in"
+        say(f"note: {environment.PACK.name}: nothing is pulled, as nothing would use it: {way_out}")
         return
     from gpucache.transfer.prefetch import configured_remote, pull_ahead
 
