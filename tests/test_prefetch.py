@@ -161,6 +161,34 @@ class TestAllIsThere:
         end_couriers(other)
 
 
+@pytest.mark.torch
+@pytest.mark.parametrize("how", ["outer", "inner", "both"])
+def test_under_torchrun_one_process_pulls_and_no_rank_compiles(
+    how, remote, root, environ, tmp_path
+):
+    """`gpucache run` in front of torchrun, in each rank, or both; of both the inner one finds that all is there."""
+    remote.put("llama", SEEDS)
+    run = [*GPUCACHE, "run", "--"]
+    torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--no-python"]
+    words = [*torchrun, "--nproc-per-node=2"]
+    words = [*run, *words] if how != "inner" else words
+    words = [*words, *run] if how != "outer" else words
+    (tmp_path / "program.py").write_text(PROGRAM)
+    words += [sys.executable, str(tmp_path / "program.py"), json.dumps(SEEDS)]
+    done = subprocess.run(
+        words,
+        env={**environ, "GPUCACHE_PACK": "llama"},
+        capture_output=True,
+        text=True,
+        timeout=2 * PATIENCE_S,
+    )
+    assert done.returncode == 0, done.stderr
+    said = [json.loads(line) for line in done.stdout.splitlines()]
+    assert [one["compiled"] for one in said] == [0, 0]
+    until_pulled(root)
+    assert brought(root) == 1
+
+
 class TestTheProgramIsNotInItsWay:
     def test_it_has_nothing_of_the_puller_and_starts_before_the_pack_is_there(
         self, remote, root, start

@@ -10,9 +10,12 @@ from pathlib import Path
 import pytest
 from support.cli import TEXT
 from support.processes import PATIENCE_S
+from support.pulled_packs import Packs, until_pulled
+from support.read_through import end_couriers
 from support.recorded import COUNT, Recorded, code_of_the_page, compiled, recorded, until
 from support.slurm import Slurm
 
+TESTS = Path(__file__).parent
 WAIT = """
 import os, time
 while not os.path.exists("go"):
@@ -144,3 +147,29 @@ def made(said: str) -> int:
     lines = [line.split("\t") for line in said.splitlines() if "\t" in line]
     assert [end for end, _ in lines] in ([], ["made"]), said
     return sum(int(count) for _, count in lines)
+
+
+ASK = """
+import json, os, sys
+sys.path.insert(0, sys.argv[1])
+from support.launches import kernel, launched
+hits = [launched(*kernel(f"kernel {number}"))[0] for number in range(12)]
+os.write(1, f"{os.environ['SLURMD_NODENAME']} {hits.count(False)}\\n".encode())
+"""
+
+
+def test_the_tasks_of_a_node_pull_a_pack_once_and_compile_nothing(
+    two_node_slurm: Slurm, environ: dict[str, str], root: Path, tmp_path: Path
+) -> None:
+    """Both nodes are this machine, and so one node to gpucache: of eight tasks one has the pack pulled."""
+    remote = Packs.signed(tmp_path)
+    remote.put("llama", [f"kernel {number}" for number in range(12)])
+    (tmp_path / "train.py").write_text(ASK)
+    environ |= remote.environ | {"GPUCACHE_PACK": "llama"}
+    words = f"srun --ntasks 8 --ntasks-per-node 4 gpucache run -- python train.py {TESTS}"
+    done = two_node_slurm.run(*words.split(), cwd=tmp_path, **environ)
+    assert sorted(done.stdout.splitlines()) == ["one 0"] * 4 + ["two 0"] * 4
+    assert done.stderr.count("GPUCACHE_PACK: process ") == 1
+    until_pulled(root)
+    assert len(list(root.glob("gpucache/v1/pulled/*"))) == 1
+    end_couriers(root)
