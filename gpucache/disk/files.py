@@ -176,10 +176,12 @@ def _sync(fd: int) -> None:
             raise
 
 
-def sweep_old(directory: str, prefix: str) -> None:
+def sweep_old(directory: str, prefix: str, now: float | None = None) -> None:
     """Remove from a directory what has a name with this prefix and has not changed for an hour: files and folders.
 
-    Any number of processes may sweep the same directory at once.
+    Any number of processes may sweep the same directory at once. ``now`` is the time by the clock of the disk, in
+    seconds since the epoch, where the caller knows that, as of a file that was written just now: by a clock of its own
+    that goes wrong, this node would take away what another one is writing.
 
     Raises:
         OSError: the directory cannot be listed.
@@ -190,17 +192,17 @@ def sweep_old(directory: str, prefix: str) -> None:
             if name.startswith(prefix):
                 # another sweeper was faster, or it is another user's
                 with suppress(FileNotFoundError, PermissionError):
-                    _sweep_if_old(here, name)
+                    _sweep_if_old(here, name, time.time() if now is None else now)
     finally:
         os.close(here)
 
 
-def _sweep_if_old(here: int, name: str) -> None:
+def _sweep_if_old(here: int, name: str, now: float) -> None:
     # There is rarely something to sweep.
     from gpucache.disk.within import remove_tree_in
 
     found = os.stat(name, dir_fd=here, follow_symlinks=False)
-    if time.time() - found.st_mtime <= STALE_S:
+    if now - found.st_mtime <= STALE_S:
         return
     if stat.S_ISDIR(found.st_mode):
         remove_tree_in(here, name)

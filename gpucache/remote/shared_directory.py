@@ -108,7 +108,6 @@ class SharedDirectory:
                 target = self._target(name, stack)
                 if not replace and _is_there(target):
                     return False
-                sweep_old(f"/proc/self/fd/{target.directory}", UNFINISHED)
                 return _put(source, target, replace)
 
     def list(self, prefix: str) -> Iterator[Listed]:
@@ -257,6 +256,7 @@ def _put(source: int, target: _Target, replace: bool) -> bool:
     fd = os.open(unfinished, os.O_WRONLY | os.O_CREAT | os.O_EXCL | SAFELY, 0o600, dir_fd=here)
     try:
         try:
+            sweep_old(f"/proc/self/fd/{here}", UNFINISHED, os.fstat(fd).st_mtime)
             _copy(source, fd)
             os.fchmod(fd, mode)
             _sync(fd)
