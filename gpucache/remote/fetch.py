@@ -20,7 +20,7 @@ from gpucache.remote.object_names import entry_object
 from gpucache.remote.opening import open_remote
 from gpucache.remote.question import Answer
 from gpucache.remote.remote import Patience
-from gpucache.remote.single_entry import ENTRY_BYTES, single_entry
+from gpucache.remote.single_entry import ENTRY_BYTES, LIMITS, single_entry
 from gpucache.remote.trusting import judge_of
 from gpucache.remote.url import RemoteUrl
 
@@ -125,7 +125,7 @@ def _taken(
     question: Question,
     called: str,
 ) -> Answer:
-    with PackReader(source, judge, source_name=called) as reader:
+    with PackReader(source, judge, source_name=called, limits=LIMITS) as reader:
         entry = single_entry(reader, question.triton_version, question.store_key)
         unpacked = unpack(reader, root, locked_key=entry.store_key)
     if unpacked.skipped:

@@ -6,7 +6,8 @@ import os
 from typing import TYPE_CHECKING, BinaryIO
 
 from gpucache.archive.errors import BadPack
-from gpucache.archive.statement import Statement
+from gpucache.archive.read import Limits
+from gpucache.archive.statement import MOST_LINE_BYTES, Statement
 from gpucache.archive.write import write_pack
 from gpucache.disk.files import remove_tree
 from gpucache.remote.object_names import entry_object
@@ -21,6 +22,8 @@ if TYPE_CHECKING:
 
 ENTRY_BYTES = 64 * 2**20
 """No object of a single entry is longer."""
+LIMITS = Limits(statement_bytes=2 * MOST_LINE_BYTES, total_bytes=2**30)
+"""What is read of such an object: a statement with one entry's line, and files of a GiB, however well compressed."""
 
 
 def single_entry(reader: PackReader, triton_version: str, store_key: str) -> ArchivedEntry:

@@ -10,13 +10,13 @@ from contextlib import suppress
 from typing import TYPE_CHECKING, NamedTuple
 
 from gpucache.archive.errors import BadPack
-from gpucache.archive.read import Limits, PackReader
+from gpucache.archive.read import PackReader
 from gpucache.archive.unpack import Skipped, Unpacked, everything, unpack
 from gpucache.errors import UnsafeDirectoryError
 from gpucache.layout import paths
 from gpucache.remote.errors import NotThere, RemoteError
 from gpucache.remote.object_names import EntryName, entries_prefix, entry_name, entry_object
-from gpucache.remote.single_entry import ENTRY_BYTES, single_entry
+from gpucache.remote.single_entry import ENTRY_BYTES, LIMITS, single_entry
 from gpucache.store.lookup import whole
 from gpucache.store.manifest import entry_path
 from gpucache.store.pulled import use_of_pull
@@ -38,8 +38,6 @@ _AT_ONCE = 8
 """At 30 ms a request, 100 entries come in a seventh of the time that they take one after the other."""
 _MOST = 100_000
 """So many names of a remote's list are looked at; what a server lists may be endless."""
-_FILES_BYTES = 2**30
-"""No entry has more, however well its object was compressed."""
 
 
 class Refused(NamedTuple):
@@ -188,8 +186,7 @@ class _Work:
             return _Taken(None, Refused(name, error), received_bytes)
 
     def _unpacked(self, source: Source, name: EntryName, called: str) -> Unpacked:
-        limits = Limits(total_bytes=_FILES_BYTES)
-        with PackReader(source, self._judge, source_name=called, limits=limits) as reader:
+        with PackReader(source, self._judge, source_name=called, limits=LIMITS) as reader:
             single_entry(reader, *name)
             return unpack(
                 reader, self._root, chosen=self._chosen, fitting=self._fitting, used=self.used
