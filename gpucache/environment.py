@@ -125,6 +125,17 @@ def _keys(text: str) -> str:
     return text
 
 
+def is_key_file(text: str) -> bool:
+    """Whether a value of `GPUCACHE_TRUST_KEYS` is the path of a file of keys; else it is a list of them.
+
+    No key and no name of one has a slash, and each ``NAME:KEY`` has a colon.
+
+    >>> is_key_file("./ci.keys"), is_key_file("trusted"), is_key_file("ci:PN94B0…")
+    (True, True, False)
+    """
+    return "/" in text or ":" not in text
+
+
 def _switch(text: str) -> bool:
     if text not in ("0", "1"):
         raise ValueError("0 or 1")

@@ -17,7 +17,7 @@ from typing import NamedTuple
 from gpucache.archive.errors import BadKey, BadPack, quoted
 from gpucache.disk.door import open_regular, read_some
 from gpucache.disk.vetting import Trust
-from gpucache.environment import SIGN_KEY, TRUST_KEYS
+from gpucache.environment import SIGN_KEY, TRUST_KEYS, is_key_file
 from gpucache.errors import NotInstalledError
 
 TYPE_CHECKING = False
@@ -307,7 +307,7 @@ class TrustedKeys:
                 write the file.
         """
         source = named
-        if "/" in text or ":" not in text:
+        if is_key_file(text):
             source = text.strip()
             text = _read_trusted(source, trust)
         keys: dict[str, bytes] = {}

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 
-from gpucache.environment import REMOTE, REMOTE_TIMEOUT, TRUST_KEYS
+from gpucache.environment import REMOTE, REMOTE_TIMEOUT, TRUST_KEYS, is_key_file
 from gpucache.log import warn_once
 from gpucache.remote.ask import Reading
 from gpucache.remote.url import RemoteUrl
@@ -37,9 +37,5 @@ def reading_for_launch(root: str, environ: Mapping[str, str]) -> Reading | None:
 
 
 def _from_anywhere(trust: str) -> str:
-    """A list of keys as it is; the path of a file of keys, which may be relative, as an absolute one.
-
-    `TrustedKeys.parse` tells one from the other in the same way.
-    """
-    is_path = "/" in trust or ":" not in trust
-    return os.path.abspath(trust.strip()) if trust and is_path else trust
+    """A list of keys as it is; the path of a file of keys, which may be relative, as an absolute one."""
+    return os.path.abspath(trust.strip()) if trust and is_key_file(trust) else trust
