@@ -123,6 +123,12 @@ class TestTheCommand:
         assert "hint: say --replace" in done.stderr
         assert gpucache("push", pack, "--replace").returncode == 0
 
+    def test_a_lower_number_in_the_place_of_a_higher_one_is_told(self, pack, remote, gpucache):
+        remote.put("llama", SEEDS[:1], number=9)
+        done = gpucache("push", pack, "--replace")
+        assert done.returncode == 0
+        assert "warning: number 7 is lower than 9, which was there" in done.stderr
+
     def test_its_json_of_a_pack_is_as_documented(self, pack, gpucache):
         said = json.loads(gpucache("push", pack, "--json").stdout)
         (fields,), _ = documented("push PACK")

@@ -91,6 +91,9 @@ def _push_pack(url: RemoteUrl, file: str, replace: bool, dry_run: bool, as_json:
     ]
     if dry_run:
         did = f"would be {did}"
+    if done.is_older:
+        said = f"number {statement.number} is lower than {done.replaced}, which was there"
+        say(f"warning: {said}: nodes that have seen that are told of an older pack")
     say(f"note: {many}, {size(os.path.getsize(file))}, {did}: {named}")
     return 0
 

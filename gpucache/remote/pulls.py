@@ -280,6 +280,8 @@ class Awaited:
 
     def __init__(self, directory: str, key: str, stall_s: float) -> None:
         """``directory`` is that of the root's locks; ``stall_s`` is for how long a pull may show no life."""
+        self.coming: str | None = None
+        """The path of the file of the pull that may bring the key, as `is_coming` has seen it last."""
         self.stalled: str | None = None
         """The path of a pull's file that has stood still for as long while this process looked."""
         self._directory = directory
@@ -298,7 +300,11 @@ class Awaited:
             names = os.listdir(self._directory)
         except OSError:
             return False
-        return any(self._brings(name) for name in names if name.startswith(PULL))
+        for name in names:
+            if name.startswith(PULL) and self._brings(name):
+                self.coming = f"{self._directory}/{name}"
+                return True
+        return False
 
     def _brings(self, name: str) -> bool:
         try:

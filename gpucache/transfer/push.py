@@ -57,6 +57,13 @@ class PushedPack(NamedTuple):
     signer: str | None
     did: Did
     """``there``: the remote had this very pack. With ``dry_run`` what would have been done."""
+    replaced: int | None = None
+    """The number of a pack that was there before, if anybody here believes that one."""
+
+    @property
+    def is_older(self) -> bool:
+        """Whether the pack has a lower number than the one before: nodes that have seen that are told of an old pack."""
+        return self.replaced is not None and self.statement.number < self.replaced
 
 
 def signed_by(message: bytes, signatures: Sequence[Signature]) -> str:
@@ -105,7 +112,7 @@ def push_pack(
     did: Did = "put" if there is None else "replaced"
     if not dry_run and not remote.put_new(object_name, path, replace):
         raise PackThere(remote.shown, statement.name, statement.number, None)  # another was faster
-    return PushedPack(statement, signer, did)
+    return PushedPack(statement, signer, did, None if there is None else there.number)
 
 
 class _There(NamedTuple):

@@ -15,6 +15,8 @@ if TYPE_CHECKING:
     from gpucache.triton.location import Location
 
 _told: set[Failure] = set()
+_waited_s = 0.0
+"""For how long this process has waited for pulls in all."""
 _TOLD_S = 3600.0
 """A failure of a pull is told for so long, to each job once."""
 _LEAST_S, _MOST_S = 0.002, 0.02
@@ -24,22 +26,25 @@ _LEAST_S, _MOST_S = 0.002, 0.02
 def wait_for_pull(location: Location, store_key: str, entry: str) -> bool:
     """Sleep while a pull of this node may bring the store's ``entry``; whether somebody may have published it.
 
-    Returns at once where no pull is in progress that may bring this key. No wait is longer than the limits for the
-    compile of another process: a pull that shows no life is told, and the caller goes on as if there were none. The
-    caller must not hold the key's lock.
+    Returns at once where no pull is in progress that may bring this key. A pull that shows no life for the stall limit
+    is told, and the caller goes on as if there were none. One that lives is waited for as long as the compile of another
+    process, by all kernels of this process together: else a remote that gives a little at a time would cost that for
+    each. The caller must not hold the key's lock.
 
     Raises:
         OSError, UnsafeDirectoryError: there can be no directory for locks.
     """
+    global _waited_s
     awaited = Awaited(location.locks.directory(), store_key, location.stall_s)
-    if not awaited.is_coming():
+    if _waited_s > location.timeout_s or not awaited.is_coming():
         _tell_of_failures(awaited)
         return False
     began = time.monotonic()
     pause_s = _LEAST_S
     try:
         while not os.path.lexists(f"{entry}/{MANIFEST}") and awaited.is_coming():
-            if time.monotonic() - began > location.timeout_s:
+            if _waited_s + time.monotonic() - began > location.timeout_s:
+                awaited.stalled = awaited.stalled or awaited.coming
                 break
             time.sleep(pause_s)
             pause_s = min(pause_s * 2, _MOST_S)
@@ -49,8 +54,10 @@ def wait_for_pull(location: Location, store_key: str, entry: str) -> bool:
         _tell_of_failures(awaited)
         return True  # also where the pull is over: it may have published between the looks
     finally:
+        spent = time.monotonic() - began
+        _waited_s += spent
         location.stats.add("waits")
-        location.stats.add("waited_s", time.monotonic() - began, now=True)
+        location.stats.add("waited_s", spent, now=True)
 
 
 def _tell_of_failures(awaited: Awaited) -> None:
