@@ -62,7 +62,7 @@ class PushedPack(NamedTuple):
 
     @property
     def is_older(self) -> bool:
-        """Whether the pack has a lower number than the one before: nodes that have seen that are told of an old pack."""
+        """Whether its number is lower than the one before: nodes that have seen that are told of an old pack."""
         return self.replaced is not None and self.statement.number < self.replaced
 
 

@@ -27,9 +27,9 @@ def wait_for_pull(location: Location, store_key: str, entry: str) -> bool:
     """Sleep while a pull of this node may bring the store's ``entry``; whether somebody may have published it.
 
     Returns at once where no pull is in progress that may bring this key. A pull that shows no life for the stall limit
-    is told, and the caller goes on as if there were none. One that lives is waited for as long as the compile of another
-    process, by all kernels of this process together: else a remote that gives a little at a time would cost that for
-    each. The caller must not hold the key's lock.
+    is told, and the caller goes on as if there were none. One that lives is waited for as long as the compile of
+    another process, by all kernels of this process together: else a remote that gives a little at a time would cost
+    that for each. The caller must not hold the key's lock.
 
     Raises:
         OSError, UnsafeDirectoryError: there can be no directory for locks.
