@@ -7,12 +7,16 @@ from pathlib import Path
 
 import pytest
 
-from gpucache import DeviceCacheRegistry, Snapshot, Status
+from gpucache import DeviceCacheRegistry, Snapshot, Status, UnsafeDirectoryError
+from gpucache.archive import compression, ustar
+from gpucache.archive.members import STATEMENT
+from gpucache.archive.read import PackReader
 from gpucache.disk.staging import Staging
 from gpucache.layout import paths
 from gpucache.machine.device import Device
 from gpucache.store.manifest import Facts, digest_of, single_key
 from gpucache.store.publish import publish_entry
+from gpucache.transfer.bring import judge_of
 
 KEY = "A" * 52
 NAME = "matmul.autotune.json"
@@ -43,6 +47,19 @@ def pack(tmp_path, here) -> Path:
     assert publish_entry(str(root), single_key(KEY, NAME, tag), files, facts, staging, False)
     assert here("pack", "-o", tmp_path / "n.tar.zst", "--root", root).code == 0
     return tmp_path / "n.tar.zst"
+
+
+def test_who_may_have_written_a_pack_is_asked_before_any_of_it_is_parsed(tmp_path):
+    """The bytes that are refused here are no statement."""
+    path = tmp_path / "n.tar.zst"
+    with path.open("wb") as file, compression.compressed(file) as out:
+        out.write(ustar.header(STATEMENT, 3) + b"no!" + bytes(509) + ustar.END)
+
+    def refuse() -> None:
+        raise UnsafeDirectoryError(str(path), "is another user's", "")
+
+    with path.open("rb") as source, pytest.raises(UnsafeDirectoryError):
+        PackReader(source, judge_of(None, refuse), source_name=str(path))
 
 
 @pytest.mark.parametrize(

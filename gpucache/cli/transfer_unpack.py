@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import os
 import sys
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -74,21 +75,20 @@ def unpack(
     from gpucache.transfer.views import device_directories, make_views
 
     trust = Trust.parse(os.environ)
-    judge = judge_of(TrustedKeys.from_environ(os.environ), unsigned)
+    trusted = TrustedKeys.from_environ(os.environ)
     where = root_to_fill(root)
     directories = device_directories(where) if views else []
 
     def chosen(entry: ArchivedEntry) -> bool:
         return arch is None or entry.kind != "kernel" or entry.arch == arch
 
-    with (
-        _opened_input(file) as source,
-        PackReader(source, judge, source_name=file) as reader,
-        progress("unpacking") as show,
-    ):
+    with ExitStack() as opened:
+        source = opened.enter_context(_opened_input(file))
+        vouch = partial(vet_source, source, file, trust) if unsigned else None
+        judge = judge_of(trusted, vouch)
+        reader = opened.enter_context(PackReader(source, judge, source_name=file))
+        show = opened.enter_context(progress("unpacking"))
         statement, signer = reader.statement, reader.signer
-        if signer is None:
-            vet_source(source, file, trust)
         is_own = is_own_file(source)
         seen = seen_number(where, statement.name)
         if seen is not None and statement.number < seen:

@@ -28,10 +28,11 @@ if TYPE_CHECKING:
     from gpucache.archive.statement import ArchivedEntry
 
 
-def judge_of(trusted: TrustedKeys | None, accepts_unsigned: bool) -> Judge:
+def judge_of(trusted: TrustedKeys | None, vouch: Callable[[], object] | None) -> Judge:
     """A judge who believes the signers of these keys, and where that was asked for also a pack that none has signed.
 
-    A bad signature by a trusted name is never accepted.
+    ``vouch`` is called before such a pack is accepted, and so before any of it is parsed, and may refuse; None accepts
+    none. A bad signature by a trusted name is never accepted.
     """
 
     def judge(message: bytes, signatures: Sequence[Signature]) -> str | None:
@@ -43,9 +44,10 @@ def judge_of(trusted: TrustedKeys | None, accepts_unsigned: bool) -> Judge:
                 raise BadPack("unknown-signer", f"it is signed by {signers}, and no key is trusted")
             raise BadPack("unsigned", "nobody has signed it")
         except BadPack as error:
-            if accepts_unsigned and error.code in ("unsigned", "unknown-signer"):
-                return None
-            raise
+            if vouch is None or error.code not in ("unsigned", "unknown-signer"):
+                raise
+            vouch()
+            return None
 
     return judge
 
