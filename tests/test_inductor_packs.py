@@ -26,6 +26,7 @@ from support.inductor_files import (
     leave,
 )
 from support.packs import Source
+from support.ranks import PLUGIN
 from support.users import ADA
 
 from gpucache.archive import inductor, processor
@@ -429,3 +430,40 @@ class TestTorch:
         fleet.unpack("--unsigned")
         hit = {"fxgraph_cache_hit": 2, "autograd_cache_hit": 1}
         assert self.compiled(fleet.second, tmp_path / "home") == hit
+
+
+@pytest.mark.torch
+@pytest.mark.compiles
+class TestAGpu:
+    """Graphs that the real torch compiles for a GPU that is not there; torch's key of a graph has the GPU's number."""
+
+    PROGRAM = Path(__file__).parent / "support/cached_graph.py"
+
+    def compiled(self, root: Path, index: int) -> dict[str, int]:
+        names = ("GPUCACHE_DIR", "TORCHINDUCTOR_CACHE_DIR")
+        env = {**os.environ, **dict.fromkeys(names, str(root)), **PLUGIN}
+        done = subprocess.run(
+            [sys.executable, self.PROGRAM, "sm_90", str(index)],
+            env=env,
+            capture_output=True,
+            text=True,
+            timeout=280,
+        )
+        assert done.returncode == 0, done.stderr[-2000:]
+        said: dict[str, int] = json.loads(done.stdout)
+        return said
+
+    def test_a_second_node_takes_graphs_for_its_gpu_of_that_number_and_kernels_for_all(
+        self, tmp_path, gpucache
+    ):
+        """A rank that sees one GPU (`CUDA_VISIBLE_DEVICES`) calls that 0, whichever it is."""
+        fleet = Fleet(tmp_path, gpucache)
+        fleet.first.mkdir(mode=0o700)
+        first = self.compiled(fleet.first, 0)
+        assert (first["hit"], first["miss"]) == (0, 1)
+        assert first["compiled"] > 0
+        fleet.pack()
+        shutil.rmtree(fleet.first)
+        fleet.unpack("--unsigned")
+        assert self.compiled(fleet.second, 0) == {"hit": 1, "miss": 0, "compiled": 0}
+        assert self.compiled(fleet.second, 1) == {"hit": 0, "miss": 1, "compiled": 0}
