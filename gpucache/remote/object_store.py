@@ -174,7 +174,7 @@ class _Request:
             raise self.refusal("bad-answer", detail) from None
         failed = answer.get("failed")
         if failed is not None:
-            raise self._failure(failed)
+            raise self._failure(failed, question.get("if_absent", False))
         return answer, data
 
     def is_there(self) -> bool:
@@ -189,13 +189,13 @@ class _Request:
         """The error that says how this request failed."""
         return RemoteError(self._remote, kind, self._tried, self.name, detail)
 
-    def _failure(self, failed: Any) -> Exception:
+    def _failure(self, failed: Any, is_conditional: bool) -> Exception:
         if failed == "not-there":
             return NotThere(self._remote, self.name)
-        if failed != "there-already" and failed != "conflict":
+        if failed not in ("there-already", "conflict"):
             return self.refusal(failed)
-        if self._tried != "put":
-            return self.refusal("bad-answer")  # nothing else was asked to depend on a condition
+        if not is_conditional:
+            return self.refusal("bad-answer")  # nothing was asked to depend on a condition
         return _Conflict() if failed == "conflict" else _ThereAlready()
 
 
@@ -207,9 +207,7 @@ def _put(request: _Request, fd: int, is_conditional: bool) -> bool:
             request.ask(question, fd)
             return True
         except _ThereAlready:
-            if is_conditional:
-                return False
-            raise request.refusal("bad-answer") from None
+            return False
         except NotThere:
             detail = "there is no such bucket or directory"
             raise request.refusal("misconfigured", detail) from None

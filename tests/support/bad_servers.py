@@ -16,10 +16,11 @@ Behave = Callable[[socket.socket, threading.Event], None]
 
 
 class BadServer:
-    """A server that behaves so to each request."""
+    """A server that behaves so to each request, which ends with ``end``."""
 
-    def __init__(self, behave: Behave) -> None:
+    def __init__(self, behave: Behave, end: bytes = b"\r\n\r\n") -> None:
         self._behave = behave
+        self._end = end
         self._listener = socket.create_server(("127.0.0.1", 0), backlog=128)
         self.port: int = self._listener.getsockname()[1]
         self.requests: list[bytes] = []
@@ -37,7 +38,7 @@ class BadServer:
         with connection, suppress(OSError):
             connection.settimeout(PATIENCE_S)
             request = b""
-            while b"\r\n\r\n" not in request:
+            while self._end not in request:
                 more = connection.recv(65536)
                 if not more:
                     return
@@ -52,8 +53,8 @@ class BadServer:
 
 
 @contextmanager
-def bad_server(behave: Behave) -> Iterator[BadServer]:
-    server = BadServer(behave)
+def bad_server(behave: Behave, end: bytes = b"\r\n\r\n") -> Iterator[BadServer]:
+    server = BadServer(behave, end)
     thread = threading.Thread(target=server.serve, daemon=True)
     thread.start()
     try:
@@ -107,12 +108,17 @@ def closes(connection: socket.socket, over: threading.Event) -> None:
     """Close before any answer."""
 
 
-def floods(connection: socket.socket, over: threading.Event) -> None:
-    """400 MB, which it announces."""
-    connection.sendall(b"HTTP/1.1 200 OK\r\nContent-Length: 419430400\r\n\r\n")
-    part = b"\0" * 2**20
-    for _ in range(400):
-        connection.sendall(part)
+def floods_as(status: str) -> Behave:
+    """400 MB, which the server announces."""
+
+    def behave(connection: socket.socket, over: threading.Event) -> None:
+        head = f"HTTP/1.1 {status}\r\nContent-Length: 419430400\r\n\r\n"
+        connection.sendall(head.encode())
+        part = b"\0" * 2**20
+        for _ in range(400):
+            connection.sendall(part)
+
+    return behave
 
 
 def floods_unannounced(connection: socket.socket, over: threading.Event) -> None:
@@ -132,7 +138,8 @@ BEHAVIOURS: dict[str, Behave] = {
     "drips headers": drips_headers,
     "cuts in the middle": cuts,
     "closes": closes,
-    "sends 400 MB": floods,
+    "sends 400 MB": floods_as("200 OK"),
+    "403 of 400 MB": floods_as("403 Forbidden"),
     "sends without end": floods_unannounced,
     "sends another thing": says("200 OK", b"<html>" + ESCAPES.encode() * 1000),
     "sends nothing": says("200 OK"),
