@@ -16,6 +16,7 @@ import pytest
 from support.processes import PATIENCE_S, SPAWN, lock_holder
 from support.users import ADA, acting_as
 
+from gpucache.disk import files
 from gpucache.disk.files import make_directory, remove_tree, size_of, write_new, write_whole
 from gpucache.disk.locks import locked
 from gpucache.errors import LockTimeoutError, ProvisionError
@@ -496,3 +497,16 @@ def test_a_new_file_is_written_through_no_link_and_over_nothing(tmp_path):
     with pytest.raises(OSError):
         write_new(str(tmp_path / "link"), b"ours", replace=True)
     assert precious.read_text() == "another user's"
+
+
+def test_a_writer_whose_clock_is_ahead_takes_away_nothing_that_others_write(tmp_path, monkeypatch):
+    """On a mount that nodes share, the clock of the disk is the only one that they have in common."""
+    other = tmp_path / f"{files.STAGED}other"
+    other.write_text("half of it")
+    ahead = time.time() + 10 * files.STALE_S
+    monkeypatch.setattr(files.time, "time", lambda: ahead)
+    files.write_whole(str(tmp_path / "record"), b"{}", str(tmp_path))
+    assert other.exists()
+    os.utime(other, (1, 1))
+    files.write_whole(str(tmp_path / "record"), b"{}", str(tmp_path))
+    assert not other.exists()

@@ -511,6 +511,21 @@ assert not launched(*kernel("first"))[0]
         real.push()
         assert real.pushed(KEY) == FILES
 
+    def test_the_next_run_pushes_what_the_last_one_has_left(self, real, gpucache, monkeypatch):
+        """Its last kernel may have been compiled while the remote could not be written."""
+        monkeypatch.setattr(write_behind, "start_beside", lambda *_: None)
+        leave(real)
+        environ = {**os.environ, "GPUCACHE_FAKE_DEVICES": "1"}
+        os.unlink(held_file(real))  # nothing was started, and that is a while ago
+        assert gpucache("provision", env=environ).returncode == 0
+        off = {**environ, "GPUCACHE_SHARE": "0"}
+        assert gpucache("run", "--device", "0", "--", "true", env=off).returncode == 0
+        assert not held_file(real).exists()
+        done = gpucache("run", "--device", "0", "--", "true", env=environ)
+        assert done.returncode == 0
+        until(lambda: real.object_of(KEY).exists() and not real.waiting)
+        assert real.pushed(KEY) == FILES
+
 
 PUSHING = (
     SCRIPT

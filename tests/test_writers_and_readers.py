@@ -13,14 +13,20 @@ from pathlib import Path
 from typing import NamedTuple
 
 import pytest
+from support.launches import kernel
 from support.processes import PATIENCE_S, python_path
 from support.read_through import end_couriers
 from support.remotes import KINDS, Place
 from support.wrong_clock import wrong_clock
 
 from gpucache.archive.signature import make_key
+from gpucache.disk import files
 from gpucache.layout import paths
+from gpucache.remote.object_names import entry_object
+from gpucache.remote.opening import open_remote
 from gpucache.remote.pusher import push_waiting
+from gpucache.remote.shared_directory import UNFINISHED
+from gpucache.remote.url import RemoteUrl
 from gpucache.store.stats import totals
 
 TEN_YEARS_S = 10 * 365 * 86400
@@ -209,3 +215,21 @@ def test_what_a_service_refuses_for_a_wrong_clock_waits_until_that_is_right(
         assert together(fleet.node("read").start(*seeds("one", 3))) == [0]
     finally:
         fleet.end()
+
+
+def test_a_writer_whose_clock_is_ahead_sweeps_no_put_of_another(tmp_path, monkeypatch):
+    """In a directory that nodes share, an unfinished put is judged by the clock of the disk."""
+    shared = tmp_path / "shared"
+    name = entry_object("3.9.0", kernel("first")[0])
+    other = shared / Path(name).parent / f"{UNFINISHED}other"
+    other.parent.mkdir(parents=True)
+    other.write_text("half of it")
+    (tmp_path / "pack").write_text("pack")
+    remote = open_remote(RemoteUrl.parse(f"file://{shared}?mode=write"), {})
+    ahead = time.time() + TEN_YEARS_S
+    monkeypatch.setattr(files.time, "time", lambda: ahead)
+    assert remote.put_new(name, str(tmp_path / "pack"))
+    assert other.exists()
+    os.utime(other, (1, 1))
+    assert remote.put_new(name, str(tmp_path / "pack"), replace=True)
+    assert not other.exists()

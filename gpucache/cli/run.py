@@ -107,9 +107,10 @@ class RunCall(Value, kw_only=True):
 
             pull_packs(environ, self.plugin, _say_in_job)
         if self.plugin and environment.REMOTE.text(environ):
-            from gpucache.cli.run_remote import start_courier
+            from gpucache.cli.run_remote import start_courier, start_pusher
 
             start_courier(environ)
+            start_pusher(environ)
         if self.record is None and self.warm is None:
             return environ
         from gpucache.cli.run_ahead import with_recipes

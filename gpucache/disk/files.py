@@ -148,10 +148,10 @@ def write_whole(path: str, data: bytes, staging: str) -> None:
     import tempfile  # where everything is there, nothing is written
 
     try:
-        sweep_old(staging, STAGED)
         fd, temporary = tempfile.mkstemp(prefix=STAGED, dir=staging)
         try:
             with os.fdopen(fd, "wb") as file:
+                sweep_old(staging, STAGED, os.fstat(fd).st_mtime)
                 file.write(data)
                 file.flush()
                 _sync(fd)

@@ -84,9 +84,10 @@ def waiting(root: str) -> list[Marker]:
 
     Those of another node that are too old for anybody are left out (`sweep`).
     """
-    now = _clock_of_disk(root)
     found = list(_of_node(root, node_id()))
-    for node in _other_nodes(root):
+    others = _other_nodes(root)
+    now = _clock_of_disk(root) if others else 0.0
+    for node in others:
         for marker in _of_node(root, node):
             if DAY_S < now - marker.left <= FORGOTTEN_S:
                 found.append(marker)
@@ -95,8 +96,9 @@ def waiting(root: str) -> list[Marker]:
 
 def sweep(root: str) -> None:
     """Remove what other nodes have left for a week, and their empty directories. Any number of processes may sweep."""
-    now = _clock_of_disk(root)
-    for node in _other_nodes(root):
+    others = _other_nodes(root)
+    now = _clock_of_disk(root) if others else 0.0
+    for node in others:
         for marker in _of_node(root, node):
             if now - marker.left > FORGOTTEN_S:
                 take_away(root, marker)

@@ -11,7 +11,7 @@ import time
 
 from gpucache import environment
 from gpucache.disk.lock_place import LockPlace
-from gpucache.disk.spawning import start_beside
+from gpucache.disk.spawning import python_command, start_beside, start_detached
 from gpucache.errors import GpuCacheError
 from gpucache.log import warn_once
 from gpucache.remote.outbox import LEAST_COMPILE_S, leave
@@ -50,11 +50,24 @@ class WriteBehind:
         """Start a pusher, unless one runs, or the remote could not be written just now.
 
         Raises:
-            OSError: the disk refused, or no process can be made.
+            GpuCacheError, OSError: the disk refused, or no process can be made.
         """
-        locks = self.locks.directory()
-        if push_breaker(locks, self._url).read().allows(time.monotonic()) and is_to_start(locks):
+        if self._is_to_start():
             start_beside(PUSHER, [self.root], self._environ)
+
+    def wake_ahead(self) -> None:
+        """As `wake`, for a process with one thread that is about to become a program.
+
+        Raises:
+            GpuCacheError, OSError: as there.
+        """
+        if self._is_to_start():
+            start_detached(python_command(PUSHER, self.root), self._environ)
+
+    def _is_to_start(self) -> bool:
+        locks = self.locks.directory()
+        allows = push_breaker(locks, self._url).read().allows(time.monotonic())
+        return allows and is_to_start(locks)
 
 
 def write_behind(root: str, locks: LockPlace, environ: Mapping[str, str]) -> WriteBehind | None:
