@@ -105,7 +105,7 @@ class TestAnAnswer:
         assert starts == []
 
     def test_many_ask_at_once_and_none_waits_for_another(self, serve, reading, locks, starts):
-        together = threading.Barrier(8, timeout=PATIENCE_S)
+        together = threading.Barrier(4, timeout=PATIENCE_S)
 
         def fetch(question, is_waited_for):
             together.wait()
@@ -117,14 +117,41 @@ class TestAnAnswer:
         def one(key: str) -> None:
             answers[key] = ask(reading, locks, key, VERSION)
 
-        threads = [threading.Thread(target=one, args=(str(number),)) for number in range(8)]
+        threads = [threading.Thread(target=one, args=(str(number),)) for number in range(4)]
         for thread in threads:
             thread.start()
         for thread in threads:
             thread.join(PATIENCE_S)
         assert {key: answer.code for key, answer in answers.items()} == {
-            str(number): str(number) for number in range(8)
+            str(number): str(number) for number in range(4)
         }
+
+    def test_more_than_a_few_take_turns(self, serve, reading, locks, starts):
+        """Each request has a process of its own, and 64 at once would take longer to start than to take turns."""
+        begun: list[str] = []
+        go_on = threading.Event()
+
+        def fetch(question, is_waited_for):
+            begun.append(question.store_key)
+            go_on.wait(PATIENCE_S)
+            return Answer("miss")
+
+        serve(fetch)
+        answers = []
+
+        def one(key: str) -> None:
+            answers.append(ask(reading, locks, key, VERSION).did)
+
+        threads = [threading.Thread(target=one, args=(str(number),)) for number in range(6)]
+        for thread in threads:
+            thread.start()
+        until(lambda: len(begun) == couriers._MOST_REQUESTS)
+        assert ask(quick(reading), locks, "late", VERSION).did in ("closed", "timeout")
+        assert len(begun) == couriers._MOST_REQUESTS
+        go_on.set()
+        for thread in threads:
+            thread.join(PATIENCE_S)
+        assert len(answers) == 6
 
     @pytest.mark.parametrize(
         ("did", "why"), [("timeout", "timeout"), ("miss", ""), ("bad", ""), ("hit", "")]

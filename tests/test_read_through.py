@@ -346,8 +346,9 @@ class TestSettings:
         monkeypatch.setenv("GPUCACHE_REQUIRE_HIT", "1")
         assert launched(KEY, FILES)[0]
 
+    @pytest.mark.parametrize("kind", ["file", "s3"])
     def test_where_the_library_of_a_remote_is_missing_the_extra_is_named(
-        self, remote, root, monkeypatch, caplog, tmp_path
+        self, remote, root, monkeypatch, caplog, tmp_path, kind
     ):
         """In the Python of a program that has gpucache without the extra."""
         (tmp_path / "without").mkdir()
@@ -357,6 +358,8 @@ class TestSettings:
             "PYTHONPATH", f"{tmp_path / 'without'}{os.pathsep}{os.environ['PYTHONPATH']}"
         )
         remote.add(KEY, FILES)
+        if kind == "s3":
+            monkeypatch.setenv("GPUCACHE_REMOTE", "s3://bucket/x?endpoint=http://127.0.0.1:9")
         assert launched(KEY, FILES) == (False, FILES)
         (said,) = warnings(caplog)
         assert "gpucache-devices[remote]" in said

@@ -44,6 +44,9 @@ _LOOK_S = 1.0
 _STUCK_S = 10.0
 """A request that has not come back so long after its limit never will: the whole process ends."""
 _MOST_AT_ONCE = 256
+_MOST_REQUESTS = 4
+"""So many requests are under way at once. Each has a process that runs opendal, whose start takes longer than the
+requests of all ranks one after the other."""
 _READ_S = 5.0
 _BACKLOG = 1024
 
@@ -144,6 +147,7 @@ class Courier:
         self._fetch = fetch
         self._program = program
         self._began = self._last = time.monotonic()
+        self._turns = threading.BoundedSemaphore(_MOST_REQUESTS)
         self._limits: dict[socket.socket, float] = {}
         """Until when each connection is to be answered."""
 
@@ -215,6 +219,18 @@ class Courier:
         connection.close()
 
     def _answered(self, question: Question, connection: socket.socket) -> Answer:
+        """Ask the remote, once fewer than `_MOST_REQUESTS` do."""
+        began = time.monotonic()
+        if not self._turns.acquire(timeout=question.timeout_s):
+            return Answer("closed", "busy", "too many ask at once")
+        try:
+            waited_s = time.monotonic() - began
+            left = question._replace(timeout_s=question.timeout_s - waited_s)
+            return self._asked(left, connection)
+        finally:
+            self._turns.release()
+
+    def _asked(self, question: Question, connection: socket.socket) -> Answer:
         """Ask the remote, and let the node know what came of it."""
         began = time.monotonic()
         end = began + question.timeout_s

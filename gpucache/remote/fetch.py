@@ -68,6 +68,7 @@ def opened_fetch(
     parsed = RemoteUrl.parse(url)
     patience = Patience(in_all_s=timeout_s, silent_s=timeout_s)
     remote = open_remote(parsed, environ, patience)
+    remote.come_up()
     judge_of(parsed, environ)
 
     def asked(question: Question, is_waited_for: Callable[[], bool]) -> Answer:

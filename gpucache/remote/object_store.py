@@ -62,6 +62,11 @@ class ObjectStore:
         able = _ABLE[self._url.scheme]
         return able if self._url.mode == "write" else able & {"list"}
 
+    def come_up(self) -> None:
+        """As `Remote.come_up`: the first process, which is to import opendal, is waited for."""
+        with self._request("reach", "") as request:
+            request.come_up()
+
     @contextmanager
     def get(self, name: str, limit_bytes: int) -> Iterator[BinaryIO]:
         """As `Remote.get`."""
@@ -165,17 +170,32 @@ class _Request:
 
     def ask(self, question: Message, fd: int | None = None) -> tuple[dict[str, Any], bytes]:
         """Ask the process; how a request failed is an error of ours."""
-        try:
+        with self._telling():
             answer, data = self._process.ask(question, self.deadline, fd)
+        self._refuse_failed(answer, question.get("if_absent", False))
+        return answer, data
+
+    def come_up(self) -> None:
+        """Wait until the process could ask."""
+        with self._telling():
+            answer = self._process.come_up()
+        self._refuse_failed(answer)
+
+    @contextmanager
+    def _telling(self) -> Iterator[None]:
+        """Make what happens to the process an error of the request's."""
+        try:
+            yield
         except TimeoutError:
             raise self.refusal("timeout") from None
         except Died:
             detail = "its answer took more memory than any answer may, or the process died"
             raise self.refusal("bad-answer", detail) from None
+
+    def _refuse_failed(self, answer: Mapping[str, Any], is_conditional: bool = False) -> None:
         failed = answer.get("failed")
         if failed is not None:
-            raise self._failure(failed, question.get("if_absent", False))
-        return answer, data
+            raise self._failure(failed, is_conditional)
 
     def is_there(self) -> bool:
         """Whether there is an object of this request's name."""
@@ -190,6 +210,8 @@ class _Request:
         return RemoteError(self._remote, kind, self._tried, self.name, detail)
 
     def _failure(self, failed: Any, is_conditional: bool) -> Exception:
+        if failed == "not-installed":
+            return NotInstalledError("opendal")
         if failed == "not-there":
             return NotThere(self._remote, self.name)
         if failed not in ("there-already", "conflict"):

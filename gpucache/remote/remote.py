@@ -80,6 +80,14 @@ class Remote(Protocol):
     def can(self) -> frozenset[Ability]:
         """What this kind of remote can do. Without ``put-if-absent``, `put_new` looks and then puts."""
 
+    def come_up(self) -> None:
+        """Do what a first request would wait for on this machine, however slow that is; no server is asked.
+
+        Raises:
+            RemoteError: no request will ever succeed as things are set up.
+            NotInstalledError: opendal is needed, and cannot be imported.
+        """
+
     def get(self, name: str, limit_bytes: int) -> AbstractContextManager[BinaryIO]:
         """Open an object to be read once, from the beginning, in parts.
 

@@ -78,11 +78,10 @@ class StoreProcess:
             TimeoutError: the deadline is over; the process is killed.
             Died: the process is dead.
         """
+        opened = self.come_up()
+        if "failed" in opened:
+            return opened, b""
         try:
-            if not self._is_open:
-                answer = self._open()
-                if "failed" in answer:
-                    return answer, b""
             send(self._channel, question, fd=fd)
             answer, data = self._receiver.take(lambda: self._wait_at_most(deadline.left_s()))
         except Ended:
@@ -94,6 +93,22 @@ class StoreProcess:
         if "said" in answer:
             tell(DEBUG, "opendal: %s", answer["said"])
         return answer, data
+
+    def come_up(self) -> Message:
+        """Wait until the process is ready to ask a server; an answer with a field ``failed`` says why it never will.
+
+        Raises:
+            TimeoutError: it is not ready after a minute; it is killed.
+            Died: the process is dead.
+        """
+        try:
+            return {} if self._is_open else self._open()
+        except Ended:
+            self._kill()
+            raise Died from None
+        except BaseException:
+            self._kill()
+            raise
 
     def _open(self) -> Message:
         self._channel.settimeout(_START_S)

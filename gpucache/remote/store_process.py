@@ -162,7 +162,9 @@ def serve(channel: socket.socket) -> None:
 def _failure(error: BaseException) -> Message:
     text = str(error)
     said = printable(text[:_SAID_LETTERS])[:_SAID_LETTERS]
-    return {"failed": meaning(text), "said": said}
+    # That it is there and cannot be imported, as one that was built for another libc, is as if it were not.
+    failed = "not-installed" if isinstance(error, ImportError) else meaning(text)
+    return {"failed": failed, "said": said}
 
 
 def _end_with(channel: socket.socket) -> None:
