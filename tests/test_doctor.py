@@ -1208,16 +1208,23 @@ def test_how_long_a_holder_may_stand_still_is_the_waiters_setting(root, held):
     told(look(root, GPUCACHE_STALL_TIMEOUT_S="2"), "lock-stalled", "warning")
 
 
-def test_a_pull_that_failed_is_told_and_is_no_stale_lock(root):
+@pytest.mark.parametrize(
+    ("kind", "said"),
+    [
+        ("failed", "the pull of llama failed: the server failed (3 h ago)"),
+        ("older", "the pull of llama: the server failed (3 h ago)"),
+        ("unfit", "the pull of llama: the server failed (3 h ago)"),
+    ],
+)
+def test_what_is_wrong_with_the_last_pull_is_told_and_is_no_stale_lock(root, kind, said):
     pull = Pull.begin(str(root), ["file:///remote", "llama"], "the pull of llama")
     assert pull is not None
     pull.bring(["A" * 52])
-    silent(look(root), "pull-failed")
-    pull.fail("the server failed")
+    silent(look(root), "pull-failed", "pull-older", "pull-unfit")
+    pull.leave(kind, "the server failed")
     os.utime(pull.path, (time.time() - 3 * HOUR_S,) * 2)
     found = look(root)
-    finding = told(found, "pull-failed", "warning")
-    assert finding.fact == "the pull of llama failed 3 h ago: the server failed"
+    assert told(found, f"pull-{kind}", "warning").fact == said
     silent(found, "lock-stale", "lock-stalled")
 
 

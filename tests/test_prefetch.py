@@ -21,7 +21,7 @@ from support.pulled_packs import Packs, end_pulls, pull_files, until_pulled
 from support.read_through import end_couriers
 from support.slow_redis import SlowRedis, slow_redis
 
-from gpucache.remote.pulls import failures
+from gpucache.remote.pulls import remarks
 
 SEEDS = [f"kernel {number}" for number in range(12)]
 _DRAW = random.Random(0)
@@ -135,7 +135,7 @@ class TestAllIsThere:
         said, _ = ended(start(LOCAL_RANK="1", LOCAL_WORLD_SIZE="2"))
         assert said["compiled"] == 0
         until_pulled(root)
-        assert failures(str(root / "gpucache/v1/locks")) == []
+        assert remarks(str(root / "gpucache/v1/locks")) == []
 
     def test_two_packs_come_at_once(self, remote, root, start):
         remote.put("llama", SEEDS[:6])
@@ -156,7 +156,9 @@ class TestAllIsThere:
         other = tmp_path / "other"
         ended(start([], GPUCACHE_FAKE_DEVICES="1xA100:8.0", GPUCACHE_DIR=str(other)))
         until_pulled(other)
-        assert failures(str(other / "gpucache/v1/locks")) == []
+        (remark,) = remarks(str(other / "gpucache/v1/locks"))
+        assert remark.kind == "unfit"
+        assert "none of its 12 entries is for this node (sm_90)" in remark.text
         assert brought(other) == 0
         end_couriers(other)
 
@@ -243,6 +245,28 @@ class TestTheProgramIsNotInItsWay:
         said, told = ended(start(SEEDS[:2]))
         assert said["compiled"] == 2
         assert "has no v1/packs/llama" in told
+
+    def test_an_older_pack_than_one_that_was_seen_is_taken_and_told(self, remote, root, start):
+        for number in (7, 6):
+            remote.put("llama", SEEDS[:number], number=number)
+            said, _ = ended(start(SEEDS[:number]))
+            assert said["compiled"] == 0
+            until_pulled(root)
+        (remark,) = remarks(str(root / "gpucache/v1/locks"))
+        assert remark.kind == "older"
+        _, told = ended(start(["another"]))
+        assert "it is number 6, and number 7 was seen here before: an older pack" in told
+
+    def test_what_went_wrong_the_last_time_is_told_by_the_next_run(self, remote, root, start):
+        ended(start([]))
+        until_pulled(root)
+        remote.put("llama", SEEDS)
+        said, told = ended(start(SEEDS))
+        assert said["compiled"] == 0
+        assert "warning: GPUCACHE_PACK: the last time the pull of llama from " in told
+        assert "has no v1/packs/llama" in told
+        until_pulled(root)
+        assert pull_files(root) == []
 
     def test_a_pack_under_another_name_is_told_and_not_taken(self, remote, start):
         remote.put("older", SEEDS, served_as="llama")

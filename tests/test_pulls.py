@@ -253,14 +253,14 @@ def test_a_removed_file_is_no_wait(made):
 def test_a_pull_that_failed_is_over_and_says_why(made):
     pull = begun(made)
     pull.bring([KEY])
-    pull.fail("no connection could be made")
+    pull.leave("failed", "no connection could be made")
     waiting = awaited(made, KEY)
     assert not waiting.is_coming()
-    (failure,) = waiting.failed.values()
-    assert (failure.what, failure.why) == ("the pack llama", "no connection could be made")
-    assert pulls.failures(ours(str(made), "locks")) == [failure]
+    (remark,) = waiting.over.values()
+    assert remark.text == "the pack llama failed: no connection could be made"
+    assert pulls.remarks(ours(str(made), "locks")) == [remark]
     begun(made).end()
-    assert pulls.failures(ours(str(made), "locks")) == []
+    assert pulls.remarks(ours(str(made), "locks")) == []
 
 
 # ---- launches
@@ -392,18 +392,17 @@ def test_a_wait_is_counted(made, tmp_path, looked, gpucache):
 def test_a_failed_pull_is_told_once_by_those_who_compile(made, caplog, monkeypatch):
     monkeypatch.setattr(pulled, "_told", set())
     pull = begun(made)
-    pull.fail("no connection could be made")
+    pull.leave("failed", "no connection could be made")
     with caplog.at_level(logging.WARNING, "gpucache"):
         assert launched(KEY, FILES) == (False, FILES)
         assert launched(OTHER, OTHER_FILES) == (False, OTHER_FILES)
-    said = "the pack llama failed: no connection could be made; each rank goes on without"
-    assert caplog.messages == [said]
+    assert caplog.messages == ["the pack llama failed: no connection could be made"]
 
 
 def test_a_pull_that_failed_long_ago_is_told_no_more(made, caplog, monkeypatch):
     monkeypatch.setattr(pulled, "_told", set())
     pull = begun(made)
-    pull.fail("no connection could be made")
+    pull.leave("failed", "no connection could be made")
     with aged(pull.path, 7200), caplog.at_level(logging.WARNING, "gpucache"):
         assert launched(KEY, FILES) == (False, FILES)
     assert caplog.messages == []

@@ -60,6 +60,8 @@ def _pull_packs(environ: Mapping[str, str], plugin: bool, say: Say) -> None:
 
 def _tell(one: Prefetch, remote: str, say: Say) -> None:
     begin = f"note: {environment.PACK.name}:"
+    if one.before is not None:
+        say(f"warning: {environment.PACK.name}: the last time {one.before.text}")
     if one.did == "started":
         say(f"{begin} process {one.pid} pulls {one.name} from {remote}", f"{begin} {one.name}")
     elif one.did == "joined":

@@ -65,7 +65,7 @@ _DISK = (
     space_checks.headers,
     lock_checks.kernel_locks,
     lock_checks.provision_lock,
-    lock_checks.failed_pulls,
+    lock_checks.pulls,
     time_checks.clock_skew,
     time_checks.future_times,
     remote_checks.pauses,

@@ -17,9 +17,10 @@ from gpucache.disk.lock_place import LockPlace
 from gpucache.disk.locks import PROVISION_LOCK, holder, is_free, serves
 from gpucache.disk.refusal import may
 from gpucache.findings import Finding
-from gpucache.remote.pulls import failures
+from gpucache.remote.pulls import remarks
 
 _PROVISIONING_S = 60.0
+_AGAIN = "`gpucache remote check` tries the remote, `gpucache pull` the pack, and the next `gpucache run` again"
 
 
 @tells(
@@ -32,7 +33,7 @@ def kernel_locks(case: Case) -> Iterator[Finding]:
     """Find locks whose holder has died, or has shown no sign of life for as long as a waiter waits."""
     stall_s = environment.STALL_TIMEOUT.read_or_default(case.environ)
     directory = LockPlace(case.root).found()
-    told_elsewhere = {failure.path for failure in failures(directory)}
+    told_elsewhere = {remark.path for remark in remarks(directory)}
     for path in listed(directory):
         name = os.path.basename(path)
         if not name.endswith(".lock") or name == PROVISION_LOCK or path in told_elsewhere:
@@ -53,14 +54,26 @@ def kernel_locks(case: Case) -> Iterator[Finding]:
             yield Finding("lock-stale", "warning", path, fact, fix)
 
 
-@tells({"pull-failed": "what `gpucache run` was to pull while a program starts did not come"})
-def failed_pulls(case: Case) -> Iterator[Finding]:
-    """Warn of pulls whose last try has failed, of which no program tells that has started since."""
-    for failure in failures(LockPlace(case.root).found()):
-        since_h = (time.time() - failure.since) / 3600
-        fact = f"{failure.what} failed {since_h:.0f} h ago: {failure.why}"
-        fix = "`gpucache remote check` tries the remote, `gpucache pull` the pack, and the next `gpucache run` again"
-        yield Finding("pull-failed", "warning", failure.path, fact, fix)
+@tells(
+    {
+        "pull-failed": "what `gpucache run` was to pull while a program starts did not come",
+        "pull-older": "the pack that `gpucache run` has pulled is older than one that was seen here",
+        "pull-unfit": "of the pack that `gpucache run` has pulled nothing is for this node",
+    }
+)
+def pulls(case: Case) -> Iterator[Finding]:
+    """Warn of what is wrong with the last pull of each pack, of which no program tells that has started since."""
+    for remark in remarks(LockPlace(case.root).found()):
+        hours = (time.time() - remark.since) / 3600
+        fact = f"{remark.text} ({hours:.0f} h ago)"
+        if remark.kind == "failed":
+            yield Finding("pull-failed", "warning", remark.path, fact, _AGAIN)
+        elif remark.kind == "older":
+            fix = "ask who makes the packs whether that is meant; `gpucache remote ls` lists what is there"
+            yield Finding("pull-older", "warning", remark.path, fact, fix)
+        else:
+            fix = "pack for this node too (`gpucache warm --arch …`), or name another pack in GPUCACHE_PACK"
+            yield Finding("pull-unfit", "warning", remark.path, fact, fix)
 
 
 @tells({"provision-lock-held": "somebody has been provisioning for more than a minute"})

@@ -27,9 +27,11 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Sequence
     from typing import Any, Literal
 
-    Phase = Literal["starting", "asking", "bringing", "failed"]
-    """``starting``: the puller comes up; ``asking``: the remote has not yet said which keys there are; ``failed``: it
-    is over, and the file says why."""
+    Kind = Literal["failed", "older", "unfit"]
+    """Of a pull that is over: it has failed; it has brought an older pack than one that was seen before; nothing of it
+    is for this node."""
+    Phase = Literal["starting", "asking", "bringing"] | Kind
+    """``starting``: the puller comes up; ``asking``: the remote has not yet said which keys there are."""
 
 PULL = "pull-"
 """How the name of a pull's file begins."""
@@ -46,15 +48,28 @@ _MOST_SHOWN = 256
 _MOST_WHY = 1024
 
 
-class Failure(NamedTuple):
-    """A pull that has failed, as its file says."""
+KINDS: tuple[Kind, ...] = ("failed", "older", "unfit")
+
+
+class Remark(NamedTuple):
+    """What the file of a pull that is over says to people."""
 
     path: str
     what: str
     """What was pulled, as people call it."""
+    kind: Kind
     why: str
     since: float
-    """When it failed, in seconds since the epoch."""
+    """When the pull was over, in seconds since the epoch."""
+
+    @property
+    def text(self) -> str:
+        """All of it in words."""
+        return (
+            f"{self.what} failed: {self.why}"
+            if self.kind == "failed"
+            else f"{self.what}: {self.why}"
+        )
 
 
 class Pull:
@@ -125,10 +140,10 @@ class Pull:
         with suppress(OSError):  # those who wait then go on, which is safe
             os.utime(self._fd)
 
-    def fail(self, why: str) -> None:
-        """Free the lock, and leave the file with what went wrong, for `failures` to tell. Never raises."""
+    def leave(self, kind: Kind, why: str) -> None:
+        """Free the lock, and leave the file with what people should know, for `remarks` to tell. Never raises."""
         with suppress(OSError):
-            self._write_head("failed", 0, why=why[:_MOST_WHY])
+            self._write_head(kind, 0, why=why[:_MOST_WHY])
         let_go(self._fd)
 
     def end(self) -> None:
@@ -238,38 +253,41 @@ def _parsed(head: bytes) -> dict[str, Any] | None:
     return said if isinstance(said, dict) else None
 
 
-def failures(directory: str) -> list[Failure]:
-    """The pulls whose files are in a directory of locks and say that they failed, by path. Never raises."""
+def remarks(directory: str) -> list[Remark]:
+    """What the files of pulls say that are over, in a directory of locks, by path. Never raises."""
     found = []
     with suppress(OSError):
         for name in sorted(os.listdir(directory)):
             if name.startswith(PULL):
-                failure = failure_of(f"{directory}/{name}")
-                if failure is not None:
-                    found.append(failure)
+                remark = remark_in(f"{directory}/{name}")
+                if remark is not None:
+                    found.append(remark)
     return found
 
 
-def failure_of(path: str) -> Failure | None:
-    """What the file of a pull says of its failure; None where it tells of none, or is not there. Never raises."""
+def remark_in(path: str) -> Remark | None:
+    """What the file of a pull says that is over; None where that says nothing, or is not there. Never raises."""
     try:
         fd, found = open_regular(path)
     except OSError:
         return None
     try:
-        return _failure_in(fd, path, found)
+        return _remark_in(fd, path, found)
     except OSError:
         return None
     finally:
         os.close(fd)
 
 
-def _failure_in(fd: int, path: str, found: os.stat_result) -> Failure | None:
+def _remark_in(fd: int, path: str, found: os.stat_result) -> Remark | None:
     said = _parsed(os.pread(fd, HOLDER_BYTES, 0)) or {}
     what, why = said.get("what"), said.get("why")
-    if said.get("phase") != "failed" or type(what) is not str or type(why) is not str:
+    if type(what) is not str or type(why) is not str:
         return None
-    return Failure(path, what[:_MOST_SHOWN], why[:_MOST_WHY], found.st_mtime)
+    for kind in KINDS:
+        if said.get("phase") == kind:
+            return Remark(path, what[:_MOST_SHOWN], kind, why[:_MOST_WHY], found.st_mtime)
+    return None
 
 
 # ---- those who wait
@@ -289,8 +307,8 @@ class Awaited:
         self._stall_s = stall_s
         self._rests: dict[str, _Rest] = {}
         """By name of a file."""
-        self.failed: dict[str, Failure] = {}
-        """By path of its file each pull that was found to have failed."""
+        self.over: dict[str, Remark] = {}
+        """By path of its file what was found of each pull that is over."""
         self._answers: dict[tuple[str, int, int], bool] = {}
         """By file, its inode and the number of its keys: whether the key is among them."""
 
@@ -313,9 +331,9 @@ class Awaited:
             return False  # it is over, or another user's
         try:
             if is_free_descriptor(fd):
-                failure = _failure_in(fd, f"{self._directory}/{name}", found)
-                if failure is not None:
-                    self.failed[failure.path] = failure
+                remark = _remark_in(fd, f"{self._directory}/{name}", found)
+                if remark is not None:
+                    self.over[remark.path] = remark
                 return False
             said = _parsed(os.pread(fd, HOLDER_BYTES, 0)) or {}
             limit_s = self._stall_s

@@ -18,7 +18,7 @@ from gpucache.environment import RECORD
 from gpucache.errors import NotInstalledError
 from gpucache.once import first_in_job
 from gpucache.remote.errors import NobodyTrustedError, NoRemoteError
-from gpucache.remote.pulls import Pull, failure_of, pull_path
+from gpucache.remote.pulls import Pull, Remark, pull_path, remark_in
 from gpucache.remote.url import RemoteUrl
 
 if TYPE_CHECKING:
@@ -26,6 +26,8 @@ if TYPE_CHECKING:
     from typing import Any, Literal
 
     from gpucache.archive.statement import ArchivedEntry
+    from gpucache.remote.pulls import Kind
+    from gpucache.transfer.pull import PulledPack
 
     Did = Literal["started", "joined", "done"]
 
@@ -38,6 +40,8 @@ class Prefetch(NamedTuple):
     """``joined``: another process is at it; ``done``: another rank of this job was."""
     pid: int | None = None
     """The process that was started."""
+    before: Remark | None = None
+    """What is wrong with the last pull of this pack, which this one replaces."""
 
 
 def configured_remote(environ: Mapping[str, str]) -> RemoteUrl:
@@ -96,7 +100,7 @@ def _pull_ahead(
     name: str, url: RemoteUrl, root: str, environ: Mapping[str, str], is_rank: bool
 ) -> Prefetch:
     words = (url.shown, name, "ahead")
-    before = failure_of(pull_path(root, words))
+    before = remark_in(pull_path(root, words))
     pull = Pull.begin(root, words, f"the pull of {name} from {url.shown}")
     if pull is None:
         return Prefetch(name, "joined")
@@ -105,7 +109,7 @@ def _pull_ahead(
         if before is None:
             pull.end()
         else:
-            pull.fail(before.why)
+            pull.leave(before.kind, before.why)
         return Prefetch(name, "done")
     asked = {"name": name, "root": root, "fd": pull.fileno(), "path": pull.path}
     command = python_command("gpucache.transfer.prefetch", json.dumps(asked))
@@ -116,55 +120,76 @@ def _pull_ahead(
         pull.end()
         raise
     pull.hand_over()
-    return Prefetch(name, "started", pid)
+    return Prefetch(name, "started", pid, before)
 
 
 # ---- the process that pulls
 
 
 def main() -> None:
-    """Carry on the pull that the only word says, in JSON. What went wrong is left in the file of the pull."""
+    """Carry on the pull that the only word says, in JSON. What people should know is left in the file of the pull."""
     asked = json.loads(sys.argv[1])
     pull = Pull(asked["fd"], asked["path"])
     os.set_inheritable(pull.fileno(), False)
-    why: str | None = "it ended too early"
+    known: tuple[Kind, str] | None = ("failed", "it ended too early")
     try:
-        why = _pulled(asked, pull)
+        known = _pulled(asked, pull)
     finally:
-        if why is None:
+        if known is None:
             pull.end()
         else:
-            pull.fail(why)
-        os._exit(0 if why is None else 1)  # whatever threads a remote has that hangs
+            pull.leave(*known)
+        os._exit(0)  # whatever threads a remote has that hangs
 
 
-def _pulled(asked: dict[str, Any], pull: Pull) -> str | None:
-    """Pull; what went wrong in words, None if nothing did."""
-    from gpucache.disk.vetting import Trust
+def _pulled(asked: dict[str, Any], pull: Pull) -> tuple[Kind, str] | None:
+    """Pull; what people should know of that, None if nothing."""
     from gpucache.errors import GpuCacheError
     from gpucache.escapes import printable
+
+    try:
+        return _to_be_told(_pull(asked, pull))
+    except GpuCacheError as error:
+        return "failed", printable(str(error))
+    except OSError as error:
+        return "failed", printable(error.strerror or str(error))
+    except Exception as error:  # a defect: what a pull does not bring is compiled
+        return "failed", printable(repr(error))
+
+
+def _pull(asked: dict[str, Any], pull: Pull) -> PulledPack:
+    from gpucache.disk.vetting import Trust
     from gpucache.remote.opening import open_remote
     from gpucache.remote.trusting import judge_of
     from gpucache.transfer.pull import pull_pack
 
-    try:
-        url = RemoteUrl.configured(os.environ)
-        if url is None:
-            raise NoRemoteError
-        judge = judge_of(url, os.environ)
-        if judge is None:
-            raise NobodyTrustedError(url.shown)
-        root = asked["root"]
-        remote = open_remote(url, os.environ)
-        trust = Trust.for_launch(os.environ)
-        fits = _Fits(root)
-        pull_pack(remote, asked["name"], root, trust, judge, chosen=fits.chosen, pull=pull)
-    except GpuCacheError as error:
-        return printable(str(error))
-    except OSError as error:
-        return printable(error.strerror or str(error))
-    except Exception as error:  # a defect: what a pull does not bring is compiled
-        return printable(repr(error))
+    url = RemoteUrl.configured(os.environ)
+    if url is None:
+        raise NoRemoteError
+    judge = judge_of(url, os.environ)
+    if judge is None:
+        raise NobodyTrustedError(url.shown)
+    root, fits = asked["root"], _Fits(asked["root"])
+    return pull_pack(
+        open_remote(url, os.environ),
+        asked["name"],
+        root,
+        Trust.for_launch(os.environ),
+        judge,
+        chosen=fits.chosen,
+        pull=pull,
+    )
+
+
+def _to_be_told(done: PulledPack) -> tuple[Kind, str] | None:
+    statement, unpacked = done.statement, done.unpacked
+    if done.is_older:
+        said = f"it is number {statement.number}, and number {done.seen} was seen here before"
+        return "older", f"{said}: an older pack than that"
+    if unpacked.skipped and not (unpacked.made or unpacked.there):
+        found = sorted({entry.arch or entry.kind for entry in statement.entries})
+        some = ", ".join(found[:4]) + (", …" if len(found) > 4 else "")
+        return "unfit", f"none of its {len(statement.entries)} entries is for this node ({some})"
     return None
 
 

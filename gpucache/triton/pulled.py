@@ -7,18 +7,18 @@ import time
 
 from gpucache.disk.locks import holder
 from gpucache.log import WARNING, tell_in_job
-from gpucache.remote.pulls import Awaited, Failure
+from gpucache.remote.pulls import Awaited, Remark
 from gpucache.store.manifest import MANIFEST
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from gpucache.triton.location import Location
 
-_told: set[Failure] = set()
+_told: set[Remark] = set()
 _waited_s = 0.0
 """For how long this process has waited for pulls in all."""
 _TOLD_S = 3600.0
-"""A failure of a pull is told for so long, to each job once."""
+"""What is wrong with a pull is told for so long, to each job once."""
 _LEAST_S, _MOST_S = 0.002, 0.02
 """How often the store is looked at: soon at first, since most entries are there within milliseconds."""
 
@@ -37,7 +37,7 @@ def wait_for_pull(location: Location, store_key: str, entry: str) -> bool:
     global _waited_s
     awaited = Awaited(location.locks.directory(), store_key, location.stall_s)
     if _waited_s > location.timeout_s or not awaited.is_coming():
-        _tell_of_failures(awaited)
+        _tell_of_pulls(awaited)
         return False
     began = time.monotonic()
     pause_s = _LEAST_S
@@ -51,7 +51,7 @@ def wait_for_pull(location: Location, store_key: str, entry: str) -> bool:
         if awaited.stalled is not None:
             cause = f"{holder(awaited.stalled)} ({awaited.stalled})"
             location.degraded("waited in vain for a pull", cause, "going on without it")
-        _tell_of_failures(awaited)
+        _tell_of_pulls(awaited)
         return True  # also where the pull is over: it may have published between the looks
     finally:
         spent = time.monotonic() - began
@@ -60,12 +60,10 @@ def wait_for_pull(location: Location, store_key: str, entry: str) -> bool:
         location.stats.add("waited_s", spent, now=True)
 
 
-def _tell_of_failures(awaited: Awaited) -> None:
-    """Say that pulls have failed: nobody reads what a process says that `gpucache run` has detached."""
-    for failure in awaited.failed.values():
-        age_s = time.time() - failure.since
-        if failure not in _told and age_s < _TOLD_S:
-            _told.add(failure)
-            tell_in_job(
-                WARNING, "%s failed: %s; each rank goes on without", failure.what, failure.why
-            )
+def _tell_of_pulls(awaited: Awaited) -> None:
+    """Say what is wrong with pulls: nobody reads what a process says that `gpucache run` has detached."""
+    for remark in awaited.over.values():
+        age_s = time.time() - remark.since
+        if remark not in _told and age_s < _TOLD_S:
+            _told.add(remark)
+            tell_in_job(WARNING, "%s", remark.text)
