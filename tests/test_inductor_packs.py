@@ -121,6 +121,7 @@ class TestPack:
             (code_path(SOURCE, ".py"), b"answer = (4"),
             (code_path(SOURCE, ".py"), b"\0" * 50),
             (code_path(SOURCE, ".best_config"), b'{"num_'),
+            (code_path(SOURCE, ".py"), b"#" * (2**24 + 1)),
             (GRAPH, b""),
         ],
     )
@@ -164,6 +165,16 @@ class TestPack:
         assert units(fleet.pack()["entries"]) == UNITS
         fleet.unpack("--unsigned")
         assert inductor_files(fleet.second) == FILES
+
+    def test_what_was_unpacked_can_be_packed_again(self, fleet):
+        """Then files are pinned, since the root is gpucache's."""
+        fleet.pack("--number", "1")
+        first = fleet.file.read_bytes()
+        fleet.unpack("--unsigned")
+        fleet.first = fleet.second
+        assert fleet.pack("--number", "1")["left_out"] == []
+        assert fleet.file.read_bytes() == first
+        assert list((fleet.second / "gpucache/v1/tmp").iterdir()) == []
 
     def test_equal_roots_give_equal_packs(self, fleet):
         fleet.pack("--number", "1")
@@ -231,6 +242,23 @@ class TestUnpack:
         assert units(row["made"]) == UNITS - {LIBRARY}
         assert units(fleet.unpack("--unsigned")["made"]) == {LIBRARY}
 
+    @pytest.mark.parametrize("place", ["fxgraph", "locks"])
+    def test_what_a_link_is_in_the_way_of_is_left_out_and_told(self, fleet, place):
+        """What else there is comes all the same."""
+        fleet.pack()
+        elsewhere = fleet.first.parent / "elsewhere"
+        elsewhere.mkdir()
+        prepare(str(fleet.second), Trust())
+        (fleet.second / place).symlink_to(elsewhere)
+        row = fleet.unpack("--unsigned")
+        kept = {GRAPH, CPU_GRAPH} if place == "fxgraph" else {LIBRARY}
+        assert units(row["skipped"]) == kept
+        assert {(one["why"], one["fact"]) for one in row["skipped"]} == {
+            ("busy", f"{fleet.second}/{place} is a link, or no directory")
+        }
+        assert units(row["made"]) == UNITS - kept
+        assert list(elsewhere.iterdir()) == []
+
     def test_nobody_looks_in_the_store_for_how_much_of_it_is_used(self, fleet):
         fleet.pack()
         fleet.unpack("--unsigned")
@@ -249,12 +277,16 @@ class TestFits:
     def fits(self, entry) -> object:
         return inductor.unfit(entry, inductor.here())
 
+    @pytest.fixture(autouse=True)
+    def _files(self, tmp_path):
+        leave(tmp_path / "files")
+        self.path = tmp_path / "files"
+
     def entry(self, name: str):
-        content = FILES[name]
-        files = (inductor.ArchivedFile(name, len(content), "0" * 64),)
+        files = (inductor.ArchivedFile(name, len(FILES[name]), "0" * 64),)
         facts = inductor.Facts(name, None)
         return inductor.ArchivedEntry(
-            "", "inductor", facts, files, None, inductor.fits_of(name, content)
+            "", "inductor", facts, files, None, inductor.fits_of(name, str(self.path / name))
         )
 
     @pytest.mark.parametrize(
@@ -267,6 +299,12 @@ class TestFits:
         assert self.fits(entry) is None
         monkeypatch.setattr(inductor, "instructions", lambda: "0" * 16)
         assert self.fits(entry) == why
+
+    def test_a_graph_is_looked_through_to_its_end(self):
+        """Also where what is looked for lies across two parts that are read."""
+        for length in (2**20 - 5, 2**20, 3 * 2**20 - 1):
+            (self.path / GRAPH).write_bytes(b"x" * length + FILES[CPU_GRAPH])
+            assert self.entry(GRAPH).fits.keys() == {"cpu"}
 
     @pytest.mark.parametrize(("name", "why"), [(SO, "torch"), (CPU_GRAPH, None), (GRAPH, None)])
     def test_a_library_is_for_the_torch_that_it_was_built_with(self, name, why, monkeypatch):

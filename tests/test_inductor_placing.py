@@ -156,6 +156,16 @@ class TestALock:
             here.place(files)
         assert not (here.root / "locks").exists()
 
+    def test_where_there_is_none_nothing_is_placed(self, here, monkeypatch):
+        def refuse(*_: object) -> None:
+            raise OSError(errno.ENOLCK, os.strerror(errno.ENOLCK))
+
+        monkeypatch.setattr(fcntl, "flock", refuse)
+        with pytest.raises(InUse, match="nothing can be locked"):
+            here.place(LIBRARY)
+        assert here.files == {}
+        here.place(GRAPH)
+
     def test_that_was_removed_as_it_was_taken_is_none(self, here, monkeypatch):
         """`prune` removes a library with its lock."""
 

@@ -11,7 +11,6 @@ C++ in it, and of a library, which also has to fit the Python, the libc and the 
 from __future__ import annotations
 
 import ast
-import hashlib
 import importlib.metadata
 import json
 import warnings
@@ -22,9 +21,9 @@ from gpucache.archive.fits import Here, here
 from gpucache.archive.fits import Unfit as UnfitHere
 from gpucache.archive.processor import instructions
 from gpucache.archive.statement import ArchivedEntry, ArchivedFile
-from gpucache.disk.door import HASHED_BYTES
+from gpucache.disk.door import read_some
 from gpucache.disk.files import remove_tree
-from gpucache.disk.reading import read
+from gpucache.disk.reading import digest, quietly, read, read_head
 from gpucache.disk.staging import Staging
 from gpucache.disk.within import Straight
 from gpucache.kernels.elf import HEAD_BYTES, is_whole
@@ -39,6 +38,9 @@ _CPP = b"cpp_pybinding", b"cpp_wrapper/", b"#include"
 """What a graph has in its bytes whose code is C++ for the processor (`torch/_inductor/codegen/cpp_wrapper_cpu.py`,
 `async_compile.py`, 2.13.0)."""
 _MACHINE_CODE = ".so", ".o"
+_TEXTS = ".py", ".best_config"
+_MOST_TEXT_BYTES = 2**24
+_PART_BYTES = 2**20
 _OF_MACHINE_CODE = frozenset(("machine", "abi", "libc", "cpu", "torch"))
 
 
@@ -60,8 +62,7 @@ def collect_unit(root: str, unit: Unit, pins: Staging | None) -> Collected:
     packed: torch asks only whether a file exists, and would fail of this one on each node that gets it.
 
     Raises:
-        NotCollected: it is gone, damaged or being made.
-        OSError: the disk does not answer.
+        NotCollected: it is gone, damaged, being made, or cannot be read.
     """
     directory = None if pins is None else pins.directory()
     try:
@@ -72,6 +73,9 @@ def collect_unit(root: str, unit: Unit, pins: Staging | None) -> Collected:
         raise _gone(directory, unit, str(error)) from error
     except (FileNotFoundError, NotADirectoryError):
         raise _gone(directory, unit, "it was removed meanwhile") from None
+    except OSError as error:
+        _unpin(directory)
+        raise NotCollected(unit.path, "damaged", error.strerror or str(error)) from error
     except BaseException:
         _unpin(directory)
         raise
@@ -115,12 +119,12 @@ def _collected(unit: Unit, paths: dict[str, str], directory: str | None) -> Coll
     files = []
     fits: dict[str, str] = {}
     for name, path in sorted(paths.items()):
-        content = read(path, HASHED_BYTES)
-        flaw = flaw_of(name, content)
+        sha256, found = digest(path)
+        flaw = flaw_in(name, path)
         if flaw is not None:
             raise NotCollected(unit.path, "damaged", f"{name} {flaw}")
-        files.append(ArchivedFile(name, len(content), hashlib.sha256(content).hexdigest()))
-        fits |= fits_of(name, content)
+        files.append(ArchivedFile(name, found.st_size, sha256))
+        fits |= fits_of(name, path)
     if "" in fits.values():
         fact = "nobody can tell for which processor and torch it is: pack with torch's own Python"
         raise NotCollected(unit.path, "unknown library", f"{unit.path}: {fact}")
@@ -134,37 +138,66 @@ def _collected(unit: Unit, paths: dict[str, str], directory: str | None) -> Coll
 # ---- content
 
 
-def flaw_of(name: str, content: bytes) -> str | None:
-    """What is wrong with a file of Inductor's, as far as that can be told without running or unpickling it."""
-    if not content:
+def flaw_in(name: str, path: str) -> str | None:
+    """What is wrong with a file of Inductor's, as far as that can be told without running or unpickling it.
+
+    ``name`` is its path below a root, ``path`` where it is now. A graph that cannot be unpickled is a miss to torch.
+
+    Raises:
+        OSError: it cannot be read.
+    """
+    head, size = read_head(path, HEAD_BYTES)
+    if not size:
         return "is empty"
-    if name.endswith(_MACHINE_CODE) and not is_whole(content[:HEAD_BYTES], len(content)):
+    if name.endswith(_MACHINE_CODE) and not is_whole(head, size):
         return "is not whole"
+    if not name.endswith(_TEXTS):
+        return None
+    if size > _MOST_TEXT_BYTES:
+        return "is longer than any that torch writes"
+    return None if _is_sound_text(name, read(path, _MOST_TEXT_BYTES)) else "is cut, or no source"
+
+
+def _is_sound_text(name: str, content: bytes) -> bool:
     try:
         if name.endswith(".py"):
             with warnings.catch_warnings():
                 warnings.simplefilter("ignore")
                 ast.parse(content)
-        if name.endswith(".best_config"):
+        else:
             json.loads(content)
     except (ValueError, SyntaxError, RecursionError, MemoryError):
-        return "is cut, or no source"
-    return None  # a graph that cannot be unpickled is a miss to torch
+        return False
+    return True
 
 
-def fits_of(name: str, content: bytes) -> dict[str, str]:
-    """Where a file of Inductor's may be used beside its key: everywhere, if empty.
+def fits_of(name: str, path: str) -> dict[str, str]:
+    """Where a file of Inductor's may be used beside its key: everywhere, if empty. The names are as of `flaw_in`.
 
     It is taken to have been made on this node, by this Python and the torch of this Python: of a root that several
     kinds of processors share, torch itself would use it on all.
+
+    Raises:
+        OSError: it cannot be read.
     """
     if name.endswith(_MACHINE_CODE):
         there = here()
         fits = {"machine": there.machine, "abi": there.abi, "libc": there.libc}
         return {**fits, "cpu": instructions(), "torch": torch_version()}
-    if is_graph(name) and any(marker in content for marker in _CPP):
+    if is_graph(name) and _has_cpp(path):
         return {"cpu": instructions()}
     return {}
+
+
+def _has_cpp(path: str) -> bool:
+    """Whether a graph has C++ for the processor."""
+    overlap = b""
+    with open(path, "rb", opener=quietly) as file:
+        while part := read_some(file, _PART_BYTES):
+            if any(marker in overlap + part for marker in _CPP):
+                return True
+            overlap = part[-max(map(len, _CPP)) :]
+    return False
 
 
 def torch_version() -> str:

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
+import errno
 import os
 from collections.abc import Iterator
 
-from gpucache.archive.inductor import flaw_of
+from gpucache.archive.inductor import flaw_in
 from gpucache.archive.statement import ArchivedEntry, ArchivedFile
-from gpucache.disk.door import HASHED_BYTES
 from gpucache.disk.files import remove_tree
-from gpucache.disk.reading import read
 from gpucache.disk.within import Straight
 from gpucache.store.inductor_placing import place
 from gpucache.store.removal import InUse
@@ -31,6 +30,8 @@ class StagedUnit:
         self.directory = os.path.realpath(directory)
         self.was_faster = False
         """Whether, once `publish` has returned True, all files had been there before."""
+        self.obstacle = ""
+        """Why `publish` has returned False."""
         self._paths: dict[str, str] = {}
 
     @property
@@ -52,9 +53,13 @@ class StagedUnit:
         self._paths[file.name] = path
 
     def contradiction(self) -> str | None:
-        """Why torch could not use the files, which it would take for good; None where that is not known."""
+        """Why torch would fail of the files, for whose being there alone it looks; None where that is not known.
+
+        Raises:
+            OSError: a file cannot be read.
+        """
         for name, path in self._paths.items():
-            flaw = flaw_of(name, read(path, HASHED_BYTES))
+            flaw = flaw_in(name, path)
             if flaw is not None:
                 return f"{name} {flaw}"
         return None
@@ -68,7 +73,8 @@ class StagedUnit:
     def publish(self, root: str, repair: bool) -> bool:
         """Let the files have their names below a root, as `gpucache.store.inductor_placing.place`; nothing is repaired.
 
-        Returns whether they have them now; not while torch, or whoever removes, holds the lock of this code.
+        Returns whether they have them now; not while torch, or whoever removes, holds the lock of this code, nor where
+        a link or a file is in the place of a directory: `obstacle` says so.
 
         Raises:
             OSError: the disk refused.
@@ -76,7 +82,13 @@ class StagedUnit:
         try:
             with Straight() as disk:
                 placed = place(os.path.realpath(root), self.entry.store_key, self._paths, disk)
-        except InUse:
+        except InUse as error:
+            self.obstacle = str(error)
+            return False
+        except OSError as error:
+            if error.errno not in (errno.ELOOP, errno.ENOTDIR):
+                raise
+            self.obstacle = f"{error.filename} is a link, or no directory"
             return False
         self.was_faster = placed == "there"
         return True

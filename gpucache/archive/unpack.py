@@ -54,7 +54,7 @@ class Skipped(NamedTuple):
     why: Why
     """``not chosen``: by the caller; ``machine``, ``abi``, ``libc``, ``device``, ``cpu``, ``torch``: it does not fit
     here; ``unsigned``: TorchInductor's, in a pack that nobody vouches for; ``busy``: another process has its lock, and
-    of a kernel something damaged is in its place."""
+    of a kernel something damaged is in its place; or of TorchInductor's a link is in the way."""
     fact: str = ""
 
 
@@ -242,7 +242,7 @@ class _Work:
             if isinstance(staged, StagedUnit):
                 # Torch's lock, which `publish` takes, is the only one.
                 if not self._published(staged, repair=True):
-                    self._plan.skipped.append(Skipped(staged.entry, "busy"))
+                    self._plan.skipped.append(Skipped(staged.entry, "busy", staged.obstacle))
                 continue
             key = staged.entry.store_key
             with holding(self._lock_of(key), "its unpacking") as held:

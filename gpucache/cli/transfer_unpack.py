@@ -172,7 +172,7 @@ _NO_FIT = {
     "cpu": "for other instructions of a processor",
     "torch": "for another torch",
     "device": "measured on a device that is not here",
-    "busy": "damaged here, and locked by another process",
+    "busy": "in use or in the way here (--json tells more)",
 }
 
 

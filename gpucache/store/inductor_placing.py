@@ -19,7 +19,7 @@ from typing import Literal
 
 from gpucache.disk.capabilities import is_refusal
 from gpucache.disk.door import SAFELY, open_regular
-from gpucache.disk.locks import let_go
+from gpucache.disk.locks import NO_FLOCK, let_go
 from gpucache.disk.within import Straight
 from gpucache.layout.inductor import carried_unit, is_graph
 from gpucache.store.placing import hand_over
@@ -156,16 +156,30 @@ def _locked(root: str, unit: str, names: Mapping[str, str], disk: Straight) -> I
     _make_way(root, f"{root}/locks", disk)
     fd = disk.act(path, lambda here, name: os.open(name, _LOCK, 0o666, dir_fd=here))
     try:
-        fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        if not _is_at(fd, path, disk):
-            raise InUse("it is being removed")
-        with disk.directory(os.path.dirname(path)) as here:
-            _hand_over(fd, os.fstat(here))
+        _take(fd, path, disk)
         yield
-    except BlockingIOError:
-        raise InUse("it is locked") from None
     finally:
         let_go(fd)
+
+
+def _take(fd: int, path: str, disk: Straight) -> None:
+    """Take the lock of an open file, if nobody has it.
+
+    Raises:
+        InUse: somebody has it, or it cannot be taken.
+    """
+    try:
+        fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        raise InUse("it is locked") from None
+    except OSError as error:
+        if error.errno not in NO_FLOCK:
+            raise
+        raise InUse("nothing can be locked there") from error
+    if not _is_at(fd, path, disk):
+        raise InUse("it is being removed")
+    with disk.directory(os.path.dirname(path)) as here:
+        _hand_over(fd, os.fstat(here))
 
 
 def _is_at(fd: int, path: str, disk: Straight) -> bool:
