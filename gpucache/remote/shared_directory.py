@@ -51,6 +51,9 @@ _KINDS: dict[int, RemoteKind] = {
     errno.ENOTCONN: "unreachable",
     errno.EHOSTDOWN: "unreachable",
     errno.ETIMEDOUT: "timeout",
+    errno.ELOOP: "bad-answer",  # a link, where gpucache makes none
+    errno.EINVAL: "bad-answer",  # a FIFO, a socket
+    errno.EISDIR: "bad-answer",
 }
 
 
@@ -259,7 +262,8 @@ def _put(source: int, target: _Target, replace: bool) -> bool:
     fd = os.open(unfinished, os.O_WRONLY | os.O_CREAT | os.O_EXCL | SAFELY, 0o600, dir_fd=here)
     try:
         try:
-            sweep_old(f"/proc/self/fd/{here}", UNFINISHED, os.fstat(fd).st_mtime)
+            with suppress(OSError):  # where there is no /proc
+                sweep_old(f"/proc/self/fd/{here}", UNFINISHED, os.fstat(fd).st_mtime)
             _copy(source, fd)
             os.fchmod(fd, mode)
             _sync(fd)

@@ -1,0 +1,246 @@
+"""The process that asks object stores: what it knows, how it ends, and that it ends with whoever started it."""
+
+from __future__ import annotations
+
+import gc
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+from pathlib import Path
+
+import pytest
+from support.bad_servers import bad_server, hangs, says
+from support.processes import PATIENCE_S
+
+from gpucache.errors import NotInstalledError
+from gpucache.remote.errors import RemoteError
+from gpucache.remote.opening import open_remote
+from gpucache.remote.remote import Patience
+from gpucache.remote.services import service
+from gpucache.remote.url import RemoteUrl
+
+SECRET = "word-of-this-user"
+CREDENTIALS = {"AWS_ACCESS_KEY_ID": "me", "AWS_SECRET_ACCESS_KEY": SECRET}
+SLOW = Patience(in_all_s=PATIENCE_S, silent_s=PATIENCE_S)
+
+
+def url_of(port: int, more: str = "") -> str:
+    return f"s3://bucket/prefix?endpoint=http://127.0.0.1:{port}{more}"
+
+
+def children(pid: int) -> list[int]:
+    """The processes that a process has started and that still run, or are zombies."""
+    found = []
+    for task in Path(f"/proc/{pid}/task").iterdir():
+        found += [int(child) for child in (task / "children").read_text().split()]
+    return found
+
+
+def until(is_so, what: str) -> None:
+    end = time.monotonic() + PATIENCE_S
+    while not is_so():
+        assert time.monotonic() < end, what
+        time.sleep(0.02)
+
+
+def is_gone(pid: int) -> bool:
+    try:
+        state = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0]
+    except (FileNotFoundError, ProcessLookupError):
+        return True
+    return state == "Z"
+
+
+def get(remote) -> bytes:
+    with remote.get("v1/packs/a", 2**20) as file:
+        return file.read()
+
+
+def test_it_goes_with_the_remote_and_leaves_no_zombie():
+    before = set(children(os.getpid()))
+    with bad_server(says("200 OK", b"12345")) as server:
+        remote = open_remote(RemoteUrl.parse(url_of(server.port)), CREDENTIALS, SLOW)
+        assert get(remote) == b"12345"
+        assert len(set(children(os.getpid())) - before) == 1
+        del remote
+        gc.collect()
+    assert set(children(os.getpid())) <= before
+
+
+@pytest.mark.parametrize("is_asked", [True, False], ids=["while it waits", "idle"])
+def test_it_ends_with_a_starter_that_is_killed(is_asked):
+    with bad_server(hangs) as server:
+        code = f"""
+import sys
+from gpucache.remote.opening import open_remote
+from gpucache.remote.remote import Patience
+from gpucache.remote.url import RemoteUrl
+remote = open_remote(RemoteUrl.parse({url_of(server.port)!r}), {CREDENTIALS!r}, Patience(60, 60))
+print("open", flush=True)
+if {is_asked}:
+    with remote.get("v1/packs/a", 100):
+        pass
+sys.stdin.read()
+"""
+        with subprocess.Popen(
+            [sys.executable, "-c", code], stdin=subprocess.PIPE, stdout=subprocess.PIPE
+        ) as starter:
+            assert starter.stdout is not None
+            assert starter.stdout.readline() == b"open\n"
+            (process,) = children(starter.pid)
+            if is_asked:
+                until(lambda: server.requests, "it asks nothing")
+            starter.kill()
+        until(lambda: is_gone(process), "it is still there")
+
+
+def test_one_that_was_killed_is_replaced():
+    with bad_server(says("200 OK", b"12345")) as server:
+        before = set(children(os.getpid()))
+        remote = open_remote(RemoteUrl.parse(url_of(server.port)), CREDENTIALS, SLOW)
+        assert get(remote) == b"12345"
+        (process,) = set(children(os.getpid())) - before
+        os.kill(process, signal.SIGKILL)
+        until(lambda: is_gone(process), "it was killed")
+        assert get(remote) == b"12345"
+
+
+def test_one_that_dies_while_it_is_asked_fails_that_request_only():
+    answers = threading.Event()
+
+    def behave(connection, over):
+        (says("200 OK", b"12345") if answers.is_set() else hangs)(connection, over)
+
+    with bad_server(behave) as server:
+        before = set(children(os.getpid()))
+        remote = open_remote(RemoteUrl.parse(url_of(server.port)), CREDENTIALS, SLOW)
+        (process,) = set(children(os.getpid())) - before
+
+        def kill() -> None:
+            until(lambda: server.requests, "it asks nothing")
+            os.kill(process, signal.SIGKILL)
+
+        killer = threading.Thread(target=kill)
+        killer.start()
+        with pytest.raises(RemoteError) as failed:
+            get(remote)
+        killer.join()
+        assert failed.value.kind == "bad-answer"
+        answers.set()
+        assert get(remote) == b"12345"
+
+
+def test_neither_its_command_line_nor_its_streams_hold_a_secret():
+    with bad_server(says("200 OK", b"12345")) as server:
+        before = set(children(os.getpid()))
+        remote = open_remote(RemoteUrl.parse(url_of(server.port)), CREDENTIALS, SLOW)
+        assert get(remote) == b"12345"
+        (process,) = set(children(os.getpid())) - before
+        assert SECRET.encode() not in Path(f"/proc/{process}/cmdline").read_bytes()
+        for stream in (0, 1, 2):
+            assert os.readlink(f"/proc/{process}/fd/{stream}") == "/dev/null"
+        assert Path(f"/proc/{process}/cwd").resolve() == Path("/")
+        limits = Path(f"/proc/{process}/limits").read_text().splitlines()
+        (core,) = [line for line in limits if line.startswith("Max core file size")]
+        assert core.split()[4:6] == ["0", "0"]
+        del remote
+
+
+def test_without_opendal_the_extra_is_named(monkeypatch):
+    monkeypatch.setitem(sys.modules, "opendal", None)
+    with pytest.raises(NotInstalledError) as missing:
+        open_remote(RemoteUrl.parse("s3://bucket"), {})
+    assert "gpucache-devices[remote]" in missing.value.hint
+
+
+def test_a_process_that_asks_never_imports_opendal():
+    with bad_server(says("200 OK", b"12345")) as server:
+        code = f"""
+import sys
+from gpucache.remote.opening import open_remote
+from gpucache.remote.url import RemoteUrl
+remote = open_remote(RemoteUrl.parse({url_of(server.port)!r}), {CREDENTIALS!r})
+with remote.get("v1/packs/a", 100) as file:
+    assert file.read() == b"12345"
+assert not {{"opendal", "asyncio"}} & set(sys.modules)
+"""
+        subprocess.run([sys.executable, "-c", code], check=True, timeout=PATIENCE_S)
+
+
+SERVICES = [
+    ("s3://b/p", {}, {"bucket": "b", "root": "/p", "region": "us-east-1"}),
+    (
+        "s3://b?region=eu-1&endpoint=http://h:1&anonymous=1",
+        {"AWS_REGION": "x", "AWS_ENDPOINT_URL": "http://other"},
+        {"region": "eu-1", "endpoint": "http://h:1", "skip_signature": "true"},
+    ),
+    (
+        "s3://b",
+        {
+            "AWS_DEFAULT_REGION": "y",
+            "AWS_ENDPOINT_URL": "http://a",
+            "AWS_ENDPOINT_URL_S3": "http://b",
+        },
+        {"region": "y", "endpoint": "http://b"},
+    ),
+    (
+        "s3://b",
+        {**CREDENTIALS, "AWS_SESSION_TOKEN": "t"},
+        {"access_key_id": "me", "secret_access_key": SECRET, "session_token": "t"},
+    ),
+    ("gs://b/p", {"GOOGLE_APPLICATION_CREDENTIALS": "/k"}, {"credential_path": "/k"}),
+    (
+        "az://c/p?account=a",
+        {"AZURE_STORAGE_KEY": "k"},
+        {"endpoint": "https://a.blob.core.windows.net", "account_key": "k", "container": "c"},
+    ),
+    (
+        "az://c",
+        {"AZURE_STORAGE_ACCOUNT": "a", "AZURE_STORAGE_SAS_TOKEN": "s"},
+        {"account_name": "a", "sas_token": "s"},
+    ),
+    (
+        "hf://datasets/o/n@v1/p/q",
+        {"HF_TOKEN": "t"},
+        {"repo_type": "dataset", "repo_id": "o/n", "revision": "v1", "root": "/p/q", "token": "t"},
+    ),
+    ("hf://o/n", {}, {"repo_type": "model", "repo_id": "o/n", "revision": "main", "root": "/"}),
+    (
+        "webdav+https://me@h:8/p",
+        {"WEBDAV_PASSWORD": "w"},
+        {"endpoint": "https://h:8", "username": "me", "password": "w", "root": "/p"},
+    ),
+    ("webdav://h/p", {"WEBDAV_TOKEN": "t"}, {"endpoint": "http://h", "token": "t"}),
+]
+
+
+@pytest.mark.parametrize(
+    ("url", "environ", "expected"), SERVICES, ids=lambda value: str(value)[:30]
+)
+def test_each_service_is_told_its_address_and_its_own_credentials(url, environ, expected, tmp_path):
+    environ = {"HF_HOME": str(tmp_path), **environ}
+    _, settings = service(RemoteUrl.parse(url), environ)
+    assert expected.items() <= settings.items()
+
+
+def test_no_password_goes_to_a_server_for_which_no_user_is_named():
+    _, settings = service(RemoteUrl.parse("webdav://h/p"), {"WEBDAV_PASSWORD": SECRET})
+    assert SECRET not in settings.values()
+
+
+def test_the_kept_token_of_the_hub_is_read_and_nothing_large(tmp_path):
+    url, environ = RemoteUrl.parse("hf://o/n"), {"HF_HOME": str(tmp_path)}
+    (tmp_path / "token").write_text("kept\n")
+    assert service(url, environ)[1]["token"] == "kept"
+    (tmp_path / "token").write_text("x" * 100_000)
+    assert "token" not in service(url, environ)[1]
+
+
+@pytest.mark.parametrize("url", ["az://container", "hf://owner", "hf://datasets/owner"])
+def test_a_url_that_lacks_something_is_told_before_anything_is_asked(url):
+    with pytest.raises(RemoteError) as refused:
+        open_remote(RemoteUrl.parse(url), {})
+    assert refused.value.kind == "misconfigured"
