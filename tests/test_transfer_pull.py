@@ -10,7 +10,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from support.cli import check, documented
+from support.cli import check, documented, on_a_terminal
 from support.launches import another_process, kernel, launched
 from support.processes import PATIENCE_S, running
 from support.pulled_packs import Packs, pull_files
@@ -470,3 +470,15 @@ sys.stdin.readline()
             done = gpucache("pull", "llama", env=environ)
             assert f"note: waiting for process {other.pid} on " in done.stderr
             assert "took 5 entries" in done.stderr
+
+
+def test_a_bar_shows_how_far_a_pull_is(remote, root):
+    """On a terminal, once the pull takes more than a second; here after no time at all."""
+    remote.put("llama", SEEDS)
+    at_once = "import gpucache.cli.terminal as terminal; terminal._PATIENCE_S = terminal._DRAWN_S = 0"
+    env = {**os.environ, "TERM": "xterm"}
+    code, seen = on_a_terminal("pull", "llama", env=env, before=at_once)
+    assert code == 0
+    assert "pulling" in seen
+    assert "100%" in seen
+    assert "note: took 5 entries" in seen
