@@ -11,12 +11,15 @@ from pathlib import Path
 
 import pytest
 from support.cli import check, documented, on_a_terminal
+from support.hostile_packs import cases
+from support.hostile_parts import Parts
 from support.launches import another_process, kernel, launched
 from support.processes import PATIENCE_S, running
 from support.pulled_packs import Packs, pull_files
 from support.read_through import Entries
 
 from gpucache.archive.errors import BadPack
+from gpucache.archive.signature import make_key
 from gpucache.disk.vetting import Trust
 from gpucache.environment import STALL_TIMEOUT
 from gpucache.remote.errors import NotThere, RemoteError
@@ -29,6 +32,7 @@ from gpucache.transfer import pull as pulling_module
 from gpucache.transfer.bring import make_ready
 from gpucache.transfer.pull import PulledPack, pull_pack
 from gpucache.transfer.pull_entries import PulledEntries, pull_entries
+from gpucache.upkeep.verify import verify
 
 SEEDS = [f"kernel {number}" for number in range(5)]
 
@@ -184,6 +188,23 @@ class TestWhoIsBelieved:
         Packs(remote.directory, None).put("llama", SEEDS)
         monkeypatch.setenv("GPUCACHE_REMOTE", f"{remote.url}?trust=owner")
         assert len(pulled(root).unpacked.made) == 5
+
+    def test_each_hostile_pack_is_refused_with_its_reason_and_nobody_waits_any_more(
+        self, remote, root, tmp_path
+    ):
+        """Of hundreds: what is published was sound before the flaw, and is what the trusted key has signed."""
+        make_ready(str(root), Trust())
+        signed = {entry.store_key for entry in Parts(remote.signing).source.statement.entries}
+        for case in cases(remote.signing, make_key("mallory", str(tmp_path / "m.key"))):
+            remote.path("nightly").write_bytes(case.make())
+            with pytest.raises(BadPack) as refused:
+                with pulling(str(root), ("nightly",), "nightly", 1.0, pytest.fail) as held:
+                    pulled(root, "nightly", pull=held)
+            assert refused.value.code in (case.code, "another-name"), case.name
+            assert str(refused.value).isprintable(), case.name
+            assert pull_files(root) == [], case.name
+        assert {path.name for path in root.glob("gpucache/v1/store/*/*")} <= signed
+        assert not verify(str(root)).findings
 
 
 class Paused:
@@ -475,7 +496,9 @@ sys.stdin.readline()
 def test_a_bar_shows_how_far_a_pull_is(remote, root):
     """On a terminal, once the pull takes more than a second; here after no time at all."""
     remote.put("llama", SEEDS)
-    at_once = "import gpucache.cli.terminal as terminal; terminal._PATIENCE_S = terminal._DRAWN_S = 0"
+    at_once = (
+        "import gpucache.cli.terminal as terminal; terminal._PATIENCE_S = terminal._DRAWN_S = 0"
+    )
     env = {**os.environ, "TERM": "xterm"}
     code, seen = on_a_terminal("pull", "llama", env=env, before=at_once)
     assert code == 0
