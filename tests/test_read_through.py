@@ -265,6 +265,16 @@ class TestTrust:
         (said,) = warnings(caplog)
         assert "GPUCACHE_TRUST_KEYS" in said
 
+    def test_whoever_only_writes_there_is_not_warned(self, remote, root, monkeypatch, caplog):
+        monkeypatch.setenv("GPUCACHE_REMOTE", f"{remote.url}?mode=write")
+        monkeypatch.delenv("GPUCACHE_TRUST_KEYS")
+        caplog.set_level(logging.INFO, "gpucache")
+        remote.add(KEY, FILES)
+        assert launched(KEY, FILES)[0] is False
+        assert couriers(root) == []
+        assert [said for said in caplog.messages if "no key is trusted" in said]
+        assert not [said for said in warnings(caplog) if "no key is trusted" in said]
+
     def test_a_url_may_say_whom_it_is_trusted_by(self, remote, monkeypatch):
         remote.add(KEY, FILES)
         monkeypatch.setenv("GPUCACHE_REMOTE", f"{remote.url}?trust={remote.signing.public_text}")

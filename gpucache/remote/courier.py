@@ -1,9 +1,12 @@
 """The courier of a remote on this node: a process that asks the remote for what other processes miss, one entry each.
 
 No rank runs `opendal` itself: a child forked after one of its reads hangs for ever, and its time limit is per read, so
-that a server that drips held a limit of 1 s for 18 s (0.47.12). Here nobody forks, and whoever asked waits by its own
+that a server that drips held a limit of 1 s for 18 s (0.47.12). What opendal, zstandard and cryptography read comes
+from anybody; they read it here, where an end or an endless loop is no program's, and whoever asked waits by its own
 clock. One courier serves all processes of a user on a node that ask one remote for one root; the first that misses
 starts it (`ask`), or `gpucache run` ahead of them, and it ends when nobody has asked for half a minute.
+
+Limit: its environment, and with that its credentials, are those of whoever started it.
 """
 
 from __future__ import annotations

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 
 from gpucache.environment import REMOTE, REMOTE_TIMEOUT, TRUST_KEYS, is_key_file
-from gpucache.log import warn_once
+from gpucache.log import INFO, tell_in_job, warn_once
 from gpucache.remote.ask import Reading
 from gpucache.remote.url import RemoteUrl
 
@@ -30,7 +30,10 @@ def reading_for_launch(root: str, environ: Mapping[str, str]) -> Reading | None:
         return None
     trust = TRUST_KEYS.text(environ) or ""
     if url.trust is None and not trust:
-        warn_once(f"{REMOTE}", _UNTRUSTED, _WAY_OUT)
+        if url.mode == "read":
+            warn_once(f"{REMOTE}", _UNTRUSTED, _WAY_OUT)
+        else:  # it is set to be written, as where a whole fleet's kernels are compiled
+            tell_in_job(INFO, "%s: %s; %s", REMOTE, _UNTRUSTED, _WAY_OUT)
         return None
     timeout_s = REMOTE_TIMEOUT.read_or_default(environ)
     return Reading(root, url.text, _from_anywhere(trust), timeout_s)
