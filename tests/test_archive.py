@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import io
 import os
 import subprocess
@@ -13,6 +14,7 @@ import pytest
 import zstandard
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from support.hostile_parts import Parts, zst
 from support.packs import CONTENT, Source, read_all
 from support.processes import PATIENCE_S
 
@@ -223,6 +225,31 @@ def test_a_window_is_never_larger_than_a_reader_allows():
         stream.write(os.urandom(2**20))
     parameters = zstandard.get_frame_parameters(out.getvalue())
     assert parameters.window_size <= compression.WINDOW_BYTES
+
+
+def is_refused(pack: bytes, judge) -> bool:
+    """As `refusal`; `pytest.raises` would keep the error."""
+    try:
+        read_all(pack, judge)
+    except BadPack:
+        return True
+    return False
+
+
+def test_nothing_of_a_refused_pack_is_kept_alive_by_its_error(signing, trusted):
+    """A statement has 64 MiB, and one process may read one pack after the other."""
+    sound = Parts(signing)
+    wrong = Parts(signing).edit(lambda _, entries: entries[1].update(kind="cubin"))
+    late = zst(sound.tar() + b"x")
+    gc.collect()
+    gc.disable()
+    try:
+        for pack in (zst(wrong.tar()), late, late[:-20], Source().add().packed()):
+            assert is_refused(pack, trusted.judge)
+        kept = [one for one in gc.get_objects() if isinstance(one, (BadPack, PackReader))]
+    finally:
+        gc.enable()
+    assert kept == []
 
 
 @pytest.mark.parametrize(

@@ -109,8 +109,7 @@ class BadPack(GpuCacheError, ValueError):
 
     def __init__(self, code: PackFlaw, fact: str, source: str = "") -> None:
         hint = _HINTS.get(code, _ANOTHER)
-        problem = f"{source}: {fact}" if source else fact
-        super().__init__(printable(problem), hint, code, fact, source)
+        super().__init__(_problem(source, fact), hint, code, fact, source)
         self.code: PackFlaw = code
         """The kind of flaw."""
         self.fact = fact
@@ -118,9 +117,19 @@ class BadPack(GpuCacheError, ValueError):
         self.source = source
         """The path or the URL of the pack; empty where the reader of a part did not know it."""
 
-    def of(self, source: str) -> BadPack:
-        """The same flaw, of the pack that is called so."""
-        return BadPack(self.code, self.fact, source)
+    def name_source(self, source: str) -> None:
+        """Say of which pack this is a flaw.
+
+        The error itself changes, and no other is made of it, whose context it would be: the frames of both can keep 64
+        MiB of a statement alive for as long as they keep each other (CPython 3.13).
+        """
+        self.source = source
+        self.problem = _problem(source, self.fact)
+        self.args = (self.code, self.fact, source)
+
+
+def _problem(source: str, fact: str) -> str:
+    return printable(f"{source}: {fact}" if source else fact)
 
 
 class BadKey(GpuCacheError, ValueError):

@@ -119,7 +119,8 @@ class PackReader:
         try:
             yield
         except BadPack as error:
-            raise error.of(self.source_name) from None
+            error.name_source(self.source_name)
+            raise
 
     @property
     def _bytes(self) -> Decompressed:
