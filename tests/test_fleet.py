@@ -6,11 +6,23 @@ package `corpus`, more than 100 of all kinds.
 
 from __future__ import annotations
 
+import json
+import os
+import re
+import shutil
+import sys
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import NamedTuple
 
 import pytest
-from support.fleet import Machine, compiled, failures, machines
+from support.cli import TEXT
+from support.corpus_runs import SUPPORT, launched
+from support.fleet import CORPUS, Machine, compiled, failures, machines
+from support.processes import python_path
+from support.ranks import PYTHON
+from support.servers import apart
 
 pytestmark = pytest.mark.usefixtures("triton", "can_mount")
 
@@ -51,40 +63,78 @@ def node(tmp_path: Path) -> Iterator[Machine]:
 
 @pytest.fixture(scope="session")
 def key(builder: Machine) -> dict[str, str]:
-    """What a machine trusts that takes what the builder signs; the builder has the secret key from now on."""
-    public = builder.gpucache("keygen", "ci").said.strip()
-    builder.environ["GPUCACHE_SIGN_KEY"] = str(builder.directory / "ci.key")
-    return {"GPUCACHE_TRUST_KEYS": public}
+    """What a machine trusts that takes what the builder signs with the key that is made here."""
+    return {"GPUCACHE_TRUST_KEYS": builder.gpucache("keygen", "ci").said.strip()}
 
 
-def compiles_nothing(node: Machine, *cases: str) -> None:
-    """Neither do the four ranks, with the plug-in, nor stock Triton afterwards."""
-    ranks = node.launch(*cases)
+def compiles_nothing(node: Machine) -> None:
+    """None of the four ranks does, with the plug-in."""
+    ranks = node.launch()
     assert failures(ranks) == []
     assert compiled(ranks) == []
-    stock = [node.launch_stock(device, *cases) for device in (0, 3)]
-    assert failures(stock) == []
-    assert compiled(stock) == []
+
+
+def stock_compiles_nothing(node: Machine, device: int) -> None:
+    stock = node.launch_stock(device)
+    assert not stock.failed
+    assert not stock.compiled
+
+
+class Way(NamedTuple):
+    """A remote, as those have it in their environments who write it and who read it."""
+
+    writer: dict[str, str]
+    reader: dict[str, str]
+
+
+@pytest.fixture
+def way(
+    request: pytest.FixtureRequest, builder: Machine, key: dict[str, str], tmp_path: Path
+) -> Way:
+    """The remote of the kind that the test is about, with nothing in it."""
+    kind, prefix = request.param, apart()
+    signs = {"GPUCACHE_SIGN_KEY": str(builder.directory / "ci.key")}
+    if kind == "shared directory":
+        (tmp_path / "remote").mkdir(mode=0o700)
+        url = f"file://{tmp_path}/remote"
+        return Way(signs | {"GPUCACHE_REMOTE": url}, key | {"GPUCACHE_REMOTE": url})
+    if kind == "directory of the same owner":
+        (tmp_path / "remote").mkdir(mode=0o700)
+        url = f"file://{tmp_path}/remote?trust=owner"
+        return Way({"GPUCACHE_REMOTE": url}, {"GPUCACHE_REMOTE": url})
+    server = request.getfixturevalue(SERVERS[kind])
+    url = {"GPUCACHE_REMOTE": server.url(prefix)}
+    if kind == "S3":
+        return Way(signs | server.writer | url, key | server.reader | url)
+    return Way(signs | url, key | url)
+
+
+SERVERS = {"S3": "s3_server", "WebDAV": "dav_server", "Redis": "redis_server"}
+DIRECTORIES = ("shared directory", "directory of the same owner")
 
 
 def test_a_file_brings_all_kernels(builder: Machine, key: dict[str, str], node: Machine) -> None:
-    builder.gpucache("pack", "-o", node.directory / "kernels.tar.zst")
+    builder.gpucache("pack", "-o", node.directory / "kernels.tar.zst", **signing(builder))
     node.environ |= key
     node.gpucache("provision")
     node.gpucache("unpack", "kernels.tar.zst")
     assert node.stored() == builder.stored()
     compiles_nothing(node)
+    stock_compiles_nothing(node, 3)
+
+
+def signing(builder: Machine) -> dict[str, str]:
+    return {"GPUCACHE_SIGN_KEY": str(builder.directory / "ci.key")}
 
 
 def test_stock_triton_alone_compiles_nothing_where_views_are_asked_for(
     builder: Machine, key: dict[str, str], node: Machine
 ) -> None:
-    builder.gpucache("pack", "-o", node.directory / "kernels.tar.zst")
+    builder.gpucache("pack", "-o", node.directory / "kernels.tar.zst", **signing(builder))
     node.environ |= key
     node.gpucache("provision")
     assert node.json("unpack", "kernels.tar.zst", "--views")["views"] == 4 * len(builder.stored())
-    for device in (0, 3):
-        assert not node.launch_stock(device).compiled
+    stock_compiles_nothing(node, 0)
 
 
 def test_ranks_that_start_together_with_the_pull_of_all_kernels_compile_none(
@@ -93,8 +143,7 @@ def test_ranks_that_start_together_with_the_pull_of_all_kernels_compile_none(
     """Each asks for them in the order of the corpus, while they come in the order of the pack."""
     (tmp_path / "remote").mkdir()
     remote = {"GPUCACHE_REMOTE": f"file://{tmp_path}/remote"}
-    signs = {"GPUCACHE_SIGN_KEY": str(builder.directory / "ci.key")}
-    builder.gpucache("pack", "-o", tmp_path / "all.tar.zst", **signs)
+    builder.gpucache("pack", "-o", tmp_path / "all.tar.zst", **signing(builder))
     builder.gpucache("push", tmp_path / "all.tar.zst", **remote)
     node.environ |= key | remote | {"GPUCACHE_PACK": "all"}
     ranks = node.launch()
@@ -104,3 +153,124 @@ def test_ranks_that_start_together_with_the_pull_of_all_kernels_compile_none(
     counted = node.json("stats")["all"]
     assert counted["pulled"] == len(builder.stored())
     assert counted["remote_hits"] == counted["remote_misses"] == 0
+
+
+@pytest.mark.parametrize("way", [DIRECTORIES[1], "S3", "WebDAV"], indirect=True)
+def test_what_one_machine_has_pushed_the_next_one_pulls(
+    way: Way, builder: Machine, node: Machine
+) -> None:
+    builder.gpucache("pack", "-o", node.directory / "all.tar.zst", **way.writer)
+    builder.gpucache("push", node.directory / "all.tar.zst", **way.writer)
+    node.environ |= way.reader
+    node.gpucache("provision")
+    node.gpucache("pull", "all")
+    assert node.stored() == builder.stored()
+    compiles_nothing(node)
+    stock_compiles_nothing(node, 0)
+
+
+@pytest.mark.parametrize("way", [DIRECTORIES[0], "S3", "WebDAV", "Redis"], indirect=True)
+def test_the_next_machine_takes_kernel_by_kernel_what_it_misses(
+    way: Way, builder: Machine, node: Machine
+) -> None:
+    builder.gpucache("push", "--since", "1d", **way.writer)
+    node.environ |= way.reader
+    compiles_nothing(node)
+    assert node.stored() == builder.stored()
+
+
+@pytest.fixture
+def recipes(builder: Machine, tmp_path: Path) -> Path:
+    """A file of the recipes of twelve kernels."""
+    keys = builder.launch_stock(0, *TWELVE).keys
+    assert len(keys) == len(TWELVE)
+    lines = builder.gpucache("recipe").said.splitlines()
+    head, *every = lines
+    chosen = [line for line in every if json.loads(line)["key"] in keys]
+    assert len(chosen) == len(TWELVE)
+    file = tmp_path / "recipes.jsonl"
+    file.write_text("\n".join([head, *chosen]) + "\n")
+    return file
+
+
+def warmed(machine: Machine, recipes: Path, *words: str) -> int:
+    """How many recipes are compiled on the machine, by a warm with these words; all others are for other machines."""
+    said = machine.json("warm", recipes, "--main", CORPUS, "-j1", *words, PYTHONPATH=PROGRAM)
+    counts = said["counts"]
+    assert isinstance(counts, dict)
+    assert counts.keys() <= {"made"}
+    return sum(counts.values())
+
+
+PROGRAM = python_path(SUPPORT)
+"""Where modules are found on a machine that warms."""
+
+
+@pytest.mark.parametrize("way", ["S3"], indirect=True)
+def test_four_machines_compile_a_quarter_each_and_then_none_compiles_anything(
+    way: Way, recipes: Path, tmp_path: Path
+) -> None:
+    with (
+        machines(tmp_path / "fleet", "one", "two", "three", "four", "five") as fleet,
+        ThreadPoolExecutor(4) as at_once,
+    ):
+        four, fifth = fleet[:4], fleet[4]
+        for machine in fleet:
+            machine.environ |= way.reader
+            machine.gpucache("provision")
+        shards = [f"--shard={number}/4" for number in range(1, 5)]
+        made = list(at_once.map(warmed, four, [recipes] * 4, shards))
+        assert sum(made) == len(TWELVE)
+        for machine in four:
+            machine.gpucache("push", "--since", "1d", **way.writer)
+        ranks = list(at_once.map(lambda machine: machine.launch(*TWELVE), four))
+        assert [compiled(of_machine) for of_machine in ranks] == [[]] * 4
+        assert not compiled(fifth.launch(*TWELVE))
+        assert all(len(machine.stored()) == len(TWELVE) for machine in fleet)
+
+
+TRAIN = f"""
+import runpy, sys
+sys.path.insert(0, {str(SUPPORT)!r})
+sys.argv = ["run_corpus.py", "sm_90", *{TWELVE!r}]
+runpy.run_path({str(CORPUS)!r}, run_name="__main__")
+"""
+
+
+(FIVE_LINES,) = re.findall(r"```sh\n(gpucache keygen .*?)```", TEXT, re.DOTALL)
+
+
+@pytest.mark.parametrize("way", ["S3"], indirect=True)
+def test_five_lines_of_the_readme_bring_a_container_that_compiles_nothing(
+    way: Way, recipes: Path, tmp_path: Path
+) -> None:
+    """`warm` gets ``--main`` too: here some kernels are those of a script."""
+    said = FIVE_LINES.replace("s3://bucket/kernels", f"'{way.reader['GPUCACHE_REMOTE']}'")
+    once, warm, *signed, run = [line.partition("  #")[0] for line in said.splitlines()]
+    with machines(tmp_path / "fleet", "ci", "container") as (ci, container):
+        for machine in (ci, container):
+            machine.environ["PATH"] = f"{commands(tmp_path)}:{os.environ['PATH']}"
+        public = ci.run("bash", "-c", once).said.strip()
+        ci.gpucache("provision")
+        shutil.copy(recipes, ci.directory)
+        ci.run("bash", "-c", f"{warm} --main {CORPUS}", PYTHONPATH=PROGRAM)
+        for line in signed:
+            ci.run("bash", "-c", line, **way.writer)
+        assert len(ci.stored()) == len(TWELVE)
+        container.environ |= way.reader | {"GPUCACHE_TRUST_KEYS": public}
+        (container.directory / "train.py").write_text(TRAIN)
+        ranks = [launched(ran.said) for ran in container.each_rank("bash", "-c", run)]
+        assert failures(ranks) == []
+        assert compiled(ranks) == []
+        assert [len(rank.keys) for rank in ranks] == [len(TWELVE)] * len(ranks)
+
+
+def commands(directory: Path) -> Path:
+    """A directory that is made, in which ``python`` and ``gpucache`` are this Python's."""
+    made = directory / "bin"
+    if not made.exists():
+        made.mkdir()
+        for name, command in (("python", PYTHON), ("gpucache", f"{sys.executable} -m gpucache")):
+            (made / name).write_text(f'#!/bin/sh\nexec {command} "$@"\n')
+            (made / name).chmod(0o755)
+    return made

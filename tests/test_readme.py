@@ -20,10 +20,12 @@ from gpucache.cli.commands import cli
 
 SHELL = [block.strip() for block in re.findall(r"```sh\n(.*?)```", TEXT, re.DOTALL)]
 INSTALLS = [block for block in SHELL if "pip install" in block]
+FLEET = [block for block in SHELL if "gpucache keygen" in block]
+"""Its lines are for two machines: `test_fleet`."""
 LINES = [
     line.split("  #")[0].strip()
     for block in SHELL
-    if block not in INSTALLS
+    if block not in INSTALLS + FLEET
     for line in block.splitlines()
 ]
 

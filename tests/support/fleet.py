@@ -103,8 +103,9 @@ class Machine:
         return [_ended(process) for process in started]
 
     def launch(self, *cases: str, target: str = "sm_90", **environ: str) -> list[Launched]:
-        """Launch the kernels of `corpus`, or of the named cases, in each rank."""
-        ran = self.each_rank(PYTHON, CORPUS, target, *cases, **environ)
+        """Launch the kernels of `corpus`, or of the named cases, in each rank, under ``gpucache run``."""
+        run = (sys.executable, "-m", "gpucache", "run", "--")
+        ran = self.each_rank(*run, PYTHON, CORPUS, target, *cases, **environ)
         return [launched(one.said) for one in ran]
 
     def launch_stock(self, device: int, *cases: str, target: str = "sm_90") -> Launched:
