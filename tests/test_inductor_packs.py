@@ -270,6 +270,35 @@ class TestUnpack:
         assert list((fleet.second / "gpucache/v1/tmp").iterdir()) == []
 
 
+class TestARemote:
+    @pytest.fixture
+    def remote(self, fleet, tmp_path) -> Fleet:
+        (tmp_path / "remote").mkdir()
+        fleet.env["GPUCACHE_REMOTE"] = f"file://{tmp_path}/remote?mode=write"
+        return fleet
+
+    def run(self, fleet: Fleet, *words: object):
+        done = fleet.gpucache(*words, "--json", env=fleet.env)
+        assert done.returncode == 0, done.stderr
+        return json.loads(done.stdout)
+
+    def test_brings_what_a_trusted_key_has_signed(self, remote):
+        remote.signed()
+        remote.pack()
+        self.run(remote, "push", remote.file)
+        self.run(remote, "pull", "pack", "--root", remote.second)
+        assert inductor_files(remote.second) == FILES
+
+    def test_whose_owner_is_believed_brings_nothing_of_torchs_unsigned(self, remote):
+        """Kernels come so: that somebody compiles for others is less than that he runs code as they."""
+        remote.pack()
+        remote.env["GPUCACHE_REMOTE"] += "&trust=owner"
+        self.run(remote, "push", remote.file)
+        row = self.run(remote, "pull", "pack", "--root", remote.second)
+        assert {one["why"] for one in row["skipped"]} == {"unsigned"}
+        assert inductor_files(remote.second) == {}
+
+
 @pytest.mark.usefixtures("torch_there")
 class TestFits:
     """On another processor a library dies, and a graph's C++ has the wrong width; torch's keys tell neither."""
