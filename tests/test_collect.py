@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import shutil
@@ -121,7 +122,22 @@ class TestDamage:
         (cache.entry / "add.cubin").unlink()
         assert refused(cache) == "gone"
 
-    @pytest.mark.parametrize("what", ["other bytes", "FIFO", "link"])
+    def test_a_file_that_may_not_be_read_is_told(self, cache, monkeypatch):
+        def denied(path: str) -> None:
+            raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), path)
+
+        monkeypatch.setattr("gpucache.archive.collect.digest", denied)
+        assert refused(cache) == "unreadable"
+
+    def test_a_disk_that_does_not_answer_is_no_damage(self, cache, monkeypatch):
+        def failed(path: str) -> None:
+            raise OSError(errno.EIO, os.strerror(errno.EIO), path)
+
+        monkeypatch.setattr("gpucache.archive.collect.digest", failed)
+        with pytest.raises(OSError, match="Input/output error"):
+            collected(cache)
+
+    @pytest.mark.parametrize("what", ["other bytes", "FIFO", "link", "directory"])
     def test_a_file_that_is_not_what_was_published_is_told(self, what, cache):
         path = cache.entry / "add.cubin"
         path.unlink()
@@ -129,6 +145,8 @@ class TestDamage:
             path.write_bytes(b"other")
         elif what == "FIFO":
             os.mkfifo(path)
+        elif what == "directory":
+            path.mkdir()
         else:
             path.symlink_to(sys.executable)
         assert refused(cache) == "damaged"
@@ -143,6 +161,33 @@ class TestDamage:
         metadata = METADATA.replace(b"{", b'{"hash":"%s",' % (b"ab" * 32), 1)
         assert cache.publish({**KERNEL, "add.json": metadata})
         assert refused(cache) == "another key"
+
+    @pytest.mark.parametrize("said", [{"target": "cuda:80"}, {"triton_version": "3.6.0"}])
+    def test_a_manifest_that_its_metadata_belie_is_told(self, said, tmp_path):
+        cache = Cache(tmp_path)
+        metadata = METADATA.replace(b"{", b'{"triton_version":"3.9.0",', 1)
+        assert cache.publish({**KERNEL, "add.json": metadata}, FACTS._replace(**said))
+        assert refused(cache) == "damaged"
+
+    def test_what_a_manifest_leaves_out_the_metadata_say(self, tmp_path):
+        cache = Cache(tmp_path)
+        metadata = METADATA.replace(b"{", b'{"triton_version":"3.9.0",', 1)
+        facts = FACTS._replace(target=None, triton_version=None)
+        assert cache.publish({**KERNEL, "add.json": metadata}, facts)
+        assert collected(cache).entry.facts == FACTS
+
+    def test_one_for_which_a_pack_would_be_refused_is_told_alone(self, tmp_path):
+        cache = Cache(tmp_path)
+        assert cache.publish(KERNEL, FACTS._replace(tag="t" * 1001))
+        assert refused(cache) == "odd"
+
+    def test_a_single_file_without_a_manifest_is_not_taken_for_stock_tritons(self, tmp_path):
+        cache = Cache(tmp_path)
+        name = f"launcher.{here().abi}.so"
+        path = cache.entry.with_name(single_key(KEY, name, ""))
+        path.mkdir(parents=True)
+        (path / name).write_bytes(Path(sys.executable).resolve().read_bytes())
+        assert refused(cache, path) == "damaged"
 
     def test_a_torn_manifest_is_told(self, cache):
         os.truncate(cache.entry / MANIFEST, 20)

@@ -10,13 +10,19 @@ from __future__ import annotations
 import io
 import os
 from collections.abc import Mapping
-from contextlib import suppress
 from dataclasses import dataclass
 from typing import BinaryIO
 
-from gpucache.archive.errors import quoted
+from gpucache.archive.errors import BadPack, quoted
 from gpucache.archive.fits import fits_of_autotune, fits_of_library
-from gpucache.archive.statement import ArchivedEntry, ArchivedFile, Kind
+from gpucache.archive.statement import (
+    ArchivedEntry,
+    ArchivedFile,
+    Kind,
+    Statement,
+    encoded,
+    parsed,
+)
 from gpucache.disk.door import METADATA_BYTES
 from gpucache.disk.files import remove_tree
 from gpucache.disk.reading import digest, names, quietly, read, read_head
@@ -24,11 +30,11 @@ from gpucache.disk.staging import Staging
 from gpucache.errors import GpuCacheError
 from gpucache.kernels.elf import HEAD_BYTES, is_whole
 from gpucache.kernels.group import AUTOTUNE, grouped_names
-from gpucache.kernels.metadata import hash_in, target_and_version
+from gpucache.kernels.metadata import identity_in
 from gpucache.kernels.recipe_paths import carried
 from gpucache.kernels.stages import kept
-from gpucache.layout.keys import is_key_of, view_key
-from gpucache.store.manifest import RECIPE, Facts, read_manifest
+from gpucache.layout.keys import KEY, is_key_of, view_key
+from gpucache.store.manifest import MANIFEST, RECIPE, Facts, raise_unless_damage, read_manifest
 from gpucache.store.placing import link_or_copy
 from gpucache.store.recipe_file import read_recipe
 from gpucache.store.stock import stock_group
@@ -37,7 +43,16 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import Literal
 
-    Why = Literal["gone", "damaged", "another key", "kind", "unknown device", "unknown library"]
+    Why = Literal[
+        "gone",
+        "damaged",
+        "unreadable",
+        "odd",
+        "another key",
+        "kind",
+        "unknown device",
+        "unknown library",
+    ]
 
 
 class NotCollected(GpuCacheError):
@@ -93,6 +108,9 @@ def collect(path: str, pins: Staging | None, *, slim: bool = False) -> Collected
         return _collected(path, pins, slim)
     except (FileNotFoundError, NotADirectoryError):
         raise NotCollected(path, "gone", "it was removed meanwhile") from None
+    except PermissionError as error:
+        fact = f"{error.filename}: {error.strerror}"
+        raise NotCollected(path, "unreadable", fact) from error
 
 
 def _collected(path: str, pins: Staging | None, slim: bool) -> Collected:
@@ -114,15 +132,16 @@ def _collected(path: str, pins: Staging | None, slim: bool) -> Collected:
     try:
         files = [_file(path, name, paths[name], published[name]) for name in wanted]
         fits = _fits(path, kind, facts, paths)
-        if kind == "kernel":
-            _check_key(path, key, paths[facts.group or ""])
+        if facts.group is not None:
+            facts = _as_metadata_say(path, key, facts, paths[facts.group])
+        moved = None if recipe is None else carried(recipe)
+        listed = None if moved is None else _listed(RECIPE, moved)
+        entry = ArchivedEntry(key, kind, facts, tuple(files), listed, fits)
+        _check_statement(path, entry)
     except BaseException:
         if pinned is not None:
             remove_tree(pinned)
         raise
-    moved = None if recipe is None else carried(recipe)
-    listed = None if moved is None else _listed(RECIPE, moved)
-    entry = ArchivedEntry(key, kind, facts, tuple(files), listed, fits)
     return Collected(entry, paths, moved, pinned)
 
 
@@ -133,13 +152,13 @@ def _stock(path: str) -> tuple[Facts, dict[str, str | None]]:
         NotCollected: neither, or not whole.
     """
     there = names(path)
+    if MANIFEST in there or not KEY.fullmatch(os.path.basename(path)):
+        raise NotCollected(path, "damaged", f"its {MANIFEST} cannot be understood, or is missing")
     for group in grouped_names(there):
         files = stock_group(path, group, opener=quietly)
         if files is None:
             continue
-        target, version = target_and_version(read(files[group], METADATA_BYTES))
-        facts = Facts(group.removesuffix(".json"), group, target, version)
-        return facts, dict.fromkeys(files)
+        return Facts(group.removesuffix(".json"), group), dict.fromkeys(files)
     for name in there:
         if name.endswith((".so", AUTOTUNE)):
             return Facts(name, None), {name: None}
@@ -192,11 +211,10 @@ def _file(entry: str, name: str, path: str, published: str | None) -> ArchivedFi
     """
     try:
         sha256, found = digest(path)
-    except (IsADirectoryError, FileNotFoundError):
+    except (FileNotFoundError, PermissionError):
         raise
     except OSError as error:
-        with suppress(FileNotFoundError):
-            os.lstat(entry)
+        raise_unless_damage(error)
         raise NotCollected(entry, "damaged", f"{name}: {error.strerror or error}") from error
     if published is not None and sha256 != published:
         raise NotCollected(entry, "damaged", f"{name} has another content than was published")
@@ -232,15 +250,35 @@ def _fits(path: str, kind: Kind, facts: Facts, paths: Mapping[str, str]) -> dict
     return {}
 
 
-def _check_key(path: str, key: str, metadata: str) -> None:
-    """Refuse a kernel whose metadata are those of another key than the directory's name.
+def _check_statement(path: str, entry: ArchivedEntry) -> None:
+    """Refuse an entry for which a pack would be refused by whoever reads it, with all other entries.
 
     Raises:
-        NotCollected: they are, or are no metadata.
+        NotCollected: a text of it is too long or cannot be shown, a file is too large.
     """
     try:
-        of = hash_in(read(metadata, METADATA_BYTES))
+        parsed(encoded(Statement("", 0, (entry,))))
+    except BadPack as error:
+        raise NotCollected(path, "odd", f"no pack can have it: {error.fact}") from error
+
+
+def _as_metadata_say(path: str, key: str, facts: Facts, metadata: str) -> Facts:
+    """The facts of a kernel, with the target and the version of its metadata file, which a manifest may leave out.
+
+    Raises:
+        NotCollected: the metadata are those of another key than the directory's name, or belie the manifest, or are
+            none: whoever unpacks the entry would refuse that, and the pack with it.
+    """
+    try:
+        found = identity_in(read(metadata, METADATA_BYTES))
     except ValueError as error:
         raise NotCollected(path, "damaged", str(error)) from error
-    if not is_key_of(key, of or ""):
+    if not is_key_of(key, found.hash or ""):
         raise NotCollected(path, "another key", "its metadata are those of another key")
+    version = found.triton_version or facts.triton_version
+    said = (facts.target or found.target, facts.triton_version or version)
+    if said != (found.target, version):
+        raise NotCollected(
+            path, "damaged", "its manifest tells of another target or Triton than its metadata"
+        )
+    return facts._replace(target=found.target, triton_version=version)
