@@ -29,9 +29,11 @@ from gpucache.remote.trusting import judge_of
 from gpucache.remote.url import RemoteUrl
 from gpucache.store.stats import totals
 from gpucache.transfer import pull as pulling_module
+from gpucache.transfer import source as source_module
 from gpucache.transfer.bring import make_ready
 from gpucache.transfer.pull import PulledPack, pull_pack
 from gpucache.transfer.pull_entries import PulledEntries, pull_entries
+from gpucache.transfer.source import Source
 from gpucache.upkeep.verify import verify
 
 SEEDS = [f"kernel {number}" for number in range(5)]
@@ -234,7 +236,7 @@ class TestThoseWhoWait:
 
         def begin(most_bytes: int) -> Paused:
             paused = Paused(remote.path("llama"), most_bytes)
-            monkeypatch.setattr(pulling_module, "Source", lambda file, pull: source(paused, pull))
+            monkeypatch.setattr(pulling_module, "Source", lambda file, *more: source(paused, *more))
             return paused
 
         source = pulling_module.Source
@@ -505,3 +507,36 @@ def test_a_bar_shows_how_far_a_pull_is(remote, root):
     assert "pulling" in seen
     assert "100%" in seen
     assert "note: took 5 entries" in seen
+
+
+class TestTime:
+    @pytest.fixture
+    def source(self, remote: Packs, monkeypatch: pytest.MonkeyPatch) -> Callable[[int], Source]:
+        """An object of which so many bytes come in each second."""
+        now = [1000.0]
+        monkeypatch.setattr(source_module.time, "monotonic", lambda: now[0])
+
+        class Slow:
+            def __init__(self, size: int) -> None:
+                self.size = size
+
+            def read(self, size: int) -> bytes:
+                now[0] += 1.0
+                return bytes(self.size)
+
+        opened = open_remote(RemoteUrl.parse(remote.url), {})
+        return lambda size: Source(Slow(size), opened, "v1/packs/llama")
+
+    def test_a_remote_that_drips_is_given_up_after_a_minute(self, source):
+        dripping = source(10)
+        for _ in range(60):
+            dripping.read(65536)
+        with pytest.raises(RemoteError) as slow:
+            dripping.read(65536)
+        assert slow.value.kind == "timeout"
+        assert "v1/packs/llama" in slow.value.problem
+
+    def test_one_that_gives_a_little_more_is_not(self, source):
+        slow = source(1024)
+        for _ in range(1000):
+            slow.read(65536)

@@ -145,11 +145,12 @@ def _pull_pack(name: str, asked: _Asked) -> int:
     from gpucache.disk.vetting import Trust
     from gpucache.remote.opening import open_remote
     from gpucache.transfer.pull import pull_pack
+    from gpucache.transfer.source import PATIENCE
 
     judge = believed(asked.url)
     with asked.begun(f"the pull of {name}", "pack", name) as held, progress("pulling") as show:
         done = pull_pack(
-            open_remote(asked.url, os.environ),
+            open_remote(asked.url, os.environ, PATIENCE),
             name,
             asked.root,
             Trust.parse(os.environ),

@@ -72,9 +72,10 @@ def _push_pack(url: RemoteUrl, file: str, replace: bool, dry_run: bool, as_json:
     from gpucache.archive.signature import anyone
     from gpucache.remote.opening import open_remote
     from gpucache.transfer.push import push_pack, signed_by
+    from gpucache.transfer.source import PATIENCE
 
     judge = anyone if _takes_unsigned(url) else signed_by
-    opened = open_remote(url.for_writing(), os.environ)
+    opened = open_remote(url.for_writing(), os.environ, PATIENCE)
     if not os.path.isfile(file):
         hint = "name a file that `gpucache pack` has written"
         raise ProvisionError(file, errno.ENOENT, hint, "look at")

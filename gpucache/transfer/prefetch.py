@@ -162,6 +162,7 @@ def _pull(asked: dict[str, Any], pull: Pull) -> PulledPack:
     from gpucache.remote.opening import open_remote
     from gpucache.remote.trusting import judge_of
     from gpucache.transfer.pull import pull_pack
+    from gpucache.transfer.source import PATIENCE
 
     url = RemoteUrl.configured(os.environ)
     if url is None:
@@ -171,7 +172,7 @@ def _pull(asked: dict[str, Any], pull: Pull) -> PulledPack:
         raise NobodyTrustedError(url.shown)
     root, fits = asked["root"], _Fits(asked["root"])
     return pull_pack(
-        open_remote(url, os.environ),
+        open_remote(url, os.environ, PATIENCE),
         asked["name"],
         root,
         Trust.for_launch(os.environ),

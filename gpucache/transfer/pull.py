@@ -86,7 +86,7 @@ def pull_pack(
     if pull is not None:
         pull.ask()
     with remote.get(object_name, _most_bytes(root)) as file:
-        source = Source(file, pull)
+        source = Source(file, remote, object_name, pull)
         with PackReader(source, judge, source_name=f"{remote.shown} {object_name}") as reader:
             check_name(reader, name)
             seen = seen_number(root, name)

@@ -171,7 +171,7 @@ class _Work:
         source = None
         try:
             with self._remote.get(object_name, ENTRY_BYTES) as file:
-                source = Source(file, None)
+                source = Source(file, self._remote, object_name)
                 unpacked = self._unpacked(source, name, f"{self._remote.shown} {object_name}")
                 return _Taken(unpacked, None, source.received_bytes)
         except NotThere:
