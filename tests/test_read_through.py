@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import logging
 import os
 import signal
@@ -24,7 +25,7 @@ from gpucache.forks import run_at_exit
 from gpucache.remote.breaker import Breaker
 from gpucache.remote.meeting import Meeting
 from gpucache.remote.object_names import entry_object
-from gpucache.store.manifest import entry_path
+from gpucache.store.manifest import entry_path, read_manifest
 from gpucache.store.stats import totals
 from gpucache.triton.manager import DeviceCacheManager, current_location
 
@@ -197,6 +198,16 @@ class TestAMiss:
         found = counted(root)
         assert found.pop("remote_s") > 0
         assert found == {"remote_misses": 1}
+
+    def test_a_kernel_that_does_not_say_its_triton_has_that_of_the_process(self, remote, root):
+        """Those of Triton 3.2 do not; by that version others find it on a remote."""
+        said = {**json.loads(FILES["add.json"])}
+        del said["triton_version"]
+        files = {**FILES, "add.json": json.dumps(said).encode()}
+        assert launched(KEY, files) == (False, files)
+        found = read_manifest(entry_path(str(root), KEY))
+        assert found is not None
+        assert found[0].facts.triton_version == VERSION
 
     def test_what_the_store_has_is_not_asked_for(self, remote, root):
         launched(KEY, FILES)

@@ -32,7 +32,7 @@ def fetched(location: Location, store_key: str) -> bool:
     """
     if not location.has_remote:
         return False
-    version = _triton_version()
+    version = running_version()
     reading = _reading(location.root)
     if version is None or reading is None:
         return False
@@ -50,7 +50,8 @@ def fetched(location: Location, store_key: str) -> bool:
     return answer.did == "hit"
 
 
-def _triton_version() -> str | None:
+def running_version() -> str | None:
+    """The version of the Triton of this process; None where there is none, or one that does not say it."""
     version = getattr(sys.modules.get("triton"), "__version__", None)
     return version if isinstance(version, str) else None
 

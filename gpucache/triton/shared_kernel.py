@@ -31,7 +31,7 @@ from gpucache.store.publish import link_view, publish_entry
 from gpucache.store.recipe_file import add_recipe, lacks_recipe
 from gpucache.store.stock import describe, stock_group
 from gpucache.triton.capture import recipe_text_of
-from gpucache.triton.fetched import fetched
+from gpucache.triton.fetched import fetched, running_version
 from gpucache.triton.left_behind import compiled
 from gpucache.triton.location import NO_VIEWS, Location
 from gpucache.triton.pulled import wait_for_pull
@@ -334,6 +334,7 @@ class SharedKernel:
             kernel=self._kernel,
             group=self.filename,
             target=target,
-            triton_version=version,
+            # Up to 3.2 no kernel says it; the key that this process asks for is of its own Triton.
+            triton_version=version or running_version(),
             compile_s=spent,
         )
