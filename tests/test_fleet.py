@@ -10,7 +10,6 @@ import json
 import os
 import re
 import shutil
-import sys
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -21,8 +20,8 @@ from support.cli import TEXT
 from support.corpus_runs import SUPPORT, launched
 from support.fleet import CORPUS, Machine, compiled, failures, machines
 from support.processes import python_path
-from support.ranks import PYTHON
 from support.servers import apart
+from support.stand_in_commands import stand_in_commands
 
 pytestmark = pytest.mark.usefixtures("triton", "can_mount")
 
@@ -249,7 +248,7 @@ def test_five_lines_of_the_readme_bring_a_container_that_compiles_nothing(
     once, warm, *signed, run = [line.partition("  #")[0] for line in said.splitlines()]
     with machines(tmp_path / "fleet", "ci", "container") as (ci, container):
         for machine in (ci, container):
-            machine.environ["PATH"] = f"{commands(tmp_path)}:{os.environ['PATH']}"
+            machine.environ["PATH"] = f"{stand_in_commands(tmp_path)}:{os.environ['PATH']}"
         public = ci.run("bash", "-c", once).said.strip()
         ci.gpucache("provision")
         shutil.copy(recipes, ci.directory)
@@ -263,14 +262,3 @@ def test_five_lines_of_the_readme_bring_a_container_that_compiles_nothing(
         assert failures(ranks) == []
         assert compiled(ranks) == []
         assert [len(rank.keys) for rank in ranks] == [len(TWELVE)] * len(ranks)
-
-
-def commands(directory: Path) -> Path:
-    """A directory that is made, in which ``python`` and ``gpucache`` are this Python's."""
-    made = directory / "bin"
-    if not made.exists():
-        made.mkdir()
-        for name, command in (("python", PYTHON), ("gpucache", f"{sys.executable} -m gpucache")):
-            (made / name).write_text(f'#!/bin/sh\nexec {command} "$@"\n')
-            (made / name).chmod(0o755)
-    return made

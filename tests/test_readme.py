@@ -6,14 +6,13 @@ import doctest
 import os
 import re
 import shutil
-import stat
 import subprocess
 import sys
-from pathlib import Path
 
 import pytest
 from support.cli import README, TEXT
 from support.recipes import recipe_file
+from support.stand_in_commands import stand_in_commands
 
 from gpucache import __all__ as public
 from gpucache.cli.commands import cli
@@ -29,10 +28,6 @@ LINES = [
     for line in block.splitlines()
 ]
 
-# What a launcher does for each of its four tasks, as far as a command can see.
-SRUN = 'for n in 0 1 2 3; do SLURM_LOCALID=$n SLURM_STEP_TASKS_PER_NODE=4 "$@" & done; wait'
-MPIRUN = 'for n in 0 1 2 3; do OMPI_COMM_WORLD_LOCAL_RANK=$n OMPI_COMM_WORLD_LOCAL_SIZE=4 "$@" & done; wait'
-
 
 @pytest.fixture
 def shell(tmp_path):
@@ -45,16 +40,9 @@ def shell(tmp_path):
     (tmp_path / "scratch").mkdir()  # a disk that is mounted there
     (tmp_path / "shared").mkdir()  # so is this one
     recipe_file(tmp_path / "recipes.jsonl")
-    commands = tmp_path / "bin"
-    commands.mkdir()
-    for name, words, script in (("srun", 2, SRUN), ("mpirun", 2, MPIRUN)):
-        stand_in = commands / name
-        stand_in.write_text(f"#!/bin/bash\nshift {words}\n{script}\n")
-        stand_in.chmod(stand_in.stat().st_mode | stat.S_IXUSR)
-    (commands / "python").symlink_to(sys.executable)
     environ = {
         **os.environ,
-        "PATH": f"{commands}:{Path(sys.executable).parent}:{os.environ['PATH']}",
+        "PATH": f"{stand_in_commands(tmp_path)}:{os.environ['PATH']}",
         "GPUCACHE_DIR": str(tmp_path / "root"),
         "GPUCACHE_FAKE_DEVICES": "8",
     }
