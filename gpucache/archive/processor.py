@@ -3,7 +3,11 @@
 TorchInductor compiles for the very processor (``-march=native``, torch 2.13.0 `_inductor/cpp_builder.py`
 `_get_cpu_arch_cflags`), and writes C++ for the width of its vectors; neither the key of a library nor that of a graph
 says which that was (`_inductor/codecache.py` `FxGraphHashDetails`). On another processor such a library dies of an
-illegal instruction, and such a graph may compute something else.
+illegal instruction. A graph that was made for AVX2 and hit where torch compiles for AVX-512 wrote beyond its buffers,
+and ended the process (``free(): invalid next size``; run with torch 2.13.0).
+
+Limit: ``ATEN_CPU_CAPABILITY`` has torch compile for less than the processor has; in one root torch itself does not tell
+that apart, and neither does a pack.
 """
 
 from __future__ import annotations
