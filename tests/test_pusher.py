@@ -17,9 +17,11 @@ from support.every_call import SCRIPT
 from support.launches import another_process, kernel, launched
 from support.processes import PATIENCE_S, python_path
 
+from gpucache.archive import collect as collecting
 from gpucache.archive.errors import BadPack
 from gpucache.archive.read import PackReader
 from gpucache.archive.signature import SigningKey, TrustedKeys, anyone, make_key
+from gpucache.disk import reading
 from gpucache.layout import paths
 from gpucache.remote import outbox, pusher, single_entry, write_behind
 from gpucache.remote.errors import RemoteError
@@ -428,13 +430,34 @@ class TestAFailure:
 
         write_pack = single_entry.write_pack
         monkeypatch.setattr(single_entry, "write_pack", full)
-        with pytest.raises(OSError, match="No space"):
-            writer.push()
+        writer.push()
         assert writer.waiting == [KEY]
-        assert not [
-            name for name in os.listdir(paths.ours(str(writer.root), "tmp")) if "pack" in name
-        ]
+        assert writer.counted()["push_errors"] == 1
         monkeypatch.setattr(single_entry, "write_pack", write_pack)
+        writer.push()
+        assert writer.pushed(KEY) == FILES
+
+    def test_an_entry_that_cannot_be_read_now_keeps_none_of_the_others(
+        self, writer, started, monkeypatch
+    ):
+        leave(writer, (KEY, FILES), (OTHER, OTHER_FILES))
+        read = reading.open_regular
+
+        def failing(path, *given, **named):
+            if KEY in str(path):
+                raise OSError(errno.EIO, os.strerror(errno.EIO), path)
+            return read(path, *given, **named)
+
+        monkeypatch.setattr(
+            collecting,
+            "_pinned",
+            lambda path, wanted, pins: (None, {name: f"{path}/{name}" for name in wanted}),
+        )
+        monkeypatch.setattr(reading, "open_regular", failing)
+        writer.push()
+        assert writer.pushed(OTHER) == OTHER_FILES
+        assert writer.waiting == [KEY]
+        monkeypatch.setattr(reading, "open_regular", read)
         writer.push()
         assert writer.pushed(KEY) == FILES
 

@@ -32,7 +32,7 @@ from gpucache.remote.pusher_lock import held, push_breaker
 from gpucache.remote.remote import Patience
 from gpucache.remote.single_entry import put_entry
 from gpucache.remote.url import RemoteUrl
-from gpucache.store.manifest import entry_path
+from gpucache.store.manifest import entry_path, raise_unless_damage
 from gpucache.store.stats import REMOTE as NO_DEVICE
 from gpucache.store.stats import Stats
 
@@ -84,17 +84,18 @@ def push_waiting(root: str, environ: Mapping[str, str]) -> None:
     breaker = push_breaker(locks, text)
     done: set[Marker] = set()
     goes_on = True
-    # A marker that was left while the lock was given up is nobody else's: who left it saw a pusher.
-    while goes_on and _undone(root, done):
+    while goes_on:
         with held(locks) as is_alone:
             if not is_alone:
                 return
             goes_on = _pushed_all(root, environ, text, breaker, done)
+        # A marker that was left while the lock was given up is nobody else's: who left it saw a pusher.
+        goes_on = goes_on and bool(_undone(root, done))
     outbox.sweep(root)
 
 
 def _undone(root: str, done: set[Marker]) -> list[Marker]:
-    """The markers that wait, less those that could not be taken away though nothing is left to do for them."""
+    """The markers that wait, less those that this process has done with: some disks let none be taken away."""
     return [marker for marker in outbox.waiting(root) if marker not in done]
 
 
@@ -162,10 +163,9 @@ class Pushing:
         self._stats = Stats(paths.ours(root, "stats"), NO_DEVICE)
 
     def push(self, marker: Marker, breaker: Breaker) -> bool:
-        """Give one entry to the remote, and take its marker away; False where that has failed, and the marker stays.
+        """Give one entry to the remote, and take its marker away; return whether this process is done with it.
 
-        Raises:
-            OSError: the disk refused.
+        Where the disk does not let the entry be read, or packed, the marker stays for the next pusher.
         """
         began = time.monotonic()
         try:
@@ -173,6 +173,9 @@ class Pushing:
         except RemoteError as error:
             self._failed(marker, error, breaker)
             return False
+        except OSError:
+            self._stats.add("push_errors", now=True)
+            return True
         outbox.take_away(self.root, marker)
         if did.was_asked:
             breaker.answered()
@@ -202,7 +205,9 @@ class Pushing:
         """
         try:
             collected = collect(entry_path(self.root, key), self._pins)
-        except NotCollected:
+        except NotCollected as error:
+            if isinstance(error.__cause__, OSError):
+                raise_unless_damage(error.__cause__)
             return _NOTHING  # it was removed, or is damaged: whoever compiles it again leaves a marker again
         try:
             return self._put(collected)
