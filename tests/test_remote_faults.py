@@ -10,11 +10,13 @@ import pickle
 import socket
 import threading
 import time
+from contextlib import ExitStack
 
 import pytest
 from support.bad_servers import BEHAVIOURS, ESCAPES, SECRET, bad_server, floods_as, says
 from support.processes import PATIENCE_S
 from support.servers import nginx, redis
+from support.tls import certificate
 
 from gpucache.remote.errors import NotThere, RemoteError
 from gpucache.remote.opening import open_remote
@@ -361,6 +363,34 @@ def test_a_connection_that_the_server_has_closed_meanwhile_is_made_anew(tmp_path
             other.sendall(b"CLIENT KILL TYPE normal SKIPME yes\r\n")
             assert other.recv(100).startswith(b":")
         assert get(remote) == b"12345"
+
+
+# ---- TLS
+
+
+TLS = {
+    "rediss": "rediss://localhost:{}/0?mode=write",
+    "webdav": "webdav+https://localhost:{}/open/x?mode=write",
+}
+
+
+@pytest.mark.servers
+@pytest.mark.parametrize("kind", TLS)
+def test_a_certificate_is_believed_only_where_its_authority_is(kind, tmp_path, monkeypatch):
+    own = certificate(tmp_path / "tls")
+    with ExitStack() as stack:
+        if kind == "rediss":
+            port = stack.enter_context(redis(tmp_path, certificate=own)).port
+        else:
+            host = stack.enter_context(nginx(tmp_path, certificate=own)).host
+            port = int(host.rpartition(":")[2])
+        url = RemoteUrl.parse(TLS[kind].format(port))
+        with pytest.raises(RemoteError) as refused:
+            get(open_remote(url, {}, SLOW))
+        assert refused.value.kind == "unreachable"
+        assert "SSL_CERT_FILE" in refused.value.hint
+        monkeypatch.setenv("SSL_CERT_FILE", str(own.authority))
+        assert open_remote(url, os.environ, SLOW).check().works
 
 
 # ---- full disks

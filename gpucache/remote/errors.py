@@ -43,7 +43,7 @@ _FACTS: dict[RemoteKind, str] = {
     "misconfigured": "there is no such bucket, the URL lacks something, or there are no credentials",
 }
 _HINTS: dict[RemoteKind, str] = {
-    "unreachable": "check the host and the port of the URL, and that the server runs (`gpucache remote check`)",
+    "unreachable": "check host and port, and that the server runs; SSL_CERT_FILE names certificates of your own",
     "timeout": "try again, or from a machine that is nearer; `gpucache remote check` times each step",
     "refused": "check the credentials in the environment, and whether these may read (and for mode=write, write) there",
     "full": "make room there",

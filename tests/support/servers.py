@@ -24,6 +24,7 @@ from typing import NamedTuple
 import pytest
 
 from support.processes import PATIENCE_S
+from support.tls import Certificate
 
 _MOST_STARTS = 5
 """A port that was free may be another process's a moment later."""
@@ -93,8 +94,8 @@ def apart() -> str:
 
 
 @contextmanager
-def seaweed(directory: Path, volumes: int = 100) -> Iterator[S3Server]:
-    """An S3 server; one with 4 ``volumes`` is full: each bucket wants seven."""
+def seaweed(directory: Path) -> Iterator[S3Server]:
+    """An S3 server."""
     weed = _program("weed")
     who = directory / "s3.json"
     who.write_text(json.dumps({"identities": [_WRITER, _READER]}))
@@ -105,12 +106,12 @@ def seaweed(directory: Path, volumes: int = 100) -> Iterator[S3Server]:
             *(weed, "server", f"-dir={own}", "-ip=127.0.0.1", "-ip.bind=127.0.0.1"),
             *(f"-master.port={master}", f"-volume.port={volume}", f"-filer.port={filer}"),
             *("-s3", f"-s3.port={s3}", f"-s3.config={who}", "-s3.port.iceberg=0"),
-            *("-s3.port.lance=0", f"-volume.max={volumes}", "-master.volumeSizeLimitMB=64"),
+            *("-s3.port.lance=0", "-volume.max=100", "-master.volumeSizeLimitMB=64"),
             *("-master.telemetry=false",),
         ]
 
     def answers(ports: list[int]) -> bool:
-        return _accepts(ports[-1]) and (volumes < 10 or _takes_objects(ports[-1]))
+        return _accepts(ports[-1]) and _takes_objects(ports[-1])
 
     with _server(directory, 4, command, answers) as ports:
         yield S3Server(f"http://127.0.0.1:{ports[-1]}")
@@ -162,7 +163,7 @@ http {{
     scgi_temp_path {own}/scgi;
     client_max_body_size 64m;
     server {{
-        listen 127.0.0.1:{port};
+        listen 127.0.0.1:{port}{tls};
         root {files};
         dav_methods PUT DELETE MKCOL;
         dav_ext_methods PROPFIND OPTIONS;
@@ -178,8 +179,10 @@ http {{
 
 
 @contextmanager
-def nginx(directory: Path, files: Path | None = None) -> Iterator[DavServer]:
-    """A WebDAV server of the directory ``files``."""
+def nginx(
+    directory: Path, files: Path | None = None, certificate: Certificate | None = None
+) -> Iterator[DavServer]:
+    """A WebDAV server of the directory ``files``; with a ``certificate`` it speaks TLS alone."""
     found = _program("nginx")
     if not Path(_DAV_MODULE).exists():
         pytest.skip("needs libnginx-mod-http-dav-ext")
@@ -190,8 +193,12 @@ def nginx(directory: Path, files: Path | None = None) -> Iterator[DavServer]:
     def command(own: Path, ports: list[int]) -> list[object]:
         (own / "users").write_text(f"{DAV_USER}:{{PLAIN}}{DAV_PASSWORD}\n")
         user = "user root;" if os.geteuid() == 0 else ""  # the worker reads pytest's directories
-        words = {"module": _DAV_MODULE, "own": own, "port": ports[0], "files": shown, "user": user}
-        (own / "nginx.conf").write_text(_NGINX.format(**words))
+        tls = ""
+        if certificate is not None:
+            tls = f" ssl; ssl_certificate {certificate.server}; "
+            tls += f"ssl_certificate_key {certificate.key}"
+        words = {"module": _DAV_MODULE, "own": own, "port": ports[0], "files": shown}
+        (own / "nginx.conf").write_text(_NGINX.format(**words, user=user, tls=tls))
         return [found, "-p", own, "-c", own / "nginx.conf", "-e", own / "error.log"]
 
     with _server(directory, 1, command, lambda ports: _accepts(ports[0])) as ports:
@@ -199,13 +206,23 @@ def nginx(directory: Path, files: Path | None = None) -> Iterator[DavServer]:
 
 
 @contextmanager
-def redis(directory: Path, *more: str) -> Iterator[RedisServer]:
-    """A Redis; ``more`` are words of its command line, such as ``--requirepass`` and a password."""
+def redis(
+    directory: Path, *more: str, certificate: Certificate | None = None
+) -> Iterator[RedisServer]:
+    """A Redis; ``more`` are words of its command line, such as ``--requirepass`` and a password.
+
+    With a ``certificate`` it speaks TLS alone.
+    """
     found = _program("redis-server")
 
     def command(own: Path, ports: list[int]) -> list[object]:
-        address = ["--bind", "127.0.0.1", "--port", ports[0]]
-        return [found, *address, "--save", "", "--appendonly", "no", "--dir", own, *more]
+        address: list[object] = ["--port", ports[0]]
+        if certificate is not None:
+            address = ["--port", 0, "--tls-port", ports[0], "--tls-auth-clients", "no"]
+            address += ["--tls-ca-cert-file", certificate.authority]
+            address += ["--tls-cert-file", certificate.server, "--tls-key-file", certificate.key]
+        kept = ["--save", "", "--appendonly", "no", "--dir", own]
+        return [found, "--bind", "127.0.0.1", *address, *kept, *more]
 
     with _server(directory, 1, command, lambda ports: _accepts(ports[0])) as ports:
         yield RedisServer(ports[0])
