@@ -296,7 +296,7 @@ LOCKS: dict[str, Callable[[Path], Path]] = {
     "staging": ours("tmp", "gpucache-staging-1"),
     "inductor": lambda root: root / "locks" / "a.lock",
 }
-"""Every lock of CONTRIBUTING's table."""
+"""Every lock of the table in `docs/on-disk.md`."""
 
 
 @pytest.mark.parametrize("lock", LOCKS)
