@@ -85,7 +85,7 @@ if TYPE_CHECKING:
         "too-long",
     ]
 
-_ANOTHER = "get the pack anew, or ask who made it; nothing of it is used"
+_ANOTHER = "get the pack anew, or ask who made it; no entry is taken that is not whole and vouched for"
 _HINTS: dict[str, str] = {
     "not-zstd": "name a file that `gpucache pack` has written",
     "window": "pack it anew with `gpucache pack`, or compress it with a window of 8 MiB at most",
@@ -104,7 +104,7 @@ _HINTS: dict[str, str] = {
 class BadPack(GpuCacheError, ValueError):
     """A pack, or an object of a remote, is not what `gpucache.archive.write` writes, or nobody trusted vouches for it.
 
-    Nothing of a file that is refused is used. What was read whole before is sound.
+    Nothing of the file that is refused is used. Entries that were read whole before are sound, and may be in the store.
     """
 
     def __init__(self, code: PackFlaw, fact: str, source: str = "") -> None:
