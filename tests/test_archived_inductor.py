@@ -8,7 +8,8 @@ from support.packs import Source, archived, read_all
 
 from gpucache.archive.errors import BadPack
 from gpucache.archive.members import member_name
-from gpucache.archive.statement import ArchivedEntry, encoded, parsed
+from gpucache.archive.parsing import parsed
+from gpucache.archive.statement import ArchivedEntry, encoded
 from gpucache.store.manifest import RECIPE, Facts
 
 NAME = code("one")

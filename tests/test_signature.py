@@ -13,7 +13,7 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
 from hypothesis import given
 from hypothesis import strategies as st
 
-from gpucache.archive import signature
+from gpucache.archive import key_files, signature
 from gpucache.archive.errors import BadKey, BadPack
 from gpucache.archive.signature import (
     Signature,
@@ -96,7 +96,7 @@ def test_no_half_of_a_secret_key_is_left_on_a_full_disk(path, monkeypatch):
     def full(*_):
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(signature.os, "fsync", full)
+    monkeypatch.setattr(key_files.os, "fsync", full)
     error = refused("unwritable", make_key, "ci", path)
     assert "No space left" in error.fact
     assert not os.path.lexists(path)

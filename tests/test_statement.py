@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 from support.packs import Source, key
 
 from gpucache.archive.errors import BadPack
+from gpucache.archive.parsing import parsed
 from gpucache.archive.statement import (
     SIGNED_BEFORE,
     ArchivedEntry,
@@ -18,7 +19,6 @@ from gpucache.archive.statement import (
     Statement,
     encoded,
     is_name,
-    parsed,
 )
 from gpucache.store.manifest import RECIPE, Facts
 

@@ -15,13 +15,13 @@ from typing import BinaryIO
 
 from gpucache.archive.errors import BadPack, quoted
 from gpucache.archive.fits import fits_of_autotune, fits_of_library
+from gpucache.archive.parsing import parsed
 from gpucache.archive.statement import (
     ArchivedEntry,
     ArchivedFile,
     Kind,
     Statement,
     encoded,
-    parsed,
 )
 from gpucache.disk.door import METADATA_BYTES
 from gpucache.disk.files import remove_tree

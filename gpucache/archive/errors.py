@@ -85,7 +85,9 @@ if TYPE_CHECKING:
         "too-long",
     ]
 
-_ANOTHER = "get the pack anew, or ask who made it; no entry is taken that is not whole and vouched for"
+_ANOTHER = (
+    "get the pack anew, or ask who made it; no entry is taken that is not whole and vouched for"
+)
 _HINTS: dict[str, str] = {
     "not-zstd": "name a file that `gpucache pack` has written",
     "window": "pack it anew with `gpucache pack`, or compress it with a window of 8 MiB at most",

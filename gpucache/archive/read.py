@@ -13,6 +13,7 @@ from gpucache.archive import ustar
 from gpucache.archive.compression import Decompressed
 from gpucache.archive.errors import BadPack, quoted
 from gpucache.archive.members import SIGNATURES, STATEMENT, member_name
+from gpucache.archive.parsing import parsed
 from gpucache.archive.signature import MOST_SIGNATURES_BYTES, parsed_signatures
 
 TYPE_CHECKING = False
@@ -75,7 +76,7 @@ class PackReader:
             self.signer = judge(message, signatures)
             """Who vouches for the statement; None for a pack that is accepted unsigned."""
             begin = len(statements.SIGNED_BEFORE)
-            self.statement: Statement = statements.parsed(message, begin)
+            self.statement: Statement = parsed(message, begin)
             """What the pack says of itself."""
             size_bytes = self.statement.size_bytes
             if limits.total_bytes is not None and size_bytes > limits.total_bytes:

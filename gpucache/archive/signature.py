@@ -9,13 +9,11 @@ from __future__ import annotations
 import base64
 import binascii
 import json
-import os
 import re
-import stat
 from typing import NamedTuple
 
 from gpucache.archive.errors import BadKey, BadPack, quoted
-from gpucache.disk.door import open_regular, read_some
+from gpucache.archive.key_files import read_secret, read_trusted, write_secret
 from gpucache.disk.vetting import Trust
 from gpucache.environment import SIGN_KEY, TRUST_KEYS, is_key_file
 from gpucache.errors import NotInstalledError
@@ -33,8 +31,6 @@ if TYPE_CHECKING:
 MOST_SIGNATURES = 16
 MOST_SIGNATURES_BYTES = 2**16
 """A longer member of signatures is not read."""
-_MOST_KEY_BYTES = 2**12
-_MOST_TRUSTED_BYTES = 2**20
 _KEY_BYTES = 32
 _SIGNATURE_BYTES = 64
 _SECRET = "gpucache-secret-key"
@@ -157,7 +153,7 @@ class SigningKey:
                 owns it. A group may read what root owns, as Kubernetes mounts a secret with ``fsGroup``.
             NotInstalledError: cryptography is missing.
         """
-        text = _read_secret(path)
+        text = read_secret(path)
         beginning, _, rest = text.strip().partition(":")
         name, _, secret_text = rest.partition(":")
         secret = _from_text(secret_text, _KEY_BYTES)
@@ -201,7 +197,7 @@ def make_key(name: str, path: str) -> SigningKey:
     key = _ed25519().Ed25519PrivateKey.generate()
     line = f"{_SECRET}:{name}:{to_text(key.private_bytes_raw())}\n".encode()
     try:
-        _write_secret(path, line)
+        write_secret(path, line)
     except FileExistsError:
         hint = "choose another name: what is signed with a lost key is believed no more"
         raise BadKey("exists", path, "it is there already", hint) from None
@@ -209,62 +205,6 @@ def make_key(name: str, path: str) -> SigningKey:
         fact = f"it cannot be written: {error.strerror}"
         raise BadKey("unwritable", path, fact, "choose another path") from None
     return SigningKey(name, key)
-
-
-def _write_secret(path: str, line: bytes) -> None:
-    fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
-    try:
-        os.fchmod(fd, 0o600)  # whatever the umask took
-        view = memoryview(line)
-        while view:
-            view = view[os.write(fd, view) :]
-        os.fsync(fd)
-    except BaseException:
-        os.unlink(path)
-        raise
-    finally:
-        os.close(fd)
-
-
-def _read_secret(path: str) -> str:
-    text, found = _read_text(path, _MOST_KEY_BYTES)
-    _refuse_owner(path, found, Trust())
-    is_own = found.st_uid == os.geteuid()
-    allowed = 0o700 if is_own else 0o750
-    mode = stat.S_IMODE(found.st_mode)
-    if mode & ~allowed & 0o777:
-        fact = f"others can read or write this secret key (mode {mode:04o})"
-        raise BadKey(
-            "readable",
-            path,
-            fact,
-            f"chmod 600 {path}, and make a new key if others may have read it",
-        )
-    return text
-
-
-def _read_text(path: str, most_bytes: int) -> tuple[str, os.stat_result]:
-    """The text of a small regular file, links followed as Kubernetes mounts secrets, and the file's `os.stat`."""
-    try:
-        fd, found = open_regular(os.path.realpath(path))
-        with open(fd, "rb") as file:
-            data = read_some(file, most_bytes + 1)
-    except (OSError, ValueError) as error:
-        why = error.strerror if isinstance(error, OSError) else str(error)  # a NUL in the path
-        raise BadKey(
-            "unreadable", path, f"it cannot be read: {why}", "name a file that this user can read"
-        ) from None
-    if len(data) > most_bytes:
-        raise BadKey(
-            "too-long", path, f"it has more than {most_bytes} bytes", "name a file of keys"
-        )
-    return data.decode("ascii", "replace"), found
-
-
-def _refuse_owner(path: str, found: os.stat_result, trust: Trust) -> None:
-    if not trust.covers(found.st_uid):
-        fact = f"it belongs to the user {found.st_uid}, who could change it"
-        raise BadKey("owner", path, fact, "copy it to a file of your own")
 
 
 # ---- the public keys that are believed
@@ -309,7 +249,7 @@ class TrustedKeys:
         source = named
         if is_key_file(text):
             source = text.strip()
-            text = _read_trusted(source, trust)
+            text = read_trusted(source, trust)
         keys: dict[str, bytes] = {}
         for line in re.split(r"[,\n]", text):
             said = line.partition("#")[0].strip()
@@ -389,15 +329,6 @@ def _is_good(key: bytes, signature: bytes, message: bytes) -> bool:
 
 def anyone(message: bytes, signatures: Sequence[Signature]) -> None:
     """Judge a pack whose bytes are believed for another reason, such as that its file is the user's own."""
-
-
-def _read_trusted(path: str, trust: Trust) -> str:
-    text, found = _read_text(path, _MOST_TRUSTED_BYTES)
-    _refuse_owner(path, found, trust)
-    if found.st_mode & stat.S_IWOTH:
-        fact = "everybody can write it, and so say whom to believe"
-        raise BadKey("writable", path, fact, f"chmod o-w {path}, after a look into it")
-    return text
 
 
 def _add(keys: dict[str, bytes], said: str, source: str) -> None:

@@ -7,8 +7,9 @@ import hashlib
 from gpucache.archive import compression, ustar
 from gpucache.archive.errors import BadPack, quoted
 from gpucache.archive.members import SIGNATURES, STATEMENT, member_name
+from gpucache.archive.parsing import parsed
 from gpucache.archive.signature import encoded_signatures
-from gpucache.archive.statement import SIGNED_BEFORE, encoded, parsed
+from gpucache.archive.statement import SIGNED_BEFORE, encoded
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
