@@ -10,10 +10,7 @@ C++ in it, and of a library, which also has to fit the Python, the libc and the 
 
 from __future__ import annotations
 
-import ast
-import importlib.metadata
 import json
-import warnings
 from typing import Literal
 
 from gpucache.archive.collect import Collected, NotCollected
@@ -161,6 +158,9 @@ def flaw_in(name: str, path: str) -> str | None:
 def _is_sound_text(name: str, content: bytes) -> bool:
     try:
         if name.endswith(".py"):
+            import ast  # few packs have any source
+            import warnings
+
             with warnings.catch_warnings():
                 warnings.simplefilter("ignore")
                 ast.parse(content)
@@ -202,6 +202,8 @@ def _has_cpp(path: str) -> bool:
 
 def torch_version() -> str:
     """The version of this Python's torch, which is not imported; empty where there is none."""
+    import importlib.metadata  # slow to import, and of no use to kernels
+
     try:
         return importlib.metadata.version("torch")
     except importlib.metadata.PackageNotFoundError:
