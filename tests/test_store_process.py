@@ -244,3 +244,24 @@ def test_a_url_that_lacks_something_is_told_before_anything_is_asked(url):
     with pytest.raises(RemoteError) as refused:
         open_remote(RemoteUrl.parse(url), {})
     assert refused.value.kind == "misconfigured"
+
+
+def test_a_process_that_comes_up_late_takes_nothing_of_the_limit(tmp_path):
+    """Else a busy machine would kill each one before it has asked anything."""
+    (tmp_path / "sitecustomize.py").write_text("import time; time.sleep(1.5)")
+    environ = {**CREDENTIALS, "PYTHONPATH": str(tmp_path)}
+    with bad_server(says("200 OK", b"12345")) as server:
+        url = RemoteUrl.parse(url_of(server.port))
+        assert get(open_remote(url, environ, Patience(in_all_s=1.0, silent_s=1.0))) == b"12345"
+
+
+def test_a_process_that_never_comes_up_is_told(tmp_path):
+    (tmp_path / "sitecustomize.py").write_text("import os; os._exit(1)")
+    remote = open_remote(
+        RemoteUrl.parse("s3://bucket"), {**CREDENTIALS, "PYTHONPATH": str(tmp_path)}, SLOW
+    )
+    for _ in range(2):
+        with pytest.raises(RemoteError) as failed:
+            get(remote)
+        assert failed.value.kind == "unreachable"
+        assert "cannot be started" in str(failed.value)

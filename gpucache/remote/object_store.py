@@ -54,7 +54,10 @@ class ObjectStore:
         self._url = url
         self._patience = patience
         name, settings = service(url, environ)
-        self._processes = StoreProcesses(name, settings, environ, patience)
+        try:
+            self._processes = StoreProcesses(name, settings, environ, patience)
+        except OSError as error:
+            raise _not_started(self.shown, "reach", "", error) from None
 
     @property
     def can(self) -> frozenset[Ability]:
@@ -134,13 +137,20 @@ class ObjectStore:
     def _request(self, tried: Tried, name: str) -> Iterator[_Request]:
         try:
             process = self._processes.take()
-        except OSError as error:
-            detail = f"no process can be started: {error.strerror}"
-            raise RemoteError(self.shown, "unreachable", tried, name, detail) from None
+            process.come_up()
+        except (OSError, Died) as error:
+            raise _not_started(self.shown, tried, name, error) from None
         try:
+            # The time of the request begins here: no server has made the process come up late.
             yield _Request(self.shown, tried, name, process, Deadline(self._patience))
         finally:
             self._processes.give_back(process)
+
+
+def _not_started(remote: str, tried: Tried, name: str, error: Exception) -> RemoteError:
+    why = os.strerror(error.errno) if isinstance(error, OSError) and error.errno else "it died"
+    detail = f"the process that asks such remotes cannot be started: {why}"
+    return RemoteError(remote, "unreachable", tried, name, detail)
 
 
 class _ThereAlready(Exception):

@@ -147,9 +147,9 @@ def serve(channel: socket.socket) -> None:
             try:
                 if act == "open":
                     store = Store(**question)
-                    limit_memory()
                     answer, data = {}, b""
                 else:
+                    limit_memory()
                     if receiver.files:
                         question["fd"] = receiver.files.pop()
                     answer, data = getattr(store, act)(**question)
