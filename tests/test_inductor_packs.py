@@ -506,11 +506,11 @@ class TestAGpu:
 
     PROGRAM = Path(__file__).parent / "support/cached_graph.py"
 
-    def compiled(self, root: Path, index: int) -> dict[str, int]:
+    def compiled(self, root: Path, index: int, target: str = "sm_90") -> dict[str, int]:
         names = ("GPUCACHE_DIR", "TORCHINDUCTOR_CACHE_DIR")
         env = {**os.environ, **dict.fromkeys(names, str(root)), **PLUGIN}
         done = subprocess.run(
-            [sys.executable, self.PROGRAM, "sm_90", str(index)],
+            [sys.executable, self.PROGRAM, target, str(index)],
             env=env,
             capture_output=True,
             text=True,
@@ -534,3 +534,8 @@ class TestAGpu:
         fleet.unpack("--unsigned")
         assert self.compiled(fleet.second, 0) == {"hit": 1, "miss": 0, "compiled": 0}
         assert self.compiled(fleet.second, 1) == {"hit": 0, "miss": 1, "compiled": 0}
+        # The sources of Inductor's kernels, which are kept with the recipes, came too.
+        warm = ("warm", "--store", "--arch", "sm_80", "--json", "--root", fleet.second)
+        done = fleet.gpucache(*warm, env=fleet.env)
+        assert json.loads(done.stdout)["counts"] == {"made": first["compiled"]}, done.stderr
+        assert self.compiled(fleet.second, 0, "sm_80") == {"hit": 0, "miss": 1, "compiled": 0}

@@ -18,8 +18,9 @@ INDEX = int(sys.argv[2])
 
 
 def on_device() -> None:
-    """Let the current device be that of the index, among as many as that takes."""
+    """Let the current device be that of the index, among as many as that takes; its name is in torch's keys."""
     torch.version.cuda = "12.8"
+    torch.cuda.get_device_properties(INDEX).name = f"a GPU of {sys.argv[1]}"
     for name in ("current_device", "_exchange_device", "_maybe_exchange_device"):
         setattr(torch.cuda, name, lambda *_, **__: INDEX)
     torch.cuda.device_count = lambda: INDEX + 1
