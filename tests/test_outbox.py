@@ -61,6 +61,12 @@ class TestMarkers:
         leave(root, KEYS[0])
         assert keys(root) == [KEYS[0]]
 
+    def test_what_is_there_is_not_opened(self, root):
+        """It may be another user's marker, which this one may not open, and stays as it is."""
+        at(root, KEYS[0]).mkdir(parents=True)
+        leave(root, KEYS[0])
+        assert at(root, KEYS[0]).is_dir()
+
     def test_what_was_taken_away_waits_no_more(self, root):
         leave(root, KEYS[0])
         (marker,) = waiting(root)

@@ -82,7 +82,7 @@ def examine(
 
     Nothing that is examined makes it raise. It writes nothing but a file that is there for an instant, in the root's
     own temporary directory, to ask the file system's clock. It asks NVML as `discover` does, with its time limit, a
-    remote that is set for about ten seconds, and CUDA nothing. It may run beside any process: it tries a lock only
+    remote that is set for twelve seconds at most, and CUDA nothing. It may run beside any process: it tries a lock only
     after the lock stood still for long. An ``error`` hurts now, or is unsafe; a ``warning`` will hurt, or costs time.
     Of a directory that is no cache nothing else is told. ``named`` is the option or the variable that names the root,
     if any.

@@ -34,7 +34,8 @@ from gpucache.store.pulled import PulledEntry, pulls
 from gpucache.store.stats import hours
 from gpucache.units import age
 
-_PATIENCE = Patience(in_all_s=5.0, silent_s=5.0)
+_PATIENCE = Patience(in_all_s=3.0, silent_s=3.0)
+"""Of each of four requests at most, so that all of them are over in twelve seconds."""
 _PROBE = pack_object("gpucache-doctor")
 """An object that nobody puts: that it is not there is an answer."""
 _PROBE_BYTES = 2**20
@@ -135,7 +136,7 @@ def _signing(environ: Mapping[str, str]) -> Iterator[Finding]:
     }
 )
 def answers(case: Case) -> Iterator[Finding]:
-    """Ask the remote for what nobody has put there, and what it has; over in about ten seconds, whatever it does."""
+    """Ask the remote for what nobody has put there, and what it has; over in twelve seconds, whatever it does."""
     url = _url_of(case.environ)
     if url is None or not all(map(find_spec, _libraries(url))):
         return

@@ -31,7 +31,7 @@ FORGOTTEN_S = 7 * DAY_S
 LEAST_COMPILE_S = 0.1
 """What was compiled in less is left to those who miss it: to ask for it would take as long."""
 _TRIES = 3
-_MARKER = os.O_WRONLY | os.O_CREAT | SAFELY
+_MARKER = os.O_WRONLY | os.O_CREAT | os.O_EXCL | SAFELY
 
 
 class Marker(Value):
@@ -54,15 +54,19 @@ def leave(root: str, key: str) -> None:
         OSError: the disk refused.
     """
     directory = paths.ours(root, "outbox", node_id())
-    os.close(_made(directory, key))
+    try:
+        os.close(_made(directory, key))
+    except FileExistsError:  # perhaps another user's
+        return
     if len(os.listdir(directory)) > MOST_MARKERS:
         _drop_oldest(root)
 
 
 def _made(directory: str, key: str) -> int:
-    """A descriptor of the marker, which is made where it is not there, with its directory.
+    """A descriptor of the new marker, whose directory is made where it is not there.
 
     Raises:
+        FileExistsError: the marker is there.
         OSError: the disk refused.
     """
     path = f"{directory}/{key}"

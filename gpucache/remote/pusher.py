@@ -51,6 +51,7 @@ _LOOK_S = 0.2
 _NICENESS = 10
 _PASSING = ("unreachable", "rate-limited", "server", "bad-answer")
 """The kinds of failure that may be over soon; any other but ``timeout`` stays until somebody mends it."""
+_PROBE_S = 30.0
 _PATIENCE = Patience(in_all_s=120.0, silent_s=20.0)
 
 
@@ -67,7 +68,7 @@ def main() -> None:
 def push_waiting(root: str, environ: Mapping[str, str]) -> None:
     """Push the entries of all markers, and those that come within `IDLE_S`; nothing where another process does so.
 
-    ``root`` is a real path; ``environ`` names the remote, and the key.
+    ``root`` is absolute; ``environ`` names the remote, and the key.
 
     Raises:
         GpuCacheError: the root is not safe.
@@ -127,7 +128,7 @@ def _pushed_all(
 
 def _may_push(breaker: Breaker) -> bool:
     """Whether the remote may be written, after a pause where it has failed; False where that pause is too long."""
-    while not breaker.allows(_PATIENCE.in_all_s):
+    while not breaker.allows(_PROBE_S):
         now = time.monotonic()
         state = breaker.read()
         until = max(state.closed_until, state.probed_until)

@@ -98,7 +98,8 @@ def pulls(root: str) -> Iterator[Pulled]:
 def use_of_pulled(root: str) -> PulledUse:
     """Count what was used of what the last `MOST_PULLS` pulls have made. Reads no entry, and changes nothing.
 
-    Limit: where a mount keeps no times that are set, everything counts as used.
+    Limits: stock Triton, which stamps nothing, uses what counts as unused; where a mount keeps no times that are set,
+    everything counts as used.
     """
     made: dict[str, float] = {}
     for pulled in pulls(root):
