@@ -26,9 +26,13 @@ import gpucache.cli.commands
 import gpucache.cli.run
 import gpucache.cli.run_ahead
 import gpucache.cli.transfer
+import gpucache.cli.transfer_pull
 import gpucache.cli.transfer_unpack
+import gpucache.remote.ask
 import gpucache.store.eviction
 import gpucache.store.leftovers
+import gpucache.transfer.prefetch
+import gpucache.transfer.pull
 import gpucache.triton.shared_kernel
 import gpucache.triton.single_file
 import gpucache.warm.ahead.ahead
@@ -204,6 +208,14 @@ def _transfer(root: Path, *words: str) -> int:
     return command_line.main([*words, f"{root.parent}/kernels.tar.zst"])
 
 
+def _offered(root: Path) -> None:
+    """As `_packed`, with the pack in a directory that is a remote."""
+    _packed(root)
+    place = _shared(root) / "v1/packs"
+    place.mkdir(parents=True)
+    os.rename(f"{root.parent}/kernels.tar.zst", place / "kernels")
+
+
 def _waiting(root: Path) -> None:
     """Two kernels, of which one is still to be given to a directory beside the root."""
     _two(root)
@@ -230,6 +242,7 @@ TREES: dict[str, Callable[[Path], None]] = {
     "forged": _forged,
     "recorded": _recorded,
     "packed": _packed,
+    "offered": _offered,
     "waiting": _waiting,
 }
 
@@ -278,6 +291,25 @@ def _transferring(*words: str) -> Callable[[Path, Injection], object]:
         return code
 
     return run
+
+
+def _pulling(root: Path, injection: Injection) -> object:
+    os.environ |= _writing(root)
+    code = command_line.main(["pull", "kernels"])
+    assert code in (0, 1), f"exit code {code}"
+    return code
+
+
+def _running_with_a_pack(root: Path, injection: Injection) -> object:
+    """Start a command under `GPUCACHE_PACK`, up to where it would become the program; another process would pull."""
+    executed = []
+    os.environ |= _writing(root) | {"GPUCACHE_PACK": "kernels"}
+    gpucache.cli.run._execute = lambda command, environ, given=None: executed.append(environ)
+    gpucache.transfer.prefetch.start_detached = lambda command, environ, kept: 1
+    gpucache.remote.ask.start_detached = lambda *_: None
+    command_line.main(["run", "--", "true"])
+    assert executed
+    return None
 
 
 def _leaving_word(root: Path, injection: Injection) -> object:
@@ -371,6 +403,8 @@ OPERATIONS: dict[str, Operation] = {
     "path": Operation("two", _calling("path")),
     "pack": Operation("two", _transferring("pack", "-o")),
     "unpack": Operation("packed", _transferring("unpack", "--unsigned")),
+    "pull": Operation("offered", _pulling),
+    "run-pack": Operation("offered", _running_with_a_pack),
     "leave-word": Operation("two", _leaving_word),
     "push": Operation("waiting", _pushing),
     "run-warm": Operation("recorded", _running("--warm")),
