@@ -321,6 +321,15 @@ class TestUnpack:
         assert "mkdir -p" in done.err
         assert not (tmp_path / "typo").exists()
 
+    @pytest.mark.parametrize("part", ["", "gpucache/v1/store"])
+    def test_a_root_that_others_may_write_is_refused(self, part, packed, root, here):
+        (root / part).chmod(0o777)
+        before = sorted(root.rglob("*"))
+        done = here("unpack", packed, "--unsigned", "--root", root)
+        assert done.code == 1
+        assert "everybody may write it" in done.err
+        assert sorted(root.rglob("*")) == before
+
     def test_a_directory_that_is_no_cache_is_refused(self, packed, here, tmp_path):
         (tmp_path / "home").mkdir()
         (tmp_path / "home/letter.txt").write_text("dear")

@@ -109,6 +109,21 @@ class TestOneEntry:
         assert said[0] == taken
         assert total_bytes(root) is None  # nobody has counted yet
 
+    def test_of_a_long_pack_the_size_is_written_now_and_then(self, root):
+        """A killed run has counted nearly all that it made."""
+        source, seen = Source(), []
+        for _ in range(120):
+            source.add({"add.json": CONTENT["add.json"]})
+        size = Path(root, "gpucache/v1/stats/size")
+
+        def look(done: int, total: int) -> None:
+            seen.append(json.loads(size.read_text())[0] if size.exists() else 0)
+
+        unpacked(root, source, on_progress=look)
+        counted = sorted(set(seen))
+        assert len(counted) == 3
+        assert counted[1] - counted[0] == counted[2] - counted[1] > 0
+
     def test_what_is_there_stays_and_is_not_read_again(self, root):
         unpacked(root, Source().add())
         before = {path: path.stat().st_ino for path in entry(root, 0).iterdir()}
