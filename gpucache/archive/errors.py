@@ -91,6 +91,7 @@ _ANOTHER = (
 _HINTS: dict[str, str] = {
     "not-zstd": "name a file that `gpucache pack` has written",
     "window": "pack it anew with `gpucache pack`, or compress it with a window of 8 MiB at most",
+    "second-frame": "give it as `gpucache pack` wrote it: one frame of zstd, and nothing after it",
     "truncated": "get the pack anew: it ends too early",
     "version": "read it with the gpucache that wrote it, or a later one",
     "too-long": "pack fewer entries (--kernel, --arch, --used-since)",
