@@ -23,7 +23,7 @@ NAMES = [
     *("provision", "provision-again", "prune", "slim", "clean", "verify", "repair"),
     *("stats", "ls", "du", "doctor", "path"),
     *("run-warm", "run-auto"),
-    *("pack", "unpack", "pull", "run-pack", "leave-word", "push"),
+    *("pack", "unpack", "pull", "run-pack", "leave-word", "push", "ask"),
 ]
 
 

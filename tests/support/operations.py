@@ -29,10 +29,12 @@ import gpucache.cli.transfer
 import gpucache.cli.transfer_pull
 import gpucache.cli.transfer_unpack
 import gpucache.remote.ask
+import gpucache.remote.setting
 import gpucache.store.eviction
 import gpucache.store.leftovers
 import gpucache.transfer.prefetch
 import gpucache.transfer.pull
+import gpucache.triton.fetched
 import gpucache.triton.shared_kernel
 import gpucache.triton.single_file
 import gpucache.warm.ahead.ahead
@@ -350,6 +352,13 @@ def _evicting(root: Path, injection: Injection) -> object:
     return result
 
 
+def _asking(root: Path, injection: Injection) -> object:
+    """Launch a kernel that a remote is asked for, whose courier does not come up; none is started here."""
+    gpucache.remote.ask.start_beside = lambda module, words, environ: None
+    gpucache.remote.ask._LOOK_S = 0.1  # longer than the limit: each run looks once
+    return launch(C, injection.aside)
+
+
 def _adding_a_recipe(root: Path, injection: Injection) -> object:
     """Give the entry of one kernel a recipe, as a launch does that finds none there."""
     lock = f"{root}/gpucache/v1/locks/{A}.lock"
@@ -388,6 +397,12 @@ OPERATIONS: dict[str, Operation] = {
     "library-view": Operation("one-device", _loading("launcher.so"), device="1"),
     "autotune": Operation("two", _loading("add.autotune.json")),
     "autotune-hit": Operation("one-device", _loading("add.autotune.json")),
+    "ask": Operation(
+        "two",
+        _asking,
+        GPUCACHE_REMOTE="file:///nowhere?trust=owner",
+        GPUCACHE_REMOTE_TIMEOUT_S="0.05",
+    ),
     "evict": Operation("two", _evicting, GPUCACHE_MAX_SIZE="1"),
     "provision": Operation("empty", _calling("provision")),
     "provision-again": Operation("two", _calling("provision")),
