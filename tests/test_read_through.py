@@ -21,6 +21,7 @@ from support.read_through import VERSION, Entries, couriers, end_couriers
 from support.remotes import EVERY_KIND, KINDS, Place
 
 from gpucache.archive.signature import make_key
+from gpucache.disk import lock_place
 from gpucache.forks import run_at_exit
 from gpucache.remote.breaker import Breaker
 from gpucache.remote.meeting import Meeting
@@ -140,6 +141,16 @@ class TestAHit:
         assert os.getsid(pid) != os.getsid(0)
         held = [os.readlink(f"/proc/{pid}/fd/{fd}") for fd in os.listdir(f"/proc/{pid}/fd")]
         assert not [path for path in held if path.endswith(".lock")]
+
+    def test_where_the_locks_are_not_in_the_root_the_courier_is_met_there(
+        self, remote, root, monkeypatch, shared_memory
+    ):
+        """As where the root is on a network file system, on which another node would find the socket too."""
+        monkeypatch.setattr(lock_place, "is_local", lambda _: False)
+        remote.add(KEY, FILES)
+        assert launched(KEY, FILES)[0]
+        assert len(list(shared_memory.glob("gpucache-*/remote-*.socket"))) == 1
+        assert not list(root.glob("gpucache/v1/locks/remote-*"))
 
     def test_only_this_user_reaches_it(self, remote, root):
         remote.add(KEY, FILES)
