@@ -10,6 +10,7 @@ import json
 import os
 import re
 import shutil
+import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -19,9 +20,12 @@ import pytest
 from support.cli import TEXT
 from support.corpus_runs import SUPPORT, launched
 from support.fleet import CORPUS, Machine, compiled, failures, machines
-from support.processes import python_path
+from support.processes import PATIENCE_S, python_path
 from support.servers import apart
 from support.stand_in_commands import stand_in_commands
+
+from gpucache.remote.outbox import LEAST_COMPILE_S
+from gpucache.store.manifest import MANIFEST, parse_manifest
 
 pytestmark = pytest.mark.usefixtures("triton", "can_mount")
 
@@ -203,6 +207,46 @@ def warmed(machine: Machine, recipes: Path, *words: str) -> int:
 
 PROGRAM = python_path(SUPPORT)
 """Where modules are found on a machine that warms."""
+
+
+def test_what_ranks_compile_is_there_for_the_next_machine_without_a_command(
+    tmp_path: Path,
+) -> None:
+    """Each kernel that took 0.1 s or longer, by a process that outlives the ranks; the rest is compiled there again."""
+    (tmp_path / "remote").mkdir(mode=0o700)
+    url = f"file://{tmp_path}/remote"
+    with machines(tmp_path, "canary", "next") as (canary, other):
+        line = canary.gpucache("keygen", "ci").said.strip()
+        writes = {
+            "GPUCACHE_REMOTE": f"{url}?mode=write",
+            "GPUCACHE_SIGN_KEY": str(canary.directory / "ci.key"),
+        }
+        reads = {
+            "GPUCACHE_REMOTE": url,
+            "GPUCACHE_TRUST_KEYS": line,
+            "GPUCACHE_REMOTE_TIMEOUT_S": str(PATIENCE_S),
+        }
+        assert failures(canary.launch(*TWELVE, **writes)) == []
+        slow = {key for key, seconds in compile_times(canary).items() if seconds >= LEAST_COMPILE_S}
+        assert slow
+        end = time.monotonic() + PATIENCE_S
+        while any(canary.root.glob("gpucache/v1/outbox/*/*")):
+            assert time.monotonic() < end
+            time.sleep(0.1)
+        assert {path.name for path in tmp_path.glob("remote/v1/*/*/*")} == slow
+        ranks = other.launch(*TWELVE, **reads)
+        assert failures(ranks) == []
+        assert set(compiled(ranks)) == canary.stored() - slow
+
+
+def compile_times(machine: Machine) -> dict[str, float]:
+    """How long the compile of each kernel in a machine's store took, in seconds."""
+    times = {}
+    for path in machine.root.glob(f"gpucache/v1/store/*/*/{MANIFEST}"):
+        manifest = parse_manifest(path.read_bytes())
+        assert manifest is not None
+        times[path.parent.name] = manifest.facts.compile_s or 0.0
+    return times
 
 
 @pytest.mark.parametrize("way", ["S3"], indirect=True)
