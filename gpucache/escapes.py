@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
 
 def printable(text: str) -> str:
     """The text on one line, in which each letter that would move the cursor, or cannot be shown, is an escape.
@@ -45,6 +49,14 @@ def without_secrets(url: str) -> str:
     if question:
         base += question + "&".join(pairs)
     return printable(base[:_SHOWN])
+
+
+def without(text: str, secrets: Iterable[str]) -> str:
+    """A text in which ``***`` stands for each of some secrets, as when another machine has sent them back."""
+    for secret in secrets:
+        if secret:
+            text = text.replace(secret, "***")
+    return text
 
 
 _PLAIN_OPTIONS = frozenset(

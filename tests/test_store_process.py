@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import base64
 import gc
+import logging
 import os
 import signal
 import subprocess
@@ -229,6 +231,86 @@ def test_each_service_is_told_its_address_and_its_own_credentials(url, environ, 
 def test_no_password_goes_to_a_server_for_which_no_user_is_named():
     _, settings = service(RemoteUrl.parse("webdav://h/p"), {"WEBDAV_PASSWORD": SECRET})
     assert SECRET not in settings.values()
+
+
+ASKED = [
+    (
+        "hf://datasets/o/n@v1/p?endpoint={}",
+        {"HF_TOKEN": "t"},
+        "/datasets/o/n/resolve/v1/p/{}",
+        b"Bearer t",
+    ),
+    ("hf://o/n?endpoint={}", {}, "/o/n/resolve/main/{}", b""),
+    ("gs://b/p?endpoint={}&anonymous=1", {}, "/storage/v1/b/b/o/p%2F{}?alt=media", b""),
+    (
+        "az://c/p?account=a&endpoint={}/a",
+        {"AZURE_STORAGE_KEY": "a2V5"},
+        "/a/c/p/{}",
+        b"SharedKey a:",
+    ),
+    (
+        "az://c/p?endpoint={}/a",
+        {"AZURE_STORAGE_SAS_TOKEN": "se=1&sig=2"},
+        "/a/c/p/{}?se=1&sig=2",
+        b"",
+    ),
+    ("s3://b/p?endpoint={}&anonymous=1", {}, "/b/p/{}", b""),
+    ("s3://b/p?endpoint={}", CREDENTIALS, "/b/p/{}", b"AWS4-HMAC-SHA256 Credential=me/"),
+]
+
+
+@pytest.mark.parametrize(
+    ("url", "environ", "path", "who"), ASKED, ids=lambda value: str(value)[:20]
+)
+def test_each_service_is_asked_where_it_has_objects_and_as_whom(url, environ, path, who, tmp_path):
+    with bad_server(says("200 OK", b"12345")) as server:
+        parsed = RemoteUrl.parse(url.format(f"http://127.0.0.1:{server.port}"))
+        assert get(open_remote(parsed, {"HF_HOME": str(tmp_path), **environ}, SLOW)) == b"12345"
+    (request,) = server.requests
+    name = "v1%2Fpacks%2Fa" if parsed.scheme == "gs" else "v1/packs/a"
+    assert request.split(b" ")[1] == path.format(name).encode()
+    shown = [line for line in request.split(b"\r\n") if line.lower().startswith(b"authorization:")]
+    assert [line.partition(b": ")[2][: len(who)] for line in shown] == ([who] if who else [])
+
+
+ECHOED = [
+    ("s3://b?endpoint={}", {**CREDENTIALS, "AWS_SESSION_TOKEN": "session-word"}),
+    ("az://c?endpoint={}", {"AZURE_STORAGE_SAS_TOKEN": "se=1234567&sig=signature-word"}),
+    ("webdav://me@{}/d", {"WEBDAV_PASSWORD": "password-word"}),
+    ("webdav://{}/d", {"WEBDAV_TOKEN": "token-word"}),
+    ("hf://o/n?endpoint={}", {"HF_TOKEN": "token-word"}),
+    ("redis://me@{}/0", {"REDISCLI_AUTH": "password-word"}),
+]
+
+
+@pytest.mark.parametrize(("url", "environ"), ECHOED, ids=lambda value: str(value)[:12])
+def test_what_a_server_sends_back_of_credentials_is_not_even_at_debug_level(url, environ, caplog):
+    """Each form of them: as they are, in a header of HTTP, in the query of a URL."""
+    caplog.set_level(logging.DEBUG, "gpucache")
+    secrets = [value for name, value in environ.items() if name != "AWS_ACCESS_KEY_ID"]
+    if "SAS" in str(environ):
+        secrets.append("signature-word")
+    basic = base64.b64encode(b"me:password-word").decode()
+    said = " ".join([*secrets, basic])
+
+    def behave(connection, over):
+        body = f"<Error><Code>{said}</Code><Message>{said}</Message></Error>"
+        if url.startswith("redis"):
+            connection.sendall(f"-ERR {said}\r\n".encode())
+        else:
+            says("403 Forbidden", body.encode(), X_Said=said)(connection, over)
+
+    with bad_server(behave, end=b"\r\n" if url.startswith("redis") else b"\r\n\r\n") as server:
+        where = f"127.0.0.1:{server.port}"
+        at = url.format(f"http://{where}" if "endpoint" in url else where)
+        with pytest.raises(RemoteError) as refused:
+            get(open_remote(RemoteUrl.parse(at), environ, SLOW))
+        assert server.requests
+    assert any("opendal: " in line or "redis: " in line for line in caplog.messages)
+    for text in (caplog.text, str(refused.value)):
+        for secret in secrets:
+            assert secret not in text
+        assert basic not in text or not url.startswith("webdav://me@")
 
 
 def test_the_kept_token_of_the_hub_is_read_and_nothing_large(tmp_path):

@@ -12,7 +12,7 @@ import re
 import select
 from typing import TYPE_CHECKING
 
-from gpucache.escapes import printable
+from gpucache.escapes import printable, without
 from gpucache.log import DEBUG, tell
 
 if TYPE_CHECKING:
@@ -46,8 +46,10 @@ class BadReply(Exception):
 class Connection:
     """One connection. After any error but `ServerRefused` it is of no use any more: close it."""
 
-    def __init__(self, connected: socket.socket) -> None:
+    def __init__(self, connected: socket.socket, secret: str = "") -> None:
         self._socket = connected
+        self._secret = secret
+        """What is not told, should the server say it."""
         self._received = bytearray()
 
     def is_quiet(self) -> bool:
@@ -94,7 +96,7 @@ class Connection:
         if kind == b"+":
             return rest
         if kind == b"-":
-            raise _refused(rest)
+            raise self._refused(rest)
         number = _number(rest)
         if kind == b":":
             return number
@@ -108,6 +110,12 @@ class Connection:
         if kind == b"*" and 0 <= number <= _MOST_ITEMS and depth > 0:
             return [self._reply(deadline, most_bytes, depth - 1) for _ in range(number)]
         raise BadReply
+
+    def _refused(self, said: bytes) -> ServerRefused:
+        text = said.decode("ascii", "backslashreplace")
+        shown = printable(without(text, [self._secret]))
+        tell(DEBUG, "redis: %s", shown[:_DEBUG_LETTERS])
+        return ServerRefused(text.partition(" ")[0])
 
     def _line(self, deadline: Deadline) -> bytes:
         while (end := self._received.find(b"\r\n")) < 0:
@@ -149,9 +157,3 @@ def _number(text: bytes) -> int:
     if not _NUMBER.fullmatch(text):
         raise BadReply
     return int(text)
-
-
-def _refused(said: bytes) -> ServerRefused:
-    text = said.decode("ascii", "backslashreplace")
-    tell(DEBUG, "redis: %s", printable(text)[:_DEBUG_LETTERS])
-    return ServerRefused(text.partition(" ")[0])

@@ -205,7 +205,7 @@ class RedisServer:
             dialled = returned_in_time(self._dialled(deadline), deadline.left_s())
         except CallFailed as failed:
             raise _as_oserror(failed.error) from None
-        connection = Connection(dialled)
+        connection = Connection(dialled, self._password or "")
         try:
             self._greet(connection, deadline)
         except BaseException:

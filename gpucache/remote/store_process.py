@@ -11,6 +11,7 @@ It has no stdio, and ends with its channel.
 
 from __future__ import annotations
 
+import base64
 import os
 import re
 import resource
@@ -21,9 +22,10 @@ import threading
 from contextlib import suppress
 from itertools import islice
 from typing import TYPE_CHECKING, Any
+from urllib.parse import parse_qsl
 
 from gpucache.disk.spawning import offer_to_the_killer
-from gpucache.escapes import printable
+from gpucache.escapes import printable, without
 from gpucache.remote.opendal_errors import meaning
 from gpucache.remote.store_messages import Ended, Receiver, send
 
@@ -42,7 +44,16 @@ _ONE_PIECE_BYTES = 32 * 2**20
 """A file that is no longer is put by one request, where a store can take parts."""
 _PART_BYTES = 16 * 2**20
 _LISTED_AT_ONCE = 256
-_SAID_LETTERS = 200
+_SAID_LETTERS, _LOOKED_AT_LETTERS = 200, 8192
+_SECRETS = (
+    "secret_access_key",
+    "session_token",
+    "account_key",
+    "sas_token",
+    "password",
+    "token",
+)
+"""The settings of services that nobody is to see."""
 
 
 class Store:
@@ -139,6 +150,7 @@ def serve(channel: socket.socket) -> None:
     receiver = Receiver(channel)
     channel.settimeout(_IDLE_S)
     store: Store | None = None
+    secrets: list[str] = []
     with suppress(Ended, TimeoutError):
         while True:
             question, _ = receiver.take()
@@ -146,6 +158,7 @@ def serve(channel: socket.socket) -> None:
             del question["bytes"]
             try:
                 if act == "open":
+                    secrets = _secrets(question["settings"])
                     store = Store(**question)
                     answer, data = {}, b""
                 else:
@@ -154,14 +167,29 @@ def serve(channel: socket.socket) -> None:
                         question["fd"] = receiver.files.pop()
                     answer, data = getattr(store, act)(**question)
             except BaseException as error:  # opendal's panics are no `Exception`
-                answer, data = _failure(error), b""
+                answer, data = _failure(error, secrets), b""
             send(channel, answer, data)
             answer, data = {}, b""
 
 
-def _failure(error: BaseException) -> Message:
+_QUERY = re.compile(r"(\w+://[^\s?,]*\?)[^\s,]*")
+
+
+def _secrets(settings: dict[str, str]) -> list[str]:
+    """What must not be told of settings, in each form in which a server that got it could send it back."""
+    found = [settings[name] for name in _SECRETS if name in settings]
+    found += [value for _, value in parse_qsl(settings.get("sas_token", ""))]
+    user = f"{settings.get('username', '')}:{settings.get('password', '')}"
+    if "password" in settings:
+        found.append(base64.b64encode(user.encode()).decode())
+    return sorted(found, key=len, reverse=True)  # one may be a part of another
+
+
+def _failure(error: BaseException, secrets: list[str]) -> Message:
     text = str(error)
-    said = printable(text[:_SAID_LETTERS])[:_SAID_LETTERS]
+    # A signature may stand in the query of a URL.
+    shown = _QUERY.sub(r"\1***", text[:_LOOKED_AT_LETTERS])
+    said = printable(without(shown, secrets))[:_SAID_LETTERS]
     # That it is there and cannot be imported, as one that was built for another libc, is as if it were not.
     failed = "not-installed" if isinstance(error, ImportError) else meaning(text)
     return {"failed": failed, "said": said}
