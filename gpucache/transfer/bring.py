@@ -63,7 +63,9 @@ def vet_source(source: BinaryIO, name: str, trust: Trust) -> None:
     """
     found = os.fstat(source.fileno())
     is_file = stat.S_ISREG(found.st_mode)
-    hint = f"have it signed, or look into it and copy it to a directory of your own: `cp {quoted(name)} …`"
+    hint = "have it signed"
+    if name != "-":
+        hint += f", or copy it to a directory of your own if you trust who wrote it: `cp {quoted(name)} …`"
     if not trust.covers(found.st_uid):
         fact = f"belongs to uid {found.st_uid}, not to uid {os.geteuid()}, and is executed"
         raise UnsafeDirectoryError(name, fact, hint)
