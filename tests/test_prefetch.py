@@ -21,7 +21,9 @@ from support.pulled_packs import Packs, end_pulls, pull_files, until_pulled
 from support.read_through import end_couriers
 from support.slow_redis import SlowRedis, slow_redis
 
-from gpucache.remote.pulls import remarks
+from gpucache.remote.pulls import Pull, remarks
+from gpucache.remote.url import RemoteUrl
+from gpucache.transfer import prefetch
 
 SEEDS = [f"kernel {number}" for number in range(12)]
 _DRAW = random.Random(0)
@@ -267,6 +269,25 @@ class TestTheProgramIsNotInItsWay:
         assert "has no v1/packs/llama" in told
         until_pulled(root)
         assert pull_files(root) == []
+
+    def test_what_goes_wrong_as_another_rank_begins_stays_to_be_told(
+        self, environ, remote, root, monkeypatch
+    ):
+        url = RemoteUrl.parse(remote.url)
+        words = (url.shown, "llama", "ahead")
+        first = Pull.begin(str(root), words, "the pull of llama")
+        begin = Pull.begin
+
+        def begin_after_the_first(*words: object) -> Pull | None:
+            first.leave("failed", "no answer")
+            return begin(*words)
+
+        monkeypatch.setattr(Pull, "begin", begin_after_the_first)
+        monkeypatch.setattr(prefetch, "first_in_job", lambda *_: False)
+        (one,) = prefetch.pull_ahead(["llama"], url, str(root), environ, is_rank=True)
+        assert one.did == "done"
+        (remark,) = remarks(str(root / "gpucache/v1/locks"))
+        assert remark.why == "no answer"
 
     def test_a_pack_under_another_name_is_told_and_not_taken(self, remote, start):
         remote.put("older", SEEDS, served_as="llama")

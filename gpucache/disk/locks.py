@@ -129,8 +129,10 @@ def holder(path: str) -> str:
         return "a process that did not say who it is"
 
 
-def take(here: int, name: str) -> int | None:
-    """Take the lock of a file in an open directory, which is made empty if it is not there; its descriptor.
+def take(here: int, name: str, empties: bool = True) -> int | None:
+    """Take the lock of a file in an open directory, which is made if it is not there, and emptied; its descriptor.
+
+    Without ``empties`` the file's content stays, for the new holder to read.
 
     None while another process holds the lock. Nobody waits, but for those who look whether the lock is free, which they
     share for an instant. To end, remove the file, and then `let_go`: whoever has opened it meanwhile sees that.
@@ -143,7 +145,8 @@ def take(here: int, name: str) -> int | None:
         try:
             fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
             if os.fstat(fd).st_nlink == 1:
-                os.ftruncate(fd, 0)
+                if empties:
+                    os.ftruncate(fd, 0)
                 return fd
         except BlockingIOError:
             pass

@@ -79,6 +79,8 @@ class Pull:
         """Take over an open and locked file, as `begin` has made it here or in the process that started this one."""
         self._fd = fd
         self.path = path
+        self.before: Remark | None = None
+        """What the same pull had left for people before this one began."""
         self._bytes = 0
         self._beaten = time.monotonic()
 
@@ -94,12 +96,15 @@ class Pull:
         path = pull_path(root, words)
         here = open_lock_directory(os.path.dirname(path))
         try:
-            fd = take(here, os.path.basename(path))
+            fd = take(here, os.path.basename(path), empties=False)
         finally:
             os.close(here)
         if fd is None:
             return None
         pull = cls(fd, path)
+        with suppress(OSError):
+            pull.before = _remark_in(fd, path, os.fstat(fd))
+        os.ftruncate(fd, 0)
         pull._write_head("starting", 0, what)
         return pull
 
@@ -259,13 +264,13 @@ def remarks(directory: str) -> list[Remark]:
     with suppress(OSError):
         for name in sorted(os.listdir(directory)):
             if name.startswith(PULL):
-                remark = remark_in(f"{directory}/{name}")
+                remark = _remark_at(f"{directory}/{name}")
                 if remark is not None:
                     found.append(remark)
     return found
 
 
-def remark_in(path: str) -> Remark | None:
+def _remark_at(path: str) -> Remark | None:
     """What the file of a pull says that is over; None where that says nothing, or is not there. Never raises."""
     try:
         fd, found = open_regular(path)

@@ -18,7 +18,7 @@ from gpucache.environment import RECORD
 from gpucache.errors import NotInstalledError
 from gpucache.once import first_in_job
 from gpucache.remote.errors import NobodyTrustedError, NoRemoteError
-from gpucache.remote.pulls import Pull, Remark, pull_path, remark_in
+from gpucache.remote.pulls import Pull, Remark
 from gpucache.remote.url import RemoteUrl
 
 if TYPE_CHECKING:
@@ -100,16 +100,15 @@ def _pull_ahead(
     name: str, url: RemoteUrl, root: str, environ: Mapping[str, str], is_rank: bool
 ) -> Prefetch:
     words = (url.shown, name, "ahead")
-    before = remark_in(pull_path(root, words))
     pull = Pull.begin(root, words, f"the pull of {name} from {url.shown}")
     if pull is None:
         return Prefetch(name, "joined")
     # While the lock is held: a rank that was first has begun before, so that it is at it, or done.
     if is_rank and not first_in_job(f"pull {name} {url.text} {root}", environ):
-        if before is None:
+        if pull.before is None:
             pull.end()
         else:
-            pull.leave(before.kind, before.why)
+            pull.leave(pull.before.kind, pull.before.why)
         return Prefetch(name, "done")
     asked = {"name": name, "root": root, "fd": pull.fileno(), "path": pull.path}
     command = python_command("gpucache.transfer.prefetch", json.dumps(asked))
@@ -120,7 +119,7 @@ def _pull_ahead(
         pull.end()
         raise
     pull.hand_over()
-    return Prefetch(name, "started", pid, before)
+    return Prefetch(name, "started", pid, pull.before)
 
 
 # ---- the process that pulls
