@@ -98,11 +98,16 @@ def test_a_pack_names_no_user_no_machine_and_no_secret(writer: Writer, monkeypat
     content = zstandard.ZstdDecompressor().stream_reader(writer.pack().read_bytes()).read()
     secret = Path("ci.key").read_text().strip().rpartition(":")[2]
     unsaid = [secret, "the-secret-of-the-bucket", str(writer.root), socket.gethostname()]
-    assert [word for word in unsaid if word.encode() in content] == []
+    assert [word for word in unsaid if says(content, word)] == []
     owners = {content[at + 108 : at + 124] for at in headers(content)}
     assert owners == {b"0000000\0" * 2}
     named = {content[at + 265 : at + 329].strip(b"\0") for at in headers(content)}
     assert named == {b""}
+
+
+def says(content: bytes, word: str) -> bool:
+    """Whether a word is there, and not as letters of a signature: a host may be called ``vm``."""
+    return re.search(rb"(?<![\w-])" + re.escape(word.encode()) + rb"(?![\w-])", content) is not None
 
 
 def headers(archive: bytes) -> list[int]:
