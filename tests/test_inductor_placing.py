@@ -6,6 +6,7 @@ import errno
 import fcntl
 import itertools
 import os
+import stat
 from pathlib import Path
 
 import pytest
@@ -89,6 +90,16 @@ class TestPlace:
         assert here.files == files
         assert here.place(files) == "there"
         assert all(is_cache(name) for name in here.files)
+
+    def test_others_may_read_as_what_torch_makes(self, here):
+        before = os.umask(0)
+        try:
+            here.place(GRAPH)
+        finally:
+            os.umask(before)
+        (name,) = GRAPH
+        modes = [stat.S_IMODE((here.root / name).parents[up].stat().st_mode) for up in range(3)]
+        assert modes == [0o755, 0o755, 0o755]
 
     def test_what_is_there_stays(self, here):
         """Torch's own may differ: a library has the time of its making in it."""

@@ -47,7 +47,7 @@ class StagedUnit:
             OSError: the disk refused.
         """
         path = f"{self.directory}/{len(self._paths)}"
-        with open(os.open(path, _NEW_FILE, 0o666), "wb") as out:
+        with open(os.open(path, _NEW_FILE, 0o644), "wb") as out:
             for piece in pieces:
                 out.write(piece)
         self._paths[file.name] = path

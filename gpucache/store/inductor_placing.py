@@ -28,6 +28,8 @@ from gpucache.store.removal import InUse
 Placed = Literal["made", "there"]
 
 _LOCK = os.O_RDWR | os.O_CREAT | SAFELY
+_OPEN = 0o755
+"""The mode of directories, as torch's are under the usual umask: where users share a root, the others' torch reads."""
 _TEXTS = ".py", ".best_config"
 """How the names of code end that torch writes without a lock."""
 
@@ -103,7 +105,7 @@ def _write_copy(staged: str, name: str, here: int, disk: Straight) -> None:
     source = disk.act(staged, lambda fd, name: open_regular(name, here=fd)[0])
     with os.fdopen(source, "rb") as old:
         flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | SAFELY
-        with os.fdopen(os.open(name, flags, 0o666, dir_fd=here), "wb") as new:
+        with os.fdopen(os.open(name, flags, 0o644, dir_fd=here), "wb") as new:
             shutil.copyfileobj(old, new)
             _hand_over(new.fileno(), os.fstat(here))
 
@@ -116,7 +118,7 @@ def _make_way(root: str, directory: str, disk: Straight) -> None:
         if disk.lexists(step):
             continue
         with suppress(FileExistsError):
-            disk.mkdir(step)
+            disk.act(step, lambda here, name: os.mkdir(name, _OPEN, dir_fd=here))
         with disk.directory(above) as outer, disk.directory(step) as here:
             hand_over(here, (), os.fstat(outer))
 
@@ -154,7 +156,7 @@ def _locked(root: str, unit: str, names: Mapping[str, str], disk: Straight) -> I
         return
     path = f"{root}/locks/{unit}.lock"
     _make_way(root, f"{root}/locks", disk)
-    fd = disk.act(path, lambda here, name: os.open(name, _LOCK, 0o666, dir_fd=here))
+    fd = disk.act(path, lambda here, name: os.open(name, _LOCK, 0o644, dir_fd=here))
     try:
         _take(fd, path, disk)
         yield
