@@ -321,6 +321,22 @@ def test_the_kept_token_of_the_hub_is_read_and_nothing_large(tmp_path):
     assert "token" not in service(url, environ)[1]
 
 
+def test_the_region_of_a_profile_is_that_of_the_file_of_the_aws_cli(tmp_path):
+    config = tmp_path / "config"
+    config.write_text("[default]\nregion = eu-1\n[profile other]\nregion=ap-2\n[profile bare]\n")
+    url, file = RemoteUrl.parse("s3://b"), {"AWS_CONFIG_FILE": str(config)}
+    for environ, region in (
+        ({}, "eu-1"),
+        ({"AWS_PROFILE": "other"}, "ap-2"),
+        ({"AWS_PROFILE": "bare"}, "us-east-1"),
+        ({"AWS_PROFILE": "none"}, "us-east-1"),
+        ({"AWS_PROFILE": "other", "AWS_REGION": "x"}, "x"),
+    ):
+        assert service(url, file | environ)[1]["region"] == region
+    config.write_bytes(b"\xff[[")
+    assert service(url, file)[1]["region"] == "us-east-1"
+
+
 @pytest.mark.parametrize("url", ["az://container", "hf://owner", "hf://datasets/owner"])
 def test_a_url_that_lacks_something_is_told_before_anything_is_asked(url):
     with pytest.raises(RemoteError) as refused:

@@ -11,6 +11,7 @@ from contextlib import suppress
 from typing import TYPE_CHECKING
 from urllib.parse import unquote
 
+from gpucache.disk.door import read_limited
 from gpucache.remote.errors import RemoteError
 
 if TYPE_CHECKING:
@@ -21,6 +22,7 @@ if TYPE_CHECKING:
     Settings = dict[str, str]
 
 _SECRET_BYTES = 16 * 1024
+_CONFIG_BYTES = 2**20
 
 
 def _first(environ: Mapping[str, str], *names: str) -> str | None:
@@ -44,12 +46,29 @@ def _s3(url: RemoteUrl, environ: Mapping[str, str]) -> dict[str, str | None]:
     return {
         "bucket": url.host,
         "endpoint": url.option("endpoint") or endpoint,
-        "region": url.option("region") or region or "us-east-1",
+        "region": url.option("region") or region or _kept_region(environ) or "us-east-1",
         "access_key_id": key,
         "secret_access_key": key and _first(environ, "AWS_SECRET_ACCESS_KEY"),
         "session_token": key and _first(environ, "AWS_SESSION_TOKEN"),
         "skip_signature": _anonymous(url),
     }
+
+
+def _kept_region(environ: Mapping[str, str]) -> str | None:
+    """The region that the file of the AWS CLI names for the profile; None where there is none.
+
+    opendal takes credentials from there, and no region (0.47.12).
+    """
+    import configparser
+
+    profile = environ.get("AWS_PROFILE") or "default"
+    section = "default" if profile == "default" else f"profile {profile}"
+    path = environ.get("AWS_CONFIG_FILE") or os.path.expanduser("~/.aws/config")
+    kept = configparser.RawConfigParser()
+    with suppress(OSError, UnicodeDecodeError, configparser.Error):
+        kept.read_string(read_limited(path, _CONFIG_BYTES).decode())
+        return kept.get(section, "region", fallback="").strip() or None
+    return None
 
 
 def _gs(url: RemoteUrl, environ: Mapping[str, str]) -> dict[str, str | None]:
@@ -104,8 +123,6 @@ def _hf(url: RemoteUrl, environ: Mapping[str, str]) -> dict[str, str | None]:
 
 def _kept_hf_token(environ: Mapping[str, str]) -> str | None:
     """The token that `hf auth login` has kept; None where there is none."""
-    from gpucache.disk.door import read_limited
-
     home = environ.get("HF_HOME") or os.path.expanduser("~/.cache/huggingface")
     path = environ.get("HF_TOKEN_PATH") or os.path.join(home, "token")
     with suppress(OSError, UnicodeDecodeError):

@@ -310,19 +310,21 @@ def _named(unfinished: str, target: _Target, replace: bool) -> bool:
 
 
 def _listed(here: int, prefix: str, depth: int) -> Iterator[Listed]:
-    """What lies in an open directory and below; links and unfinished files are left out."""
-    with os.scandir(here) as items:
-        names = sorted(item.name for item in items if not item.name.startswith("."))
-    for name in names:
+    """What lies in an open directory and below; links, unfinished files and what vanishes meanwhile are left out."""
+    with os.scandir(here) as items:  # a directory may hold more than a list of its names should
+        for item in items:
+            if not item.name.startswith("."):
+                with suppress(FileNotFoundError):
+                    yield from _item(here, item.name, prefix, depth)
+
+
+def _item(here: int, name: str, prefix: str, depth: int) -> Iterator[Listed]:
+    found = os.stat(name, dir_fd=here, follow_symlinks=False)
+    if stat.S_ISREG(found.st_mode):
+        yield Listed(f"{prefix}{name}", found.st_size, found.st_mtime)
+    elif stat.S_ISDIR(found.st_mode) and depth > 0:
+        inner = os.open(name, DIRECTORY, dir_fd=here)
         try:
-            found = os.stat(name, dir_fd=here, follow_symlinks=False)
-        except FileNotFoundError:
-            continue
-        if stat.S_ISREG(found.st_mode):
-            yield Listed(f"{prefix}{name}", found.st_size, found.st_mtime)
-        elif stat.S_ISDIR(found.st_mode) and depth > 0:
-            inner = os.open(name, DIRECTORY, dir_fd=here)
-            try:
-                yield from _listed(inner, f"{prefix}{name}/", depth - 1)
-            finally:
-                os.close(inner)
+            yield from _listed(inner, f"{prefix}{name}/", depth - 1)
+        finally:
+            os.close(inner)
