@@ -16,7 +16,7 @@ import pytest
 import zstandard
 from support.cli import Command
 from support.launches import another_process, kernel, launched
-from support.processes import PATIENCE_S
+from support.processes import PATIENCE_S, python_path
 from support.read_through import VERSION, Entries, couriers, end_couriers
 from support.users import BOB
 
@@ -169,6 +169,34 @@ def test_an_old_pack_is_taken_and_told(writer: Writer, reader: Path, here: Comma
     done = here("unpack", "old.tar.zst", "--root", reader)
     assert done.code == 0
     assert "is number 1 of kernels, and number 2 was seen here: an older pack" in done.err
+
+
+@shows("A launch opens no private key, also where what it compiles is pushed.")
+def test_a_launch_opens_no_private_key(writer: Writer, reader: Path) -> None:
+    """The kernel is on its way to the remote all the same, by the name of an empty file."""
+    code = """
+import sys
+opened = []
+sys.addaudithook(lambda event, args: event == "open" and opened.append(str(args[0])))
+from gpucache.remote import write_behind
+write_behind.LEAST_COMPILE_S = 0
+write_behind.start_beside = lambda *_: None
+from support.launches import kernel, launched
+assert not launched(*kernel("first"))[0]
+assert any("/outbox/" in path for path in opened)
+assert not any(path.endswith("ci.key") for path in opened)
+"""
+    changed = {
+        "GPUCACHE_DIR": str(reader),
+        "TRITON_CACHE_DIR": str(reader / "triton/0"),
+        "GPUCACHE_REMOTE": f"file://{writer.directory}?mode=write",
+        "GPUCACHE_SIGN_KEY": str(writer.directory / "ci.key"),
+        "PYTHONPATH": python_path(Path(__file__).parent),
+    }
+    command = [sys.executable, "-c", code]
+    done = subprocess.run(command, env={**os.environ, **changed}, stderr=subprocess.PIPE, text=True)
+    assert done.returncode == 0, done.stderr
+    assert len(list(reader.glob("gpucache/v1/outbox/*/*"))) == 1
 
 
 @shows("A key file that others can read is refused")
