@@ -10,9 +10,11 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
+from support.launches import kernel
 from support.processes import PATIENCE_S
-from support.read_through import Entries, couriers, end_couriers
+from support.read_through import VERSION, Entries, couriers, end_couriers
 
+from gpucache.archive.signature import SigningKey
 from gpucache.disk.processes import is_running, process_of
 
 RUN = [sys.executable, "-m", "gpucache", "run", "--device", "0", "--"]
@@ -56,6 +58,28 @@ def test_the_courier_is_there_before_the_first_miss_and_goes_with_the_command(en
         assert command.returncode == 0
         assert "remote" not in err
     until(lambda: not is_running(courier))
+
+
+LAUNCH = """
+import sys, types
+sys.modules["triton"] = types.SimpleNamespace(__version__=sys.argv[2])
+from gpucache.triton.manager import DeviceCacheManager
+print(DeviceCacheManager(sys.argv[1]).get_group("add.json") is not None)
+"""
+
+
+def test_the_command_asks_the_courier_that_was_started_ahead(environ, root, tmp_path):
+    """Both know it by the same name, from the environment of each."""
+    key, files = kernel("asked")
+    remote = Entries(tmp_path / "remote", SigningKey.read(str(tmp_path / "ci.key")))
+    remote.add(key, files)
+    plug_in = {"TRITON_CACHE_MANAGER": "gpucache.triton:DeviceCacheManager"}
+    patient = {"GPUCACHE_REMOTE_TIMEOUT_S": str(PATIENCE_S)}
+    command = [sys.executable, "-c", LAUNCH, key, VERSION]
+    with started({**environ, **plug_in, **patient}, command) as rank:
+        out, err = rank.communicate(timeout=PATIENCE_S)
+    assert (out, rank.returncode) == ("True\n", 0), err
+    assert len(list(root.glob("gpucache/v1/locks/remote-*.courier"))) == 1
 
 
 def test_ranks_that_start_together_have_one(environ, root):

@@ -15,6 +15,8 @@ import time
 from gpucache.disk.lock_place import LockPlace
 from gpucache.disk.processes import this_process
 from gpucache.disk.spawning import python_command, start_beside, start_detached
+from gpucache.environment import REMOTE_TIMEOUT
+from gpucache.escapes import without_secrets
 from gpucache.forks import closed_in_child
 from gpucache.remote.breaker import Breaker
 from gpucache.remote.meeting import Meeting, address, is_own, is_readable, is_served
@@ -68,9 +70,18 @@ def ask(reading: Reading, directory: str, store_key: str, triton_version: str) -
     if answer is not None:
         return answer
     why: Why = "silent" if asking.has_met else "no-courier"
-    said = f"no answer within {reading.timeout_s:g} s"
+    said = _said_of(why, reading)
     breaker.closed(why, said)
     return Answer("timeout", why, said)
+
+
+def _said_of(why: Why, reading: Reading) -> str:
+    """What there is to tell where the time is over."""
+    remote = without_secrets(reading.url)
+    if why == "no-courier":
+        return f"{remote}: the process that asks it did not come up within {reading.timeout_s:g} s"
+    way_out = f"`gpucache remote check` times each step, {REMOTE_TIMEOUT} allows more"
+    return f"{remote}: no answer within {reading.timeout_s:g} s; {way_out}"
 
 
 def start_ahead(reading: Reading, environ: Mapping[str, str]) -> bool:
