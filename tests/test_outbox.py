@@ -206,8 +206,9 @@ class TestWhoPushes:
         assert is_to_start(locks)
         assert not is_to_start(locks)
 
-    def test_one_that_was_killed_is_followed_after_a_while(self, locks):
-        """It has emptied the file, whose own time tells then."""
+    def test_one_that_was_killed_is_followed(self, locks, monkeypatch):
+        """It has emptied the file; one that was made just now is about to be written."""
+        monkeypatch.setattr(pusher_lock, "_WRITING_S", PATIENCE_S)
         path = Path(locks, lock_name())
         path.touch()
         assert not is_to_start(locks)

@@ -24,7 +24,8 @@ if TYPE_CHECKING:
 
 PUSHER = "gpucache.remote.pusher"
 """The module whose ``main`` is a pusher; its one argument is the root."""
-LATER = "nothing is pushed, and `gpucache push` can do so later"
+_LATER = "`gpucache push` can push it later"
+_WAY_OUT = "set it to the file that `gpucache keygen` wrote, or leave mode=write out"
 
 
 class WriteBehind:
@@ -44,7 +45,7 @@ class WriteBehind:
             leave(self.root, key)
             self.wake()
         except (GpuCacheError, OSError) as error:
-            warn_once("a kernel cannot be put down for the remote", error, LATER)
+            warn_once("a kernel cannot be put down for the remote", error, _LATER)
 
     def wake(self) -> None:
         """Start a pusher, unless one runs, or the remote could not be written just now.
@@ -80,11 +81,10 @@ def write_behind(root: str, locks: LockPlace, environ: Mapping[str, str]) -> Wri
         return None
     signing = environment.SIGN_KEY.read_or_default(environ)
     if signing is None and not (url.trust is not None and url.trust.owner):
-        warn_once("nothing is pushed", f"{environment.SIGN_KEY} is not set", LATER)
+        warn_once("nothing is pushed", f"{environment.SIGN_KEY} is not set", _WAY_OUT)
         return None
     told = dict(environ)
     if signing is not None:
-        told[environment.SIGN_KEY.name] = os.path.abspath(
-            signing
-        )  # a pusher is in another directory
+        # A pusher is in another directory.
+        told[environment.SIGN_KEY.name] = os.path.abspath(signing)
     return WriteBehind(root, locks, url.text, told)
