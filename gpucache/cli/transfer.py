@@ -37,6 +37,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
     from typing import BinaryIO
 
+    from gpucache.archive.signature import SigningKey
     from gpucache.archive.statement import Statement
     from gpucache.report.cache_report import CacheReport
     from gpucache.report.entries import Entry
@@ -146,27 +147,39 @@ def pack(
         if not found.collected:
             say(f"error: there is nothing to pack in {where}")
             return 1
-        if not is_pack:
+        if is_pack:
+            statement = found.statement(pack_name, number)
+            _write_pack(where, output, found, statement, signing, as_json)
+        else:
             _write_layer(where, output, found, as_json)
-            return 0
-        statement = found.statement(pack_name, number)
-        with _opened_output(output) as (out, written_bytes), progress("packing") as packing:
-            found.write(out, statement, signing, packing)
-        packed_bytes = written_bytes()
+    return 0
+
+
+def _write_pack(
+    root: str,
+    output: str,
+    found: Gathered,
+    statement: Statement,
+    signing: SigningKey | None,
+    as_json: bool,
+) -> None:
+    """Write what was gathered as a pack, and say so."""
+    with _opened_output(output) as (out, written_bytes), progress("packing") as packing:
+        found.write(out, statement, signing, packing)
+    packed_bytes = written_bytes()
     signer = None if signing is None else signing.name
     if as_json:
-        row = {"root": where, "file": output, **_pack_row(statement, signer)}
+        row = {"root": root, "file": output, **_pack_row(statement, signer)}
         print_json({**row, "file_bytes": packed_bytes, "left_out": _left_out_rows(found.left_out)})
-        return 0
+        return
     many = counted(len(statement.entries), "entry", "entries")
     signed = f"signed by {signer}" if signer else "not signed"
     sizes = f"{size(statement.size_bytes)} as {size(packed_bytes)}"
-    say(f"note: packed {many}, {sizes}: {pack_name}, number {statement.number}, {signed}")
+    say(f"note: packed {many}, {sizes}: {statement.name}, number {statement.number}, {signed}")
     if signer is None:
         say(
             f"hint: who unpacks it has to say --unsigned; {SIGN_KEY.name} signs (`gpucache keygen`)"
         )
-    return 0
 
 
 def _write_layer(root: str, output: str, found: Gathered, as_json: bool) -> None:
