@@ -21,7 +21,7 @@ from support.read_through import VERSION, Entries, couriers, end_couriers
 from support.remotes import EVERY_KIND, KINDS, Place
 
 from gpucache.archive.signature import make_key
-from gpucache.disk import lock_place
+from gpucache.disk import lock_place, spawning
 from gpucache.forks import run_at_exit
 from gpucache.remote.breaker import Breaker
 from gpucache.remote.meeting import Meeting
@@ -118,6 +118,16 @@ class TestAHit:
             remote.add(key, files)
             assert launched(key, files)[0]
         assert len(couriers(root)) == 1
+
+    def test_the_rank_keeps_no_zombie_of_its_start(self, remote, root):
+        kernels = [kernel(str(number)) for number in range(20)]
+        for key, files in kernels:
+            remote.add(key, files)
+            assert launched(key, files)[0]
+            if not spawning._started:
+                break
+            time.sleep(0.1)
+        assert spawning._started == []
 
     def test_no_library_of_a_remote_is_imported(self, python, remote, root):
         remote.add(KEY, FILES)

@@ -82,14 +82,14 @@ def start_beside(module: str, words: Sequence[str], environ: Mapping[str, str]) 
     """Start the ``main`` of a module in a session of its own, from a program that has threads. Does not wait for it.
 
     The new process is a child of this one for the milliseconds until it has forked itself, and is then whoever's adopts
-    orphans. Until the next call, or its end, this process keeps a zombie.
+    orphans. This process keeps a zombie until the next call, `reap` or its end.
 
     Raises:
         OSError: no process can be made, or there is no Python to execute.
     """
     import subprocess  # a process that asks no remote needs none
 
-    _started[:] = [process for process in _started if process.poll() is None]
+    reap()
     if not sys.executable or getattr(sys, "frozen", False):
         # A frozen program is its own executable, and would be started once more.
         raise OSError(errno.ENOENT, "it is not known which Python this process runs")
@@ -108,6 +108,11 @@ def start_beside(module: str, words: Sequence[str], environ: Mapping[str, str]) 
     except RuntimeError as error:  # the interpreter is ending (since CPython 3.12)
         raise OSError(errno.EAGAIN, str(error)) from None
     _started.append(process)
+
+
+def reap() -> None:
+    """Take notice of those of `start_beside` that have ended; never waits."""
+    _started[:] = [process for process in _started if process.poll() is None]
 
 
 @at_exit

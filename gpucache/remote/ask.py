@@ -14,7 +14,7 @@ import time
 
 from gpucache.disk.lock_place import LockPlace
 from gpucache.disk.processes import this_process
-from gpucache.disk.spawning import python_command, start_beside, start_detached
+from gpucache.disk.spawning import python_command, reap, start_beside, start_detached
 from gpucache.environment import REMOTE_TIMEOUT
 from gpucache.escapes import without_secrets
 from gpucache.forks import closed_in_child
@@ -138,6 +138,7 @@ class _Asking:
             ConnectionError: the courier has closed the connection.
         """
         self.has_met = True
+        reap()  # whoever has started the courier
         closed_in_child.add(connection.fileno())
         try:
             left_s = self._end - time.monotonic()
