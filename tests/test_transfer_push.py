@@ -157,6 +157,8 @@ class TestTheCommand:
         assert inner["left_out"] == ["kernel", "fact"]
         assert len(said["put"]) == 3
         assert len(list(remote.directory.glob("v1/3.9.0/*/*"))) == 3
+        counted = json.loads(gpucache("stats", "--json").stdout)["all"]
+        assert (counted["pushed"], counted["pushed_bytes"]) == (3, said["sent_bytes"])
         again = gpucache("push", "--since", "1h")
         assert "put 0 entries, 0 B; 3 there already" in again.stderr
 

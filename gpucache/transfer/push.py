@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -10,9 +11,11 @@ from gpucache.archive.read import PackReader
 from gpucache.disk.staging import staging_below
 from gpucache.errors import GpuCacheError
 from gpucache.layout import paths
-from gpucache.remote.errors import NotThere
+from gpucache.remote.errors import NotThere, RemoteError
 from gpucache.remote.object_names import pack_object
 from gpucache.remote.single_entry import put_entry
+from gpucache.store.stats import REMOTE as NO_DEVICE
+from gpucache.store.stats import Stats
 
 if TYPE_CHECKING:
     from typing import Literal
@@ -188,6 +191,7 @@ def push_entries(
     left_out: list[NotPushed] = []
     sent_bytes = 0
     staging = staging_below(paths.ours(root, "tmp"))
+    stats = Stats(paths.ours(root, "stats"), NO_DEVICE)
     for number, one in enumerate(collected):
         if on_progress is not None:
             on_progress(number, len(collected))
@@ -195,13 +199,24 @@ def push_entries(
         if fact is not None:
             left_out.append(NotPushed(one.entry, fact))
             continue
+        began = time.monotonic()
         try:
             sent = put_entry(remote, one, signing, staging)
         except (ValueError, BadPack) as error:
             left_out.append(NotPushed(one.entry, str(error)))
             continue
-        sent_bytes += sent or 0
-        (there if sent is None else put).append(one.entry)
+        except RemoteError:
+            stats.add("push_errors", now=True)
+            raise
+        if sent is None:
+            there.append(one.entry)
+            continue
+        sent_bytes += sent
+        put.append(one.entry)
+        stats.add("pushed")
+        stats.add("pushed_bytes", sent)
+        stats.add("push_s", time.monotonic() - began)
+    stats.flush()
     return PushedEntries(tuple(put), tuple(there), tuple(left_out), sent_bytes)
 
 
