@@ -14,7 +14,12 @@ from support.processes import PATIENCE_S
 from support.ranks import Rank, together
 from support.read_through import Entries, couriers, end_couriers
 
+from gpucache.disk.files import make_below_root, make_directory
+from gpucache.disk.spawning import start_beside
+from gpucache.layout import paths
+from gpucache.remote.ask import Reading, word_of
 from gpucache.remote.breaker import Breaker
+from gpucache.remote.meeting import Meeting
 from gpucache.store.stats import totals
 
 LIMIT_S = 1.0
@@ -47,6 +52,8 @@ def start(ranks: Start, root: Path, tmp_path: Path) -> Iterator[Start]:
             **CREDENTIALS,
             **environ,
         }
+        if url:
+            come_up(root, url, trust, {**os.environ, **env})
         return ranks(directory, count=count, env=env)
 
     yield begun
@@ -67,6 +74,18 @@ def counted(root: Path) -> dict[str, float]:
         for name, value in values.items():
             found[name] = found.get(name, 0) + value
     return found
+
+
+def come_up(root: Path, url: str, trust: str, environ: dict[str, str]) -> None:
+    """Have the courier there before a rank asks, whose limit a busy machine may take longer to start one."""
+    locks = paths.ours(str(root), "locks")
+    make_directory(str(root))
+    make_below_root(locks)
+    meeting = Meeting.of(locks, str(root), url, trust)
+    reading = Reading(str(root), url, trust, LIMIT_S)
+    if not os.path.lexists(f"{locks}/{meeting.socket}"):
+        start_beside("gpucache.remote.courier", [word_of(reading, locks)], environ)
+        until(lambda: os.path.lexists(f"{locks}/{meeting.socket}"))
 
 
 def memory_bytes(pid: int) -> int:
@@ -130,7 +149,7 @@ def test_four_ranks_wait_for_a_server_that_hangs_no_longer_than_one(start, root)
     assert sum(one["compiled"] for one in said) == 12
     found = counted(root)
     # Ranks that ask at the same time wait side by side.
-    assert found["remote_s"] < 4 * (LIMIT_S + 1)
+    assert found["remote_s"] < 4 * (LIMIT_S + PATIENCE_S / 10)
     assert requests <= 8, "and not one a kernel"
     for rank in started:
         assert_says_no_secret(rank)

@@ -96,7 +96,7 @@ def start_ahead(reading: Reading, environ: Mapping[str, str]) -> bool:
     meeting = Meeting.of(directory, reading.root, reading.url, reading.trust)
     if is_served(meeting) or not Breaker(meeting.state).may_start():
         return False
-    word = _word(reading, directory, this_process())
+    word = word_of(reading, directory, this_process())
     start_detached(python_command(_MODULE, word), environ)
     return True
 
@@ -119,7 +119,7 @@ class _Asking:
             connection = self._connected()
             if connection is None:
                 if self._breaker.may_start():
-                    start_beside(_MODULE, [_word(self._reading, self._directory)], os.environ)
+                    start_beside(_MODULE, [word_of(self._reading, self._directory)], os.environ)
             else:
                 try:
                     return self._met(connection, store_key, triton_version)
@@ -200,7 +200,7 @@ class _Asking:
         return Answer("closed", state.why, state.said)
 
 
-def _word(reading: Reading, directory: str, program: Process | None = None) -> str:
+def word_of(reading: Reading, directory: str, program: Process | None = None) -> str:
     """What a courier is started with (`courier.Asked`)."""
     return json.dumps(
         {
