@@ -214,7 +214,7 @@ def _refuse_repeated(entries: list[ArchivedEntry]) -> None:
         seen.add(key)
 
 
-_SLOT_BYTES = 64  # in the entry's tuple, and in the set of what is there already
+_SLOT_BYTES = 64  # in the list of entries, and in the set of what is there already
 _size = sys.getsizeof
 
 
@@ -222,7 +222,7 @@ def _memory(entry: ArchivedEntry) -> int:
     """About how many bytes of memory an entry takes: a letter of JSON may become four bytes."""
     taken = sum(map(_size, entry)) + sum(map(_size, entry.facts)) + _size(entry)
     for file in entry.members:
-        taken += sum(map(_size, file)) + _size(file) + _SLOT_BYTES
+        taken += sum(map(_size, file)) + _size(file)
     for name, value in entry.fits.items():
         taken += _size(name) + _size(value)
     return taken + _SLOT_BYTES
