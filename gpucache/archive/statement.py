@@ -36,7 +36,7 @@ MOST_BYTES = 64 * 2**20
 MOST_LINE_BYTES = 2**20
 """Of one entry; a manifest may be as long (`gpucache.store.manifest.MOST_BYTES`)."""
 MOST_MEMORY = 110_000_000
-"""Bytes of memory that a statement and what is made of it may take: 24,000 whole entries of Triton 3.9, 37,000 slim ones."""
+"""Bytes of memory that a statement and what is made of it may take: 24,000 entries of Triton 3.9, 37,000 slim ones."""
 MOST_NUMBER = 2**63 - 1
 
 REQUIRED_FITS: dict[Kind, frozenset[str]] = {
