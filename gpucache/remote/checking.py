@@ -22,6 +22,7 @@ PROBES = f"{FORMAT}/probes/"
 """How the names of all probes begin."""
 _CONTENT = b"gpucache remote check\n"
 _MOST_LISTED = 1000
+_IGNORES = "the server ignores the condition: of two writers at once the last one's object stays"
 
 
 def checked(remote: Remote, mode: Mode) -> CheckReport:
@@ -44,6 +45,8 @@ def _written(remote: Remote, name: str) -> list[CheckStep]:
         if put.outcome == "failed":
             return [put]
         again = _step("put-if-absent", lambda: _put_again(remote, name, file.name))
+        if again.fact == _IGNORES:
+            again = again._replace(outcome="cannot")
     got = _step("get", lambda: _get(remote, name))
     return [put, again, got, _deleted(remote, name)]
 
@@ -76,11 +79,12 @@ def _put(remote: Remote, name: str, path: str) -> str:
 
 def _put_again(remote: Remote, name: str, path: str) -> str:
     """Put the probe again, which must change nothing."""
-    if remote.put_new(name, path):
+    was_put = remote.put_new(name, path)
+    if "put-if-absent" in remote.can:
+        return _IGNORES if was_put else ""
+    if was_put:
         detail = "an object that was there was replaced"
         raise RemoteError(remote.shown, "bad-answer", "put", name, detail)
-    if "put-if-absent" in remote.can:
-        return ""
     return "by looking first: of two writers at once the last one's object stays"
 
 

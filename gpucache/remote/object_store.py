@@ -15,6 +15,7 @@ from gpucache.errors import NotInstalledError
 from gpucache.remote.bounded import PART_BYTES, BoundedReader, Deadline, as_file
 from gpucache.remote.checking import checked
 from gpucache.remote.errors import NotThere, RemoteError
+from gpucache.remote.object_names import PACKS
 from gpucache.remote.remote import Listed
 from gpucache.remote.services import service
 from gpucache.remote.store_client import Died, StoreProcesses
@@ -39,7 +40,7 @@ _ABLE: dict[Scheme, frozenset[Ability]] = {
 }
 """What opendal can do with each service (0.47.12, `Operator.capability`)."""
 _SMALL_BYTES = 2**20
-"""A file that is no longer is put without a look first, where the store itself puts only if absent."""
+"""An entry that is no longer is put without a look first, where the store itself puts only if absent."""
 _MOST_CONFLICTS = 5
 _WITH_BUCKETS = ("s3", "gs", "az")
 
@@ -95,9 +96,10 @@ class ObjectStore:
         fd, found = open_regular(path)
         with os.fdopen(fd, "rb"), self._request("put", name) as request:
             is_conditional = not replace and "put-if-absent" in self.can
-            is_small = found.st_size <= _SMALL_BYTES
-            looks_first = not replace and not (is_conditional and is_small)
-            if looks_first and request.is_there():
+            # A server that ignores the condition may replace an entry by the same one, and no pack unasked.
+            is_small_entry = found.st_size <= _SMALL_BYTES and not name.startswith(PACKS)
+            looks_first = not replace and not (is_conditional and is_small_entry)
+            if looks_first and request.is_seen_there(is_conditional):
                 return False
             return _put(request, fd, is_conditional)
 
@@ -214,6 +216,15 @@ class _Request:
             return True
         except NotThere:
             return False
+
+    def is_seen_there(self, may_be_blind: bool) -> bool:
+        """As `is_there`; with ``may_be_blind`` False too where this user may not look, only write."""
+        try:
+            return self.is_there()
+        except RemoteError as error:
+            if may_be_blind and error.kind == "refused":
+                return False
+            raise
 
     def refusal(self, kind: RemoteKind, detail: str = "") -> RemoteError:
         """The error that says how this request failed."""
