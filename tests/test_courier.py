@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fcntl
 import os
 import resource
 import socket
@@ -521,6 +522,22 @@ class TestWords:
         words = [("/root", "file:///a", "x"), ("/other", "file:///a", "x")]
         words += [("/root", "file:///b", "x"), ("/root", "file:///a", "y")]
         assert len({Meeting.of(locks, *three).socket for three in words}) == 4
+
+
+class TestOneAtATime:
+    def test_whoever_only_looks_keeps_none_from_coming_up(self, meeting, locks, monkeypatch):
+        """To look whether a lock is free is to share it for an instant: `gpucache run` of another rank does so."""
+        monkeypatch.setattr("gpucache.disk.locks._TRIES", 10_000)  # a busy machine closes late
+        path = Path(meeting.lock)
+        path.touch()
+        looking = path.open()
+        fcntl.flock(looking, fcntl.LOCK_SH)
+        timer = threading.Timer(0.01, looking.close)
+        timer.start()
+        fd = couriers._locked_for_life(meeting)
+        timer.join()
+        assert fd is not None
+        os.close(fd)
 
 
 class TestOldFiles:

@@ -11,7 +11,6 @@ Limit: its environment, and with that its credentials, are those of whoever star
 
 from __future__ import annotations
 
-import fcntl
 import json
 import os
 import signal
@@ -21,9 +20,8 @@ import threading
 import time
 from contextlib import suppress
 
-from gpucache.disk.door import SAFELY
 from gpucache.disk.lock_place import open_lock_directory
-from gpucache.disk.locks import signature
+from gpucache.disk.locks import signature, take
 from gpucache.disk.processes import is_running
 from gpucache.disk.spawning import offer_to_the_killer
 from gpucache.errors import GpuCacheError
@@ -112,14 +110,10 @@ def _locked_for_life(meeting: Meeting) -> int | None:
     """The descriptor by which this process alone is the courier, until it ends; None where another one is."""
     here = open_lock_directory(meeting.directory)
     try:
-        name = os.path.basename(meeting.lock)
-        fd = os.open(name, os.O_RDWR | os.O_CREAT | SAFELY, 0o600, dir_fd=here)
-        fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        os.ftruncate(fd, 0)
-        os.pwrite(fd, signature("asking a remote for all processes of this node"), 0)
+        fd = take(here, os.path.basename(meeting.lock))
+        if fd is not None:
+            os.pwrite(fd, signature("asking a remote for all processes of this node"), 0)
         return fd
-    except BlockingIOError:
-        return None
     finally:
         os.close(here)
 
