@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import logging
 import os
@@ -422,3 +423,15 @@ def test_a_pull_that_goes_on_for_ever_is_waited_for_once(made, monkeypatch, capl
     assert caplog.text.count("waited in vain for a pull") == 1
     assert "for the pack llama" in caplog.text
     pull.end()
+
+
+def test_what_the_disk_refuses_to_begin_is_told_with_the_whole_path(
+    made: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def read_only(here: int, name: str, empties: bool) -> int | None:
+        raise OSError(errno.EROFS, os.strerror(errno.EROFS), name)
+
+    monkeypatch.setattr(pulls, "take", read_only)
+    with pytest.raises(OSError) as refused:
+        Pull.begin(str(made), WORDS, "the pack llama")
+    assert refused.value.filename == pulls.pull_path(str(made), WORDS)

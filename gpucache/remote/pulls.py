@@ -97,6 +97,9 @@ class Pull:
         here = open_lock_directory(os.path.dirname(path))
         try:
             fd = take(here, os.path.basename(path), empties=False)
+        except OSError as error:
+            error.filename = path  # for people, who do not know what is open
+            raise
         finally:
             os.close(here)
         if fd is None:

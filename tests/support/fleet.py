@@ -96,10 +96,9 @@ class Machine:
         return said
 
     def each_rank(self, *words: object, **environ: str) -> list[Ran]:
-        """What a launcher does with ``gpucache run -- …``: one for each GPU, all at once."""
-        command = (sys.executable, "-m", "gpucache", "run", "--", *words)
+        """What a launcher does with a command: one process for each GPU, all at once."""
         ranks = {"LOCAL_WORLD_SIZE": str(RANKS)} | environ
-        started = [self.start(*command, **ranks, LOCAL_RANK=str(number)) for number in range(RANKS)]
+        started = [self.start(*words, **ranks, LOCAL_RANK=str(number)) for number in range(RANKS)]
         return [_ended(process) for process in started]
 
     def launch(self, *cases: str, target: str = "sm_90", **environ: str) -> list[Launched]:
