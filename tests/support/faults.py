@@ -275,11 +275,11 @@ def _last(done: subprocess.CompletedProcess[str]) -> dict[str, Any]:
 def _left(home: Path) -> Counter[str]:
     """What there is below a home that could grow.
 
-    Counters, the quarantine and the place of locks are bounded, with tests of their own. The files of entries are left
-    out: a launch between two operations decides which are slim, and `verify` judges them.
+    Counters, the quarantine, what was pulled and the place of locks are bounded, with tests of their own. The files of
+    entries are left out: a launch between two operations decides which are slim, and `verify` judges them.
     """
     masked = [_masked(path, home) for path in home.rglob("*")]
-    apart = re.compile(r"/v1/(stats|quarantine)|[.]place$|/[A-Z2-7]{52}(-[0-9a-f]{16})?/")
+    apart = re.compile(r"/v1/(stats|quarantine|pulled)|[.]place$|/[A-Z2-7]{52}(-[0-9a-f]{16})?/")
     return Counter(name for name in masked if not apart.search(name))
 
 
