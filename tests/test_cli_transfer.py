@@ -383,6 +383,16 @@ class TestUnpack:
         assert "hint: " in done.err
         assert not (tmp_path / "o").exists()
 
+    def test_what_is_wrong_with_a_stream_is_told_of_stdin(self, packed, tmp_path):
+        command = [sys.executable, "-m", "gpucache", "unpack", "-", "--unsigned"]
+        done = subprocess.run(
+            [*command, "--root", str(tmp_path / "o")],
+            input=packed.read_bytes()[:-1],
+            capture_output=True,
+        )
+        assert done.returncode == 1
+        assert done.stderr.startswith(b"error: stdin: it ends in the middle\nhint: ")
+
     def test_without_a_file_on_stdin_it_says_so(self, here):
         done = here("unpack", "-", "--unsigned")
         assert done.code == 2

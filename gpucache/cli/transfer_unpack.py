@@ -86,7 +86,8 @@ def unpack(
         source = opened.enter_context(_opened_input(file))
         vouch = partial(vet_source, source, file, trust) if unsigned else None
         judge = judge_of(trusted, vouch)
-        reader = opened.enter_context(PackReader(source, judge, source_name=file))
+        called = "stdin" if file == "-" else file
+        reader = opened.enter_context(PackReader(source, judge, source_name=called))
         show = opened.enter_context(progress("unpacking"))
         statement, signer = reader.statement, reader.signer
         is_own = is_own_file(source)
