@@ -92,8 +92,8 @@ def test_who_reads_a_pack_reads_the_kernels(writer: Writer) -> None:
     assert ptx in content
 
 
-@shows("A pack names no user, no machine and no secret.")
-def test_a_pack_names_no_user_no_machine_and_no_secret(writer: Writer, monkeypatch) -> None:
+@shows("gpucache adds no user, no machine and no secret to a pack.")
+def test_gpucache_adds_no_user_no_machine_and_no_secret(writer: Writer, monkeypatch) -> None:
     monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "the-secret-of-the-bucket")
     content = zstandard.ZstdDecompressor().stream_reader(writer.pack().read_bytes()).read()
     secret = Path("ci.key").read_text().strip().rpartition(":")[2]
