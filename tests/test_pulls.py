@@ -362,10 +362,11 @@ def test_a_killed_puller_costs_a_compile_and_no_wait(made, looked):
         assert not launch.hit()
 
 
-def test_a_stopped_puller_costs_the_stall_limit_and_is_told(made, monkeypatch, caplog):
+@pytest.mark.parametrize("phase", ["starting", "asking", "bringing"])
+def test_a_stopped_puller_costs_the_stall_limit_once_and_is_told(phase, made, monkeypatch, caplog):
     monkeypatch.setenv("GPUCACHE_STALL_TIMEOUT_S", "1")
     another_process(monkeypatch)
-    with running(PULLER, str(made), "bringing", KEY, OTHER) as other:
+    with running(PULLER, str(made), phase, KEY, OTHER) as other:
         other.send_signal(signal.SIGSTOP)
         began = time.monotonic()
         with caplog.at_level(logging.WARNING, "gpucache"):
