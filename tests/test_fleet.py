@@ -294,7 +294,6 @@ def test_five_lines_of_the_readme_bring_a_container_that_compiles_nothing(
         for machine in (ci, container):
             machine.environ["PATH"] = f"{stand_in_commands(tmp_path)}:{os.environ['PATH']}"
         public = ci.run("bash", "-c", once).said.strip()
-        ci.gpucache("provision")
         shutil.copy(recipes, ci.directory)
         ci.run("bash", "-c", f"{warm} --main {CORPUS}", PYTHONPATH=PROGRAM)
         for line in signed:
