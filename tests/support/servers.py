@@ -148,9 +148,8 @@ def _takes_objects(port: int) -> bool:
 
 _NGINX = """
 load_module {module};
-{user}
 daemon off;
-worker_processes 1;
+master_process off;
 pid {own}/nginx.pid;
 error_log {own}/error.log;
 events {{ worker_connections 256; }}
@@ -192,13 +191,12 @@ def nginx(
 
     def command(own: Path, ports: list[int]) -> list[object]:
         (own / "users").write_text(f"{DAV_USER}:{{PLAIN}}{DAV_PASSWORD}\n")
-        user = "user root;" if os.geteuid() == 0 else ""  # the worker reads pytest's directories
         tls = ""
         if certificate is not None:
             tls = f" ssl; ssl_certificate {certificate.server}; "
             tls += f"ssl_certificate_key {certificate.key}"
         words = {"module": _DAV_MODULE, "own": own, "port": ports[0], "files": shown}
-        (own / "nginx.conf").write_text(_NGINX.format(**words, user=user, tls=tls))
+        (own / "nginx.conf").write_text(_NGINX.format(**words, tls=tls))
         return [found, "-p", own, "-c", own / "nginx.conf", "-e", own / "error.log"]
 
     with _server(directory, 1, command, lambda ports: _accepts(ports[0])) as ports:
