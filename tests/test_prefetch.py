@@ -116,6 +116,21 @@ class TestAllIsThere:
         assert said["compiled"] == 0
         assert f" pulls llama from {remote.url}\n" in told
 
+    def test_a_program_that_asks_before_the_remote_has_answered_waits_and_compiles_nothing(
+        self, remote, start
+    ):
+        """The file of the pull is there before the program is, and says that keys are to come."""
+        with slow_redis(remote.packed("llama", SEEDS), gate=0) as server:
+            process = start(GPUCACHE_REMOTE=server.url)
+            assert server.reached.wait(PATIENCE_S)
+            with pytest.raises(
+                subprocess.TimeoutExpired
+            ):  # not as long as it takes to compile all of them
+                process.wait(1.5)
+            server.open()
+            said, _ = ended(process)
+        assert said["compiled"] == 0
+
     def test_ranks_that_start_together_compile_nothing_and_one_process_pulls(
         self, remote, root, start
     ):
