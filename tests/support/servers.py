@@ -19,12 +19,14 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 import pytest
 
 from support.processes import PATIENCE_S
-from support.tls import Certificate
+
+if TYPE_CHECKING:  # which needs cryptography, and every test begins with this module
+    from support.tls import Certificate
 
 _MOST_STARTS = 5
 """A port that was free may be another process's a moment later."""
@@ -114,7 +116,17 @@ def seaweed(directory: Path) -> Iterator[S3Server]:
         return _accepts(ports[-1]) and _takes_objects(ports[-1])
 
     with _server(directory, 4, command, answers) as ports:
-        yield S3Server(f"http://127.0.0.1:{ports[-1]}")
+        try:
+            yield S3Server(f"http://127.0.0.1:{ports[-1]}")
+        finally:
+            _remove_sockets(ports)
+
+
+def _remove_sockets(ports: list[int]) -> None:
+    """Remove the sockets that SeaweedFS makes in ``/tmp``, wherever its directory is."""
+    for port in (*ports, *(port + _GRPC for port in ports)):
+        for socket_ in Path("/tmp").glob(f"seaweedfs-*-{port}.sock"):
+            socket_.unlink(missing_ok=True)
 
 
 _WRITER = {
