@@ -31,6 +31,7 @@ from gpucache.archive.unpack import Unpacked, unpack
 from gpucache.disk.staging import sweep_dead
 from gpucache.disk.vetting import Trust
 from gpucache.errors import ProvisionError, UnsafeDirectoryError
+from gpucache.kernels.stages import kept
 from gpucache.report.cache_report import scan
 from gpucache.store.key_lock import KeyLock
 from gpucache.store.lookup import sound
@@ -355,6 +356,23 @@ class TestLocks:
         done = unpacked(root, source)
         assert (done.made, [one.key for one in done.there]) == ((), [key(0)])
         assert staged(root) == []
+
+    @pytest.mark.parametrize("slim_is_faster", [True, False])
+    def test_a_slim_entry_and_the_same_one_with_all_files_replace_each_other_never(
+        self, slim_is_faster, root
+    ):
+        """Of two packs that are unpacked at once; nothing is damaged, so that nothing is put in quarantine."""
+        needed = {name: content for name, content in CONTENT.items() if kept(name)}
+        faster, slower = (needed, CONTENT) if slim_is_faster else (CONTENT, needed)
+
+        def publish_the_other(done: int, total: int) -> None:
+            if not entry(root, 0).exists():
+                unpacked(root, Source().add(faster))
+
+        done = unpacked(root, Source().add(slower), on_progress=publish_the_other)
+        assert (done.made, [one.key for one in done.there]) == ((), [key(0)])
+        assert whole(root, 0, faster)
+        assert not Path(root, "gpucache/v1/quarantine").exists()
 
 
 class another_process_holding:  # noqa: N801  # used as a function is

@@ -140,12 +140,12 @@ class _Plan:
         self.wanted: list[ArchivedEntry] = []
         self.there: list[ArchivedEntry] = []
         self.skipped: list[Skipped] = []
-        boot = boot_time()
+        self.boot = boot_time()
         for entry in entries:
             why = _why_not(entry, chosen, fitting, takes_inductor)
             if why is not None:
                 self.skipped.append(Skipped(entry, why))
-            elif _is_there(root, entry, boot):
+            elif _is_there(root, entry, self.boot):
                 self.there.append(entry)
             else:
                 self.wanted.append(entry)
@@ -278,7 +278,7 @@ class _Work:
     def _published(self, staged: _Staged, repair: bool) -> bool:
         """Publish a staged entry; return whether the store has it now. One that it has not is still staged."""
         try:
-            is_there = staged.publish(self._root, repair)
+            is_there = self._put(staged, repair)
         except BaseException:
             staged.remove()
             raise
@@ -302,6 +302,15 @@ class _Work:
         """Add to the store's size what was made since; while another process writes that, with the next call."""
         self._uncounted = 0
         if not self._uncounted_bytes:
+    def _put(self, staged: _Staged, repair: bool) -> bool:
+        if staged.publish(self._root, False):
+            return True
+        # What is there may be whole with other files, slim or not, and is then no damage to repair.
+        if _is_there(self._root, staged.entry, self._plan.boot):
+            staged.was_faster = True
+            return True
+        return repair and staged.publish(self._root, True)
+
             return
         with suppress(OSError):
             if size.updated(self._root, self._uncounted_bytes) is not None:
