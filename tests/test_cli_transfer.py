@@ -10,6 +10,7 @@ import sys
 from pathlib import Path
 
 import pytest
+from support.packs import CONTENT, Source, key
 from support.processes import PATIENCE_S
 from support.users import ADA
 from tree import make
@@ -226,6 +227,29 @@ def test_two_unpacks_at_once_make_each_entry_once(packed, tmp_path, keys):
     assert sorted(made) == sorted(keys)
     assert not verify(str(tmp_path / "o")).findings
     assert list((tmp_path / "o/gpucache/v1/tmp").glob("*/*")) == []
+
+
+def test_in_a_locale_without_the_letters_of_a_kernel_the_other_kernels_are_moved(tmp_path):
+    """Python's identifiers, and so files of kernels, have any letters; the locale of a container may be bare ASCII."""
+    content = {f"Ärger{end}": CONTENT[f"add{end}"] for end in (".json", ".cubin")}
+    source = Source().add().add(content).add()
+    pack, ascii_root, root = tmp_path / "n.tar.zst", tmp_path / "ascii", tmp_path / "utf8"
+    pack.write_bytes(source.packed())
+    bare = {"LC_ALL": "POSIX", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0"}
+
+    def said(*words: object, **environ: str) -> dict[str, list[dict[str, str]]]:
+        command = [sys.executable, "-m", "gpucache", *map(str, words), "--json"]
+        environ = {**os.environ, **environ}
+        return json.loads(subprocess.run(command, env=environ, stdout=-1, check=True).stdout)
+
+    done = said("unpack", pack, "--unsigned", "--root", ascii_root, **bare)
+    assert [row["key"] for row in done["made"]] == [key(0), key(2)]
+    assert [(row["key"], row["why"]) for row in done["skipped"]] == [(key(1), "name")]
+    assert not verify(str(ascii_root)).findings
+    said("unpack", pack, "--unsigned", "--root", root)
+    done = said("pack", "-o", tmp_path / "o.tar.zst", "--root", root, **bare)
+    assert {row["key"] for row in done["entries"]} == {key(0), key(2)}
+    assert [(row["key"], row["why"]) for row in done["left_out"]] == [(key(1), "odd")]
 
 
 class TestTrust:

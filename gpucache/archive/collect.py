@@ -35,6 +35,7 @@ from gpucache.kernels.recipe_paths import carried
 from gpucache.kernels.stages import kept
 from gpucache.layout.keys import KEY, is_key_of, view_key
 from gpucache.store.manifest import MANIFEST, RECIPE, Facts, raise_unless_damage, read_manifest
+from gpucache.store.names import can_be_named
 from gpucache.store.placing import link_or_copy
 from gpucache.store.recipe_file import read_recipe
 from gpucache.store.stock import stock_group
@@ -127,6 +128,10 @@ def _collected(path: str, pins: Staging | None, slim: bool) -> Collected:
         facts, published = _stock(path)
         recipe = None
     wanted = [name for name in sorted(published) if facts.group is None or not slim or kept(name)]
+    for name in wanted:
+        if not can_be_named(name):
+            fact = f"this locale lacks letters of {quoted(name)} (LC_ALL=C.UTF-8 has them)"
+            raise NotCollected(path, "odd", fact)
     kind = _kind(path, facts)
     pinned, paths = _pinned(path, wanted, pins)
     try:

@@ -31,13 +31,14 @@ from gpucache.store.inductor_placing import are_there
 from gpucache.store.key_lock import holding
 from gpucache.store.lookup import whole
 from gpucache.store.manifest import entry_path
+from gpucache.store.names import can_be_named
 from gpucache.store.recency import boot_time
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import Literal
 
-    Why = Literal["not chosen", "unsigned", "busy"] | Unfit
+    Why = Literal["not chosen", "unsigned", "name", "busy"] | Unfit
 
 Progress = Callable[[int, int], object]
 """Is told how many bytes of the wanted files are done, and how many there are."""
@@ -53,8 +54,9 @@ class Skipped(NamedTuple):
     entry: ArchivedEntry
     why: Why
     """``not chosen``: by the caller; ``machine``, ``abi``, ``libc``, ``device``, ``cpu``, ``torch``: it does not fit
-    here; ``unsigned``: TorchInductor's, in a pack that nobody vouches for; ``busy``: another process has its lock, and
-    of a kernel something damaged is in its place; or of TorchInductor's a link is in the way."""
+    here; ``unsigned``: TorchInductor's, in a pack that nobody vouches for; ``name``: this process's locale lacks a
+    letter of a file's name; ``busy``: another process has its lock, and of a kernel something damaged is in its place;
+    or of TorchInductor's a link is in the way."""
     fact: str = ""
 
 
@@ -166,6 +168,8 @@ def _why_not(
         return "not chosen"
     if entry.kind == "inductor":
         return inductor.unfit(entry, fitting) if takes_inductor else "unsigned"
+    if not all(can_be_named(file.name) for file in entry.files):
+        return "name"
     return fitting.unfit(entry.fits, entry.facts.tag)
 
 
@@ -298,10 +302,6 @@ class _Work:
         staged.remove()
         return True
 
-    def count(self) -> None:
-        """Add to the store's size what was made since; while another process writes that, with the next call."""
-        self._uncounted = 0
-        if not self._uncounted_bytes:
     def _put(self, staged: _Staged, repair: bool) -> bool:
         if staged.publish(self._root, False):
             return True
@@ -311,6 +311,10 @@ class _Work:
             return True
         return repair and staged.publish(self._root, True)
 
+    def count(self) -> None:
+        """Add to the store's size what was made since; while another process writes that, with the next call."""
+        self._uncounted = 0
+        if not self._uncounted_bytes:
             return
         with suppress(OSError):
             if size.updated(self._root, self._uncounted_bytes) is not None:

@@ -167,6 +167,7 @@ def _opened_input(file: str) -> Iterator[BinaryIO]:
 _NO_FIT = {
     "not chosen": "not chosen",
     "unsigned": "of TorchInductor's, which is taken only signed, or from a file of yours",
+    "name": "with letters that this locale lacks (LC_ALL=C.UTF-8 has them)",
     "machine": "for another processor",
     "abi": "for another Python",
     "libc": "for another libc",

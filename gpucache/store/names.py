@@ -54,11 +54,17 @@ def tritons_names(found: dict[str, str], filename: str) -> dict[str, str]:
     return paths
 
 
-def _fits(name: str) -> bool:
+def can_be_named(name: str) -> bool:
+    """Whether this process's locale has the letters of a file's name: a kernel's may be any that Python allows."""
     try:
-        return len(os.fsencode(name)) <= _MOST_BYTES
+        os.fsencode(name)
     except UnicodeEncodeError:
         return False
+    return True
+
+
+def _fits(name: str) -> bool:
+    return can_be_named(name) and len(os.fsencode(name)) <= _MOST_BYTES
 
 
 def _end(name: str) -> str:
