@@ -27,7 +27,7 @@ from support.stand_in_commands import stand_in_commands
 from gpucache.remote.outbox import LEAST_COMPILE_S
 from gpucache.store.manifest import MANIFEST, parse_manifest
 
-pytestmark = pytest.mark.usefixtures("triton", "can_mount")
+pytestmark = [pytest.mark.usefixtures("triton", "can_mount"), pytest.mark.mounts]
 
 TWELVE = (
     "softmax",
@@ -97,19 +97,22 @@ def way(
     """The remote of the kind that the test is about, with nothing in it."""
     kind, prefix = request.param, apart()
     signs = {"GPUCACHE_SIGN_KEY": str(builder.directory / "ci.key")}
-    if kind == "shared directory":
+    if kind in DIRECTORIES:
         (tmp_path / "remote").mkdir(mode=0o700)
         url = f"file://{tmp_path}/remote"
-        return Way(signs | {"GPUCACHE_REMOTE": url}, key | {"GPUCACHE_REMOTE": url})
-    if kind == "directory of the same owner":
-        (tmp_path / "remote").mkdir(mode=0o700)
-        url = f"file://{tmp_path}/remote?trust=owner"
-        return Way({"GPUCACHE_REMOTE": url}, {"GPUCACHE_REMOTE": url})
+        if kind == "directory of the same owner":
+            return way_by(f"{url}?trust=owner", {}, {})
+        return way_by(url, signs, key)
     server = request.getfixturevalue(SERVERS[kind])
-    url = {"GPUCACHE_REMOTE": server.url(prefix)}
+    url = server.url(prefix)
     if kind == "S3":
-        return Way(signs | server.writer | url, key | server.reader | url)
-    return Way(signs | url, key | url)
+        return way_by(url, signs | server.writer, key | server.reader)
+    return way_by(url, signs, key)
+
+
+def way_by(url: str, writer: dict[str, str], reader: dict[str, str]) -> Way:
+    remote = {"GPUCACHE_REMOTE": url, "GPUCACHE_REMOTE_TIMEOUT_S": str(PATIENCE_S)}
+    return Way(writer | remote, reader | remote)
 
 
 SERVERS = {"S3": "s3_server", "WebDAV": "dav_server", "Redis": "redis_server"}
