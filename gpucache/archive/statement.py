@@ -48,11 +48,15 @@ REQUIRED_FITS: dict[Kind, frozenset[str]] = {
 """What a statement has to say of an entry of each kind, so that the entry is taken only where it fits."""
 
 
-_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,127}")
+A_NAME = (
+    "up to 100 letters, digits, dots, hyphens and underscores, beginning with a letter or a digit"
+)
+"""What a pack may be called, in words."""
+_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")
 
 
 def is_name(text: str) -> bool:
-    """Whether a pack may be called so: letters, digits, ``._-``, the first one a letter or digit, 128 at most."""
+    """Whether a pack may have this name, which is one plain component of a path and of a URL."""
     return _NAME.fullmatch(text) is not None
 
 

@@ -212,7 +212,7 @@ def _name_of(output: str, name: str | None) -> str:
     Raises:
         ConfigurationError: it is none.
     """
-    from gpucache.archive.statement import is_name
+    from gpucache.archive.statement import A_NAME, is_name
 
     chosen = name
     if chosen is None:
@@ -220,8 +220,7 @@ def _name_of(output: str, name: str | None) -> str:
         if output == _STREAM:
             chosen = _STREAM_NAME
     if not is_name(chosen):
-        expected = "a pack's name: letters, digits and ._- after a letter or digit, 128 at most"
-        raise ConfigurationError("--name", chosen, expected)
+        raise ConfigurationError("--name", chosen, f"a pack's name: {A_NAME}")
     return chosen
 
 

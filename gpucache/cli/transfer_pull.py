@@ -90,9 +90,10 @@ def _check(name: str | None, triton_version: str | None) -> None:
     Raises:
         ConfigurationError: it is none.
     """
-    from gpucache.remote.object_names import A_NAME, A_VERSION, is_pack_name, is_version
+    from gpucache.archive.statement import A_NAME, is_name
+    from gpucache.remote.object_names import A_VERSION, is_version
 
-    if name is not None and not is_pack_name(name):
+    if name is not None and not is_name(name):
         raise ConfigurationError("NAME", name, f"a pack's name: {A_NAME}")
     if triton_version is not None and not is_version(triton_version):
         raise ConfigurationError("--triton-version", triton_version, A_VERSION)

@@ -13,18 +13,13 @@ from __future__ import annotations
 import re
 from typing import NamedTuple
 
+from gpucache.archive.statement import A_NAME, is_name
 from gpucache.layout.keys import STORE_KEY
 
 FORMAT = "v1"
 PACKS = f"{FORMAT}/packs/"
 """How the names of all packs begin."""
 _COMPONENT = re.compile(r"[A-Za-z0-9][A-Za-z0-9._+-]{0,99}")
-A_NAME = (
-    "up to 100 letters, digits, dots, hyphens and underscores, beginning with a letter or a digit"
-)
-"""What a pack may be called, in words."""
-
-
 A_VERSION = "a version of Triton, such as 3.6.0"
 
 
@@ -33,18 +28,13 @@ def is_version(text: str) -> bool:
     return _COMPONENT.fullmatch(text) is not None and text != "packs"
 
 
-def is_pack_name(name: str) -> bool:
-    """Whether a pack may have this name, which is one plain component of a path and of a URL."""
-    return _COMPONENT.fullmatch(name) is not None and "+" not in name
-
-
 def pack_object(name: str) -> str:
     """The name of the object in which a pack lies.
 
     Raises:
         ValueError: no pack may have this name; the message says what a name is.
     """
-    if not is_pack_name(name):
+    if not is_name(name):
         raise ValueError(A_NAME)
     return f"{PACKS}{name}"
 
@@ -76,7 +66,7 @@ def entry_of(object_name: str) -> tuple[str, str] | None:
 def pack_name(object_name: str) -> str | None:
     """The name of the pack that lies in an object; None where the object is no pack."""
     name = object_name.removeprefix(PACKS)
-    if name == object_name or not is_pack_name(name):
+    if name == object_name or not is_name(name):
         return None
     return name
 
