@@ -436,3 +436,16 @@ def test_what_the_disk_refuses_to_begin_is_told_with_the_whole_path(
     with pytest.raises(OSError) as refused:
         Pull.begin(str(made), WORDS, "the pack llama")
     assert refused.value.filename == pulls.pull_path(str(made), WORDS)
+
+
+def test_a_pull_that_the_disk_refuses_to_begin_is_awaited_by_nobody(
+    made: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(*_: object) -> int:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr(pulls.os, "pwrite", full)
+    with pytest.raises(OSError, match="No space"):
+        Pull.begin(str(made), WORDS, "the pack llama")
+    monkeypatch.undo()
+    assert not awaited(made, KEY).is_coming()

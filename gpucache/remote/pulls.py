@@ -105,10 +105,14 @@ class Pull:
         if fd is None:
             return None
         pull = cls(fd, path)
-        with suppress(OSError):
-            pull.before = _remark_in(fd, path, os.fstat(fd))
-        os.ftruncate(fd, 0)
-        pull._write_head("starting", 0, what)
+        try:
+            with suppress(OSError):
+                pull.before = _remark_in(fd, path, os.fstat(fd))
+            os.ftruncate(fd, 0)
+            pull._write_head("starting", 0, what)
+        except BaseException:
+            pull.end()  # whoever found it locked would wait for a pull that there is not
+            raise
         return pull
 
     def fileno(self) -> int:
