@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import errno
 import fcntl
 import json
 import os
@@ -31,6 +32,10 @@ def path(tmp_path: Path) -> str:
 @pytest.fixture
 def breaker(path: str, clock: list[float]) -> Breaker:
     return Breaker(path)
+
+
+def refused(*_: object) -> int:
+    raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
 
 def later(clock: list[float], seconds: float) -> None:
@@ -264,6 +269,30 @@ class TestTheFile:
         breaker = Breaker(str(tmp_path / "none" / "remote-0.state"))
         breaker.closed("timeout")
         assert not breaker.allows(1)
+
+    def test_where_the_disk_is_full_this_process_still_knows(self, path, clock, monkeypatch):
+        """Else each of its kernels would wait for a server that hangs."""
+        with monkeypatch.context() as patched:
+            patched.setattr(breakers.os, "pwrite", refused)
+            Breaker(path).closed("timeout", "why")
+            assert Breaker(path).read().said == "why"
+            assert not Breaker(path).allows(1)
+            assert Breaker(path).may_start()
+            assert not Breaker(path).may_start(), "as where a courier cannot come up either"
+        later(clock, FIRST_S)
+        assert Breaker(path).allows(1)
+        Breaker(path).answered()
+        assert Breaker(path).read().terms == 0
+
+    def test_what_others_could_write_counts_for_whoever_could_not(self, path, clock, monkeypatch):
+        with monkeypatch.context() as patched:
+            patched.setattr(breakers, "_opened", refused)
+            Breaker(path).missed()
+        before = dict(breakers._unwritten)
+        breakers._unwritten.clear()  # as another process
+        Breaker(path).closed("timeout")
+        breakers._unwritten.update(before)
+        assert not Breaker(path).allows(1)
 
     def test_only_this_user_reads_it(self, breaker, path):
         breaker.missed()

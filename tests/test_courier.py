@@ -377,6 +377,10 @@ class TestWhoStartsIt:
         monkeypatch.setattr(asking, "start_beside", fail)
         with pytest.raises(BlockingIOError):
             ask(reading, locks, KEY, VERSION)
+        began = time.monotonic()
+        answer = ask(reading, locks, KEY, VERSION)
+        assert (answer.did, answer.code) == ("closed", "no-courier")
+        assert time.monotonic() - began < PATIENCE_S / 2, "nobody waits for what was not started"
 
     def test_a_socket_that_a_killed_one_has_left_is_replaced(
         self, meeting, serve, reading, locks, starts

@@ -16,7 +16,7 @@ from gpucache.disk.lock_place import LockPlace
 from gpucache.disk.processes import this_process
 from gpucache.disk.spawning import python_command, reap, start_beside, start_detached
 from gpucache.environment import REMOTE_TIMEOUT
-from gpucache.escapes import without_secrets
+from gpucache.escapes import printable, without_secrets
 from gpucache.forks import closed_in_child
 from gpucache.remote.breaker import Breaker
 from gpucache.remote.meeting import Meeting, address, is_own, is_readable, is_served
@@ -66,7 +66,10 @@ def ask(reading: Reading, directory: str, store_key: str, triton_version: str) -
         state = breaker.read()
         return Answer("closed", state.why, state.said)
     asking = _Asking(reading, meeting, breaker, end)
-    answer = asking.answer(store_key, triton_version)
+    try:
+        answer = asking.answer(store_key, triton_version)
+    finally:
+        reap()  # whoever has started the courier
     if answer is not None:
         return answer
     why: Why = "silent" if asking.has_met else "no-courier"
@@ -119,7 +122,7 @@ class _Asking:
             connection = self._connected()
             if connection is None:
                 if self._breaker.may_start():
-                    start_beside(_MODULE, [word_of(self._reading, self._directory)], os.environ)
+                    self._start()
             else:
                 try:
                     return self._met(connection, store_key, triton_version)
@@ -131,6 +134,18 @@ class _Asking:
             time.sleep(_LOOK_S)
         return None
 
+    def _start(self) -> None:
+        """Start a courier.
+
+        Raises:
+            OSError: there can be none, so that nobody need wait for it.
+        """
+        try:
+            start_beside(_MODULE, [word_of(self._reading, self._directory)], os.environ)
+        except OSError as error:
+            self._breaker.closed("no-courier", printable(str(error)))
+            raise
+
     def _met(self, connection: socket.socket, store_key: str, triton_version: str) -> Answer | None:
         """What the courier answers at the other end; None where the time is over.
 
@@ -138,7 +153,6 @@ class _Asking:
             ConnectionError: the courier has closed the connection.
         """
         self.has_met = True
-        reap()  # whoever has started the courier
         closed_in_child.add(connection.fileno())
         try:
             left_s = self._end - time.monotonic()

@@ -136,6 +136,8 @@ class State(NamedTuple):
 
 
 _NONE = Waste()
+_unwritten: dict[str, State] = {}
+"""By path of a file that could not be written: what this process knows."""
 
 
 class Breaker:
@@ -147,18 +149,24 @@ class Breaker:
     def __init__(self, path: str) -> None:
         self.path = path
         """The file, in a directory of locks."""
-        self._own = State()
 
     def read(self) -> State:
-        """What the node knows; takes no lock."""
+        """What the node knows, or, where that could not be written, this process; takes no lock."""
         try:
             fd = _opened(self.path, os.O_RDONLY)
         except OSError:
-            return self._own
+            return self._with_own(State())
         try:
-            return _parsed(os.pread(fd, _BYTES, 0))
+            return self._with_own(_parsed(os.pread(fd, _BYTES, 0)))
         finally:
             os.close(fd)
+
+    def _with_own(self, found: State) -> State:
+        """What is known, given what the file says."""
+        own = _unwritten.get(self.path)
+        if own is None or found.is_closed(time.monotonic()):
+            return found
+        return own
 
     def allows(self, limit_s: float) -> bool:
         """Whether this process may ask the remote now, for ``limit_s`` at most. Where a probe is due, it is taken."""
@@ -221,13 +229,14 @@ class Breaker:
         try:
             with _locked(self.path) as fd:
                 before = _parsed(os.pread(fd, _BYTES, 0))
-                after = change(before)
+                after = change(self._with_own(before))
                 if after != before:
                     os.pwrite(fd, _encoded(after), 0)
+                _unwritten.pop(self.path, None)
         except BlockingIOError:
             return
         except OSError:
-            self._own = change(self._own)
+            _unwritten[self.path] = change(self.read())
 
 
 @contextmanager
