@@ -21,6 +21,7 @@ from support.pulled_packs import Packs, end_pulls, pull_files, until_pulled
 from support.read_through import end_couriers
 from support.slow_redis import SlowRedis, slow_redis
 
+from gpucache.disk.door import HOLDER_BYTES
 from gpucache.remote.pulls import Pull, remarks
 from gpucache.remote.url import RemoteUrl
 from gpucache.transfer import prefetch
@@ -218,6 +219,8 @@ class TestTheProgramIsNotInItsWay:
             assert said["compiled"] == 0
             assert len(pull_files(root)) == 1
             assert server.reached.wait(PATIENCE_S)
+            pid = json.loads(pull_files(root)[0].read_bytes()[:HOLDER_BYTES])["pid"]
+            assert os.readlink(f"/proc/{pid}/cwd") == "/", "that of a job is removed after it"
             server.open()
             until_pulled(root)
         assert brought(root) == 1

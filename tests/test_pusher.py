@@ -502,6 +502,9 @@ from gpucache.remote import write_behind
 write_behind.LEAST_COMPILE_S = 0
 from support.launches import kernel, launched
 assert not launched(*kernel("first"))[0]
+import os
+children = open(f"/proc/self/task/{os.getpid()}/children").read()
+assert not children, "a zombie of the start"
 """
         environ = {**os.environ, "PYTHONPATH": python_path("tests")}
         subprocess.run([sys.executable, "-c", code], env=environ, capture_output=True, check=True)
@@ -521,6 +524,7 @@ assert not launched(*kernel("first"))[0]
         status = Path(f"/proc/{first}/stat").read_text().rpartition(")")[2].split()
         assert int(status[3]) != os.getsid(0)
         assert {os.readlink(f"/proc/{first}/fd/{fd}") for fd in (0, 1, 2)} == {os.devnull}
+        assert os.readlink(f"/proc/{first}/cwd") == "/"
 
     def test_what_a_killed_pusher_has_left_the_next_one_pushes(self, real, monkeypatch):
         """As the end of its job kills it."""

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import json
 import os
+import signal
 import subprocess
 import sys
 import threading
@@ -12,7 +13,7 @@ import pytest
 from support.processes import PATIENCE_S
 
 from gpucache.disk import spawning
-from gpucache.disk.spawning import python_command, start_beside, start_detached
+from gpucache.disk.spawning import python_command, reap, start_beside, start_detached
 
 TELLS = """
 import json, os, sys
@@ -118,3 +119,53 @@ def test_a_descriptor_that_is_kept_is_all_that_the_new_process_has_of_its_starte
     finally:
         os.close(readable)
         os.close(writable)
+
+
+def test_where_no_process_can_be_made_it_is_refused(tells, monkeypatch):
+    """The limit of the user's processes may let one of two be made."""
+    forks = []
+    fork = os.fork
+
+    def once() -> int:
+        if forks:
+            raise BlockingIOError
+        forks.append(1)
+        return fork()
+
+    monkeypatch.setattr(spawning.os, "fork", once)
+    with pytest.raises(BlockingIOError):
+        start_detached(python_command("tells"), tells)
+
+
+SETTLED = """
+import os, signal, sys
+from gpucache.disk.spawning import settle_in
+def main():
+    settle_in()
+    blocked = signal.pthread_sigmask(signal.SIG_BLOCK, [])
+    by_default = signal.getsignal(signal.SIGTERM) == signal.SIG_DFL
+    with open(sys.argv[1] + ".new", "w") as file:
+        file.write(f'["{os.getcwd()}", {len(blocked)}, {int(by_default)}]')
+    os.rename(sys.argv[1] + ".new", sys.argv[1])
+"""
+
+
+def test_what_has_settled_in_can_be_ended_and_keeps_no_directory(tells, tmp_path, monkeypatch):
+    (tmp_path / "settled.py").write_text(SETTLED)
+    monkeypatch.chdir(tmp_path)
+    before = signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGTERM])
+    try:
+        start_detached(python_command("settled", str(tmp_path / "out")), tells)
+    finally:
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, [signal.SIGTERM])
+        signal.signal(signal.SIGTERM, before)
+    assert read(tmp_path / "out") == ["/", 0, 1]
+
+
+def test_who_waits_for_the_child_to_be_nobodys_has_no_zombie(tells, tmp_path):
+    start_beside("tells", [str(tmp_path / "out")], tells)
+    reap(PATIENCE_S)
+    with pytest.raises(ChildProcessError):
+        os.waitpid(-1, os.WNOHANG)
+    read(tmp_path / "out")

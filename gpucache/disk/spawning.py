@@ -52,8 +52,8 @@ def python_command(module: str, *words: str, first: str = "pass") -> list[str]:
 
 def start_detached(
     command: Sequence[str], environ: Mapping[str, str], kept: int | None = None
-) -> int | None:
-    """Start a command in a session of its own, with ``/dev/null`` for its stdio; its number, None where that failed.
+) -> int:
+    """Start a command in a session of its own, with ``/dev/null`` for its stdio; return its number.
 
     Its parent is whoever adopts orphans here (init, or the first process of a container). Costs two forks, and does
     not wait for the command to come up. Of the descriptors of this process it has only ``kept``, by the same number.
@@ -75,7 +75,9 @@ def start_detached(
         os.close(readable)
         if writable >= 0:
             os.close(writable)
-    return int(told) if told else None
+    if not told:
+        raise OSError(errno.EAGAIN, "no process could be started")
+    return int(told)
 
 
 def start_beside(module: str, words: Sequence[str], environ: Mapping[str, str]) -> None:
@@ -110,8 +112,14 @@ def start_beside(module: str, words: Sequence[str], environ: Mapping[str, str]) 
     _started.append(process)
 
 
-def reap() -> None:
-    """Take notice of those of `start_beside` that have ended; never waits."""
+def reap(within_s: float = 0.0) -> None:
+    """Take notice of those of `start_beside` that have ended, or end within so many seconds."""
+    last = _started[-1:] if within_s else []
+    for process in last:
+        from subprocess import TimeoutExpired
+
+        with suppress(TimeoutExpired):
+            process.wait(within_s)
     _started[:] = [process for process in _started if process.poll() is None]
 
 
@@ -122,6 +130,22 @@ def _forget() -> None:
     for process in _started:
         process.returncode = 0  # or `subprocess` warns of it
     _started.clear()
+
+
+def settle_in() -> None:
+    """Have nothing of the settings by which the program that started this process has set up its own process.
+
+    A program may have blocked SIGTERM, and its directory may be one that is removed, or unmounted, after its end.
+    """
+    import signal
+
+    os.chdir("/")
+    os.umask(0o077)
+    with suppress(OSError):
+        offer_to_the_killer()
+    for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
+        signal.signal(number, signal.SIG_DFL)
+    signal.pthread_sigmask(signal.SIG_SETMASK, set())
 
 
 def offer_to_the_killer() -> None:

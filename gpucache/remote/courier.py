@@ -13,7 +13,6 @@ from __future__ import annotations
 
 import json
 import os
-import signal
 import socket
 import sys
 import threading
@@ -23,7 +22,7 @@ from contextlib import suppress
 from gpucache.disk.lock_place import open_lock_directory
 from gpucache.disk.locks import signature, take
 from gpucache.disk.processes import is_running
-from gpucache.disk.spawning import offer_to_the_killer
+from gpucache.disk.spawning import settle_in
 from gpucache.errors import GpuCacheError
 from gpucache.remote.breaker import Breaker, Waste
 from gpucache.remote.meeting import Meeting, address, forget_old, is_over, is_own, is_readable
@@ -71,22 +70,11 @@ def main() -> None:
     """Serve until nobody asks any more. Does not return."""
     code = 1
     try:
-        _settle_in()
+        settle_in()
         _serve(Asked(sys.argv[1]))
         code = 0
     finally:
         os._exit(code)  # whatever threads there are that never return
-
-
-def _settle_in() -> None:
-    """Have nothing of the program's settings for its own process."""
-    os.chdir("/")
-    os.umask(0o077)
-    with suppress(OSError):
-        offer_to_the_killer()
-    for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
-        signal.signal(number, signal.SIG_DFL)
-    signal.pthread_sigmask(signal.SIG_SETMASK, set())
 
 
 def _serve(asked: Asked) -> None:
@@ -112,7 +100,8 @@ def _locked_for_life(meeting: Meeting) -> int | None:
     try:
         fd = take(here, os.path.basename(meeting.lock))
         if fd is not None:
-            os.pwrite(fd, signature("asking a remote for all processes of this node"), 0)
+            with suppress(OSError):  # a full disk: it stays unnamed
+                os.pwrite(fd, signature("asking a remote for all processes of this node"), 0)
         return fd
     finally:
         os.close(here)

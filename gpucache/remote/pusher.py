@@ -17,7 +17,7 @@ from gpucache.archive.collect import Collected, NotCollected, collect
 from gpucache.archive.errors import BadPack
 from gpucache.archive.signature import SigningKey
 from gpucache.disk.lock_place import LockPlace
-from gpucache.disk.spawning import offer_to_the_killer
+from gpucache.disk.spawning import settle_in
 from gpucache.disk.staging import Staging
 from gpucache.disk.vetting import Trust, vet, vet_child
 from gpucache.environment import REMOTE
@@ -58,9 +58,8 @@ _PATIENCE = Patience(in_all_s=120.0, silent_s=20.0)
 def main() -> None:
     """Push what waits in the outbox of the root that is the only argument. Says nothing, and raises nothing."""
     (root,) = sys.argv[1:]
+    settle_in()
     os.nice(_NICENESS)
-    with suppress(OSError):
-        offer_to_the_killer()
     with suppress(GpuCacheError, OSError):
         push_waiting(root, os.environ)
 

@@ -11,7 +11,7 @@ import time
 
 from gpucache import environment
 from gpucache.disk.lock_place import LockPlace
-from gpucache.disk.spawning import python_command, start_beside, start_detached
+from gpucache.disk.spawning import python_command, reap, start_beside, start_detached
 from gpucache.errors import GpuCacheError
 from gpucache.log import warn_once
 from gpucache.remote.outbox import LEAST_COMPILE_S, leave
@@ -24,6 +24,8 @@ if TYPE_CHECKING:
 
 PUSHER = "gpucache.remote.pusher"
 """The module whose ``main`` is a pusher; its one argument is the root."""
+_LEAVES_S = 0.2
+"""For so long a pusher is waited for to be nobody's child, as a rule a few milliseconds: a program may wait for any."""
 _LATER = "`gpucache push` can push it later"
 _WAY_OUT = "set it to the file that `gpucache keygen` wrote, or leave mode=write out"
 
@@ -55,6 +57,7 @@ class WriteBehind:
         """
         if self._is_to_start():
             start_beside(PUSHER, [self.root], self._environ)
+            reap(_LEAVES_S)
 
     def wake_ahead(self) -> None:
         """As `wake`, for a process with one thread that is about to become a program.

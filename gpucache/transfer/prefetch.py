@@ -13,7 +13,7 @@ import os
 import sys
 from typing import TYPE_CHECKING, NamedTuple
 
-from gpucache.disk.spawning import python_command, start_detached
+from gpucache.disk.spawning import python_command, settle_in, start_detached
 from gpucache.environment import RECORD
 from gpucache.errors import NotInstalledError
 from gpucache.once import first_in_job
@@ -169,6 +169,7 @@ def _pull(asked: dict[str, Any], pull: Pull) -> PulledPack:
     judge = judge_of(url, os.environ)
     if judge is None:
         raise NobodyTrustedError(url.shown)
+    settle_in()  # not before: a file of keys may be named from where the program is
     root, fits = asked["root"], _Fits(asked["root"])
     return pull_pack(
         open_remote(url, os.environ, PATIENCE),

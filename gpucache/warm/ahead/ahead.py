@@ -142,8 +142,7 @@ def compile_ahead(
         # Registered first: the pool reads once this has let go, and one that nobody is found to need ends.
         file.write(Programs(None, programs))
         pid = start_detached(command, _for_the_pool(environ))
-        pool = None if pid is None else process_of(pid)
-        file.write(Programs(pool, programs))
+        file.write(Programs(process_of(pid), programs))
     return Ahead("started", paths, missing, pid, jobs)
 
 
