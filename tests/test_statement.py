@@ -203,13 +203,13 @@ def test_a_number_as_large_as_can_be_is_read():
     assert parsed(encoded(statement)) == statement
 
 
-@pytest.mark.parametrize("name", ["nightly", "a", "0.1-rc_2", "x" * 128])
+@pytest.mark.parametrize("name", ["nightly", "a", "0.1-rc_2", "x" * 100])
 def test_a_pack_may_be_called_so(name):
     assert is_name(name)
 
 
 @pytest.mark.parametrize(
-    "name", ["", ".", "..", "-x", "_x", "a/b", "a b", "ä", "a\n", "x" * 129, "a:b", "a,b", "a%2f"]
+    "name", ["", ".", "..", "-x", "_x", "a/b", "a b", "ä", "a\n", "x" * 101, "a:b", "a,b", "a%2f"]
 )
 def test_a_pack_may_not_be_called_so(name):
     """A name is one component of an object's name, of a path and of a list."""
