@@ -1449,12 +1449,14 @@ class TestRemote:
         assert "hunter2" not in finding.fact + finding.fix + finding.subject
         assert "REDISCLI_AUTH" in finding.fix
 
-    @pytest.mark.parametrize("library", ["zstandard", "cryptography", "opendal"])
+    @pytest.mark.parametrize("library", ["zstandard", "cryptography", "opendal", "redis"])
     def test_a_library_of_the_extra_that_is_missing_is_told(self, library, see, monkeypatch):
-        s3 = "s3://bucket?endpoint=http://127.0.0.1:9&mode=write"
+        url = "s3://bucket?endpoint=http://127.0.0.1:9&mode=write"
+        if library == "redis":
+            url = "redis://127.0.0.1:9/0?mode=write"
         silent(see(), "remote-not-installed")
         monkeypatch.setitem(sys.modules, library, None)
-        finding = told(see(GPUCACHE_REMOTE=s3), "remote-not-installed", "error")
+        finding = told(see(GPUCACHE_REMOTE=url), "remote-not-installed", "error")
         assert finding.subject == library
         assert finding.fix == "pip install 'gpucache-devices[remote]'"
 

@@ -206,7 +206,7 @@ from support.launches import kernel, launched
 assert not launched(*kernel("first"))[0]
 assert any("outbox" in path for path in opened)
 print([path for path in opened if path.endswith("ci.key")])
-print({"cryptography", "zstandard", "opendal"} & set(sys.modules))
+print({"cryptography", "zstandard", "opendal", "redis"} & set(sys.modules))
 """
         environ = {**os.environ, **writer.environ, "PYTHONPATH": python_path("tests")}
         done = subprocess.run(

@@ -160,9 +160,7 @@ class TestAHit:
         code = "import sys, types; sys.modules['triton'] = types.SimpleNamespace(__version__='3.9.0')\n"
         code += "from gpucache.triton.manager import DeviceCacheManager\n"
         code += "assert DeviceCacheManager(sys.argv[1]).get_group('add.json')\n"
-        code += (
-            "print(sorted({'opendal', 'cryptography', 'zstandard', 'asyncio'} & set(sys.modules)))"
-        )
+        code += "print(sorted({'opendal', 'redis', 'cryptography', 'zstandard', 'asyncio'} & set(sys.modules)))"
         done = python(code, KEY)
         assert (done.stdout, done.stderr) == ("[]\n", "")
 

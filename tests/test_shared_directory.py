@@ -260,6 +260,6 @@ from gpucache.remote.url import RemoteUrl
 remote = open_remote(RemoteUrl.parse("file://{shared}?mode=write"), {{}})
 remote.put_new("{NAME}", "{content}")
 assert remote.check().works
-assert not {{"opendal", "zstandard", "cryptography"}} & set(sys.modules)
+assert not {{"opendal", "redis", "zstandard", "cryptography"}} & set(sys.modules)
 """
     subprocess.run([sys.executable, "-c", code], check=True, timeout=60)

@@ -154,14 +154,16 @@ def test_neither_its_command_line_nor_its_streams_hold_a_secret():
         del remote
 
 
-def test_without_opendal_the_extra_is_named(monkeypatch):
-    monkeypatch.setitem(sys.modules, "opendal", None)
+@pytest.mark.parametrize(("library", "url"), [("opendal", "s3://bucket"), ("redis", "redis://h")])
+def test_without_its_library_the_extra_is_named(library, url, monkeypatch):
+    monkeypatch.setitem(sys.modules, library, None)
     with pytest.raises(NotInstalledError) as missing:
-        open_remote(RemoteUrl.parse("s3://bucket"), {})
+        open_remote(RemoteUrl.parse(url), {})
+    assert missing.value.module == library
     assert "gpucache-devices[remote]" in missing.value.hint
 
 
-def test_a_process_that_asks_never_imports_opendal():
+def test_a_process_that_asks_never_imports_the_library():
     with bad_server(says("200 OK", b"12345")) as server:
         code = f"""
 import sys
@@ -170,7 +172,8 @@ from gpucache.remote.url import RemoteUrl
 remote = open_remote(RemoteUrl.parse({url_of(server.port)!r}), {CREDENTIALS!r})
 with remote.get("v1/packs/a", 100) as file:
     assert file.read() == b"12345"
-assert not {{"opendal", "asyncio"}} & set(sys.modules)
+open_remote(RemoteUrl.parse("redis://127.0.0.1:{server.port}"), {{}}).come_up()
+assert not {{"opendal", "redis", "asyncio"}} & set(sys.modules)
 """
         subprocess.run([sys.executable, "-c", code], check=True, timeout=PATIENCE_S)
 
@@ -219,6 +222,12 @@ SERVICES = [
         {"endpoint": "https://h:8", "username": "me", "password": "w", "root": "/p"},
     ),
     ("webdav://h/p", {"WEBDAV_TOKEN": "t"}, {"endpoint": "http://h", "token": "t"}),
+    (
+        "rediss://me@h:7000/2?prefix=p",
+        {"REDISCLI_AUTH": "w"},
+        {"host": "h", "port": "7000", "database": "2", "username": "me", "password": "w"},
+    ),
+    ("redis://[::1]", {}, {"host": "::1", "port": "6379", "database": "0", "prefix": "gpucache"}),
 ]
 
 
@@ -227,12 +236,12 @@ SERVICES = [
 )
 def test_each_service_is_told_its_address_and_its_own_credentials(url, environ, expected, tmp_path):
     environ = {"HF_HOME": str(tmp_path), **environ}
-    _, settings = service(RemoteUrl.parse(url), environ)
+    settings = service(RemoteUrl.parse(url), environ).settings
     assert expected.items() <= settings.items()
 
 
 def test_no_password_goes_to_a_server_for_which_no_user_is_named():
-    _, settings = service(RemoteUrl.parse("webdav://h/p"), {"WEBDAV_PASSWORD": SECRET})
+    settings = service(RemoteUrl.parse("webdav://h/p"), {"WEBDAV_PASSWORD": SECRET}).settings
     assert SECRET not in settings.values()
 
 
@@ -323,9 +332,9 @@ def test_what_a_server_sends_back_of_credentials_is_not_even_at_debug_level(url,
 def test_the_kept_token_of_the_hub_is_read_and_nothing_large(tmp_path):
     url, environ = RemoteUrl.parse("hf://o/n"), {"HF_HOME": str(tmp_path)}
     (tmp_path / "token").write_text("kept\n")
-    assert service(url, environ)[1]["token"] == "kept"
+    assert service(url, environ).settings["token"] == "kept"
     (tmp_path / "token").write_text("x" * 100_000)
-    assert "token" not in service(url, environ)[1]
+    assert "token" not in service(url, environ).settings
 
 
 def test_the_region_of_a_profile_is_that_of_the_file_of_the_aws_cli(tmp_path):
@@ -339,12 +348,14 @@ def test_the_region_of_a_profile_is_that_of_the_file_of_the_aws_cli(tmp_path):
         ({"AWS_PROFILE": "none"}, "us-east-1"),
         ({"AWS_PROFILE": "other", "AWS_REGION": "x"}, "x"),
     ):
-        assert service(url, file | environ)[1]["region"] == region
+        assert service(url, file | environ).settings["region"] == region
     config.write_bytes(b"\xff[[")
-    assert service(url, file)[1]["region"] == "us-east-1"
+    assert service(url, file).settings["region"] == "us-east-1"
 
 
-@pytest.mark.parametrize("url", ["az://container", "hf://owner", "hf://datasets/owner"])
+@pytest.mark.parametrize(
+    "url", ["az://container", "hf://owner", "hf://datasets/owner", "redis://h/x"]
+)
 def test_a_url_that_lacks_something_is_told_before_anything_is_asked(url):
     with pytest.raises(RemoteError) as refused:
         open_remote(RemoteUrl.parse(url), {})

@@ -93,8 +93,8 @@ def _libraries(url: RemoteUrl) -> Iterator[str]:
     yield "zstandard"
     if not _is_by_owner(url):
         yield "cryptography"
-    if url.scheme != "file":
-        yield "opendal"
+    if url.library is not None:
+        yield url.library
 
 
 def _trust(url: RemoteUrl, environ: Mapping[str, str]) -> Iterator[Finding]:

@@ -40,7 +40,7 @@ def skew_s(url: RemoteUrl, environ: Mapping[str, str], within_s: float) -> float
     """
     if url.scheme not in _HTTP:
         return None
-    endpoint = service(url, environ)[1].get("endpoint") or _ENDPOINTS.get(url.scheme)
+    endpoint = service(url, environ).settings.get("endpoint") or _ENDPOINTS.get(url.scheme)
     if endpoint is None:
         return None
     found: list[float] = []

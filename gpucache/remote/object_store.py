@@ -1,4 +1,4 @@
-"""The remotes that opendal reaches: S3, Google's and Azure's stores, WebDAV, the Hugging Face Hub.
+"""The remotes that are servers: S3, Google's and Azure's stores, WebDAV, the Hugging Face Hub, Redis.
 
 Each request is made by a process of its own kind (`store_process` says why), which is killed when its time is over.
 """
@@ -17,7 +17,7 @@ from gpucache.remote.checking import checked
 from gpucache.remote.errors import NotThere, RemoteError
 from gpucache.remote.object_names import PACKS
 from gpucache.remote.remote import Listed
-from gpucache.remote.services import service
+from gpucache.remote.services import service as service_of
 from gpucache.remote.store_client import Died, StoreProcesses
 
 if TYPE_CHECKING:
@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from gpucache.remote.remote import Ability, CheckReport, Patience
     from gpucache.remote.store_client import StoreProcess
     from gpucache.remote.store_messages import Message
-    from gpucache.remote.url import RemoteUrl, Scheme
+    from gpucache.remote.url import Library, RemoteUrl, Scheme
 
 _ABLE: dict[Scheme, frozenset[Ability]] = {
     "s3": frozenset({"list", "put", "put-if-absent", "delete"}),
@@ -37,8 +37,12 @@ _ABLE: dict[Scheme, frozenset[Ability]] = {
     "webdav": frozenset({"list", "put", "delete"}),
     "webdav+https": frozenset({"list", "put", "delete"}),
     "hf": frozenset({"list"}),
+    "redis": frozenset({"list", "put", "put-if-absent", "delete"}),
+    "rediss": frozenset({"list", "put", "put-if-absent", "delete"}),
 }
-"""What opendal can do with each service (0.47.12, `Operator.capability`)."""
+"""What can be done with each service (opendal 0.47.12, `Operator.capability`; Redis by ``SET NX`` and ``SCAN``)."""
+_MOST_VALUE_BYTES = 512 * 2**20
+"""Redis's own limit of a value (``proto-max-bulk-len``)."""
 _SMALL_BYTES = 2**20
 """An entry that is no longer is put without a look first, where the store itself puts only if absent."""
 _MOST_CONFLICTS = 5
@@ -46,17 +50,18 @@ _WITH_BUCKETS = ("s3", "gs", "az")
 
 
 class ObjectStore:
-    """The objects of a service that opendal knows; a `Remote`."""
+    """The objects of a service; a `Remote`."""
 
     def __init__(self, url: RemoteUrl, patience: Patience, environ: Mapping[str, str]) -> None:
-        if importlib.util.find_spec("opendal") is None:
-            raise NotInstalledError("opendal")
+        service = service_of(url, environ)
+        if importlib.util.find_spec(service.library) is None:
+            raise NotInstalledError(service.library)
         self.shown = url.shown
         self._url = url
         self._patience = patience
-        name, settings = service(url, environ)
+        self._library = service.library
         try:
-            self._processes = StoreProcesses(name, settings, environ, patience)
+            self._processes = StoreProcesses(service, environ, patience)
         except OSError as error:
             raise _not_started(self.shown, "reach", "", error) from None
 
@@ -67,7 +72,7 @@ class ObjectStore:
         return able if self._url.mode == "write" else able & {"list"}
 
     def come_up(self) -> None:
-        """As `Remote.come_up`: the first process, which is to import opendal, is waited for."""
+        """As `Remote.come_up`: the first process, which is to import a library, is waited for."""
         with self._request("reach", "") as request:
             request.come_up()
 
@@ -95,6 +100,8 @@ class ObjectStore:
             raise self._cannot_write("put", name)
         fd, found = open_regular(path)
         with os.fdopen(fd, "rb"), self._request("put", name) as request:
+            if self._library == "redis" and found.st_size > _MOST_VALUE_BYTES:
+                raise request.refusal("too-large", "Redis takes no value above 512 MiB")
             is_conditional = not replace and "put-if-absent" in self.can
             # A server that ignores the condition may replace an entry by the same one, and no pack unasked.
             is_small_entry = found.st_size <= _SMALL_BYTES and not name.startswith(PACKS)
@@ -144,7 +151,8 @@ class ObjectStore:
             raise _not_started(self.shown, tried, name, error) from None
         try:
             # The time of the request begins here: no server has made the process come up late.
-            yield _Request(self.shown, tried, name, process, Deadline(self._patience))
+            deadline = Deadline(self._patience)
+            yield _Request(self.shown, self._library, tried, name, process, deadline)
         finally:
             self._processes.give_back(process)
 
@@ -169,6 +177,7 @@ class _Request:
     def __init__(
         self,
         remote: str,
+        library: Library,
         tried: Tried,
         name: str,
         process: StoreProcess,
@@ -177,6 +186,7 @@ class _Request:
         self.name = name
         self.deadline = deadline
         self._remote = remote
+        self._library = library
         self._tried = tried
         self._process = process
 
@@ -232,7 +242,7 @@ class _Request:
 
     def _failure(self, failed: Any, is_conditional: bool) -> Exception:
         if failed == "not-installed":
-            return NotInstalledError("opendal")
+            return NotInstalledError(self._library)
         if failed == "not-there":
             return NotThere(self._remote, self.name)
         if failed not in ("there-already", "conflict"):

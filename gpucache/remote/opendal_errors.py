@@ -9,13 +9,11 @@ failure.
 from __future__ import annotations
 
 import re
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from gpucache.remote.errors import RemoteKind
-
-Meaning = Literal["not-there", "there-already", "conflict"]
-"""What an answer may mean that is no failure. ``conflict``: another conditional write is being done at the moment."""
+    from gpucache.remote.store_messages import Meaning
 
 _BY_WORD: dict[str, RemoteKind | Meaning] = {
     "NotFound": "not-there",
@@ -59,8 +57,9 @@ _FULL = re.compile(r"QuotaExceeded|StorageFull|InsufficientStorage|NoSpace|No sp
 _SLOW = re.compile(r'code: "(?:SlowDown|RequestLimitExceeded|TooManyRequests|ServerBusy)"')
 
 
-def meaning(text: str) -> RemoteKind | Meaning:
+def meaning(error: BaseException) -> RemoteKind | Meaning:
     """The kind of failure, or what an answer means that is none; of what is not known, ``bad-answer``."""
+    text = str(error)
     word = _WORD.match(text)
     known = _BY_WORD.get(word.group(1)) if word else None
     if known is not None and known != "refused":

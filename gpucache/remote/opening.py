@@ -25,16 +25,12 @@ def open_remote(
 
     Raises:
         RemoteError: ``misconfigured``: the URL lacks what the service needs.
-        NotInstalledError: the URL needs `opendal`, which is not installed.
+        NotInstalledError: the URL needs a library that is not installed.
     """
-    if url.scheme == "file":
+    if url.library is None:
         from gpucache.remote.shared_directory import SharedDirectory
 
         return SharedDirectory(url, patience, environ)
-    if url.scheme in ("redis", "rediss"):
-        from gpucache.remote.redis_server import RedisServer
-
-        return RedisServer(url, patience, environ)
     from gpucache.remote.object_store import ObjectStore
 
     return ObjectStore(url, patience, environ)

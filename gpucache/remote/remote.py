@@ -85,7 +85,7 @@ class Remote(Protocol):
 
         Raises:
             RemoteError: no request will ever succeed as things are set up.
-            NotInstalledError: opendal is needed, and cannot be imported.
+            NotInstalledError: a library is needed that cannot be imported.
         """
 
     def get(self, name: str, limit_bytes: int) -> AbstractContextManager[BinaryIO]:

@@ -1,4 +1,4 @@
-"""What opendal is told of each service: its address from the URL, its credentials from the environment.
+"""What the library of each service is told: its address from the URL, its credentials from the environment.
 
 The variables are those of each service's own tools. Where none is set, opendal looks further itself (``~/.aws``, the
 role of a machine or of a Kubernetes account), but into the environment of this process only.
@@ -7,9 +7,10 @@ role of a machine or of a Kubernetes account), but into the environment of this 
 from __future__ import annotations
 
 import os
+import re
 from contextlib import suppress
-from typing import TYPE_CHECKING
-from urllib.parse import unquote
+from typing import TYPE_CHECKING, NamedTuple
+from urllib.parse import unquote, urlsplit
 
 from gpucache.disk.door import read_limited
 from gpucache.remote.errors import RemoteError
@@ -17,9 +18,7 @@ from gpucache.remote.errors import RemoteError
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
-    from gpucache.remote.url import RemoteUrl, Scheme
-
-    Settings = dict[str, str]
+    from gpucache.remote.url import Library, RemoteUrl, Scheme
 
 _SECRET_BYTES = 16 * 1024
 _CONFIG_BYTES = 2**20
@@ -141,6 +140,24 @@ def _webdav(url: RemoteUrl, environ: Mapping[str, str]) -> dict[str, str | None]
     }
 
 
+def _redis(url: RemoteUrl, environ: Mapping[str, str]) -> dict[str, str | None]:
+    database = url.path or "0"
+    if not re.fullmatch(r"[0-9]{1,5}", database):
+        detail = "its path is no number of a database, such as /0; a prefix is ?prefix=NAME"
+        raise RemoteError(url.shown, "misconfigured", "reach", detail=detail)
+    at = urlsplit(f"//{url.host}")
+    password = _first(environ, "REDISCLI_AUTH")  # as redis-cli does
+    return {
+        "root": None,
+        "host": at.hostname,
+        "port": str(at.port or 6379),
+        "database": database,
+        "prefix": url.option("prefix") or "gpucache",
+        "username": url.user if password else None,
+        "password": password,
+    }
+
+
 _SERVICES: dict[Scheme, tuple[str, Callable[..., dict[str, str | None]]]] = {
     "s3": ("s3", _s3),
     "gs": ("gcs", _gs),
@@ -148,15 +165,29 @@ _SERVICES: dict[Scheme, tuple[str, Callable[..., dict[str, str | None]]]] = {
     "hf": ("hf", _hf),
     "webdav": ("webdav", _webdav),
     "webdav+https": ("webdav", _webdav),
+    "redis": ("redis", _redis),
+    "rediss": ("rediss", _redis),
 }
+"""Of each scheme the service's name as its library has it, and what tells the settings."""
 
 
-def service(url: RemoteUrl, environ: Mapping[str, str]) -> tuple[str, Settings]:
-    """The name of the service in opendal, and its settings. Some of these are secrets.
+class Service(NamedTuple):
+    """A service, as its library is told of it."""
+
+    library: Library
+    service: str
+    """Its name, as the library has it."""
+    settings: dict[str, str]
+    """Some of these are secrets."""
+
+
+def service(url: RemoteUrl, environ: Mapping[str, str]) -> Service:
+    """The service that a URL names, which is none of a directory.
 
     Raises:
         RemoteError: ``misconfigured``: the URL names less than the service needs.
     """
     name, settings_of = _SERVICES[url.scheme]
     settings = {"root": f"/{url.path}", **settings_of(url, environ)}
-    return name, {key: value for key, value in settings.items() if value}
+    told = {key: value for key, value in settings.items() if value}
+    return Service(url.library or "opendal", name, told)

@@ -1,4 +1,4 @@
-"""`StoreProcesses`: the processes that ask an object store for this one, and how they are started, asked and killed."""
+"""`StoreProcesses`: the processes that ask a store for this one, and how they are started, asked and killed."""
 
 from __future__ import annotations
 
@@ -17,6 +17,7 @@ if TYPE_CHECKING:
 
     from gpucache.remote.bounded import Deadline
     from gpucache.remote.remote import Patience
+    from gpucache.remote.services import Service
     from gpucache.remote.store_messages import Message
 
 _MODULE = "gpucache.remote.store_process"
@@ -72,7 +73,7 @@ class StoreProcess:
     ) -> tuple[Message, bytes]:
         """Ask one question; the answer, and the bytes that belong to it. ``fd`` is a file that goes along.
 
-        An answer with a field ``failed`` says how the request failed (`opendal_errors`).
+        An answer with a field ``failed`` says how the request failed: a `RemoteKind` or a `Meaning`.
 
         Raises:
             TimeoutError: the deadline is over; the process is killed.
@@ -91,7 +92,7 @@ class StoreProcess:
             self._kill()
             raise
         if "said" in answer:
-            tell(DEBUG, "opendal: %s", answer["said"])
+            tell(DEBUG, "%s", answer["said"])
         return answer, data
 
     def come_up(self) -> Message:
@@ -141,15 +142,13 @@ class StoreProcesses:
 
     def __init__(
         self,
-        service: str,
-        settings: Mapping[str, str],
+        service: Service,
         environ: Mapping[str, str],
         patience: Patience,
     ) -> None:
         self._opened: Message = {
             "do": "open",
-            "name": service,
-            "settings": dict(settings),
+            **service._asdict(),
             "limit_s": patience.in_all_s,
         }
         self._environ = environ

@@ -1,4 +1,4 @@
-"""What the process of an object store (`store_process`) and the one that asks it (`store_client`) say to each other.
+"""What the process of a store (`store_process`) and the one that asks it (`store_client`) say to each other.
 
 A message is a line of JSON, after which so many bytes follow as its field ``bytes`` says.
 """
@@ -7,17 +7,23 @@ from __future__ import annotations
 
 import json
 import socket
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
     Message = dict[str, Any]
+    Listing = list[tuple[str, int, float | None]]
+    """Names, sizes in bytes, and times of change in seconds since 1970 where those are known."""
 
+Meaning = Literal["not-there", "there-already", "conflict"]
+"""What an answer may mean that is no failure. ``conflict``: another conditional write is being done at the moment."""
 _MOST_LINE_BYTES = 2**20
 _MOST_BYTES = 2**20
 _RECEIVED_AT_ONCE = 2**17
 MOST_FILES = 1
+MOST_NAME_LETTERS = 256
+"""What has a longer name is no object of gpucache's, and is not listed: some hundred of these fit into a line."""
 
 
 class Ended(Exception):

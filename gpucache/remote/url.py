@@ -30,6 +30,7 @@ if TYPE_CHECKING:
 
 Mode = Literal["read", "write"]
 Scheme = Literal["s3", "gs", "az", "hf", "redis", "rediss", "webdav", "webdav+https", "file"]
+Library = Literal["opendal", "redis"]
 
 _OWN_OPTIONS: dict[Scheme, frozenset[str]] = {
     "s3": frozenset({"endpoint", "region", "anonymous"}),
@@ -153,6 +154,13 @@ class RemoteUrl(Value):
         options = "&".join(f"{name}={value}" for name, value in self.options)
         question = "?" if options else ""
         return printable(f"{self.scheme}://{user}{self.host}{slash}{self.path}{question}{options}")
+
+    @property
+    def library(self) -> Library | None:
+        """The library by which such a remote is asked, which may be missing; None where none is needed."""
+        if self.scheme == "file":
+            return None
+        return "redis" if self.scheme in ("redis", "rediss") else "opendal"
 
     def option(self, name: str) -> str | None:
         """The value of one option of the service; None where the URL does not have that."""

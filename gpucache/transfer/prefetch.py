@@ -71,8 +71,8 @@ def _check_installed(url: RemoteUrl) -> None:
     needed = ["zstandard"]
     if url.trust is None or not url.trust.owner:
         needed.append("cryptography")
-    if url.scheme not in ("file", "redis", "rediss"):
-        needed.append("opendal")
+    if url.library is not None:
+        needed.append(url.library)
     for package in needed:
         if find_spec(package) is None:
             raise NotInstalledError(package)
