@@ -340,6 +340,32 @@ def test_who_may_write_and_not_look_can_put_a_pack(tmp_path):
         assert opened("s3", server.port, SLOW).put_new(NAME, str(content)) is True
 
 
+@pytest.mark.parametrize("kind", URLS)
+def test_a_large_file_may_be_taken_slowly(kind, tmp_path):
+    """Nothing comes back meanwhile: a limit without a byte would forbid each pack that takes longer."""
+    content = tmp_path / "content"
+    content.write_bytes(bytes(2**22))
+    is_slow = Patience(in_all_s=PATIENCE_S, silent_s=1.0)
+
+    done = replies(b"+OK\r\n") if kind == "redis" else says("201 Created")
+
+    def behave(connection, over):
+        verb = server.requests[-1].split(b" ")[0]
+        if kind != "redis" and verb != b"PUT":  # of WebDAV a directory is looked for, and made
+            says("201 Created" if verb == b"MKCOL" else "404 Not Found")(connection, over)
+            return
+        taken = 0
+        while taken < 2**22 - 2**16:  # the beginning came with the request
+            taken += len(connection.recv(2**16))
+        over.wait(2.0)
+        done(connection, over)
+
+    with bad_server(behave, end=b"\r\n" if kind == "redis" else b"\r\n\r\n") as server:
+        url = RemoteUrl.parse(URLS[kind].format(server.port))
+        remote = open_remote(url, {} if kind == "redis" else CREDENTIALS, is_slow)
+        assert remote.put_new(NAME, str(content), replace=True) is True
+
+
 # ---- Redis
 
 

@@ -17,6 +17,9 @@ if TYPE_CHECKING:
 PART_BYTES = 128 * 1024
 """How much is asked of a remote at a time."""
 
+_SLOWEST_BYTES_S = 256 * 1024
+"""What is sent by less in a second is as good as not sent."""
+
 
 class Deadline:
     """When a request must be over, by this process's own clock, which nobody can set."""
@@ -25,10 +28,14 @@ class Deadline:
         self._ends = time.monotonic() + patience.in_all_s
         self._silent_s = patience.silent_s
 
-    def left_s(self) -> float:
-        """The seconds that may still pass before the next byte: none once the whole time is over."""
+    def left_s(self, sent_bytes: int = 0) -> float:
+        """The seconds that may still pass before the next byte: none once the whole time is over.
+
+        Nothing comes back while so many bytes are sent: they may take as long as they would by a slow line.
+        """
         whole = self._ends - time.monotonic()
-        return max(0.0, min(whole, self._silent_s))
+        silent = self._silent_s + sent_bytes / _SLOWEST_BYTES_S
+        return max(0.0, min(whole, silent))
 
     @property
     def is_over(self) -> bool:

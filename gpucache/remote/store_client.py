@@ -71,7 +71,7 @@ class StoreProcess:
     def ask(
         self, question: Message, deadline: Deadline, fd: int | None = None
     ) -> tuple[Message, bytes]:
-        """Ask one question; the answer, and the bytes that belong to it. ``fd`` is a file that goes along.
+        """Ask one question; the answer, and the bytes that belong to it. ``fd`` is a file that goes along, to be sent.
 
         An answer with a field ``failed`` says how the request failed: a `RemoteKind` or a `Meaning`.
 
@@ -82,9 +82,12 @@ class StoreProcess:
         opened = self.come_up()
         if "failed" in opened:
             return opened, b""
+        sent_bytes = 0 if fd is None else os.fstat(fd).st_size
         try:
             send(self._channel, question, fd=fd)
-            answer, data = self._receiver.take(lambda: self._wait_at_most(deadline.left_s()))
+            answer, data = self._receiver.take(
+                lambda: self._wait_at_most(deadline.left_s(sent_bytes))
+            )
         except Ended:
             self._kill()
             raise Died from None
