@@ -18,7 +18,7 @@ from pathlib import Path
 
 import pytest
 from support.launches import another_process, kernel, launched
-from support.processes import PATIENCE_S
+from support.processes import PATIENCE_S, python_path
 from support.read_through import VERSION, Entries, couriers, end_couriers
 from support.remotes import EVERY_KIND, KINDS, Place
 
@@ -420,9 +420,7 @@ class TestSettings:
         (tmp_path / "without").mkdir()
         for name in ("cryptography", "zstandard", "opendal"):
             (tmp_path / "without" / f"{name}.py").write_text("raise ImportError('none here')")
-        monkeypatch.setenv(
-            "PYTHONPATH", f"{tmp_path / 'without'}{os.pathsep}{os.environ['PYTHONPATH']}"
-        )
+        monkeypatch.setenv("PYTHONPATH", python_path(tmp_path / "without"))
         remote.add(KEY, FILES)
         if kind == "s3":
             monkeypatch.setenv("GPUCACHE_REMOTE", "s3://bucket/x?endpoint=http://127.0.0.1:9")

@@ -9,8 +9,9 @@ import threading
 import time
 from pathlib import Path
 
+import click
 import pytest
-from support.processes import PATIENCE_S
+from support.processes import PATIENCE_S, python_path
 
 from gpucache.disk import spawning
 from gpucache.disk.spawning import python_command, reap, start_beside, start_detached
@@ -32,7 +33,7 @@ def main():
 def tells(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> dict[str, str]:
     """The environment in which a module `tells` is found, whose ``main`` writes what its process has."""
     (tmp_path / "tells.py").write_text(TELLS)
-    return {**os.environ, "PYTHONPATH": f"{tmp_path}:{os.environ['PYTHONPATH']}"}
+    return {**os.environ, "PYTHONPATH": python_path(tmp_path)}
 
 
 def read(path: Path) -> dict:
@@ -104,9 +105,10 @@ class TestBesideAProgram:
 
 def test_a_python_that_finds_no_gpucache_takes_this_one(tmp_path):
     """A program may run in an environment of its own, with ours on the path of this process alone."""
-    command = python_command("gpucache.cli.main", "--version")
-    found = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
-    done = subprocess.run(command, env=found, cwd=tmp_path, capture_output=True, text=True)
+    python, *words = python_command("gpucache.cli.main", "--version")
+    environ = {**os.environ, "PYTHONPATH": str(Path(click.__file__).parents[1])}
+    without_site = [python, "-S", *words]  # which would find an editable install
+    done = subprocess.run(without_site, env=environ, cwd=tmp_path, capture_output=True, text=True)
     assert done.stdout.startswith("gpucache"), done.stderr
 
 
