@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import io
 import os
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
 from support.hostile_packs import cases
 from support.hostile_parts import Parts, member, zst
-from support.packs import Source
+from support.packs import METADATA, Source
+from support.processes import PATIENCE_S
 
 from gpucache.archive.errors import BadPack
 from gpucache.archive.read import PackReader
@@ -94,3 +97,37 @@ def test_of_an_object_with_one_entry_nothing_is_published_if_anything_follows(
     assert refused(root, zst(parts.tar()) + b"x", trusted) == "trailing-bytes"
     assert refused(root, zst(parts.tar()) + zst(b""), trusted) == "second-frame"
     assert files_below(root) == before
+
+
+CODE = f"c{'ab' + 'c' * 50}"
+BOMBS = {
+    "metadata": Source().add(
+        {
+            "add.json": METADATA[:-1] + b',"x":[' + b"{}," * (15 * 2**20 // 3) + b"0]}",
+            "add.cubin": b"binary",
+        }
+    ),
+    "source": Source().add_unit({f"ab/{CODE}.py": b"x\n" * 2**20}),
+    "settings": Source().add_unit({f"ab/{CODE}.best_config": b"[" + b"{}," * 2**22 + b"0]"}),
+}
+"""Packs of which a few KB come, and whose files are gigabytes to a parser."""
+
+
+@pytest.mark.parametrize("name", BOMBS)
+def test_no_file_that_a_trusted_key_has_signed_takes_200_mb(root, keys, tmp_path, name):
+    pack = tmp_path / "n.tar.zst"
+    pack.write_bytes(BOMBS[name].packed(keys[0]))
+    assert pack.stat().st_size < 100_000
+    script = """
+import resource, sys
+from gpucache.cli.main import main
+sys.argv[1:] = ["unpack", sys.argv[1], "--root", sys.argv[2]]
+try:
+    main()
+finally:
+    print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)
+"""
+    environ = {**os.environ, "GPUCACHE_TRUST_KEYS": keys[0].public_text}
+    command = [sys.executable, "-c", script, str(pack), root]
+    done = subprocess.run(command, env=environ, stdout=-1, timeout=PATIENCE_S)
+    assert int(done.stdout) < 200_000

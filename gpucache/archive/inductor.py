@@ -10,6 +10,7 @@ C++ in it, and of a library, which also has to fit the Python, the libc and the 
 
 from __future__ import annotations
 
+import errno
 import json
 from typing import Literal
 
@@ -37,6 +38,8 @@ _CPP = b"cpp_pybinding", b"cpp_wrapper/", b"#include"
 _MACHINE_CODE = ".so", ".o"
 _TEXTS = ".py", ".best_config"
 _MOST_TEXT_BYTES = 2**24
+_MOST_PARSED_BYTES = 2**20
+"""A longer text is not parsed: of each byte of a source Python may make a kilobyte."""
 _PART_BYTES = 2**20
 _OF_MACHINE_CODE = frozenset(("machine", "abi", "libc", "cpu", "torch"))
 
@@ -117,7 +120,7 @@ def _collected(unit: Unit, paths: dict[str, str], directory: str | None) -> Coll
     fits: dict[str, str] = {}
     for name, path in sorted(paths.items()):
         sha256, found = digest(path)
-        flaw = flaw_in(name, path)
+        flaw = flaw_in(name, path) or _flaw_in_text(name, path)
         if flaw is not None:
             raise NotCollected(unit.path, "damaged", f"{name} {flaw}")
         files.append(ArchivedFile(name, found.st_size, sha256))
@@ -136,7 +139,7 @@ def _collected(unit: Unit, paths: dict[str, str], directory: str | None) -> Coll
 
 
 def flaw_in(name: str, path: str) -> str | None:
-    """What is wrong with a file of Inductor's, as far as that can be told without running or unpickling it.
+    """What is wrong with a file of Inductor's, as far as its size and its first bytes tell.
 
     ``name`` is its path below a root, ``path`` where it is now. A graph that cannot be unpickled is a miss to torch.
 
@@ -148,14 +151,28 @@ def flaw_in(name: str, path: str) -> str | None:
         return "is empty"
     if name.endswith(_MACHINE_CODE) and not is_whole(head, size):
         return "is not whole"
+    return None
+
+
+def _flaw_in_text(name: str, path: str) -> str | None:
+    """What is wrong with a source or a list of settings that this node is about to vouch for.
+
+    Who takes them relies on that: to parse what anybody may have packed would take gigabytes.
+    """
     if not name.endswith(_TEXTS):
         return None
-    if size > _MOST_TEXT_BYTES:
+    try:
+        content = read(path, _MOST_TEXT_BYTES)
+    except OSError as error:
+        if error.errno != errno.EFBIG:
+            raise
         return "is longer than any that torch writes"
-    return None if _is_sound_text(name, read(path, _MOST_TEXT_BYTES)) else "is cut, or no source"
+    return None if _is_sound_text(name, content) else "is cut, or no source"
 
 
 def _is_sound_text(name: str, content: bytes) -> bool:
+    if len(content) > _MOST_PARSED_BYTES:
+        return b"\0" not in content  # which a power cut leaves
     try:
         if name.endswith(".py"):
             import ast  # few packs have any source

@@ -29,7 +29,8 @@ HOLDER_BYTES = 4096
 KEPT_KEY_BYTES = 2**20
 SEEN_NUMBERS_BYTES = 2**20
 GROUP_FILE_BYTES = 2**20
-METADATA_BYTES = 16 * 2**20
+METADATA_BYTES = 2**20
+"""Triton's metadata have a few KB. Of each byte of JSON 27 of Python's may be made."""
 HASHED_BYTES = 2**30
 """No file of a kernel is longer: a sparse one of exbibytes would be hashed for ever."""
 
