@@ -155,6 +155,12 @@ class TestAllIsThere:
         until_pulled(root)
         assert remarks(str(root / "gpucache/v1/locks")) == []
 
+    def test_nothing_is_left_of_what_was_staged(self, remote, root, start):
+        remote.put("llama", SEEDS)
+        ended(start())
+        until_pulled(root)
+        assert list((root / "gpucache/v1/tmp").iterdir()) == []
+
     def test_two_packs_come_at_once(self, remote, root, start):
         remote.put("llama", SEEDS[:6])
         remote.put("mistral", SEEDS[6:])

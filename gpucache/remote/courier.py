@@ -24,6 +24,7 @@ from gpucache.disk.locks import signature, take
 from gpucache.disk.processes import is_running
 from gpucache.disk.spawning import settle_in
 from gpucache.errors import GpuCacheError
+from gpucache.forks import run_at_exit
 from gpucache.remote.breaker import Breaker, Waste
 from gpucache.remote.meeting import Meeting, address, forget_old, is_over, is_own, is_readable
 from gpucache.remote.question import MOST_BYTES, Answer, parsed_question
@@ -74,7 +75,10 @@ def main() -> None:
         _serve(Asked(sys.argv[1]))
         code = 0
     finally:
-        os._exit(code)  # whatever threads there are that never return
+        try:
+            run_at_exit()  # what was staged goes
+        finally:
+            os._exit(code)  # whatever threads there are that never return
 
 
 def _serve(asked: Asked) -> None:

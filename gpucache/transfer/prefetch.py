@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, NamedTuple
 from gpucache.disk.spawning import python_command, settle_in, start_detached
 from gpucache.environment import RECORD
 from gpucache.errors import NotInstalledError
+from gpucache.forks import run_at_exit
 from gpucache.once import first_in_job
 from gpucache.remote.errors import NobodyTrustedError, NoRemoteError
 from gpucache.remote.pulls import Pull, Remark
@@ -134,6 +135,7 @@ def main() -> None:
     try:
         known = _pulled(asked, pull)
     finally:
+        run_at_exit()  # what was staged goes
         if known is None:
             pull.end()
         else:
