@@ -115,11 +115,12 @@ class TestPack:
     @pytest.mark.parametrize(
         ("words", "said"),
         [
-            (("-o", "{tmp}/a b.tar.zst"), "--name="),
-            (("-o", "{tmp}/n", "--name", "../n"), "--name="),
+            (("-o", "{tmp}/a b.tar.zst"), "'a b' is no name of a pack"),
+            (("-o", "{tmp}/n", "--name", "../n"), "'../n' is no name of a pack"),
+            (("-o", "{tmp}/n", "--name", "n" * 101), "is no name of a pack"),
             (("-o", "{tmp}/missing/n.tar.zst"), "No such file or directory"),
             (("-o", "{tmp}"), "Is a directory"),
-            (("-o", "{tmp}/n", "--kernel", "none"), "there is nothing to pack"),
+            (("-o", "{tmp}/n", "--kernel", "none"), "'s 6 entries is chosen\nhint: `gpucache ls`"),
             (("-o", "{tmp}/n", "--arch", "hopper"), "has --arch 'hopper'"),
             (("-o", "{tmp}/n", "--triton-version", "three"), "--triton-version="),
         ],

@@ -1615,4 +1615,4 @@ class TestRemote:
             return
         finding = told(found, "pulled-for-others", "warning")
         assert finding.subject == "llama"
-        assert finding.fact.endswith("here are sm_90, and Triton 3.9.0")
+        assert finding.fact.endswith("here are devices of sm_90, and Triton 3.9.0")

@@ -439,6 +439,14 @@ class TestTheCommand:
         assert "nobody has signed it" in done.stderr
         assert "took 1 entry of 2" in done.stderr
 
+    def test_an_arch_that_chooses_no_kernel_is_told_with_those_there_are(self, remote, gpucache):
+        """Not only as ``took 0 entries``: in an init container it may be a slip."""
+        remote.put("llama", SEEDS)
+        done = gpucache("pull", "llama", "--arch", "sm_80")
+        assert done.returncode == 0
+        assert "warning: it has no kernel for that architecture, but for sm_90\n" in done.stderr
+        assert "warning: it has" not in gpucache("pull", "llama", "--arch", "sm_90").stderr
+
     def test_arch_leaves_out_the_others(self, remote, gpucache):
         remote.put("llama", SEEDS)
         done = gpucache("pull", "llama", "--arch", "80")
@@ -459,7 +467,7 @@ class TestTheCommand:
             (["llama"], {"GPUCACHE_REMOTE": ""}, "error: no remote is named"),
             (["llama"], {"GPUCACHE_TRUST_KEYS": ""}, "error: nobody is trusted about what file://"),
             (["nothing"], {}, "has no v1/packs/nothing"),
-            (["../x"], {}, "NAME='../x' is not a pack's name"),
+            (["../x"], {}, "'../x' is no name of a pack"),
             (["--triton-version", "a/b"], {}, "--triton-version='a/b' is not a version of Triton"),
         ],
     )
@@ -475,6 +483,7 @@ class TestTheCommand:
 
     def test_wrong_usage(self, remote, gpucache):
         assert gpucache("pull", "llama", "--triton-version", "3.9.0").returncode == 2
+        assert gpucache("pull", "llama", "--arch", "h100").returncode == 2
 
     def test_it_waits_for_the_same_pull_of_another_process_and_says_so(
         self, remote, root, gpucache

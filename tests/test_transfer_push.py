@@ -12,6 +12,7 @@ from support.launches import another_process, kernel, launched
 from support.pulled_packs import Packs
 
 from gpucache.archive.errors import BadPack
+from gpucache.environment import PACK
 from gpucache.remote.opening import open_remote
 from gpucache.remote.shared_directory import SharedDirectory
 from gpucache.remote.url import RemoteUrl
@@ -98,6 +99,24 @@ class TestAPack:
             pushed(pack)
         assert not remote.path("llama").exists()
 
+    def test_the_longest_name_that_a_pack_may_have_is_put_and_pulled(
+        self, remote, tmp_path, gpucache
+    ):
+        """Who packs, who pushes, who pulls and `GPUCACHE_PACK` have one rule for names."""
+        name = "n" * 100
+        launched(*kernel(SEEDS[0]))
+        path = tmp_path / f"{name}.tar.zst"
+        for words in (("pack", "-o", path), ("push", path), ("pull", name)):
+            done = gpucache(*map(str, words))
+            assert done.returncode == 0, done.stderr
+        assert PACK.parse(name) == (name,)
+
+    def test_a_single_entry_has_no_name_to_be_put_under(self, remote, tmp_path, gpucache):
+        (tmp_path / "entry").write_bytes(remote.packed("", SEEDS[:1]))
+        done = gpucache("push", str(tmp_path / "entry"))
+        assert done.returncode == 1
+        assert f"{tmp_path}/entry: it is a single entry" in done.stderr
+
     def test_a_pack_that_nobody_has_signed_is_not_put(self, remote, tmp_path):
         path = tmp_path / "unsigned.tar.zst"
         path.write_bytes(Packs(tmp_path / "other", None).packed("llama", SEEDS))
@@ -149,7 +168,7 @@ class TestTheCommand:
         for seed in SEEDS:
             launched(*kernel(seed))
         tried = gpucache("push", "--since", "1h", "-n")
-        assert "would put 3 entries" in tried.stderr
+        assert "note: would put 3 entries, as far as they are not there\n" in tried.stderr
         assert not list(remote.directory.glob("v1/3.9.0/*/*"))
         said = json.loads(gpucache("push", "--since", "1h", "--json").stdout)
         (fields,), inner = documented("push --since")

@@ -20,6 +20,8 @@ import re
 from collections.abc import Mapping
 from typing import Literal, NamedTuple, get_args
 
+from gpucache.archive.errors import quoted
+from gpucache.errors import GpuCacheError
 from gpucache.kernels.metadata import arch_of
 from gpucache.store.manifest import Facts
 
@@ -58,6 +60,15 @@ _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")
 def is_name(text: str) -> bool:
     """Whether a pack may have this name, which is one plain component of a path and of a URL."""
     return _NAME.fullmatch(text) is not None
+
+
+class PackNameError(GpuCacheError, ValueError):
+    """Something is no name that a pack may have."""
+
+    def __init__(self, name: str, hint: str) -> None:
+        problem = f"{quoted(name)} is no name of a pack: {A_NAME}"
+        super().__init__(problem, hint, name, hint)
+        self.name = name
 
 
 class ArchivedFile(NamedTuple):

@@ -72,13 +72,13 @@ def _packs(opened: Remote) -> Iterator[dict[str, Any]]:
 
 
 def _entries(opened: Remote) -> Iterator[dict[str, Any]]:
-    from gpucache.remote.object_names import FORMAT, entry_of
+    from gpucache.remote.object_names import FORMAT, entry_name
 
     for listed in opened.list(f"{FORMAT}/"):
-        entry = entry_of(listed.name)
+        entry = entry_name(listed.name)
         if entry is not None:
-            triton_version, key = entry
-            yield {"key": key, "triton_version": triton_version, **_about(listed)}
+            named = {"key": entry.store_key, "triton_version": entry.triton_version}
+            yield {**named, **_about(listed)}
 
 
 def _about(listed: Listed) -> dict[str, Any]:

@@ -8,7 +8,7 @@ import click
 
 from gpucache import environment
 from gpucache.cli import device_rows
-from gpucache.cli.common import existing, fold_counters
+from gpucache.cli.common import counted, existing, fold_counters
 from gpucache.cli.options import json_option, root_option
 from gpucache.cli.terminal import print_json, print_table, say
 from gpucache.units import size
@@ -104,8 +104,9 @@ def _tell_of_moves(everything: Values, pulled: PulledUse) -> None:
         say(f"pulled {pulled.entries}, used {pulled.used} of them since{gone}")
     if everything["pushed"] or everything["push_errors"]:
         sent = size(round(everything["pushed_bytes"]))
+        failed = round(everything["push_errors"])
         say(
-            f"pushed {everything['pushed']:.0f} ({sent}), failed {everything['push_errors']:.0f} times"
+            f"pushed {everything['pushed']:.0f} ({sent}), failed {counted(failed, 'time', 'times')}"
         )
     if everything["remote_bad"]:
         bad = f"{everything['remote_bad']:.0f} times the remote gave what no trusted key has signed"

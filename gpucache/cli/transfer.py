@@ -30,7 +30,6 @@ from gpucache.cli.pack_layout import check_alone, layer_row, of_layout, tell_lay
 from gpucache.cli.terminal import is_terminal, print_data, print_json, progress, say
 from gpucache.cli.transfer_unpack import entry_row
 from gpucache.environment import SIGN_KEY, TRUST_KEYS
-from gpucache.errors import ConfigurationError
 from gpucache.units import size
 
 if TYPE_CHECKING:
@@ -145,7 +144,7 @@ def pack(
     ):
         _tell_left_out(found.left_out)
         if not found.collected:
-            say(f"error: there is nothing to pack in {where}")
+            _tell_of_nothing(where, len(report.entries), len(entries))
             return 1
         if is_pack:
             statement = found.statement(pack_name, number)
@@ -153,6 +152,15 @@ def pack(
         else:
             _write_layer(where, output, found, as_json)
     return 0
+
+
+def _tell_of_nothing(root: str, there: int, chosen: int) -> None:
+    """Say why nothing is packed: nothing is there, nothing was chosen, or all was left out."""
+    if there == 0 or chosen:
+        say(f"error: there is nothing to pack in {root}")
+        return
+    say(f"error: there is nothing to pack: none of {root}'s {there} entries is chosen")
+    say("hint: `gpucache ls` shows kernel, architecture, Triton and last use of each")
 
 
 def _write_pack(
@@ -210,9 +218,9 @@ def _name_of(output: str, name: str | None) -> str:
     """The name of the pack.
 
     Raises:
-        ConfigurationError: it is none.
+        PackNameError: it is none.
     """
-    from gpucache.archive.statement import A_NAME, is_name
+    from gpucache.archive.statement import PackNameError, is_name
 
     chosen = name
     if chosen is None:
@@ -220,7 +228,7 @@ def _name_of(output: str, name: str | None) -> str:
         if output == _STREAM:
             chosen = _STREAM_NAME
     if not is_name(chosen):
-        raise ConfigurationError("--name", chosen, f"a pack's name: {A_NAME}")
+        raise PackNameError(chosen, "say --name NAME, or name another FILE")
     return chosen
 
 

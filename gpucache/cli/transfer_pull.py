@@ -13,6 +13,7 @@ from gpucache.cli.options import arch_option, json_option, root_option
 from gpucache.cli.terminal import print_json, progress, say
 from gpucache.cli.transfer_remote import believed, named_remote, remote_option
 from gpucache.cli.transfer_unpack import (
+    check_arch,
     entry_row,
     root_to_fill,
     tell_unpacked,
@@ -74,6 +75,7 @@ def pull(
 
     if name is not None and triton_version is not None:
         raise click.UsageError("--triton-version is for single entries: leave out NAME")
+    check_arch(arch)
     _check(name, triton_version)
     url = named_remote(remote)
     where = root_to_fill(root)
@@ -88,13 +90,13 @@ def _check(name: str | None, triton_version: str | None) -> None:
     """Refuse what can be the name of no pack, or no version.
 
     Raises:
-        ConfigurationError: it is none.
+        PackNameError, ConfigurationError: it is none.
     """
-    from gpucache.archive.statement import A_NAME, is_name
+    from gpucache.archive.statement import PackNameError, is_name
     from gpucache.remote.object_names import A_VERSION, is_version
 
     if name is not None and not is_name(name):
-        raise ConfigurationError("NAME", name, f"a pack's name: {A_NAME}")
+        raise PackNameError(name, "look at `gpucache remote ls`")
     if triton_version is not None and not is_version(triton_version):
         raise ConfigurationError("--triton-version", triton_version, A_VERSION)
 

@@ -53,8 +53,10 @@ def push(
     gpucache pack -o llama.tar.zst && gpucache push llama.tar.zst
     gpucache push --since 1d --remote s3://bucket/kernels
     """
-    if (file is None) == (since is None):
+    if file is None and since is None:
         raise click.UsageError("name a PACK, or say --since")
+    if file is not None and since is not None:
+        raise click.UsageError("name a PACK or say --since, not both")
     if replace and file is None:
         raise click.UsageError("--replace is for a PACK: an entry that is there is the same one")
     url = named_remote(remote)
@@ -85,7 +87,7 @@ def _push_pack(url: RemoteUrl, file: str, replace: bool, dry_run: bool, as_json:
         print_json(_pushed_row(url, file, done, dry_run))
         return 0
     statement = done.statement
-    named = f"{statement.name}, number {statement.number}, to {url.shown}"
+    named = f"{statement.name}, number {statement.number}"
     many = counted(len(statement.entries), "entry", "entries")
     did = {"put": "put", "replaced": "put in the place of another", "there": "found there"}[
         done.did
@@ -95,7 +97,8 @@ def _push_pack(url: RemoteUrl, file: str, replace: bool, dry_run: bool, as_json:
     if done.is_older:
         said = f"number {statement.number} is lower than {done.replaced}, which was there"
         say(f"warning: {said}: nodes that have seen that are told of an older pack")
-    say(f"note: {many}, {size(os.path.getsize(file))}, {did}: {named}")
+    where = f"at {url.shown}" if done.did == "there" else f"to {url.shown}"
+    say(f"note: {many}, {size(os.path.getsize(file))}, {did}: {named}, {where}")
     return 0
 
 
@@ -147,8 +150,10 @@ def _push_entries(url: RemoteUrl, since: float, root: str, dry_run: bool, as_jso
         print_json(_pushed_entries_row(root, url, done, left_out, dry_run))
         return 0
     tell([f"warning: left out {kernel}: {fact}" for kernel, fact in left_out])
-    verb = "would put" if dry_run else "put"
-    parts = [f"{verb} {counted(len(done.put), 'entry', 'entries')}, {size(done.sent_bytes)}"]
+    many = counted(len(done.put), "entry", "entries")
+    parts = [f"put {many}, {size(done.sent_bytes)}"]
+    if dry_run:
+        parts = [f"would put {many}, as far as they are not there"]
     if done.there:
         parts.append(f"{len(done.there)} there already")
     say(f"note: {'; '.join(parts)}")

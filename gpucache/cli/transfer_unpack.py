@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from gpucache.cli.common import counted, naming, vetted
-from gpucache.cli.options import arch_option, json_option, root_option
+from gpucache.cli.options import arch_option, is_arch, json_option, root_option
 from gpucache.cli.terminal import print_json, progress, say
 from gpucache.environment import MAX_SIZE
 from gpucache.errors import ProvisionError
@@ -74,6 +74,7 @@ def unpack(
     from gpucache.transfer.seen_numbers import seen_number
     from gpucache.transfer.views import device_directories, make_views
 
+    check_arch(arch)
     trust = Trust.parse(os.environ)
     trusted = TrustedKeys.from_environ(os.environ)
     where = root_to_fill(root)
@@ -113,6 +114,16 @@ def unpack(
     else:
         tell_unpacked(where, done, dry_run, viewed)
     return 0
+
+
+def check_arch(arch: str | None) -> None:
+    """Refuse the value of ``--arch`` that is no architecture, by which nothing would be chosen.
+
+    Raises:
+        UsageError: it is none.
+    """
+    if arch is not None and not is_arch(arch):
+        raise click.UsageError(f"--arch {arch!r} is no architecture, such as sm_90 or gfx942")
 
 
 def _note_number(root: str, statement: Statement) -> None:
@@ -205,11 +216,24 @@ def tell_unpacked(root: str, done: Unpacked, dry_run: bool, viewed: int = 0) -> 
     if viewed:
         parts.append(f"{counted(viewed, 'view', 'views')} in device directories")
     say(f"note: {'; '.join(parts)}")
+    others = _others_than_chosen(done)
+    if others:
+        say(f"warning: it has no kernel for that architecture, but for {', '.join(others)}")
     over = None if dry_run else over_limit_bytes(root, os.environ)
     if over is not None:
         taken, allowed = over
         said = f"the store takes {size(taken)}, more than {MAX_SIZE.name} allows ({size(allowed)})"
         say(f"warning: {said}: the next compile removes what was used least recently")
+
+
+def _others_than_chosen(done: Unpacked) -> list[str]:
+    """The architectures of a pack's kernels, where `--arch` has chosen none of them."""
+    if any(entry.kind == "kernel" for entry in (*done.made, *done.there)):
+        return []
+    kernels = [one for one in done.skipped if one.entry.kind == "kernel"]
+    if any(one.why != "not chosen" for one in kernels):
+        return []
+    return sorted({one.entry.arch or "unknown" for one in kernels})
 
 
 def _counts(skipped: Sequence[Skipped]) -> dict[str, int]:

@@ -250,7 +250,8 @@ def outboxes(case: Case) -> Iterator[Finding]:
     if count <= _MANY_MARKERS and age_s <= _LONG_S:
         return
     fact = f"{count} entries wait to be pushed, the oldest for {age(age_s)}"
-    fix = f"`gpucache remote check` tries the remote, `gpucache push` pushes now; or rm -r {_outbox(case.root)}"
+    now = "`gpucache push --since 30d` pushes now"
+    fix = f"`gpucache remote check` tries the remote, {now}; or rm -r {_outbox(case.root)}"
     yield Finding("outbox-grows", "warning", paths.ours(case.root, "outbox"), fact, fix)
 
 
@@ -271,7 +272,7 @@ def pulled_for_others(case: Case) -> Iterator[Finding]:
         if any(_is_for(entry, archs, installed) for entry in entries):
             continue
         what = sorted(map(_shown, entries))
-        here = f"{' and '.join(sorted(archs)) or 'no known device'}, and Triton {installed}"
+        here = f"devices of {' and '.join(sorted(archs)) or 'unknown kind'}, and Triton {installed}"
         fact = f"all {len(pulled.entries)} entries are for {', '.join(what[:5])}; here are {here}"
         fix = "pull a pack for these, or `gpucache pull --arch` what can be used"
         yield Finding("pulled-for-others", "warning", name or "a pack", fact, fix)

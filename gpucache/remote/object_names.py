@@ -52,17 +52,6 @@ def entry_object(triton_version: str, store_key: str) -> str:
     return f"{FORMAT}/{triton_version}/{store_key[:2]}/{store_key}"
 
 
-def entry_of(object_name: str) -> tuple[str, str] | None:
-    """The version of Triton and the key of the entry that lies in an object; None where the object is no entry."""
-    version, _, rest = object_name.removeprefix(f"{FORMAT}/").partition("/")
-    key = rest.rpartition("/")[2]
-    try:
-        is_one = entry_object(version, key) == object_name
-    except ValueError:
-        return None
-    return (version, key) if is_one else None
-
-
 def pack_name(object_name: str) -> str | None:
     """The name of the pack that lies in an object; None where the object is no pack."""
     name = object_name.removeprefix(PACKS)

@@ -101,10 +101,12 @@ def push_pack(
         PackThere: another pack of this name is there, and ``replace`` does not say to replace that.
         RemoteError: the remote failed.
         OSError: the file cannot be read.
-        ValueError: the pack's name is none that an object may have.
     """
     with open(path, "rb") as file, PackReader(file, judge, source_name=path) as reader:
         statement, signer = reader.statement, reader.signer
+        if not statement.name:
+            fact = "it is a single entry as a remote has it, and has no name to lie under"
+            raise BadPack("another-name", fact, path)
         object_name = pack_object(statement.name)
         _read_whole(reader, on_progress)
     there = _there(remote, object_name, judge)
