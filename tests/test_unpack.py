@@ -8,6 +8,7 @@ import hashlib
 import io
 import json
 import os
+import pickle
 import shutil
 import subprocess
 import sys
@@ -197,6 +198,9 @@ class TestWhatContradicts:
         with pytest.raises(BadPack) as refused:
             unpacked(root, zstd_of(bytes(data)))
         assert refused.value.code == "file-digest"
+        assert refused.value.taken == 1
+        assert "(1 that came before the flaw" in str(refused.value)
+        assert str(pickle.loads(pickle.dumps(refused.value))) == str(refused.value)
         assert whole(root, 0)
         assert not entry(root, 1).exists()
         assert staged(root) == []

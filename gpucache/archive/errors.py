@@ -110,15 +110,16 @@ class BadPack(GpuCacheError, ValueError):
     Nothing of the file that is refused is used. Entries that were read whole before are sound, and may be in the store.
     """
 
-    def __init__(self, code: PackFlaw, fact: str, source: str = "") -> None:
-        hint = _HINTS.get(code, _ANOTHER)
-        super().__init__(_problem(source, fact), hint, code, fact, source)
+    def __init__(self, code: PackFlaw, fact: str, source: str = "", taken: int = 0) -> None:
+        super().__init__(_problem(source, fact), _hint(code, taken), code, fact, source, taken)
         self.code: PackFlaw = code
         """The kind of flaw."""
         self.fact = fact
         """What is wrong, in words; texts of the pack in quotes, escaped and cut."""
         self.source = source
         """The path or the URL of the pack; empty where the reader of a part did not know it."""
+        self.taken = taken
+        """How many entries that came before, whole and vouched for, were taken into a store."""
 
     def name_source(self, source: str) -> None:
         """Say of which pack this is a flaw.
@@ -128,7 +129,22 @@ class BadPack(GpuCacheError, ValueError):
         """
         self.source = source
         self.problem = _problem(source, self.fact)
-        self.args = (self.code, self.fact, source)
+        self.args = (self.code, self.fact, source, self.taken)
+
+    def tell_taken(self, taken: int) -> None:
+        """Say how many entries were taken before the flaw, which changes this very error as `name_source` does."""
+        self.taken = taken
+        self.hint = _hint(self.code, taken)
+        self.args = (self.code, self.fact, self.source, taken)
+
+
+def _hint(code: PackFlaw, taken: int) -> str:
+    hint = _HINTS.get(code, _ANOTHER)
+    if not taken:
+        return hint
+    return (
+        f"{hint} ({taken} that came before the flaw, whole and vouched for, were taken, and stay)"
+    )
 
 
 def _problem(source: str, fact: str) -> str:

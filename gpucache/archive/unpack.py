@@ -101,7 +101,8 @@ def unpack(
     durable across power loss: digests are checked at the first use after a boot.
 
     Raises:
-        BadPack: a file is not what the statement says, or the stream ends early, or goes on.
+        BadPack: a file is not what the statement says, or the stream ends early, or goes on; the error has the number
+            of entries that were made before.
         ProvisionError: there is less room than the wanted entries take, before anything was written.
         OSError: the disk refused.
     """
@@ -122,6 +123,9 @@ def unpack(
                 on_progress(work.done_bytes, plan.wanted_bytes)
         work.publish_whole()  # the pack has ended as its statement says
         work.take_deferred()
+    except BadPack as error:
+        error.tell_taken(len(work.made))
+        raise
     finally:
         work.count()
         work.clear()
