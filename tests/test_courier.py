@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import fcntl
 import os
 import resource
@@ -468,6 +469,39 @@ class TestItsEnd:
         for thread in threads:
             thread.join(PATIENCE_S)
         assert Path(locks, meeting.socket).exists()
+
+    def test_where_there_can_be_no_socket_whoever_asks_is_told_at_once(
+        self, meeting, reading, locks, monkeypatch
+    ):
+        def start(module, words, environ):
+            def refuse(*_):
+                raise OSError(errno.EOPNOTSUPP, os.strerror(errno.EOPNOTSUPP))
+
+            with monkeypatch.context() as patched:
+                patched.setattr(couriers.socket.socket, "bind", refuse)
+                with pytest.raises(OSError, match="not supported"):
+                    Courier(meeting, Breaker(meeting.state), pytest.fail).serve()
+
+        monkeypatch.setattr(asking, "start_beside", start)
+        answer = ask(reading, locks, KEY, VERSION)
+        assert (answer.did, answer.code) == ("closed", "no-courier")
+        assert answer.said == f"there can be no socket in {locks}: Operation not supported"
+
+    def test_with_too_many_files_open_it_goes_on(self, serve, reading, locks, starts, monkeypatch):
+        refused = []
+        accept = socket.socket.accept
+
+        def refuse(listener):
+            if len(refused) < 3:
+                refused.append(1)
+                raise OSError(errno.EMFILE, os.strerror(errno.EMFILE))
+            return accept(listener)
+
+        monkeypatch.setattr(couriers.socket.socket, "accept", refuse)
+        serve(lambda question, is_waited_for: Answer("hit"))
+        assert ask(reading, locks, KEY, VERSION).did == "hit"
+        assert len(refused) == 3
+        assert not starts
 
     def test_a_request_that_never_comes_back_ends_the_process(self, meeting, monkeypatch):
         courier = Courier(meeting, Breaker(meeting.state), lambda *_: Answer("hit"))

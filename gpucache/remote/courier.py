@@ -24,6 +24,7 @@ from gpucache.disk.locks import signature, take
 from gpucache.disk.processes import is_running
 from gpucache.disk.spawning import settle_in
 from gpucache.errors import GpuCacheError
+from gpucache.escapes import printable
 from gpucache.forks import run_at_exit
 from gpucache.remote.breaker import Breaker, Waste
 from gpucache.remote.meeting import Meeting, address, forget_old, is_over, is_own, is_readable
@@ -49,6 +50,7 @@ _MOST_REQUESTS = 4
 """So many requests are under way at once. Each has a process that runs opendal, whose start takes longer than the
 requests of all ranks one after the other."""
 _READ_S = 5.0
+_AGAIN_S = 0.01
 _BACKLOG = 1024
 
 
@@ -144,13 +146,7 @@ class Courier:
     def serve(self) -> None:
         """Answer whoever connects. Returns once nobody asks any more, or its socket is no more what is found there."""
         with address(self._meeting) as path, socket.socket(socket.AF_UNIX) as listener:
-            with suppress(FileNotFoundError):
-                os.unlink(f"{path}.new")  # a dead courier's: this one has the lock
-            listener.bind(f"{path}.new")
-            listener.listen(_BACKLOG)
-            # Only now: whoever finds the socket is answered.
-            os.rename(f"{path}.new", path)
-            own = os.lstat(path)
+            own = self._listen(listener, path)
             self._breaker.came_up()
             while not self._is_over() and _is_same(path, own):
                 self._take(listener, _LOOK_S)
@@ -158,7 +154,26 @@ class Courier:
                 os.unlink(path)
             # Whoever has connected before is answered.
             while self._take(listener, 0.0) or self._limits:
-                time.sleep(0.01)
+                time.sleep(_AGAIN_S)
+
+    def _listen(self, listener: socket.socket, path: str) -> os.stat_result:
+        """Have a socket at a path; what it is there.
+
+        Raises:
+            OSError: there can be none, which the node is told.
+        """
+        try:
+            with suppress(FileNotFoundError):
+                os.unlink(f"{path}.new")  # a dead courier's: this one has the lock
+            listener.bind(f"{path}.new")
+            listener.listen(_BACKLOG)
+            # Only now: whoever finds the socket is answered.
+            os.rename(f"{path}.new", path)
+            return os.lstat(path)
+        except OSError as error:
+            said = f"there can be no socket in {self._meeting.directory}: {error.strerror}"
+            self._breaker.closed("no-courier", printable(said))
+            raise
 
     def _take(self, listener: socket.socket, timeout_s: float) -> bool:
         """Take one connection, if one comes in time."""
@@ -166,7 +181,11 @@ class Courier:
             os._exit(1)
         if not is_readable(listener, timeout_s):
             return False
-        connection, _ = listener.accept()
+        try:
+            connection, _ = listener.accept()
+        except OSError:  # too many files are open: whoever waits is taken once one is closed
+            time.sleep(_AGAIN_S)
+            return False
         self._last = time.monotonic()
         if not is_own(connection) or len(self._limits) >= _MOST_AT_ONCE:
             connection.close()
