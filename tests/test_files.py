@@ -165,6 +165,13 @@ class TestPublish:
         assert mode(tmp_path / "file") == 0o600
         assert not list(staging.iterdir())
 
+    def test_what_root_writes_is_the_owners_of_the_directory(self, as_root, tmp_path, staging):
+        """A pull of root's in a user's root: the user could read neither which packs were seen nor what they brought."""
+        os.mkdir(tmp_path / "users")
+        os.chown(tmp_path / "users", ADA, ADA)
+        write_whole(str(tmp_path / "users/file"), b"content", str(staging))
+        assert (tmp_path / "users/file").stat().st_uid == ADA
+
     def test_a_reader_never_sees_a_torn_file(self, tmp_path, staging):
         """Three writers rewrite it without pause; each read is one writer's content from end to end."""
         path = tmp_path / "file"

@@ -119,6 +119,14 @@ def make_root(path: str) -> bool:
     return made
 
 
+def give_to_owner_of(directory: str | int, fd: int) -> None:
+    """Give a new open file of root's to the owner of a directory, its path or descriptor; where that fails it stays."""
+    if os.geteuid() == 0:
+        with suppress(OSError):
+            owner = os.stat(directory)
+            os.fchown(fd, owner.st_uid, owner.st_gid)
+
+
 def _mkdir(path: str, mode: int = _PRIVATE) -> bool | None:
     """Make one directory; return whether this call made it, or None where its parent is missing."""
     try:
@@ -139,8 +147,8 @@ def write_whole(path: str, data: bytes, staging: str) -> None:
     """Write a file so that readers find the old one or the whole new one.
 
     Atomic for readers, also when this process is killed; not durable across a power cut (the file is synced, its
-    directory is not). Of several writers at once the last wins. ``staging`` is a directory on the same file system;
-    what killed writers left there is removed after an hour.
+    directory is not). Of several writers at once the last wins. What root writes is its directory's owner's. ``staging``
+    is a directory on the same file system; what killed writers left there is removed after an hour.
 
     Raises:
         ProvisionError: the operating system refused; the old file is untouched.
@@ -151,6 +159,7 @@ def write_whole(path: str, data: bytes, staging: str) -> None:
         fd, temporary = tempfile.mkstemp(prefix=STAGED, dir=staging)
         try:
             with os.fdopen(fd, "wb") as file:
+                give_to_owner_of(os.path.dirname(path), fd)
                 sweep_old(staging, STAGED, os.fstat(fd).st_mtime)
                 file.write(data)
                 file.flush()

@@ -19,7 +19,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 
 from gpucache.disk.door import COUNTERS_BYTES, DIRECTORY, SAFELY, open_regular, read_some
-from gpucache.disk.files import STAGED, make_below_root
+from gpucache.disk.files import STAGED, give_to_owner_of, make_below_root
 from gpucache.disk.locks import NO_FLOCK
 from gpucache.disk.node import mark_of, node_id
 from gpucache.layout import paths
@@ -100,10 +100,7 @@ def make_file(here: int, name: str) -> int:
         OSError: the disk refused.
     """
     fd = os.open(name, _NEW_FILE, 0o600, dir_fd=here)
-    if os.geteuid() == 0:
-        owner = os.fstat(here)
-        with suppress(OSError):
-            os.fchown(fd, owner.st_uid, owner.st_gid)
+    give_to_owner_of(here, fd)
     return fd
 
 

@@ -12,7 +12,7 @@ from contextlib import suppress
 from typing import NamedTuple
 
 from gpucache.disk.door import SAFELY, open_regular, read_limited
-from gpucache.disk.files import make_below_root
+from gpucache.disk.files import give_to_owner_of, make_below_root
 from gpucache.disk.locks import NO_FLOCK, let_go
 from gpucache.layout import paths
 
@@ -196,10 +196,7 @@ def _made(path: str) -> int:
         fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL | SAFELY, 0o600)
     except FileExistsError:
         return os.open(path, os.O_RDWR | SAFELY)
-    if os.geteuid() == 0:
-        owner = os.stat(os.path.dirname(path))
-        with suppress(OSError):
-            os.fchown(fd, owner.st_uid, owner.st_gid)
+    give_to_owner_of(os.path.dirname(path), fd)
     return fd
 
 
