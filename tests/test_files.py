@@ -166,7 +166,7 @@ class TestPublish:
         assert not list(staging.iterdir())
 
     def test_what_root_writes_is_the_owners_of_the_directory(self, as_root, tmp_path, staging):
-        """A pull of root's in a user's root: the user could read neither which packs were seen nor what they brought."""
+        """After a pull of root's a user could read neither which packs were seen nor what they had brought."""
         os.mkdir(tmp_path / "users")
         os.chown(tmp_path / "users", ADA, ADA)
         write_whole(str(tmp_path / "users/file"), b"content", str(staging))

@@ -147,8 +147,8 @@ def write_whole(path: str, data: bytes, staging: str) -> None:
     """Write a file so that readers find the old one or the whole new one.
 
     Atomic for readers, also when this process is killed; not durable across a power cut (the file is synced, its
-    directory is not). Of several writers at once the last wins. What root writes is its directory's owner's. ``staging``
-    is a directory on the same file system; what killed writers left there is removed after an hour.
+    directory is not). Of several writers at once the last wins. What root writes belongs to the directory's owner.
+    ``staging`` is a directory on the same file system; what killed writers left there is removed after an hour.
 
     Raises:
         ProvisionError: the operating system refused; the old file is untouched.
