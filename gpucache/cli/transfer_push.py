@@ -66,17 +66,13 @@ def push(
     return _push_entries(url, since, vetted(root), dry_run, as_json)
 
 
-def _takes_unsigned(url: RemoteUrl) -> bool:
-    return url.trust is not None and url.trust.owner
-
-
 def _push_pack(url: RemoteUrl, file: str, replace: bool, dry_run: bool, as_json: bool) -> int:
     from gpucache.archive.signature import anyone
     from gpucache.remote.opening import open_remote
     from gpucache.transfer.push import push_pack, signed_by
     from gpucache.transfer.source import PATIENCE
 
-    judge = anyone if _takes_unsigned(url) else signed_by
+    judge = anyone if url.is_by_owner else signed_by
     opened = open_remote(url.for_writing(), os.environ, PATIENCE)
     if not os.path.isfile(file):
         hint = "name a file that `gpucache pack` has written"
@@ -126,7 +122,7 @@ def _push_entries(url: RemoteUrl, since: float, root: str, dry_run: bool, as_jso
     from gpucache.transfer.push import PushedEntries, push_entries, unfit
 
     signing = SigningKey.from_environ(os.environ)
-    if signing is None and not _takes_unsigned(url):
+    if signing is None and not url.is_by_owner:
         raise NothingSignsError(url.shown)
     opened = open_remote(url.for_writing(), os.environ)
     now, selection = time.time(), Selection(used_since_s=since)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterator, Mapping
-from importlib.util import find_spec
 from itertools import islice
 
 from gpucache.archive.signature import SigningKey
@@ -22,6 +21,7 @@ from gpucache.remote import outbox
 from gpucache.remote.breaker import Breaker
 from gpucache.remote.clock import skew_s
 from gpucache.remote.errors import NotThere, RemoteError, RemoteUrlError
+from gpucache.remote.libraries import missing
 from gpucache.remote.meeting import Meeting
 from gpucache.remote.object_names import entries_prefix, entry_name, pack_object
 from gpucache.remote.opening import open_remote
@@ -53,10 +53,6 @@ def _url_of(environ: Mapping[str, str]) -> RemoteUrl | None:
         return None
 
 
-def _is_by_owner(url: RemoteUrl) -> bool:
-    return url.trust is not None and url.trust.owner
-
-
 # ---- as things are set up
 
 
@@ -77,24 +73,15 @@ def setting(case: Case) -> Iterator[Finding]:
         return
     if url is None:
         return
-    missing = [name for name in _libraries(url) if find_spec(name) is None]
-    for name in missing:
+    lacks = missing(url)
+    for name in lacks:
         lacking = NotInstalledError(name)
         yield Finding("remote-not-installed", "error", name, lacking.problem, lacking.hint)
-    if "cryptography" in missing or _is_by_owner(url):
+    if "cryptography" in lacks or url.is_by_owner:
         return
     yield from _trust(url, case.environ)
     if url.mode == "write":
         yield from _signing(case.environ)
-
-
-def _libraries(url: RemoteUrl) -> Iterator[str]:
-    """The libraries without which the remote cannot be used."""
-    yield "zstandard"
-    if not _is_by_owner(url):
-        yield "cryptography"
-    if url.library is not None:
-        yield url.library
 
 
 def _trust(url: RemoteUrl, environ: Mapping[str, str]) -> Iterator[Finding]:
@@ -138,7 +125,7 @@ def _signing(environ: Mapping[str, str]) -> Iterator[Finding]:
 def answers(case: Case) -> Iterator[Finding]:
     """Ask the remote for what nobody has put there, and what it has; over in twelve seconds, whatever it does."""
     url = _url_of(case.environ)
-    if url is None or not all(map(find_spec, _libraries(url))):
+    if url is None or missing(url):
         return
     try:
         remote = open_remote(url, case.environ, _PATIENCE)

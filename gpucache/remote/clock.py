@@ -20,7 +20,6 @@ if TYPE_CHECKING:
 
     from gpucache.remote.url import RemoteUrl
 
-_HTTP = ("s3", "gs", "az", "hf", "webdav", "webdav+https")
 _ENDPOINTS = {
     "s3": "https://s3.amazonaws.com",
     "gs": "https://storage.googleapis.com",
@@ -38,7 +37,7 @@ def skew_s(url: RemoteUrl, environ: Mapping[str, str], within_s: float) -> float
     Raises:
         RemoteError: ``misconfigured``: the URL names less than the service needs.
     """
-    if url.scheme not in _HTTP:
+    if url.library != "opendal":  # which asks all that it asks by HTTP
         return None
     endpoint = service(url, environ).settings.get("endpoint") or _ENDPOINTS.get(url.scheme)
     if endpoint is None:

@@ -8,15 +8,15 @@ from __future__ import annotations
 
 import os
 import time
-from importlib.util import find_spec
 
 from gpucache.archive.errors import BadPack
 from gpucache.archive.read import PackReader
 from gpucache.archive.unpack import unpack
 from gpucache.environment import TRUST_KEYS
-from gpucache.errors import GpuCacheError, NotInstalledError, UnsafeDirectoryError
+from gpucache.errors import GpuCacheError, UnsafeDirectoryError
 from gpucache.escapes import printable
 from gpucache.remote.errors import NotThere, RemoteError
+from gpucache.remote.libraries import require
 from gpucache.remote.object_names import entry_object
 from gpucache.remote.opening import open_remote
 from gpucache.remote.question import Answer
@@ -68,9 +68,7 @@ def opened_fetch(
     environ = {**os.environ, TRUST_KEYS.name: trust}
     parsed = RemoteUrl.parse(url)
     patience = Patience(in_all_s=timeout_s, silent_s=timeout_s)
-    _require("zstandard")
-    if parsed.trust is None or not parsed.trust.owner:
-        _require("cryptography")
+    require(parsed)
     remote = open_remote(parsed, environ, patience)
     remote.come_up()
     judge_of(parsed, environ)
@@ -83,16 +81,6 @@ def opened_fetch(
         return fetch(remote, judge, root, question, is_waited_for)
 
     return asked
-
-
-def _require(library: str) -> None:
-    """Find out before the first entry comes that a library is missing.
-
-    Raises:
-        NotInstalledError: it is.
-    """
-    if find_spec(library) is None:
-        raise NotInstalledError(library)
 
 
 def fetch(

@@ -157,7 +157,7 @@ class Pushing:
         self.root = root
         self.remote: Remote = open_remote(url, environ, _PATIENCE)
         self.signing = SigningKey.from_environ(environ)
-        if self.signing is None and not (url.trust is not None and url.trust.owner):
+        if self.signing is None and not url.is_by_owner:
             raise GpuCacheError("nothing can be signed", "set GPUCACHE_SIGN_KEY")
         self._pins = Staging(paths.ours(root, "tmp"))
         self._stats = Stats(paths.ours(root, "stats"), NO_DEVICE)

@@ -73,8 +73,7 @@ class SharedDirectory:
         self.shown = url.shown
         self._url = url
         self._patience = patience
-        by_owner = url.trust is not None and url.trust.owner
-        self._owners = Trust.parse(environ) if by_owner else None
+        self._owners = Trust.parse(environ) if url.is_by_owner else None
 
     @property
     def can(self) -> frozenset[Ability]:

@@ -156,6 +156,11 @@ class RemoteUrl(Value):
         return printable(f"{self.scheme}://{user}{self.host}{slash}{self.path}{question}{options}")
 
     @property
+    def is_by_owner(self) -> bool:
+        """Whether what lies there is believed by the owners of its files, without a signature (``trust=owner``)."""
+        return self.trust is not None and self.trust.owner
+
+    @property
     def library(self) -> Library | None:
         """The library by which such a remote is asked, which may be missing; None where none is needed."""
         if self.scheme == "file":

@@ -83,7 +83,7 @@ def write_behind(root: str, locks: LockPlace, environ: Mapping[str, str]) -> Wri
     if url is None or url.mode != "write":
         return None
     signing = environment.SIGN_KEY.read_or_default(environ)
-    if signing is None and not (url.trust is not None and url.trust.owner):
+    if signing is None and not url.is_by_owner:
         warn_once("nothing is pushed", f"{environment.SIGN_KEY} is not set", _WAY_OUT)
         return None
     told = dict(environ)

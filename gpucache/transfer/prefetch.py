@@ -15,7 +15,6 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from gpucache.disk.spawning import python_command, settle_in, start_detached
 from gpucache.environment import RECORD
-from gpucache.errors import NotInstalledError
 from gpucache.forks import run_at_exit
 from gpucache.once import first_in_job
 from gpucache.remote.errors import NobodyTrustedError, NoRemoteError
@@ -57,26 +56,14 @@ def configured_remote(environ: Mapping[str, str]) -> RemoteUrl:
     url = RemoteUrl.configured(environ)
     if url is None:
         raise NoRemoteError
-    _check_installed(url)
+    from gpucache.remote.libraries import require
+
+    require(url)  # first: the next line imports one
     from gpucache.remote.trusting import judge_of
 
     if judge_of(url, environ) is None:
         raise NobodyTrustedError(url.shown)
     return url
-
-
-def _check_installed(url: RemoteUrl) -> None:
-    """Refuse to start what could not read a pack. Nothing is imported, which would take longer than all else here."""
-    from importlib.util import find_spec
-
-    needed = ["zstandard"]
-    if url.trust is None or not url.trust.owner:
-        needed.append("cryptography")
-    if url.library is not None:
-        needed.append(url.library)
-    for package in needed:
-        if find_spec(package) is None:
-            raise NotInstalledError(package)
 
 
 def pull_ahead(
