@@ -415,3 +415,14 @@ def test_nothing_of_the_extra_is_imported_before_its_use():
     code = f"import {rooms}, sys; print({{'zstandard', 'cryptography'}} & {{*sys.modules}})"
     child = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
     assert child.stdout == "set()\n"
+
+
+def test_a_key_file_that_cannot_be_read_is_told_with_what_names_it(tmp_path):
+    """The path alone says nothing to whom has only set a variable, and forgot a colon or wrote two paths."""
+    for read, variable in (
+        (SigningKey.read, "GPUCACHE_SIGN_KEY"),
+        (TrustedKeys.parse, "GPUCACHE_TRUST_KEYS"),
+    ):
+        with pytest.raises(BadKey) as caught:
+            read(f"{tmp_path}/a,{tmp_path}/b")
+        assert variable in str(caught.value)

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
+import subprocess
 from pathlib import Path
 
 import pytest
@@ -180,6 +182,23 @@ class TestTheCommand:
         assert (counted["pushed"], counted["pushed_bytes"]) == (3, said["sent_bytes"])
         again = gpucache("push", "--since", "1h")
         assert "put 0 entries, 0 B; 3 there already" in again.stderr
+
+    def test_those_of_a_read_only_root_and_of_stock_triton_are_put(
+        self, remote, root, gpucache, mount, tmp_path
+    ):
+        """As they are packed; nothing is made there."""
+        launched(*kernel(SEEDS[0]))
+        image = mount(tmp_path / "image", "--bind", root)
+        subprocess.run(["mount", "-o", "remount,bind,ro", image], check=True)
+        done = gpucache("push", "--since", "1h", "--root", image)
+        assert (done.returncode, "note: put 1 entry, " in done.stderr) == (0, True), done.stderr
+        shutil.rmtree(remote.directory / "v1/3.9.0")
+        stock = tmp_path / "stock"
+        shutil.copytree(root / "triton/0", stock)
+        before = sorted(stock.iterdir())
+        done = gpucache("push", "--since", "1h", "--root", stock)
+        assert (done.returncode, "note: put 1 entry, " in done.stderr) == (0, True), done.stderr
+        assert sorted(stock.iterdir()) == before
 
     def test_only_what_was_used_since(self, remote, root, gpucache):
         launched(*kernel(SEEDS[0]))

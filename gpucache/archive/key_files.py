@@ -11,6 +11,7 @@ import stat
 from gpucache.archive.errors import BadKey
 from gpucache.disk.door import open_regular, read_some
 from gpucache.disk.vetting import Trust
+from gpucache.environment import SIGN_KEY
 
 _MOST_KEY_BYTES = 2**12
 _MOST_TRUSTED_BYTES = 2**20
@@ -44,7 +45,8 @@ def read_secret(path: str) -> str:
     Raises:
         BadKey: others can; another user owns it; or it cannot be read.
     """
-    text, found = _read_text(path, _MOST_KEY_BYTES)
+    hint = f"have {SIGN_KEY.name} name a file that this user can read"
+    text, found = _read_text(path, _MOST_KEY_BYTES, hint)
     _refuse_owner(path, found, Trust())
     is_own = found.st_uid == os.geteuid()
     allowed = 0o700 if is_own else 0o750
@@ -60,17 +62,15 @@ def read_secret(path: str) -> str:
     return text
 
 
-def _read_text(path: str, most_bytes: int) -> tuple[str, os.stat_result]:
-    """The text of a small regular file, and the file's `os.stat`."""
+def _read_text(path: str, most_bytes: int, hint: str) -> tuple[str, os.stat_result]:
+    """The text of a small regular file, and the file's `os.stat`; ``hint`` is for one that cannot be read."""
     try:
         fd, found = open_regular(os.path.realpath(path))
         with open(fd, "rb") as file:
             data = read_some(file, most_bytes + 1)
     except (OSError, ValueError) as error:
         why = error.strerror if isinstance(error, OSError) else str(error)  # a NUL in the path
-        raise BadKey(
-            "unreadable", path, f"it cannot be read: {why}", "name a file that this user can read"
-        ) from None
+        raise BadKey("unreadable", path, f"it cannot be read: {why}", hint) from None
     if len(data) > most_bytes:
         raise BadKey(
             "too-long", path, f"it has more than {most_bytes} bytes", "name a file of keys"
@@ -84,15 +84,20 @@ def _refuse_owner(path: str, found: os.stat_result, trust: Trust) -> None:
         raise BadKey("owner", path, fact, "copy it to a file of your own")
 
 
-def read_trusted(path: str, trust: Trust) -> str:
+def read_trusted(path: str, trust: Trust, named: str) -> str:
     """Read a small file that belongs to this user, to root, or to whom ``trust`` covers, and that others cannot write.
+
+    ``named`` is what names the file, for an error: who meant a key has left out the colon.
 
     Limits: its group is trusted, and so are the owners of the directories on the way.
 
     Raises:
         BadKey: it is another user's, everybody can write it, or it cannot be read.
     """
-    text, found = _read_text(path, _MOST_TRUSTED_BYTES)
+    hint = (
+        f"have {named} be NAME:KEY, or the path of one file with such lines that this user can read"
+    )
+    text, found = _read_text(path, _MOST_TRUSTED_BYTES, hint)
     _refuse_owner(path, found, trust)
     if found.st_mode & stat.S_IWOTH:
         fact = "everybody can write it, and so say whom to believe"

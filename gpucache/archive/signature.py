@@ -249,7 +249,7 @@ class TrustedKeys:
         source = named
         if is_key_file(text):
             source = text.strip()
-            text = read_trusted(source, trust)
+            text = read_trusted(source, trust, named)
         keys: dict[str, bytes] = {}
         for line in re.split(r"[,\n]", text):
             said = line.partition("#")[0].strip()

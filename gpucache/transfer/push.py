@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import tempfile
 import time
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, NamedTuple
@@ -184,6 +186,8 @@ def push_entries(
 ) -> PushedEntries:
     """Put each entry at its own name; one that is there stays, since a key has one content. Progress is told entries.
 
+    In a root that is read-only, or stock Triton's, nothing is made or counted.
+
     Raises:
         RemoteError: the remote failed; what was put before stays, and the next push passes it over.
         OSError: the disk refused.
@@ -192,8 +196,9 @@ def push_entries(
     there: list[ArchivedEntry] = []
     left_out: list[NotPushed] = []
     sent_bytes = 0
-    staging = staging_below(paths.ours(root, "tmp"))
-    stats = Stats(paths.ours(root, "stats"), NO_DEVICE)
+    takes_more = os.access(paths.ours(root), os.W_OK)
+    staging = staging_below(paths.ours(root, "tmp") if takes_more else tempfile.gettempdir())
+    stats = Stats(paths.ours(root, "stats") if takes_more else None, NO_DEVICE)
     for number, one in enumerate(collected):
         if on_progress is not None:
             on_progress(number, len(collected))
