@@ -428,7 +428,6 @@ PACK = Variable[tuple[str, ...]](
     (),
     "the packs that gpucache run pulls from the remote while the program starts: NAME,NAME",
     _packs,
-    default_text="none",
 )
 NVML_TIMEOUT = Variable(
     "GPUCACHE_NVML_TIMEOUT_S",
