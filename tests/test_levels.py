@@ -40,6 +40,8 @@ def test_levels_are_shown_where_there_is_something_of_a_remote(here, tmp_path):
     assert [row[0] for row in said.rows] == ["0", "all", "directory", "store", "remote"]
     assert said.rows[-1] == ["remote", "1", "0", "0", "0", "0.0"]
     assert said.err.splitlines() == ["pushed 4 (2.0 KiB), failed 1 time"]
+    as_json = here("stats", "--root", root, "--json").json
+    assert (list(as_json["devices"]), as_json["all"]["pushed"]) == (["0"], 4)
 
 
 def test_what_no_trusted_key_has_signed_is_told(here, tmp_path):

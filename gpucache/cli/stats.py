@@ -37,7 +37,7 @@ def stats(root: str | None, as_json: bool) -> None:
     from gpucache.store.counts import COUNTERS, REMOTE_COUNTERS, SECONDS
     from gpucache.store.levels import levels
     from gpucache.store.pulled import use_of_pulled
-    from gpucache.store.stats import totals
+    from gpucache.store.stats import REMOTE, totals
 
     where = existing(root)
     vet(where, Trust.parse(os.environ))
@@ -52,6 +52,7 @@ def stats(root: str | None, as_json: bool) -> None:
     everything = {}
     for column in columns:
         everything[column] = sum(values[column] for values in sums.values())
+    sums.pop(REMOTE, None)  # nothing was launched there
     by_level = levels(everything)
     pulled = use_of_pulled(where)
     if as_json:
@@ -68,13 +69,10 @@ def stats(root: str | None, as_json: bool) -> None:
 def _print_directories(sums: Mapping[str, Values], everything: Values) -> None:
     """A line for each device directory, and one for all."""
     from gpucache.store.counts import NODE_COUNTERS, NODE_SECONDS
-    from gpucache.store.stats import REMOTE
 
     columns = NODE_COUNTERS + NODE_SECONDS
     lines = []
     for name in sorted(sums):
-        if name == REMOTE:
-            continue  # nothing was launched there
         cells = device_rows.counter_cells(sums[name], columns)
         lines.append((name, *cells))
     cells = device_rows.counter_cells(everything, columns)
