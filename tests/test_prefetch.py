@@ -22,7 +22,8 @@ from support.read_through import end_couriers
 from support.slow_redis import SlowRedis, slow_redis
 
 from gpucache.disk.door import HOLDER_BYTES
-from gpucache.remote.pulls import Pull, remarks
+from gpucache.remote.pull_files import remarks
+from gpucache.remote.pulls import Pull
 from gpucache.remote.url import RemoteUrl
 from gpucache.transfer import prefetch
 

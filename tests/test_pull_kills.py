@@ -16,8 +16,9 @@ from gpucache.archive.signature import anyone
 from gpucache.disk.vetting import Trust
 from gpucache.errors import ProvisionError
 from gpucache.layout.paths import ours
+from gpucache.remote.awaited import Awaited
 from gpucache.remote.opening import open_remote
-from gpucache.remote.pulls import Awaited, pulling
+from gpucache.remote.pulls import pulling
 from gpucache.remote.url import RemoteUrl
 from gpucache.report.cache_report import scan
 from gpucache.store.lookup import sound

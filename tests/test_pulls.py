@@ -25,7 +25,9 @@ from gpucache.disk.files import make_below_root
 from gpucache.disk.locks import holder, is_free
 from gpucache.layout.paths import ours
 from gpucache.remote import pulls
-from gpucache.remote.pulls import PULL, Awaited, Pull
+from gpucache.remote.awaited import ASK_S, Awaited
+from gpucache.remote.pull_files import PULL, pull_path, remarks
+from gpucache.remote.pulls import Pull
 from gpucache.triton import pulled
 
 KEY, FILES = kernel("pulled")
@@ -99,7 +101,7 @@ def test_any_key_is_awaited_before_the_keys_are_known(phase, made):
 def test_a_remote_that_does_not_answer_is_awaited_for_seconds_however_long_the_stall_limit(made):
     pull = begun(made)
     pull.ask()
-    with aged(pull.path, pulls.ASK_S + 1):
+    with aged(pull.path, ASK_S + 1):
         assert not awaited(made, KEY).is_coming()
     pull.bring([KEY])
     assert awaited(made, KEY).is_coming()
@@ -126,6 +128,17 @@ def test_a_pull_from_the_future_that_stands_still_is_awaited_by_the_own_clock(ma
         monkeypatch.setattr(time, "monotonic", lambda: now + 31)
         assert not waiting.is_coming()
         assert waiting.stalled == pull.path
+    pull.end()
+
+
+def test_a_pull_from_the_future_that_stands_still_is_awaited_once_for_all_keys(made, monkeypatch):
+    pull = begun(made)
+    pull.bring([KEY, OTHER])
+    with aged(pull.path, -3600):
+        assert awaited(made, KEY, stall_s=30).is_coming()
+        now = time.monotonic()
+        monkeypatch.setattr(time, "monotonic", lambda: now + 31)
+        assert not awaited(made, OTHER, stall_s=30).is_coming()
     pull.end()
 
 
@@ -259,9 +272,9 @@ def test_a_pull_that_failed_is_over_and_says_why(made):
     assert not waiting.is_coming()
     (remark,) = waiting.over.values()
     assert remark.text == "the pack llama failed: no connection could be made"
-    assert pulls.remarks(ours(str(made), "locks")) == [remark]
+    assert remarks(ours(str(made), "locks")) == [remark]
     begun(made).end()
-    assert pulls.remarks(ours(str(made), "locks")) == []
+    assert remarks(ours(str(made), "locks")) == []
 
 
 # ---- launches
@@ -435,7 +448,7 @@ def test_what_the_disk_refuses_to_begin_is_told_with_the_whole_path(
     monkeypatch.setattr(pulls, "take", read_only)
     with pytest.raises(OSError) as refused:
         Pull.begin(str(made), WORDS, "the pack llama")
-    assert refused.value.filename == pulls.pull_path(str(made), WORDS)
+    assert refused.value.filename == pull_path(str(made), WORDS)
 
 
 def test_a_pull_that_the_disk_refuses_to_begin_is_awaited_by_nobody(

@@ -17,7 +17,7 @@ from gpucache.disk.lock_place import LockPlace
 from gpucache.disk.locks import PROVISION_LOCK, holder, is_free, serves
 from gpucache.disk.refusal import may
 from gpucache.findings import Finding
-from gpucache.remote.pulls import remarks
+from gpucache.remote.pull_files import remarks
 
 _PROVISIONING_S = 60.0
 _AGAIN = "`gpucache remote check` tries the remote, `gpucache pull` the pack, and the next `gpucache run` again"

@@ -18,7 +18,7 @@ from gpucache.environment import RECORD
 from gpucache.forks import run_at_exit
 from gpucache.once import first_in_job
 from gpucache.remote.errors import NobodyTrustedError, NoRemoteError
-from gpucache.remote.pulls import Pull, Remark
+from gpucache.remote.pulls import Pull
 from gpucache.remote.url import RemoteUrl
 
 if TYPE_CHECKING:
@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from typing import Any, Literal
 
     from gpucache.archive.statement import ArchivedEntry
-    from gpucache.remote.pulls import Kind
+    from gpucache.remote.pull_files import Kind, Remark
     from gpucache.transfer.pull import PulledPack
 
     Did = Literal["started", "joined", "done"]

@@ -7,11 +7,12 @@ import time
 
 from gpucache.disk.locks import holder
 from gpucache.log import WARNING, tell_in_job
-from gpucache.remote.pulls import Awaited, Remark
+from gpucache.remote.awaited import Awaited
 from gpucache.store.manifest import MANIFEST
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from gpucache.remote.pull_files import Remark
     from gpucache.triton.location import Location
 
 _told: set[Remark] = set()

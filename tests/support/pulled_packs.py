@@ -14,7 +14,7 @@ from gpucache.archive.signature import SigningKey, make_key
 from gpucache.archive.statement import ArchivedEntry, Statement
 from gpucache.archive.write import write_pack
 from gpucache.disk.lock_place import LockPlace
-from gpucache.remote.pulls import PULL
+from gpucache.remote.pull_files import PULL
 from gpucache.store.manifest import Facts
 from support.launches import kernel
 from support.packs import archived
