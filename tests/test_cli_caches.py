@@ -32,7 +32,7 @@ def root(tmp_path: Path, keys: list[str]) -> Path:
     return tmp_path / "root"
 
 
-# ---- --json is what the README says
+# ---- --json is what the page on it says
 
 
 class TestJson:

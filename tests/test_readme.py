@@ -132,6 +132,18 @@ def test_every_command_is_in_the_readme():
     assert [name for name in cli.list_commands(None) if f"gpucache {name}" not in TEXT] == []
 
 
+def test_every_command_prints_json_but_those_that_are_said_not_to():
+    (sentence,) = re.findall(r"`--json` on every command but (.*?),\s+which", TEXT, re.DOTALL)
+    without = set()
+    for name in cli.list_commands(None):
+        command = cli.get_command(None, name)
+        of_group = getattr(command, "commands", {name: command})
+        for one in of_group.values():
+            if not any("--json" in option.opts for option in one.params):
+                without.add(name)
+    assert without == set(re.findall(r"`(\w+)`", sentence))
+
+
 def test_every_option_is_in_the_readme():
     commands = [cli.get_command(None, name) for name in cli.list_commands(None)]
     options = [parameter for command in commands for parameter in command.params]

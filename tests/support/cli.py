@@ -1,4 +1,4 @@
-"""The command line as a person or a script meets it, and what the README says that `--json` prints."""
+"""The command line as a person or a script meets it, and what the page on JSON says that is printed."""
 
 from __future__ import annotations
 
@@ -17,6 +17,7 @@ from support.processes import PATIENCE_S
 
 README = Path(__file__).parents[2] / "README.md"
 TEXT = README.read_text(encoding="utf-8")
+FIELDS = (README.parent / "docs/json.md").read_text(encoding="utf-8")
 
 # What a field of each name holds, wherever it is printed.
 TEXTS = {
@@ -110,8 +111,8 @@ def table(text: str) -> list[list[str]]:
 
 
 def documented(command: str) -> tuple[list[list[str]], dict[str, list[str]]]:
-    """The names in the README's row: those before and after each colon or semicolon, and those that parentheses add."""
-    (cell,) = re.findall(rf"^\| [^|]*`{re.escape(command)}`[^|]*\| (.*) \|$", TEXT, re.MULTILINE)
+    """The names in a row of the page on JSON: before and after each colon or semicolon, and those in parentheses."""
+    (cell,) = re.findall(rf"^\| [^|]*`{re.escape(command)}`[^|]*\| (.*) \|$", FIELDS, re.MULTILINE)
     added = {
         name: re.findall(r"`(\w+)`", inner)
         for name, inner in re.findall(r"`(\w+)` \(([^)]*)\)", cell)
