@@ -253,6 +253,23 @@ def test_in_a_locale_without_the_letters_of_a_kernel_the_other_kernels_are_moved
     assert [(row["key"], row["why"]) for row in done["left_out"]] == [(key(1), "odd")]
 
 
+def test_what_was_made_under_a_umask_of_0_can_be_packed(tmp_path, here):
+    """As in some containers: nobody believes a file that everybody may write."""
+    pack, root, again = tmp_path / "n.tar.zst", tmp_path / "root", tmp_path / "again"
+    pack.write_bytes(Source().add(recipe=b"{}").packed())
+    before = os.umask(0)
+    try:
+        make(str(again), 1, 1)
+        pack.chmod(0o600)
+        assert here("unpack", pack, "--unsigned", "--root", root).code == 0
+        done = [
+            here("pack", "-o", tmp_path / "o", "--root", where, "--json") for where in (root, again)
+        ]
+    finally:
+        os.umask(before)
+    assert [json.loads(one.out)["left_out"] for one in done] == [[], []]
+
+
 class TestTrust:
     def test_a_pack_of_a_trusted_key_is_taken_and_its_signer_told(
         self, root, here, tmp_path, keys, ci

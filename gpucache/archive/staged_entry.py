@@ -7,7 +7,7 @@ from collections.abc import Iterator
 
 from gpucache.archive.statement import ArchivedEntry, ArchivedFile
 from gpucache.disk.door import METADATA_BYTES
-from gpucache.disk.files import remove_tree
+from gpucache.disk.files import NEW_MODE, remove_tree
 from gpucache.kernels.elf import HEAD_BYTES, is_whole
 from gpucache.kernels.metadata import identity_in
 from gpucache.layout.keys import is_key_of
@@ -53,7 +53,7 @@ class StagedEntry:
         """
         path = f"{self.directory}/{file.name}"
         looked_at = self._looked_at_bytes(file)
-        fd = os.open(path, _NEW_FILE, 0o666)
+        fd = os.open(path, _NEW_FILE, NEW_MODE)
         try:
             for piece in pieces:
                 missing = looked_at - len(self._looked_at)

@@ -18,6 +18,9 @@ from gpucache.disk.refusal import refusal
 from gpucache.errors import ProvisionError
 
 _NEW_FILE = os.O_WRONLY | os.O_CREAT | SAFELY
+NEW_MODE = 0o664
+"""The mode of new files below a root, before the umask. With one of 0, as in containers, everybody may write what else
+is made; what everybody may write is believed by nobody, and packed by none."""
 STALE_S = 3600.0
 """A temporary file that has not changed for so long is taken for a dead process's, where no lock tells."""
 STAGED = "publish-"
@@ -233,7 +236,7 @@ def write_new(path: str, data: bytes, replace: bool = False) -> None:
         OSError: the disk refused, and no file is left; or something is there, and stays.
     """
     how = os.O_TRUNC if replace else os.O_EXCL
-    fd = os.open(path, _NEW_FILE | how, 0o666)
+    fd = os.open(path, _NEW_FILE | how, NEW_MODE)
     try:
         view = memoryview(data)
         while view:
