@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from pathlib import Path
 
 import pytest
@@ -12,11 +13,12 @@ from gpucache.archive import compression, ustar
 from gpucache.archive.members import STATEMENT
 from gpucache.archive.read import PackReader
 from gpucache.disk.staging import Staging
+from gpucache.disk.vetting import Trust
 from gpucache.layout import paths
 from gpucache.machine.device import Device
 from gpucache.store.manifest import Facts, digest_of, single_key
 from gpucache.store.publish import publish_entry
-from gpucache.transfer.bring import judge_of
+from gpucache.transfer.bring import judge_of, vet_source
 
 KEY = "A" * 52
 NAME = "matmul.autotune.json"
@@ -81,3 +83,21 @@ def test_an_autotuners_result_is_taken_where_a_device_of_its_kind_is_on_record(
     said = json.loads(done.out)
     assert len(said["made"]) == made
     assert [row["why"] for row in said["skipped"]] == why
+
+
+def test_a_named_pipe_that_everybody_may_write_vouches_for_nothing(tmp_path):
+    path = tmp_path / "pipe"
+    os.mkfifo(path, 0o600)
+    with open(os.open(path, os.O_RDWR | os.O_NONBLOCK), "rb") as pipe:
+        vet_source(pipe, str(path), Trust())
+        path.chmod(0o622)
+        with pytest.raises(UnsafeDirectoryError, match="everybody may write it"):
+            vet_source(pipe, str(path), Trust())
+
+
+def test_a_pipe_without_a_name_is_its_makers():
+    reading, writing = os.pipe()
+    os.close(writing)
+    with open(reading, "rb") as pipe:
+        vet_source(pipe, "-", Trust())
+        vet_source(pipe, f"/dev/fd/{reading}", Trust())

@@ -55,14 +55,15 @@ def judge_of(trusted: TrustedKeys | None, vouch: Callable[[], object] | None) ->
 def vet_source(source: BinaryIO, name: str, trust: Trust) -> None:
     """Refuse a stream, about to be believed without a signature, that somebody may have written who is not trusted.
 
-    That is a file of another user's, or one that everybody may write, or in a directory that is unsafe. A pipe belongs
-    to whoever made it.
+    That is a file of another user's, or one that everybody may write, or in a directory that is unsafe; likewise a
+    named pipe. One without a name belongs to whoever made it.
 
     Raises:
         UnsafeDirectoryError: it is one.
     """
     found = os.fstat(source.fileno())
-    is_file = stat.S_ISREG(found.st_mode)
+    # A socket, as ssh may give, has all permissions, which mean nothing.
+    is_file = stat.S_ISREG(found.st_mode) or stat.S_ISFIFO(found.st_mode)
     hint = "have it signed"
     if name != "-":
         hint += f", or copy it to a directory of your own if you trust who wrote it: `cp {quoted(name)} …`"
