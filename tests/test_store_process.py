@@ -329,6 +329,53 @@ def test_what_a_server_sends_back_of_credentials_is_not_even_at_debug_level(url,
         assert basic not in text or not url.startswith("webdav://me@")
 
 
+def says_what_it_was_sent(header: bytes, requests: list[bytes]):
+    """A server whose first words are the value of a request's header: of an error, 200 letters are told."""
+
+    def behave(connection, over):
+        value = requests[-1].lower().index(header) + len(header)
+        said = requests[-1][value:].partition(b"\r\n")[0].rpartition(b" ")[2]
+        connection.sendall(b"HTTP/1.1 403 No\r\nx: " + said + b"\r\ncontent-length: 0\r\n\r\n")
+
+    return behave
+
+
+@pytest.mark.parametrize("word", ["proxy-word", "proxy%2Fword"])
+def test_what_a_proxy_sends_back_of_its_password_is_not_even_at_debug_level(word, caplog):
+    caplog.set_level(logging.DEBUG, "gpucache")
+    requests: list[bytes] = []
+    with bad_server(says_what_it_was_sent(b"proxy-authorization: ", requests)) as server:
+        server.requests = requests
+        environ = {**CREDENTIALS, "http_proxy": f"http://me:{word}@127.0.0.1:{server.port}"}
+        with pytest.raises(RemoteError) as refused:
+            get(open_remote(RemoteUrl.parse("s3://b?endpoint=http://s.invalid"), environ, SLOW))
+        sent = base64.b64encode(f"me:{word}".replace("%2F", "/").encode())
+        assert sent in requests[0]
+    assert refused.value.kind == "refused"
+    assert "opendal: " in caplog.text
+    assert sent.decode()[:12] not in caplog.text
+
+
+def test_a_token_that_the_library_has_found_itself_is_not_told_if_it_is_sent_back(tmp_path, caplog):
+    caplog.set_level(logging.DEBUG, "gpucache")
+    token = base64.b64encode(os.urandom(300)).decode()
+    kept = tmp_path / "credentials"
+    kept.write_text(
+        "[default]\naws_access_key_id = me\naws_secret_access_key = x\n"
+        f"aws_session_token = {token}\n"
+    )
+    requests: list[bytes] = []
+    with bad_server(says_what_it_was_sent(b"x-amz-security-token: ", requests)) as server:
+        server.requests = requests
+        environ = {"AWS_SHARED_CREDENTIALS_FILE": str(kept)}
+        url = RemoteUrl.parse(f"s3://b?endpoint=http://127.0.0.1:{server.port}")
+        with pytest.raises(RemoteError):
+            get(open_remote(url, environ, SLOW))
+        assert token.encode() in requests[0]
+    assert "opendal: " in caplog.text
+    assert token[:10] not in caplog.text
+
+
 def test_the_kept_token_of_the_hub_is_read_and_nothing_large(tmp_path):
     url, environ = RemoteUrl.parse("hf://o/n"), {"HF_HOME": str(tmp_path)}
     (tmp_path / "token").write_text("kept\n")

@@ -22,7 +22,7 @@ import sys
 import threading
 from contextlib import suppress
 from typing import TYPE_CHECKING
-from urllib.parse import parse_qsl
+from urllib.parse import parse_qsl, unquote, urlsplit
 
 from gpucache.disk.spawning import offer_to_the_killer
 from gpucache.escapes import printable, without
@@ -33,7 +33,7 @@ from gpucache.remote.redis_store import RedisStore
 from gpucache.remote.store_messages import Ended, Receiver, send
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Mapping
 
     from gpucache.remote.errors import RemoteKind
     from gpucache.remote.store_messages import Meaning, Message
@@ -75,7 +75,7 @@ def serve(channel: socket.socket) -> None:
             del question["bytes"]
             try:
                 if act == "open":
-                    secrets = _secrets(question["settings"])
+                    secrets = _secrets(question["settings"], os.environ)
                     library = question.pop("library")
                     store = _STORES[library](**question)
                     answer, data = {}, b""
@@ -91,22 +91,41 @@ def serve(channel: socket.socket) -> None:
 
 
 _QUERY = re.compile(r"(\w+://[^\s?,]*\?)[^\s,]*")
+_TOKEN = re.compile(r"[\w+/=%-]{100,}")
+"""What could be a token that opendal has found itself, as that of a role. No name of an object is as long."""
 
 
-def _secrets(settings: dict[str, str]) -> list[str]:
-    """What must not be told of settings, in each form in which a server that got it could send it back."""
+def _secrets(settings: Mapping[str, str], environ: Mapping[str, str]) -> list[str]:
+    """What must not be told of settings and proxies, in each form in which a server that got it could send it back."""
     found = [settings[name] for name in _SECRETS if name in settings]
     found += [value for _, value in parse_qsl(settings.get("sas_token", ""))]
-    user = f"{settings.get('username', '')}:{settings.get('password', '')}"
     if "password" in settings:
-        found.append(base64.b64encode(user.encode()).decode())
+        found.append(_basic(settings.get("username", ""), settings["password"]))
+    for name, value in environ.items():
+        if name.lower().endswith("_proxy"):
+            found += _secrets_of_proxy(value)
     return sorted(found, key=len, reverse=True)  # one may be a part of another
+
+
+def _secrets_of_proxy(url: str) -> list[str]:
+    with suppress(ValueError):
+        parts = urlsplit(url if "//" in url else f"//{url}")
+        user, password = unquote(parts.username or ""), unquote(parts.password or "")
+        if password:
+            return [password, parts.password or "", _basic(user, password)]
+    return []
+
+
+def _basic(user: str, password: str) -> str:
+    """What HTTP sends of a password (RFC 7617)."""
+    return base64.b64encode(f"{user}:{password}".encode()).decode()
 
 
 def _failure(error: BaseException, library: Library, secrets: list[str]) -> Message:
     text = str(error)
     # A signature may stand in the query of a URL.
     shown = _QUERY.sub(r"\1***", text[:_LOOKED_AT_LETTERS])
+    shown = _TOKEN.sub("***", shown)
     said = printable(without(shown, secrets))[:_SAID_LETTERS]
     # That it is there and cannot be imported, as one that was built for another libc, is as if it were not.
     failed = "not-installed" if isinstance(error, ImportError) else _MEANINGS[library](error)
