@@ -291,7 +291,7 @@ class TestWhatIsRefused:
         assert remote.path(KEY).read_bytes() == data
         assert counted(root)["remote_bad"] == 1
         (said,) = warnings(caplog)
-        assert "is refused" in said
+        assert f"is refused: {remote.url}: " in said
         assert "\x1b" not in said
 
     def test_each_kind_is_told_once(self, remote, caplog):

@@ -51,6 +51,12 @@ def test_mode_and_trust_are_read_and_are_not_shown():
     assert url.shown == "s3://bucket/p?endpoint=http://h:1"
 
 
+def test_a_path_is_told_how_it_is_written():
+    with pytest.raises(RemoteUrlError) as caught:
+        RemoteUrl.parse("/shared/dir")
+    assert caught.value.hint == "of a directory write file:// and its absolute path"
+
+
 def test_owners_are_trusted_of_files_only():
     url = RemoteUrl.parse("file:///shared?trust=owner")
     assert url.trust is not None

@@ -242,7 +242,7 @@ class TestTheCommand:
         assert "Traceback" not in done.stderr
 
     @pytest.mark.parametrize(
-        "words", [[], ["PACK", "--since", "1h"], ["--since", "1h", "--replace"]]
+        "words", [[], ["-"], ["PACK", "--since", "1h"], ["--since", "1h", "--replace"]]
     )
     def test_wrong_usage(self, words, pack, gpucache):
         assert gpucache("push", *words).returncode == 2

@@ -57,6 +57,8 @@ def push(
         raise click.UsageError("name a PACK, or say --since")
     if file is not None and since is not None:
         raise click.UsageError("name a PACK or say --since, not both")
+    if file == "-":
+        raise click.UsageError("a PACK is read twice, and so cannot be stdin: name a file")
     if replace and file is None:
         raise click.UsageError("--replace is for a PACK: an entry that is there is the same one")
     url = named_remote(remote)

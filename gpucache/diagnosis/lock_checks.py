@@ -18,6 +18,7 @@ from gpucache.disk.locks import PROVISION_LOCK, holder, is_free, serves
 from gpucache.disk.refusal import may
 from gpucache.findings import Finding
 from gpucache.remote.pull_files import remarks
+from gpucache.units import ago
 
 _PROVISIONING_S = 60.0
 _AGAIN = "`gpucache remote check` tries the remote, `gpucache pull` the pack, and the next `gpucache run` again"
@@ -64,8 +65,7 @@ def kernel_locks(case: Case) -> Iterator[Finding]:
 def pulls(case: Case) -> Iterator[Finding]:
     """Warn of what is wrong with the last pull of each pack, of which no program tells that has started since."""
     for remark in remarks(LockPlace(case.root).found()):
-        hours = (time.time() - remark.since) / 3600
-        fact = f"{remark.text} ({hours:.0f} h ago)"
+        fact = f"{remark.text} ({ago(time.time() - remark.since)})"
         if remark.kind == "failed":
             yield Finding("pull-failed", "warning", remark.path, fact, _AGAIN)
         elif remark.kind == "older":

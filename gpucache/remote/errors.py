@@ -52,7 +52,7 @@ _HINTS: dict[RemoteKind, str] = {
     "too-large": "something else lies there: look at it, and remove it",
     "bad-answer": "check that the URL leads to a server of this kind, and not to a proxy or a login page",
     "unsupported": "choose another kind of remote for that",
-    "misconfigured": "complete the URL, or the variables of that service",
+    "misconfigured": "look whether the bucket is there, complete the URL, or set that service's credentials",
 }
 _HINTS_OF_A_DIRECTORY: dict[RemoteKind, str] = {
     "unreachable": "check the path, and that the directory is mounted on this machine; gpucache does not make it",

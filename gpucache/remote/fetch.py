@@ -111,7 +111,8 @@ def fetch(
         return _failed(error)._replace(size_bytes=_came(source))
     except BadPack as error:
         # The name of the object would make each a text of its own.
-        return Answer("bad", error.code, f"{error.fact}; {error.hint}", _came(source))
+        said = f"{remote.shown}: {error.fact}; {error.hint}"
+        return Answer("bad", error.code, said, _came(source))
     except UnsafeDirectoryError as error:
         return Answer("bad", "owner", printable(str(error)), _came(source))
     except (OSError, GpuCacheError) as error:

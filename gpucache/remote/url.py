@@ -202,6 +202,8 @@ def _scheme(text: str, parts: SplitResult) -> Scheme:
     if parts.scheme in ("http", "https"):
         end = "+https" if parts.scheme == "https" else ""
         hint = f"of a WebDAV server write webdav{end}://, of S3 s3://bucket?endpoint={parts.scheme}://…"
+    if not parts.scheme and parts.path.startswith("/"):
+        hint = "of a directory write file:// and its absolute path"
     fact = f"{parts.scheme} is no kind of remote" if parts.scheme else "has no scheme"
     raise _refused(text, fact, hint)
 
