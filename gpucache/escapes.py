@@ -31,20 +31,22 @@ _SHOWN = 200
 def without_secrets(url: str) -> str:
     """A URL that may hold secrets where it should not, as may be shown: ``***`` stands for what could be one.
 
-    That is what follows a user's name, a user's name without a host after it, and the value of each option but those
-    that say nothing secret. Of a very long text the beginning is shown.
+    That is what stands between a user's name and the last ``@``, whatever its letters are, what follows a name and is
+    no port, and the value of each option but those that say nothing secret. Of a very long text the beginning is shown.
 
     >>> without_secrets("redis://me:pa@ss@host/0?token=x&mode=read")
     'redis://me:***@host/0?token=***&mode=read'
     """
     import re  # a launch shows no URL
+    from urllib.parse import unquote
 
-    shown = re.sub(r"(?<=//)([^/?#@:]*):[^/?#]*@", r"\1:***@", url)
+    shown = re.sub(r"(?<=//)([^/?#@:]*?)(?::|%3[Aa]).*@", r"\1:***@", url)
+    shown = re.sub(r"(?<=//)([^/?#@:[]*):(?!\*\*\*@|\d*(?:[/?#]|$)).*", r"\1:***", shown)
     base, question, query = shown.partition("?")
     pairs = []
     for pair in re.split("[&;]", query):
-        name, equals, _ = pair.partition("=")
-        is_plain = name in _PLAIN_OPTIONS and "***" not in pair
+        name, equals, value = pair.partition("=")
+        is_plain = name in _PLAIN_OPTIONS and "***" not in pair and "@" not in unquote(value)
         pairs.append(pair if is_plain else f"{name}{equals}***")
     if question:
         base += question + "&".join(pairs)

@@ -69,12 +69,19 @@ WITH_SECRETS = {
     f"redis://me:{SECRET}@host/0": "REDISCLI_AUTH",
     f"redis://:{SECRET}@host": "REDISCLI_AUTH",
     f"rediss://me:{SECRET}@x@host/0": "REDISCLI_AUTH",
+    f"redis://me:/{SECRET}@host/0": "REDISCLI_AUTH",
+    f"webdav://me:80/{SECRET}@host/0": "WEBDAV_PASSWORD",
+    f"redis://:a/{SECRET}?b#c@host/0": "such as",
+    f"redis://me:{SECRET}": "such as",
+    f"redis://me%3A{SECRET}@host-a/0": "REDISCLI_AUTH",
+    f"redis://me%3a%2F{SECRET}@host-b/0": "REDISCLI_AUTH",
     f"webdav+https://me:{SECRET}@host/a": "WEBDAV_PASSWORD",
     f"webdav://host/a?token={SECRET}": "WEBDAV_TOKEN",
     f"s3://AKIA:{SECRET}@bucket/p": "AWS_SECRET_ACCESS_KEY",
     f"s3://bucket/p?secret_access_key={SECRET}": "AWS_SECRET_ACCESS_KEY",
     f"s3://bucket/p?mode=read&X-Amz-Signature={SECRET}": "AWS_SECRET_ACCESS_KEY",
     f"s3://bucket/p?endpoint=http://me:{SECRET}@host": "endpoint",
+    f"s3://bucket/p?endpoint=http%3A%2F%2Fme%3A{SECRET}%40host&region=x": "endpoint",
     f"az://container?account=a&sig={SECRET}": "AZURE_STORAGE_SAS_TOKEN",
     f"gs://bucket?token={SECRET}": "GOOGLE_APPLICATION_CREDENTIALS",
     f"hf://owner/name?token={SECRET}": "HF_TOKEN",
@@ -119,6 +126,9 @@ def test_nor_does_the_variable_show_it_in_a_launch(text, caplog):
         "s3://bucket?mode=",
         "s3://bucket?endpoint=host:80",
         "s3://bucket?endpoint=ftp://host",
+        "s3://bucket?endpoint=http://host:99999",
+        "s3://bucket?endpoint=http://host%23a",
+        "s3://bucket?region=%00",
         "s3://bucket?anonymous=0",
         "redis://host:port/0",
         "redis://host:99999999/0",
@@ -151,7 +161,7 @@ def test_any_text_is_a_url_or_a_refusal_that_is_safe_to_show(rest):
         assert shown.isprintable()
 
 
-@given(st.text(alphabet="aA0-._~%!$&'()*+,;=", min_size=1, max_size=20))
+@given(st.text(alphabet="aA0-._~%!$&'()*+,;=/?#@:", min_size=1, max_size=20))
 def test_no_password_is_shown_whatever_its_letters(word):
     password = f"qZ{word}Zq"
     for text in (f"redis://me:{password}@host/0", f"redis://:{password}@host/0?mode=read"):

@@ -65,6 +65,7 @@ CREDENTIALS: dict[Scheme, str] = {
     "file": "a directory needs none",
 }
 """Where each service's credentials come from, instead of the URL."""
+_WITH_USERS = ("redis", "rediss", "webdav", "webdav+https")
 _MOST_LETTERS = 4096
 
 
@@ -220,7 +221,8 @@ def _options(text: str, parts: SplitResult, scheme: Scheme) -> dict[str, str]:
             hint = f"the options are {names}; of credentials, {CREDENTIALS[scheme]}"
             raise _refused(text, f"has an unknown option {printable(name)[:40]!r}", hint)
         if not value or not value.isprintable():
-            raise _refused(text, f"{name} has no value", f"say {name}=VALUE, or leave it out")
+            fact = f"{name} has no value, or controls in it"
+            raise _refused(text, fact, f"say {name}=VALUE, or leave it out")
         if name == "endpoint":
             _check_endpoint(text, value)
         if name == "anonymous" and value != "1":
@@ -231,7 +233,8 @@ def _options(text: str, parts: SplitResult, scheme: Scheme) -> dict[str, str]:
 def _check_endpoint(text: str, value: str) -> None:
     try:
         parts = urlsplit(value)
-        is_plain = parts.scheme in ("http", "https") and parts.hostname and not parts.query
+        is_plain = parts.scheme in ("http", "https") and parts.hostname and parts.port != 0
+        is_plain = is_plain and not parts.query and not parts.fragment
     except ValueError:
         is_plain = False
     if not is_plain:
@@ -241,12 +244,16 @@ def _check_endpoint(text: str, value: str) -> None:
 
 
 def _refuse_password(text: str, parts: SplitResult, scheme: Scheme) -> None:
-    if parts.password is not None:
+    if parts.password is not None or ":" in unquote(parts.username or ""):
         hint = f"leave it out, and {CREDENTIALS[scheme]}"
         raise _refused(
             text, "has a password in it, which every process of the node could read", hint
         )
-    if parts.username and scheme not in ("redis", "rediss", "webdav", "webdav+https"):
+    rest = text.partition("//")[2][len(parts.netloc) :]
+    if scheme in _WITH_USERS and "@" in rest:  # the end of a password may be taken for a path
+        hint = f"write %40 for it; of a password, {CREDENTIALS[scheme]}"
+        raise _refused(text, "has an @ after its host", hint)
+    if parts.username and scheme not in _WITH_USERS:
         hint = f"leave it out; of credentials, {CREDENTIALS[scheme]}"
         raise _refused(text, "has a user in it", hint)
 
@@ -259,7 +266,7 @@ def _host(text: str, parts: SplitResult, scheme: Scheme) -> str:
         return ""
     if not host or not parts.hostname:
         raise _refused(text, "has no host", f"write a URL such as {_EXAMPLE}")
-    if scheme in ("s3", "gs", "az") and ":" in host:
+    if scheme in ("s3", "gs", "az", "hf") and ":" in host:
         raise _refused(text, "has a port", "name the bucket here, and the server by endpoint=")
     return host
 
