@@ -18,6 +18,7 @@ from typing import Any
 
 import pytest
 import support.ranks
+from hypothesis import HealthCheck, settings
 from support import servers
 from support.cli import Command, Done
 from support.every_call import EveryCall
@@ -73,6 +74,16 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     add("--all-faults", action="store_true", help="every fault: hours")
     add("--fault", action="append", help="only this one, as a failing test names it")
     add("--soak", type=float, default=30.0, help="seconds of readers, compilers, removals, kills")
+    group = parser.getgroup("fleet", "tests of a fleet of machines")
+    group.addoption("--all-kernels", action="store_true", help="all kernels with each remote")
+
+
+settings.register_profile(
+    "gpucache", deadline=None, database=None, suppress_health_check=[HealthCheck.too_slow]
+)
+settings.load_profile(
+    "gpucache"
+)  # a busy machine takes long for anything; the tree is left as it is
 
 
 def pytest_configure() -> None:

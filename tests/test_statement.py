@@ -123,7 +123,6 @@ def is_refused_or_read(data: bytes) -> None:
 
 
 @given(statements(), st.data())
-@settings(max_examples=300)
 def test_a_statement_with_other_bytes_in_it_is_refused_or_read(statement, data):
     content = bytearray(encoded(statement))
     at = data.draw(st.integers(0, len(content)))
