@@ -12,6 +12,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
@@ -385,8 +386,9 @@ def puller(root: Path) -> int:
     end = time.monotonic() + PATIENCE_S
     while time.monotonic() < end:
         for path in pull_files(root):
-            said = json.loads(path.read_bytes()[:4096])
-            if said["phase"] == "bringing":
-                return said["pid"]
+            with suppress(FileNotFoundError, json.JSONDecodeError):  # it is being written, or over
+                said = json.loads(path.read_bytes()[:4096])
+                if said["phase"] == "bringing":
+                    return said["pid"]
         threading.Event().wait(0.01)
     raise AssertionError("no pull has begun")

@@ -16,6 +16,7 @@ import pytest
 from support.every_call import SCRIPT
 from support.launches import another_process, kernel, launched
 from support.processes import PATIENCE_S, python_path
+from support.pushers import end_pushers, pushers
 
 from gpucache.archive import collect as collecting
 from gpucache.archive.errors import BadPack
@@ -472,26 +473,12 @@ def until(happens: Callable[[], object]) -> None:
         time.sleep(0.02)
 
 
-def pushers(root: Path) -> list[int]:
-    """The numbers of the pushers of a root that run."""
-    found = []
-    for path in Path("/proc").glob("[0-9]*/cmdline"):
-        try:
-            words = path.read_bytes().split(b"\0")
-        except OSError:
-            continue
-        if str(root).encode() in words and any(b"remote.pusher" in word for word in words):
-            found.append(int(path.parent.name))
-    return found
-
-
 @pytest.fixture
 def real(writer: Writer, monkeypatch) -> Iterator[Writer]:
     """A writer whose pushers are processes; those that are left are killed."""
     monkeypatch.setenv("PYTHONPATH", python_path())
     yield writer
-    for pid in pushers(writer.root):
-        os.kill(pid, signal.SIGKILL)
+    end_pushers(writer.root)
 
 
 class TestProcesses:
@@ -518,22 +505,22 @@ assert not children, "a zombie of the start"
         leave(real)
         until(lambda: real.object_of(KEY).exists())
         (first,) = pushers(real.root)
-        leave(real, (OTHER, OTHER_FILES))
-        until(lambda: real.object_of(OTHER).exists())
-        assert pushers(real.root) in ([first], [])
+        os.kill(first, signal.SIGSTOP)  # or it may end before this test has looked at it
         status = Path(f"/proc/{first}/stat").read_text().rpartition(")")[2].split()
         assert int(status[3]) != os.getsid(0)
         assert {os.readlink(f"/proc/{first}/fd/{fd}") for fd in (0, 1, 2)} == {os.devnull}
         assert os.readlink(f"/proc/{first}/cwd") == "/"
+        leave(real, (OTHER, OTHER_FILES))
+        os.kill(first, signal.SIGCONT)
+        until(lambda: real.object_of(OTHER).exists())
+        assert pushers(real.root) in ([first], [])
 
     def test_what_a_killed_pusher_has_left_the_next_one_pushes(self, real, monkeypatch):
         """As the end of its job kills it."""
         monkeypatch.setenv("GPUCACHE_REMOTE", f"file://{real.remote}/later?mode=write")
         leave(real)
         until(lambda: push_breaker(real.locks, os.environ["GPUCACHE_REMOTE"]).read().closed_until)
-        for pid in pushers(real.root):
-            os.kill(pid, signal.SIGKILL)
-        until(lambda: not pushers(real.root))
+        end_pushers(real.root)
         assert real.waiting == [KEY]
         real.push()
         assert real.pushed(KEY) == FILES

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import signal
 import subprocess
 import sys
 import time
@@ -15,6 +14,7 @@ from typing import NamedTuple
 import pytest
 from support.launches import kernel
 from support.processes import PATIENCE_S, python_path
+from support.pushers import end_pushers
 from support.read_through import end_couriers
 from support.remotes import KINDS, Place
 from support.wrong_clock import wrong_clock
@@ -109,20 +109,7 @@ class Fleet:
     def end(self) -> None:
         for node in self.nodes:
             end_couriers(node.root)
-            for pid in pushers(node.root):
-                os.kill(pid, signal.SIGKILL)
-
-
-def pushers(root: Path) -> list[int]:
-    found = []
-    for path in Path("/proc").glob("[0-9]*/cmdline"):
-        try:
-            words = path.read_bytes().split(b"\0")
-        except OSError:
-            continue
-        if str(root).encode() in words and any(b"remote.pusher" in word for word in words):
-            found.append(int(path.parent.name))
-    return found
+            end_pushers(node.root)
 
 
 _SERVED = [pytest.param(kind, marks=pytest.mark.servers) for kind in ("s3", "redis")]
@@ -205,8 +192,7 @@ def test_what_a_service_refuses_for_a_wrong_clock_waits_until_that_is_right(
             assert time.monotonic() < end
             time.sleep(0.05)
         assert len(writer.waiting) == 3
-        for pid in pushers(writer.root):
-            os.kill(pid, signal.SIGKILL)
+        end_pushers(writer.root)
         for path in Path(paths.ours(str(writer.root), "locks")).glob("remote-*.push"):
             path.unlink()  # the time is over in which it is left alone
         right = {name: value for name, value in writer.environ.items() if name != "LD_PRELOAD"}
