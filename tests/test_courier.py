@@ -15,11 +15,12 @@ from pathlib import Path
 import pytest
 from support.processes import PATIENCE_S
 
+from gpucache.errors import NotInstalledError
 from gpucache.remote import ask as asking
 from gpucache.remote import courier as couriers
 from gpucache.remote import meeting as meetings
 from gpucache.remote.ask import Reading, ask
-from gpucache.remote.breaker import Breaker
+from gpucache.remote.breaker import Breaker, State
 from gpucache.remote.courier import Courier
 from gpucache.remote.meeting import Meeting, address, forget_old, is_own
 from gpucache.remote.question import Answer, Question, parsed_answer, parsed_question
@@ -53,6 +54,12 @@ def starts(monkeypatch: pytest.MonkeyPatch) -> list[str]:
         asking, "start_beside", lambda module, words, environ: started.append(module)
     )
     return started
+
+
+@pytest.fixture(autouse=True)
+def has_libraries(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Nothing here uses them."""
+    monkeypatch.setattr(asking, "require", lambda url: None)
 
 
 Serve = Callable[..., Courier]
@@ -382,6 +389,23 @@ class TestWhoStartsIt:
         answer = ask(reading, locks, KEY, VERSION)
         assert (answer.did, answer.code) == ("closed", "no-courier")
         assert time.monotonic() - began < PATIENCE_S / 2, "nobody waits for what was not started"
+
+    def test_a_python_without_the_libraries_asks_another_ones_and_closes_nothing(
+        self, meeting, reading, locks, starts, serve, monkeypatch
+    ):
+        """The programs of two environments, or images, may share a node and a root."""
+
+        def lacks(url):
+            raise NotInstalledError("zstandard")
+
+        monkeypatch.setattr(asking, "require", lacks)
+        answer = ask(reading, locks, KEY, VERSION)
+        assert (answer.did, answer.code) == ("closed", "unusable")
+        assert "gpucache-devices[remote]" in answer.said
+        assert not starts
+        assert Breaker(meeting.state).read() == State()
+        serve(lambda question, is_waited_for: Answer("hit"))
+        assert ask(reading, locks, KEY, VERSION).did == "hit"
 
     def test_a_socket_that_a_killed_one_has_left_is_replaced(
         self, meeting, serve, reading, locks, starts

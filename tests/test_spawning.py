@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import fcntl
 import json
 import os
 import signal
@@ -171,3 +172,19 @@ def test_who_waits_for_the_child_to_be_nobodys_has_no_zombie(tells, tmp_path):
     with pytest.raises(ChildProcessError):
         os.waitpid(-1, os.WNOHANG)
     read(tmp_path / "out")
+
+
+def test_without_proc_no_descriptor_stays_open_either(tells, tmp_path, monkeypatch):
+    def none(path):
+        raise FileNotFoundError(path)
+
+    readable, writable = os.pipe()
+    high = fcntl.fcntl(writable, fcntl.F_DUPFD, 500)
+    os.set_inheritable(high, True)
+    monkeypatch.setattr(spawning.os, "listdir", none)
+    try:
+        start_detached(python_command("tells", str(tmp_path / "out")), tells)
+        assert read(tmp_path / "out")["more"] == []
+    finally:
+        for fd in (readable, writable, high):
+            os.close(fd)

@@ -36,6 +36,8 @@ _MAIN = """if True:
 in ``/tmp``, would give this process its ``json``, though the program may never look there."""
 _LEAVE_PARENT = "import os; os.fork() and os._exit(0)"
 """A line by which a process is nobody's child: the parent goes before anything else is imported."""
+_MOST_DESCRIPTORS = 2**16
+"""So many are closed where there is no ``/proc`` that tells which are open."""
 _started: list[subprocess.Popen[bytes]] = []
 """Those of `start_beside` whose end this process has not seen yet: each takes milliseconds."""
 
@@ -197,5 +199,5 @@ def _open_descriptors() -> list[int]:
     try:
         names = os.listdir("/proc/self/fd")
     except OSError:
-        return list(range(3, 256))
+        return list(range(3, _MOST_DESCRIPTORS))
     return [int(name) for name in names if int(name) > 2]

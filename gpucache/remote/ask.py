@@ -16,11 +16,14 @@ from gpucache.disk.lock_place import LockPlace
 from gpucache.disk.processes import this_process
 from gpucache.disk.spawning import python_command, reap, start_beside, start_detached
 from gpucache.environment import REMOTE_TIMEOUT
+from gpucache.errors import NotInstalledError
 from gpucache.escapes import printable, without_secrets
 from gpucache.forks import closed_in_child
 from gpucache.remote.breaker import Breaker
+from gpucache.remote.libraries import require
 from gpucache.remote.meeting import Meeting, address, is_own, is_readable, is_served
 from gpucache.remote.question import MOST_BYTES, Answer, Question, parsed_answer
+from gpucache.remote.url import RemoteUrl
 from gpucache.values import Value
 
 TYPE_CHECKING = False
@@ -68,6 +71,8 @@ def ask(reading: Reading, directory: str, store_key: str, triton_version: str) -
     asking = _Asking(reading, meeting, breaker, end)
     try:
         answer = asking.answer(store_key, triton_version)
+    except NotInstalledError as error:
+        return Answer("closed", "unusable", str(error))
     finally:
         reap()  # whoever has started the courier
     if answer is not None:
@@ -94,7 +99,9 @@ def start_ahead(reading: Reading, environ: Mapping[str, str]) -> bool:
 
     Raises:
         OSError, UnsafeDirectoryError: no process can be made, or there can be no directory for locks.
+        NotInstalledError: it could ask nothing.
     """
+    require(RemoteUrl.parse(reading.url))
     directory = LockPlace(reading.root).directory()
     meeting = Meeting.of(directory, reading.root, reading.url, reading.trust)
     if is_served(meeting) or not Breaker(meeting.state).may_start():
@@ -115,14 +122,15 @@ class _Asking:
         self._end = end
         self.has_met = False
         """Whether a courier has taken the question."""
+        self._has_libraries = False
+        """Whether a courier that this process starts could ask the remote."""
 
     def answer(self, store_key: str, triton_version: str) -> Answer | None:
         """What the courier answers; None where the time is over."""
         while time.monotonic() < self._end:
             connection = self._connected()
             if connection is None:
-                if self._breaker.may_start():
-                    self._start()
+                self._start()
             else:
                 try:
                     return self._met(connection, store_key, triton_version)
@@ -135,11 +143,17 @@ class _Asking:
         return None
 
     def _start(self) -> None:
-        """Start a courier.
+        """Start a courier, unless another process is just doing so.
 
         Raises:
+            NotInstalledError: it could ask nothing. Another Python of this node may have what is missing here.
             OSError: there can be none, so that nobody need wait for it.
         """
+        if not self._has_libraries:
+            require(RemoteUrl.parse(self._reading.url))
+            self._has_libraries = True
+        if not self._breaker.may_start():
+            return
         try:
             start_beside(_MODULE, [word_of(self._reading, self._directory)], os.environ)
         except OSError as error:
