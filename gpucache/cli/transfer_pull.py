@@ -14,6 +14,7 @@ from gpucache.cli.terminal import print_json, progress, say
 from gpucache.cli.transfer_remote import believed, named_remote, remote_option
 from gpucache.cli.transfer_unpack import (
     check_arch,
+    chosen_by,
     entry_row,
     root_to_fill,
     tell_unpacked,
@@ -28,7 +29,6 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
     from contextlib import AbstractContextManager
 
-    from gpucache.archive.statement import ArchivedEntry
     from gpucache.remote.object_names import EntryName
     from gpucache.remote.pulls import Pull
     from gpucache.remote.url import RemoteUrl
@@ -112,10 +112,6 @@ class _Asked(NamedTuple):
     """Those of devices, in which kernels get views."""
     as_json: bool
 
-    def chosen(self, entry: ArchivedEntry) -> bool:
-        """Whether an entry is for the architecture, or for any."""
-        return self.arch is None or entry.kind != "kernel" or entry.arch == self.arch
-
     def begun(self, what: str, *words: str) -> AbstractContextManager[Pull | None]:
         """Be at the pull of these words, for which others may wait; nothing of the kind with ``dry_run``."""
         from gpucache.disk.locks import holder
@@ -158,7 +154,7 @@ def _pull_pack(name: str, asked: _Asked) -> int:
             asked.root,
             Trust.parse(os.environ),
             judge,
-            chosen=asked.chosen,
+            chosen=chosen_by(asked.arch),
             pull=held,
             dry_run=asked.dry_run,
             on_progress=show,
@@ -208,7 +204,7 @@ def _pull_entries(triton_version: str | None, asked: _Asked) -> int:
             Trust.parse(os.environ),
             judge,
             triton_version=triton_version,
-            chosen=asked.chosen,
+            chosen=chosen_by(asked.arch),
             pull=held,
             dry_run=asked.dry_run,
             on_progress=show,

@@ -19,7 +19,7 @@ from gpucache.layout.paths import resolve_root
 from gpucache.units import size
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Callable, Iterator, Sequence
     from typing import BinaryIO
 
     from gpucache.archive.statement import ArchivedEntry, Statement
@@ -80,9 +80,6 @@ def unpack(
     where = root_to_fill(root)
     directories = device_directories(where) if views else []
 
-    def chosen(entry: ArchivedEntry) -> bool:
-        return arch is None or entry.kind != "kernel" or entry.arch == arch
-
     with ExitStack() as opened:
         source = opened.enter_context(_opened_input(file))
         vouch = partial(vet_source, source, file, trust) if unsigned else None
@@ -100,7 +97,7 @@ def unpack(
             reader,
             where,
             trust,
-            chosen=chosen,
+            chosen=chosen_by(arch),
             is_own=is_own,
             dry_run=dry_run,
             on_progress=show,
@@ -124,6 +121,15 @@ def check_arch(arch: str | None) -> None:
     """
     if arch is not None and not is_arch(arch):
         raise click.UsageError(f"--arch {arch!r} is no architecture, such as sm_90 or gfx942")
+
+
+def chosen_by(arch: str | None) -> Callable[[ArchivedEntry], bool]:
+    """What ``--arch`` chooses of a pack: kernels of this architecture, and what has none; without a value, all."""
+
+    def chosen(entry: ArchivedEntry) -> bool:
+        return arch is None or entry.kind != "kernel" or entry.arch == arch
+
+    return chosen
 
 
 def _note_number(root: str, statement: Statement) -> None:
