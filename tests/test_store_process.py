@@ -428,3 +428,21 @@ def test_a_process_that_never_comes_up_is_told(tmp_path):
             get(remote)
         assert failed.value.kind == "unreachable"
         assert "cannot be started" in str(failed.value)
+
+
+def test_the_limit_of_opendal_is_a_timeout_whatever_it_was_asked(python):
+    """It is over before the asker's own where that was not let run: on a busy machine."""
+    code = """
+import sys
+from gpucache.remote.opendal_errors import meaning
+from gpucache.remote.opendal_store import OpendalStore
+store = OpendalStore("webdav", {"endpoint": f"http://127.0.0.1:{sys.argv[1]}"}, limit_s=0.1)
+for act in (lambda: store.stat("x"), lambda: store.get("x", 1), lambda: store.list("")):
+    try:
+        act()
+    except Exception as error:
+        print(meaning(error))
+"""
+    with bad_server(hangs) as server:
+        done = python(code, server.port)
+    assert (done.stdout.split(), done.stderr) == (["timeout"] * 3, "")

@@ -46,7 +46,7 @@ _BY_STATUS: dict[int, RemoteKind | Meaning] = {
     507: "full",
 }
 _BY_CALL: tuple[tuple[str, RemoteKind], ...] = (
-    ("io operation timeout reached", "timeout"),
+    ("operation timeout reached", "timeout"),  # of a read "io operation timeout reached"
     ("called: reqsign", "misconfigured"),
     ("called: reqwest::send", "unreachable"),
     ("called: reqwest::fetch", "bad-answer"),
