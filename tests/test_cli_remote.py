@@ -93,7 +93,7 @@ def test_a_check_leaves_what_is_there_as_it_was(here, shared):
         ["delete", "works"],
         ["list", "works"],
     ]
-    assert done.rows[-1][3] == "3 packs"
+    assert done.rows[-1][3] == "2 packs"
     assert sorted(path for path in shared.rglob("*") if path.is_file()) == before
 
 

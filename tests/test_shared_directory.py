@@ -84,6 +84,7 @@ class TestWhatLiesThere:
         with pytest.raises(RemoteError) as refused:
             get(opened(shared))
         assert refused.value.kind == "bad-answer"
+        assert "plain file" in refused.value.hint
 
     def test_a_file_that_grows_while_it_is_read_is_not_read_for_ever(self, shared):
         path = plant(shared)

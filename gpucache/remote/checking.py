@@ -5,11 +5,12 @@ from __future__ import annotations
 import secrets
 import tempfile
 import time
+from itertools import islice
 from typing import TYPE_CHECKING
 
 from gpucache.errors import GpuCacheError
 from gpucache.remote.errors import NotThere, RemoteError
-from gpucache.remote.object_names import FORMAT, PACKS
+from gpucache.remote.object_names import FORMAT, PACKS, pack_name
 from gpucache.remote.remote import CheckReport, CheckStep
 
 if TYPE_CHECKING:
@@ -118,9 +119,7 @@ def _listed(remote: Remote) -> CheckStep:
 
 
 def _list(remote: Remote) -> str:
-    count = 0
-    for _ in remote.list(PACKS):
-        count += 1
-        if count == _MOST_LISTED:
-            return f"{count} packs or more"
-    return "1 pack" if count == 1 else f"{count} packs"
+    listed = [one.name for one in islice(remote.list(PACKS), _MOST_LISTED)]
+    count = sum(pack_name(name) is not None for name in listed)
+    packs = "1 pack" if count == 1 else f"{count} packs"
+    return f"{packs} or more" if len(listed) == _MOST_LISTED else packs

@@ -60,6 +60,7 @@ _HINTS_OF_A_DIRECTORY: dict[RemoteKind, str] = {
     "full": "make room there (`df -h` and `df -i` tell what is full)",
     "server": "look at `dmesg`, and at the file server",
     "timeout": "the file server does not answer: mount it anew",
+    "bad-answer": "something else lies there, where gpucache puts a plain file: look at it, and remove it",
 }
 
 
