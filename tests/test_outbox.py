@@ -15,7 +15,16 @@ from gpucache.disk.locks import is_free
 from gpucache.disk.node import DAY_S, node_id
 from gpucache.layout import paths
 from gpucache.remote import outbox, pusher_lock
-from gpucache.remote.outbox import FORGOTTEN_S, Marker, count, leave, sweep, take_away, waiting
+from gpucache.remote.outbox import (
+    FORGOTTEN_S,
+    Marker,
+    count,
+    leave,
+    of_others,
+    own,
+    sweep,
+    take_away,
+)
 from gpucache.remote.pusher_lock import STARTING_S, held, is_to_start, lock_name
 from gpucache.report.cache_report import scan
 from gpucache.upkeep.clean import NO_GRACE, CleanPolicy
@@ -47,7 +56,7 @@ def leave_before(root: str, key: str, age_s: float, node: str | None = None) -> 
 
 
 def keys(root: str) -> list[str]:
-    return [marker.key for marker in waiting(root)]
+    return [marker.key for marker in own(root) + of_others(root)]
 
 
 class TestMarkers:
@@ -69,7 +78,7 @@ class TestMarkers:
 
     def test_what_was_taken_away_waits_no_more(self, root):
         leave(root, KEYS[0])
-        (marker,) = waiting(root)
+        (marker,) = own(root)
         take_away(root, marker)
         take_away(root, marker)
         assert keys(root) == []
@@ -122,7 +131,9 @@ class TestOtherNodes:
     def test_what_a_node_has_left_for_a_day_is_taken_over(self, root):
         """It is gone by then, or was started again, and has another id."""
         leave_before(root, KEYS[0], DAY_S + 60, OTHER)
-        assert waiting(root) == [Marker(OTHER, KEYS[0], at(root, KEYS[0], OTHER).stat().st_mtime)]
+        assert own(root) + of_others(root) == [
+            Marker(OTHER, KEYS[0], at(root, KEYS[0], OTHER).stat().st_mtime)
+        ]
 
     def test_after_a_week_whoever_comes_by_removes_it(self, root):
         leave_before(root, KEYS[0], FORGOTTEN_S + 60, OTHER)
@@ -130,7 +141,7 @@ class TestOtherNodes:
         assert keys(root) == [KEYS[1]]
         sweep(root)
         assert count(root)[0] == 1
-        take_away(root, waiting(root)[0])
+        take_away(root, of_others(root)[0])
         sweep(root)
         assert not at(root, "", OTHER).exists()
 

@@ -24,7 +24,7 @@ from gpucache.archive.read import PackReader
 from gpucache.archive.signature import SigningKey, TrustedKeys, anyone, make_key
 from gpucache.disk import reading
 from gpucache.layout import paths
-from gpucache.remote import outbox, pusher, single_entry, write_behind
+from gpucache.remote import breaker, outbox, pusher, single_entry, write_behind
 from gpucache.remote.errors import RemoteError
 from gpucache.remote.object_names import entry_object
 from gpucache.remote.pusher import push_waiting
@@ -64,7 +64,7 @@ class Writer:
 
     @property
     def waiting(self) -> list[str]:
-        return [marker.key for marker in outbox.waiting(str(self.root))]
+        return [marker.key for marker in outbox.own(str(self.root))]
 
     def push(self, **changed: str) -> None:
         push_waiting(str(self.root), {**self.environ, **changed})
@@ -410,6 +410,31 @@ class TestAFailure:
         monkeypatch.setattr(pusher.time, "sleep", slept)
         writer.push()
         assert writer.pushed(KEY) == FILES
+
+    def test_a_long_failure_is_left_to_the_next_one(self, failing, writer, started, monkeypatch):
+        """Whoever waits for all processes of a job waits for the pusher too."""
+        leave(writer)
+        monkeypatch.setattr(breaker, "FIRST_S", 2 * breaker.FIRST_S)
+        failing("timeout")
+        monkeypatch.setattr(pusher.time, "sleep", lambda _: pytest.fail("it waits"))
+        writer.push()
+        assert writer.waiting == [KEY]
+
+    def test_other_nodes_are_looked_at_once(self, writer, started, monkeypatch):
+        """A pusher looks for more five times a second, and a root of a fleet has a directory of each node."""
+        leave(writer)
+        looks = []
+        of_others = outbox.of_others
+
+        def counted(root):
+            looks.append(root)
+            return of_others(root)
+
+        monkeypatch.setattr(outbox, "of_others", counted)
+        monkeypatch.setattr(pusher, "IDLE_S", 3 * pusher._LOOK_S)
+        writer.push()
+        assert writer.pushed(KEY) == FILES
+        assert len(looks) == 1
 
     @pytest.mark.parametrize("why", ["no key", "another's key", "no url", "no remote"])
     def test_what_cannot_be_used_is_tried_once_in_a_while(self, why, writer, started):

@@ -49,7 +49,7 @@ def start_pusher(environ: Mapping[str, str]) -> None:
 
     try:
         root = environ[environment.ROOT.name]
-        if not outbox.waiting(root):
+        if not outbox.own(root):
             return
         writing = write_behind(root, LockPlace(root), environ)
         if writing is not None:

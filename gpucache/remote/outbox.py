@@ -78,24 +78,28 @@ def _made(directory: str, key: str) -> int:
 
 
 def _drop_oldest(root: str) -> None:
-    own = sorted(_of_node(root, node_id()), key=lambda marker: marker.left)
-    for marker in own[:-MOST_MARKERS]:
+    for marker in own(root)[:-MOST_MARKERS]:
         take_away(root, marker)
 
 
-def waiting(root: str) -> list[Marker]:
-    """The markers that a pusher of this node is to look at, oldest first: its own, and what others have left for a day.
+def own(root: str) -> list[Marker]:
+    """The markers that this node has left, oldest first."""
+    return sorted(_of_node(root, node_id()), key=lambda marker: marker.left)
 
-    Those of another node that are too old for anybody are left out (`sweep`).
+
+def of_others(root: str) -> list[Marker]:
+    """The markers that other nodes have left for a day, and that are not too old for anybody (`sweep`).
+
+    Reads the directories of all nodes: to be asked once, and not while something is waited for.
     """
-    found = list(_of_node(root, node_id()))
+    found = []
     others = _other_nodes(root)
     now = _clock_of_disk(root) if others else 0.0
     for node in others:
         for marker in _of_node(root, node):
             if DAY_S < now - marker.left <= FORGOTTEN_S:
                 found.append(marker)
-    return sorted(found, key=lambda marker: marker.left)
+    return found
 
 
 def sweep(root: str) -> None:

@@ -25,7 +25,7 @@ from gpucache.errors import GpuCacheError
 from gpucache.escapes import printable
 from gpucache.layout import paths
 from gpucache.remote import outbox
-from gpucache.remote.breaker import LONGEST_S, Breaker
+from gpucache.remote.breaker import FIRST_S, LONGEST_S, Breaker
 from gpucache.remote.errors import RemoteError
 from gpucache.remote.opening import open_remote
 from gpucache.remote.pusher_lock import held, push_breaker
@@ -45,8 +45,9 @@ if TYPE_CHECKING:
 
 IDLE_S = 5.0
 """So long after the last entry it waits for another: ranks compile one kernel after the other."""
-LONGEST_PAUSE_S = 130.0
-"""A pause of the breaker that is longer is not waited for: the markers stay for the next pusher."""
+LONGEST_PAUSE_S = FIRST_S
+"""Only the first pause of the breaker is waited for: else a pusher would outlive its job by minutes, with files open
+below the root. The markers stay for the next one."""
 _LOOK_S = 0.2
 _NICENESS = 10
 _PASSING = ("unreachable", "rate-limited", "server", "bad-answer")
@@ -90,13 +91,13 @@ def push_waiting(root: str, environ: Mapping[str, str]) -> None:
                 return
             goes_on = _pushed_all(root, environ, text, breaker, done)
         # A marker that was left while the lock was given up is nobody else's: who left it saw a pusher.
-        goes_on = goes_on and bool(_undone(root, done))
+        goes_on = goes_on and bool(_undone(outbox.own(root), done))
     outbox.sweep(root)
 
 
-def _undone(root: str, done: set[Marker]) -> list[Marker]:
-    """The markers that wait, less those that this process has done with: some disks let none be taken away."""
-    return [marker for marker in outbox.waiting(root) if marker not in done]
+def _undone(markers: list[Marker], done: set[Marker]) -> list[Marker]:
+    """Those that this process has not done with: some disks let none be taken away."""
+    return [marker for marker in markers if marker not in done]
 
 
 def _pushed_all(
@@ -113,8 +114,9 @@ def _pushed_all(
         breaker.closed("unusable", printable(str(error)))
         return False
     seen = time.monotonic()
+    others = outbox.of_others(root)
     while True:
-        for marker in _undone(root, done):
+        for marker in _undone(outbox.own(root) + others, done):
             if not _may_push(breaker):
                 return False
             if pushing.push(marker, breaker):
