@@ -40,9 +40,9 @@ from gpucache.kernels.group import AUTOTUNE, GROUP, are_plain
 from gpucache.kernels.recipe import MOST_BYTES as MOST_RECIPE_BYTES
 from gpucache.layout.inductor import carried_unit
 from gpucache.layout.keys import KEY
-from gpucache.store.manifest import CONDEMNED, MANIFEST, RECIPE, Facts
+from gpucache.store.manifest import RECIPE, Facts
+from gpucache.store.names import MOST_NAME_BYTES, OURS
 
-_MOST_NAME_BYTES = 255 - len(GROUP)  # as `gpucache.store.names`
 _MOST_FITS = 16
 
 _ENDS: dict[Kind, str] = {"library": ".so", "autotune": AUTOTUNE}
@@ -247,17 +247,14 @@ def _file(listed: object, kind: str) -> ArchivedFile:
     return ArchivedFile(name, size_bytes, sha256)
 
 
-_OURS = frozenset((MANIFEST, CONDEMNED, RECIPE))
-
-
 def _check_name(name: str, kind: str) -> None:
     check_shown(name, "file name")
     parts = name.split("/") if kind == "inductor" else [name]
     if not are_plain(parts):
         raise BadPack("file-name", f"the file name {quoted(name)} leads elsewhere")
-    if any(len(part.encode()) > _MOST_NAME_BYTES for part in parts):
+    if any(len(part.encode()) > MOST_NAME_BYTES for part in parts):
         raise BadPack("file-name", f"the file name {quoted(name)} is too long")
-    if not _OURS.isdisjoint(parts):
+    if not OURS.isdisjoint(parts):
         raise BadPack("file-name", f"the file name {quoted(name)} is one of gpucache's own")
 
 

@@ -11,9 +11,10 @@ from gpucache.store.manifest import CONDEMNED, MANIFEST, RECIPE
 
 OTHER = "="
 """How a name begins that is not the file's own: no name of a kernel in Python does."""
-_OURS = (MANIFEST, CONDEMNED, RECIPE)
-# NAME_MAX of Linux's file systems, and a group file has a longer name.
-_MOST_BYTES = 255 - len(GROUP)
+OURS = frozenset((MANIFEST, CONDEMNED, RECIPE))
+"""What gpucache has in an entry beside the files of Triton's."""
+MOST_NAME_BYTES = 255 - len(GROUP)  # NAME_MAX of Linux's file systems
+"""A file of an entry has no longer name, since the group file's is longer."""
 _MOST_LETTERS = 10
 
 
@@ -28,7 +29,7 @@ def stored_name(name: str) -> str:
     >>> stored_name("add.json"), stored_name("__entry__.json")
     ('add.json', '=__entry__.json')
     """
-    if name in _OURS:
+    if name in OURS:
         return f"{OTHER}{name}"
     if are_plain([name]) and name.isprintable() and not name.startswith(OTHER) and _fits(name):
         return name
@@ -64,7 +65,7 @@ def can_be_named(name: str) -> bool:
 
 
 def _fits(name: str) -> bool:
-    return can_be_named(name) and len(os.fsencode(name)) <= _MOST_BYTES
+    return can_be_named(name) and len(os.fsencode(name)) <= MOST_NAME_BYTES
 
 
 def _end(name: str) -> str:
