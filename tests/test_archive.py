@@ -21,7 +21,8 @@ from support.processes import PATIENCE_S
 from gpucache.archive import compression, ustar
 from gpucache.archive.errors import BadPack
 from gpucache.archive.read import Limits, PackReader
-from gpucache.archive.signature import TrustedKeys, anyone, make_key
+from gpucache.archive.signature import anyone, make_key
+from gpucache.archive.trusted_keys import TrustedKeys
 
 
 @pytest.fixture

@@ -13,7 +13,8 @@ from support.hostile_parts import Case
 from support.packs import Source, read_all
 from support.processes import PATIENCE_S
 
-from gpucache.archive.signature import SigningKey, TrustedKeys, make_key
+from gpucache.archive.signature import SigningKey, make_key
+from gpucache.archive.trusted_keys import TrustedKeys
 
 MOST_PEAK = 200e6
 MOST_CPU_S = 20.0

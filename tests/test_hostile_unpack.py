@@ -16,7 +16,8 @@ from support.processes import PATIENCE_S
 
 from gpucache.archive.errors import BadPack
 from gpucache.archive.read import PackReader
-from gpucache.archive.signature import TrustedKeys, make_key
+from gpucache.archive.signature import make_key
+from gpucache.archive.trusted_keys import TrustedKeys
 from gpucache.archive.unpack import unpack
 from gpucache.disk.vetting import Trust
 from gpucache.store.manifest import entry_path

@@ -21,7 +21,8 @@ from support.pushers import end_pushers, pushers
 from gpucache.archive import collect as collecting
 from gpucache.archive.errors import BadPack
 from gpucache.archive.read import PackReader
-from gpucache.archive.signature import SigningKey, TrustedKeys, anyone, make_key
+from gpucache.archive.signature import SigningKey, anyone, make_key
+from gpucache.archive.trusted_keys import TrustedKeys
 from gpucache.disk import reading
 from gpucache.layout import paths
 from gpucache.remote import breaker, outbox, pusher, single_entry, write_behind

@@ -18,12 +18,12 @@ from gpucache.archive.errors import BadKey, BadPack
 from gpucache.archive.signature import (
     Signature,
     SigningKey,
-    TrustedKeys,
     encoded_signatures,
     is_key_name,
     make_key,
     parsed_signatures,
 )
+from gpucache.archive.trusted_keys import WEAK_POINTS, TrustedKeys
 from gpucache.disk.vetting import Trust
 from gpucache.errors import ConfigurationError, NotInstalledError
 
@@ -298,7 +298,7 @@ def test_any_text_is_a_list_or_refused(text):
         assert error.problem.isprintable()  # noqa: PT017
 
 
-@pytest.mark.parametrize("weak", sorted(signature.WEAK_POINTS), ids=bytes.hex)
+@pytest.mark.parametrize("weak", sorted(WEAK_POINTS), ids=bytes.hex)
 def test_with_a_point_of_small_order_for_a_key_anybody_can_sign(weak):
     """A few guesses, and OpenSSL takes the signature: so none is believed, whatever its sign."""
     public = Ed25519PublicKey.from_public_bytes(weak)
@@ -310,7 +310,7 @@ def test_with_a_point_of_small_order_for_a_key_anybody_can_sign(weak):
             return False
         return True
 
-    guesses = [(b"%d" % number, point) for number in range(64) for point in signature.WEAK_POINTS]
+    guesses = [(b"%d" % number, point) for number in range(64) for point in WEAK_POINTS]
     assert any(is_taken(*guess) for guess in guesses)
     for last in (weak[31], weak[31] | 0x80):
         text = signature.to_text(weak[:31] + bytes([last]))
@@ -381,10 +381,10 @@ def test_any_bytes_are_no_signatures(data):
 BLOCKED = """
 import sys
 sys.modules[{module!r}] = None
-from gpucache.archive import signature, compression
+from gpucache.archive import compression, signature, trusted_keys
 from gpucache.errors import NotInstalledError
 import io
-trusted = signature.TrustedKeys.parse("ci:{key}")
+trusted = trusted_keys.TrustedKeys.parse("ci:{key}")
 try:
     {call}
 except NotInstalledError as error:
@@ -411,7 +411,7 @@ def test_without_the_extra_the_error_names_the_way_out(module, call):
 
 
 def test_nothing_of_the_extra_is_imported_before_its_use():
-    rooms = "gpucache.archive.read, gpucache.archive.write, gpucache.archive.signature"
+    rooms = "gpucache.archive.read, gpucache.archive.write, gpucache.archive.trusted_keys"
     code = f"import {rooms}, sys; print({{'zstandard', 'cryptography'}} & {{*sys.modules}})"
     child = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
     assert child.stdout == "set()\n"

@@ -9,7 +9,7 @@ first a line that says the format and names the pack, then an entry a line, then
     ]}
 
 A reader passes over what it does not know of an entry; what it must not pass over is another version. Whether a
-statement is to be believed, `gpucache.archive.signature` tells by these very bytes, before
+statement is to be believed, `gpucache.archive.trusted_keys` tells by these very bytes, before
 `gpucache.archive.parsing` reads them.
 """
 

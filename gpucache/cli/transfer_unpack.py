@@ -68,7 +68,7 @@ def unpack(
     curl -s https://host/kernels.tar.zst | gpucache unpack -
     """
     from gpucache.archive.read import PackReader
-    from gpucache.archive.signature import TrustedKeys
+    from gpucache.archive.trusted_keys import TrustedKeys
     from gpucache.disk.vetting import Trust
     from gpucache.transfer.bring import bring, is_own_file, judge_of, vet_source
     from gpucache.transfer.seen_numbers import seen_number

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from gpucache.archive.signature import TrustedKeys, anyone
+from gpucache.archive.signature import anyone
+from gpucache.archive.trusted_keys import TrustedKeys
 from gpucache.disk.vetting import Trust
 
 if TYPE_CHECKING:

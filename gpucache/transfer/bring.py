@@ -24,8 +24,9 @@ from gpucache.store.size import total_bytes
 
 if TYPE_CHECKING:
     from gpucache.archive.read import Judge, PackReader
-    from gpucache.archive.signature import Signature, TrustedKeys
+    from gpucache.archive.signature import Signature
     from gpucache.archive.statement import ArchivedEntry
+    from gpucache.archive.trusted_keys import TrustedKeys
 
 
 def judge_of(trusted: TrustedKeys | None, vouch: Callable[[], object] | None) -> Judge:

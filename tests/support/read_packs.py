@@ -11,7 +11,7 @@ import time
 
 from gpucache.archive.errors import BadPack
 from gpucache.archive.read import PackReader
-from gpucache.archive.signature import TrustedKeys
+from gpucache.archive.trusted_keys import TrustedKeys
 
 
 def peak_bytes() -> int:
