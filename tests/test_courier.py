@@ -378,17 +378,17 @@ class TestWhoStartsIt:
             "closed", "unusable", "opendal is missing"
         )
 
-    def test_where_none_can_be_started_the_error_says_so(self, reading, locks, monkeypatch):
+    def test_where_none_can_be_started_the_error_says_so(
+        self, meeting, reading, locks, monkeypatch
+    ):
         def fail(module, words, environ):
             raise BlockingIOError
 
         monkeypatch.setattr(asking, "start_beside", fail)
-        with pytest.raises(BlockingIOError):
-            ask(reading, locks, KEY, VERSION)
-        began = time.monotonic()
-        answer = ask(reading, locks, KEY, VERSION)
-        assert (answer.did, answer.code) == ("closed", "no-courier")
-        assert time.monotonic() - began < PATIENCE_S / 2, "nobody waits for what was not started"
+        for _ in range(2):  # nobody waits for what was not started
+            with pytest.raises(BlockingIOError):
+                ask(reading, locks, KEY, VERSION)
+        assert Breaker(meeting.state).read() == State(), "another program may start one"
 
     def test_a_python_without_the_libraries_asks_another_ones_and_closes_nothing(
         self, meeting, reading, locks, starts, serve, monkeypatch

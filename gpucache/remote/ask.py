@@ -17,7 +17,7 @@ from gpucache.disk.processes import this_process
 from gpucache.disk.spawning import python_command, reap, start_beside, start_detached
 from gpucache.environment import REMOTE_TIMEOUT
 from gpucache.errors import NotInstalledError
-from gpucache.escapes import printable, without_secrets
+from gpucache.escapes import without_secrets
 from gpucache.forks import closed_in_child
 from gpucache.remote.breaker import Breaker
 from gpucache.remote.libraries import require
@@ -156,8 +156,8 @@ class _Asking:
             return
         try:
             start_beside(_MODULE, [word_of(self._reading, self._directory)], os.environ)
-        except OSError as error:
-            self._breaker.closed("no-courier", printable(str(error)))
+        except OSError:
+            self._breaker.not_started()
             raise
 
     def _met(self, connection: socket.socket, store_key: str, triton_version: str) -> Answer | None:

@@ -128,11 +128,15 @@ class State(NamedTuple):
         """Once a process has begun to start a courier."""
         return self._replace(started=now)
 
+    def not_started(self) -> State:
+        """Once a process that was to start a courier could not: another may."""
+        return self._replace(started=0.0)
+
     def came_up(self) -> State:
         """Once a courier answers: what its absence has closed is open again."""
         if self.why in ("no-courier", "unusable"):
             return State()
-        return self._replace(started=0.0)
+        return self.not_started()
 
 
 _NONE = Waste()
@@ -205,6 +209,10 @@ class Breaker:
     def answered(self) -> None:
         """The remote has given what was asked for."""
         self._change(State.answered)
+
+    def not_started(self) -> None:
+        """This process could not start the courier that it was to start."""
+        self._change(State.not_started)
 
     def came_up(self) -> None:
         """A courier answers from now on."""
