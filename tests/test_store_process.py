@@ -356,6 +356,19 @@ def test_what_a_proxy_sends_back_of_its_password_is_not_even_at_debug_level(word
     assert sent.decode()[:12] not in caplog.text
 
 
+@pytest.mark.parametrize("variable", ["AWS_ENDPOINT_URL", "AWS_ENDPOINT_URL_S3", "HF_ENDPOINT"])
+def test_a_password_in_a_variable_for_an_endpoint_is_not_even_at_debug_level(variable, caplog):
+    caplog.set_level(logging.DEBUG, "gpucache")
+    url = RemoteUrl.parse("hf://o/n" if variable.startswith("HF") else "s3://b")
+    with bad_server(says("403 Forbidden")) as server:
+        environ = {**CREDENTIALS, variable: f"http://me:password-word@127.0.0.1:{server.port}"}
+        with pytest.raises(RemoteError) as refused:
+            get(open_remote(url, environ, SLOW))
+    assert "password-word" not in str(refused.value)
+    assert "opendal: " in caplog.text
+    assert "password-word" not in caplog.text
+
+
 def test_a_token_that_the_library_has_found_itself_is_not_told_if_it_is_sent_back(tmp_path, caplog):
     caplog.set_level(logging.DEBUG, "gpucache")
     token = base64.b64encode(os.urandom(300)).decode()

@@ -101,13 +101,13 @@ def _secrets(settings: Mapping[str, str], environ: Mapping[str, str]) -> list[st
     found += [value for _, value in parse_qsl(settings.get("sas_token", ""))]
     if "password" in settings:
         found.append(_basic(settings.get("username", ""), settings["password"]))
-    for name, value in environ.items():
-        if name.lower().endswith("_proxy"):
-            found += _secrets_of_proxy(value)
+    urls = [value for name, value in environ.items() if name.lower().endswith("_proxy")]
+    for url in (*urls, settings.get("endpoint", "")):
+        found += _secrets_of_url(url)
     return sorted(found, key=len, reverse=True)  # one may be a part of another
 
 
-def _secrets_of_proxy(url: str) -> list[str]:
+def _secrets_of_url(url: str) -> list[str]:
     with suppress(ValueError):
         parts = urlsplit(url if "//" in url else f"//{url}")
         user, password = unquote(parts.username or ""), unquote(parts.password or "")
