@@ -119,6 +119,37 @@ def _file(text: str) -> str:
     return text
 
 
+SECRET_KEY = "gpucache-secret-key"
+"""How a secret key begins, as `gpucache keygen` writes it."""
+_KEY_LETTERS = 43
+"""So long is a key itself, at the end of such a line: 32 bytes as base64url."""
+
+
+def _secret_file(text: str) -> str:
+    """The path of a secret key's file; never the key, which CI systems keep as the text of a variable."""
+    if _without_secret_key(text) != text:
+        raise ValueError("the path of a file: write the key to one that its owner alone can read")
+    return _file(text)
+
+
+def _without_secret_key(text: str) -> str:
+    """A text that may be a secret key where it should not, as may be shown.
+
+    >>> _without_secret_key("gpucache-secret-key:ci:PN94B0"), _without_secret_key("/run/ci.key")
+    ('gpucache-secret-key:***', '/run/ci.key')
+    """
+    if SECRET_KEY in text:
+        return f"{SECRET_KEY}:***"
+    end = text.strip().rpartition(":")[2]
+    is_key = len(end) == _KEY_LETTERS and end.replace("-", "").replace("_", "").isalnum()
+    return "***" if is_key else text
+
+
+def _without_secret_keys(text: str) -> str:
+    """As `_without_secret_key`, of a list in which public keys belong, which look alike but for the beginning."""
+    return f"{SECRET_KEY}:***" if SECRET_KEY in text else text
+
+
 def _keys(text: str) -> str:
     if not text.strip():
         raise ValueError("a list of public keys, or the path of a file of them")
@@ -415,13 +446,15 @@ SIGN_KEY = Variable[str | None](
     "GPUCACHE_SIGN_KEY",
     None,
     "the file of the secret key that signs what is packed (`gpucache keygen`)",
-    _file,
+    _secret_file,
+    shown=_without_secret_key,
 )
 TRUST_KEYS = Variable[str | None](
     "GPUCACHE_TRUST_KEYS",
     None,
     "whose packs are believed: NAME:KEY,NAME:KEY, or a file of such lines",
     _keys,
+    shown=_without_secret_keys,
 )
 PACK = Variable[tuple[str, ...]](
     "GPUCACHE_PACK",

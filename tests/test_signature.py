@@ -426,3 +426,32 @@ def test_a_key_file_that_cannot_be_read_is_told_with_what_names_it(tmp_path):
         with pytest.raises(BadKey) as caught:
             read(f"{tmp_path}/a,{tmp_path}/b")
         assert variable in str(caught.value)
+
+
+@pytest.mark.parametrize("command", ["pack -o n.tar.zst", "config --json", "doctor"])
+@pytest.mark.parametrize(
+    ("variable", "part"),
+    [
+        ("GPUCACHE_SIGN_KEY", 0),
+        ("GPUCACHE_SIGN_KEY", 1),
+        ("GPUCACHE_SIGN_KEY", 2),
+        ("GPUCACHE_TRUST_KEYS", 0),
+    ],
+)
+def test_a_secret_key_in_the_place_of_a_path_is_never_shown(
+    command, variable, part, gpucache, tmp_path, monkeypatch
+):
+    """CI systems keep secrets as texts of variables."""
+    monkeypatch.chdir(tmp_path)
+    make_key("ci", "ci.key")
+    (tmp_path / "root").mkdir(mode=0o700)
+    whole = (tmp_path / "ci.key").read_text().strip()
+    secret = whole.rpartition(":")[2]
+    said = ":".join(whole.split(":")[part:])
+    environ = {**os.environ, variable: said, "GPUCACHE_DIR": str(tmp_path / "root")}
+    environ["GPUCACHE_REMOTE"] = f"file://{tmp_path}/root?mode=write"
+    done = gpucache(*command.split(), env=environ)
+    assert secret not in done.stdout + done.stderr
+    if command.startswith("pack") and variable == "GPUCACHE_SIGN_KEY":
+        assert done.returncode == 1
+        assert "is not the path of a file: write the key to one" in done.stderr

@@ -14,7 +14,7 @@ from typing import NamedTuple
 
 from gpucache.archive.errors import BadKey, BadPack, quoted
 from gpucache.archive.key_files import read_secret, write_secret
-from gpucache.environment import SIGN_KEY
+from gpucache.environment import SECRET_KEY, SIGN_KEY
 from gpucache.errors import NotInstalledError
 
 TYPE_CHECKING = False
@@ -32,8 +32,6 @@ MOST_SIGNATURES_BYTES = 2**16
 """A longer member of signatures is not read."""
 KEY_BYTES = 32
 _SIGNATURE_BYTES = 64
-SECRET = "gpucache-secret-key"
-"""How the one line of a file with a secret key begins, so that a secret is never taken for a public key and shown."""
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
 _NAME_WORDS = "letters, digits and ._- after a letter or digit, 64 at most"
 
@@ -156,7 +154,7 @@ class SigningKey:
         beginning, _, rest = text.strip().partition(":")
         name, _, secret_text = rest.partition(":")
         secret = from_text(secret_text, KEY_BYTES)
-        if beginning != SECRET or not is_key_name(name) or secret is None:
+        if beginning != SECRET_KEY or not is_key_name(name) or secret is None:
             fact = "it is no secret key of gpucache's"
             raise BadKey(
                 "not-secret", path, fact, "name the file that `gpucache keygen` has written"
@@ -194,7 +192,7 @@ def make_key(name: str, path: str) -> SigningKey:
     if not is_key_name(name):
         raise BadKey("name", quoted(name), "it is no name of a key", f"choose {_NAME_WORDS}")
     key = _ed25519().Ed25519PrivateKey.generate()
-    line = f"{SECRET}:{name}:{to_text(key.private_bytes_raw())}\n".encode()
+    line = f"{SECRET_KEY}:{name}:{to_text(key.private_bytes_raw())}\n".encode()
     try:
         write_secret(path, line)
     except FileExistsError:

@@ -6,9 +6,9 @@ import re
 
 from gpucache.archive.errors import BadKey, BadPack, quoted
 from gpucache.archive.key_files import read_trusted
-from gpucache.archive.signature import KEY_BYTES, SECRET, from_text, is_good, is_key_name, to_text
+from gpucache.archive.signature import KEY_BYTES, from_text, is_good, is_key_name, to_text
 from gpucache.disk.vetting import Trust
-from gpucache.environment import TRUST_KEYS, is_key_file
+from gpucache.environment import SECRET_KEY, TRUST_KEYS, is_key_file
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -105,7 +105,7 @@ class TrustedKeys:
 
 def _add(keys: dict[str, bytes], said: str, source: str) -> None:
     """Add one ``NAME:KEY`` to the keys."""
-    if said.startswith(SECRET):
+    if said.startswith(SECRET_KEY):
         hint = "give readers the public key, as keygen printed it; make a new key if others read this one"
         raise BadKey("secret", source, "it has a secret key, which no reader may have", hint)
     name, colon, text = said.partition(":")
