@@ -25,7 +25,7 @@ from gpucache.errors import GpuCacheError
 from gpucache.escapes import printable
 from gpucache.layout import paths
 from gpucache.remote import outbox
-from gpucache.remote.breaker import FIRST_S, LONGEST_S, Breaker
+from gpucache.remote.breaker import FIRST_S, Breaker
 from gpucache.remote.errors import RemoteError
 from gpucache.remote.opening import open_remote
 from gpucache.remote.pusher_lock import held, push_breaker
@@ -135,7 +135,7 @@ def _may_push(breaker: Breaker) -> bool:
         until = max(state.closed_until, state.probed_until)
         if state.why == "unusable" or not 0 <= until - now <= LONGEST_PAUSE_S:
             return False
-        time.sleep(min(until - now + 0.01, LONGEST_S))
+        time.sleep(until - now + 0.01)
     return True
 
 
