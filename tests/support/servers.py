@@ -105,7 +105,14 @@ def seaweed(directory: Path) -> Iterator[S3Server]:
     def command(own: Path, ports: list[int]) -> list[object]:
         master, volume, filer, s3 = ports
         return [
-            *(weed, "server", f"-dir={own}", "-ip=127.0.0.1", "-ip.bind=127.0.0.1"),
+            *(
+                weed,
+                f"-logdir={own}",
+                "server",
+                f"-dir={own}",
+                "-ip=127.0.0.1",
+                "-ip.bind=127.0.0.1",
+            ),
             *(f"-master.port={master}", f"-volume.port={volume}", f"-filer.port={filer}"),
             *("-s3", f"-s3.port={s3}", f"-s3.config={who}", "-s3.port.iceberg=0"),
             *("-s3.port.lance=0", "-volume.max=100", "-master.volumeSizeLimitMB=64"),
