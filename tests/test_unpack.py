@@ -187,7 +187,7 @@ class TestWhatContradicts:
 
     def test_a_library_that_is_cut_ends_it(self, root):
         with pytest.raises(BadPack, match="not whole"):
-            unpacked(root, library(b"\x7fELF\x02" + bytes(50) + b"\xff" * 9))
+            unpacked(root, library(b"\x7fELF\x02" + bytes(50) + b"\xff" * 9), fitting=NODE)
         assert staged(root) == []
 
     def test_a_file_of_another_digest_ends_it_and_what_came_before_stays(self, root):
