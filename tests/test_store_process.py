@@ -240,6 +240,40 @@ def test_each_service_is_told_its_address_and_its_own_credentials(url, environ, 
     assert expected.items() <= settings.items()
 
 
+WITH_ENDS_OF_LINES = [
+    ("s3://b", {name: f"{value}\n" for name, value in CREDENTIALS.items()}),
+    ("hf://o/n", {"HF_TOKEN": "t\n"}),
+    ("webdav://h/p", {"WEBDAV_TOKEN": " t\r\n"}),
+    ("redis://h", {"REDISCLI_AUTH": "t\n"}),
+]
+
+
+@pytest.mark.parametrize(("url", "environ"), WITH_ENDS_OF_LINES, ids=lambda value: str(value)[:8])
+def test_an_end_of_a_line_is_no_part_of_a_credential(url, environ):
+    """A secret that comes from a file, as Kubernetes mounts them, often has one."""
+    settings = service(RemoteUrl.parse(url), environ).settings
+    for value in environ.values():
+        assert value.strip() in settings.values()
+    assert all(value == value.strip() for value in settings.values())
+
+
+@pytest.mark.parametrize(
+    ("url", "environ"),
+    [
+        ("webdav://127.0.0.1:{}/p", {"WEBDAV_TOKEN": "a\nb"}),
+        ("s3://b", {**CREDENTIALS, "AWS_ENDPOINT_URL": "http://h:99999"}),
+        ("s3://b", {**CREDENTIALS, "AWS_ENDPOINT_URL": "http://"}),
+    ],
+    ids=["token", "port", "no host"],
+)
+def test_a_variable_of_which_no_request_can_be_made_is_misconfigured(url, environ):
+    with bad_server(says("200 OK", b"12345")) as server:
+        with pytest.raises(RemoteError) as refused:
+            get(open_remote(RemoteUrl.parse(url.format(server.port)), environ, SLOW))
+        assert not server.requests
+    assert refused.value.kind == "misconfigured"
+
+
 def test_no_password_goes_to_a_server_for_which_no_user_is_named():
     settings = service(RemoteUrl.parse("webdav://h/p"), {"WEBDAV_PASSWORD": SECRET}).settings
     assert SECRET not in settings.values()

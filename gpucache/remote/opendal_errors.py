@@ -48,6 +48,8 @@ _BY_STATUS: dict[int, RemoteKind | Meaning] = {
 _BY_CALL: tuple[tuple[str, RemoteKind], ...] = (
     ("operation timeout reached", "timeout"),  # of a read "io operation timeout reached"
     ("called: reqsign", "misconfigured"),
+    ("called: http::Request::build", "misconfigured"),
+    ("request url is invalid", "misconfigured"),
     ("called: reqwest::send", "unreachable"),
     ("called: reqwest::fetch", "bad-answer"),
 )

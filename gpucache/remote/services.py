@@ -25,10 +25,13 @@ _CONFIG_BYTES = 2**20
 
 
 def _first(environ: Mapping[str, str], *names: str) -> str | None:
-    """The value of the first of these variables that is set to something."""
+    """The value of the first of these variables that is set to something, without blanks and ends of lines around it.
+
+    A secret that comes from a file often has one at its end, and no header of HTTP may.
+    """
     for name in names:
-        if environ.get(name):
-            return environ[name]
+        if value := environ.get(name, "").strip():
+            return value
     return None
 
 
