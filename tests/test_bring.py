@@ -2,23 +2,29 @@
 
 from __future__ import annotations
 
+import io
 import json
 import os
 from pathlib import Path
 
 import pytest
+from support.packs import CONTENT, Source
 
 from gpucache import DeviceCacheRegistry, Snapshot, Status, UnsafeDirectoryError
 from gpucache.archive import compression, ustar
+from gpucache.archive.errors import BadPack
 from gpucache.archive.members import STATEMENT
 from gpucache.archive.read import PackReader
+from gpucache.archive.signature import anyone
+from gpucache.archive.unpack import everything
 from gpucache.disk.staging import Staging
 from gpucache.disk.vetting import Trust
 from gpucache.layout import paths
 from gpucache.machine.device import Device
 from gpucache.store.manifest import Facts, digest_of, single_key
 from gpucache.store.publish import publish_entry
-from gpucache.transfer.bring import judge_of, vet_source
+from gpucache.store.pulled import use_of_pulled
+from gpucache.transfer.bring import bring, judge_of, vet_source
 
 KEY = "A" * 52
 NAME = "matmul.autotune.json"
@@ -83,6 +89,16 @@ def test_an_autotuners_result_is_taken_where_a_device_of_its_kind_is_on_record(
     said = json.loads(done.out)
     assert len(said["made"]) == made
     assert [row["why"] for row in said["skipped"]] == why
+
+
+def test_of_a_pack_that_ends_too_early_what_came_is_known_as_pulled(tmp_path):
+    source, root = Source(), str(tmp_path / "root")
+    for _ in range(4):
+        source.add({**CONTENT, "add.cubin": os.urandom(2**18)})
+    cut = io.BytesIO(source.packed()[: 5 * 2**17])
+    with pytest.raises(BadPack) as error, PackReader(cut, anyone, source_name="cut") as reader:
+        bring(reader, root, Trust(), chosen=everything)
+    assert use_of_pulled(root).entries == error.value.taken > 0
 
 
 def test_a_named_pipe_that_everybody_may_write_vouches_for_nothing(tmp_path):

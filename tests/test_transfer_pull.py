@@ -168,6 +168,15 @@ class TestWhoIsBelieved:
         remote.put("llama", SEEDS, number=8)
         assert not pulled(root).is_older
 
+    def test_the_number_of_a_pack_that_is_cut_is_remembered(self, remote, root):
+        """Else whoever may write the remote, and has no key, could hide a newer pack by its last byte."""
+        path = remote.put("llama", SEEDS, number=7)
+        path.write_bytes(path.read_bytes()[:-1])
+        with pytest.raises(BadPack):
+            pulled(root)
+        remote.put("llama", SEEDS, number=6)
+        assert pulled(root).is_older
+
     def test_a_number_is_only_remembered_of_a_pack_that_is_believed(
         self, remote, root, tmp_path, monkeypatch
     ):

@@ -86,6 +86,7 @@ def unpack(
     fitting: Here | None = None,
     used: float | None = None,
     is_own: bool = False,
+    on_made: Callable[[ArchivedEntry], object] | None = None,
     on_progress: Progress | None = None,
 ) -> Unpacked:
     """Take the chosen entries of a pack, as far as they fit here, into the store of a root that was prepared.
@@ -94,8 +95,8 @@ def unpack(
     its holder, and the entry taken at the end. ``fitting`` is what can be used here, by default by this Python and
     without a device. ``used`` is when what is made counts as last used, in seconds since the epoch, if that is not now.
     ``is_own`` says that a pack is this very user's file: of one that nobody vouches for, and that is not, nothing of
-    TorchInductor's is taken, which torch would unpickle. Nothing is written with ``dry_run``, and the files are not
-    read.
+    TorchInductor's is taken, which torch would unpickle. ``on_made`` is told at the end each entry that was made, also
+    where the end is an error. Nothing is written with ``dry_run``, and the files are not read.
 
     Beside any readers, writers and removers. What was made before an error stays, and is whole. Atomic for readers, not
     durable across power loss: digests are checked at the first use after a boot.
@@ -129,6 +130,9 @@ def unpack(
     finally:
         work.count()
         work.clear()
+        if on_made is not None:
+            for entry in work.made:
+                on_made(entry)
     return Unpacked(tuple(work.made), tuple(plan.there), tuple(plan.skipped), work.made_bytes)
 
 

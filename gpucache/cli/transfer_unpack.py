@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
     from typing import BinaryIO
 
-    from gpucache.archive.statement import ArchivedEntry, Statement
+    from gpucache.archive.statement import ArchivedEntry
     from gpucache.archive.unpack import Skipped, Unpacked
 
 _STREAM = "-"
@@ -102,8 +102,6 @@ def unpack(
             dry_run=dry_run,
             on_progress=show,
         )
-    if not dry_run and signer is not None and statement.name:
-        _note_number(where, statement)
     viewed = 0 if dry_run else make_views(where, [*done.made, *done.there], directories)
     if as_json:
         row = {"root": where, "file": file, "name": statement.name, "number": statement.number}
@@ -130,15 +128,6 @@ def chosen_by(arch: str | None) -> Callable[[ArchivedEntry], bool]:
         return arch is None or entry.kind != "kernel" or entry.arch == arch
 
     return chosen
-
-
-def _note_number(root: str, statement: Statement) -> None:
-    from gpucache.transfer.seen_numbers import note_number
-
-    try:
-        note_number(root, statement.name, statement.number)
-    except OSError:
-        return  # a full disk: an older pack is then not told from a newer one
 
 
 def root_to_fill(root: str | None) -> str:

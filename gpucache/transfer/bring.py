@@ -21,6 +21,7 @@ from gpucache.store.limit import max_size_bytes
 from gpucache.store.preparing import prepare
 from gpucache.store.pulled import Pulled, PulledEntry, note_pulled, use_of_pull
 from gpucache.store.size import total_bytes
+from gpucache.transfer.seen_numbers import note_number
 
 if TYPE_CHECKING:
     from gpucache.archive.read import Judge, PackReader
@@ -105,23 +106,33 @@ def bring(
         BadPack: the pack is not what its statement says; what was taken before stays, and is whole.
         OSError: the disk refused.
     """
+    used = use_of_pull(time.time())
+    made: list[ArchivedEntry] = []
     if not dry_run:
         make_ready(root, trust)
-    used = use_of_pull(time.time())
-    done = unpack(
-        reader,
-        root,
-        chosen=chosen,
-        is_own=is_own,
-        dry_run=dry_run,
-        fitting=fitting_here(root),
-        used=used,
-        on_progress=on_progress,
-    )
-    if not dry_run:
-        statement = reader.statement
-        note_made(root, statement.name, statement.number, done.made, used)
-    return done
+        _note_number(root, reader)
+    try:
+        return unpack(
+            reader,
+            root,
+            chosen=chosen,
+            is_own=is_own,
+            dry_run=dry_run,
+            fitting=fitting_here(root),
+            used=used,
+            on_made=made.append,
+            on_progress=on_progress,
+        )
+    finally:  # also of a pack that ends too early
+        note_made(root, reader.statement.name, reader.statement.number, made, used)
+
+
+def _note_number(root: str, reader: PackReader) -> None:
+    """Remember the number of a pack that is signed, before its files: whoever cuts them short hides no newer number."""
+    statement = reader.statement
+    if reader.signer is not None and statement.name:
+        with suppress(OSError):  # a full disk: an older pack is then not told from a newer one
+            note_number(root, statement.name, statement.number)
 
 
 def make_ready(root: str, trust: Trust) -> None:
