@@ -1,10 +1,10 @@
 """The courier of a remote on this node: a process that asks the remote for what other processes miss, one entry each.
 
-No rank runs `opendal` itself: a child forked after one of its reads hangs for ever, and its time limit is per read, so
-that a server that drips held a limit of 1 s for 18 s (0.47.12). What opendal, zstandard and cryptography read comes
-from anybody; they read it here, where an end or an endless loop is no program's, and whoever asked waits by its own
-clock. One courier serves all processes of a user on a node that ask one remote for one root; the first that misses
-starts it (`ask`), or `gpucache run` ahead of them, and it ends when nobody has asked for half a minute.
+No rank asks a remote itself: what comes from there is anybody's, and is read here by zstandard and cryptography, where
+an end or an endless loop is no program's, and whoever asked waits by its own clock. Servers are asked by processes that
+the courier starts and kills (`store_process`). One courier serves all processes of a user on a node that ask one remote
+for one root; the first that misses starts it (`ask`), or `gpucache run` ahead of them, and it ends when nobody has
+asked for half a minute.
 
 Limit: its environment, and with that its credentials, are those of whoever started it.
 """
@@ -47,7 +47,7 @@ _STUCK_S = 10.0
 """A request that has not come back so long after its limit never will: the whole process ends."""
 _MOST_AT_ONCE = 256
 _MOST_REQUESTS = 4
-"""So many requests are under way at once. Each has a process that runs opendal, whose start takes longer than the
+"""So many requests are under way at once. Each has a process that asks the server, whose start takes longer than the
 requests of all ranks one after the other."""
 _READ_S = 5.0
 _AGAIN_S = 0.01
