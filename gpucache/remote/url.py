@@ -184,10 +184,19 @@ def _split(text: str) -> SplitResult:
         parts = urlsplit(text)
         assert parts.port is None or parts.port > 0
     except (ValueError, AssertionError):
-        raise _refused(text, "is no URL", f"write a URL such as {_EXAMPLE}") from None
+        raise _refused(text, "is no URL", _way_out_of_none(text)) from None
     if "#" in text:
         raise _refused(text, "has a #", "write %23 for it")
     return parts
+
+
+def _way_out_of_none(text: str) -> str:
+    """The way out of a text that is no URL: often a password is in it, which has a slash, or no host after it."""
+    scheme = text.partition("://")[0]
+    for known, variables in CREDENTIALS.items():
+        if known == _ALIASES.get(scheme, scheme) and "***" in without_secrets(text):
+            return f"if it has a password, leave that out, and {variables}"
+    return f"write a URL such as {_EXAMPLE}"
 
 
 _EXAMPLE = "s3://bucket/prefix or file:///shared/directory"
