@@ -197,6 +197,24 @@ class TestWhatIsLeftOut:
 
 
 class TestRootsThatTakeNothing:
+    def test_a_program_has_what_was_unpacked_into_its_image(
+        self, packed, here, gpucache, mount, tmp_path, monkeypatch
+    ):
+        """No container has the host name of the build, so that the image has no record of its host."""
+        here("unpack", packed, "--unsigned", "--root", tmp_path / "built")
+        image = mount(tmp_path / "image", "--bind", tmp_path / "built")
+        subprocess.run(["mount", "-o", "remount,bind,ro", image], check=True)
+        monkeypatch.setenv("GPUCACHE_DIR", str(image))
+        names = {"GPUCACHE_DIR", "TRITON_CACHE_DIR", "TORCHINDUCTOR_CACHE_DIR"}
+        program = f"import os; print(*({names} & set(os.environ)))"
+        done = gpucache("run", "--", sys.executable, "-c", program)
+        assert done.stdout == "GPUCACHE_DIR\n"  # torch, too, can write nothing there
+        assert "what is cached there is used, nothing new is kept there\n" in done.stderr
+        assert "error" not in done.stderr
+        for words in (("--device", "0"), ("--no-plugin",)):
+            asked = gpucache("run", *words, "--", "true")
+            assert "error: could not make" in asked.stderr
+
     def test_a_read_only_root_is_packed(self, root, here, mount, tmp_path, keys):
         point = mount(tmp_path / "image", "--bind", root)
         subprocess.run(["mount", "-o", "remount,bind,ro", point], check=True)

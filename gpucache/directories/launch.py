@@ -6,23 +6,24 @@ variables were set, kept and replaced, and why.
 
 from __future__ import annotations
 
+import errno
 import os
 
 from gpucache import environment
 from gpucache.directories.local_rank import local_rank
+from gpucache.directories.provision import Provision
 from gpucache.directories.python_path import is_on_path, unnamable, with_site, without_site
 from gpucache.directories.registry import DeviceCacheRegistry
 from gpucache.directories.visible_by_record import contradiction
 from gpucache.environment import SET_BY_RUN, mark, was_set_by_run
-from gpucache.errors import DeviceIndexError, RecordError
+from gpucache.errors import DeviceIndexError, ProvisionError, RecordError
+from gpucache.layout.paths import ours
 from gpucache.values import Value
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
     from typing import Literal
-
-    from gpucache.directories.provision import Provision
 
 
 class Setting(Value):
@@ -82,14 +83,16 @@ def launch_environ(
         environ.pop(environment.PINNED_DEVICE.name, None)
     if root is not None:
         environ[environment.ROOT.name] = root
-    registry, done = _provisioned(environ)
+    registry, done = _provisioned(environ, may_be_refused=plugin and device is None)
     warnings = [*done.warnings, *_contradictions(registry, environ)]
     problem = unnamable() if plugin else None
     if problem is not None:
         warnings.append(f"each rank compiles each kernel: {problem}; install gpucache elsewhere")
     device_count = 0
     architectures: tuple[str, ...] = ()
-    if done.unrecorded:
+    if done.refused:
+        ordinal, choice = None, "no device has a directory here: the root only"
+    elif done.unrecorded:
         ordinal, choice = _without_record(device)
     else:
         registry = _pinned(registry, environ)
@@ -98,8 +101,11 @@ def launch_environ(
     forced: tuple[str, ...] = _VARIABLES if force else ()
     if root is not None:
         forced += (environment.ROOT.name,)
+    wanted = _wanted(registry, ordinal)
+    if done.refused:
+        del wanted[environment.INDUCTOR_ROOT.name]  # torch fails where it cannot write
     settings = [
-        *_device_settings(base, _wanted(registry, ordinal), choice, forced),
+        *_device_settings(base, wanted, choice, forced),
         *_plugin_settings(base, plugin and problem is None, force),
     ]
     report = LaunchReport(
@@ -132,12 +138,30 @@ _PATHS = (
 )
 
 
-def _provisioned(environ: Mapping[str, str]) -> tuple[DeviceCacheRegistry, Provision]:
-    """The registry of all devices, and what provisioning has made for them."""
+def _provisioned(
+    environ: Mapping[str, str], may_be_refused: bool
+) -> tuple[DeviceCacheRegistry, Provision]:
+    """The registry of all devices, and what provisioning has made for them.
+
+    Where ``may_be_refused``, nothing in a root that takes nothing and has a store, which the plug-in then uses: as one
+    that was unpacked into an image, whose containers have host names of their own.
+    """
     registry = _from_record(environ)
     if registry is None:  # not `or`: a registry without devices is false
         registry = DeviceCacheRegistry(environ=environ)
-    return registry, registry.provision()
+    try:
+        return registry, registry.provision()
+    except ProvisionError as error:
+        root = registry.root
+        is_refused = error.errno in (errno.EROFS, errno.EACCES, errno.EPERM)
+        if not may_be_refused or not is_refused or not os.path.isdir(ours(root, "store")):
+            raise
+        fact = f"{root} takes no directories of devices ({error.problem})"
+        used = "what is cached there is used, nothing new is kept there"
+        devices = registry.snapshot.devices
+        return registry, Provision(
+            root=root, devices=devices, refused=True, warnings=(f"{fact}: {used}",)
+        )
 
 
 def _pinned(registry: DeviceCacheRegistry, environ: Mapping[str, str]) -> DeviceCacheRegistry:

@@ -40,6 +40,8 @@ class Provision(Value, kw_only=True):
     unrecorded: bool = False
     """Whether nothing was made: there is no GPU here, nobody has asked for fake devices, and the root has the record of
     another host with real ones."""
+    refused: bool = False
+    """Whether nothing could be made in a root that has a store: `launch_environ` goes on, `provision` raises."""
     warnings: tuple[str, ...] = ()
     """What will hurt later: fake devices, lost GPUs, a read-only, full, ``noexec`` or network file system, a mount
     that refuses what gpucache does another way."""
