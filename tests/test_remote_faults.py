@@ -469,7 +469,9 @@ TLS = {
 
 @pytest.mark.servers
 @pytest.mark.parametrize("kind", TLS)
-def test_a_certificate_is_believed_only_where_its_authority_is(kind, tmp_path, monkeypatch):
+def test_a_certificate_is_believed_of_its_host_only_where_its_authority_is(
+    kind, tmp_path, monkeypatch
+):
     own = certificate(tmp_path / "tls")
     with ExitStack() as stack:
         if kind == "rediss":
@@ -484,6 +486,13 @@ def test_a_certificate_is_believed_only_where_its_authority_is(kind, tmp_path, m
         assert "SSL_CERT_FILE" in refused.value.hint
         monkeypatch.setenv("SSL_CERT_FILE", str(own.authority))
         assert open_remote(url, os.environ, SLOW).check().works
+        another = RemoteUrl.parse(TLS[kind].format(port).replace("localhost", "127.0.0.1"))
+        with pytest.raises(RemoteError) as refused:
+            get(open_remote(another, os.environ, SLOW))
+        assert refused.value.kind == "unreachable", "it is another host's certificate"
+        if kind == "rediss":
+            bare = RemoteUrl.parse(f"redis://localhost:{port}/0")
+            assert outcome(lambda: get(open_remote(bare, os.environ, SLOW))) is not None
 
 
 # ---- full disks

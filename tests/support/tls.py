@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import datetime
-import ipaddress
 from pathlib import Path
 from typing import NamedTuple
 
@@ -16,7 +15,7 @@ _DAY = datetime.timedelta(days=1)
 
 
 class Certificate(NamedTuple):
-    """The files of a server's certificate for ``localhost`` and 127.0.0.1."""
+    """The files of a server's certificate for ``localhost``, and for no address."""
 
     authority: Path
     """The certificate of who has signed: a client that trusts it trusts the server."""
@@ -31,9 +30,8 @@ def certificate(directory: Path) -> Certificate:
     authority = _builder(issuer, issuer, authority_key).add_extension(
         x509.BasicConstraints(ca=True, path_length=None), critical=True
     )
-    address = x509.IPAddress(ipaddress.ip_address("127.0.0.1"))
     server = _builder(_name("server of a test"), issuer, server_key).add_extension(
-        x509.SubjectAlternativeName([x509.DNSName("localhost"), address]), critical=False
+        x509.SubjectAlternativeName([x509.DNSName("localhost")]), critical=False
     )
     files = Certificate(directory / "authority.pem", directory / "s.pem", directory / "s.key")
     for path, builder in ((files.authority, authority), (files.server, server)):
