@@ -208,12 +208,28 @@ class TestRootsThatTakeNothing:
         names = {"GPUCACHE_DIR", "TRITON_CACHE_DIR", "TORCHINDUCTOR_CACHE_DIR"}
         program = f"import os; print(*({names} & set(os.environ)))"
         done = gpucache("run", "--", sys.executable, "-c", program)
-        assert done.stdout == "GPUCACHE_DIR\n"  # torch, too, can write nothing there
+        assert done.stdout == "GPUCACHE_DIR\n"
         assert "what is cached there is used, nothing new is kept there\n" in done.stderr
         assert "error" not in done.stderr
         for words in (("--device", "0"), ("--no-plugin",)):
             asked = gpucache("run", *words, "--", "true")
             assert "error: could not make" in asked.stderr
+
+    def test_torch_is_not_sent_to_where_it_could_not_write(
+        self, root, gpucache, mount, tmp_path, monkeypatch
+    ):
+        """Its compile would fail there, and with it the program."""
+        monkeypatch.setenv("GPUCACHE_DIR", str(root))
+        gpucache("provision")
+        image = mount(tmp_path / "image", "--bind", root)
+        subprocess.run(["mount", "-o", "remount,bind,ro", image], check=True)
+        monkeypatch.setenv("GPUCACHE_DIR", str(image))
+        program = (
+            "import os; print(*sorted(name for name in os.environ if name.endswith('CACHE_DIR')))"
+        )
+        done = gpucache("run", "--", sys.executable, "-c", program)
+        assert done.stdout == "GPUCACHE_DIR TRITON_CACHE_DIR\n"
+        assert f"torch caches where it does by default: it could not write {image}\n" in done.stderr
 
     def test_a_read_only_root_is_packed(self, root, here, mount, tmp_path, keys):
         point = mount(tmp_path / "image", "--bind", root)

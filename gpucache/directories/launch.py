@@ -102,8 +102,13 @@ def launch_environ(
     if root is not None:
         forced += (environment.ROOT.name,)
     wanted = _wanted(registry, ordinal)
-    if done.refused:
-        del wanted[environment.INDUCTOR_ROOT.name]  # torch fails where it cannot write
+    if not os.access(registry.root, os.W_OK):
+        del wanted[
+            environment.INDUCTOR_ROOT.name
+        ]  # a compile of torch's fails where it cannot write
+        warnings.append(
+            f"torch caches where it does by default: it could not write {registry.root}"
+        )
     settings = [
         *_device_settings(base, wanted, choice, forced),
         *_plugin_settings(base, plugin and problem is None, force),
