@@ -183,6 +183,7 @@ def test_a_process_that_inherits_the_descriptor_goes_on_with_the_pull(made):
 import os, sys
 from gpucache.remote.pulls import Pull
 pull = Pull(int(sys.argv[1]), sys.argv[2])
+pull.sign()
 print("held", flush=True)
 sys.stdin.readline()
 pull.ask()
@@ -200,6 +201,9 @@ pull.end()
         assert other.stdout is not None
         assert other.stdout.readline() == "held\n"
         assert awaited(made, KEY).is_coming()
+        assert f"process {other.pid} on " in holder(pull.path), (
+            "whoever began it is the program by now"
+        )
         assert not is_free(pull.path)
         other.communicate("\n", PATIENCE_S)
     assert not awaited(made, KEY).is_coming()

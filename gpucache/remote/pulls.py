@@ -85,6 +85,11 @@ class Pull:
         """The descriptor by which the pull is held: a process that inherits it goes on with the pull."""
         return self._fd
 
+    def sign(self) -> None:
+        """Have the file name this process, which has taken over what another one began. Never raises."""
+        with suppress(OSError):
+            self._write_head("starting", 0)
+
     def hand_over(self) -> None:
         """Close this process's descriptor after another process has inherited it, and with it the pull."""
         os.close(self._fd)

@@ -118,11 +118,14 @@ def main() -> None:
     asked = json.loads(sys.argv[1])
     pull = Pull(asked["fd"], asked["path"])
     os.set_inheritable(pull.fileno(), False)
+    pull.sign()
     known: tuple[Kind, str] | None = ("failed", "it ended too early")
     try:
-        known = _pulled(asked, pull)
+        try:
+            known = _pulled(asked, pull)
+        finally:
+            run_at_exit()  # what was staged goes
     finally:
-        run_at_exit()  # what was staged goes
         if known is None:
             pull.end()
         else:
