@@ -20,6 +20,7 @@ from support.read_through import Entries
 
 from gpucache.archive.errors import BadPack
 from gpucache.archive.signature import make_key
+from gpucache.cli import transfer_pull
 from gpucache.disk.vetting import Trust
 from gpucache.environment import STALL_TIMEOUT
 from gpucache.remote.errors import NotThere, RemoteError
@@ -29,6 +30,7 @@ from gpucache.remote.trusting import judge_of
 from gpucache.remote.url import RemoteUrl
 from gpucache.store.stats import totals
 from gpucache.transfer import pull as pulling_module
+from gpucache.transfer import pull_entries as pull_entries_module
 from gpucache.transfer import source as source_module
 from gpucache.transfer.bring import make_ready
 from gpucache.transfer.pull import PulledPack, pull_pack
@@ -429,6 +431,20 @@ class TestTheCommand:
             received_bytes=int,
         )
         assert len(said["made"]) == 5
+
+    def test_that_a_remote_lists_more_than_is_looked_at_is_told(
+        self, singles, monkeypatch, root, capsys
+    ):
+        for seed in SEEDS:
+            singles.add(*kernel(seed))
+        monkeypatch.setattr(pull_entries_module, "MOST_LISTED", 3)
+        assert transfer_pull.pull.main([], standalone_mode=False) == 0
+        said = capsys.readouterr().err
+        assert "lists more than 3 objects" in said
+        assert "took 3 entries of 3" in said
+        monkeypatch.setattr(pull_entries_module, "MOST_LISTED", 5)
+        assert transfer_pull.pull.main([], standalone_mode=False) == 0
+        assert "warning" not in capsys.readouterr().err
 
     def test_its_json_of_single_entries_is_as_documented(self, singles, gpucache):
         for seed in SEEDS:

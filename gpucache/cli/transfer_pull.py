@@ -193,7 +193,7 @@ def _pack_row(asked: _Asked, done: PulledPack, viewed: int) -> dict[str, Any]:
 def _pull_entries(triton_version: str | None, asked: _Asked) -> int:
     from gpucache.disk.vetting import Trust
     from gpucache.remote.opening import open_remote
-    from gpucache.transfer.pull_entries import pull_entries
+    from gpucache.transfer.pull_entries import MOST_LISTED, pull_entries
 
     judge = believed(asked.url)
     begun = asked.begun("the pull of single entries", "entries", triton_version or "")
@@ -209,6 +209,9 @@ def _pull_entries(triton_version: str | None, asked: _Asked) -> int:
             dry_run=asked.dry_run,
             on_progress=show,
         )
+    if done.lists_more:
+        limit = f"more than {MOST_LISTED} objects, of which these were looked at"
+        say(f"warning: {asked.url.shown} lists {limit}; --triton-version narrows the list")
     kernels = [entry.key for entry in done.made]
     kernels += [name.store_key for name in done.there]
     viewed = asked.viewed(kernels)

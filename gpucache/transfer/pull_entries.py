@@ -36,7 +36,7 @@ if TYPE_CHECKING:
 
 _AT_ONCE = 8
 """At 30 ms a request, 100 entries come in a seventh of the time that they take one after the other."""
-_MOST = 100_000
+MOST_LISTED = 100_000
 """So many names of a remote's list are looked at; what a server lists may be endless."""
 
 
@@ -58,6 +58,8 @@ class PulledEntries(NamedTuple):
     skipped: tuple[Skipped, ...]
     refused: tuple[Refused, ...]
     received_bytes: int
+    lists_more: bool
+    """Whether the remote lists more than `MOST_LISTED`, of which as many were looked at."""
 
 
 def pull_entries(
@@ -86,14 +88,14 @@ def pull_entries(
     began = time.monotonic()
     if pull is not None:
         pull.ask()
-    names = _listed(remote, triton_version)
+    names, lists_more = _listed(remote, triton_version)
     boot = boot_time()
     missing: list[EntryName] = []
     there: list[EntryName] = []
     for name in names:
         found = whole(entry_path(root, name.store_key), boot)
         (missing if found is None else there).append(name)
-    done = PulledEntries(tuple(there), tuple(missing), (), (), (), 0)
+    done = PulledEntries(tuple(there), tuple(missing), (), (), (), 0, lists_more)
     if dry_run or not missing:
         return done
     if pull is not None:
@@ -114,11 +116,12 @@ def pull_entries(
     )
 
 
-def _listed(remote: Remote, triton_version: str | None) -> list[EntryName]:
-    """The single entries of a remote, sorted."""
-    listed = itertools.islice(remote.list(entries_prefix(triton_version)), _MOST)
-    names = (entry_name(one.name) for one in listed)
-    return sorted({name for name in names if name is not None})
+def _listed(remote: Remote, triton_version: str | None) -> tuple[list[EntryName], bool]:
+    """The single entries of a remote, sorted; and whether it lists more than was looked at."""
+    listed = remote.list(entries_prefix(triton_version))
+    names = (entry_name(one.name) for one in itertools.islice(listed, MOST_LISTED))
+    found = sorted({name for name in names if name is not None})
+    return found, next(listed, None) is not None
 
 
 class _Work:
