@@ -89,7 +89,7 @@ class TestOneEntry:
 
     def test_a_kernel_of_any_name_is_taken(self, root):
         """Triton's files for a kernel that is called ``__entry__``, and one of 200 letters."""
-        for name in ("=__entry__", "k" * 200, "Ärger"):
+        for name in ("=__entry__", "k" * 200, "Ärger", "__grp__k"):
             content = {f"{name}.json": CONTENT["add.json"], f"{name}.cubin": b"binary"}
             unpacked(root, Source().add(content))
             assert whole(root, 0, content)

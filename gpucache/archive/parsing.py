@@ -36,7 +36,7 @@ from gpucache.archive.strict_json import (
     whole,
 )
 from gpucache.disk.door import HASHED_BYTES
-from gpucache.kernels.group import AUTOTUNE, GROUP, are_plain
+from gpucache.kernels.group import AUTOTUNE, GROUP, are_plain, group_files
 from gpucache.kernels.recipe import MOST_BYTES as MOST_RECIPE_BYTES
 from gpucache.layout.inductor import carried_unit
 from gpucache.layout.keys import KEY
@@ -176,8 +176,9 @@ def _check_entry(entry: ArchivedEntry) -> None:
         raise BadPack("group", "a kernel has a group, and nothing else has one")
     if group is not None and group not in names:
         raise BadPack("group", f"its group {quoted(group)} is none of its files")
-    if f"{GROUP}{group}" in names:
-        raise BadPack("file-name", "a file has the name of the group file, which holds paths")
+    own = [f"{GROUP}{group}"]  # which each view gets
+    if is_kernel and group_files([*names, *own]) != own:
+        raise BadPack("file-name", "a file has the name of a group file, which holds paths")
     end = _ENDS.get(entry.kind)
     if end is not None and names != {entry.facts.kernel}:
         raise BadPack("group", "a file that stands for itself is not the one that it says")

@@ -171,6 +171,7 @@ FILES = [
     ("a removed manifest's name", "file-name", "own", ["__entry__.json.removed", 1, SHA]),
     ("the recipe's name", "file-name", "own", ["__recipe__.json", 1, SHA]),
     ("the group file's name", "file-name", "group file", ["__grp__sub.json", 1, SHA]),
+    ("another group file's name", "file-name", "group file", ["__grp__other.json", 1, SHA]),
     ("a name that is there", "repeated-name", "two files of one name", ["sub.json", 1, SHA]),
     ("size -1", "size", "no whole number", ["x", -1, SHA]),
     ("size true", "size", "no whole number", ["x", True, SHA]),
