@@ -39,9 +39,6 @@ class RedisStore:
         from redis.backoff import NoBackoff
         from redis.retry import Retry
 
-        has_tls = service == "rediss"
-        # `ssl_check_hostname` is off by default in redis-py 5, and without TLS there is no such argument.
-        tls = {"ssl_check_hostname": True} if has_tls else {}
         self._client: Any = redis.Redis(
             host=settings["host"],
             port=int(settings["port"]),
@@ -52,14 +49,13 @@ class RedisStore:
             socket_connect_timeout=limit_s,
             retry=Retry(NoBackoff(), 0),
             protocol=2,  # which Redis 2 to 8, Valkey and their relatives all speak
-            ssl=has_tls,
-            **tls,
+            ssl=service == "rediss",
+            ssl_check_hostname=True,  # which redis-py 5 does not by itself
         )
+        # Else each connection begins with `CLIENT SETINFO`, which a proxy may not know, and waits for one answer more.
         told = self._client.connection_pool.connection_kwargs
         for name in {"driver_info", "lib_name", "lib_version"} & told.keys():
-            told[name] = (
-                None  # or each connection begins with what a proxy may not know, and with one more answer
-            )
+            told[name] = None
         self._prefix = f"{settings['prefix']}/".encode()
         self._read = b""
         self._done = 0
