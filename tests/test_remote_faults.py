@@ -11,6 +11,7 @@ import socket
 import threading
 import time
 from contextlib import ExitStack
+from functools import partial
 
 import pytest
 from support.bad_servers import BEHAVIOURS, ESCAPES, SECRET, bad_server, floods_as, says
@@ -120,17 +121,17 @@ def test_each_request_ends_by_the_limit_with_its_kind_and_no_secret(
 ):
     content = tmp_path / "content"
     content.write_bytes(b"12345")
+    acts = (get, lambda of: of.put_new(ENTRY, str(content)), lambda of: list(of.list("v1/packs/")))
     with bad_server(HTTP[behaviour]) as server:
         remote = opened(kind, server.port)
-        found = (
-            outcome(lambda: get(remote)),
-            outcome(lambda: remote.put_new(ENTRY, str(content))),
-            outcome(lambda: list(remote.list("v1/packs/"))),
-        )
+        for expected, act in zip(KINDS[behaviour], acts, strict=True):
+            found = outcome(partial(act, remote))
+            if found == "timeout" and expected not in (None, "timeout"):
+                # A busy machine takes longer than the limit.
+                found = outcome(partial(act, opened(kind, server.port, SLOW)))
+            assert expected in (None, found)
         assert server.requests
     assert KINDS.keys() == HTTP.keys()
-    for expected, kind_found in zip(KINDS[behaviour], found, strict=True):
-        assert expected in (None, kind_found)
     for record in caplog.records:
         text = record.getMessage()
         assert not any(letter in text for letter in "\x1b\x07\n")
