@@ -11,6 +11,7 @@ import subprocess
 import sys
 import threading
 import time
+from contextlib import suppress
 from functools import partial
 from pathlib import Path
 
@@ -39,7 +40,8 @@ def children(pid: int) -> list[int]:
     """The processes that a process has started and that still run, or are zombies."""
     found = []
     for task in Path(f"/proc/{pid}/task").iterdir():
-        found += [int(child) for child in (task / "children").read_text().split()]
+        with suppress(FileNotFoundError, ProcessLookupError):  # a thread has ended meanwhile
+            found += [int(child) for child in (task / "children").read_text().split()]
     return found
 
 
