@@ -55,9 +55,10 @@ def until(is_so, what: str) -> None:
 def is_gone(pid: int) -> bool:
     try:
         state = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0]
+        threads = os.listdir(f"/proc/{pid}/task")
     except (FileNotFoundError, ProcessLookupError):
         return True
-    return state == "Z"
+    return state == "Z" and len(threads) == 1  # the others hold its files until they have ended
 
 
 def get(remote) -> bytes:
