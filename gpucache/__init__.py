@@ -11,8 +11,13 @@ joined by ``|`` do not know each other:
 - `diagnosis`: why something is slow, missing or dangerous; changes nothing
   | `upkeep`: keep a cache small and whole: prune, clean, slim, verify --repair
   | `warm`: compiles what recipes say, into the store, before a program asks for it
+  | `transfer`: what carries entries to other machines and back: packs as files, and pushes and pulls of remotes
 - `triton`: Triton's cache manager: each kernel compiled once per node
   | `report`: what lies in a root and what is wrong with it, as values; reads only
+- `remote`: entries and packs on other machines: where they lie, how they are got and put, and what goes wrong on the
+  way
+- `archive`: entries as one stream of bytes, whose statement is signed and whose reader believes nothing that the
+  stream says
 - `store`: one whole copy of each entry: publish, find, lock, remove, bound, count
 - `directories`: which device has which directory: made once, on record, resolved free
   | `kernels`: what Triton writes for one kernel: metadata, group, binary
