@@ -20,6 +20,7 @@ from pathlib import Path
 
 import pytest
 from support.every_call import SCRIPT
+from support.launches import finish_turns
 from support.processes import PATIENCE_S
 from support.trees import KERNEL, OLD, Tree, aged, set_used, whole_or_no_hit
 from support.writers import put_kernel
@@ -224,13 +225,6 @@ def write_kernels(root: str, number: int, count: int) -> None:
     for each in range(count):
         put_kernel(f"{LETTERS[number]}{LETTERS[each % 24]}{LETTERS[each // 24]}" + "A" * 49)
     finish_turns()
-
-
-def finish_turns() -> None:
-    """Wait for the threads in which puts of this process count and evict."""
-    for thread in threading.enumerate():
-        if thread.name == "gpucache-limit":
-            thread.join(PATIENCE_S)
 
 
 class TestCountInParts:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import hashlib
 import json
+import threading
 from pathlib import Path
 
 import pytest
@@ -14,6 +15,7 @@ from gpucache.store import identity, lookup
 from gpucache.triton import fetched, left_behind, shared_kernel
 from gpucache.triton import manager as plugin
 from gpucache.triton.manager import DeviceCacheManager
+from support.processes import PATIENCE_S
 
 
 def kernel(seed: str, name: str = "add") -> tuple[str, dict[str, bytes]]:
@@ -28,7 +30,8 @@ def kernel(seed: str, name: str = "add") -> tuple[str, dict[str, bytes]]:
 def launched(key: str, files: dict[str, bytes]) -> tuple[bool, dict[str, bytes]]:
     """Launch a kernel; whether that was a hit, and the contents that Triton then reads.
 
-    ``files`` are what a compile would make; the first of them is the metadata.
+    ``files`` are what a compile would make; the first of them is the metadata. As at the end of a process, a turn of
+    eviction that the launch has begun is over then.
     """
     group = next(iter(files))
     manager = DeviceCacheManager(key)
@@ -37,7 +40,17 @@ def launched(key: str, files: dict[str, bytes]) -> tuple[bool, dict[str, bytes]]
     if found is None:
         found = {name: manager.put(data, name) for name, data in files.items()}
         manager.put_group(group, found)
-    return hit, {name: Path(path).read_bytes() for name, path in found.items()}
+    read = {name: Path(path).read_bytes() for name, path in found.items()}
+    del manager
+    finish_turns()
+    return hit, read
+
+
+def finish_turns() -> None:
+    """Wait for the threads in which puts of this process count and evict."""
+    for thread in threading.enumerate():
+        if thread.name == "gpucache-limit":
+            thread.join(PATIENCE_S)
 
 
 def another_process(monkeypatch: pytest.MonkeyPatch) -> None:
