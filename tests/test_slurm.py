@@ -34,9 +34,10 @@ def environ(root: Path, tmp_path: Path) -> dict[str, str]:
     """The environment in which the README's lines are said: `gpucache` and `python` are this Python's."""
     commands = tmp_path / "bin"
     commands.mkdir()
-    (commands / "python").symlink_to(sys.executable)
-    (commands / "gpucache").write_text(f'#!/bin/sh\nexec {sys.executable} -m gpucache "$@"\n')
-    (commands / "gpucache").chmod(0o755)
+    # No link: Python would look beside the link for its environment, and not find what is installed there.
+    for name, words in {"python": "", "gpucache": " -m gpucache"}.items():
+        (commands / name).write_text(f'#!/bin/sh\nexec {sys.executable}{words} "$@"\n')
+        (commands / name).chmod(0o755)
     return {
         "PATH": f"{commands}:/usr/bin:/bin",
         "GPUCACHE_DIR": str(root),
