@@ -168,9 +168,10 @@ def test_what_has_settled_in_can_be_ended_and_keeps_no_directory(tells, tmp_path
 
 def test_who_waits_for_the_child_to_be_nobodys_has_no_zombie(tells, tmp_path):
     start_beside("tells", [str(tmp_path / "out")], tells)
+    child = spawning._started[-1].pid
     reap(PATIENCE_S)
     with pytest.raises(ChildProcessError):
-        os.waitpid(-1, os.WNOHANG)
+        os.waitpid(child, os.WNOHANG)
     read(tmp_path / "out")
 
 

@@ -84,9 +84,11 @@ def on_a_terminal(
             environ,
         )
     seen, end = b"", time.monotonic() + PATIENCE_S
+    readable = select.poll()  # `select.select` takes no descriptor above 1,023
+    readable.register(terminal, select.POLLIN)
     while time.monotonic() < end:
         asked = bool(answer) and b"[y/N]: " in seen
-        if not select.select([terminal], [], [], 0.5 if asked else PATIENCE_S)[0]:
+        if not readable.poll(500 if asked else PATIENCE_S * 1000):
             # an interrupt just before Python waits for input does not wake it
             os.write(terminal, answer)
             continue
