@@ -5,6 +5,7 @@ from __future__ import annotations
 import ctypes
 import importlib.util
 import os
+import resource
 import shutil
 import signal
 import subprocess
@@ -87,7 +88,13 @@ settings.load_profile(
 
 
 def pytest_configure() -> None:
-    """Heed the signals that ``nohup`` or a shell's ``&`` has ignored: a process hands that on to what tests start."""
+    """Set this process up as tests expect it, whoever has started it.
+
+    Signals that ``nohup`` or a shell's ``&`` has ignored are heeded, since a process hands that on to what tests start.
+    Each process that a test plays within this one leaves descriptors open: in all more than 1,024.
+    """
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (max(soft, min(hard, 16_384)), hard))
     for heeded in (signal.SIGHUP, signal.SIGQUIT, signal.SIGTERM):
         if signal.getsignal(heeded) is signal.SIG_IGN:
             signal.signal(heeded, signal.SIG_DFL)
