@@ -162,7 +162,7 @@ CONTENT = {
 """What is in a file that a new root does not have."""
 
 LOOK = """
-import os, resource, sys
+import os, resource, sys, threading
 import filelock
 import gpucache.cli.caches, gpucache.cli.diagnosis, gpucache.cli.removals, gpucache.cli.stats, gpucache.cli.devices
 import gpucache.cli.path_and_env, gpucache.upkeep.verify, gpucache.upkeep.prune, gpucache.upkeep.clean
@@ -194,6 +194,8 @@ def look(root):
 user, *roots = sys.argv[1:]
 for root in roots[:-1]:
     look(root)  # everything is imported: another user may not reach the modules
+for thread in set(threading.enumerate()) - {threading.main_thread()}:
+    thread.join()  # a turn of eviction imports late
 if int(user):
     os.setgroups([])
     os.setegid(int(user))
