@@ -162,7 +162,10 @@ os.write(1, f"{os.environ['SLURMD_NODENAME']} {hits.count(False)}\\n".encode())
 def test_the_tasks_of_a_node_pull_a_pack_once_and_compile_nothing(
     two_node_slurm: Slurm, environ: dict[str, str], root: Path, tmp_path: Path
 ) -> None:
-    """Both nodes are this machine, and so one node to gpucache: of eight tasks one has the pack pulled."""
+    """Both nodes are this machine, and so share a store; of the four tasks of each at most one has the pack pulled.
+
+    Those of one node may begin after the other's pull has ended: then that of theirs finds everything there.
+    """
     remote = Packs.signed(tmp_path)
     remote.put("llama", [f"kernel {number}" for number in range(12)])
     (tmp_path / "train.py").write_text(ASK)
@@ -170,7 +173,7 @@ def test_the_tasks_of_a_node_pull_a_pack_once_and_compile_nothing(
     words = f"srun --ntasks 8 --ntasks-per-node 4 gpucache run -- python train.py {TESTS}"
     done = two_node_slurm.run(*words.split(), cwd=tmp_path, **environ)
     assert sorted(done.stdout.splitlines()) == ["one 0"] * 4 + ["two 0"] * 4
-    assert done.stderr.count("GPUCACHE_PACK: process ") == 1
+    assert done.stderr.count("GPUCACHE_PACK: process ") in (1, 2)
     until_pulled(root)
     assert len(list(root.glob("gpucache/v1/pulled/*"))) == 1
     end_couriers(root)
