@@ -104,3 +104,7 @@ class TestTree:
 
     def test_the_host_is_the_kernels(self):
         assert paths.host_name() == os.uname().nodename
+
+
+def test_a_member_of_a_group_has_a_directory_of_its_own_in_the_root():
+    assert paths.member_directory("/root", 1001) == "/root/members/1001"

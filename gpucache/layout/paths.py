@@ -3,6 +3,7 @@
 <root>                        argument, else $GPUCACHE_DIR, else $TORCHINDUCTOR_CACHE_DIR, else torch's default
 ├── CACHEDIR.TAG
 ├── triton/<name>/<KEY>/…     one directory per device
+├── members/<uid>/            of a root of a group, on a mount without ACLs: that member's Inductor and JIT caches
 └── gpucache/v1/              what gpucache alone writes; a new format is a new directory
     ├── devices/<host>.json   the devices as provisioned on that host
     ├── store/<KEY[:2]>/<KEY>/…   one copy of each entry, hard-linked into the device directories
@@ -26,6 +27,7 @@ Nothing of that, nor of ours beside it, grows without bound. Who adds a file say
 - Half-removed and aside directories: the next count of the limit (`store.leftovers`), ``prune``.
 - TorchInductor's code and graphs: `GPUCACHE_INDUCTOR_MAX_SIZE`, ``prune --inductor``; unasked only ``clean``, as its
   headers, its timings and what else its names tell.
+- ``members``: each is to Inductor and other JITs what the root is, and bounded as that is.
 - ``tmp``, and staging in ``/dev/shm``: whoever stages there next; at once by a lock, after an hour by age, of another
   node after a day.
 - ``locks``: a lock's file goes with its holder, of a killed one with the next holder, or by ``prune``; directories of
@@ -191,6 +193,20 @@ def is_device_directory_name(name: str) -> bool:
 def device_directory(root: str, name: str) -> str:
     """A device's Triton cache directory."""
     return f"{triton_directory(root)}/{name}"
+
+
+def members_directory(root: str) -> str:
+    """The directory that holds the members' own directories (`member_directory`)."""
+    return f"{root}/members"
+
+
+def member_directory(root: str, uid: int) -> str:
+    """Where one member of a group has Inductor's and other JITs' caches, if the root's mount has no ACLs.
+
+    Programs that know no mode but their umask's would write there what other members cannot use, and then fail. For
+    Inductor and the JITs this directory is what the root is elsewhere: ``fxgraph/``, ``jit/`` and so on are in it.
+    """
+    return f"{members_directory(root)}/{uid}"
 
 
 def ours(root: str, part: Part | None = None, *below: str) -> str:
