@@ -114,7 +114,7 @@ def _mode(data: bytes) -> int | None:
     entries = data[_VERSION.size :]
     if len(entries) != 3 * _ENTRY.size:
         return None
-    allowed = {}
+    allowed: dict[int, int] = {}
     for tag, permissions, _ in _ENTRY.iter_unpack(entries):
         allowed[tag] = permissions
     if allowed.keys() != {_OWNER, _GROUP, _OTHERS}:
