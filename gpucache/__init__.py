@@ -42,9 +42,10 @@ if TYPE_CHECKING:
         temporary_cache_dir,
         triton_cache_dir,
     )
-    from gpucache.directories.launch import LaunchReport, Setting, launch_environ
+    from gpucache.directories.launch import LaunchReport, launch_environ
     from gpucache.directories.provision import Provision
     from gpucache.directories.registry import DeviceCacheRegistry
+    from gpucache.directories.settings import Setting
     from gpucache.errors import (
         CacheMissError,
         ConfigurationError,
@@ -91,7 +92,7 @@ _HOME = {
     "RecordError": "errors",
     "UnsafeDirectoryError": "errors",
     "LaunchReport": "directories.launch",
-    "Setting": "directories.launch",
+    "Setting": "directories.settings",
     "launch_environ": "directories.launch",
     "Provision": "directories.provision",
     "DeviceCacheRegistry": "directories.registry",

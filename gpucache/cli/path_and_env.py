@@ -62,7 +62,7 @@ class EnvCall(Value, kw_only=True):
 
     def _variables(self) -> dict[str, str]:
         """The device's variables, with the mark by which a later `gpucache run` may choose another device."""
-        from gpucache.directories.launch import marks
+        from gpucache.directories.settings import marks
         from gpucache.environment import DISABLE, SET_BY_RUN
 
         if DISABLE.read(os.environ):

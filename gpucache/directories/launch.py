@@ -14,8 +14,9 @@ from gpucache.directories.local_rank import local_rank
 from gpucache.directories.provision import Provision
 from gpucache.directories.python_path import is_on_path, unnamable, with_site, without_site
 from gpucache.directories.registry import DeviceCacheRegistry
+from gpucache.directories.settings import VARIABLES, Change, Setting, marks, set_by_outer
 from gpucache.directories.visible_by_record import contradiction
-from gpucache.environment import SET_BY_RUN, mark, was_set_by_run
+from gpucache.environment import SET_BY_RUN
 from gpucache.errors import DeviceIndexError, ProvisionError, RecordError
 from gpucache.layout.paths import ours
 from gpucache.values import Value
@@ -23,19 +24,6 @@ from gpucache.values import Value
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
-    from typing import Literal
-
-
-class Setting(Value):
-    """What happened to one variable."""
-
-    name: str
-    action: Literal["set", "kept", "replaced", "removed"]
-    value: str | None
-    """What the command will see; None when it is unset."""
-    reason: str
-    by: Literal["gpucache", "user"] = "gpucache"
-    """Whose choice the value is: the user's where gpucache keeps a value that differs from what it would set."""
 
 
 class LaunchReport(Value):
@@ -75,7 +63,7 @@ def launch_environ(
     """
     if environment.DISABLE.read(base):
         return dict(base), LaunchReport(f"{environment.DISABLE}=1: nothing is set")
-    by_outer = _set_by_outer(base)
+    by_outer = set_by_outer(base)
     environ = dict(base)
     is_asked_over_pin = force and device is not None
     if environment.PINNED_DEVICE.name in by_outer or is_asked_over_pin:
@@ -98,7 +86,7 @@ def launch_environ(
         registry = _pinned(registry, environ)
         device_count, architectures = len(registry), _architectures(registry)
         ordinal, choice = _ordinal(registry, base, device)
-    forced: tuple[str, ...] = _VARIABLES if force else ()
+    forced: tuple[str, ...] = VARIABLES if force else ()
     if root is not None:
         forced += (environment.ROOT.name,)
     wanted = _wanted(registry, ordinal)
@@ -128,19 +116,6 @@ def _architectures(registry: DeviceCacheRegistry) -> tuple[str, ...]:
         major, minor = device.compute_capability
         found.add(f"sm_{major}{minor}")
     return tuple(sorted(found))
-
-
-_VARIABLES = (
-    environment.ROOT.name,
-    environment.PINNED_DEVICE.name,
-    environment.INDUCTOR_ROOT.name,
-    environment.TRITON_DIRECTORY.name,
-)
-_PATHS = (
-    environment.ROOT.name,
-    environment.INDUCTOR_ROOT.name,
-    environment.TRITON_DIRECTORY.name,
-)
 
 
 def _provisioned(
@@ -247,41 +222,6 @@ def _ordinal(
     return rank, f"device {rank}, from {source}"
 
 
-class _Change(Value):
-    """One variable: what it was, and what gpucache wants it to be."""
-
-    name: str
-    had: str | None
-    wanted: str | None
-    by_outer: bool
-    """Whether an outer `gpucache run` set it, and nobody has changed it since."""
-    forced: bool
-    """Whether the user asked for it to be replaced even if it is the user's own."""
-
-    def setting(self, choice: str) -> Setting | None:
-        """What becomes of the variable, given how the device was chosen; None when it was and stays unset."""
-        name, had, wanted = self.name, self.had, self.wanted
-        outer = f"an outer gpucache run set it; {choice}"
-        if wanted is None:
-            is_leftover = self.by_outer and had
-            if not is_leftover:
-                return None
-            return Setting(name, "removed", None, outer)
-        if not had:
-            return Setting(name, "set", wanted, choice)
-        if had == wanted:
-            return Setting(name, "kept", had, "it has the right value")
-        if name in _PATHS and os.path.abspath(had) == wanted:
-            reason = f"the same as {had}, for a process that is elsewhere"
-            return Setting(name, "replaced", wanted, reason)
-        if self.by_outer:
-            return Setting(name, "replaced", wanted, outer)
-        if self.forced:
-            return Setting(name, "replaced", wanted, f"as asked, over {had}")
-        reason = f"you set it; with --force it would be {wanted}"
-        return Setting(name, "kept", had, reason, by="user")
-
-
 def _device_settings(
     base: Mapping[str, str],
     wanted: Mapping[str, str],
@@ -289,9 +229,9 @@ def _device_settings(
     forced: tuple[str, ...],
 ) -> Iterator[Setting]:
     """What becomes of the variables that give a device's directories, of which ``forced`` are replaced in any case."""
-    by_outer = _set_by_outer(base)
-    for name in _VARIABLES:
-        change = _Change(
+    by_outer = set_by_outer(base)
+    for name in VARIABLES:
+        change = Change(
             name=name,
             had=base.get(name),
             wanted=wanted.get(name),
@@ -353,14 +293,3 @@ def _applied(
             ours[name] = value
     environ[SET_BY_RUN.name] = marks(ours)
     return environ
-
-
-def marks(variables: Mapping[str, str]) -> str:
-    """The value of `GPUCACHE_SET` that tells an inner call which variables are gpucache's to replace."""
-    ours = [name for name in _VARIABLES if name in variables]
-    return ",".join(mark(name, variables[name]) for name in ours)
-
-
-def _set_by_outer(environ: Mapping[str, str]) -> set[str]:
-    """The variables that an outer call set, and that still have the value which the outer call gave them."""
-    return {name for name in _VARIABLES if was_set_by_run(name, environ)}
