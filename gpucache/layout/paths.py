@@ -4,6 +4,7 @@
 ├── CACHEDIR.TAG
 ├── triton/<name>/<KEY>/…     one directory per device
 ├── members/<uid>/            of a root of a group, on a mount without ACLs: that member's Inductor and JIT caches
+├── jit/<cache>/[<level>/]…   what other JIT compilers write, where they were told to (`layout.jit_caches`)
 └── gpucache/v1/              what gpucache alone writes; a new format is a new directory
     ├── devices/<host>.json   the devices as provisioned on that host
     ├── store/<KEY[:2]>/<KEY>/…   one copy of each entry, hard-linked into the device directories
@@ -41,6 +42,7 @@ Nothing of that, nor of ours beside it, grows without bound. Who adds a file say
 - ``outbox``: 1,000 markers for each node, the oldest dropped; a node's that is gone, after 7 days (`remote.outbox`).
 - ``pulled``: 32 files, the oldest dropped (`store.pulled`).
 - ``packs``: one file of 1,000 names, those that were seen first dropped (`transfer.seen_numbers`).
+- ``jit``: `GPUCACHE_JIT_MAX_SIZE`, ``prune --cache``, ``clean``; by nothing else of gpucache's.
 - ``gpucache-told-<uid>`` in ``/dev/shm`` or ``/tmp``: a day (`once`).
 """
 
@@ -207,6 +209,20 @@ def member_directory(root: str, uid: int) -> str:
     Inductor and the JITs this directory is what the root is elsewhere: ``fxgraph/``, ``jit/`` and so on are in it.
     """
     return f"{members_directory(root)}/{uid}"
+
+
+def jit_directory(base: str, cache: str | None = None, level: str | None = None) -> str:
+    """The directory of all JIT caches below a root, or below a member's own directory in a root.
+
+    With the name of a cache (`gpucache.layout.jit_caches`) that cache's directory, with a level (``sm_90``) the part
+    of it to which the software's variable is set.
+    """
+    parts = [base, "jit"]
+    if cache is not None:
+        parts.append(cache)
+    if level is not None:
+        parts.append(level)
+    return "/".join(parts)
 
 
 def ours(root: str, part: Part | None = None, *below: str) -> str:
