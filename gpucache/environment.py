@@ -346,6 +346,13 @@ TRUST_WORLD_WRITABLE = Variable(
     _switch,
     default_text="0",
 )
+FALLBACK = Variable[str | None](
+    "GPUCACHE_FALLBACK",
+    None,
+    "another root, only read, from which a miss copies what that has",
+    _path,
+    ignored=True,
+)
 SHARE = Variable[bool | None](
     "GPUCACHE_SHARE", None, "1: share a fresh directory too; 0: never share", _switch, ignored=True
 )

@@ -86,7 +86,7 @@ class TestJson:
         said = here("stats", "--json", "--root", root).json
         check(said, outer, devices=dict, all=dict, levels=dict, pulled=dict)
         assert list(said["levels"]) == parts["levels"]
-        assert said["levels"]["directory"]["hits"] == 2
+        assert said["levels"]["own"]["hits"] == 2
         assert said["pulled"] == dict.fromkeys(parts["pulled"], 0)
         for row in (said["all"], *said["devices"].values()):
             assert list(row) == inner

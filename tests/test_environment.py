@@ -34,8 +34,8 @@ def nothing_warned(monkeypatch):
 
 def makes_sense(variable, text):
     """Whether the text is a value all the same: any text is a path or a UUID, and blanks are a list of no users."""
-    paths = ("GPUCACHE_DIR", "GPUCACHE_RECORD", "GPUCACHE_SIGN_KEY", "GPUCACHE_TRUST_KEYS")
-    is_path = variable.name in paths and text.strip() != ""
+    paths = ("DIR", "FALLBACK", "RECORD", "SIGN_KEY", "TRUST_KEYS")
+    is_path = variable.name.removeprefix("GPUCACHE_") in paths and text.strip() != ""
     is_empty_list = variable is TRUST_UIDS and text.strip() == ""
     is_name = variable is PACK and text in ("lots", "nan", "inf", "1e308")
     return (

@@ -6,12 +6,14 @@ from gpucache.layout import paths
 from gpucache.store.levels import levels
 from gpucache.store.stats import REMOTE, Stats
 
+LEVELS = ["own", "store", "fallback", "remote", "compiled"]
+
 
 def test_what_the_remote_gave_is_a_miss_of_the_store_and_of_the_directory():
     """The store counts it as a hit from then on, so that nothing is a hit of two levels."""
     counted = {"hits": 7, "shared_hits": 5, "misses": 3, "remote_hits": 2, "remote_misses": 3}
     by_level = levels(counted)
-    assert (by_level["directory"].hits, by_level["directory"].misses) == (7, 8)
+    assert (by_level["own"].hits, by_level["own"].misses) == (7, 8)
     assert (by_level["store"].hits, by_level["store"].misses) == (3, 5)
     assert (by_level["remote"].hits, by_level["remote"].misses) == (2, 3)
 
@@ -37,8 +39,8 @@ def test_levels_are_shown_where_there_is_something_of_a_remote(here, tmp_path):
     moved.add("pushed_bytes", 2048, now=True)
     moved.add("push_errors", 1, now=True)
     said = here("stats", "--root", root)
-    assert [row[0] for row in said.rows] == ["0", "all", "directory", "store", "remote"]
-    assert said.rows[-1] == ["remote", "1", "0", "0", "0", "0.0"]
+    assert [row[0] for row in said.rows] == ["0", "all", *LEVELS]
+    assert said.rows[-2] == ["remote", "1", "0", "0", "0", "0.0"]
     assert said.err.splitlines() == ["pushed 4 (2.0 KiB), failed 1 time"]
     as_json = here("stats", "--root", root, "--json").json
     assert (list(as_json["devices"]), as_json["all"]["pushed"]) == (["0"], 4)

@@ -27,14 +27,14 @@ if TYPE_CHECKING:
 @root_option
 @json_option
 def stats(root: str | None, as_json: bool) -> None:
-    """Show hits, misses and seconds saved, per device directory and in all, and by level where there is a remote.
+    """Show hits, misses and seconds saved, per device directory and in all, and what a fallback or a remote gave.
 
     \b
     gpucache stats
     gpucache stats --json
     """
     from gpucache.disk.vetting import Trust, vet
-    from gpucache.store.counts import COUNTERS, REMOTE_COUNTERS, SECONDS
+    from gpucache.store.counts import COUNTERS, FALLBACK_COUNTERS, REMOTE_COUNTERS, SECONDS
     from gpucache.store.levels import levels
     from gpucache.store.pulled import use_of_pulled
     from gpucache.store.stats import REMOTE, totals
@@ -61,7 +61,8 @@ def stats(root: str | None, as_json: bool) -> None:
         print_json({**said, "pulled": pulled._asdict()})
         return
     _print_directories(sums, everything)
-    if pulled.entries or any(everything[name] for name in REMOTE_COUNTERS):
+    of_others = FALLBACK_COUNTERS + REMOTE_COUNTERS
+    if pulled.entries or any(everything[name] for name in of_others):
         _print_levels(by_level)
         _tell_of_moves(everything, pulled)
 

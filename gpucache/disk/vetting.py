@@ -141,6 +141,30 @@ def vet_file(path: str, trust: Trust) -> None:
         return
     if not hasattr(os, "geteuid"):
         return
+    vet_found_file(path, found, trust)
+
+
+def vet_found_directory(path: str, found: os.stat_result, trust: Trust) -> None:
+    """Check a directory by its `os.stat`, which the caller has of an open descriptor, as `vet` does.
+
+    Raises:
+        UnsafeDirectoryError: as `vet`.
+        ProvisionError: it is no directory.
+    """
+    _vet_directory(path, found, trust)
+
+
+def vet_found_ancestor(path: str, found: os.stat_result, trust: Trust) -> None:
+    """Check, as `vet_found_directory`, a directory that is on the way to a root."""
+    _vet_ancestor(path, found, trust)
+
+
+def vet_found_file(path: str, found: os.stat_result, trust: Trust) -> None:
+    """Check, as `vet_found_directory`, a file that is about to be believed.
+
+    Raises:
+        UnsafeDirectoryError: as `vet_file`.
+    """
     command = "rm -r" if stat.S_ISDIR(found.st_mode) else "rm"
     hint = f"`{command} {quoted(path)}`, and run `gpucache provision`"
     if not stat.S_ISREG(found.st_mode):

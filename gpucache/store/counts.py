@@ -21,12 +21,20 @@ Asked for one kernel, after a miss: it had the kernel (which is a hit of the sto
 did not answer, or not in time; it gave what no trusted key has signed, or other bytes; bytes received. Entries that
 packs have brought, and bytes of these packs. Entries given to the remote, attempts that failed, and bytes sent.
 """
-COUNTERS = NODE_COUNTERS + REMOTE_COUNTERS
+FALLBACK_COUNTERS = ("fallback_hits", "fallback_misses", "fallback_errors", "fallback_bytes")
+"""The names of what is counted in whole numbers of the fallback.
+
+Asked for one entry, after a miss: it had the entry (which is a hit of the store as well from then on); it had not; what
+it had, or the fallback itself, was refused or could not be read or kept; bytes copied.
+"""
+COUNTERS = NODE_COUNTERS + FALLBACK_COUNTERS + REMOTE_COUNTERS
 NODE_SECONDS = ("waited_s", "compiled_s", "saved_s")
 """The names of what is counted in seconds: the waits; the own compiles; the compiles of what the store gave instead."""
 REMOTE_SECONDS = ("remote_s", "pull_s", "push_s")
 """The names of what is counted in seconds of a remote: asking for kernels, whatever came of it; pulling; pushing."""
-SECONDS = NODE_SECONDS + REMOTE_SECONDS
+FALLBACK_SECONDS = ("fallback_s",)
+"""The name of what is counted in seconds of the fallback: asking and copying, whatever came of it."""
+SECONDS = NODE_SECONDS + FALLBACK_SECONDS + REMOTE_SECONDS
 HOUR_S = 3600
 HOURS_KEPT = 14 * 24
 """For so many hours the sums of each hour are kept."""

@@ -117,6 +117,10 @@ class Limit:
                 size += os.stat(path).st_size
             self._put(size)
 
+    def brought(self, size_bytes: int) -> None:
+        """Count what an entry takes in the store that was copied from elsewhere, without a view, as `published`."""
+        self._put(size_bytes)
+
     def viewed(self) -> None:
         """Count one more view, as `published`."""
         self._put(GROUP_BYTES)

@@ -14,7 +14,13 @@ from gpucache.disk.record_use import stamp_use
 from gpucache.disk.refusal import may
 from gpucache.disk.staging import Staging, staging_below
 from gpucache.disk.vetting import Trust, vet
-from gpucache.errors import GpuCacheError, ProvisionError, RecordError, UnsafeDirectoryError
+from gpucache.errors import (
+    ConfigurationError,
+    GpuCacheError,
+    ProvisionError,
+    RecordError,
+    UnsafeDirectoryError,
+)
 from gpucache.layout import paths
 from gpucache.layout.keys import ASIDE
 from gpucache.log import ALONE, INFO, tell_in_job, warn_once
@@ -83,6 +89,10 @@ class Location(Value, kw_only=True):
     """Writes the recipes of what is asked for; None where nobody wants them."""
     has_remote: bool = False
     """Whether a remote is set, which may have what is missed here."""
+    fallback: str | None = None
+    """The absolute path of a root that is only read, and asked for what is missed here; None where none is set."""
+    trust: Trust = Trust()
+    """Whom this user trusts with what lies in the fallback."""
     stamp_s: float = STAMP_S
     """How often at most the use of an entry is stamped. What prunes must leave alone what was used in twice that."""
 
@@ -159,6 +169,8 @@ def locate(directory: str | None, environ: Mapping[str, str]) -> Location:
         limit=_limit(chosen.root, locks, shared, environ),
         recorder=_recorder(environ),
         has_remote=shared and environment.REMOTE.text(environ) is not None,
+        fallback=_fallback(environ) if shared else None,
+        trust=Trust.for_launch(environ),
         stamp_s=stamp_interval(environ),
     )
 
@@ -170,6 +182,18 @@ def _recorder(environ: Mapping[str, str]) -> Recorder | None:
     from gpucache.triton.recorder import recorder_of  # few processes record
 
     return recorder_of(path)
+
+
+def _fallback(environ: Mapping[str, str]) -> str | None:
+    """The absolute path of the fallback; None where none is set, or none that makes sense, which is told."""
+    path = environment.FALLBACK.read_or_default(environ)
+    if path is None:
+        return None
+    try:
+        return paths.absolute(path)
+    except ConfigurationError as error:
+        warn_once("the fallback cannot be found", error, "going on without it")
+        return None
 
 
 WARM = "warm"
@@ -198,6 +222,8 @@ def store_only(root: str, environ: Mapping[str, str]) -> Location:
         boot=boot_time(),
         limit=_limit(root, locks, True, environ),
         has_remote=environment.REMOTE.text(environ) is not None,
+        fallback=_fallback(environ),
+        trust=Trust.for_launch(environ),
         stamp_s=stamp_interval(environ),
     )
 

@@ -32,6 +32,7 @@ from gpucache.store.recipe_file import add_recipe, lacks_recipe
 from gpucache.store.stock import describe, stock_group
 from gpucache.triton.capture import recipe_text_of
 from gpucache.triton.fetched import fetched, running_version
+from gpucache.triton.from_fallback import from_fallback, may_have
 from gpucache.triton.left_behind import compiled
 from gpucache.triton.location import NO_VIEWS, Location
 from gpucache.triton.pulled import wait_for_pull
@@ -73,7 +74,7 @@ class SharedKernel:
         """After a search that found nothing: why."""
 
     def search(self, frame: FrameType) -> dict[str, str] | None:
-        """Look in the store, for what Triton's own manager left, and on the remote; the paths of the kernel's files.
+        """Look in the store, for what Triton's own manager left, in the fallback, and on the remote; the files' paths.
 
         None where nothing is found: then `why` tells why, and the caller compiles, with `lock` held if it could be had.
         ``frame`` is that of Triton's `compile`: the lock is held while that frame is on the stack.
@@ -91,7 +92,7 @@ class SharedKernel:
             self.why = why
             return None
         # Before the key's lock is taken: whoever pulls passes over a key whose lock is held.
-        found = self._pulled(frame)
+        found = None if may_have(self.location, self.key) else self._pulled(frame)
         if found is not None:
             return found
         lock = KeyLock(self._lock_path())
@@ -105,6 +106,8 @@ class SharedKernel:
             # Its last holder may have published between our look and our lock.
             found = self.look()
             if found is None:
+                found = self._adopt(frame, repair=True)
+            if found is None and from_fallback(self.location, self.key, repair=True):
                 found = self._adopt(frame, repair=True)
             if found is None and fetched(self.location, self.key):
                 found = self._adopt(frame, repair=True)

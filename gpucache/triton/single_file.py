@@ -28,6 +28,7 @@ from gpucache.store.manifest import (
 )
 from gpucache.store.publish import link_view, publish_entry
 from gpucache.store.quarantine import quarantine
+from gpucache.triton.from_fallback import from_fallback, may_have
 from gpucache.triton.location import NO_VIEWS, Location
 from gpucache.triton.pulled import wait_for_pull
 from gpucache.triton.staged import Staged, executable
@@ -67,19 +68,22 @@ class SingleFile:
         return path if self._is_readable(path) else None
 
     def _find(self) -> str | None:
-        """Look for what was published, then for what Triton's own manager left."""
+        """Look for what was published, for what Triton's own manager left, and then in the fallback."""
         path = self._find_published()
         if path is None and identify(self.entry, self.view, self.key, self._lock_path):
             path = self._find_published()
-        if path is None and wait_for_pull(self.location, self.entry_key, self.entry):
-            path = self._find_published()
+        location, key = self.location, self.entry_key
+        if path is None and not may_have(location, key):
+            came = wait_for_pull(location, key, self.entry)
+            path = self._find_published() if came else None
         if path is not None:
             return path
         # What has a tag may be of another Python or silicon: nobody knows whose stock Triton's is.
-        if self.tag or not self._is_tritons_own() or not is_whole_elf(self._beside):
-            return None
-        self.location.stats.add("hits")
-        return self._beside
+        if not self.tag and self._is_tritons_own() and is_whole_elf(self._beside):
+            location.stats.add("hits")
+            return self._beside
+        # Without the lock: nothing damaged is replaced by what comes from there.
+        return self._find_published() if from_fallback(location, key, repair=False) else None
 
     def _find_published(self) -> str | None:
         """Look in the view, then in the store."""

@@ -1,0 +1,308 @@
+"""Copy an entry of another root's store, the *fallback*, into one's own: found, vetted, copied and verified.
+
+A fallback is another user's root that this user may read: a team's, or one in an image. An entry found there is copied,
+and never linked or used in place, since its owner may change or remove what is there at any moment. What is believed is
+what was copied: the key and each digest are compared with the bytes that this process has written. Nothing is written
+there, and no lock is taken there: the owner's ranks and commands do not notice a reader, but by access times.
+"""
+
+from __future__ import annotations
+
+import errno
+import hashlib
+import os
+from contextlib import contextmanager, suppress
+
+from gpucache.disk import vetted
+from gpucache.disk.door import HASHED_BYTES, METADATA_BYTES, read_limited
+from gpucache.disk.files import NEW_MODE, remove_tree
+from gpucache.disk.vetting import Trust
+from gpucache.errors import ProvisionError, UnsafeDirectoryError
+from gpucache.kernels.group import GROUP
+from gpucache.kernels.metadata import identity_in
+from gpucache.kernels.recipe import MOST_BYTES as MOST_RECIPE_BYTES
+from gpucache.layout.keys import STORE_KEY, is_key_of, view_key
+from gpucache.store.manifest import (
+    MANIFEST,
+    MOST_BYTES,
+    RECIPE,
+    Manifest,
+    Published,
+    entry_path,
+    parse_manifest,
+    write_manifest,
+)
+from gpucache.store.names import OURS, can_be_named
+from gpucache.store.publish import publish_directory
+from gpucache.store.recipe_file import recipe_digest, write_recipe
+from gpucache.values import Value
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from typing import Literal
+
+    from gpucache.disk.staging import Staging
+
+    Did = Literal["hit", "miss", "no-root", "same", "unsafe", "damaged", "unreadable", "disk"]
+    """``hit``: the own store has the entry now; ``miss``: the fallback has it not, or no longer; ``no-root``: there is
+    no such directory; ``same``: it is the own root; ``unsafe``: somebody who is not trusted owns or may write it;
+    ``damaged``: it is no whole entry of this key, or does not fit here; ``unreadable``: this user may not read it, or
+    the disk does not answer; ``disk``: the own store cannot take it."""
+
+_PIECE_BYTES = 2**20
+_NEW_FILE = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC
+_NOT_THERE = (errno.ENOENT, errno.ESTALE)
+_NO_FILE = (errno.ELOOP, errno.ENOTDIR, errno.EISDIR, errno.ENXIO, errno.EINVAL)
+"""What opening gives where a link, a directory, a device or a FIFO is in the place of a file."""
+
+
+class Fallback(Value):
+    """A root of which this user reads entries, and whom he trusts with what lies there."""
+
+    root: str
+    """An absolute path."""
+    trust: Trust
+
+
+class Answer(Value):
+    """What came of asking a fallback for an entry."""
+
+    did: Did
+    said: str = ""
+    """Which path, and what is wrong with it; empty for a hit and a miss."""
+    size_bytes: int = 0
+    """What a copied entry takes in the own store."""
+
+
+def copy_entry(
+    fallback: Fallback,
+    root: str,
+    store_key: str,
+    staging: Staging,
+    repair: bool,
+) -> Answer:
+    """Copy the entry of a key in the store from a fallback into the store of ``root``, a root that was prepared.
+
+    ``repair`` is as for `publish.publish_entry`: it needs the key's lock. Never raises for what the fallback has, or
+    the disk says. Beside any readers, writers and removers of both roots, by whichever user; killed at any instant, the
+    own store has the whole entry or none. Limits: a mount that does not answer is waited for, as of the own root's; at
+    most a GiB is copied.
+    """
+    try:
+        with _entry(fallback, root, store_key) as entry:
+            if entry is None:
+                return Answer("miss")
+            manifest = entry.manifest()
+            return _copied(entry, manifest, root, staging, repair)
+    except _Away as away:
+        return Answer(away.did, away.said)
+    except OSError as error:
+        return Answer("disk", _words(error))
+
+
+def has_entry(fallback: Fallback, store_key: str) -> bool:
+    """Whether something lies at the place of an entry in a fallback; nothing is vetted or read."""
+    return os.path.lexists(f"{entry_path(fallback.root, store_key)}/{MANIFEST}")
+
+
+class _Away(Exception):
+    """The entry cannot be had of the fallback."""
+
+    def __init__(self, did: Did, said: str = "") -> None:
+        super().__init__(did, said)
+        self.did: Did = did
+        self.said = said
+
+
+@contextmanager
+def _read(path: str) -> Iterator[None]:
+    """Raise `_Away` where the fallback refuses something in a ``with`` block, in which nothing else is done."""
+    try:
+        yield
+    except UnsafeDirectoryError as error:
+        raise _Away("unsafe", error.problem) from None
+    except ProvisionError as error:
+        raise _Away("unreadable", error.problem) from None
+    except OSError as error:
+        if error.errno in _NOT_THERE:
+            raise _Away("miss") from None
+        if error.errno in _NO_FILE:
+            raise _Away("damaged", f"{path}: it is no regular file") from None
+        raise _Away("unreadable", f"{path}: {os.strerror(error.errno or errno.EIO)}") from None
+
+
+@contextmanager
+def _entry(fallback: Fallback, root: str, store_key: str) -> Iterator[_Entry | None]:
+    """The directory of an entry in a fallback, open; None where no key of the store is asked for."""
+    if not STORE_KEY.fullmatch(store_key):
+        yield None
+        return
+    fd = _open_root(fallback, root)
+    path = fallback.root
+    try:
+        for name in entry_path("", store_key).split("/")[1:]:
+            path = f"{path}/{name}"
+            with _read(path):
+                inner = vetted.open_child(fd, name, path, fallback.trust)
+            os.close(fd)
+            fd = inner
+        yield _Entry(fd, path, store_key, fallback.trust)
+    finally:
+        os.close(fd)
+
+
+def _open_root(fallback: Fallback, root: str) -> int:
+    with _read(fallback.root):
+        if not os.path.lexists(fallback.root):
+            raise _Away("no-root", f"there is no {fallback.root}")
+        fd = vetted.open_directory(fallback.root, fallback.trust)
+    with suppress(OSError):
+        if os.path.samestat(os.fstat(fd), os.stat(root)):
+            os.close(fd)
+            raise _Away("same", f"{fallback.root} is the root itself")
+    return fd
+
+
+class _Entry:
+    """An entry of a fallback, whose directory is open."""
+
+    def __init__(self, fd: int, path: str, store_key: str, trust: Trust) -> None:
+        self.fd = fd
+        self.path = path
+        self.store_key = store_key
+        self.trust = trust
+
+    def manifest(self) -> Manifest:
+        """The manifest, if it is one of this key that can be copied."""
+        data = b"".join(self.pieces(MANIFEST, MOST_BYTES))
+        manifest = parse_manifest(data)
+        if manifest is None:
+            raise self.damaged(f"its {MANIFEST} cannot be understood")
+        key = view_key(self.store_key)
+        if manifest.key != key or manifest.facts.store_key(key) != self.store_key:
+            raise self.damaged("its manifest is that of another key")
+        facts = manifest.facts
+        if facts.group is None and list(manifest.listed) != [facts.kernel]:
+            raise self.damaged("it stands for a file that it has not, or for several")
+        for name in manifest.listed:
+            if name in OURS or name.startswith(GROUP) or not can_be_named(name):
+                raise self.damaged("a file of it has a name that no entry has here")
+        if sum(published.size_bytes for published in manifest.files.values()) > HASHED_BYTES:
+            raise self.damaged("its files are longer than any kernel's")
+        return manifest
+
+    def pieces(self, name: str, most_bytes: int, size_bytes: int | None = None) -> Iterator[bytes]:
+        """The content of a file as it is read, of ``size_bytes``, where that is known.
+
+        Raises:
+            _Away: the file cannot be had, or has another size.
+        """
+        path = f"{self.path}/{name}"
+        with _read(path):
+            fd, found = vetted.open_file(self.fd, name, path, self.trust)
+        try:
+            wanted = found.st_size if size_bytes is None else size_bytes
+            if found.st_size != wanted or wanted > most_bytes:
+                raise self.damaged(f"{name} has another size than was published")
+            left = wanted
+            while left:
+                with _read(path):
+                    piece = os.read(fd, min(left, _PIECE_BYTES))
+                if not piece:
+                    raise self.damaged(f"{name} was cut meanwhile")
+                left -= len(piece)
+                yield piece
+        finally:
+            os.close(fd)
+
+    def damaged(self, fact: str) -> _Away:
+        """The error for an entry that is not what it should be."""
+        return _Away("damaged", f"{self.path}: {fact}")
+
+
+def _copied(entry: _Entry, manifest: Manifest, root: str, staging: Staging, repair: bool) -> Answer:
+    """Copy an entry into a private directory, look at what was copied, and publish that."""
+    aside = staging.directory()
+    try:
+        placed = {}
+        for name, published in manifest.files.items():
+            placed[name] = _copied_file(entry, name, published, aside)
+        _check_contents(entry, manifest, aside)
+        recipe = _recipe(entry, manifest)
+        digest = None if recipe is None else write_recipe(aside, recipe)
+        own = manifest._replace(listed=placed, root=None, recipe=digest)
+        write_manifest(aside, own)
+        names = [*placed, MANIFEST, RECIPE]
+        if not publish_directory(root, entry.store_key, aside, own, repair, names):
+            return Answer("miss")
+    finally:
+        remove_tree(aside)
+    return Answer("hit", size_bytes=_size_bytes(own, recipe))
+
+
+def _size_bytes(manifest: Manifest, recipe: bytes | None) -> int:
+    size = len(manifest.encoded()) + len(recipe or b"")
+    return size + sum(published.size_bytes for published in manifest.files.values())
+
+
+def _copied_file(entry: _Entry, name: str, published: Published, aside: str) -> Published:
+    """Copy a file; how a manifest lists the copy.
+
+    Raises:
+        OSError: the own disk refused.
+    """
+    target = f"{aside}/{name}"
+    digest = hashlib.sha256()
+    fd = os.open(target, _NEW_FILE, NEW_MODE)
+    try:
+        for piece in entry.pieces(name, HASHED_BYTES, published.size_bytes):
+            digest.update(piece)
+            _write(fd, piece)
+    finally:
+        os.close(fd)
+    if digest.hexdigest() != published.sha256:
+        raise entry.damaged(f"{name} has another content than was published")
+    # By path and after the closing: a network file system sets the time then.
+    found = os.stat(target)
+    return Published(found.st_size, found.st_mtime_ns, published.sha256)
+
+
+def _write(fd: int, data: bytes) -> None:
+    view = memoryview(data)
+    while view:
+        view = view[os.write(fd, view) :]
+
+
+def _check_contents(entry: _Entry, manifest: Manifest, aside: str) -> None:
+    """Compare what was copied with the key: a kernel's metadata has the hash that the key is made of.
+
+    Nothing proves the key of a file that stands for itself; the name of its entry proves its name and tag.
+    """
+    group = manifest.facts.group
+    if group is None:
+        return
+    try:
+        found = identity_in(read_limited(f"{aside}/{group}", METADATA_BYTES))
+    except ValueError as error:
+        raise entry.damaged(str(error)) from None
+    if not found.hash or not is_key_of(view_key(entry.store_key), found.hash):
+        raise entry.damaged("its metadata are those of another key")
+
+
+def _recipe(entry: _Entry, manifest: Manifest) -> bytes | None:
+    """The recipe, if it is the one that was published. An entry is whole without."""
+    wanted = recipe_digest(manifest)
+    if wanted is None:
+        return None
+    try:
+        data = b"".join(entry.pieces(RECIPE, MOST_RECIPE_BYTES))
+    except _Away:
+        return None
+    return data if hashlib.sha256(data).hexdigest() == wanted else None
+
+
+def _words(error: OSError) -> str:
+    """What the own disk has refused, and where."""
+    what = os.strerror(error.errno) if error.errno else str(error)
+    return f"{error.filename}: {what}" if error.filename else what
