@@ -28,6 +28,7 @@ CONTRACT = [
     "tests/test_corpus.py",
     "tests/test_replay.py",
     "tests/test_upgrade.py",
+    "tests/test_own_process.py",
 ]
 """Where the tests of what Triton's versions do differently are."""
 BENCHMARKS = sorted(

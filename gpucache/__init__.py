@@ -43,6 +43,7 @@ if TYPE_CHECKING:
         triton_cache_dir,
     )
     from gpucache.directories.launch import LaunchReport, launch_environ
+    from gpucache.directories.own_process import use
     from gpucache.directories.provision import Provision
     from gpucache.directories.registry import DeviceCacheRegistry
     from gpucache.directories.settings import Setting
@@ -58,6 +59,7 @@ if TYPE_CHECKING:
         ProvisionError,
         RecipesError,
         RecordError,
+        TooLateError,
         UnsafeDirectoryError,
     )
     from gpucache.machine.device import Device, Snapshot, Status, Unavailable
@@ -90,10 +92,12 @@ _HOME = {
     "ProvisionError": "errors",
     "RecipesError": "errors",
     "RecordError": "errors",
+    "TooLateError": "errors",
     "UnsafeDirectoryError": "errors",
     "LaunchReport": "directories.launch",
     "Setting": "directories.settings",
     "launch_environ": "directories.launch",
+    "use": "directories.own_process",
     "Provision": "directories.provision",
     "DeviceCacheRegistry": "directories.registry",
     "Visible": "machine.visible",
@@ -123,6 +127,7 @@ __all__ = [
     "Setting",
     "Snapshot",
     "Status",
+    "TooLateError",
     "Unavailable",
     "UnsafeDirectoryError",
     "Visible",
@@ -135,6 +140,7 @@ __all__ = [
     "scan",
     "temporary_cache_dir",
     "triton_cache_dir",
+    "use",
     "visible_devices",
 ]
 

@@ -5,6 +5,7 @@ GpuCacheError
 ├── DiscoveryError          the node is sick: NVML answers, but not as a healthy machine would
 ├── NoDeviceError           real GPUs were required and this process has none
 ├── DeviceIndexError        an ordinal for which this process has no device
+├── TooLateError            `gpucache.use` after this process has cached a kernel or a graph elsewhere
 ├── RecordError             the record of this host's devices is missing, torn, foreign or fake
 ├── UnsafeDirectoryError    another user could plant code in the cache
 ├── NoRootError             what was named as a cache root is not there, or is no cache
@@ -28,6 +29,8 @@ if TYPE_CHECKING:
 
     Tried = Literal["make", "look at", "write", "lock"]
     NoRoot = Literal["missing", "dangling", "no-directory", "no-cache", "device-directory"]
+
+    Cached = Literal["kernel", "graph", "compile-workers"]
 
     RecordReason = Literal[
         "missing", "unreadable", "torn", "foreign", "fake", "pin-unknown", "not-whole"
@@ -125,6 +128,30 @@ def _ordinals(count: int) -> str:
     if count == 1:
         return "only ordinal 0"
     return f"ordinals 0 to {count - 1}"
+
+
+class TooLateError(GpuCacheError, RuntimeError):
+    """`gpucache.use` was called after this process, or the one it was forked of, had cached something elsewhere."""
+
+    def __init__(self, ordinal: int, what: Cached, where: str) -> None:
+        facts = {
+            "kernel": f"Triton has a kernel in this process, cached in {where}",
+            "graph": f"TorchInductor has a graph in this process, cached in {where}",
+            "compile-workers": "TorchInductor has started its compile workers, without the plug-in",
+        }
+        super().__init__(
+            f"gpucache.use({ordinal}) comes too late: {facts[what]}",
+            "call it as the first thing that a worker does, in a process that is spawned, or forked before the first "
+            "kernel; or start the worker with the variables of `DeviceCacheRegistry.environ`",
+            ordinal,
+            what,
+            where,
+        )
+        self.ordinal = ordinal
+        self.what = what
+        """What there is: a ``kernel`` or a ``graph`` in memory, or TorchInductor's ``compile-workers``, which lack the
+        plug-in."""
+        self.where = where
 
 
 class RecordError(GpuCacheError, LookupError):

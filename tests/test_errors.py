@@ -22,6 +22,7 @@ from gpucache.errors import (
     ProvisionError,
     RecipesError,
     RecordError,
+    TooLateError,
     UnsafeDirectoryError,
 )
 
@@ -142,6 +143,18 @@ EXAMPLES = [
         ],
         {"root": "/r", "key": "AB", "found": ("ABA", "ABB", "ABC", "ABD")},
         id="several entries",
+    ),
+    pytest.param(
+        TooLateError(3, "kernel", "/home/me/.triton/cache"),
+        RuntimeError,
+        [
+            "gpucache.use(3) comes too late",
+            "Triton has a kernel in this process, cached in /home/me/.triton/cache",
+            "; call it as the first thing that a worker does",
+            "`DeviceCacheRegistry.environ`",
+        ],
+        {"ordinal": 3, "what": "kernel", "where": "/home/me/.triton/cache"},
+        id="too late",
     ),
     pytest.param(
         NoEntryError("/r", "AB", ()),

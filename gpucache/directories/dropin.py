@@ -7,7 +7,8 @@ only where torch's behaviour is a defect:
 - `temporary_cache_dir` takes `TRITON_CACHE_DIR` away while it lasts (torch leaves Triton in the old directory);
 - the root is made with mode 0700, and vetted (`gpucache.disk.vetting`), when its value changes and not at every call.
 
-They read and write ``os.environ``, because that is their contract in torch; nothing else in gpucache writes it.
+They read and write ``os.environ``, because that is their contract in torch; nothing else in gpucache writes it but
+`gpucache.use`.
 """
 
 from __future__ import annotations
