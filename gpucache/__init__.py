@@ -21,6 +21,8 @@ joined by ``|`` do not know each other:
 - `store`: one whole copy of each entry: publish, find, lock, remove, bound, count
 - `directories`: which device has which directory: made once, on record, resolved free
   | `kernels`: what Triton writes for one kernel: metadata, group, binary
+- `configuration`: settings from files: the system's, the user's and a root's, over the defaults and under the
+  environment
 - `disk`: files, locks, mounts, trust: file-system work that knows no kernel
 - `machine`: which GPUs there are and which a process sees; touches no cache
   | `layout`: where everything is in a root, and what names look like

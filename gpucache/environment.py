@@ -13,9 +13,12 @@ from gpucache.values import Value
 TYPE_CHECKING = False  # importing typing for it would double the cost of this module
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
-    from typing import Generic, TypeVar
+    from typing import Generic, Literal, TypeVar
 
     T = TypeVar("T")
+    LogFormat = Literal["text", "json"]
+    InFile = Literal["text", "path", "number", "switch", "list", "keys"]
+    """What a variable is in a file of settings: ``keys`` are a list of keys, or the path of a file of them."""
 
     class _Typed(Generic[T]):
         pass
@@ -43,6 +46,8 @@ class Variable(_Typed[T]):
         ignored: bool = False,
         empty_is_set: bool = False,
         shown: Callable[[str], str] | None = None,
+        in_file: InFile | None = None,
+        in_root: bool = False,
     ) -> None:
         self.name = name
         self.default = default
@@ -60,6 +65,15 @@ class Variable(_Typed[T]):
         """Whether ``""`` is a value of this variable. Any other variable that is ``""`` counts as unset."""
         self.shown = shown or _text
         """Makes of a value the text that may be shown, where somebody could have put a secret into the value."""
+        self.in_file = in_file
+        """What the variable is in the user's or the system's file of settings; None where no file may hold it."""
+        self.in_root = in_root
+        """Whether a root's own file may hold the variable too: what bounds or stamps the root, and trusts nobody."""
+
+    @property
+    def name_in_file(self) -> str:
+        """What the setting is called in files: ``max_size`` for `GPUCACHE_MAX_SIZE`."""
+        return self.name.removeprefix(PREFIX).lower()
 
     def __str__(self) -> str:
         return self.name
@@ -224,6 +238,14 @@ def _size(text: str) -> int:
         raise ValueError("a size like 20GiB, 500MB or 4096") from None
 
 
+def _log_format(text: str) -> LogFormat:
+    if text == "text":
+        return "text"
+    if text == "json":
+        return "json"
+    raise ValueError("text or json")
+
+
 def _log_level(text: str) -> int:
     from gpucache.log import LEVELS, level_of
 
@@ -319,6 +341,7 @@ ROOT = Variable[str | None](
     None,
     "the cache root; without it TORCHINDUCTOR_CACHE_DIR, else torch's default",
     _path,
+    in_file="path",
 )
 PINNED_DEVICE = Variable[str | None](
     "GPUCACHE_DEVICE", None, "the UUID of this process's device", _text
@@ -332,12 +355,14 @@ DISABLE = Variable(
     "1: nothing is made and nothing set, and the plug-in is stock Triton",
     _switch,
     default_text="0",
+    in_file="switch",
 )
 TRUST_UIDS = Variable[frozenset[int]](
     "GPUCACHE_TRUST_UIDS",
     frozenset(),
     "other owners whose cache may be used: 1000,1001",
     _user_ids,
+    in_file="list",
 )
 TRUST_WORLD_WRITABLE = Variable(
     "GPUCACHE_TRUST_WORLD_WRITABLE",
@@ -345,6 +370,7 @@ TRUST_WORLD_WRITABLE = Variable(
     "1: accept a root that everybody may write",
     _switch,
     default_text="0",
+    in_file="switch",
 )
 FALLBACK = Variable[str | None](
     "GPUCACHE_FALLBACK",
@@ -354,7 +380,12 @@ FALLBACK = Variable[str | None](
     ignored=True,
 )
 SHARE = Variable[bool | None](
-    "GPUCACHE_SHARE", None, "1: share a fresh directory too; 0: never share", _switch, ignored=True
+    "GPUCACHE_SHARE",
+    None,
+    "1: share a fresh directory too; 0: never share",
+    _switch,
+    ignored=True,
+    in_file="switch",
 )
 VERIFY = Variable(
     "GPUCACHE_VERIFY",
@@ -363,6 +394,7 @@ VERIFY = Variable(
     _zero_or_always,
     default_text="0",
     ignored=True,
+    in_file="text",
 )
 REQUIRE_HIT = Variable(
     "GPUCACHE_REQUIRE_HIT",
@@ -371,6 +403,7 @@ REQUIRE_HIT = Variable(
     _switch,
     default_text="0",
     ignored=True,
+    in_file="switch",
 )
 STALL_TIMEOUT = Variable(
     "GPUCACHE_STALL_TIMEOUT_S",
@@ -379,6 +412,7 @@ STALL_TIMEOUT = Variable(
     _seconds,
     default_text="30",
     ignored=True,
+    in_file="number",
 )
 LOCK_TIMEOUT = Variable(
     "GPUCACHE_LOCK_TIMEOUT_S",
@@ -387,6 +421,7 @@ LOCK_TIMEOUT = Variable(
     _seconds,
     default_text="300",
     ignored=True,
+    in_file="number",
 )
 STAMP = Variable(
     "GPUCACHE_STAMP_S",
@@ -395,6 +430,8 @@ STAMP = Variable(
     _seconds,
     default_text="300",
     ignored=True,
+    in_file="number",
+    in_root=True,
 )
 MAX_SIZE = Variable[int | None](
     "GPUCACHE_MAX_SIZE",
@@ -403,6 +440,8 @@ MAX_SIZE = Variable[int | None](
     _size,
     default_text="10% of the file system, at most 50GiB",
     ignored=True,
+    in_file="number",
+    in_root=True,
 )
 INDUCTOR_MAX_SIZE = Variable[int | None](
     "GPUCACHE_INDUCTOR_MAX_SIZE",
@@ -410,6 +449,8 @@ INDUCTOR_MAX_SIZE = Variable[int | None](
     "how large TorchInductor's code and graphs may grow: 10GiB; else unbounded",
     _size,
     ignored=True,
+    in_file="number",
+    in_root=True,
 )
 REMEMBER_KEY = Variable(
     "GPUCACHE_REMEMBER_KEY",
@@ -418,6 +459,7 @@ REMEMBER_KEY = Variable(
     _switch,
     default_text="0",
     ignored=True,
+    in_file="switch",
 )
 REMOTE = Variable[str | None](
     "GPUCACHE_REMOTE",
@@ -426,6 +468,7 @@ REMOTE = Variable[str | None](
     _url,
     shown=without_secrets,
     ignored=True,
+    in_file="text",
 )
 REMOTE_TIMEOUT = Variable(
     "GPUCACHE_REMOTE_TIMEOUT_S",
@@ -434,6 +477,7 @@ REMOTE_TIMEOUT = Variable(
     _seconds_to_wait,
     default_text="1",
     ignored=True,
+    in_file="number",
 )
 LOG = Variable[int | None](
     "GPUCACHE_LOG",
@@ -441,6 +485,17 @@ LOG = Variable[int | None](
     "what of the log goes to stderr: debug, info, warning or error",
     _log_level,
     ignored=True,
+    in_file="text",
+)
+LOG_FORMAT = Variable["LogFormat"](
+    "GPUCACHE_LOG_FORMAT",
+    "text",
+    "how lines of the log look on stderr: text, or json with an object a line",
+    _log_format,
+    default_text="text",
+    ignored=True,
+    in_file="text",
+    in_root=True,
 )
 RECORD = Variable[str | None](
     "GPUCACHE_RECORD",
@@ -455,6 +510,7 @@ SIGN_KEY = Variable[str | None](
     "the file of the secret key that signs what is packed (`gpucache keygen`)",
     _secret_file,
     shown=_without_secret_key,
+    in_file="path",
 )
 TRUST_KEYS = Variable[str | None](
     "GPUCACHE_TRUST_KEYS",
@@ -462,12 +518,14 @@ TRUST_KEYS = Variable[str | None](
     "whose packs are believed: NAME:KEY,NAME:KEY, or a file of such lines",
     _keys,
     shown=_without_secret_keys,
+    in_file="keys",
 )
 PACK = Variable[tuple[str, ...]](
     "GPUCACHE_PACK",
     (),
     "the packs that gpucache run pulls from the remote while the program starts: NAME,NAME",
     _packs,
+    in_file="list",
 )
 NVML_TIMEOUT = Variable(
     "GPUCACHE_NVML_TIMEOUT_S",
@@ -475,6 +533,7 @@ NVML_TIMEOUT = Variable(
     "how long NVML may take",
     _seconds_to_wait,
     default_text="10",
+    in_file="number",
 )
 SET_BY_RUN = Variable[str | None](
     "GPUCACHE_SET",

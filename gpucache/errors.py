@@ -60,7 +60,7 @@ class ConfigurationError(GpuCacheError, ValueError):
     """A setting has a value that makes no sense."""
 
     def __init__(self, name: str, value: str, expected: str) -> None:
-        problem = f"{name}={_quoted(value)} is not {expected}"
+        problem = f"{name}={shortened(value)} is not {expected}"
         hint = f"correct or unset {name}"
         super().__init__(problem, hint, name, value, expected)
         self.name = name
@@ -71,7 +71,7 @@ class ConfigurationError(GpuCacheError, ValueError):
 _MOST_LETTERS = 200
 
 
-def _quoted(value: str) -> str:
+def shortened(value: str) -> str:
     """The value in quotes; of a very long one, which would bury the message, the beginning and the length."""
     if len(value) <= _MOST_LETTERS:
         return repr(value)

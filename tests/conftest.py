@@ -34,6 +34,7 @@ from tree import make
 
 from gpucache import log, once
 from gpucache.cli import main
+from gpucache.configuration import places
 from gpucache.directories.local_rank import RANK_VARIABLES
 from gpucache.disk import lock_token
 from gpucache.disk.within import Straight
@@ -60,6 +61,7 @@ _OURS = (
     "AWS_",
     "AZURE_",
     "GOOGLE_",
+    "XDG_",
     "HF_",
     "WEBDAV_",
     "REDISCLI_",
@@ -115,6 +117,8 @@ def guard(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
         patch.setenv("HOME", str(base / "home-is-out-of-reach" / "home"))
         patch.setenv("TMPDIR", str(temporary))
         patch.setattr(tempfile, "tempdir", None)
+        patch.setattr(places, "SYSTEM_FILE", str(base / "etc" / "gpucache.toml"))
+        patch.setattr(places, "home_of_user", lambda: os.environ["HOME"])
         yield base
     for user in (os.geteuid(), ADA, BOB):  # tests become the last two, as root
         markers = Path("/dev/shm", f"gpucache-told-{user}")

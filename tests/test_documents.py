@@ -72,7 +72,7 @@ def test_the_drawing_in_contributing_names_every_room():
 
 
 def test_contributing_can_be_read_in_one_sitting():
-    assert len(CONTRIBUTING.read_text().splitlines()) < 175
+    assert len(CONTRIBUTING.read_text().splitlines()) < 200
 
 
 @pytest.mark.parametrize("path", [README, CONTRIBUTING, *sorted((HERE / "docs").glob("*.md"))])

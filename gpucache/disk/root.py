@@ -16,7 +16,14 @@ from gpucache.disk.refusal import may, refusal
 from gpucache.errors import NoRootError
 from gpucache.layout import inductor
 from gpucache.layout.keys import KEY, directories_in, has_keys
-from gpucache.layout.paths import TAG, is_device_directory_name, ours, tag_path, triton_directory
+from gpucache.layout.paths import (
+    SETTINGS,
+    TAG,
+    is_device_directory_name,
+    ours,
+    tag_path,
+    triton_directory,
+)
 
 _TAG_BYTES = 4096
 _VERSION = re.compile(r"v[0-9]+")
@@ -63,10 +70,10 @@ def check_cache(root: str, named: str | None = None) -> None:
 
 
 def is_empty(directory: str) -> bool:
-    """Whether nothing lies in a directory, as far as this user may list it."""
+    """Whether nothing lies in a directory but perhaps a root's settings, as far as this user may list it."""
     try:
         with os.scandir(directory) as items:
-            return next(items, None) is None
+            return all(item.name == SETTINGS for item in items)
     except OSError:
         return False  # one may enter a directory that one may not list
 

@@ -72,6 +72,21 @@ def vet(path: str, trust: Trust) -> bool:
     """
     if not hasattr(os, "geteuid"):
         return os.path.isdir(path)
+    end = vet_way(path, trust)
+    if end is None:
+        return False
+    _vet_directory(*end, trust)
+    return True
+
+
+def vet_way(path: str, trust: Trust) -> tuple[str, os.stat_result] | None:
+    """Check the way to something, as `vet` does, and not what is at its end.
+
+    Returns the path to which all links on the way lead, and its `os.lstat`; None where nothing is there.
+
+    Raises:
+        UnsafeDirectoryError, ProvisionError: as `vet`.
+    """
     here, here_stat = "/", os.lstat("/")
     pending = path.split("/")[::-1]
     links = 0
@@ -86,7 +101,7 @@ def vet(path: str, trust: Trust) -> bool:
         try:
             step_stat = os.lstat(step)
         except FileNotFoundError:
-            return False
+            return None
         except OSError as error:
             raise refusal(step, error, "look at") from error
         if stat.S_ISLNK(step_stat.st_mode):
@@ -98,8 +113,7 @@ def vet(path: str, trust: Trust) -> bool:
                 here, here_stat = "/", os.lstat("/")
         else:
             here, here_stat = step, step_stat
-    _vet_directory(here, here_stat, trust)
-    return True
+    return here, here_stat
 
 
 def _target_of(link: str) -> str:

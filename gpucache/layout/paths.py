@@ -2,6 +2,7 @@
 
 <root>                        argument, else $GPUCACHE_DIR, else $TORCHINDUCTOR_CACHE_DIR, else torch's default
 ├── CACHEDIR.TAG
+├── gpucache.toml             the root's own settings, which people write
 ├── triton/<name>/<KEY>/…     one directory per device
 ├── members/<uid>/            of a root of a group, on a mount without ACLs: that member's Inductor and JIT caches
 ├── jit/<cache>/[<level>/]…   what other JIT compilers write, where they were told to (`layout.jit_caches`)
@@ -18,6 +19,7 @@
     ├── outbox/<node>/<KEY>   which entries that node is still to give to the remote
     ├── pulled/               which entries packs have brought
     ├── tritons/<digest>.json the key that an installation of Triton makes of its files
+    ├── gpucache.toml.json    the root's settings as parsed, for processes that start fast
     └── packs/numbers.json    the highest number of each pack that was pulled or unpacked here
 
 Nothing of that, nor of ours beside it, grows without bound. Who adds a file says here what bounds it:
@@ -41,6 +43,7 @@ Nothing of that, nor of ours beside it, grows without bound. Who adds a file say
 - ``recipes``: 20 files, the oldest dropped by the next ``run --warm`` (`warm.ahead.recordings`).
 - ``outbox``: 1,000 markers for each node, the oldest dropped; a node's that is gone, after 7 days (`remote.outbox`).
 - ``pulled``: 32 files, the oldest dropped (`store.pulled`).
+- ``gpucache.toml.json``: one file, replaced when the root's settings change (`configuration.form`).
 - ``packs``: one file of 1,000 names, those that were seen first dropped (`transfer.seen_numbers`).
 - ``jit``: `GPUCACHE_JIT_MAX_SIZE`, ``prune --cache``, ``clean``; by nothing else of gpucache's.
 - ``gpucache-told-<uid>`` in ``/dev/shm`` or ``/tmp``: a day (`once`).
@@ -272,6 +275,20 @@ TAG = b"""Signature: 8a477f597d28d172789f06886806bc55
 def tag_path(root: str) -> str:
     """The tag that tells backup programs to pass the cache over (https://bford.info/cachedir/)."""
     return os.path.join(root, "CACHEDIR.TAG")
+
+
+SETTINGS = "gpucache.toml"
+"""How each file of settings is called: the system's, a user's, a root's."""
+
+
+def settings_path(root: str) -> str:
+    """The file of a root's own settings."""
+    return f"{root}/{SETTINGS}"
+
+
+def parsed_settings_path(root: str) -> str:
+    """The same as parsed."""
+    return f"{ours(root)}/{SETTINGS}.json"
 
 
 def host_name() -> str:

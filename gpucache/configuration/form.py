@@ -1,0 +1,147 @@
+"""The parsed form of a file of settings: JSON, which a process reads in microseconds, where TOML takes milliseconds.
+
+A form holds for one file: its path, size, times and inode. It is believed if this user or root has written it, into a
+directory in which nobody else can write; of a root's file, if whoever wrote it may write in the root. Whoever had to
+parse the file writes it, by a rename; where it cannot be written, each process parses anew.
+
+A file that has changed within two seconds gets none: a second change in the same tick of the file system's clock, which
+keeps size and inode, would not be seen.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import stat
+import time
+
+from gpucache.configuration.believing import is_safe_directory
+from gpucache.configuration.parsed import Line, Parsed, Problem
+from gpucache.disk.door import PARSED_SETTINGS_BYTES, open_regular
+from gpucache.disk.vetting import Trust
+from gpucache.environment import VARIABLES
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Any
+
+    from gpucache.configuration.places import Place
+
+_FORMAT = 1
+"""Rises when a value is read otherwise than before."""
+_STEADY_S = 2.0
+
+
+def _table() -> int:
+    """A checksum of the table of settings: a gpucache that knows others parses anew."""
+    import zlib
+
+    rows = []
+    for variable in VARIABLES:
+        rows.append(f"{variable.name}:{variable.in_file}:{variable.in_root}")
+    return zlib.crc32(" ".join(rows).encode())
+
+
+def identity(found: os.stat_result) -> list[int]:
+    """What of a file's `os.stat` must be the same for its form to hold.
+
+    The device is left out, whose number each node of a shared file system has of its own.
+    """
+    return [found.st_size, found.st_mtime_ns, found.st_ctime_ns, found.st_ino]
+
+
+def read_form(place: Place, found: os.stat_result, trust: Trust) -> Parsed | None:
+    """What the form says of a file with this `os.stat`; None where there is none that holds. Never raises."""
+    if place.form is None:
+        return None
+    try:
+        if place.source != "root" and not is_safe_directory(os.lstat(os.path.dirname(place.form))):
+            return None
+        content = _read(place, trust)
+        return _parsed(place, found, json.loads(content))
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError):
+        return None  # another version's, or damaged
+
+
+def _read(place: Place, trust: Trust) -> bytes:
+    """The content of the form's file.
+
+    Raises:
+        OSError: it cannot be read, or is not believed.
+    """
+    path = place.form or ""
+    fd, written = open_regular(path)
+    try:
+        whom = trust if place.source == "root" else Trust()
+        is_open = written.st_mode & (stat.S_IWOTH if place.source == "root" else 0o022)
+        if is_open or not _is_written_by(whom, written):
+            raise PermissionError(path)
+        if written.st_size > PARSED_SETTINGS_BYTES:
+            raise OSError(path)
+        return os.read(fd, PARSED_SETTINGS_BYTES)
+    finally:
+        os.close(fd)
+
+
+def _is_written_by(trust: Trust, written: os.stat_result) -> bool:
+    return not hasattr(os, "geteuid") or trust.covers(written.st_uid)
+
+
+def _parsed(place: Place, found: os.stat_result, form: dict[str, Any]) -> Parsed | None:
+    expected = [_FORMAT, _table(), place.path, *identity(found)]
+    if form["of"] != expected:
+        return None
+    lines = {}
+    for name, text, number in form["lines"]:
+        lines[name] = Line(text, number)
+    problems = []
+    for number, fact, fix in form["problems"]:
+        problems.append(Problem(place.path, number, fact, fix))
+    return Parsed(place.source, place.path, lines, tuple(problems))
+
+
+def keep_form(place: Place, found: os.stat_result, parsed: Parsed) -> None:
+    """Keep what a file with this `os.stat` says, for the processes to come; where that cannot be, nothing is kept."""
+    if place.form is None or not 0 <= found.st_mtime <= time.time() - _STEADY_S:
+        return
+    from gpucache.disk.files import write_whole
+    from gpucache.errors import GpuCacheError
+
+    form = {
+        "of": [_FORMAT, _table(), place.path, *identity(found)],
+        "lines": [[name, line.text, line.number] for name, line in parsed.lines.items()],
+        "problems": [[one.number, one.fact, one.fix] for one in parsed.problems],
+    }
+    content = json.dumps(form).encode()
+    directory = os.path.dirname(place.form)
+    if len(content) > PARSED_SETTINGS_BYTES:
+        return
+    try:
+        if place.source == "root" or _is_made(directory):
+            write_whole(place.form, content, directory)
+    except (GpuCacheError, OSError):
+        return  # read-only, full, another user's home
+
+
+def _is_made(directory: str) -> bool:
+    """Whether the directory in the user's cache is there, made with mode 0700 if need be, and is safe to write in.
+
+    Nothing is made or written in another user's home, as under ``sudo``, where links of that user's may lead anywhere.
+
+    Raises:
+        OSError: the disk refused.
+    """
+    above = os.path.dirname(directory)
+    if not os.path.isdir(above):
+        if not _is_own(os.path.dirname(above)):
+            return False
+        os.mkdir(above, 0o700)
+    if not os.path.isdir(directory):
+        if not _is_own(above):
+            return False
+        os.mkdir(directory, 0o700)
+    return _is_own(directory) and is_safe_directory(os.lstat(directory))
+
+
+def _is_own(directory: str) -> bool:
+    return not hasattr(os, "geteuid") or os.stat(directory).st_uid == os.geteuid()

@@ -1,0 +1,161 @@
+"""The settings that hold in a process: one mapping, in which files stand behind the environment.
+
+The system's file is overruled by the user's, that by the root's, and all by the environment. A variable of the
+environment that is empty counts as unset. Which root it is, the argument says, the environment, the user's or the
+system's file. The mapping is for gpucache's own reading, and never the environment of another process: each process
+reads the files itself.
+"""
+
+from __future__ import annotations
+
+import os
+
+from gpucache.configuration.places import root_place, system_place, user_place
+from gpucache.configuration.reading import read
+from gpucache.disk.vetting import Trust
+from gpucache.environment import VARIABLES
+from gpucache.errors import ConfigurationError
+from gpucache.layout import paths
+from gpucache.values import Value
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from gpucache.configuration.parsed import Parsed, Problem
+    from gpucache.configuration.places import Source
+
+_BELOW_HOME = tuple(variable.name for variable in VARIABLES if variable.in_file in ("path", "keys"))
+
+
+class Origin(Value):
+    """Where a setting comes from that a file has."""
+
+    source: Source
+    path: str
+    number: int | None
+    """The line; None where that is not known."""
+
+    def __str__(self) -> str:
+        return self.path if self.number is None else f"{self.path}:{self.number}"
+
+
+class Merged(dict[str, str]):
+    """An environment, with what files say where the environment says nothing. A copy is one too."""
+
+    __slots__ = ("files",)
+
+    files: tuple[Parsed, ...]
+    """What each file says that is there, the weakest first."""
+
+    def __init__(self, environ: Mapping[str, str], files: tuple[Parsed, ...]) -> None:
+        super().__init__(environ)
+        self.files = files
+
+    def copy(self) -> Merged:
+        """The same, which can be changed by itself."""
+        return Merged(self, self.files)
+
+
+class InForce(Value):
+    """The settings that hold, and where those come from that files have."""
+
+    environ: Mapping[str, str]
+    origins: dict[str, Origin]
+    """By the name of the variable; what the environment has set is not among them."""
+    problems: tuple[Problem, ...]
+    """What in the files does not hold."""
+
+
+def environ(
+    base: Mapping[str, str] | None = None, root: str | os.PathLike[str] | None = None
+) -> Mapping[str, str]:
+    """The environment, with what files say where it says nothing; itself where there is no file.
+
+    ``base`` is the environment, by default ``os.environ``; what was merged already comes back as it is. ``root`` is the
+    argument that names the root. What is wrong in a file is told in the log, once in a job; never raises.
+    """
+    if isinstance(base, Merged):
+        return base
+    found = in_force(base, root)
+    for problem in found.problems:
+        from gpucache.log import warn_once  # in most files nothing is wrong
+
+        warn_once(problem.where, problem.fact, problem.fix)
+    return found.environ
+
+
+def in_force(
+    base: Mapping[str, str] | None = None, root: str | os.PathLike[str] | None = None
+) -> InForce:
+    """As `environ`, with where each setting comes from; tells nothing."""
+    given = os.environ if base is None else base
+    outer = []
+    for place in (system_place(given), user_place(given)):
+        parsed = None if place is None else read(place, Trust())
+        if parsed is not None:
+            outer.append(parsed)
+    merged, _ = _merged(given, outer)
+    of_root = _of_root(merged, root)
+    files = outer if of_root is None else [*outer, of_root]
+    if not files:
+        return InForce(given, {}, ())
+    merged, origins = _merged(given, files)
+    problems = [problem for parsed in files for problem in parsed.problems]
+    return InForce(Merged(merged, tuple(files)), origins, tuple(problems))
+
+
+def _merged(
+    given: Mapping[str, str], files: list[Parsed]
+) -> tuple[Mapping[str, str], dict[str, Origin]]:
+    """The environment with what files say, the strongest last; and where each of these settings comes from."""
+    origins: dict[str, Origin] = {}
+    said: dict[str, str] = {}
+    for parsed in files:
+        for name, line in parsed.lines.items():
+            said[name] = line.text
+            origins[name] = Origin(parsed.source, parsed.path, line.number)
+    if not said:
+        return given, {}
+    merged = dict(given)
+    for name in list(origins):
+        if given.get(name):
+            del origins[name]
+        else:
+            merged[name] = _expanded(name, said[name], given)
+    return merged, origins
+
+
+def _expanded(name: str, text: str, given: Mapping[str, str]) -> str:
+    """A path of a file's, in which ``~`` stands for this user's home."""
+    if name not in _BELOW_HOME or not text.startswith("~/"):
+        return text
+    from gpucache.configuration.places import home_of_user
+
+    home = given.get("HOME") or home_of_user()
+    return os.path.join(home, text[2:])
+
+
+def of_root(root: str, environ: Mapping[str, str]) -> Mapping[str, str]:
+    """What the file of a root says of the root, by the names of variables, whatever the environment says."""
+    parsed = read(root_place(root), _trust(environ))
+    if parsed is None:
+        return {}
+    return {name: line.text for name, line in parsed.lines.items()}
+
+
+def _of_root(merged: Mapping[str, str], root: str | os.PathLike[str] | None) -> Parsed | None:
+    """What the file of the root says that this process uses; None where it has no file, or there is no root."""
+    try:
+        where = paths.resolve_root(root, merged)
+    except (ConfigurationError, OSError):
+        return None
+    return read(root_place(where), _trust(merged))
+
+
+def _trust(environ: Mapping[str, str]) -> Trust:
+    """Whom this user trusts in a root; nobody where that makes no sense, which is told by whoever uses the root."""
+    try:
+        return Trust.parse(environ)
+    except ConfigurationError:
+        return Trust()

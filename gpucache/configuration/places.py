@@ -1,0 +1,87 @@
+"""Where files of settings are, and the parsed form of each, which processes read that start fast.
+
+The system's file is in a directory of its own in ``/etc``: root alone can write there, so that no variable of the
+environment and no other user can put another file in its place, and a package or a mounted volume can bring it. The
+user's file and his cache directory are where `platformdirs` says. On Linux that is written out here, since the import
+of `platformdirs` would take longer than the rest of a light command (`tests/test_configuration_places.py` compares).
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+
+from gpucache.layout import paths
+from gpucache.values import Value
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+    from typing import Literal
+
+    Source = Literal["system", "user", "root"]
+
+SYSTEM_FILE = "/etc/gpucache/gpucache.toml"
+
+
+class Place(Value):
+    """One file of settings: whose it is, and its path."""
+
+    source: Source
+    path: str
+    form: str | None
+    """The path of its parsed form, which need not be there; None where there is no place for one."""
+
+
+def system_place(environ: Mapping[str, str]) -> Place:
+    """The system's file. Each user has a parsed form of his own: nobody but root can write beside the file."""
+    return Place("system", SYSTEM_FILE, _form(environ, "system"))
+
+
+def user_place(environ: Mapping[str, str]) -> Place | None:
+    """The user's file; None for a user without a home."""
+    directory = _directory(environ, "config")
+    if directory is None:
+        return None
+    return Place("user", f"{directory}/{paths.SETTINGS}", _form(environ, "user"))
+
+
+def root_place(root: str) -> Place:
+    """The file of a root."""
+    return Place("root", paths.settings_path(root), paths.parsed_settings_path(root))
+
+
+def _form(environ: Mapping[str, str], source: Source) -> str | None:
+    directory = _directory(environ, "cache")
+    return None if directory is None else f"{directory}/{source}.json"
+
+
+def _directory(environ: Mapping[str, str], kind: Literal["config", "cache"]) -> str | None:
+    """The directory of this user's settings or cached files; None for a user without a home.
+
+    A relative path in a variable is passed over, as the XDG Base Directory Specification says: whose files it means
+    would depend on where the process is.
+    """
+    if not sys.platform.startswith("linux"):
+        import platformdirs
+
+        if kind == "config":
+            return platformdirs.user_config_dir("gpucache", appauthor=False)
+        return platformdirs.user_cache_dir("gpucache", appauthor=False)
+    above = environ.get(f"XDG_{kind.upper()}_HOME", "")
+    if not os.path.isabs(above):
+        home = environ.get("HOME") or home_of_user()
+        if not os.path.isabs(home):
+            return None
+        above = os.path.join(home, f".{kind}")
+    return os.path.join(above, "gpucache")
+
+
+def home_of_user() -> str:
+    """This user's home by the list of users, for a process without `HOME`; empty where he is not on the list."""
+    import pwd  # most processes have HOME
+
+    try:
+        return pwd.getpwuid(os.getuid()).pw_dir
+    except (KeyError, OSError):
+        return ""

@@ -1,0 +1,96 @@
+"""Reads one file of settings: from its parsed form where that holds, else from its TOML. Never raises.
+
+A file that is not there costs one system call, and one with a form six.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+
+from gpucache.configuration.parsed import Parsed, Problem
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from gpucache.configuration.believing import Refused
+    from gpucache.configuration.places import Place
+    from gpucache.disk.vetting import Trust
+
+_ABSENT = (errno.ENOENT, errno.ENOTDIR, errno.EACCES)
+"""No file; also where the way is closed to this user, as to the home of another user."""
+_known: dict[str, tuple[list[int], Parsed]] = {}
+"""By path what this process has read last, and of which file."""
+
+
+def read(place: Place, trust: Trust) -> Parsed | None:
+    """What a file says; None where there is no file. One that is not read, or not believed, says why."""
+    try:
+        found = os.stat(place.path, follow_symlinks=place.source != "root")
+    except OSError as error:
+        if error.errno in _ABSENT:
+            return None
+        return _unreadable(place, error)
+    except ValueError:  # a NUL in the path
+        return None
+    return _read(place, found, trust)
+
+
+def _read(place: Place, found: os.stat_result, trust: Trust) -> Parsed:
+    """What a file with this `os.stat` says."""
+    # Where there is no file, nothing of this is needed.
+    from gpucache.configuration.believing import refused
+    from gpucache.configuration.form import identity, read_form
+
+    why = refused(place, found, trust)
+    if why is not None:
+        return _passed_over(place, why)
+    this = identity(found)
+    known = _known.get(place.path)
+    if known is not None and known[0] == this:
+        return known[1]
+    parsed = read_form(place, found, trust) or _parsed_now(place, trust)
+    _known[place.path] = (this, parsed)
+    return parsed
+
+
+def _parsed_now(place: Place, trust: Trust) -> Parsed:
+    """What a file says, by its TOML; the form is kept for others."""
+    # The form makes that needless in most processes.
+    from gpucache.configuration.believing import refused, refused_way
+    from gpucache.configuration.form import keep_form
+    from gpucache.configuration.toml import parse
+    from gpucache.disk.door import SETTINGS_BYTES, open_regular
+
+    why = refused_way(place)
+    if why is not None:
+        return _passed_over(place, why)
+    try:
+        end = place.path if place.source == "root" else os.path.realpath(place.path)
+        fd, found = open_regular(end)
+    except OSError as error:
+        return _unreadable(place, error)
+    try:
+        why = refused(place, found, trust)  # what is read, and not what was looked at before
+        if why is not None:
+            return _passed_over(place, why)
+        content = os.read(fd, SETTINGS_BYTES)
+        found = os.fstat(fd)
+    except OSError as error:
+        return _unreadable(place, error)
+    finally:
+        os.close(fd)
+    parsed = parse(place.source, place.path, content)
+    if len(content) == found.st_size:
+        keep_form(place, found, parsed)
+    return parsed
+
+
+def _unreadable(place: Place, error: OSError) -> Parsed:
+    fact = f"it cannot be read: {os.strerror(error.errno or errno.EIO)}"
+    problem = Problem(place.path, None, fact, "none of it holds")
+    return Parsed(place.source, place.path, {}, (problem,))
+
+
+def _passed_over(place: Place, why: Refused) -> Parsed:
+    problem = Problem(place.path, None, f"{why.fact}, and is passed over", why.fix)
+    return Parsed(place.source, place.path, {}, (problem,))
