@@ -267,6 +267,30 @@ def _user_ids(text: str) -> frozenset[int]:
     return frozenset(map(int, ids))
 
 
+def _groups(text: str) -> frozenset[int]:
+    """Parse the names or numbers of groups."""
+    parts = [part.strip() for part in text.split(",")]
+    return frozenset(_gid(part) for part in parts if part)
+
+
+_MOST_LETTERS = 256
+"""A longer name has no group, whatever keeps the names."""
+
+
+def _gid(name: str) -> int:
+    if _is_user_id(name):  # the numbers of groups end where those of users do
+        return int(name)
+    import grp  # few settings name a group
+
+    expected = "a comma-separated list of groups"
+    if len(name) > _MOST_LETTERS:
+        raise ValueError(f"{expected} that are here")
+    try:
+        return grp.getgrnam(name).gr_gid
+    except (KeyError, ValueError, OSError):
+        raise ValueError(f"{expected}; {name!r} is none here") from None
+
+
 def _is_user_id(text: str) -> bool:
     is_number = text.isascii() and text.isdigit()
     # Python refuses to read thousands of digits.
@@ -363,6 +387,12 @@ TRUST_UIDS = Variable[frozenset[int]](
     "other owners whose cache may be used: 1000,1001",
     _user_ids,
     in_file="list",
+)
+TRUST_GROUPS = Variable[frozenset[int]](
+    "GPUCACHE_TRUST_GROUPS",
+    frozenset(),
+    "groups of whose shared roots every member's code may run: ml,1002",
+    _groups,
 )
 TRUST_WORLD_WRITABLE = Variable(
     "GPUCACHE_TRUST_WORLD_WRITABLE",

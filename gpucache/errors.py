@@ -27,7 +27,7 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import Literal
 
-    Tried = Literal["make", "look at", "write", "lock"]
+    Tried = Literal["make", "look at", "write", "lock", "share"]
     NoRoot = Literal["missing", "dangling", "no-directory", "no-cache", "device-directory"]
 
     Cached = Literal["kernel", "graph", "compile-workers"]

@@ -7,7 +7,14 @@ from contextlib import suppress
 import pytest
 
 from gpucache import DeviceCacheRegistry, log
-from gpucache.environment import DISABLE, PACK, TRUST_UIDS, TRUST_WORLD_WRITABLE, VARIABLES
+from gpucache.environment import (
+    DISABLE,
+    PACK,
+    TRUST_GROUPS,
+    TRUST_UIDS,
+    TRUST_WORLD_WRITABLE,
+    VARIABLES,
+)
 from gpucache.errors import ConfigurationError, GpuCacheError
 from gpucache.triton.location import locate
 
@@ -36,7 +43,7 @@ def makes_sense(variable, text):
     """Whether the text is a value all the same: any text is a path or a UUID, and blanks are a list of no users."""
     paths = ("DIR", "FALLBACK", "RECORD", "SIGN_KEY", "TRUST_KEYS")
     is_path = variable.name.removeprefix("GPUCACHE_") in paths and text.strip() != ""
-    is_empty_list = variable is TRUST_UIDS and text.strip() == ""
+    is_empty_list = variable in (TRUST_UIDS, TRUST_GROUPS) and text.strip() == ""
     is_name = variable is PACK and text in ("lots", "nan", "inf", "1e308")
     return (
         is_path or is_name or is_empty_list or variable.name in ("GPUCACHE_DEVICE", "GPUCACHE_SET")

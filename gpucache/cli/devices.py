@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from gpucache.cli.terminal import LogLevel
     from gpucache.directories.provision import Provision
     from gpucache.directories.registry import DeviceCacheRegistry
+    from gpucache.disk.sharing import Sharing
 
 _require_gpu = click.option(
     "--require-gpu", is_flag=True, help="Fail instead of making up a device."
@@ -58,7 +59,12 @@ def devices(root: str | None, as_json: bool, require_gpu: bool) -> None:
 @root_option
 @json_option
 @_require_gpu
-def provision(root: str | None, as_json: bool, require_gpu: bool) -> None:
+@click.option(
+    "--shared",
+    type=click.Choice(["private", "read", "group"]),
+    help="Who may use a new root: its owner (private), others to read, or its group.",
+)
+def provision(root: str | None, as_json: bool, require_gpu: bool, shared: Sharing | None) -> None:
     """Make a cache directory for every device of this machine.
 
     Any number of processes may do this at once; what is there is left alone.
@@ -66,9 +72,10 @@ def provision(root: str | None, as_json: bool, require_gpu: bool) -> None:
     \b
     gpucache provision
     gpucache provision --root /scratch/kernels --json
+    gpucache provision --root /scratch/kernels --shared group
     """
     registry = _discovered(root, require_gpu, log="ERROR")  # the warnings are said below
-    done = registry.provision()
+    done = registry.provision(sharing=shared)
     for warning in done.warnings:
         say(f"warning: {warning}")
     rows = device_rows.device_rows(registry)
@@ -79,6 +86,7 @@ def provision(root: str | None, as_json: bool, require_gpu: bool) -> None:
         print_json(
             {
                 "root": done.root,
+                "sharing": done.sharing,
                 **about,
                 "created": list(done.created),
                 "existing": list(done.existing),

@@ -6,13 +6,15 @@ import os
 from contextlib import suppress
 from functools import lru_cache
 
+from gpucache.directories.making import Making
 from gpucache.directories.merging import directories, merge
 from gpucache.directories.record import Record, readable, recorded
 from gpucache.disk.capabilities import learn
-from gpucache.disk.files import make_directory, make_root, write_whole
+from gpucache.disk.files import make_root, write_whole
 from gpucache.disk.fitness import fitness, network_file_system
 from gpucache.disk.locks import PROVISION_LOCK, locked
 from gpucache.disk.record_use import stamp_use
+from gpucache.disk.sharing import mark_of, mark_text, sharing_of
 from gpucache.disk.vetting import Trust, vet, vet_child
 from gpucache.environment import FAKE_DEVICES
 from gpucache.layout import paths
@@ -23,6 +25,8 @@ from gpucache.values import Value
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
+
+    from gpucache.disk.sharing import Sharing
 
 
 class Provision(Value, kw_only=True):
@@ -40,6 +44,8 @@ class Provision(Value, kw_only=True):
     unrecorded: bool = False
     """Whether nothing was made: there is no GPU here, nobody has asked for fake devices, and the root has the record of
     another host with real ones."""
+    sharing: Sharing = "private"
+    """With whom the root is shared."""
     refused: bool = False
     """Whether nothing could be made in a root that has a store: `launch_environ` goes on, `provision` raises."""
     warnings: tuple[str, ...] = ()
@@ -53,12 +59,15 @@ def provision(
     trust: Trust,
     environ: Mapping[str, str],
     timeout_s: float,
+    sharing: Sharing | None = None,
 ) -> tuple[Record, Provision]:
     """Make what is missing for the snapshot's devices. Returns the host's record as it is now, and what was done.
 
     Any number of processes and threads may do so at once: see `DeviceCacheRegistry.provision`.
     """
-    known = _look(root, snapshot, trust)
+    trust = trust.in_root(root)
+    is_shared_so = sharing in (None, sharing_of(root, trust))
+    known = _look(root, snapshot, trust) if is_shared_so else None
     created: list[str] = []
     if known is None and snapshot.made_up and recorded(root) is None:
         from gpucache.directories.other_hosts import host_with_gpus  # most hosts have GPUs
@@ -68,7 +77,7 @@ def provision(
             return _out_of_place(root, snapshot, other)
     if known is None:
         ordered = _with_order(root, snapshot, environ)
-        known = _make(root, ordered, trust, timeout_s, created)
+        known = _make(root, ordered, trust, timeout_s, created, sharing)
     names = tuple(directories(known, snapshot).values())
     existing = [name for name in names if name not in created]
     return known, Provision(
@@ -77,6 +86,7 @@ def provision(
         directories=names,
         created=tuple(created),
         existing=tuple(existing),
+        sharing=sharing_of(root, trust.in_root(root)),
         warnings=_warnings(root, snapshot, known),
     )
 
@@ -119,13 +129,24 @@ def _make(
     trust: Trust,
     timeout_s: float,
     created: list[str],
+    chosen: Sharing | None,
 ) -> Record:
-    """Make what is missing, under the lock, and put the names of new device directories into ``created``."""
+    """Make what is missing, under the lock, and put the names of new device directories into ``created``.
+
+    ``chosen`` is with whom a root is to be shared; without it a root stays what it is.
+    """
     make_root(root)
     vet(root, trust)  # another user may have made it first, or something above it
+    trust = trust.in_root(root)
+    sharing = chosen or sharing_of(root, trust)
+    making = Making(root, sharing)
+    making.root_directory()
     for path in paths.provisioned_directories(root):
-        make_directory(path)
+        making.directory(path)
         vet_child(path, trust)
+    if sharing != "private":
+        for path in paths.our_directories(root):
+            making.directory(path)
     from gpucache.disk.lock_place import LockPlace  # where everything is there, no lock is taken
 
     locks = LockPlace(root).directory()
@@ -139,7 +160,7 @@ def _make(
             write_whole(tag, paths.TAG, staging)
         for name in directories(record, snapshot).values():
             directory = paths.device_directory(root, name)
-            if make_directory(directory):
+            if making.directory(directory):
                 created.append(name)
             vet_child(directory, trust)
         if record != known:  # last: who can read the record finds the directories
@@ -149,7 +170,17 @@ def _make(
             from gpucache.directories.other_hosts import remove_records_of_the_gone
 
             remove_records_of_the_gone(root, record)
+        if chosen is not None:
+            _write_mark(root, chosen, staging)
     return record
+
+
+def _write_mark(root: str, sharing: Sharing, staging: str) -> None:
+    """Say with whom a root is shared, last of all: until then it is private to everybody."""
+    mark = mark_of(root)
+    known = "private" if mark is None else mark.sharing
+    if known != sharing:
+        write_whole(paths.mark_path(root), mark_text(sharing), staging)
 
 
 # ---- the order that only libcuda knows

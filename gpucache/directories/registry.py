@@ -21,10 +21,12 @@ if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
 
     from gpucache.directories.provision import Provision
+    from gpucache.disk.sharing import Sharing
 
 _SETTINGS = (
     environment.DISABLE.name,
     environment.TRUST_UIDS.name,
+    environment.TRUST_GROUPS.name,
     environment.TRUST_WORLD_WRITABLE.name,
     environment.VISIBLE_DEVICES.name,
     environment.DEVICE_ORDER.name,
@@ -172,7 +174,7 @@ class DeviceCacheRegistry:
             variables[environment.MANAGER.name] = environment.OUR_MANAGER
         return variables
 
-    def provision(self, timeout_s: float = 60.0) -> Provision:
+    def provision(self, timeout_s: float = 60.0, sharing: Sharing | None = None) -> Provision:
         """Make the root, its tag, a directory for every device of the snapshot, and the record, where missing.
 
         Where only libcuda knows the order of the GPUs (unlike ones, MIG, a lost one) it is asked once, in a child with
@@ -186,6 +188,8 @@ class DeviceCacheRegistry:
 
         Args:
             timeout_s: how long to wait for another process that provisions.
+            sharing: with whom a new root is shared; by default nobody. Of a root that has entries it changes the
+                directories only: `gpucache provision --shared` changes these as well.
 
         Raises:
             UnsafeDirectoryError: somebody else could plant code in the root. Nothing was made.
@@ -202,7 +206,7 @@ class DeviceCacheRegistry:
                 warnings=(f"{environment.DISABLE}=1: nothing was made",),
             )
         trust = Trust.parse(self._settings)
-        record, done = provision(self.root, self.snapshot, trust, os.environ, timeout_s)
+        record, done = provision(self.root, self.snapshot, trust, os.environ, timeout_s, sharing)
         visible = self.visible
         if visible.how == "guess":  # libcuda may have been asked now
             self.snapshot = self.snapshot.with_order(record.cuda_order)
@@ -256,6 +260,7 @@ def _vetted_record(root: str, path: str, trust: Trust) -> Record:
     Raises:
         UnsafeDirectoryError, RecordError: as `DeviceCacheRegistry.load`.
     """
+    trust = trust.in_root(root)
     vet(root, trust)
     for directory in paths.provisioned_directories(root):
         vet_child(directory, trust)

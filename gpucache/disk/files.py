@@ -45,14 +45,16 @@ OPEN_ABOVE = 0o755
 """The mode of what a launch makes above a root or a device directory, as torch and Triton do: others may go through."""
 
 
-def make_directory(path: str, above: int = _PRIVATE) -> bool:
-    """Make a directory, with mode 0700, and its missing parents; return whether this call made it.
+def make_directory(path: str, above: int | None = None) -> bool:
+    """Make a directory and its missing parents; return whether this call made it.
 
-    Any number of processes may make the same directory at once: exactly one of them is told True.
+    Its mode is 0700, but for what lies in a root that others share (`disk.sharing.modes_for`). Any number of processes
+    may make the same directory at once: exactly one of them is told True.
 
     Args:
         path: the directory.
-        above: the mode of missing parents; `OPEN_ABOVE` where they may lie above a root. The umask applies.
+        above: the mode of missing parents where that is not `disk.sharing`'s: `OPEN_ABOVE` where they may lie above a
+            root. The umask applies.
 
     Raises:
         ProvisionError: the operating system refused.
@@ -65,14 +67,14 @@ def make_directory(path: str, above: int = _PRIVATE) -> bool:
         missing.append(parent)
         parent = os.path.dirname(parent)
     for step in reversed(missing[:-1]):
-        made = _mkdir(step, _PRIVATE if step == path else above)
+        made = _mkdir(step, None if step == path else above)
     if made is None:
         # The parent is there, and still nothing can be made in it: /proc and autofs answer so.
         raise ProvisionError(path, errno.ENOENT)
     return made
 
 
-def make_below_root(path: str, above: int = _PRIVATE) -> None:
+def make_below_root(path: str, above: int | None = None) -> None:
     """As `make_directory`, of a directory below a root's: where root acts in another user's root, the new one is his.
 
     Else whatever root is the first to do there could be done by nobody else from then on. ``above`` is as there.
@@ -115,7 +117,7 @@ def make_root(path: str) -> bool:
     Raises:
         ProvisionError: the operating system refused, or the directory above is not there.
     """
-    made = _mkdir(path)
+    made = _mkdir(path, _PRIVATE)
     if made is None:
         missing = FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT))
         raise refusal(path, missing)
@@ -130,10 +132,20 @@ def give_to_owner_of(directory: str | int, fd: int) -> None:
             os.fchown(fd, owner.st_uid, owner.st_gid)
 
 
-def _mkdir(path: str, mode: int = _PRIVATE) -> bool | None:
-    """Make one directory; return whether this call made it, or None where its parent is missing."""
+def _mkdir(path: str, mode: int | None = None) -> bool | None:
+    """Make one directory; return whether this call made it, or None where its parent is missing.
+
+    Without a ``mode`` it has the one by which its root is shared.
+    """
     try:
-        os.mkdir(path, mode)
+        if mode is not None:
+            os.mkdir(path, mode)
+        elif not os.path.isdir(path):  # as a rule it is there
+            from gpucache.disk.sharing import modes_for, new_directory
+
+            new_directory(path, modes_for(path))
+        else:
+            return False
         return True
     except FileExistsError:
         if os.path.isdir(path):
@@ -158,11 +170,14 @@ def write_whole(path: str, data: bytes, staging: str) -> None:
     """
     import tempfile  # where everything is there, nothing is written
 
+    from gpucache.disk.sharing import modes_for, set_mode
+
     try:
         fd, temporary = tempfile.mkstemp(prefix=STAGED, dir=staging)
         try:
             with os.fdopen(fd, "wb") as file:
                 give_to_owner_of(os.path.dirname(path), fd)
+                set_mode(fd, modes_for(path).file)
                 sweep_old(staging, STAGED, os.fstat(fd).st_mtime)
                 file.write(data)
                 file.flush()

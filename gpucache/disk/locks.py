@@ -50,9 +50,10 @@ def locked(path: str, *, timeout_s: float) -> Iterator[None]:
     """
     import filelock  # costs five times a bare interpreter's start
 
-    # Its second way, a file that is there while the lock is held, would outlive the holder.
-    lock = filelock.FileLock(path, mode=0o600, fallback_to_soft=False)
     try:
+        mode = _made_for_all(path)
+        # Its second way, a file that is there while the lock is held, would outlive the holder.
+        lock = filelock.FileLock(path, mode=mode, fallback_to_soft=False)
         lock.acquire(timeout_s, _POLL_S)
     except filelock.Timeout:
         last_holder = holder(_holder_file(path))
@@ -68,6 +69,25 @@ def locked(path: str, *, timeout_s: float) -> Iterator[None]:
         # What was done under the lock is done, also where the disk refuses to unlock: closing the file frees it.
         with suppress(OSError):
             lock.release()
+
+
+def _made_for_all(path: str) -> int:
+    """Make a lock file with the mode that all who share its directory can open; return the mode.
+
+    Raises:
+        OSError: the file cannot be made or opened.
+    """
+    from gpucache.disk.sharing import PRIVATE, modes_in, open_or_new
+
+    directory, name = os.path.split(path)
+    modes = modes_in(directory or ".")
+    if modes != PRIVATE:
+        here = os.open(directory or ".", os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+        try:
+            os.close(open_or_new(name, os.O_RDWR, here, modes))
+        finally:
+            os.close(here)
+    return modes.file
 
 
 def _holder_file(path: str) -> str:
@@ -103,12 +123,19 @@ def signature(what: str | None = None) -> bytes:
 
 
 def open_private(path: str, flags: int) -> int:
-    """Open a file to write it anew (an `open` opener); if it is made, only this user may read it.
+    """Open a file to write it anew (an `open` opener); if it is made, only those may read it who share its directory.
 
     Raises:
         OSError: it cannot be opened, or is a link or FIFO, or has another name: that may be another user's file.
     """
-    fd = os.open(path, flags & ~os.O_TRUNC | SAFELY, 0o600)
+    from gpucache.disk.sharing import open_or_new
+
+    directory, name = os.path.split(path)
+    here = os.open(directory or ".", os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        fd = open_or_new(name, flags & ~(os.O_TRUNC | os.O_CREAT), here)
+    finally:
+        os.close(here)
     try:
         if os.fstat(fd).st_nlink > 1:
             raise OSError(errno.EMLINK, "it has another name", path)

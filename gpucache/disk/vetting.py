@@ -11,7 +11,7 @@ import os
 import stat
 
 from gpucache.disk.refusal import quoted, refusal
-from gpucache.environment import ROOT, TRUST_UIDS, TRUST_WORLD_WRITABLE
+from gpucache.environment import ROOT, TRUST_GROUPS, TRUST_UIDS, TRUST_WORLD_WRITABLE
 from gpucache.errors import ProvisionError, UnsafeDirectoryError
 from gpucache.values import Value
 
@@ -30,15 +30,23 @@ class Trust(Value):
     uids: frozenset[int] = frozenset()
     world_writable: bool = False
     """Whether a directory that everybody may write is accepted: a Kubernetes ``emptyDir`` is one."""
+    groups: frozenset[int] = frozenset()
+    """The groups of whose roots the mark is believed, whichever member made it."""
+    shared_gid: int | None = None
+    """The group whose members this user trusts in one root: the root's, which is marked so (`in_root`)."""
 
     @classmethod
     def parse(cls, environ: Mapping[str, str]) -> Trust:
-        """Read `GPUCACHE_TRUST_UIDS` (``1000,1001``) and `GPUCACHE_TRUST_WORLD_WRITABLE` (``1``).
+        """Read `GPUCACHE_TRUST_UIDS` (``1000,1001``), `GPUCACHE_TRUST_WORLD_WRITABLE` and `GPUCACHE_TRUST_GROUPS`.
 
         Raises:
             ConfigurationError: a value makes no sense.
         """
-        return cls(TRUST_UIDS.read(environ), TRUST_WORLD_WRITABLE.read(environ))
+        return cls(
+            TRUST_UIDS.read(environ),
+            TRUST_WORLD_WRITABLE.read(environ),
+            TRUST_GROUPS.read(environ),
+        )
 
     @classmethod
     def for_launch(cls, environ: Mapping[str, str]) -> Trust:
@@ -47,13 +55,65 @@ class Trust(Value):
         A value that makes no sense is told in the log, and extends the trust to nobody.
         """
         return cls(
-            TRUST_UIDS.read_or_default(environ), TRUST_WORLD_WRITABLE.read_or_default(environ)
+            TRUST_UIDS.read_or_default(environ),
+            TRUST_WORLD_WRITABLE.read_or_default(environ),
+            TRUST_GROUPS.read_or_default(environ),
         )
 
     def covers(self, uid: int) -> bool:
         """Whether what the user with this uid has made may be executed."""
         always_trusted = (os.geteuid(), 0)
         return uid in always_trusted or uid in self.uids
+
+    def accepts(self, found: os.stat_result) -> bool:
+        """Whether what has this owner, group and mode may be executed: as `covers`, or as a member's in a shared root.
+
+        Of what the root's group owns nothing may be open to others, who could have put something there.
+        """
+        if self.covers(found.st_uid):
+            return True
+        return found.st_gid == self.shared_gid and not found.st_mode & stat.S_IRWXO
+
+    def in_root(self, root: str) -> Trust:
+        """The trust with which what lies below a root is looked at: in a *group* root its members are trusted.
+
+        A root must not declare whom to trust, else a stranger could make one at the path of the user's. So the mark of
+        a root is believed only if the root's directory and the mark belong to somebody who is trusted (`covers`), or to
+        a group that the user himself named (`groups`), and nothing of theirs is open to others.
+
+        Limit: whoever can make something of a named group's without being a member, as where a directory of that
+        group is set-group-ID and writable for everybody, can make such a root.
+        """
+        try:
+            found = os.stat(root)
+        except OSError:
+            return self  # `vet` tells
+        if not is_groups(found.st_mode) or not self._believes(found.st_uid, found.st_gid):
+            return self
+        from gpucache.disk.sharing import mark_of
+
+        mark = mark_of(root)
+        if mark is None or mark.sharing != "group" or mark.mode & stat.S_IRWXO:
+            return self
+        if mark.gid != found.st_gid or not self._believes(mark.uid, mark.gid):
+            return self
+        if not self.covers(found.st_uid) and _is_given_away(root, found.st_gid):
+            return self
+        return Trust(self.uids, self.world_writable, self.groups, found.st_gid)
+
+    def _believes(self, uid: int, gid: int) -> bool:
+        return self.covers(uid) or gid in self.groups
+
+
+def is_groups(mode: int) -> bool:
+    """Whether a directory's mode gives all to its group, nothing to others, and the group to what is made in it."""
+    return mode & 0o2077 == 0o2070
+
+
+def _is_given_away(root: str, gid: int) -> bool:
+    """Whether everybody may make directories of this group where a root is, in which they get the group."""
+    above = os.stat(os.path.dirname(os.path.realpath(root)))
+    return above.st_gid == gid and bool(above.st_mode & stat.S_IWOTH)
 
 
 def vet(path: str, trust: Trust) -> bool:
@@ -183,7 +243,7 @@ def vet_found_file(path: str, found: os.stat_result, trust: Trust) -> None:
     hint = f"`{command} {quoted(path)}`, and run `gpucache provision`"
     if not stat.S_ISREG(found.st_mode):
         raise UnsafeDirectoryError(path, "is not a plain file", hint)
-    if not trust.covers(found.st_uid):
+    if not trust.accepts(found):
         fact = _foreign(found)
         raise UnsafeDirectoryError(path, fact, hint)
     if _is_open_to_all(found, trust):
@@ -193,7 +253,7 @@ def vet_found_file(path: str, found: os.stat_result, trust: Trust) -> None:
 
 def _vet_directory(path: str, found: os.stat_result, trust: Trust) -> None:
     _refuse_no_directory(path, found)
-    if not trust.covers(found.st_uid):
+    if not trust.accepts(found):
         hint = f"set {ROOT} to a directory of your own"
         if not _is_unmapped(found.st_uid):  # which would be to trust any number of users
             trusted = ",".join(map(str, sorted({*trust.uids, found.st_uid})))

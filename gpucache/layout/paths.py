@@ -7,6 +7,7 @@
 ├── members/<uid>/            of a root of a group, on a mount without ACLs: that member's Inductor and JIT caches
 ├── jit/<cache>/[<level>/]…   what other JIT compilers write, where they were told to (`layout.jit_caches`)
 └── gpucache/v1/              what gpucache alone writes; a new format is a new directory
+    ├── sharing.json          with whom the root is shared
     ├── devices/<host>.json   the devices as provisioned on that host
     ├── store/<KEY[:2]>/<KEY>/…   one copy of each entry, hard-linked into the device directories
     ├── locks/                a lock for each key that is being compiled, and one for provisioning
@@ -263,6 +264,15 @@ def record_path(root: str, host: str) -> str:
     """The record of a host's devices; characters that no host name should have become ``_``."""
     name = re.sub(r"[^A-Za-z0-9._-]", "_", host)
     return ours(root, "devices", f"{name}{RECORD_SUFFIX}")
+
+
+MARK = "sharing.json"
+"""The name of the file that says with whom a root is shared (`disk.sharing`)."""
+
+
+def mark_path(root: str) -> str:
+    """The file that says with whom a root is shared; a private root needs none."""
+    return f"{ours(root)}/{MARK}"
 
 
 TAG = b"""Signature: 8a477f597d28d172789f06886806bc55

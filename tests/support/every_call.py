@@ -102,7 +102,7 @@ class EveryCall:
         points = self.changes(script, start)
         firsts = {call.name: call for call in reversed(points)}
         points = [call for call in points if call.name not in once or call is firsts[call.name]]
-        assert len(points) >= least
+        assert len(points) >= least, len(points)
         print(f"killed at each of {len(points)} calls")
 
         def kill(point: Call) -> Path:

@@ -18,10 +18,10 @@ assert shlex.quote
 
 
 @contextmanager
-def acting_as(uid: int) -> Iterator[None]:
-    """Be another user for the kernel (effective ids, no groups, no capabilities)."""
+def acting_as(uid: int, *members_of: int) -> Iterator[None]:
+    """Be another user for the kernel (effective ids, no groups but ``members_of``, no capabilities)."""
     groups = os.getgroups()
-    os.setgroups([])
+    os.setgroups(members_of)
     os.setegid(uid)
     os.seteuid(uid)
     try:

@@ -1,0 +1,119 @@
+"""`Making`: makes the directories of a root with the modes of how the root is shared, whatever the umask."""
+
+from __future__ import annotations
+
+import errno
+import os
+import stat
+from contextlib import suppress
+
+from gpucache.disk.door import DIRECTORY
+from gpucache.disk.files import make_directory
+from gpucache.disk.refusal import quoted, refusal
+from gpucache.disk.sharing import MODES, PRIVATE, READ, READABLE, Modes
+from gpucache.disk.vetting import is_groups
+from gpucache.errors import ProvisionError
+from gpucache.layout import paths
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from gpucache.disk.sharing import Sharing
+
+
+class Making:
+    """Makes what provisioning makes of directories in one root. Beside any process that does the same."""
+
+    def __init__(self, root: str, sharing: Sharing) -> None:
+        self.root = root
+        self.sharing = sharing
+        self.modes = MODES[sharing]
+        self._gid = -1
+        """The group of the root's directory."""
+
+    def root_directory(self) -> None:
+        """Give the root itself, which is there, the mode of how it is shared; a private one keeps what it has.
+
+        Raises:
+            ProvisionError: it belongs to another user, and has not that mode.
+        """
+        if self.sharing == "private":
+            return
+        found = os.stat(self.root)
+        self._gid = found.st_gid
+        if not (self._has_mode(found) or self._changed(self.root)):
+            mode = f"{self.modes.directory:o}"
+            raise ProvisionError(
+                self.root,
+                errno.EPERM,
+                f"have uid {found.st_uid} say `chmod {mode} {quoted(self.root)}`",
+                "share",
+            )
+        if self.sharing == "group":
+            self._set_default_acl(self.root)
+
+    def directory(self, path: str) -> bool:
+        """Make a directory in the root, or give this user's own the mode that it should have; return if it was made.
+
+        Raises:
+            ProvisionError: the operating system refused.
+        """
+        made = make_directory(path)
+        if self.sharing != "private":
+            with suppress(PermissionError):  # another member's, who gives it the mode
+                self._changed(path)
+        return made
+
+    def _modes_of(self, path: str) -> Modes:
+        """The modes of a directory: in a *read* root, others see only what is published."""
+        part = path.partition(f"{paths.ours(self.root)}/")[2]
+        if self.modes == READ and part and part not in READABLE:
+            return PRIVATE
+        return self.modes
+
+    def _has_mode(self, found: os.stat_result) -> bool:
+        if self.sharing == "group":
+            return is_groups(found.st_mode)
+        return stat.S_IMODE(found.st_mode) & 0o777 == self.modes.directory
+
+    def _changed(self, path: str) -> bool:
+        """Give a directory of this user's the root's group and its mode; False where it is another user's."""
+        try:
+            fd = os.open(os.path.realpath(path), DIRECTORY)
+        except OSError as error:
+            raise refusal(path, error, "share") from error
+        try:
+            found = os.fstat(fd)
+            if os.geteuid() not in (0, found.st_uid):
+                return False
+            if self.sharing == "group" and found.st_gid != self._gid:
+                os.fchown(fd, -1, self._gid)
+            mode = self._modes_of(path).directory
+            if stat.S_IMODE(found.st_mode) != mode:
+                os.fchmod(fd, mode)
+            self._check_group(path, os.fstat(fd))
+        except OSError as error:
+            raise refusal(path, error, "share") from error
+        finally:
+            os.close(fd)
+        return True
+
+    def _check_group(self, path: str, found: os.stat_result) -> None:
+        """Refuse a group of which this user is no member: the kernel takes the set-group-ID bit away without a word."""
+        if self.sharing == "group" and not found.st_mode & stat.S_ISGID:
+            fact = f"only a member of the group {found.st_gid} can share it"
+            raise ProvisionError(
+                path, errno.EPERM, f"{fact}: `chgrp GROUP {quoted(path)}`", "share"
+            )
+
+    def _set_default_acl(self, path: str) -> None:
+        """Have other programs' files come out for the group's members; where the mount cannot, each has own ones."""
+        from gpucache.disk.default_acl import has_default_acl, set_default_acl
+
+        if has_default_acl(path):
+            return
+        fd = os.open(os.path.realpath(path), DIRECTORY)
+        try:
+            with suppress(OSError):  # another member's, who sets it
+                set_default_acl(fd, self.modes.directory & 0o777)
+        finally:
+            os.close(fd)
