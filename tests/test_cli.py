@@ -172,8 +172,18 @@ def test_after_env_in_a_shell_each_rank_still_gets_its_own_device(gpucache, two,
     assert "GPUCACHE_DEVICE=FAKE-0 pins this process to it" in done.stderr
 
 
-def test_run_says_when_it_sets_the_root_only(gpucache, two):
+def test_run_says_nothing_of_a_program_that_starts_its_workers_itself(gpucache, two):
+    """Such workers share what they compile, with or without a directory for each device."""
     done = gpucache("run", "--", "true", env=two)
+    (line,) = done.stderr.splitlines()
+    assert line.startswith("warning: the devices are fake")
+
+
+@pytest.mark.parametrize("manager", [None, "megatron:ParallelFileCacheManager"])
+def test_run_says_that_it_sets_the_root_only_where_nothing_is_shared(gpucache, two, manager):
+    words = () if manager else ("--no-plugin",)
+    own = {"TRITON_CACHE_MANAGER": manager} if manager else {}
+    done = gpucache("run", *words, "--", "true", env={**two, **own})
     assert (
         "note: 2 visible devices and no local rank: the root only, and TRITON_CACHE_DIR is not set; "
         "--device ORDINAL chooses one\n" in done.stderr

@@ -21,7 +21,7 @@ from gpucache.values import Value
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Mapping, Sequence
 
     from gpucache.directories.launch import LaunchReport
 
@@ -156,13 +156,22 @@ def _tell(report: LaunchReport, environ: dict[str, str]) -> None:
     for warning in report.warnings:
         _say_in_job(f"warning: {warning}")
     root_only = report.device is None and report.settings  # none at all where gpucache is disabled
-    if root_only and not environment.TRITON_DIRECTORY.text(environ):
+    is_shared = report.has_own_workers and _has_plugin(environ)
+    if root_only and not is_shared and not environment.TRITON_DIRECTORY.text(environ):
         way_out = "; --device ORDINAL chooses one" if report.device_count else ""
         _say_in_job(f"note: {report.choice}, and TRITON_CACHE_DIR is not set{way_out}")
     for setting in report.settings:
         if setting.by == "user":
             kept = f"note: kept {setting.name}={setting.value}"
             _say_in_job(f"{kept}: {setting.reason}", kept)
+
+
+def _has_plugin(environ: Mapping[str, str]) -> bool:
+    """Whether Pythons of the command that can import gpucache will use the plug-in, and so share what they compile."""
+    from gpucache.directories.python_path import is_on_path
+
+    chosen = environment.MANAGER.text(environ)
+    return is_on_path(environ) and chosen in (None, environment.OUR_MANAGER)
 
 
 def _tell_of_alone(environ: dict[str, str]) -> None:

@@ -37,6 +37,9 @@ class LaunchReport(Value):
     """How many devices there are to choose from."""
     architectures: tuple[str, ...] = ()
     """What they are, as Triton names it (``sm_90``); empty where that is not known of each."""
+    has_own_workers: bool = False
+    """Whether no device was chosen since there are several and no launcher has stated a rank: the command, if it uses
+    more than one, starts its workers itself."""
     settings: tuple[Setting, ...] = ()
     warnings: tuple[str, ...] = ()
 
@@ -101,8 +104,15 @@ def launch_environ(
         *_device_settings(base, wanted, choice, forced),
         *_plugin_settings(base, plugin and problem is None, force),
     ]
+    several = ordinal is None and device_count > 1
     report = LaunchReport(
-        choice, ordinal, device_count, architectures, tuple(settings), tuple(warnings)
+        choice=choice,
+        device=ordinal,
+        device_count=device_count,
+        architectures=architectures,
+        has_own_workers=several and local_rank(base)[0] is None,
+        settings=tuple(settings),
+        warnings=tuple(warnings),
     )
     return _applied(base, settings, by_outer), report
 
