@@ -6,6 +6,7 @@ import json
 import logging
 import os
 import shutil
+import sysconfig
 from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
@@ -16,11 +17,13 @@ from support.users import ADA
 
 from gpucache.disk.staging import Staging
 from gpucache.disk.vetting import Trust
+from gpucache.errors import CacheMissError
 from gpucache.store import fallback as copying
 from gpucache.store.fallback import Answer, Fallback, copy_entry
 from gpucache.store.manifest import MANIFEST, entry_path, read_manifest
 from gpucache.store.stats import totals
-from gpucache.triton.manager import current_location
+from gpucache.triton import location, shared_kernel
+from gpucache.triton.manager import DeviceCacheManager, current_location
 
 KEY, FILES = kernel("first")
 OTHER, OTHER_FILES = kernel("second")
@@ -132,14 +135,10 @@ class TestAHit:
         assert mine[0].digests == theirs[0].digests
 
     def test_a_pull_is_not_waited_for_where_the_fallback_has_it(self, reader, monkeypatch):
-        from gpucache.triton import shared_kernel
-
         monkeypatch.setattr(shared_kernel, "wait_for_pull", pytest.fail)
         assert launched(KEY, FILES)[0]
 
     def test_the_remote_is_not_asked(self, reader, monkeypatch):
-        from gpucache.triton import shared_kernel
-
         monkeypatch.setattr(shared_kernel, "fetched", pytest.fail)
         assert launched(KEY, FILES)[0]
 
@@ -435,17 +434,6 @@ def filled(mount: Path) -> None:
 
 
 class TestTheOwnDisk:
-    def test_a_full_one_is_told_and_the_kernel_is_compiled(
-        self, shared, mount, monkeypatch, caplog
-    ):
-        own = mount(shared.with_name("small"), "-t", "tmpfs", "-o", "size=64k,mode=0700", "none")
-        use(monkeypatch, own)
-        monkeypatch.setenv("GPUCACHE_FALLBACK", str(shared))
-        launched(OTHER, OTHER_FILES)
-        filled(own)
-        assert launched(KEY, FILES) == (False, FILES)
-        assert any("cannot be kept" in said for said in warnings(caplog))
-
     def test_what_is_copied_counts_to_the_limit(self, reader):
         from gpucache.store.counting import counted as bytes_in
 
@@ -454,3 +442,125 @@ class TestTheOwnDisk:
         assert total is not None
         # A view counts a KiB, and is there once.
         assert total.size_bytes == bytes_in(str(reader))
+
+
+class TestWithoutRoomInTheOwnStore:
+    """What the fallback has is read for this process alone, whatever keeps it out of the own store."""
+
+    def test_on_a_full_disk_it_is_no_compile(self, shared, mount, monkeypatch, caplog):
+        own = mount(shared.with_name("small"), "-t", "tmpfs", "-o", "size=64k,mode=0700", "none")
+        use(monkeypatch, own)
+        monkeypatch.setenv("GPUCACHE_FALLBACK", str(shared))
+        launched(OTHER, OTHER_FILES)
+        filled(own)
+        assert launched(KEY, FILES) == (True, FILES)
+        assert any("cannot be kept" in said for said in warnings(caplog))
+        assert not entry(own).exists()
+
+    def test_nor_once_the_root_is_known_to_be_full(self, reader, monkeypatch):
+        launched(OTHER, OTHER_FILES)
+        monkeypatch.setattr(shared_kernel, "_full", {str(reader)})
+        assert launched(KEY, FILES) == (True, FILES)
+        found = counted(reader)
+        assert (found["shared_hits"], found["fallback_hits"], found["misses"]) == (1, 1, 1)
+
+    def test_nor_where_the_own_root_is_not_safe(self, shared, reader, monkeypatch):
+        reader.mkdir(mode=0o700)
+        reader.chmod(0o777)
+        assert current_location().mode == "private"
+        assert launched(KEY, FILES) == (True, FILES)
+        assert list(reader.iterdir()) == []
+
+    def test_what_is_damaged_there_is_looked_at_once(self, shared, reader, monkeypatch):
+        launched(OTHER, OTHER_FILES)
+        os.truncate(entry(shared) / MANIFEST, 0)
+        assert launched(KEY, FILES) == (False, FILES)
+        assert counted(reader)["fallback_errors"] == 1
+
+    def test_always_compile_compiles(self, reader, monkeypatch):
+        reader.mkdir(mode=0o700)
+        reader.chmod(0o777)
+        monkeypatch.setenv("TRITON_ALWAYS_COMPILE", "1")
+        assert launched(KEY, FILES) == (False, FILES)
+
+    def test_the_file_stays_for_as_long_as_the_process(self, reader, monkeypatch):
+        """Triton reads a kernel's files when it first needs them, long after its manager object has gone."""
+        launched(OTHER, OTHER_FILES)
+        monkeypatch.setattr(shared_kernel, "_full", {str(reader)})
+        manager = DeviceCacheManager(KEY)
+        found = manager.get_group("add.json")
+        assert found is not None
+        assert manager.is_hit
+        del manager
+        assert {name: Path(path).read_bytes() for name, path in found.items()} == FILES
+
+
+class TestFilesThatStandForThemselves:
+    """Shared libraries and autotune results: each is an entry of its own, of the Python or the device that is asked."""
+
+    @pytest.fixture(params=[LIBRARY, "scaled.autotune.json"])
+    def put(
+        self,
+        request: pytest.FixtureRequest,
+        shared: Path,
+        root: Path,
+        monkeypatch: pytest.MonkeyPatch,
+    ) -> tuple[str, bytes]:
+        """A file that was put into the other root, and is not in the own one."""
+        name = request.param
+        data = b"no ELF" if name == LIBRARY else b'{"configs_timings": []}'
+        use(monkeypatch, shared)
+        monkeypatch.setattr(location, "nobody_elses", lambda *_: "a device")
+        DeviceCacheManager(KEY).put(data, name)
+        use(monkeypatch, root)
+        monkeypatch.setenv("GPUCACHE_FALLBACK", str(shared))
+        return name, data
+
+    def test_they_are_copied_into_the_own_store(self, put, root):
+        name, data = put
+        path = DeviceCacheManager(KEY).get_file(name)
+        assert path is not None
+        assert Path(path).is_relative_to(root)
+        assert Path(path).read_bytes() == data
+        assert counted(root)["fallback_hits"] == 1
+        assert DeviceCacheManager(KEY).get_file(name) == path
+        assert counted(root)["fallback_hits"] == 1
+
+    def test_they_are_read_privately_where_there_is_no_store(self, put, root):
+        name, data = put
+        root.mkdir(mode=0o700)
+        root.chmod(0o777)
+        path = DeviceCacheManager(KEY).get_file(name)
+        assert path is not None
+        assert not Path(path).is_relative_to(root)
+        assert Path(path).read_bytes() == data
+
+    def test_one_that_is_no_good_is_put_again(self, put, root):
+        """Triton puts a library that it cannot load, and an autotuner's result that it cannot read."""
+        name, _ = put
+        manager = DeviceCacheManager(KEY)
+        assert manager.get_file(name) is not None
+        better = b"another" if name == LIBRARY else b'{"configs_timings": [1]}'
+        assert Path(manager.put(better, name)).read_bytes() == better
+        path = DeviceCacheManager(KEY).get_file(name)
+        assert path is not None
+        assert Path(path).read_bytes() == better
+
+    def test_those_of_another_device_or_python_are_not_taken(self, put, monkeypatch):
+        name, _ = put
+        monkeypatch.setattr(location, "nobody_elses", lambda *_: "another device")
+        monkeypatch.setattr(sysconfig, "get_config_var", lambda _: "another-abi")
+        assert DeviceCacheManager(KEY).get_file(name) is None
+
+
+def test_a_miss_names_the_fallback(shared, reader, monkeypatch, caplog):
+    with caplog.at_level(logging.INFO, "gpucache"):
+        launched(OTHER, OTHER_FILES)
+    (miss,) = [said for said in caplog.messages if said.startswith("miss: ")]
+    assert miss.endswith(f", and not had of the fallback {shared}")
+    monkeypatch.setenv("GPUCACHE_REQUIRE_HIT", "1")
+    another_process(monkeypatch)
+    key, files = kernel("third")
+    with pytest.raises(CacheMissError) as missed:
+        launched(key, files)
+    assert str(entry(shared, key)) in str(missed.value)

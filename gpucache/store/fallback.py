@@ -39,7 +39,7 @@ from gpucache.values import Value
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator, Mapping
     from typing import Literal
 
     from gpucache.disk.staging import Staging
@@ -51,6 +51,7 @@ if TYPE_CHECKING:
     the disk does not answer; ``disk``: the own store cannot take it."""
 
 _PIECE_BYTES = 2**20
+_MOST_IN_MEMORY = 256 * 2**20
 _NEW_FILE = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC
 _NOT_THERE = (errno.ENOENT, errno.ESTALE)
 _NO_FILE = (errno.ELOOP, errno.ENOTDIR, errno.EISDIR, errno.ENXIO, errno.EINVAL)
@@ -72,7 +73,9 @@ class Answer(Value):
     said: str = ""
     """Which path, and what is wrong with it; empty for a hit and a miss."""
     size_bytes: int = 0
-    """What a copied entry takes in the own store."""
+    """What a copied entry takes in the own store; of one that was only read, its files."""
+    contents: Mapping[str, bytes] | None = None
+    """The files, by name, of an entry that was only read."""
 
 
 def copy_entry(
@@ -89,12 +92,28 @@ def copy_entry(
     own store has the whole entry or none. Limits: a mount that does not answer is waited for, as of the own root's; at
     most a GiB is copied.
     """
+    return _asked(
+        fallback,
+        root,
+        store_key,
+        lambda entry: _copied(entry, entry.manifest(), root, staging, repair),
+    )
+
+
+def read_entry(fallback: Fallback, root: str, store_key: str) -> Answer:
+    """Read the files of the same entry, with the same checks, for a process whose own store cannot take them.
+
+    Never raises for what the fallback has. Limit: at most 256 MiB are read.
+    """
+    return _asked(fallback, root, store_key, _contents)
+
+
+def _asked(
+    fallback: Fallback, root: str, store_key: str, take: Callable[[_Entry], Answer]
+) -> Answer:
     try:
         with _entry(fallback, root, store_key) as entry:
-            if entry is None:
-                return Answer("miss")
-            manifest = entry.manifest()
-            return _copied(entry, manifest, root, staging, repair)
+            return Answer("miss") if entry is None else take(entry)
     except _Away as away:
         return Answer(away.did, away.said)
     except OSError as error:
@@ -228,7 +247,9 @@ def _copied(entry: _Entry, manifest: Manifest, root: str, staging: Staging, repa
         placed = {}
         for name, published in manifest.files.items():
             placed[name] = _copied_file(entry, name, published, aside)
-        _check_contents(entry, manifest, aside)
+        group = manifest.facts.group
+        if group is not None:
+            _check_key(entry, read_limited(f"{aside}/{group}", METADATA_BYTES))
         recipe = _recipe(entry, manifest)
         digest = None if recipe is None else write_recipe(aside, recipe)
         own = manifest._replace(listed=placed, root=None, recipe=digest)
@@ -261,11 +282,15 @@ def _copied_file(entry: _Entry, name: str, published: Published, aside: str) -> 
             _write(fd, piece)
     finally:
         os.close(fd)
-    if digest.hexdigest() != published.sha256:
-        raise entry.damaged(f"{name} has another content than was published")
+    _check_digest(entry, name, digest.hexdigest(), published)
     # By path and after the closing: a network file system sets the time then.
     found = os.stat(target)
     return Published(found.st_size, found.st_mtime_ns, published.sha256)
+
+
+def _check_digest(entry: _Entry, name: str, sha256: str, published: Published) -> None:
+    if sha256 != published.sha256:
+        raise entry.damaged(f"{name} has another content than was published")
 
 
 def _write(fd: int, data: bytes) -> None:
@@ -274,20 +299,33 @@ def _write(fd: int, data: bytes) -> None:
         view = view[os.write(fd, view) :]
 
 
-def _check_contents(entry: _Entry, manifest: Manifest, aside: str) -> None:
+def _check_key(entry: _Entry, metadata: bytes) -> None:
     """Compare what was copied with the key: a kernel's metadata has the hash that the key is made of.
 
     Nothing proves the key of a file that stands for itself; the name of its entry proves its name and tag.
     """
-    group = manifest.facts.group
-    if group is None:
-        return
     try:
-        found = identity_in(read_limited(f"{aside}/{group}", METADATA_BYTES))
+        found = identity_in(metadata)
     except ValueError as error:
         raise entry.damaged(str(error)) from None
     if not found.hash or not is_key_of(view_key(entry.store_key), found.hash):
         raise entry.damaged("its metadata are those of another key")
+
+
+def _contents(entry: _Entry) -> Answer:
+    """Read an entry, and look at what was read."""
+    manifest = entry.manifest()
+    size = sum(published.size_bytes for published in manifest.files.values())
+    if size > _MOST_IN_MEMORY:
+        raise entry.damaged("its files are longer than any that are kept in memory")
+    contents = {}
+    for name, published in manifest.files.items():
+        pieces = entry.pieces(name, _MOST_IN_MEMORY, published.size_bytes)
+        contents[name] = b"".join(pieces)
+        _check_digest(entry, name, hashlib.sha256(contents[name]).hexdigest(), published)
+    if manifest.facts.group is not None:
+        _check_key(entry, contents[manifest.facts.group])
+    return Answer("hit", size_bytes=size, contents=contents)
 
 
 def _recipe(entry: _Entry, manifest: Manifest) -> bytes | None:

@@ -1,4 +1,4 @@
-"""Has an entry that was missed copied from the fallback, in the place of a compile that would make the same.
+"""Has an entry that was missed copied or read from the fallback, in the place of a compile that would make the same.
 
 Nothing of `gpucache.store.fallback` is imported where no fallback is set, nor before the first miss.
 """
@@ -12,34 +12,78 @@ from gpucache.log import tell, warn_once
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from gpucache.store.fallback import Answer
+    from collections.abc import Callable
+
+    from gpucache.store.fallback import Answer, Did, Fallback
     from gpucache.triton.location import Location
+    from gpucache.triton.staged import Staged
 
 
-def from_fallback(location: Location, store_key: str, repair: bool) -> bool:
-    """Ask the fallback for an entry; return whether the own store has the entry now.
+def from_fallback(location: Location, store_key: str, repair: bool) -> Did | None:
+    """Ask the fallback for an entry; what came of it: with ``hit`` the own store has the entry now.
 
-    ``repair`` says that the caller holds the lock of the key. Each failure is a miss, and each kind is told once in a
-    job.
+    None where there is no fallback. ``repair`` says that the caller holds the lock of the key. Each failure is a miss,
+    and each kind is told once in a job.
     """
     if location.fallback is None:
-        return False
-    from gpucache.store.fallback import (
-        Fallback,
-        copy_entry,
-    )  # few processes have one, and fewer miss
+        return None
+    from gpucache.store.fallback import copy_entry  # few processes have one, and fewer miss
 
-    fallback = Fallback(location.fallback, location.trust)
+    def copied(fallback: Fallback) -> Answer:
+        return copy_entry(fallback, location.root, store_key, location.staging, repair)
+
+    answer = _answer(location, location.fallback, store_key, copied)
+    if answer is None:
+        return None
+    if answer.did == "hit":
+        location.limit.brought(answer.size_bytes)
+    return answer.did
+
+
+def staged_from_fallback(
+    location: Location, store_key: str, staged: Staged
+) -> dict[str, str] | None:
+    """Read an entry of the fallback for this process alone, whose own store cannot take it; the paths of its files.
+
+    They are in this process's private directory, and stay until it ends. None where the fallback has no such entry.
+    Counts and tells as `from_fallback`.
+
+    Raises:
+        OSError: no place takes them.
+    """
+    if location.fallback is None:
+        return None
+    from gpucache.store.fallback import read_entry
+
+    def read(fallback: Fallback) -> Answer:
+        return read_entry(fallback, location.root, store_key)
+
+    answer = _answer(location, location.fallback, store_key, read)
+    if answer is None or answer.contents is None:
+        return None
+    location.stats.add("shared_hits", now=True)
+    paths = {name: staged.stage(name, data) for name, data in answer.contents.items()}
+    staged.contents.clear()
+    staged.group = paths  # the only copy, by which it stays
+    return paths
+
+
+def _answer(
+    location: Location, root: str, store_key: str, ask: Callable[[Fallback], Answer]
+) -> Answer | None:
+    """Ask, count and tell; None where that failed in a way that nobody has thought of."""
+    from gpucache.store.fallback import Fallback
+
     began = time.monotonic()
     try:
-        answer = copy_entry(fallback, location.root, store_key, location.staging, repair)
+        answer = ask(Fallback(root, location.trust))
     except Exception as error:  # a miss, whatever it is
         location.degraded("the fallback cannot be asked", error, "going on without it")
-        return False
+        return None
     spent = time.monotonic() - began
     _count(location, answer, spent)
-    _tell(answer, location.fallback, store_key, spent)
-    return answer.did == "hit"
+    _tell(answer, root, store_key, spent)
+    return answer
 
 
 def may_have(location: Location, store_key: str) -> bool:
@@ -55,7 +99,6 @@ def _count(location: Location, answer: Answer, spent: float) -> None:
     stats = location.stats
     if answer.did == "hit":
         stats.add("fallback_hits")
-        location.limit.brought(answer.size_bytes)
     elif answer.did == "miss":
         stats.add("fallback_misses")
     elif answer.did != "same":

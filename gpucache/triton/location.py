@@ -169,7 +169,7 @@ def locate(directory: str | None, environ: Mapping[str, str]) -> Location:
         limit=_limit(chosen.root, locks, shared, environ),
         recorder=_recorder(environ),
         has_remote=shared and environment.REMOTE.text(environ) is not None,
-        fallback=_fallback(environ) if shared else None,
+        fallback=None if mode == "stock" else _fallback(environ),
         trust=Trust.for_launch(environ),
         stamp_s=stamp_interval(environ),
     )

@@ -37,6 +37,7 @@ if TYPE_CHECKING:
     from types import FrameType
     from typing import Any
 
+    from gpucache.store.fallback import Did
     from gpucache.store.key_lock import KeyLock
     from gpucache.triton.recorder import Recorder
     from gpucache.triton.shared_kernel import SharedKernel
@@ -136,8 +137,7 @@ class DeviceCacheManager(CacheManager):
         recipe = None if recorder is None else recorder.asked(sys._getframe(1), self.key)
         try:
             if location.mode == "private" or ignores_cache():
-                self._missed(filename, None, self._why_not_asked())
-                return None
+                return self._alone(filename)
             name = stored_name(filename)
             found = self._hit(name)
             if found is None:
@@ -177,10 +177,12 @@ class DeviceCacheManager(CacheManager):
         if self._group is not None:  # a stage of this compile
             return None if self._staged is None else self._staged.path_of(filename)
         try:
-            if self._location.mode == "private" or overriding():
+            if overriding() or (self._location.mode == "private" and not self._location.fallback):
                 return None
             self._single = self._new_single_file(stored_name(filename))
-            return self._single.get()
+            if self._location.mode == "private":
+                return self._read_single(self._single)
+            return self._single.get() or self._read_single(self._single)
         except Exception as error:
             self._location.degraded("the cache cannot be used", error)
             return None
@@ -231,20 +233,48 @@ class DeviceCacheManager(CacheManager):
         if found is not None:
             return found
         try:
-            self._missed(filename, kernel.lock, kernel.why)
+            found = self._read_privately(self.key, kernel.of_fallback)
+            if found is None:
+                self._missed(filename, kernel.lock, kernel.why)
+                return None
         except BaseException:
             if kernel.lock is not None:
                 kernel.lock.release()
             raise
-        return None
+        if kernel.lock is not None:
+            kernel.lock.release()
+        return found
+
+    def _alone(self, filename: str) -> dict[str, str] | None:
+        """Without a store: what the fallback has, for this process alone; else the compile begins."""
+        found = None
+        if not ignores_cache():
+            found = self._read_privately(self.key, None)
+        if found is None:
+            self._missed(filename, None, self._why_not_asked())
+            return None
+        self._served = filename
+        return tritons_names(found, filename)
+
+    def _read_privately(self, store_key: str, of_fallback: Did | None) -> dict[str, str] | None:
+        """Read an entry of the fallback that the own store cannot take, or was not asked to (``of_fallback``)."""
+        if self._location.fallback is None or of_fallback not in (None, "disk"):
+            return None
+        from gpucache.triton.from_fallback import staged_from_fallback  # few processes have one
+
+        return staged_from_fallback(self._location, store_key, self._staging_area())
+
+    def _read_single(self, single: SingleFile) -> str | None:
+        """As `_read_privately`, a file that stands for itself; its path."""
+        found = self._read_privately(single.entry_key, single.of_fallback)
+        return None if found is None else found[single.filename]
 
     def _failed(self, filename: str, error: Exception) -> None:
         """Go on alone after a failure, which is told; nothing here keeps a kernel from being compiled."""
         location = self._location
         location.degraded("the cache cannot be used", error)
         if location.require_hit:
-            looked = (f"{location.directory}/{self.key}", entry_path(location.root, self.key))
-            raise CacheMissError(filename.removesuffix(".json"), self.key, looked)
+            raise CacheMissError(filename.removesuffix(".json"), self.key, self._looked_at())
         try:
             self._missed(filename, None, "failed")
         except Exception as again:
@@ -319,15 +349,24 @@ class DeviceCacheManager(CacheManager):
         kernel = filename.removesuffix(".json")
         location.stats.add("misses", now=True)
         if location.require_hit:
-            looked = (f"{location.directory}/{self.key}", entry_path(location.root, self.key))
-            raise CacheMissError(kernel, self.key, looked)
+            raise CacheMissError(kernel, self.key, self._looked_at())
         where = ""
         if why in ("absent", "damaged", "busy"):
             where = f" in the store of {location.root}"
             if location.directory != NO_VIEWS:  # else there is no device
                 where = f" in {location.directory} and{where}"
+        if location.fallback is not None:
+            where += f", and not had of the fallback {location.fallback}"
         tell(logging.INFO, "miss: %s %s: %s%s", kernel, self.key, why, where)
         self._staging_area().lock = lock
+
+    def _looked_at(self) -> tuple[str, ...]:
+        """Where the kernel of this key would be."""
+        location = self._location
+        looked = (f"{location.directory}/{self.key}", entry_path(location.root, self.key))
+        if location.fallback is None:
+            return looked
+        return *looked, entry_path(location.fallback, self.key)
 
     def _why_not_asked(self) -> Why:
         """Why the cache is not asked at all, in one word."""

@@ -43,6 +43,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
     from types import FrameType
 
+    from gpucache.store.fallback import Did
     from gpucache.triton.staged import Why
 
 _full: set[str] = set()
@@ -72,6 +73,8 @@ class SharedKernel:
         """After a search that found nothing: the key's lock, unless that could not be had."""
         self.why: Why = "absent"
         """After a search that found nothing: why."""
+        self.of_fallback: Did | None = None
+        """After a search that found nothing: what came of asking the fallback; None where it was not asked."""
 
     def search(self, frame: FrameType) -> dict[str, str] | None:
         """Look in the store, for what Triton's own manager left, in the fallback, and on the remote; the files' paths.
@@ -107,8 +110,10 @@ class SharedKernel:
             found = self.look()
             if found is None:
                 found = self._adopt(frame, repair=True)
-            if found is None and from_fallback(self.location, self.key, repair=True):
-                found = self._adopt(frame, repair=True)
+            if found is None:
+                self.of_fallback = from_fallback(self.location, self.key, repair=True)
+                if self.of_fallback == "hit":
+                    found = self._adopt(frame, repair=True)
             if found is None and fetched(self.location, self.key):
                 found = self._adopt(frame, repair=True)
         except BaseException:

@@ -33,6 +33,10 @@ from gpucache.triton.location import NO_VIEWS, Location
 from gpucache.triton.pulled import wait_for_pull
 from gpucache.triton.staged import Staged, executable
 
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from gpucache.store.fallback import Did
+
 
 class SingleFile:
     """A file that stands for itself, as one manager object sees it.
@@ -52,6 +56,8 @@ class SingleFile:
         """The directory of the key in the device directory."""
         self.bad: str | None = None
         """SHA-256 of what was handed out, or could not be: a ``put`` after it says that it is no good."""
+        self.of_fallback: Did | None = None
+        """What came of asking the fallback; None where it was not asked."""
 
     def get(self) -> str | None:
         """The path of the file, published or left by Triton's own manager; None for a miss.
@@ -83,7 +89,8 @@ class SingleFile:
             location.stats.add("hits")
             return self._beside
         # Without the lock: nothing damaged is replaced by what comes from there.
-        return self._find_published() if from_fallback(location, key, repair=False) else None
+        self.of_fallback = from_fallback(location, key, repair=False)
+        return self._find_published() if self.of_fallback == "hit" else None
 
     def _find_published(self) -> str | None:
         """Look in the view, then in the store."""
