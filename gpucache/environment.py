@@ -482,6 +482,13 @@ INDUCTOR_MAX_SIZE = Variable[int | None](
     in_file="number",
     in_root=True,
 )
+JIT_MAX_SIZE = Variable[int | None](
+    "GPUCACHE_JIT_MAX_SIZE",
+    None,
+    "how large other JIT caches in the root may grow together: 20GiB; else unbounded",
+    _size,
+    ignored=True,
+)
 REMEMBER_KEY = Variable(
     "GPUCACHE_REMEMBER_KEY",
     False,

@@ -89,7 +89,7 @@ def test_a_unit_that_is_used_at_that_moment_stays_and_the_others_go(root, old, m
 
 
 def test_a_kernel_that_is_put_calls_for_the_look(root, old, monkeypatch):
-    monkeypatch.setattr(limit, "_INDUCTOR_S", 0.0)
+    monkeypatch.setattr(limit, "_OTHERS_S", 0.0)
     monkeypatch.setattr(manager, "_locations", {})
     monkeypatch.setenv("GPUCACHE_DIR", str(root))
     monkeypatch.setenv("TRITON_CACHE_DIR", f"{root}/triton/0")

@@ -7,6 +7,7 @@ container means another process, or none.
 from __future__ import annotations
 
 import os
+from contextlib import suppress
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -45,6 +46,38 @@ def pid_namespace() -> int:
         return os.stat(f"{_PROC}/self/ns/pid").st_ino
     except OSError:
         return 0
+
+
+def is_open(found: os.stat_result) -> bool | None:
+    """Whether a process of this pid namespace has a file open; None where processes are hidden from this user.
+
+    Those of other users are, but from root; what other nodes and containers have open is never seen.
+    """
+    is_hidden = False
+    try:
+        numbers = [name for name in os.listdir(_PROC) if name.isdigit()]
+    except OSError:
+        return None
+    for number in numbers:
+        answer = _has_open(f"{_PROC}/{number}/fd", found)
+        if answer:
+            return True
+        is_hidden |= answer is None
+    return None if is_hidden else False
+
+
+def _has_open(directory: str, found: os.stat_result) -> bool | None:
+    try:
+        descriptors = os.listdir(directory)
+    except FileNotFoundError:
+        return False  # the process has ended
+    except OSError:
+        return None
+    for descriptor in descriptors:
+        with suppress(OSError):
+            if os.path.samestat(os.stat(f"{directory}/{descriptor}"), found):
+                return True
+    return False
 
 
 def _fields(pid: int) -> list[str] | None:

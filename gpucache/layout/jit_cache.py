@@ -76,7 +76,10 @@ class JitCache(Value, kw_only=True):
     units: tuple[Unit, ...]
     """How units are found. Empty: nothing may be removed alone."""
     staged: tuple[str, ...] = ()
-    """Patterns, as those of units, of what the software writes before it is whole. A killed process leaves such."""
+    """Patterns, as those of units, of what the software writes before it is whole. A killed process leaves such. In
+    these, ``{number}`` stands for digits."""
+    dear: str = ""
+    """Why units are only removed where the cache was named, by `prune --cache`, and neither by a limit nor `clean`."""
     bounded_by: str = ""
     """The variable by which the software itself keeps the cache small; empty where it never removes anything."""
     cold_start: ColdStart

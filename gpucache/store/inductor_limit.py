@@ -6,21 +6,18 @@ kernel; what was used least recently goes, down to nine tenths. `inductor_units`
 
 from __future__ import annotations
 
-import os
 import time
 from collections.abc import Callable
 from contextlib import suppress
 
-from gpucache.disk.door import SAFELY
 from gpucache.disk.within import Straight
 from gpucache.layout import paths
 from gpucache.log import INFO, tell
+from gpucache.store.hourly import is_due, note
 from gpucache.store.inductor_units import LEAST_GRACE_S, Buckets, Unit, find, remove_unit
 from gpucache.store.recency import is_recent, oldest_first
 from gpucache.store.removal import InUse
 
-EVERY_S = 3600.0
-"""How often the files of one root are looked at."""
 _LOW = 0.9
 _TURN_S = 2.0
 
@@ -37,30 +34,14 @@ def bound(root: str, most_bytes: int, grace_s: float, rest: Callable[[], object]
         OSError: the disk refused.
     """
     mark = paths.ours(root, "stats", "inductor")
-    if not _is_due(mark):
+    if not is_due(mark):
         return
     buckets = find(root, rest)
     with Straight() as disk:
         _sweep(buckets, disk)
         is_done = _remove_over(buckets.units, most_bytes, grace_s, rest, disk)
     if is_done:
-        _note(mark)
-
-
-def _is_due(mark: str) -> bool:
-    try:
-        age_s = time.time() - os.lstat(mark).st_mtime
-    except OSError:
-        return True
-    return not 0 <= age_s < EVERY_S
-
-
-def _note(mark: str) -> None:
-    fd = os.open(mark, os.O_WRONLY | os.O_CREAT | SAFELY, 0o600)
-    try:
-        os.utime(fd)
-    finally:
-        os.close(fd)
+        note(mark)
 
 
 def _sweep(buckets: Buckets, disk: Straight) -> None:

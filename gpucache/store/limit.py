@@ -43,8 +43,8 @@ _LOW = 0.9
 _DOUBTFUL = 1.5
 _TURN_S = 0.2
 _PAUSE_S = 30.0
-_INDUCTOR_S = 60.0
-"""How often a process asks whether TorchInductor's files are to be looked at."""
+_OTHERS_S = 60.0
+"""How often a process asks whether TorchInductor's files and those of other JIT compilers are to be looked at."""
 _WORK_S, _REST_S = 0.02, 0.08
 
 
@@ -74,12 +74,15 @@ class Limit:
         limit_bytes: int,
         grace_s: float = 3 * STAMP_S,
         inductor_bytes: int = 0,
+        jit_bytes: int = 0,
     ) -> None:
         self.root = root
         self.locks = locks
         self.limit_bytes = limit_bytes
         self.inductor_bytes = inductor_bytes
         """What TorchInductor's files may take; 0 is no limit, as of ``limit_bytes``."""
+        self.jit_bytes = jit_bytes
+        """What other JIT caches in the root may take together; 0 is no limit."""
         self.grace_s = max(grace_s, LEAST_GRACE_S)
         self._reset()
         _all.add(self)
@@ -90,7 +93,7 @@ class Limit:
         self._pending = 0
         self._due = False
         self._not_before = 0.0
-        self._inductor_at = 0.0
+        self._others_at = 0.0
         self._has_counted = False
         self._thread: threading.Thread | None = None
         self._oldest: list[LastUse] = []
@@ -166,7 +169,7 @@ class Limit:
             try:
                 fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
                 self._enforce_now(os.path.realpath(locks))
-                self._bound_inductor()
+                self._bound_others()
             finally:
                 closed_in_child.discard(fd)
                 let_go(fd)
@@ -174,9 +177,9 @@ class Limit:
     def _put(self, size: int) -> None:
         """Add to the size in the file; a turn is due if the store is over its limit then, or is to be counted.
 
-        Or if it is time to look at TorchInductor's files.
+        Or if it is time to look at TorchInductor's files, or at other JIT caches.
         """
-        if self.inductor_bytes and time.monotonic() >= self._inductor_at:
+        if self._bounds_others() and time.monotonic() >= self._others_at:
             self._due = True
         if not self.limit_bytes:
             return
@@ -239,14 +242,26 @@ class Limit:
         self._has_counted = True
         return set_total(self.root, counted(self.root, rest))
 
-    def _bound_inductor(self) -> None:
-        """Bound TorchInductor's files, if they have a limit and no process has looked at them in the last hour."""
-        if not self.inductor_bytes or time.monotonic() < self._inductor_at:
-            return
-        from gpucache.store.inductor_limit import bound  # most processes have no such limit
+    def _bounds_others(self) -> bool:
+        return bool(self.inductor_bytes or self.jit_bytes)
 
-        self._inductor_at = time.monotonic() + _INDUCTOR_S
-        bound(os.path.realpath(self.root), self.inductor_bytes, self.grace_s, _resting())
+    def _bound_others(self) -> None:
+        """Bound TorchInductor's files and other JIT caches, if they have limits.
+
+        Of each, no process looks that comes within an hour of another one.
+        """
+        if not self._bounds_others() or time.monotonic() < self._others_at:
+            return
+        self._others_at = time.monotonic() + _OTHERS_S
+        root = os.path.realpath(self.root)
+        if self.inductor_bytes:
+            from gpucache.store import inductor_limit  # most processes have no such limit
+
+            inductor_limit.bound(root, self.inductor_bytes, self.grace_s, _resting())
+        if self.jit_bytes:
+            from gpucache.store import jit_limit  # nor this one
+
+            jit_limit.bound(root, self.jit_bytes, self.grace_s, _resting())
 
     def _is_over(self, total: Total) -> bool:
         return total.draining or total.size_bytes > self.limit_bytes

@@ -321,14 +321,15 @@ def _outcome_without_view(error: OSError) -> str:
 
 
 def _limit(root: str, locks: LockPlace, shared: bool, environ: Mapping[str, str]) -> Limit:
-    allowed = of_inductor = 0
+    allowed = of_inductor = of_jits = 0
     if shared:
         of_inductor = environment.INDUCTOR_MAX_SIZE.read_or_default(environ) or 0
+        of_jits = environment.JIT_MAX_SIZE.read_or_default(environ) or 0
         try:
             allowed = max_size_bytes(root, environ)
         except OSError as error:
             warn_once("the size of the file system is unknown", error, "the store has no limit")
-    return Limit(root, locks, allowed, 3 * stamp_interval(environ), of_inductor)
+    return Limit(root, locks, allowed, 3 * stamp_interval(environ), of_inductor, of_jits)
 
 
 def _mode(directory: str | None, root: str, environ: Mapping[str, str]) -> Mode:

@@ -1,0 +1,185 @@
+"""Remove one unit of another JIT cache, beside any process of its software.
+
+A directory is renamed aside, beside itself, and then deleted: a reader finds all of it or none. Files go one after
+another, what leads to the others first. What its software is making stays: where it has a lock, that is taken, and a
+lock whose mere existence counts is believed until nobody can have it any more. Killed at any instant, a unit is there,
+or gone, or lies aside, where the next removal deletes it.
+
+A running process has what it uses in memory. Left is an instant, between its look for a unit that was not used for the
+grace and its opening of it.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import time
+from collections.abc import Collection, Iterator
+from contextlib import contextmanager, suppress
+
+from gpucache.disk.door import SAFELY
+from gpucache.disk.files import STALE_S
+from gpucache.disk.locks import let_go
+from gpucache.disk.node import DAY_S
+from gpucache.disk.processes import is_open
+from gpucache.disk.within import Straight
+from gpucache.layout.jit_cache import JitCache
+from gpucache.layout.jit_units import is_baton_mode
+from gpucache.layout.keys import ASIDE
+from gpucache.store.deletion import Deletion, Freed
+from gpucache.store.jit_units import JitUnit, is_left_behind, measured_again
+from gpucache.store.removal import InUse, refuse_mounts
+
+LEAST_GRACE_S = 900.0
+"""The shortest grace, whatever else is said: a build may write nothing for minutes while it compiles one file."""
+
+
+def remove_unit(unit: JitUnit, cache: JitCache, mounted: Collection[str], disk: Straight) -> Freed:
+    """Remove a unit, unless some of it was used since it was found, or its software holds its lock.
+
+    Args:
+        unit: as it was found.
+        cache: the row of its cache.
+        mounted: where file systems are mounted in the root (`disk.mounts.below`).
+        disk: by which all is done.
+
+    Raises:
+        InUse: it is as it was; the message says why.
+    """
+    refuse_mounts([f"{unit.base}/{part}" for part in unit.parts], mounted)
+    with _held(unit, disk):
+        _check_unchanged(unit, cache, disk)
+        deletion = Deletion(disk)
+        freed = Freed()
+        for part in unit.parts:
+            freed = freed.plus(_remove(f"{unit.base}/{part}", unit, deletion, disk))
+    return freed
+
+
+def sweep(staged: JitUnit, cache: JitCache, mounted: Collection[str], disk: Straight) -> Freed:
+    """Delete what a killed writer, or a killed removal, has left.
+
+    Raises:
+        InUse: its writer has touched it since, or not all of it may be deleted by this user.
+    """
+    refuse_mounts([staged.path], mounted)
+    now = measured_again(staged, cache, disk)
+    if now is None:
+        return Freed()
+    is_aside = os.path.basename(staged.path).startswith(ASIDE)
+    if not is_aside and not is_left_behind(now, time.time()):
+        raise InUse("its writer is at it")
+    return Deletion(disk).delete(staged.path)
+
+
+def _check_unchanged(unit: JitUnit, cache: JitCache, disk: Straight) -> None:
+    """Raise `InUse` if a unit was used or replaced since it was found, or could only be removed in part."""
+    now = measured_again(unit, cache, disk)
+    if now is None:
+        return  # another process has removed it
+    if now.is_closed:
+        raise InUse(
+            f"not all of it may be removed by uid {os.geteuid()} (it belongs to uid {now.uid})"
+        )
+    marks = [
+        (one.files, one.logical_bytes, one.used, one.modified, one.inode) for one in (unit, now)
+    ]
+    if marks[0] != marks[1]:
+        raise InUse("it was used or replaced meanwhile")
+
+
+def _remove(path: str, unit: JitUnit, deletion: Deletion, disk: Straight) -> Freed:
+    """Remove one part of a unit: a file at once, a directory by renaming it aside first."""
+    try:
+        with suppress(
+            IsADirectoryError, PermissionError
+        ):  # what unlink(2) says of a directory, and POSIX's
+            size = disk.lstat(path)
+            disk.unlink(path)
+            return Freed(1, size.st_size, size.st_size if size.st_nlink == 1 else 0)
+        aside = f"{os.path.dirname(path)}/{ASIDE}{os.getpid()}-{time.time_ns():x}"
+        if unit.has_lock_inside and unit.kind is not None and unit.kind.lock_by == "flock":
+            _move_content(path, aside, unit, disk)
+        else:
+            disk.rename(path, aside)
+    except FileNotFoundError:
+        return Freed()
+    except OSError as error:
+        raise InUse(error.strerror or str(error)) from error
+    return deletion.delete(aside)
+
+
+def _move_content(path: str, aside: str, unit: JitUnit, disk: Straight) -> None:
+    """Move all but the lock, which is held, out of a unit's directory.
+
+    The directory stays, with the lock: tvm-ffi makes the directory and then opens the lock, and takes every error for
+    "held", so that whoever found the directory gone would wait for ever (0.1.15, `utils/lockfile.py`, ``acquire``).
+    """
+    disk.mkdir(aside)
+    for name in disk.listdir(path):
+        inner = f"{path}/{name}"
+        if inner != unit.lock_path:
+            with suppress(FileNotFoundError):
+                disk.rename(inner, f"{aside}/{name}")
+
+
+# ---- the software's own locks
+
+
+@contextmanager
+def _held(unit: JitUnit, disk: Straight) -> Iterator[None]:
+    """Hold the lock of a unit's software for the length of a ``with`` block, if it has one and that is there.
+
+    Raises:
+        InUse: its software holds the lock.
+    """
+    path = unit.lock_path
+    found = None if path is None else _lock(path, disk)
+    if path is None or found is None:
+        yield  # nobody is making it
+        return
+    if is_baton(unit, found):
+        if not is_orphaned(found, unit, STALE_S):
+            raise InUse("it is being built, or a killed build has left its lock")
+        yield
+        return
+    try:
+        fd = disk.act(path, lambda here, name: os.open(name, os.O_RDONLY | SAFELY, dir_fd=here))
+    except OSError as error:
+        raise InUse(f"its lock cannot be asked ({error.strerror})") from error
+    try:
+        fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        yield
+    except BlockingIOError:
+        raise InUse("its software holds its lock") from None
+    finally:
+        let_go(fd)
+
+
+def _lock(path: str, disk: Straight) -> os.stat_result | None:
+    """What lies where a lock would be; None where nothing does."""
+    try:
+        return disk.lstat(path)
+    except FileNotFoundError:
+        return None
+    except OSError as error:
+        raise InUse(f"its lock cannot be asked ({error.strerror})") from error
+
+
+def is_baton(unit: JitUnit, lock: os.stat_result) -> bool:
+    """Whether the mere existence of this lock file means that somebody is building the unit."""
+    by_existence = unit.kind is not None and unit.kind.lock_by == "existence"
+    return by_existence and is_baton_mode(lock.st_mode)
+
+
+def is_orphaned(lock: os.stat_result, unit: JitUnit, after_s: float) -> bool:
+    """Whether a lock by its existence has been left by a builder that was killed.
+
+    That is one that nobody has open, of a unit in which nothing has changed for ``after_s``. Where other processes are
+    hidden from this user only a day without a change tells; what other nodes and containers have open is never seen.
+    """
+    unchanged_s = time.time() - max(lock.st_mtime, unit.modified)
+    if unchanged_s <= after_s:
+        return False
+    answer = is_open(lock)
+    return answer is False or (answer is None and unchanged_s > DAY_S)
