@@ -399,13 +399,13 @@ def test_wrong_usage_ends_with_2(words, gpucache):
 
 
 def test_an_unexpected_failure_ends_with_3_and_a_traceback(monkeypatch, capsys):
-    monkeypatch.setattr(DeviceCacheRegistry, "load", lambda root: 1 / 0)
+    monkeypatch.setattr(DeviceCacheRegistry, "load", lambda *_: 1 / 0)
     assert main.main(["path", "0"]) == 3
     assert "ZeroDivisionError" in capsys.readouterr().err
 
 
 def test_an_interrupt_ends_with_130(monkeypatch):
-    def interrupted(root):
+    def interrupted(*_):
         raise KeyboardInterrupt
 
     monkeypatch.setattr(DeviceCacheRegistry, "load", interrupted)

@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING
 
+import click
+
+from gpucache.cli.settings import settings_of
 from gpucache.cli.terminal import progress, say
+from gpucache.configuration import in_force
 from gpucache.environment import ROOT
 from gpucache.errors import GpuCacheError, NoEntryError, NoRootError, NotCachedError
 from gpucache.layout.paths import resolve_root
@@ -19,11 +23,21 @@ if TYPE_CHECKING:
 _MOST_LINES = 10
 
 
+def command_settings() -> Mapping[str, str]:
+    """The settings of the command that click has called, for the root that its option ``--root`` names."""
+    context = click.get_current_context(silent=True)
+    root = None if context is None else context.params.get("root")
+    return settings_of(root)
+
+
 def naming(root: str | None) -> str | None:
     """What names the root of a command, whose option ``--root`` has this value; None for torch's directory."""
     if root:
         return "--root"
-    return ROOT.name if ROOT.text(os.environ) else None
+    if not ROOT.text(command_settings()):
+        return None
+    origin = in_force().origins.get(ROOT.name)
+    return ROOT.name if origin is None else str(origin)
 
 
 def existing(root: str | None) -> str:
@@ -37,7 +51,7 @@ def existing(root: str | None) -> str:
     """
     from gpucache.disk.root import check_cache, is_empty
 
-    where = resolve_root(root, os.environ)
+    where = resolve_root(root, command_settings())
     named = naming(root)
     try:
         check_cache(where, named)
@@ -63,7 +77,7 @@ def vetted(root: str | None) -> str:
     from gpucache.layout.paths import our_directories
 
     where = existing(root)
-    trust = Trust.parse(os.environ)
+    trust = Trust.parse(command_settings())
     vet(where, trust)
     for path in our_directories(where):
         vet_child(path, trust)
@@ -87,7 +101,7 @@ def fold_counters(root: str) -> None:
     from gpucache.store.counter_fold import fold
 
     try:
-        trust = Trust.parse(os.environ)
+        trust = Trust.parse(command_settings())
         vet(root, trust)
         for path in our_directories(root):
             vet_child(path, trust)

@@ -8,6 +8,7 @@ import click
 
 from gpucache.cli import device_rows
 from gpucache.cli.options import json_option, root_option
+from gpucache.cli.settings import settings_of
 from gpucache.cli.terminal import log_to_stderr, print_json, print_table, say
 
 if TYPE_CHECKING:
@@ -119,4 +120,5 @@ def _discovered(
     from gpucache.machine.nvml import discover
 
     log_to_stderr(log)
-    return DeviceCacheRegistry(root, discover(require_gpu=require_gpu))
+    environ = settings_of(root)
+    return DeviceCacheRegistry(root, discover(environ, require_gpu=require_gpu), environ)

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from gpucache.cli.common import counted, existing, finding_rows, naming, one_entry
+from gpucache.cli.common import command_settings, counted, existing, finding_rows, naming, one_entry
 from gpucache.cli.options import codes_option, json_option, root_option
 from gpucache.cli.terminal import (
     is_terminal,
@@ -46,8 +46,8 @@ def doctor(codes: bool, root: str | None, probe: bool, as_json: bool) -> int:
     if codes:
         return print_codes(CODES, as_json)
     log_to_stderr("CRITICAL")  # the findings tell what the log would
-    where = resolve_root(root, os.environ)
-    found = examine(where, os.environ, probe, naming(root))
+    where = resolve_root(root, command_settings())
+    found = examine(where, command_settings(), probe, naming(root))
     if as_json:
         print_json({"root": where, "findings": finding_rows(found)})
     else:
@@ -91,7 +91,7 @@ def explain(
         _print_differences(entry, one_entry(where, other), as_json)
         return 0
     root = os.path.realpath(where)
-    found = why_missed(entry.key, root, os.environ)
+    found = why_missed(entry.key, root, command_settings())
     if as_json:
         print_json({"key": entry.key, "findings": finding_rows(found)})
         return 0

@@ -15,7 +15,7 @@ import errno
 import os
 import sys
 
-from gpucache.cli import quick
+from gpucache.cli import quick, settings
 from gpucache.cli.terminal import (
     OutputError,
     complain,
@@ -33,6 +33,7 @@ if TYPE_CHECKING:
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command that these words call, by default those of this process; returns the exit code."""
     words = sys.argv[1:] if argv is None else argv
+    settings.begin()
     try:
         call = quick.read(words, os.environ)
         if call is not None:

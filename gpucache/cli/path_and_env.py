@@ -5,8 +5,7 @@ The command line has been read by `quick`, or by click in `path_and_env_options`
 
 from __future__ import annotations
 
-import os
-
+from gpucache.cli.settings import settings_of
 from gpucache.cli.terminal import print_data
 from gpucache.values import Value
 
@@ -65,7 +64,7 @@ class EnvCall(Value, kw_only=True):
         from gpucache.directories.settings import marks
         from gpucache.environment import DISABLE, SET_BY_RUN
 
-        if DISABLE.read(os.environ):
+        if DISABLE.read(settings_of(self.root)):
             return {}
         registry = _recorded(self.root)
         variables = registry.environ(self.ordinal)
@@ -76,4 +75,4 @@ def _recorded(root: str | None) -> DeviceCacheRegistry:
     """The devices of this host and their directories, as its record has them: NVML is not asked."""
     from gpucache.directories.registry import DeviceCacheRegistry
 
-    return DeviceCacheRegistry.load(root)
+    return DeviceCacheRegistry.load(root, settings_of(root))

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from gpucache.cli.common import counted, tell, vetted
+from gpucache.cli.common import command_settings, counted, tell, vetted
 from gpucache.cli.options import TIME, arch_option, path_of, root_option
 from gpucache.cli.output_file import whole_file
 from gpucache.cli.terminal import print_data, progress, say
@@ -83,7 +83,7 @@ def _list(
     from gpucache.kernels.recipe_lines import FORMAT_LINE
     from gpucache.report.recipes import StoredRecipe, recipe_of, stored_kernels
 
-    trust = Trust.parse(os.environ)
+    trust = Trust.parse(command_settings())
     with progress("looking") as show:
         kernels = list(stored_kernels(root))
         _check_named(root, kernels, selection)

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import os
 import time
 from itertools import islice
 from typing import TYPE_CHECKING, Any
 
 import click
 
+from gpucache.cli.common import command_settings
 from gpucache.cli.options import json_option
 from gpucache.cli.terminal import is_terminal, print_json, print_json_rows, print_table, say
 from gpucache.cli.transfer_remote import named_remote, remote_option
@@ -46,7 +46,7 @@ def ls(entries: bool, remote: str | None, as_json: bool) -> None:
     from gpucache.remote.opening import open_remote
 
     url = named_remote(remote)
-    opened = open_remote(url, os.environ)
+    opened = open_remote(url, command_settings())
     found = _entries(opened) if entries else _packs(opened)
     rows = list(islice(found, _MOST + 1))
     if len(rows) > _MOST:
@@ -111,7 +111,7 @@ def check(remote: str | None, as_json: bool) -> int:
     from gpucache.remote.remote import FOR_A_CHECK
 
     url = named_remote(remote)
-    report = open_remote(url, os.environ, FOR_A_CHECK).check()
+    report = open_remote(url, command_settings(), FOR_A_CHECK).check()
     if as_json:
         steps = [step._asdict() for step in report.steps]
         print_json({"remote": report.remote, "works": report.works, "steps": steps})

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
@@ -12,6 +11,7 @@ from gpucache.cli import cache_rows
 from gpucache.cli.common import (
     archs_in,
     check_cached,
+    command_settings,
     counted,
     scanned,
     tell,
@@ -123,7 +123,7 @@ def prune(
     report = scanned(vetted(root))
     if arch is not None and not is_arch(arch):
         check_cached(report, "--arch", arch, archs_in(report))
-    made = plan(report, policy, os.environ)
+    made = plan(report, policy, command_settings())
     is_bounded = max_size is not None or max_age is not None
     if is_bounded and not inductor and not as_json:
         _tell_of_inductor(report)
@@ -161,7 +161,7 @@ def clean(force: bool, dry_run: bool, yes: bool, root: str | None, as_json: bool
         check_answerable()
     report = scanned(vetted(root))
     policy = CleanPolicy(grace_s=NO_GRACE if force else _default_grace_s())
-    made = plan(report, policy, os.environ)
+    made = plan(report, policy, command_settings())
     return _carry_out(report, made, dry_run, yes, as_json)
 
 
@@ -169,7 +169,7 @@ def _default_grace_s() -> float:
     """How many seconds an entry must be unused before it is removed: three times as long as a use may go unstamped."""
     from gpucache.store.recency import stamp_interval
 
-    return 3 * stamp_interval(os.environ)
+    return 3 * stamp_interval(command_settings())
 
 
 def _carry_out(

@@ -99,23 +99,33 @@ class RunCall(Value, kw_only=True):
             root=self.root,
             plugin=self.plugin,
         )
+        settings = self._settings(environ)
         _tell(report, environ)
         if self.plugin:
-            _tell_of_alone(environ)
-        if environment.PACK.text(environ):
+            _tell_of_alone(settings)
+        if environment.PACK.text(settings):
             from gpucache.cli.run_pull import pull_packs
 
-            pull_packs(environ, self.plugin, _say_in_job)
-        if self.plugin and environment.REMOTE.text(environ):
+            pull_packs(settings, self.plugin, _say_in_job)
+        if self.plugin and environment.REMOTE.text(settings):
             from gpucache.cli.run_remote import start_courier, start_pusher
 
-            start_courier(environ)
-            start_pusher(environ)
+            start_courier(settings)
+            start_pusher(settings)
         if self.record is None and self.warm is None:
             return environ
         from gpucache.cli.run_ahead import with_recipes
 
         return with_recipes(self, environ, report, _say_in_job)
+
+    def _settings(self, environ: dict[str, str]) -> Mapping[str, str]:
+        """What holds for the command; what is wrong in a file of settings is said."""
+        from gpucache.configuration import in_force
+
+        found = in_force(environ, self.root)
+        for problem in found.problems:
+            _say_in_job(f"warning: {problem}")
+        return found.environ
 
 
 def _given() -> dict[str, str]:
@@ -174,7 +184,7 @@ def _has_plugin(environ: Mapping[str, str]) -> bool:
     return is_on_path(environ) and chosen in (None, environment.OUR_MANAGER)
 
 
-def _tell_of_alone(environ: dict[str, str]) -> None:
+def _tell_of_alone(environ: Mapping[str, str]) -> None:
     """Say why kernels are not shared, where that is by a setting of the user's or by a fresh directory."""
     for off in environment.turned_off(environ):
         _say_in_job(f"note: {off.name}={off.value}: {off.consequence}; unset {off.name} to share")

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from gpucache import environment
 from gpucache.cli.terminal import complain_of_defect
+from gpucache.configuration import for_child
 from gpucache.errors import GpuCacheError
 
 TYPE_CHECKING = False
@@ -16,7 +17,7 @@ if TYPE_CHECKING:
 
 
 def start_courier(environ: Mapping[str, str]) -> None:
-    """Start the courier of this node for the environment of a command, unless one runs, or none could be asked.
+    """Start the courier of this node for the settings of a command, unless one runs, or none could be asked.
 
     What makes no sense is told by the plug-in's log, where kernels are missed. Never raises.
     """
@@ -29,7 +30,7 @@ def start_courier(environ: Mapping[str, str]) -> None:
         root = environ[environment.ROOT.name]
         reading = reading_for_launch(root, environ)
         if reading is not None:
-            start_ahead(reading, environ)
+            start_ahead(reading, for_child(environ))
     except (GpuCacheError, OSError):
         return  # a rank tries again, and tells
     except Exception:

@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import os
-
 import click
 
 from gpucache import environment
 from gpucache.cli import device_rows
-from gpucache.cli.common import counted, existing, fold_counters
+from gpucache.cli.common import command_settings, counted, existing, fold_counters
 from gpucache.cli.options import json_option, root_option
 from gpucache.cli.terminal import print_json, print_table, say
 from gpucache.units import size
@@ -40,9 +38,9 @@ def stats(root: str | None, as_json: bool) -> None:
     from gpucache.store.stats import REMOTE, totals
 
     where = existing(root)
-    vet(where, Trust.parse(os.environ))
+    vet(where, Trust.parse(command_settings()))
     fold_counters(where)
-    for off in environment.turned_off(os.environ):
+    for off in environment.turned_off(command_settings()):
         say(f"note: {off.name}={off.value}: {off.consequence}; unset {off.name} to share")
     columns = COUNTERS + SECONDS
     zeros = dict.fromkeys(columns, 0)

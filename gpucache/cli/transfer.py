@@ -12,6 +12,7 @@ import click
 from gpucache.cli.common import (
     archs_in,
     check_cached,
+    command_settings,
     counted,
     scanned,
     tell,
@@ -127,7 +128,7 @@ def pack(
     if not is_pack:
         check_alone(inductor=inductor, name=name, number=number is not None)
     pack_name = _name_of(output, name) if is_pack else ""
-    signing = SigningKey.from_environ(os.environ) if is_pack else None
+    signing = SigningKey.from_environ(command_settings()) if is_pack else None
     where = vetted(root)
     report = scanned(where)
     if arch is not None and not is_arch(arch):
@@ -137,7 +138,7 @@ def pack(
     if not is_pack:
         entries = of_layout(entries)
     units = _units(where, used_since) if inductor else ()
-    trust = Trust.parse(os.environ)
+    trust = Trust.parse(command_settings())
     with (
         progress("looking") as looking,
         gathered(where, entries, trust, units=units, slim=slim, on_progress=looking) as found,

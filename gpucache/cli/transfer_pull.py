@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import os
 from contextlib import nullcontext
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import click
 
-from gpucache.cli.common import counted, tell
+from gpucache.cli.common import command_settings, counted, tell
 from gpucache.cli.options import arch_option, json_option, root_option
 from gpucache.cli.terminal import print_json, progress, say
 from gpucache.cli.transfer_remote import believed, named_remote, remote_option
@@ -121,8 +120,8 @@ class _Asked(NamedTuple):
 
         if self.dry_run:
             return nullcontext()
-        make_ready(self.root, Trust.parse(os.environ))
-        stall_s = STALL_TIMEOUT.read_or_default(os.environ)
+        make_ready(self.root, Trust.parse(command_settings()))
+        stall_s = STALL_TIMEOUT.read_or_default(command_settings())
         known = (self.url.shown, *words, self.arch or "")
         return pulling(
             self.root, known, what, stall_s, lambda path: say(f"note: waiting for {holder(path)}")
@@ -149,10 +148,10 @@ def _pull_pack(name: str, asked: _Asked) -> int:
     judge = believed(asked.url)
     with asked.begun(f"the pull of {name}", "pack", name) as held, progress("pulling") as show:
         done = pull_pack(
-            open_remote(asked.url, os.environ, PATIENCE),
+            open_remote(asked.url, command_settings(), PATIENCE),
             name,
             asked.root,
-            Trust.parse(os.environ),
+            Trust.parse(command_settings()),
             judge,
             chosen=chosen_by(asked.arch),
             pull=held,
@@ -199,9 +198,9 @@ def _pull_entries(triton_version: str | None, asked: _Asked) -> int:
     begun = asked.begun("the pull of single entries", "entries", triton_version or "")
     with begun as held, progress("pulling") as show:
         done = pull_entries(
-            open_remote(asked.url, os.environ),
+            open_remote(asked.url, command_settings()),
             asked.root,
-            Trust.parse(os.environ),
+            Trust.parse(command_settings()),
             judge,
             triton_version=triton_version,
             chosen=chosen_by(asked.arch),

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from gpucache.cli.common import counted, scanned, tell, vetted
+from gpucache.cli.common import command_settings, counted, scanned, tell, vetted
 from gpucache.cli.options import TIME, json_option, root_option
 from gpucache.cli.terminal import print_json, progress, say
 from gpucache.cli.transfer_remote import named_remote, remote_option
@@ -75,7 +75,7 @@ def _push_pack(url: RemoteUrl, file: str, replace: bool, dry_run: bool, as_json:
     from gpucache.transfer.source import PATIENCE
 
     judge = anyone if url.is_by_owner else signed_by
-    opened = open_remote(url.for_writing(), os.environ, PATIENCE)
+    opened = open_remote(url.for_writing(), command_settings(), PATIENCE)
     if not os.path.isfile(file):
         hint = "name a file that `gpucache pack` has written"
         raise ProvisionError(file, errno.ENOENT, hint, "look at")
@@ -123,14 +123,14 @@ def _push_entries(url: RemoteUrl, since: float, root: str, dry_run: bool, as_jso
     from gpucache.transfer.gather import gathered
     from gpucache.transfer.push import PushedEntries, push_entries, unfit
 
-    signing = SigningKey.from_environ(os.environ)
+    signing = SigningKey.from_environ(command_settings())
     if signing is None and not url.is_by_owner:
         raise NothingSignsError(url.shown)
-    opened = open_remote(url.for_writing(), os.environ)
+    opened = open_remote(url.for_writing(), command_settings())
     now, selection = time.time(), Selection(used_since_s=since)
     entries = [entry for entry in scanned(root).entries if selection.has(entry, now)]
     kernels = [entry for entry in entries if entry.kind == "kernel"]
-    trust = Trust.parse(os.environ)
+    trust = Trust.parse(command_settings())
     with (
         progress("looking") as looking,
         gathered(root, kernels, trust, on_progress=looking) as found,

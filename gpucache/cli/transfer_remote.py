@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-import os
 from typing import TYPE_CHECKING
 
 import click
+
+from gpucache.cli.common import command_settings
 
 if TYPE_CHECKING:
     from gpucache.archive.read import Judge
@@ -26,7 +27,7 @@ def named_remote(given: str | None) -> RemoteUrl:
     from gpucache.remote.errors import NoRemoteError
     from gpucache.remote.url import RemoteUrl
 
-    url = RemoteUrl.configured(os.environ) if given is None else RemoteUrl.parse(given)
+    url = RemoteUrl.configured(command_settings()) if given is None else RemoteUrl.parse(given)
     if url is None:
         raise NoRemoteError
     return url
@@ -42,7 +43,7 @@ def believed(url: RemoteUrl) -> Judge:
     from gpucache.remote.errors import NobodyTrustedError
     from gpucache.remote.trusting import judge_of
 
-    judge = judge_of(url, os.environ)
+    judge = judge_of(url, command_settings())
     if judge is None:
         raise NobodyTrustedError(url.shown)
     return judge

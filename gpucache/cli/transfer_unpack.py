@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from gpucache.cli.common import counted, naming, vetted
+from gpucache.cli.common import command_settings, counted, naming, vetted
 from gpucache.cli.options import arch_option, is_arch, json_option, root_option
 from gpucache.cli.terminal import print_json, progress, say
 from gpucache.environment import MAX_SIZE
@@ -75,8 +75,8 @@ def unpack(
     from gpucache.transfer.views import device_directories, make_views
 
     check_arch(arch)
-    trust = Trust.parse(os.environ)
-    trusted = TrustedKeys.from_environ(os.environ)
+    trust = Trust.parse(command_settings())
+    trusted = TrustedKeys.from_environ(command_settings())
     where = root_to_fill(root)
     directories = device_directories(where) if views else []
 
@@ -137,13 +137,13 @@ def root_to_fill(root: str | None) -> str:
         NoRootError: something else is there.
         UnsafeDirectoryError, ProvisionError: as `vetted`.
     """
-    where = resolve_root(root, os.environ)
+    where = resolve_root(root, command_settings())
     if os.path.lexists(where):
         return vetted(root)
     from gpucache.disk.root import refuse_device_directory
     from gpucache.disk.vetting import Trust, vet
 
-    vet(where, Trust.parse(os.environ))
+    vet(where, Trust.parse(command_settings()))
     refuse_device_directory(where, naming(root))
     return where
 
@@ -214,7 +214,7 @@ def tell_unpacked(root: str, done: Unpacked, dry_run: bool, viewed: int = 0) -> 
     others = _others_than_chosen(done)
     if others:
         say(f"warning: it has no kernel for that architecture, but for {', '.join(others)}")
-    over = None if dry_run else over_limit_bytes(root, os.environ)
+    over = None if dry_run else over_limit_bytes(root, command_settings())
     if over is not None:
         taken, allowed = over
         said = f"the store takes {size(taken)}, more than {MAX_SIZE.name} allows ({size(allowed)})"

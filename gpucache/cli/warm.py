@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from gpucache import environment
-from gpucache.cli.common import counted, tell, vetted
+from gpucache.cli.common import command_settings, counted, tell, vetted
 from gpucache.cli.options import TIME, jobs_option, json_option, path_of, root_option
 from gpucache.cli.terminal import is_terminal, print_json, print_table, progress, say
 from gpucache.errors import ConfigurationError, NoRootError, RecipesError
@@ -126,7 +126,7 @@ def warm(
     """
     if bool(files) == store:
         raise click.UsageError("name a FILE of recipes, or say --store")
-    for off in environment.turned_off(os.environ):
+    for off in environment.turned_off(command_settings()):
         if off.name == environment.DISABLE.name:
             say(f"error: {off.name}={off.value}: {off.consequence}")
             say(f"hint: unset {off.name}")

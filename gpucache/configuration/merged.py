@@ -41,20 +41,16 @@ class Origin(Value):
 
 
 class Merged(dict[str, str]):
-    """An environment, with what files say where the environment says nothing. A copy is one too."""
+    """An environment, with what files say where the environment says nothing."""
 
-    __slots__ = ("files",)
+    __slots__ = ("given",)
 
-    files: tuple[Parsed, ...]
-    """What each file says that is there, the weakest first."""
+    given: Mapping[str, str]
+    """The environment itself."""
 
-    def __init__(self, environ: Mapping[str, str], files: tuple[Parsed, ...]) -> None:
-        super().__init__(environ)
-        self.files = files
-
-    def copy(self) -> Merged:
-        """The same, which can be changed by itself."""
-        return Merged(self, self.files)
+    def __init__(self, merged: Mapping[str, str], given: Mapping[str, str]) -> None:
+        super().__init__(merged)
+        self.given = given
 
 
 class InForce(Value):
@@ -85,6 +81,19 @@ def environ(
     return found.environ
 
 
+def changeable(
+    base: Mapping[str, str] | None = None, root: str | os.PathLike[str] | None = None
+) -> Merged:
+    """As `environ`, as a copy that the caller may change, and that nobody merges with the files again."""
+    merged = environ(base, root)
+    return Merged(merged, for_child(merged))
+
+
+def for_child(merged: Mapping[str, str]) -> Mapping[str, str]:
+    """The environment behind a mapping: what other processes get, which read the files themselves."""
+    return merged.given if isinstance(merged, Merged) else merged
+
+
 def in_force(
     base: Mapping[str, str] | None = None, root: str | os.PathLike[str] | None = None
 ) -> InForce:
@@ -102,7 +111,7 @@ def in_force(
         return InForce(given, {}, ())
     merged, origins = _merged(given, files)
     problems = [problem for parsed in files for problem in parsed.problems]
-    return InForce(Merged(merged, tuple(files)), origins, tuple(problems))
+    return InForce(Merged(merged, given), origins, tuple(problems))
 
 
 def _merged(

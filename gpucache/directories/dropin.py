@@ -109,13 +109,15 @@ def _settle(value: str | None) -> str:
 
 def _make(directory: str) -> None:
     """Make a root where it is missing, and vet it unless `GPUCACHE_DISABLE=1`."""
+    from gpucache import configuration
     from gpucache.disk.files import OPEN_ABOVE, make_directory
     from gpucache.disk.vetting import Trust, vet
 
-    if environment.DISABLE.read(os.environ):
+    environ = configuration.environ(root=directory)
+    if environment.DISABLE.read(environ):
         os.makedirs(directory, exist_ok=True)
         return
-    trust = Trust.parse(os.environ)
+    trust = Trust.parse(environ)
     if not vet(directory, trust):
         make_directory(directory, OPEN_ABOVE)
         vet(directory, trust)  # another user may have made it first

@@ -10,6 +10,7 @@ import errno
 import os
 
 from gpucache import environment
+from gpucache.configuration import changeable
 from gpucache.directories.local_rank import local_rank
 from gpucache.directories.provision import Provision
 from gpucache.directories.python_path import is_on_path, unnamable, with_site, without_site
@@ -64,10 +65,10 @@ def launch_environ(
     Raises:
         GpuCacheError: discovery, vetting or provisioning failed, or the device does not exist.
     """
-    if environment.DISABLE.read(base):
+    environ = changeable(base, root)  # never handed on: the command reads the files itself
+    if environment.DISABLE.read(environ):
         return dict(base), LaunchReport(f"{environment.DISABLE}=1: nothing is set")
     by_outer = set_by_outer(base)
-    environ = dict(base)
     is_asked_over_pin = force and device is not None
     if environment.PINNED_DEVICE.name in by_outer or is_asked_over_pin:
         # The outer call's pin was for the outer command; its root still holds.

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import os
 
-from gpucache import environment
+from gpucache import configuration, environment
 from gpucache.directories.already_cached import knob, late, written_by_torch
 from gpucache.directories.registry import DeviceCacheRegistry
 from gpucache.directories.settings import Change, marks, set_by_outer
@@ -48,7 +48,7 @@ def use(ordinal: int, *, plugin: bool = True) -> dict[str, str]:
         RecordError, UnsafeDirectoryError: as `DeviceCacheRegistry.load`.
     """
     environ = os.environ
-    if environment.DISABLE.read(environ):
+    if environment.DISABLE.read(configuration.environ(environ)):
         return {}
     before = _chosen_by_others(environ)
     wanted = _wanted(before, ordinal, plugin)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 
-from gpucache import environment
+from gpucache import configuration, environment
 from gpucache.directories.merging import directories, merge
 from gpucache.directories.record import Record, read_record, recorded
 from gpucache.directories.visible_by_record import sees_all, visible_by_record
@@ -76,12 +76,13 @@ class DeviceCacheRegistry:
         Args:
             root: the cache root; by default `GPUCACHE_DIR`, `TORCHINDUCTOR_CACHE_DIR` or torch's default.
             snapshot: what `gpucache.discover` returned; None discovers now.
-            environ: the environment of the process that will use the devices; by default ``os.environ``.
+            environ: the environment of the process that will use the devices; by default ``os.environ``. What files
+                say holds where it says nothing (`gpucache.configuration`).
 
         Raises:
             DiscoveryError: the node is sick.
         """
-        environ = os.environ if environ is None else environ
+        environ = configuration.environ(environ, root)
         if snapshot is None:
             from gpucache.machine.nvml import discover
 
@@ -111,7 +112,7 @@ class DeviceCacheRegistry:
                 not tell which of its devices this process sees.
             UnsafeDirectoryError: somebody else could plant code in the root.
         """
-        environ = os.environ if environ is None else environ
+        environ = configuration.environ(environ, root)
         root = paths.resolve_root(root, environ)
         path = paths.record_path(root, paths.host_name())
         record = _vetted_record(root, path, Trust.parse(environ))

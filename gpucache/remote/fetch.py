@@ -6,12 +6,12 @@ served under another key is refused as any other forgery is.
 
 from __future__ import annotations
 
-import os
 import time
 
 from gpucache.archive.errors import BadPack
 from gpucache.archive.read import PackReader
 from gpucache.archive.unpack import unpack
+from gpucache.configuration import changeable
 from gpucache.environment import TRUST_KEYS
 from gpucache.errors import GpuCacheError, UnsafeDirectoryError
 from gpucache.escapes import printable
@@ -65,7 +65,8 @@ def opened_fetch(
         GpuCacheError: the remote cannot be asked as things are set up: a URL or a key that makes no sense, or a package
             that is not installed.
     """
-    environ = {**os.environ, TRUST_KEYS.name: trust}
+    environ = changeable(root=root)
+    environ[TRUST_KEYS.name] = trust
     parsed = RemoteUrl.parse(url)
     patience = Patience(in_all_s=timeout_s, silent_s=timeout_s)
     require(parsed)

@@ -13,6 +13,7 @@ import time
 from contextlib import suppress
 from typing import NamedTuple
 
+from gpucache import configuration
 from gpucache.archive.collect import Collected, NotCollected, collect
 from gpucache.archive.errors import BadPack
 from gpucache.archive.signature import SigningKey
@@ -62,7 +63,7 @@ def main() -> None:
     settle_in()
     os.nice(_NICENESS)
     with suppress(GpuCacheError, OSError):
-        push_waiting(root, os.environ)
+        push_waiting(root, configuration.environ(root=root))
 
 
 def push_waiting(root: str, environ: Mapping[str, str]) -> None:

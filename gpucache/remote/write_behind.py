@@ -10,6 +10,7 @@ import os
 import time
 
 from gpucache import environment
+from gpucache.configuration import for_child
 from gpucache.disk.lock_place import LockPlace
 from gpucache.disk.spawning import python_command, reap, start_beside, start_detached
 from gpucache.errors import GpuCacheError
@@ -86,7 +87,7 @@ def write_behind(root: str, locks: LockPlace, environ: Mapping[str, str]) -> Wri
     if signing is None and not url.is_by_owner:
         warn_once("nothing is pushed", f"{environment.SIGN_KEY} is not set", _WAY_OUT)
         return None
-    told = dict(environ)
+    told = dict(for_child(environ))
     if signing is not None:
         # A pusher is in another directory.
         told[environment.SIGN_KEY.name] = os.path.abspath(signing)

@@ -39,7 +39,7 @@ class _BeforeTriton:
     def find_spec(self, name, path=None, target=None):
         # type: (str, object, object) -> None
         """Set the manager before the search for Triton goes on. Never raises, and finds nothing."""
-        if name == _LAST and os.environ.get("GPUCACHE_REMEMBER_KEY") == "1":
+        if name == _LAST:
             _remember_key()
         if name != "triton" or self.is_asking or "triton" in sys.modules:
             return
@@ -71,11 +71,26 @@ def _remember_key():
     # type: () -> None
     """Have Triton use the key that was kept for it; where none was, the plug-in keeps one, once it is asked."""
     try:
-        if os.environ.get("TRITON_CACHE_MANAGER") == _OURS and _has_plugin():
+        if _keeps_key():
             __import__("gpucache.triton.remember")
             sys.modules["gpucache.triton.remember"].remember_key(compute=False)
     except Exception:
         pass  # then Triton makes its key
+
+
+def _keeps_key():
+    # type: () -> bool
+    """Whether the environment, or a file of settings, asks for that, in a Python with the plug-in."""
+    said = os.environ.get("GPUCACHE_REMEMBER_KEY")
+    if said and said != "1":
+        return False
+    if os.environ.get("TRITON_CACHE_MANAGER") != _OURS or not _has_plugin():
+        return False
+    if said:
+        return True
+    __import__("gpucache.configuration")
+    settings = sys.modules["gpucache.configuration"].environ()
+    return bool(settings.get("GPUCACHE_REMEMBER_KEY") == "1")
 
 
 def _has_plugin():

@@ -13,6 +13,8 @@ import os
 import sys
 from typing import TYPE_CHECKING, NamedTuple
 
+from gpucache import configuration
+from gpucache.configuration import for_child
 from gpucache.disk.spawning import python_command, settle_in, start_detached
 from gpucache.environment import RECORD
 from gpucache.forks import run_at_exit
@@ -100,7 +102,7 @@ def _pull_ahead(
         return Prefetch(name, "done")
     asked = {"name": name, "root": root, "fd": pull.fileno(), "path": pull.path}
     command = python_command("gpucache.transfer.prefetch", json.dumps(asked))
-    kept = {key: value for key, value in environ.items() if key != RECORD.name}
+    kept = {key: value for key, value in for_child(environ).items() if key != RECORD.name}
     try:
         pid = start_detached(command, kept, kept=pull.fileno())
     except BaseException:
@@ -155,19 +157,20 @@ def _pull(asked: dict[str, Any], pull: Pull) -> PulledPack:
     from gpucache.transfer.pull import pull_pack
     from gpucache.transfer.source import PATIENCE
 
-    url = RemoteUrl.configured(os.environ)
+    settings = configuration.environ(root=asked["root"])
+    url = RemoteUrl.configured(settings)
     if url is None:
         raise NoRemoteError
-    judge = judge_of(url, os.environ)
+    judge = judge_of(url, settings)
     if judge is None:
         raise NobodyTrustedError(url.shown)
     settle_in()  # not before: a file of keys may be named from where the program is
     root, fits = asked["root"], _Fits(asked["root"])
     return pull_pack(
-        open_remote(url, os.environ, PATIENCE),
+        open_remote(url, settings, PATIENCE),
         asked["name"],
         root,
-        Trust.for_launch(os.environ),
+        Trust.for_launch(settings),
         judge,
         chosen=fits.chosen,
         pull=pull,

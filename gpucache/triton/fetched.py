@@ -6,10 +6,10 @@ Nothing of `gpucache.remote` is imported where no remote is set.
 from __future__ import annotations
 
 import logging
-import os
 import sys
 import time
 
+from gpucache import configuration
 from gpucache.log import tell, warn_once
 
 TYPE_CHECKING = False
@@ -63,7 +63,7 @@ def _reading(root: str) -> Reading | None:
     except KeyError:
         from gpucache.remote.setting import reading_for_launch
 
-        _readings[root] = reading_for_launch(root, os.environ)
+        _readings[root] = reading_for_launch(root, configuration.environ(root=root))
         return _readings[root]
 
 

@@ -5,7 +5,7 @@ Nothing of `gpucache.remote` is imported where no remote is set.
 
 from __future__ import annotations
 
-import os
+from gpucache import configuration
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -32,5 +32,5 @@ def _of_root(location: Location) -> WriteBehind | None:
     except KeyError:
         from gpucache.remote.write_behind import write_behind
 
-        _writing[root] = write_behind(root, location.locks, os.environ)
+        _writing[root] = write_behind(root, location.locks, configuration.environ(root=root))
         return _writing[root]

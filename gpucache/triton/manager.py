@@ -18,7 +18,7 @@ import sys
 import tempfile
 import threading
 
-from gpucache import environment
+from gpucache import configuration, environment
 from gpucache.disk.files import remove_tree
 from gpucache.errors import CacheMissError
 from gpucache.forks import after_fork, at_exit
@@ -445,7 +445,7 @@ def _settled_at_all(directory: str | None) -> Location:
     """Where to cache; where even that cannot be told, each kernel is compiled for this process alone."""
     try:
         location = _settled(directory)
-        if environment.REMEMBER_KEY.read_or_default(os.environ):
+        if environment.REMEMBER_KEY.read_or_default(configuration.environ()):
             # Imported late: only who asks for that pays.
             from gpucache.triton.remember import remember_key
 
@@ -457,8 +457,9 @@ def _settled_at_all(directory: str | None) -> Location:
 
 
 def _settled(directory: str | None) -> Location:
-    configure(environment.LOG.read_or_default(os.environ))
-    location = locate(directory, os.environ)
+    environ = configuration.environ()
+    configure(environment.LOG.read_or_default(environ))
+    location = locate(directory, environ)
     said = "caching in %s, store in %s, mode %s"
     tell(logging.DEBUG, said, location.directory, location.root, location.mode)
     return location

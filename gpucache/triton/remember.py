@@ -31,6 +31,7 @@ import threading
 import time
 from types import FunctionType
 
+from gpucache import configuration
 from gpucache.disk.files import OPEN_ABOVE, make_below_root, make_directory
 from gpucache.disk.refusal import may
 from gpucache.disk.vetting import Trust, vet, vet_child, vet_file
@@ -79,16 +80,17 @@ _outcome: Outcome | None = None
 """How it ended in this process, or in the one that this was forked of."""
 
 
-def remember_key(environ: Mapping[str, str] = os.environ, *, compute: bool = True) -> Outcome:
+def remember_key(environ: Mapping[str, str] | None = None, *, compute: bool = True) -> Outcome:
     """Have this process's Triton use the key that is kept in the root, or keep its key there. Never raises.
 
     Beside any number of processes and threads; once in a process, and not again in those that it forks.
     `GPUCACHE_REMEMBER_KEY` must be ``1``. Where that ends in ``refused``, the log says why, once in a job.
 
     Args:
-        environ: the variables to follow.
+        environ: the variables to follow, before what files say; by default ``os.environ``.
         compute: whether to let Triton hash its files now, where no key is kept. That is once for an installation.
     """
+    environ = configuration.environ(environ)
     if not REMEMBER_KEY.read_or_default(environ) or DISABLE.read_or_default(environ):
         return "off"
     if not _acting.acquire(blocking=False):

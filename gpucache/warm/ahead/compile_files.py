@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from contextlib import suppress
 
+from gpucache import configuration
 from gpucache.disk.vetting import Trust, vet, vet_file
 from gpucache.errors import GpuCacheError, RecipesError
 from gpucache.kernels.recipe_lines import BadLine, read_recipe_file, read_recipes
@@ -79,7 +80,7 @@ def read_store(root: str) -> GivenRecipes:
 
     recipes = []
     bad = []
-    for found in stored_recipes(root, Trust.parse(os.environ)):
+    for found in stored_recipes(root, Trust.parse(configuration.environ(root=root))):
         if isinstance(found, StoredRecipe):
             recipes.append(found.recipe)
         elif found.why != "none":
@@ -159,7 +160,7 @@ def _is_trusted(path: str) -> bool:
     """Whether nobody but those who are trusted can have written a file."""
     real = os.path.realpath(path)
     try:
-        trust = Trust.parse(os.environ)
+        trust = Trust.parse(configuration.environ())
         vet(os.path.dirname(real), trust)
         vet_file(real, trust)
     except GpuCacheError:

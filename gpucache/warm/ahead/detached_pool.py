@@ -13,6 +13,7 @@ import sys
 import threading
 from contextlib import suppress
 
+from gpucache import configuration
 from gpucache.disk.processes import is_running, this_process
 from gpucache.disk.vetting import Trust, vet
 from gpucache.errors import GpuCacheError
@@ -147,7 +148,7 @@ def _add_current_directory() -> None:
     """
     with suppress(GpuCacheError, OSError):
         here = os.getcwd()
-        vet(here, Trust.parse(os.environ))
+        vet(here, Trust.parse(configuration.environ()))
         sys.path.append(here)
 
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 import os
 import time
 
-from gpucache import environment
+from gpucache import configuration, environment
 from gpucache.disk.vetting import Trust
 from gpucache.kernels.recipe import Recipe, Target
 from gpucache.triton.location import Location, store_only
@@ -65,7 +65,7 @@ def prepare(target: Target | None = None) -> None:
 
 
 def import_functions(
-    environ: Any = os.environ, main: str | None = None, sources: bool = False
+    environ: Any = None, main: str | None = None, sources: bool = False
 ) -> Functions:
     """The functions of this process, as `Functions`; whose files are executed is as `GPUCACHE_TRUST_UIDS` says.
 
@@ -73,7 +73,13 @@ def import_functions(
         ConfigurationError: a variable makes no sense.
     """
     triton = _triton()
-    return Functions(triton.is_kernel, triton.all_kernels, Trust.parse(environ), main, sources)
+    return Functions(
+        triton.is_kernel,
+        triton.all_kernels,
+        Trust.parse(configuration.environ(environ)),
+        main,
+        sources,
+    )
 
 
 def replay(
@@ -127,7 +133,7 @@ def _location(root: str) -> WatchedLocation:
     """Where to publish; a forked process has one of its own."""
     place = (os.getpid(), root)
     if place not in _locations:
-        found = store_only(root, os.environ)
+        found = store_only(root, configuration.environ(root=root))
         fields = {name: getattr(found, name) for name in Location._fields}
         _locations[place] = WatchedLocation(**fields, failures=[])
     return _locations[place]
