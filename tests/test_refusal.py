@@ -144,7 +144,7 @@ class TestPermission:
         with acting_as(ADA), pytest.raises(ProvisionError) as caught:
             make_root(f"{theirs}/root")
         assert caught.value.hint.startswith(
-            f"{theirs} belongs to uid {BOB} (mode 0755) and not to uid {ADA}: choose a root of your own"
+            f"{theirs} belongs to uid {BOB} (mode 0755) and not to uid {ADA}: set GPUCACHE_DIR to a"
         )
 
     def test_what_cannot_be_looked_at_is_not_said_to_be_made(self, everyones):

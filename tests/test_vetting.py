@@ -215,7 +215,13 @@ class TestAnotherUser:
             vet(str(theirs), NOBODY_ELSE)
         assert caught.value.path == str(theirs)
         assert caught.value.fact.startswith(f"belongs to uid {BOB}, not to uid {ADA}")
-        assert f"GPUCACHE_TRUST_UIDS={BOB}" in caught.value.hint
+        assert caught.value.hint == "set GPUCACHE_DIR to a directory of your own"
+
+    def test_one_that_this_user_may_write_can_be_used_by_trusting_its_owner(self, home):
+        theirs = directory(home / "bob", 0o2770, BOB)
+        with acting_as(ADA, BOB), pytest.raises(UnsafeDirectoryError) as caught:
+            vet(str(theirs), NOBODY_ELSE)
+        assert f", or GPUCACHE_TRUST_UIDS={BOB} if you trust that user" in caught.value.hint
 
     def test_root_refuses_a_users_directory(self, home):
         """Root runs what it finds with more power than the user has."""
@@ -252,10 +258,19 @@ class TestAnotherUser:
             assert vet(path, NOBODY_ELSE)
 
     def test_who_may_not_give_the_command_is_told_who_may(self, home):
+        directory(home / "open", 0o777, 0)
+        above = directory(home / "open" / "ada", 0o700, ADA)
+        with acting_as(ADA), pytest.raises(UnsafeDirectoryError) as caught:
+            vet(str(above), NOBODY_ELSE)
+        assert caught.value.hint.startswith(f"have uid 0 say `chmod +t {home / 'open'}`")
+
+    def test_who_could_write_no_more_is_not_told_to_have_it_closed(self, home):
+        """A directory of root's that is open to all, as an emptyDir is, would be closed to this user as well."""
         above = directory(home / "open", 0o777, 0)
         with acting_as(ADA), pytest.raises(UnsafeDirectoryError) as caught:
             vet(str(above), NOBODY_ELSE)
-        assert caught.value.hint.startswith(f"have uid 0 say `chmod o-w {above}`")
+        assert "chmod" not in caught.value.hint
+        assert caught.value.hint.startswith("set GPUCACHE_TRUST_WORLD_WRITABLE=1 where only your")
 
     def test_a_trusted_users_directory_is_fine(self, home):
         theirs = directory(home / "bob", 0o755, BOB)

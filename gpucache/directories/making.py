@@ -7,6 +7,7 @@ import os
 import stat
 from contextlib import suppress
 
+from gpucache.disk.access_acl import drop_list
 from gpucache.disk.door import DIRECTORY
 from gpucache.disk.files import make_directory
 from gpucache.disk.refusal import quoted, refusal
@@ -88,6 +89,9 @@ class Making:
             if self.sharing == "group" and found.st_gid != self._gid:
                 os.fchown(fd, -1, self._gid)
             mode = self._modes_of(path).directory
+            if self.sharing == "group":
+                drop_list(fd)  # one of the directory above may let others write what is the group's
+                found = os.fstat(fd)
             if stat.S_IMODE(found.st_mode) != mode:
                 os.fchmod(fd, mode)
             self._check_group(path, os.fstat(fd))

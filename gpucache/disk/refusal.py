@@ -36,7 +36,7 @@ def _opening(path: str, tried: Tried) -> str | None:
         except OSError:
             return None
         if not may(directory, wanted):
-            return _chmod(directory, found)
+            return _chmod(path, directory, found)
     return None
 
 
@@ -62,16 +62,15 @@ def may(path: str, mode: int) -> bool:
     return os.access(path, mode, effective_ids=os.access in os.supports_effective_ids)
 
 
-def _chmod(directory: str, found: os.stat_result) -> str:
+def _chmod(path: str, directory: str, found: os.stat_result) -> str:
     mode = stat.S_IMODE(found.st_mode)
     wanted = "u+rwx" if stat.S_ISDIR(found.st_mode) else "u+rw"
-    shown = quoted(directory)
     if not hasattr(os, "geteuid") or found.st_uid == os.geteuid():
-        return f"`chmod {wanted} {shown}`, which has mode {mode:04o}"
-    return (
-        f"{directory} belongs to uid {found.st_uid} (mode {mode:04o}) and not to uid {os.geteuid()}: choose a root of "
-        "your own (--root, GPUCACHE_DIR), or have its owner open it"
-    )
+        return f"`chmod {wanted} {quoted(directory)}`, which has mode {mode:04o}"
+    from gpucache.disk.ways_out import past_anothers, user  # which only errors need
+
+    whose = f"belongs to {user(found.st_uid)} (mode {mode:04o}) and not to uid {os.geteuid()}"
+    return f"{directory} {whose}: {past_anothers(path, directory, found)}"
 
 
 def quoted(path: str) -> str:

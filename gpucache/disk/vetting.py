@@ -21,7 +21,6 @@ if TYPE_CHECKING:
 
 
 _MOST_LINKS = 40  # Linux's own limit (path_resolution(7))
-_ALONE = f"set {TRUST_WORLD_WRITABLE}=1 where only your own processes reach it (an emptyDir)"
 
 
 class Trust(Value):
@@ -123,8 +122,10 @@ def vet(path: str, trust: Trust) -> bool:
     an ancestor that everybody may write without the sticky bit; a link on the way that belongs to anyone but the
     effective user or root. Of a path that does not exist, what exists is checked.
 
-    Limits: group permissions, access-control lists and the owners of ancestors are trusted, and what changes after
-    the check is not seen.
+    Refused too: one that a POSIX access-control list lets somebody write who is not trusted, which no mode shows.
+
+    Limits: group permissions, the owners of ancestors and the lists of these are trusted, and so are lists of other
+    kinds (NFSv4); and what changes after the check is not seen.
 
     Raises:
         UnsafeDirectoryError: something is refused; the error has the fact and the way out.
@@ -247,46 +248,68 @@ def vet_found_file(path: str, found: os.stat_result, trust: Trust) -> None:
         fact = _foreign(found)
         raise UnsafeDirectoryError(path, fact, hint)
     if _is_open_to_all(found, trust):
-        fact = f"everybody may write it (mode {stat.S_IMODE(found.st_mode):04o})"
+        fact = f"everybody may write it (mode {_mode(found)})"
         raise UnsafeDirectoryError(path, fact, hint)
+    _refuse_named_writers(path, found, trust)
 
 
 def _vet_directory(path: str, found: os.stat_result, trust: Trust) -> None:
     _refuse_no_directory(path, found)
     if not trust.accepts(found):
-        hint = f"set {ROOT} to a directory of your own"
-        if not _is_unmapped(found.st_uid):  # which would be to trust any number of users
-            trusted = ",".join(map(str, sorted({*trust.uids, found.st_uid})))
-            hint += f", or {TRUST_UIDS}={trusted} if you trust that user"
+        from gpucache.disk.ways_out import of_anothers
+
+        hint = of_anothers(path, found, trust.uids, trust.groups)
         raise UnsafeDirectoryError(path, f"{_foreign(found)}, and a cache is executed", hint)
     if _is_open_to_all(found, trust):
-        mode = stat.S_IMODE(found.st_mode)
-        fact = f"everybody may write it (mode {mode:04o}), and a cache is executed"
-        raise UnsafeDirectoryError(path, fact, f"{_chmod(path, found, 'o-w')}, or {_ALONE}")
+        from gpucache.disk.ways_out import closing
+
+        fact = f"everybody may write it (mode {_mode(found)}), and a cache is executed"
+        raise UnsafeDirectoryError(path, fact, closing(path, found))
+    _refuse_named_writers(path, found, trust)
+
+
+def _refuse_named_writers(path: str, found: os.stat_result, trust: Trust) -> None:
+    """Refuse what an access-control list lets somebody write whom the mode does not show, and who is not trusted.
+
+    One call where the group may write, else none.
+    """
+    if not found.st_mode & stat.S_IWGRP:
+        return
+    from gpucache.disk import access_acl
+
+    try:
+        named = access_acl.named_writers(path, found.st_mode)
+    except OSError as error:
+        raise refusal(path, error, "look at") from error
+    uids = [uid for uid in named.uids if not trust.covers(uid)]
+    gids = [gid for gid in named.gids if gid not in (*trust.groups, found.st_gid)]
+    if uids or gids:
+        from gpucache.disk.ways_out import named_writers
+
+        fact, hint = named_writers(path, found, uids, gids, (trust.uids, trust.groups))
+        raise UnsafeDirectoryError(path, fact, hint)
 
 
 def _foreign(found: os.stat_result) -> str:
     """Whose something is that is not this user's, and its mode."""
-    mode = stat.S_IMODE(found.st_mode)
-    return f"belongs to {_user(found.st_uid)}, not to uid {os.geteuid()} (mode {mode:04o})"
+    from gpucache.disk.ways_out import user
+
+    return f"belongs to {user(found.st_uid)}, not to uid {os.geteuid()} (mode {_mode(found)})"
 
 
-def _chmod(path: str, found: os.stat_result, change: str) -> str:
-    """The command that changes a mode, and who may give it."""
-    command = f"`chmod {change} {quoted(path)}`"
-    if os.geteuid() in (0, found.st_uid):
-        return command
-    return f"have {_user(found.st_uid)} say {command}"
+def _mode(found: os.stat_result) -> str:
+    return f"{stat.S_IMODE(found.st_mode):04o}"
 
 
 def _vet_ancestor(path: str, found: os.stat_result, trust: Trust) -> None:
     _refuse_no_directory(path, found)
     sticky = bool(found.st_mode & stat.S_ISVTX)
     if _is_open_to_all(found, trust) and not sticky:
-        mode = stat.S_IMODE(found.st_mode)
-        fact = f"everybody may write this ancestor (mode {mode:04o}, not sticky) "
+        from gpucache.disk.ways_out import ALONE, chmod
+
+        fact = f"everybody may write this ancestor (mode {_mode(found)}, not sticky) "
         fact += "and so replace the cache, which is executed"
-        raise UnsafeDirectoryError(path, fact, f"{_chmod(path, found, '+t')}, or {_ALONE}")
+        raise UnsafeDirectoryError(path, fact, f"{chmod(path, found, '+t')}, or {ALONE}")
 
 
 def _refuse_no_directory(path: str, found: os.stat_result) -> None:
@@ -303,37 +326,12 @@ def _is_open_to_all(found: os.stat_result, trust: Trust) -> bool:
 
 def _vet_link(path: str, found: os.stat_result, links: int) -> None:
     if found.st_uid not in (os.geteuid(), 0):
+        from gpucache.disk.ways_out import user
+
         raise UnsafeDirectoryError(
             path,
-            f"is a symbolic link of {_user(found.st_uid)}, who can point it anywhere",
+            f"is a symbolic link of {user(found.st_uid)}, who can point it anywhere",
             f"`rm {quoted(path)}`, or set {ROOT} to a directory of your own without it on the way",
         )
     if links > _MOST_LINKS:
         raise ProvisionError(path, errno.ELOOP, tried="look at")
-
-
-# ---- how users are named
-
-_UID_MAP = "/proc/self/uid_map"
-_OVERFLOW_UID = "/proc/sys/kernel/overflowuid"
-
-
-def _user(uid: int) -> str:
-    """How a refusal names the owner of something."""
-    if _is_unmapped(uid):
-        return f"a user whom this container does not map (shown as uid {uid})"
-    return f"uid {uid}"
-
-
-def _is_unmapped(uid: int) -> bool:
-    """Whether a uid stands for every user whom this process's user namespace does not know (user_namespaces(7))."""
-    try:
-        with open(_OVERFLOW_UID, encoding="utf-8") as file:
-            overflow = int(file.read())
-        with open(_UID_MAP, encoding="utf-8") as file:
-            ranges = [line.split() for line in file]
-        if uid != overflow:
-            return False
-        return not any(int(first) <= uid < int(first) + int(count) for first, _, count in ranges)
-    except (OSError, ValueError):
-        return False

@@ -10,11 +10,15 @@ from pathlib import Path
 
 import filelock
 
+from gpucache.disk import access_acl, ways_out
+
 ADA, BOB = 65534, 65533  # two users who are not root
 
 # loaded while root: the interpreter may lie where no other user can read it
 assert filelock.FileLock
 assert shlex.quote
+assert access_acl
+assert ways_out
 
 
 @contextmanager

@@ -1,0 +1,186 @@
+"""The way out of a refusal of what another user owns: what this user can set, or the one command its owner has to give.
+
+Each way is offered only where it leads on: a variable that trusts an owner is none where his directories are closed to
+this user, and a shared root is none for somebody outside its group.
+"""
+
+from __future__ import annotations
+
+import os
+import stat
+
+from gpucache.disk.refusal import may, quoted
+from gpucache.environment import FALLBACK, ROOT, TRUST_GROUPS, TRUST_UIDS, TRUST_WORLD_WRITABLE
+from gpucache.layout import paths
+
+OWN = f"set {ROOT} to a directory of your own"
+ALONE = f"set {TRUST_WORLD_WRITABLE}=1 where only your own processes reach it (an emptyDir)"
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Sequence
+
+
+def of_anothers(
+    path: str, found: os.stat_result, uids: Iterable[int] = (), groups: Iterable[int] = ()
+) -> str:
+    """What to do about a directory of another user at a path, which may be a root or lie in one.
+
+    ``found`` is its `os.stat`, ``uids`` and ``groups`` are whom this user trusts already, which must not be lost.
+    """
+    if is_unmapped(found.st_uid):  # to trust it would be to trust any number of users
+        return OWN
+    root = root_above(path)
+    trusting = _trusting(TRUST_UIDS.name, uids, found.st_uid)
+    if os.geteuid() == 0:
+        return f"{OWN}, or {trusting} if you trust that user"
+    try:
+        of_root = os.stat(root)
+    except OSError:
+        return OWN
+    if _is_new(root):
+        return f"{OWN}, or {trusting} if you trust that user" if may(root, _ALL) else OWN
+    if _is_member(of_root.st_gid):
+        return f"{OWN}, or {_sharing(root, of_root, groups)}"
+    if may(paths.ours(root, "store"), os.R_OK | os.X_OK):
+        return f"{OWN} and {FALLBACK}={quoted(root)}, with {trusting} if you trust that user"
+    return OWN
+
+
+def closing(path: str, found: os.stat_result) -> str:
+    """What to do about a directory of somebody who is trusted that everybody may write.
+
+    Closed to others it would be closed to this user too, where he is neither its owner nor in its group.
+    """
+    is_own = os.geteuid() in (0, found.st_uid)
+    if is_own or (_is_member(found.st_gid) and found.st_mode & stat.S_IWGRP):
+        return f"{chmod(path, found, 'o-w')}, or {ALONE}"
+    return f"{ALONE}, else {OWN}"
+
+
+def named_writers(
+    path: str,
+    found: os.stat_result,
+    uids: Sequence[int],
+    gids: Sequence[int],
+    trusted: Sequence[Iterable[int]],
+) -> tuple[str, str]:
+    """The fact that an access-control list lets somebody write a directory or file, and what to do about that.
+
+    ``uids`` and ``gids`` are the writers who are not trusted, ``trusted`` the users and the groups who are.
+    """
+    who = [*map(user, uids), *(f"the members of group {gid}" for gid in gids)]
+    fact = f"{' and '.join(who)} may write it by an access-control list (mode {shown_mode(found)})"
+    settings = []
+    if uids:
+        settings.append(_trusting(TRUST_UIDS.name, trusted[0], *uids))
+    if gids:
+        settings.append(_trusting(TRUST_GROUPS.name, trusted[1], *gids))
+    trusting = f"{' '.join(settings)} if you trust them"
+    if os.geteuid() not in (0, found.st_uid):
+        return f"{fact}, and a cache is executed", f"{OWN}, or {trusting}"
+    command = f"`chmod g-w {quoted(path)}`"
+    root = root_above(path)
+    if os.path.lexists(paths.mark_path(root)):  # whose members would be shut out
+        command = f"`gpucache provision --shared group --root {quoted(root)}`"
+    return f"{fact}, and a cache is executed", f"{command}, or {trusting}"
+
+
+def past_anothers(path: str, directory: str, found: os.stat_result) -> str:
+    """What to do about a directory or file of another user that is in the way to a path, and is closed to this user.
+
+    ``found`` is the `os.stat` of what is in the way.
+    """
+    if not stat.S_ISDIR(found.st_mode):
+        return chmod(directory, found, "a+r")
+    root = root_above(path)
+    is_below = f"{directory}/".startswith(f"{root}/")
+    if root == path or not is_below:
+        return OWN  # nothing tells that it is a cache's
+    return of_anothers(path, found)
+
+
+_ALL = os.R_OK | os.W_OK | os.X_OK
+
+
+def root_above(path: str) -> str:
+    """The root in which a path is, by its name; the path itself where that tells of none.
+
+    >>> root_above("/cache/gpucache/v1/locks"), root_above("/cache/triton/0"), root_above("/cache")
+    ('/cache', '/cache', '/cache')
+    """
+    above, _, name = path.rpartition("/")
+    if name in ("gpucache", "triton"):
+        return above or "/"
+    for part in ("/gpucache/v1", "/triton/"):
+        root, found, _ = f"{path}/".rpartition(part)
+        if found:
+            return root or "/"
+    return path
+
+
+def _is_new(root: str) -> bool:
+    """Whether nothing of gpucache's is in a root yet, so that this user would be the first."""
+    return not any(map(os.path.lexists, paths.our_directories(root)))
+
+
+def _is_member(gid: int) -> bool:
+    return gid == os.getegid() or gid in os.getgroups()
+
+
+def _sharing(root: str, of_root: os.stat_result, groups: Iterable[int]) -> str:
+    """What makes a root one of its group, of which this user is a member, or lets this user believe that it is."""
+    naming = _trusting(TRUST_GROUPS.name, groups, of_root.st_gid)
+    if os.path.lexists(paths.mark_path(root)) and may(root, _ALL):
+        return f"{naming} if you trust every member of that group"
+    command = (
+        f"have {user(of_root.st_uid)} say `gpucache provision --shared group --root {quoted(root)}`"
+    )
+    if of_root.st_uid == 0:
+        return command
+    return f"{command}, and set {naming}"
+
+
+def _trusting(name: str, known: Iterable[int], *more: int) -> str:
+    """A setting that trusts some more, and whom it trusts already."""
+    return f"{name}={','.join(map(str, sorted({*known, *more})))}"
+
+
+def chmod(path: str, found: os.stat_result, change: str) -> str:
+    """The command that changes a mode, and who may give it."""
+    command = f"`chmod {change} {quoted(path)}`"
+    if os.geteuid() in (0, found.st_uid):
+        return command
+    return f"have {user(found.st_uid)} say {command}"
+
+
+def shown_mode(found: os.stat_result) -> str:
+    """A mode as `chmod` takes it: ``0755``, ``2770``."""
+    return f"{stat.S_IMODE(found.st_mode):04o}"
+
+
+# ---- how users are named
+
+_UID_MAP = "/proc/self/uid_map"
+_OVERFLOW_UID = "/proc/sys/kernel/overflowuid"
+
+
+def user(uid: int) -> str:
+    """How a refusal names the owner of something."""
+    if is_unmapped(uid):
+        return f"a user whom this container does not map (shown as uid {uid})"
+    return f"uid {uid}"
+
+
+def is_unmapped(uid: int) -> bool:
+    """Whether a uid stands for every user whom this process's user namespace does not know (user_namespaces(7))."""
+    try:
+        with open(_OVERFLOW_UID, encoding="utf-8") as file:
+            overflow = int(file.read())
+        with open(_UID_MAP, encoding="utf-8") as file:
+            ranges = [line.split() for line in file]
+        if uid != overflow:
+            return False
+        return not any(int(first) <= uid < int(first) + int(count) for first, _, count in ranges)
+    except (OSError, ValueError):
+        return False
