@@ -323,6 +323,14 @@ def _is_pack(name: str) -> bool:
     return len(name) <= 100 and name[0].isalnum() and letters.isalnum() and name.isascii()
 
 
+def _caches(text: str) -> tuple[str, ...]:
+    """The names of JIT caches, each once; which names there are `gpucache.layout.jit_caches` knows."""
+    names = [name for name in map(str.strip, text.split(",")) if name]
+    if not names:
+        raise ValueError("all, none, or names that `gpucache caches` lists: flashinfer,tilelang")
+    return tuple(dict.fromkeys(names))
+
+
 class Fakes(Value):
     """The fake devices that `GPUCACHE_FAKE_DEVICES` asks for."""
 
@@ -562,6 +570,13 @@ PACK = Variable[tuple[str, ...]](
     (),
     "the packs that gpucache run pulls from the remote while the program starts: NAME,NAME",
     _packs,
+    in_file="list",
+)
+CACHES = Variable[tuple[str, ...]](
+    "GPUCACHE_CACHES",
+    (),
+    "the JIT caches that gpucache run and env put into the root: all, or flashinfer,tilelang",
+    _caches,
     in_file="list",
 )
 NVML_TIMEOUT = Variable(

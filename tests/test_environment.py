@@ -8,6 +8,7 @@ import pytest
 
 from gpucache import DeviceCacheRegistry, log
 from gpucache.environment import (
+    CACHES,
     DISABLE,
     PACK,
     TRUST_GROUPS,
@@ -45,6 +46,7 @@ def makes_sense(variable, text):
     is_path = variable.name.removeprefix("GPUCACHE_") in paths and text.strip() != ""
     is_empty_list = variable in (TRUST_UIDS, TRUST_GROUPS) and text.strip() == ""
     is_name = variable is PACK and text in ("lots", "nan", "inf", "1e308")
+    is_name |= variable is CACHES and text.strip() != ""
     return (
         is_path or is_name or is_empty_list or variable.name in ("GPUCACHE_DEVICE", "GPUCACHE_SET")
     )

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
+from support.jit_table import documented_tables
 
 from gpucache.errors import ConfigurationError
 from gpucache.layout import paths
@@ -61,7 +64,7 @@ class TestChosen:
         assert names(name) == []
 
     def test_an_unknown_name_is_refused_with_the_nearest_right_one(self):
-        with pytest.raises(ConfigurationError, match="flashinfer, or another name") as caught:
+        with pytest.raises(ConfigurationError, match="the nearest is flashinfer") as caught:
             names("flashinfr")
         assert caught.value.name == "--caches"
         with pytest.raises(ConfigurationError, match="is not a name that"):
@@ -76,3 +79,8 @@ class TestChosen:
 def test_a_level_is_below_the_caches_directory():
     assert paths.jit_directory("/r") == "/r/jit"
     assert paths.jit_directory("/r", "aiter", "sm_90") == "/r/jit/aiter/sm_90"
+
+
+def test_the_page_has_every_row_as_it_is():
+    page = Path(__file__).parent.parent / "docs/jit-caches.md"
+    assert page.read_text().endswith(f"\n\n{documented_tables()}")

@@ -21,10 +21,10 @@ OPTIONS = [
     "--plugin",
     "--no-plugin",
 ]
-WITH_VALUES = ["--record", "--warm", "--jobs"]
+WITH_VALUES = ["--record", "--warm", "--jobs", "--caches"]
 OTHERS = ["--json", "--help", "-h", "--version", "--", "-", "", "-1", "--roo", "-r", "--strict=1"]
 VALUES = ["0", "7", "007", "1_0", " 1", "+1", "\u0663", "9" * 9, "9" * 10, "sh", "fish", "dotenv"]
-VALUES += ["json", "SH", "true", "/a/b", "a=b", "path", "\udcff"]
+VALUES += ["all", "warp,jax", "wrap", "json", "SH", "true", "/a/b", "a=b", "path", "\udcff"]
 word = st.one_of(
     st.sampled_from([*OPTIONS, *WITH_VALUES]),
     st.sampled_from(VALUES),
@@ -76,6 +76,8 @@ def test_what_quick_reads_click_reads_alike(words):
         (["env", "--format", "fish", "1"], EnvCall(ordinal=1, form="fish")),
         (["run", "a", "--root", "--"], RunCall(command=("a", "--root", "--"))),
         (["run", "--", "--strict"], RunCall(command=("--strict",))),
+        (["run", "--caches", "warp,jax", "a"], RunCall(command=("a",), caches=("warp", "jax"))),
+        (["env", "--caches=all", "0"], EnvCall(ordinal=0, caches=("all",))),
         (["run", "--plugin", "--no-plugin", "a"], RunCall(command=("a",), plugin=False)),
         (["run", "--device", "3", "--force", "--strict", "--plugin", "--root", "r", "--", "a"],
          RunCall(command=("a",), device=3, root="r", strict=True, force=True, plugin=True)),

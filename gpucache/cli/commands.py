@@ -28,6 +28,7 @@ _HOME = {
     "pull": "transfer_pull",
     "remote": "remote",
     "stats": "stats",
+    "caches": "jit_caches",
     "ls": "caches",
     "du": "caches",
     "prune": "removals",

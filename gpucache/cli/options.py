@@ -8,6 +8,7 @@ from typing import Any
 
 import click
 
+from gpucache.errors import ConfigurationError
 from gpucache.units import parse_duration, parse_size
 
 
@@ -79,6 +80,26 @@ def jobs_option(help_text: str) -> Callable[[Any], Any]:
     return click.option("--jobs", "-j", type=click.IntRange(min=1), metavar="N", help=help_text)
 
 
+def _caches_of(
+    context: click.Context, option: click.Parameter, value: str | None
+) -> tuple[str, ...] | None:
+    """The names of JIT caches; an unknown one is refused with the nearest right one."""
+    from gpucache.layout.jit_caches import named
+
+    if value is None:
+        return None
+    try:
+        return named(value, "--caches")
+    except ConfigurationError as error:
+        raise click.BadParameter(f"{error.value!r} is not {error.expected}") from None
+
+
+caches_option = click.option(
+    "--caches",
+    metavar="all|NAMES",
+    callback=_caches_of,
+    help="Put these JIT caches into the root, too: all, none or flashinfer,tilelang (`gpucache caches` lists them).",
+)
 json_option = click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 codes_option = click.option(
     "--codes", is_flag=True, help="Only list every code of a finding, and what it means."

@@ -5,8 +5,10 @@ The command line has been read by `quick`, or by click in `path_and_env_options`
 
 from __future__ import annotations
 
+import os
+
 from gpucache.cli.settings import settings_of
-from gpucache.cli.terminal import print_data
+from gpucache.cli.terminal import print_data, say
 from gpucache.values import Value
 
 TYPE_CHECKING = False
@@ -43,6 +45,8 @@ class EnvCall(Value, kw_only=True):
     root: str | None = None
     form: str = "sh"
     """``sh``, ``fish``, ``dotenv`` or ``json``."""
+    caches: tuple[str, ...] | None = None
+    """The JIT caches that are put into the root: ``all``, or names; None: as `GPUCACHE_CACHES` says."""
 
     def execute(self) -> int:
         """Print a line for each variable, or one JSON object; returns the exit code."""
@@ -62,13 +66,30 @@ class EnvCall(Value, kw_only=True):
     def _variables(self) -> dict[str, str]:
         """The device's variables, with the mark by which a later `gpucache run` may choose another device."""
         from gpucache.directories.settings import marks
-        from gpucache.environment import DISABLE, SET_BY_RUN
+        from gpucache.environment import CACHES, DISABLE, SET_BY_RUN
 
         if DISABLE.read(settings_of(self.root)):
             return {}
         registry = _recorded(self.root)
         variables = registry.environ(self.ordinal)
-        return {**variables, SET_BY_RUN.name: marks(variables)}
+        of_caches: dict[str, str] = {}
+        if self.caches is not None or CACHES.text(settings_of(self.root)):
+            of_caches = self._of_caches(registry)
+        variables |= of_caches
+        return {**variables, SET_BY_RUN.name: marks(variables, of_caches)}
+
+    def _of_caches(self, registry: DeviceCacheRegistry) -> dict[str, str]:
+        """The variables of the JIT caches that are chosen; says on stderr which cannot be had here."""
+        from gpucache.cli.jit_words import sentences
+        from gpucache.directories.jit_launch import jit_launch
+
+        device = registry.devices[self.ordinal]
+        launch = jit_launch(
+            registry.root, (device,), os.environ, self.caches, settings_of(self.root)
+        )
+        for sentence in sentences(launch):
+            say(f"note: {sentence}")
+        return launch.variables
 
 
 def _recorded(root: str | None) -> DeviceCacheRegistry:

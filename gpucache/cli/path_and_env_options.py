@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import click
 
-from gpucache.cli.options import json_option, root_option
+from gpucache.cli.options import caches_option, json_option, root_option
 from gpucache.cli.path_and_env import EnvCall, PathCall
 
 
@@ -31,15 +31,23 @@ def path(ordinal: int, root: str | None, as_json: bool) -> int:
     type=click.Choice(["sh", "fish", "json", "dotenv"]),
     help="How the variables are written.  [default: sh]",
 )
+@caches_option
 @json_option
-def env(ordinal: int, root: str | None, form: str | None, as_json: bool) -> int:
+def env(
+    ordinal: int,
+    root: str | None,
+    form: str | None,
+    caches: tuple[str, ...] | None,
+    as_json: bool,
+) -> int:
     """Print the variables that give a process this device's directory, from the record.
 
     \b
     eval "$(gpucache env 0)"
     gpucache env 0 --format fish | source
+    eval "$(gpucache env 0 --caches all)"
     """
     if as_json and form not in (None, "json"):
         raise click.UsageError(f"--json and --format {form} contradict each other")
     form = "json" if as_json else form or "sh"
-    return EnvCall(ordinal=ordinal, root=root, form=form).execute()
+    return EnvCall(ordinal=ordinal, root=root, form=form, caches=caches).execute()

@@ -36,7 +36,7 @@ class _Options(Value):
 
 
 _PATH = _Options({"--root": "root"}, {})
-_ENV = _Options({"--root": "root", "--format": "form"}, {})
+_ENV = _Options({"--root": "root", "--format": "form", "--caches": "caches"}, {})
 _RUN = _Options(
     {
         "--root": "root",
@@ -44,6 +44,7 @@ _RUN = _Options(
         "--record": "record",
         "--warm": "warm",
         "--jobs": "jobs",
+        "--caches": "caches",
     },
     {
         "--strict": ("strict", True),
@@ -79,6 +80,8 @@ def _with_ordinal(words: list[str], options: _Options) -> dict[str, Any]:
         raise _UnknownError
     if "form" in fields and fields["form"] not in _FORMS:
         raise _UnknownError
+    if "caches" in fields:
+        fields["caches"] = _caches(fields["caches"])
     fields["ordinal"] = _ordinal(others[0])
     return fields
 
@@ -94,6 +97,8 @@ def _run(words: list[str]) -> RunCall:
         fields["jobs"] = _ordinal(fields["jobs"])
         if not fields["jobs"] or "warm" not in fields:
             raise _UnknownError
+    if "caches" in fields:
+        fields["caches"] = _caches(fields["caches"])
     return RunCall(command=tuple(command), **fields)
 
 
@@ -133,6 +138,16 @@ def _option(word: str, left: list[str], options: _Options) -> tuple[str, Any]:
     if not value.strip() or value.startswith("-"):
         raise _UnknownError
     return options.valued[name], value
+
+
+def _caches(text: str) -> tuple[str, ...]:
+    from gpucache.errors import ConfigurationError
+    from gpucache.layout.jit_caches import named
+
+    try:
+        return named(text, "--caches")
+    except ConfigurationError:
+        raise _UnknownError from None
 
 
 def _ordinal(text: str) -> int:

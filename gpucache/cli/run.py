@@ -44,6 +44,8 @@ class RunCall(Value, kw_only=True):
     """A file of recipes that are compiled while the command starts; ``auto``: those of the command's last run."""
     jobs: int | None = None
     """How many of these are compiled at once; None: one on each core that no rank computes on."""
+    caches: tuple[str, ...] | None = None
+    """The JIT caches that are put into the root: ``all``, or names; None: as `GPUCACHE_CACHES` says."""
 
     def execute(self) -> int:
         """Execute the command, which replaces this process. Returns an exit code where that fails or was not tried."""
@@ -98,9 +100,15 @@ class RunCall(Value, kw_only=True):
             force=self.force,
             root=self.root,
             plugin=self.plugin,
+            caches=self.caches,
         )
         settings = self._settings(environ)
         _tell(report, environ)
+        if report.jit is not None:
+            from gpucache.cli.jit_words import sentences
+
+            for sentence in sentences(report.jit):
+                _say_in_job(f"note: {sentence}")
         if self.plugin:
             _tell_of_alone(settings)
         if environment.PACK.text(settings):

@@ -5,7 +5,7 @@ from __future__ import annotations
 import click
 from click.shell_completion import CompletionItem
 
-from gpucache.cli.options import jobs_option, path_of, root_option
+from gpucache.cli.options import caches_option, jobs_option, path_of, root_option
 from gpucache.cli.run import RunCall
 
 
@@ -45,6 +45,7 @@ def _complete_file(
     help="Compile what is missing of the recipes in FILE, or of the last run of COMMAND, while it starts.",
 )
 @jobs_option("So many of these at once (default: cores less ranks).")
+@caches_option
 @click.argument(
     "command", nargs=-1, required=True, type=click.UNPROCESSED, shell_complete=_complete_file
 )
@@ -57,6 +58,7 @@ def run(
     record: str | None,
     warm: str | None,
     jobs: int | None,
+    caches: tuple[str, ...] | None,
     command: tuple[str, ...],
 ) -> int:
     """Execute COMMAND with its device's cache directories; provisions them when needed.
@@ -71,6 +73,7 @@ def run(
     srun --ntasks-per-node 8 gpucache run -- python train.py
     CUDA_VISIBLE_DEVICES=2 gpucache run -- python tune.py
     gpucache run --warm auto -- python train.py
+    gpucache run --caches all -- python serve.py
     """
     if not command[0]:
         raise click.UsageError("COMMAND is empty")
@@ -86,5 +89,6 @@ def run(
         record=record,
         warm=warm,
         jobs=jobs,
+        caches=caches,
     )
     return call.execute()

@@ -18,13 +18,16 @@ from gpucache.directories.registry import DeviceCacheRegistry
 from gpucache.directories.settings import VARIABLES, Change, Setting, marks, set_by_outer
 from gpucache.directories.visible_by_record import contradiction
 from gpucache.environment import SET_BY_RUN
-from gpucache.errors import DeviceIndexError, ProvisionError, RecordError
+from gpucache.errors import ConfigurationError, DeviceIndexError, ProvisionError, RecordError
 from gpucache.layout.paths import ours
+from gpucache.machine.device import architectures as known_architectures
 from gpucache.values import Value
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping
+    from collections.abc import Iterator, Mapping, Sequence
+
+    from gpucache.directories.jit_launch import JitLaunch
 
 
 class LaunchReport(Value):
@@ -43,6 +46,8 @@ class LaunchReport(Value):
     more than one, starts its workers itself."""
     settings: tuple[Setting, ...] = ()
     warnings: tuple[str, ...] = ()
+    jit: JitLaunch | None = None
+    """What became of JIT caches; None where none was chosen."""
 
 
 def launch_environ(
@@ -52,6 +57,7 @@ def launch_environ(
     force: bool = False,
     root: str | None = None,
     plugin: bool = True,
+    caches: Sequence[str] | None = None,
 ) -> tuple[dict[str, str], LaunchReport]:
     """The environment that gives a command its device's directories, provisioned; and a report of every change.
 
@@ -59,11 +65,14 @@ def launch_environ(
     local rank of torchrun, mpirun or srun says; else none, and only the root is set. ``root`` wins over `GPUCACHE_DIR`.
     ``plugin`` turns the Triton plug-in on in each Python that the command starts and that can import gpucache, by
     `PYTHONPATH` (`gpucache.directories.python_path`); without it, an outer call's plug-in is turned off.
-    What the user set is kept unless ``force``; what an outer call set, and nobody changed since (`GPUCACHE_SET` tells),
-    is replaced. The record is used where the kernel shows exactly its GPUs, and NVML asked otherwise.
+    ``caches`` are the JIT caches that are put into the root as well (`gpucache.layout.jit_caches`), ``all`` or names;
+    without it, `GPUCACHE_CACHES` in ``base`` says. What the user set is kept unless ``force``; what an outer call set,
+    and nobody changed since (`GPUCACHE_SET` tells), is replaced. The record is used where the kernel shows exactly its
+    GPUs, and NVML asked otherwise.
 
     Raises:
-        GpuCacheError: discovery, vetting or provisioning failed, or the device does not exist.
+        GpuCacheError: discovery, vetting or provisioning failed, the device does not exist, or a word of ``caches`` is
+            no cache's name.
     """
     environ = changeable(base, root)  # never handed on: the command reads the files itself
     if environment.DISABLE.read(environ):
@@ -88,7 +97,7 @@ def launch_environ(
         ordinal, choice = _without_record(device)
     else:
         registry = _pinned(registry, environ)
-        device_count, architectures = len(registry), _architectures(registry)
+        device_count, architectures = len(registry), known_architectures(registry.visible.devices)
         ordinal, choice = _ordinal(registry, base, device)
     forced: tuple[str, ...] = VARIABLES if force else ()
     if root is not None:
@@ -105,6 +114,9 @@ def launch_environ(
         *_device_settings(base, wanted, choice, forced),
         *_plugin_settings(base, plugin and problem is None, force),
     ]
+    jit = _jit_launch(registry, ordinal, base, environ, caches, force, warnings)
+    if jit is not None:
+        settings += jit.settings
     several = ordinal is None and device_count > 1
     report = LaunchReport(
         choice=choice,
@@ -114,19 +126,40 @@ def launch_environ(
         has_own_workers=several and local_rank(base)[0] is None,
         settings=tuple(settings),
         warnings=tuple(warnings),
+        jit=jit,
     )
-    return _applied(base, settings, by_outer), report
+    return _applied(base, settings, by_outer, jit), report
 
 
-def _architectures(registry: DeviceCacheRegistry) -> tuple[str, ...]:
-    """The architectures of the devices that can be chosen, each once; none where one of them is not known."""
-    found = set()
-    for device in registry.visible.devices:
-        if device.compute_capability is None:
-            return ()
-        major, minor = device.compute_capability
-        found.add(f"sm_{major}{minor}")
-    return tuple(sorted(found))
+def _jit_launch(
+    registry: DeviceCacheRegistry,
+    ordinal: int | None,
+    base: Mapping[str, str],
+    environ: Mapping[str, str],
+    caches: Sequence[str] | None,
+    force: bool,
+    warnings: list[str],
+) -> JitLaunch | None:
+    """What becomes of JIT caches, where some are chosen now, or were by an outer call; else None.
+
+    A mistake in `GPUCACHE_CACHES` is a warning, and no cache is chosen.
+
+    Raises:
+        ConfigurationError: a word of ``caches`` is no cache's name.
+    """
+    was_chosen = set_by_outer(base) - set(VARIABLES)
+    if caches is None and not environment.CACHES.text(environ) and not was_chosen:
+        return None
+    from gpucache.directories.jit_launch import jit_launch  # most launches choose none
+
+    devices = registry.visible.devices if ordinal is None else (registry.devices[ordinal],)
+    try:
+        return jit_launch(registry.root, devices, base, caches, environ, force)
+    except ConfigurationError as error:
+        if error.name != environment.CACHES.name:
+            raise
+        warnings.append(f"{error.problem}: no JIT cache is put into the root")
+        return None
 
 
 def _provisioned(
@@ -290,6 +323,7 @@ def _applied(
     base: Mapping[str, str],
     settings: list[Setting],
     by_outer: set[str],
+    jit: JitLaunch | None,
 ) -> dict[str, str]:
     """The base with every setting carried out, and with the marks of all that gpucache has set."""
     environ = dict(base)
@@ -302,5 +336,6 @@ def _applied(
         environ[name] = value
         if setting.action != "kept" or name in by_outer:
             ours[name] = value
-    environ[SET_BY_RUN.name] = marks(ours)
+    also = [] if jit is None else [setting.name for setting in jit.settings]
+    environ[SET_BY_RUN.name] = marks(ours, also)
     return environ

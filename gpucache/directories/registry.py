@@ -18,7 +18,7 @@ from gpucache.machine.visible import Visible, visible_devices
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping
+    from collections.abc import Iterator, Mapping, Sequence
 
     from gpucache.directories.provision import Provision
     from gpucache.disk.sharing import Sharing
@@ -151,7 +151,14 @@ class DeviceCacheRegistry:
     def __repr__(self) -> str:
         return f"DeviceCacheRegistry(root={self.root!r}, devices={len(self)})"
 
-    def environ(self, ordinal: int, *, plugin: bool = False) -> dict[str, str]:
+    def environ(
+        self,
+        ordinal: int,
+        *,
+        plugin: bool = False,
+        caches: Sequence[str] = (),
+        given: Mapping[str, str] | None = None,
+    ) -> dict[str, str]:
         """The variables that give a child process this device's directory.
 
         Empty when `GPUCACHE_DISABLE=1`. The device is pinned by its UUID, so that the child finds it whatever mask,
@@ -159,8 +166,13 @@ class DeviceCacheRegistry:
         only for children that can import gpucache, such as those of this interpreter. Triton imports it inside a
         kernel launch, which fails where that cannot be.
 
+        ``caches`` adds the variables of JIT caches (``["all"]``, ``["flashinfer", "tilelang"]``: `gpucache caches`
+        lists them) that are not set in ``given``, the environment that the child has otherwise, by default
+        ``os.environ``. Their directories are made; what cannot be had here is left out (`gpucache caches` says why).
+
         Raises:
             DeviceIndexError: this process has no such device.
+            ConfigurationError: a word of ``caches`` is no cache's name.
         """
         path = self.path(ordinal)
         if environment.DISABLE.read(self._settings):
@@ -173,6 +185,12 @@ class DeviceCacheRegistry:
         }
         if plugin:
             variables[environment.MANAGER.name] = environment.OUR_MANAGER
+        if caches:
+            from gpucache.directories.jit_launch import jit_launch  # most processes choose none
+
+            given = os.environ if given is None else given
+            jit = jit_launch(self.root, (self.devices[ordinal],), given, caches, self._settings)
+            variables |= jit.variables
         return variables
 
     def provision(self, timeout_s: float = 60.0, sharing: Sharing | None = None) -> Provision:

@@ -8,12 +8,12 @@ from __future__ import annotations
 import os
 
 from gpucache import environment
-from gpucache.environment import mark, was_set_by_run
+from gpucache.environment import SET_BY_RUN, mark, was_set_by_run
 from gpucache.values import Value
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Collection, Mapping
     from typing import Literal
 
 
@@ -77,12 +77,17 @@ class Change(Value):
         return Setting(name, "kept", had, reason, by="user")
 
 
-def marks(variables: Mapping[str, str]) -> str:
-    """The value of `GPUCACHE_SET` that tells an inner call which variables are gpucache's to replace."""
-    ours = [name for name in VARIABLES if name in variables]
+def marks(variables: Mapping[str, str], also: Collection[str] = ()) -> str:
+    """The value of `GPUCACHE_SET` that tells an inner call which variables are gpucache's to replace.
+
+    ``also`` has the names of JIT caches' variables; what else is among ``variables`` gets no mark.
+    """
+    ours = [name for name in (*VARIABLES, *also) if name in variables]
     return ",".join(mark(name, variables[name]) for name in ours)
 
 
 def set_by_outer(environ: Mapping[str, str]) -> set[str]:
     """The variables that an outer call set, and that still have the value which the outer call gave them."""
-    return {name for name in VARIABLES if was_set_by_run(name, environ)}
+    marked = (SET_BY_RUN.text(environ) or "").split(",")
+    names = {item.rpartition(":")[0] for item in marked}
+    return {name for name in names if was_set_by_run(name, environ)}

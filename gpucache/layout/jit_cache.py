@@ -66,7 +66,8 @@ class JitCache(Value, kw_only=True):
     """Why the name must be said, or why no variable moves the cache. Empty for ``on``."""
     default: str
     """Where the software caches when no variable is set: a path with ``{home}``, ``{cache}`` (`XDG_CACHE_HOME`, else
-    ``~/.cache``), ``{tmp}``, ``{user}`` and ``*``; or words in parentheses."""
+    ``~/.cache``), ``{tmp}``, ``{user}``, ``{root}`` (gpucache's, as TorchInductor's directory) and ``*``; or words in
+    parentheses."""
     appended: str = ""
     """What the software itself puts below the variable's value before its files: FlashInfer ``.cache/flashinfer``."""
     holds: str
@@ -84,9 +85,9 @@ class JitCache(Value, kw_only=True):
     """The variable by which the software itself keeps the cache small; empty where it never removes anything."""
     cold_start: ColdStart
     """What happens when several processes start cold."""
-    mends_itself: bool
+    mends_itself: bool | None
     """Whether a file that was cut or emptied is made again. False: every start fails on it, or uses it, until somebody
-    removes the unit."""
+    removes the unit. None: not known."""
     moves: bool
     """Whether a directory that was moved to another path is still hit. False: all is compiled again."""
     moves_because: str = ""

@@ -7,6 +7,7 @@ at an environment.
 
 from __future__ import annotations
 
+from gpucache.environment import CACHES, INDUCTOR_ROOT, TRITON_DIRECTORY
 from gpucache.errors import ConfigurationError
 from gpucache.layout.jit_cache import JitCache, Unit
 
@@ -57,7 +58,7 @@ JIT_CACHES: tuple[JitCache, ...] = (
         holds="downloaded cubins",
         units=(),
         cold_start="not known",
-        mends_itself=False,
+        mends_itself=None,
         moves=True,
         read_at="import",
         source="read: jit/env.py, _get_cubin_dir",
@@ -65,7 +66,7 @@ JIT_CACHES: tuple[JitCache, ...] = (
     JitCache(
         name="deepgemm",
         software="deep_gemm",
-        versions="main of 2026",
+        versions="main at 06a6ae2",
         variables=(("DG_JIT_CACHE_DIR", _DIRECTORY),),
         also=("DJ_JIT_CACHE_DIR",),
         default="{home}/.deep_gemm",
@@ -73,7 +74,7 @@ JIT_CACHES: tuple[JitCache, ...] = (
         units=(Unit(pattern="cache/kernel.*/"),),
         staged=("tmp/*/",),
         cold_start="each compiles",
-        mends_itself=False,
+        mends_itself=None,
         moves=True,
         needs_directory=True,
         needs_local=True,
@@ -165,7 +166,7 @@ JIT_CACHES: tuple[JitCache, ...] = (
         holds="cubins of jiterated operators",
         units=(Unit(pattern="*"),),
         cold_start="each compiles",
-        mends_itself=False,
+        mends_itself=None,
         moves=True,
         needs_directory=True,
         read_at="use",
@@ -174,14 +175,14 @@ JIT_CACHES: tuple[JitCache, ...] = (
     JitCache(
         name="cuda",
         software="the NVIDIA driver",
-        versions="580",
+        versions="by its manual",
         variables=(("CUDA_CACHE_PATH", _DIRECTORY),),
         default="{home}/.nv/ComputeCache",
         holds="what the driver compiles of PTX",
         units=(),
         bounded_by="CUDA_CACHE_MAXSIZE",
         cold_start="not known",
-        mends_itself=False,
+        mends_itself=None,
         moves=True,
         read_at="use",
         source="CUDA Programming Guide, environment variables; llm-d #418 sets it",
@@ -189,7 +190,7 @@ JIT_CACHES: tuple[JitCache, ...] = (
     JitCache(
         name="aiter",
         software="aiter",
-        versions="0.1.7, main of 2026",
+        versions="0.1.7, main at 0243447",
         variables=(("AITER_JIT_DIR", _DIRECTORY),),
         kind="named-only",
         reason="hides the modules that aiter has installed: it imports modules from there alone",
@@ -205,7 +206,7 @@ JIT_CACHES: tuple[JitCache, ...] = (
             ),
         ),
         cold_start="one compiles",
-        mends_itself=False,
+        mends_itself=None,
         moves=False,
         moves_because=_NINJA,
         read_at="import",
@@ -298,7 +299,7 @@ JIT_CACHES: tuple[JitCache, ...] = (
         software="helion",
         versions="1.5.1",
         variables=(("HELION_CACHE_DIR", _DIRECTORY),),
-        default="(helion below TORCHINDUCTOR_CACHE_DIR)",
+        default="{root}/helion",
         holds="the best configuration of each kernel, which took minutes to hours of tuning",
         units=(Unit(pattern="*.best_config"),),
         dear="it took minutes to hours of tuning",
@@ -339,11 +340,11 @@ JIT_CACHES: tuple[JitCache, ...] = (
         level="arch",
         units=(Unit(pattern="torch_compile_cache/*/"), Unit(pattern="torch_aot_compile/*/")),
         cold_start="each compiles",
-        mends_itself=False,
+        mends_itself=None,
         moves=True,
         needs_local=True,
         read_at="use",
-        source="read: envs.py, compilation/compiler_interface.py (sets TORCHINDUCTOR_CACHE_DIR whatever it was)",
+        source="read: envs.py, compilation/compiler_interface.py (sets Inductor's variable whatever it was)",
     ),
     JitCache(
         name="unsloth",
@@ -356,7 +357,7 @@ JIT_CACHES: tuple[JitCache, ...] = (
         holds="generated Python, which is put on sys.path",
         units=(Unit(pattern="*.py", companions=("__pycache__/{stem}.*.pyc",)),),
         cold_start="not known",
-        mends_itself=False,
+        mends_itself=None,
         moves=True,
         read_at="import",
         source="read: compiler.py",
@@ -372,7 +373,7 @@ JIT_CACHES: tuple[JitCache, ...] = (
         holds="results of tuning, by the GPU's name",
         units=(),
         cold_start="not known",
-        mends_itself=False,
+        mends_itself=None,
         moves=True,
         read_at="not known",
         source="read and asked",
@@ -389,7 +390,7 @@ JIT_CACHES: tuple[JitCache, ...] = (
         units=(Unit(pattern="*--*--*/"),),
         dear="a node without a network could not fetch it again",
         cold_start="not known",
-        mends_itself=False,
+        mends_itself=None,
         moves=True,
         read_at="import",
         source="read and asked",
@@ -398,7 +399,9 @@ JIT_CACHES: tuple[JitCache, ...] = (
 
 ALL = "all"
 """The word that chooses every cache of kind ``on``."""
-SET_ANYWAY = {"triton": "TRITON_CACHE_DIR", "inductor": "TORCHINDUCTOR_CACHE_DIR"}
+NONE = "none"
+"""The word that chooses no cache, where another is the default."""
+SET_ANYWAY = {"triton": TRITON_DIRECTORY.name, "inductor": INDUCTOR_ROOT.name}
 """The two caches whose variables `gpucache run` and `env` set whatever is chosen, which may be named all the same."""
 
 
@@ -414,8 +417,24 @@ def by_name(name: str) -> JitCache:
     raise KeyError(name)
 
 
+def named(text: str, said_by: str) -> tuple[str, ...]:
+    """The words of ``--caches``, all of which choose something.
+
+    Raises:
+        ConfigurationError: there is no word, or a word is no cache's name; ``said_by`` is what the error names.
+    """
+    try:
+        names = CACHES.parse(text)
+    except ValueError as error:
+        raise ConfigurationError(said_by, text, str(error)) from None
+    chosen(names, said_by)
+    return names
+
+
 def chosen(names: Sequence[str], said_by: str) -> tuple[JitCache, ...]:
-    """The rows that these names choose, each once, in the table's order; ``all`` is every row of kind ``on``.
+    """The rows that these names choose, each once, in the table's order.
+
+    ``all`` is every row of kind ``on``, ``none`` no row.
 
     Args:
         names: words of ``--caches`` or `GPUCACHE_CACHES`.
@@ -424,7 +443,7 @@ def chosen(names: Sequence[str], said_by: str) -> tuple[JitCache, ...]:
     Raises:
         ConfigurationError: a name is no cache's; the error says the nearest right one.
     """
-    known = {ALL, *SET_ANYWAY, *(cache.name for cache in JIT_CACHES)}
+    known = {ALL, NONE, *SET_ANYWAY, *(cache.name for cache in JIT_CACHES)}
     for name in names:
         if name not in known:
             raise ConfigurationError(said_by, name, _expected(name, known))
@@ -442,5 +461,5 @@ def _expected(name: str, known: set[str]) -> str:
     nearest = difflib.get_close_matches(name, sorted(known), n=1)
     listed = "a name that `gpucache caches` lists"
     if nearest:
-        return f"{nearest[0]}, or another name that `gpucache caches` lists"
+        return f"{listed}; the nearest is {nearest[0]}"
     return listed

@@ -146,13 +146,13 @@ def default_root(environ: Mapping[str, str]) -> str:
         raise ConfigurationError(
             "TMPDIR", environ.get("TMPDIR", ""), f"usable ({error.strerror})"
         ) from None
-    user = _user_name(environ)
+    user = user_name(environ)
     user = re.sub(r'[\\/:*?"<>|]', "_", user)
     return os.path.join(directory, f"torchinductor_{user}")
 
 
-def _user_name(environ: Mapping[str, str]) -> str:
-    # The order of the standard library's getpass.getuser, which torch asks.
+def user_name(environ: Mapping[str, str]) -> str:
+    """This user's name as torch and others put it into paths: in the order of `getpass.getuser`, which they ask."""
     for name in ("LOGNAME", "USER", "LNAME", "USERNAME"):
         if user := environ.get(name):
             return user

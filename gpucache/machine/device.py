@@ -9,7 +9,7 @@ from gpucache.values import Value, as_dict, replace
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Iterable, Mapping
     from typing import Any, Literal
 
 
@@ -124,6 +124,17 @@ class Device(Value, kw_only=True):
         if not known.get("uuid"):
             raise ValueError(f"a device without a uuid: {value!r}")
         return cls(**known)
+
+
+def architectures(devices: Iterable[Device]) -> tuple[str, ...]:
+    """What these devices are, as Triton names it (``sm_90``), each once; none where that is not known of each."""
+    found = set()
+    for device in devices:
+        if device.compute_capability is None:
+            return ()
+        major, minor = device.compute_capability
+        found.add(f"sm_{major}{minor}")
+    return tuple(sorted(found))
 
 
 _FIELD_TYPES: dict[str, type] = {
