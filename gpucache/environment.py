@@ -401,6 +401,7 @@ TRUST_GROUPS = Variable[frozenset[int]](
     frozenset(),
     "groups of whose shared roots every member's code may run: ml,1002",
     _groups,
+    in_file="list",
 )
 TRUST_WORLD_WRITABLE = Variable(
     "GPUCACHE_TRUST_WORLD_WRITABLE",
@@ -416,6 +417,7 @@ FALLBACK = Variable[str | None](
     "another root, only read, from which a miss copies what that has",
     _path,
     ignored=True,
+    in_file="path",
 )
 SHARE = Variable[bool | None](
     "GPUCACHE_SHARE",
@@ -496,6 +498,8 @@ JIT_MAX_SIZE = Variable[int | None](
     "how large other JIT caches in the root may grow together: 20GiB; else unbounded",
     _size,
     ignored=True,
+    in_file="number",
+    in_root=True,
 )
 REMEMBER_KEY = Variable(
     "GPUCACHE_REMEMBER_KEY",

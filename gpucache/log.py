@@ -19,6 +19,8 @@ INFO = 20
 WARNING = 30
 ERROR = 40
 LEVELS = {"debug": DEBUG, "info": INFO, "warning": WARNING, "error": ERROR}
+FIELDS = "gpucache_fields"
+"""The attribute of a record of `logging` that has the fields of its line."""
 _before_first_line: list[Callable[[], None]] = []
 
 
@@ -32,8 +34,12 @@ def before_first_line(prepare: Callable[[], None]) -> None:
     _before_first_line.append(prepare)
 
 
-def tell(level: int, message: str, *words: object) -> None:
-    """Log one line. If a handler or filter of the program raises, the line is lost, and the kernel launch goes on."""
+def tell(level: int, message: str, *words: object, **fields: object) -> None:
+    """Log one line. If a handler or filter of the program raises, the line is lost, and the kernel launch goes on.
+
+    ``fields`` are what a program that reads the log need not look for in the words: ``key``, and ``seconds`` of a
+    compile or of a question (`stderr_log`).
+    """
     try:
         import logging
 
@@ -41,7 +47,7 @@ def tell(level: int, message: str, *words: object) -> None:
             _before_first_line.pop(0)()
         log = logging.getLogger("gpucache")
         if log.isEnabledFor(level):
-            log.log(level, message, *map(_shown, words))
+            log.log(level, message, *map(_shown, words), extra={FIELDS: fields})
     except Exception:
         return  # to log that would raise again
 

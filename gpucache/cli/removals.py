@@ -109,7 +109,8 @@ def prune(
 
     if not (dry_run or yes):
         check_answerable()
-    grace_s = _default_grace_s() if grace is None else grace
+    where = vetted(root)
+    grace_s = _default_grace_s(where) if grace is None else grace
     policy = PrunePolicy(
         max_size_bytes=max_size,
         max_age_s=max_age,
@@ -120,7 +121,7 @@ def prune(
         inductor=inductor,
         grace_s=grace_s,
     )
-    report = scanned(vetted(root))
+    report = scanned(where)
     if arch is not None and not is_arch(arch):
         check_cached(report, "--arch", arch, archs_in(report))
     made = plan(report, policy, command_settings())
@@ -160,16 +161,17 @@ def clean(force: bool, dry_run: bool, yes: bool, root: str | None, as_json: bool
     if not (dry_run or yes):
         check_answerable()
     report = scanned(vetted(root))
-    policy = CleanPolicy(grace_s=NO_GRACE if force else _default_grace_s())
+    policy = CleanPolicy(grace_s=NO_GRACE if force else _default_grace_s(report.root))
     made = plan(report, policy, command_settings())
     return _carry_out(report, made, dry_run, yes, as_json)
 
 
-def _default_grace_s() -> float:
+def _default_grace_s(root: str) -> float:
     """How many seconds an entry must be unused before it is removed: three times as long as a use may go unstamped."""
+    from gpucache.configuration import for_all
     from gpucache.store.recency import stamp_interval
 
-    return 3 * stamp_interval(command_settings())
+    return 3 * stamp_interval(for_all(root, command_settings()))
 
 
 def _carry_out(

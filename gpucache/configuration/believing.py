@@ -28,7 +28,7 @@ class Refused(Value):
 
 
 def refused(place: Place, found: os.stat_result, trust: Trust) -> Refused | None:
-    """Why a file with this `os.stat` is not believed; None where it is. Nothing on disk is looked at.
+    """Why a file with this `os.stat` is not believed; None where it is. Nothing else is looked at but a root's mark.
 
     ``trust`` is whom this user believes in a root; of the other files only root's and his own are.
     """
@@ -36,7 +36,8 @@ def refused(place: Place, found: os.stat_result, trust: Trust) -> Refused | None
     if not stat.S_ISREG(found.st_mode):
         return Refused("it is no plain file", f"move {path} away")
     if not _is_of_trusted(place, found, trust):
-        fact = f"it belongs to uid {found.st_uid}, not to uid {os.geteuid()}"
+        mode = stat.S_IMODE(found.st_mode)
+        fact = f"it belongs to uid {found.st_uid}, not to uid {os.geteuid()} (mode {mode:04o})"
         return Refused(fact, _own(place))
     if found.st_mode & stat.S_IWOTH:
         mode = stat.S_IMODE(found.st_mode)
@@ -50,8 +51,10 @@ def refused(place: Place, found: os.stat_result, trust: Trust) -> Refused | None
 def _is_of_trusted(place: Place, found: os.stat_result, trust: Trust) -> bool:
     if not hasattr(os, "geteuid"):
         return True
-    whom = trust if place.source == "root" else Trust()
-    return whom.covers(found.st_uid)
+    if place.source != "root":
+        return Trust().covers(found.st_uid)
+    root = os.path.dirname(place.path)
+    return trust.covers(found.st_uid) or trust.in_root(root).accepts(found)
 
 
 def _own(place: Place) -> str:
@@ -59,6 +62,8 @@ def _own(place: Place) -> str:
     if place.source == "user" and os.geteuid() == 0:
         return "root has settings in its own home, as with `sudo -H`, and in variables"
     owner = "root" if place.source == "system" else f"uid {os.geteuid()}, or to root"
+    if place.source == "root":
+        owner += "; in a root of a group to the group, with mode 0660"
     return f"have {place.path} belong to {owner}"
 
 

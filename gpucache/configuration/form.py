@@ -12,12 +12,11 @@ from __future__ import annotations
 
 import json
 import os
-import stat
 import time
 
-from gpucache.configuration.believing import is_safe_directory
+from gpucache.configuration.believing import is_safe_directory, refused
 from gpucache.configuration.parsed import Line, Parsed, Problem
-from gpucache.disk.door import PARSED_SETTINGS_BYTES, open_regular
+from gpucache.disk.door import SETTINGS_BYTES, open_regular
 from gpucache.disk.vetting import Trust
 from gpucache.environment import VARIABLES
 
@@ -72,19 +71,11 @@ def _read(place: Place, trust: Trust) -> bytes:
     path = place.form or ""
     fd, written = open_regular(path)
     try:
-        whom = trust if place.source == "root" else Trust()
-        is_open = written.st_mode & (stat.S_IWOTH if place.source == "root" else 0o022)
-        if is_open or not _is_written_by(whom, written):
+        if refused(place, written, trust) is not None:
             raise PermissionError(path)
-        if written.st_size > PARSED_SETTINGS_BYTES:
-            raise OSError(path)
-        return os.read(fd, PARSED_SETTINGS_BYTES)
+        return os.read(fd, SETTINGS_BYTES)
     finally:
         os.close(fd)
-
-
-def _is_written_by(trust: Trust, written: os.stat_result) -> bool:
-    return not hasattr(os, "geteuid") or trust.covers(written.st_uid)
 
 
 def _parsed(place: Place, found: os.stat_result, form: dict[str, Any]) -> Parsed | None:
@@ -114,7 +105,7 @@ def keep_form(place: Place, found: os.stat_result, parsed: Parsed) -> None:
     }
     content = json.dumps(form).encode()
     directory = os.path.dirname(place.form)
-    if len(content) > PARSED_SETTINGS_BYTES:
+    if len(content) > SETTINGS_BYTES:
         return
     try:
         if place.source == "root" or _is_made(directory):

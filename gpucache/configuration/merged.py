@@ -145,12 +145,18 @@ def _expanded(name: str, text: str, given: Mapping[str, str]) -> str:
     return os.path.join(home, text[2:])
 
 
-def of_root(root: str, environ: Mapping[str, str]) -> Mapping[str, str]:
-    """What the file of a root says of the root, by the names of variables, whatever the environment says."""
+def for_all(root: str, environ: Mapping[str, str]) -> Mapping[str, str]:
+    """The settings that bound a root for all who act there: what the root's file says is stronger than the environment.
+
+    One process's limit must not evict what others keep, nor its stamps decide what of others looks unused.
+    """
     parsed = read(root_place(root), _trust(environ))
     if parsed is None:
-        return {}
-    return {name: line.text for name, line in parsed.lines.items()}
+        return environ
+    merged = Merged(environ, for_child(environ))
+    for name, line in parsed.lines.items():
+        merged[name] = line.text
+    return merged
 
 
 def _of_root(merged: Mapping[str, str], root: str | os.PathLike[str] | None) -> Parsed | None:

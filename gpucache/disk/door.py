@@ -30,8 +30,7 @@ KEPT_KEY_BYTES = 2**20
 SEEN_NUMBERS_BYTES = 2**20
 GROUP_FILE_BYTES = 2**20
 SETTINGS_BYTES = 2**16
-"""A file of settings has a line or two for each; the parser takes a second for a MiB, and is quadratic at worst."""
-PARSED_SETTINGS_BYTES = 2**18
+"""A file of settings, or its parsed form, has a line or two for each."""
 METADATA_BYTES = 2**20
 """Triton's metadata have a few KB. Of each byte of JSON 27 of Python's may be made."""
 HASHED_BYTES = 2**30

@@ -22,12 +22,14 @@ import weakref
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import suppress
 
+from gpucache.configuration import for_all
 from gpucache.disk.files import make_below_root
 from gpucache.disk.fitness import statvfs
 from gpucache.disk.locks import let_go
 from gpucache.environment import MAX_SIZE
 from gpucache.forks import after_fork, closed_in_child
 from gpucache.kernels.group import GROUP_BYTES
+from gpucache.log import INFO, tell_in_job
 from gpucache.store.manifest import MANIFEST, RECIPE, Manifest, entry_path
 from gpucache.store.recency import LEAST_GRACE_S, STAMP_S, is_recent, oldest_first
 from gpucache.threads import start
@@ -49,12 +51,12 @@ _WORK_S, _REST_S = 0.02, 0.08
 
 
 def max_size_bytes(root: str, environ: Mapping[str, str]) -> int:
-    """The bytes that `GPUCACHE_MAX_SIZE` allows the store to take; 0 is no limit.
+    """The bytes that the store may take, by the root's own settings, else by `GPUCACHE_MAX_SIZE`; 0 is no limit.
 
     Raises:
         OSError: the file system does not answer.
     """
-    allowed = MAX_SIZE.read_or_default(environ)
+    allowed = MAX_SIZE.read_or_default(for_all(root, environ))
     if allowed is not None:
         return allowed
     disk = statvfs(root)
@@ -62,6 +64,14 @@ def max_size_bytes(root: str, environ: Mapping[str, str]) -> int:
         return _MOST  # the size of the file system is unknown
     disk_bytes = disk.f_blocks * disk.f_frsize
     return min(int(disk_bytes * _SHARE), _MOST)
+
+
+def own_max_size_bytes(environ: Mapping[str, str], limit_bytes: int) -> int:
+    """The lower limit up to which this process alone adds to a store of this limit; 0 where it asks for none."""
+    own = MAX_SIZE.read_or_default(environ)
+    if own and (own < limit_bytes or not limit_bytes):
+        return own
+    return 0
 
 
 class Limit:
@@ -75,6 +85,7 @@ class Limit:
         grace_s: float = 3 * STAMP_S,
         inductor_bytes: int = 0,
         jit_bytes: int = 0,
+        own_bytes: int = 0,
     ) -> None:
         self.root = root
         self.locks = locks
@@ -83,6 +94,8 @@ class Limit:
         """What TorchInductor's files may take; 0 is no limit, as of ``limit_bytes``."""
         self.jit_bytes = jit_bytes
         """What other JIT caches in the root may take together; 0 is no limit."""
+        self.own_bytes = own_bytes
+        """Up to which size of the store this process adds to it (`own_max_size_bytes`); 0 where that is as for all."""
         self.grace_s = max(grace_s, LEAST_GRACE_S)
         self._reset()
         _all.add(self)
@@ -97,6 +110,24 @@ class Limit:
         self._has_counted = False
         self._thread: threading.Thread | None = None
         self._oldest: list[LastUse] = []
+
+    def may_add(self) -> bool:
+        """Whether this process may add to the store: not above a lower limit that it has asked for, told once in a job.
+
+        Nothing is evicted for that: what others keep is bounded by the limit of the root.
+        """
+        if not self.own_bytes:
+            return True
+        from gpucache.store.size import total_bytes  # few processes ask for one
+
+        taken = total_bytes(self.root)
+        if taken is None or taken < self.own_bytes:
+            return True
+        said = (
+            "not added to the store, which has %d bytes: this process's %s is %d, and the root's %d"
+        )
+        tell_in_job(INFO, said, taken, MAX_SIZE.name, self.own_bytes, self.limit_bytes)
+        return False
 
     def published(self, manifest: Manifest) -> None:
         """Count what was put into the store, with one view. The eviction it may call for is left to `enforce`.

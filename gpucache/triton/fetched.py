@@ -30,7 +30,7 @@ def fetched(location: Location, store_key: str) -> bool:
     `GPUCACHE_REMOTE_TIMEOUT_S`, whatever the remote does; where the remote has failed just before, for any process of
     the node, at once. Each failure is a miss, and is told once.
     """
-    if not location.has_remote:
+    if not location.has_remote or not location.limit.may_add():
         return False
     version = running_version()
     reading = _reading(location.root)
@@ -84,7 +84,8 @@ def _count(location: Location, answer: Answer, spent: float) -> None:
 def _tell(answer: Answer, store_key: str, spent: float) -> None:
     """Tell what came of it; of failures, each kind once in a job."""
     said = answer.said or answer.code
-    tell(logging.DEBUG, "remote: %s %s in %.3f s: %s", answer.did, store_key, spent, said)
+    fields = {"key": store_key, "seconds": round(spent, 3)}
+    tell(logging.DEBUG, "remote: %s %s in %.3f s: %s", answer.did, store_key, spent, said, **fields)
     kind = f"remote {answer.code}"
     if answer.did == "bad":
         outcome = f"{_COMPILED}; what lies there stays"

@@ -25,7 +25,7 @@ def from_fallback(location: Location, store_key: str, repair: bool) -> Did | Non
     None where there is no fallback. ``repair`` says that the caller holds the lock of the key. Each failure is a miss,
     and each kind is told once in a job.
     """
-    if location.fallback is None:
+    if location.fallback is None or not location.limit.may_add():
         return None
     from gpucache.store.fallback import copy_entry  # few processes have one, and fewer miss
 
@@ -109,7 +109,9 @@ def _count(location: Location, answer: Answer, spent: float) -> None:
 
 def _tell(answer: Answer, root: str, store_key: str, spent: float) -> None:
     """Tell what came of it; of failures, each kind once in a job."""
-    tell(logging.DEBUG, "fallback: %s %s in %.3f s: %s", answer.did, store_key, spent, answer.said)
+    fields = {"key": store_key, "seconds": round(spent, 3)}
+    said = "fallback: %s %s in %.3f s: %s"
+    tell(logging.DEBUG, said, answer.did, store_key, spent, answer.said, **fields)
     kind = f"fallback {answer.did} {root}"
     outcome = "going on without it; `gpucache doctor` tells more"
     if answer.did in ("no-root", "unsafe"):

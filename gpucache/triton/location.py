@@ -6,6 +6,7 @@ import errno
 import os
 
 from gpucache import environment
+from gpucache.configuration import for_all
 from gpucache.directories.record import of_this_host
 from gpucache.disk.files import inside, sweep_old
 from gpucache.disk.fresh import fresh_part
@@ -25,7 +26,7 @@ from gpucache.layout import paths
 from gpucache.layout.keys import ASIDE
 from gpucache.log import ALONE, INFO, tell_in_job, warn_once
 from gpucache.store.counts import device_label
-from gpucache.store.limit import Limit, max_size_bytes
+from gpucache.store.limit import Limit, max_size_bytes, own_max_size_bytes
 from gpucache.store.lookup import sound
 from gpucache.store.preparing import prepare
 from gpucache.store.recency import STAMP_S, boot_time, stamp_interval
@@ -171,7 +172,7 @@ def locate(directory: str | None, environ: Mapping[str, str]) -> Location:
         has_remote=shared and environment.REMOTE.text(environ) is not None,
         fallback=None if mode == "stock" else _fallback(environ),
         trust=Trust.for_launch(environ),
-        stamp_s=stamp_interval(environ),
+        stamp_s=_stamp_interval(chosen.root, environ),
     )
 
 
@@ -224,7 +225,7 @@ def store_only(root: str, environ: Mapping[str, str]) -> Location:
         has_remote=environment.REMOTE.text(environ) is not None,
         fallback=_fallback(environ),
         trust=Trust.for_launch(environ),
-        stamp_s=stamp_interval(environ),
+        stamp_s=_stamp_interval(root, environ),
     )
 
 
@@ -322,14 +323,22 @@ def _outcome_without_view(error: OSError) -> str:
 
 def _limit(root: str, locks: LockPlace, shared: bool, environ: Mapping[str, str]) -> Limit:
     allowed = of_inductor = of_jits = 0
+    for_root = for_all(root, environ)
     if shared:
-        of_inductor = environment.INDUCTOR_MAX_SIZE.read_or_default(environ) or 0
-        of_jits = environment.JIT_MAX_SIZE.read_or_default(environ) or 0
+        of_inductor = environment.INDUCTOR_MAX_SIZE.read_or_default(for_root) or 0
+        of_jits = environment.JIT_MAX_SIZE.read_or_default(for_root) or 0
         try:
             allowed = max_size_bytes(root, environ)
         except OSError as error:
             warn_once("the size of the file system is unknown", error, "the store has no limit")
-    return Limit(root, locks, allowed, 3 * stamp_interval(environ), of_inductor, of_jits)
+    grace_s = 3 * stamp_interval(for_root)
+    own = own_max_size_bytes(environ, allowed) if shared else 0
+    return Limit(root, locks, allowed, grace_s, of_inductor, of_jits, own)
+
+
+def _stamp_interval(root: str, environ: Mapping[str, str]) -> float:
+    """How often this process stamps a use: never less often than all do that share the root, by whom entries go."""
+    return min(stamp_interval(environ), stamp_interval(for_all(root, environ)))
 
 
 def _mode(directory: str | None, root: str, environ: Mapping[str, str]) -> Mode:

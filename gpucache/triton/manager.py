@@ -24,12 +24,12 @@ from gpucache.errors import CacheMissError
 from gpucache.forks import after_fork, at_exit
 from gpucache.kernels.group import STANDALONE
 from gpucache.log import tell, warn_once
-from gpucache.stderr_log import configure
 from gpucache.store.lookup import find
 from gpucache.store.manifest import entry_path
 from gpucache.store.names import stored_name, tritons_names
 from gpucache.triton.knobs import bakes_paths, ignores_cache, overriding
 from gpucache.triton.location import NO_VIEWS, Location, locate, nowhere
+from gpucache.triton.logging_as_set import log_as_set
 from gpucache.triton.staged import Staged, finish_with
 
 TYPE_CHECKING = False
@@ -340,7 +340,8 @@ class DeviceCacheManager(CacheManager):
             return None
         location.stats.add("hits")
         if _log.isEnabledFor(logging.DEBUG):
-            tell(logging.DEBUG, "hit: %s %s in %s", manifest.facts.kernel, self.key, self._view)
+            said = "hit: %s %s in %s"
+            tell(logging.DEBUG, said, manifest.facts.kernel, self.key, self._view, key=self.key)
         return paths
 
     def _missed(self, filename: str, lock: KeyLock | None, why: Why) -> None:
@@ -357,7 +358,7 @@ class DeviceCacheManager(CacheManager):
                 where = f" in {location.directory} and{where}"
         if location.fallback is not None:
             where += f", and not had of the fallback {location.fallback}"
-        tell(logging.INFO, "miss: %s %s: %s%s", kernel, self.key, why, where)
+        tell(logging.INFO, "miss: %s %s: %s%s", kernel, self.key, why, where, key=self.key)
         self._staging_area().lock = lock
 
     def _looked_at(self) -> tuple[str, ...]:
@@ -458,7 +459,7 @@ def _settled_at_all(directory: str | None) -> Location:
 
 def _settled(directory: str | None) -> Location:
     environ = configuration.environ()
-    configure(environment.LOG.read_or_default(environ))
+    log_as_set(environ)
     location = locate(directory, environ)
     said = "caching in %s, store in %s, mode %s"
     tell(logging.DEBUG, said, location.directory, location.root, location.mode)

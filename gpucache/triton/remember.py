@@ -35,13 +35,13 @@ from gpucache import configuration
 from gpucache.disk.files import OPEN_ABOVE, make_below_root, make_directory
 from gpucache.disk.refusal import may
 from gpucache.disk.vetting import Trust, vet, vet_child, vet_file
-from gpucache.environment import DISABLE, LOG, REMEMBER_KEY
+from gpucache.environment import DISABLE, REMEMBER_KEY
 from gpucache.forks import after_fork
 from gpucache.kernels import kept_key
 from gpucache.kernels.triton_files import Installation, check, look
 from gpucache.layout import paths
 from gpucache.log import DEBUG, INFO, tell, warn_once
-from gpucache.stderr_log import configure
+from gpucache.triton.logging_as_set import log_as_set
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -96,7 +96,7 @@ def remember_key(environ: Mapping[str, str] | None = None, *, compute: bool = Tr
     if not _acting.acquire(blocking=False):
         return "busy"
     try:
-        configure(LOG.read_or_default(environ))
+        log_as_set(environ)
         return _once(environ, compute)
     except Exception as error:
         # What fails here must fail no launch.

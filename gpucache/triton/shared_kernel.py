@@ -226,7 +226,8 @@ class SharedKernel:
         # What is fetched takes room, and a process that compiles nothing would never make any.
         location.limit.enforce()
         kernel = manifest.facts.kernel
-        tell(logging.DEBUG, "shared hit: %s %s from %s", kernel, self.key, self.entry)
+        said = "shared hit: %s %s from %s"
+        tell(logging.DEBUG, said, kernel, self.key, self.entry, key=self.key)
         return {name: f"{directory}/{name}" for name in manifest.listed}
 
     def _with_recipe(self, manifest: Manifest, frame: FrameType) -> Manifest:
@@ -276,7 +277,8 @@ class SharedKernel:
             outcome = "it is used where it is, by this device directory alone"
             location.degraded("what Triton left cannot be adopted", error, outcome)
         location.stats.add("hits")
-        tell(logging.DEBUG, "hit: %s %s of Triton's own in %s", facts.kernel, self.key, self.view)
+        said = "hit: %s %s of Triton's own in %s"
+        tell(logging.DEBUG, said, facts.kernel, self.key, self.view, key=self.key)
         return files
 
     # ---- publishing
@@ -293,6 +295,8 @@ class SharedKernel:
         spent = time.monotonic() - staged.began
         facts = self._facts(staged.metadata, spent)
         location.stats.add("compiled_s", spent, now=True)
+        if not location.limit.may_add():
+            return
         locked = staged.lock is not None and staged.lock.held
         recipe = recipe_text_of(frame, self.key)
         is_there = publish_entry(
@@ -308,7 +312,8 @@ class SharedKernel:
         directory = self._viewed(manifest, locked)
         staged.published = directory
         published = "published: %s %s: compiled in %.2f s, to %s"
-        tell(logging.INFO, published, facts.kernel, self.key, spent, directory)
+        fields = {"key": self.key, "seconds": round(spent, 3)}
+        tell(logging.INFO, published, facts.kernel, self.key, spent, directory, **fields)
 
     def _viewed(self, manifest: Manifest, locked: bool) -> str:
         """The view of the entry, made or repaired where needed; the entry itself where there can be no view."""

@@ -151,6 +151,8 @@ class SingleFile:
     def _publish(self, path: str, sha256: str, locked: bool) -> Manifest | None:
         """Put the staged file into the store; the manifest of what is there then, None where that is of no use."""
         location = self.location
+        if not location.limit.may_add():
+            return None
         facts = Facts(kernel=self.filename, group=None, tag=self.tag)
         files = {self.filename: (path, sha256)}
         key, staging = self.entry_key, location.staging

@@ -13,6 +13,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Protocol
 
+from gpucache.configuration import for_all
 from gpucache.report.cache_report import CacheReport, Progress
 from gpucache.report.entries import Entry
 from gpucache.report.strays import Stray
@@ -42,7 +43,7 @@ def plan(
     """
     if now is None:
         now = time.time()
-    return policy.planned(report, environ, now)
+    return policy.planned(report, for_all(report.root, environ), now)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
