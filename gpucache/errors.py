@@ -28,6 +28,14 @@ if TYPE_CHECKING:
     from typing import Literal
 
     Tried = Literal["make", "look at", "write", "lock", "share"]
+    NotShared = Literal[
+        "no-such-group",
+        "not-a-member",
+        "not-the-owner",
+        "no-modes",
+        "no-groups",
+        "at-work",
+    ]
     NoRoot = Literal["missing", "dangling", "no-directory", "no-cache", "device-directory"]
 
     Cached = Literal["kernel", "graph", "compile-workers"]
@@ -353,3 +361,13 @@ class NotCachedError(GpuCacheError, LookupError):
 
 
 _MOST_NAMES = 12
+
+
+class SharingError(GpuCacheError, PermissionError):
+    """With whom a root is shared cannot be changed, or not so; nothing was changed."""
+
+    def __init__(self, root: str, reason: NotShared, fact: str, hint: str) -> None:
+        super().__init__(f"{root}: {fact}", hint, root, reason, fact, hint)
+        self.root = root
+        self.reason = reason
+        self.fact = fact

@@ -72,8 +72,8 @@ def test_what_is_read_is_what_was_set(opened):
 def test_removed_it_counts_no_more_and_need_not_be_there(opened):
     directory, fd = opened
     acl.set_default_acl(fd, 0o770)
-    acl.remove_default_acl(fd)
-    acl.remove_default_acl(fd)
+    assert acl.remove_default_acl(fd)
+    assert not acl.remove_default_acl(fd)
     assert acl.default_acl(directory) is None
 
 
@@ -96,7 +96,7 @@ def test_a_mount_without_acls_says_so(tmp_path, mount):
     fd = os.open(point, os.O_RDONLY)
     try:
         assert acl.set_default_acl(fd, 0o770) is False
-        acl.remove_default_acl(fd)
+        assert not acl.remove_default_acl(fd)
     finally:
         os.close(fd)
     assert acl.default_acl(point) is None

@@ -12,6 +12,7 @@ from gpucache.cli.settings import settings_of
 from gpucache.cli.terminal import log_to_stderr, print_json, print_table, say
 
 if TYPE_CHECKING:
+    from gpucache.cli.resharing import Change
     from gpucache.cli.terminal import LogLevel
     from gpucache.directories.provision import Provision
     from gpucache.directories.registry import DeviceCacheRegistry
@@ -63,20 +64,64 @@ def devices(root: str | None, as_json: bool, require_gpu: bool) -> None:
 @click.option(
     "--shared",
     type=click.Choice(["private", "read", "group"]),
-    help="Who may use a new root: its owner (private), others to read, or its group.",
+    help="Who may use the root: its owner (private), others to read, or its group.",
 )
-def provision(root: str | None, as_json: bool, require_gpu: bool, shared: Sharing | None) -> None:
+@click.option(
+    "--group",
+    metavar="NAME",
+    help="The group, for --shared group (default: that of the root's directory).",
+)
+@click.option(
+    "--yes", "-y", is_flag=True, help="Do not ask before a root is shared with others than now."
+)
+@click.option("--dry-run", "-n", is_flag=True, help="Only show what --shared would change.")
+def provision(
+    root: str | None,
+    as_json: bool,
+    require_gpu: bool,
+    shared: Sharing | None,
+    group: str | None,
+    yes: bool,
+    dry_run: bool,
+) -> int:
     """Make a cache directory for every device of this machine.
 
-    Any number of processes may do this at once; what is there is left alone.
+    Any number of processes may do this at once; what is there is left alone. --shared changes the modes of what is
+    there, after a question, and mends those of a root that is shared so already.
 
     \b
     gpucache provision
     gpucache provision --root /scratch/kernels --json
-    gpucache provision --root /scratch/kernels --shared group
+    gpucache provision --root /scratch/kernels --shared group --group ml
+    gpucache provision --shared private --dry-run
     """
+    if dry_run and shared is None:
+        raise click.UsageError("--dry-run shows what --shared would change: say --shared as well")
+    if group is not None and shared != "group":
+        raise click.UsageError("--group is the group of --shared group")
     registry = _discovered(root, require_gpu, log="ERROR")  # the warnings are said below
+    change = None
+    if shared is not None:
+        from gpucache.cli.resharing import Call, reshared
+
+        call = Call(sharing=shared, group=group, dry_run=dry_run, yes=yes)
+        change = reshared(registry.root, call, settings_of(root), quiet=as_json)
+        if change is not None and not (change.is_whole and change.is_own):
+            if as_json:
+                print_json({"root": registry.root, "resharing": change.row()})
+            return 0 if dry_run or change.is_whole else 1
+        if dry_run:
+            say(f"note: {registry.root} is no cache yet: nothing there would change")
+            return 0
     done = registry.provision(sharing=shared)
+    _tell(registry, done, change, as_json)
+    return 0
+
+
+def _tell(
+    registry: DeviceCacheRegistry, done: Provision, change: Change | None, as_json: bool
+) -> None:
+    """Say what was provisioned."""
     for warning in done.warnings:
         say(f"warning: {warning}")
     rows = device_rows.device_rows(registry)
@@ -88,6 +133,7 @@ def provision(root: str | None, as_json: bool, require_gpu: bool, shared: Sharin
             {
                 "root": done.root,
                 "sharing": done.sharing,
+                "resharing": None if change is None else change.row(),
                 **about,
                 "created": list(done.created),
                 "existing": list(done.existing),

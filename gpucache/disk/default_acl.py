@@ -24,7 +24,7 @@ _NO_ACLS = (errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS, errno.EINVAL)
 _TRIAL = "tmp.gpucache-acl-"
 
 
-def set_default_acl(directory: int, mode: int) -> bool:
+def set_default_acl(directory: int, mode: int, tried: bool = False) -> bool:
     """Have what others make in an open directory get this mode (0770), less what they ask for; return whether it will.
 
     A file that a program makes with mode 0666 then has 0660, a directory made with 0777 has 0770, whatever the umask. A
@@ -32,7 +32,7 @@ def set_default_acl(directory: int, mode: int) -> bool:
     directory already stays as it is.
 
     False where the mount has no ACLs, or keeps one and does not follow it, which is tried by making a directory; then
-    there is none afterwards.
+    there is none afterwards. ``tried`` says that this mount is known to follow them.
 
     Raises:
         OSError: this user does not own the directory, or the disk is read-only or full.
@@ -45,7 +45,7 @@ def set_default_acl(directory: int, mode: int) -> bool:
         if error.errno in _NO_ACLS:
             return False
         raise
-    if _is_inherited(directory, mode):
+    if tried or _is_inherited(directory, mode):
         return True
     remove_default_acl(directory)
     return False
@@ -71,19 +71,22 @@ def has_default_acl(directory: str | int) -> bool:
     return mode is not None and mode & stat.S_IRWXG == stat.S_IRWXG
 
 
-def remove_default_acl(directory: int) -> None:
-    """Let the umask count again in an open directory. Where there is no ACL, nothing happens.
+def remove_default_acl(directory: int) -> bool:
+    """Let the umask count again in an open directory; return whether there was an ACL.
 
     Raises:
         OSError: as `set_default_acl`.
     """
     if not hasattr(os, "removexattr"):
-        return
+        return False
     try:
+        os.getxattr(directory, _NAME)  # ext4 removes without a word what is not there
         os.removexattr(directory, _NAME)
     except OSError as error:
         if error.errno not in (errno.ENODATA, *_NO_ACLS):
             raise
+        return False
+    return True
 
 
 def _is_inherited(directory: int, mode: int) -> bool:

@@ -1,0 +1,186 @@
+"""What `provision --shared` says of a root that is there already, and asks before it changes that."""
+
+from __future__ import annotations
+
+import os
+from typing import TYPE_CHECKING, Any
+
+from gpucache.cli.common import counted, tell
+from gpucache.cli.terminal import check_answerable, confirmed, progress, say
+from gpucache.units import size
+from gpucache.values import Value, as_dict
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from gpucache.disk.sharing import Sharing
+    from gpucache.upkeep.reshare import Reshared, Resharing
+
+_PUBLIC: dict[Sharing, str] = {
+    "private": "nobody but its owner",
+    "read": "everybody, to read",
+}
+
+
+class Call(Value, kw_only=True):
+    """With whom a root is to be shared, and what the person at the terminal has said to questions about that."""
+
+    sharing: Sharing
+    group: str | None
+    dry_run: bool
+    yes: bool
+
+
+class Change(Value, kw_only=True):
+    """What was planned for a root, and done."""
+
+    planned: Resharing
+    done: Reshared | None = None
+    """None where nothing was done: there was nothing to do, it was a dry run, or the answer was no."""
+    dry_run: bool = False
+    refused: bool = False
+    """Whether the answer was no."""
+
+    @property
+    def is_whole(self) -> bool:
+        """Whether the root may be marked as it is shared now."""
+        return not self.dry_run and not self.refused and not (self.done and self.done.busy)
+
+    @property
+    def is_own(self) -> bool:
+        """Whether the root is this user's to provision, too; root changes the root of another user as that user."""
+        return self.planned.uid == os.geteuid()
+
+    def row(self) -> dict[str, Any]:
+        """The fields as JSON."""
+        planned = self.planned
+        done = None
+        if self.done is not None:
+            failures = [as_dict(failure) for failure in self.done.failures]
+            done = {**as_dict(self.done), "failures": failures}
+        return {
+            "before": planned.before,
+            "after": planned.wanted.sharing,
+            "gid": planned.wanted.gid,
+            "acl": planned.wanted.acl,
+            "uid": planned.uid,
+            "directories": planned.directories,
+            "files": planned.files,
+            "bytes": planned.bytes,
+            "copied_files": planned.copied_files,
+            "copied_bytes": planned.copied_bytes,
+            "linked_files_left": planned.shared_links,
+            "others": [as_dict(other) for other in planned.others],
+            "left": list(planned.left),
+            "dry_run": self.dry_run,
+            "done": done,
+        }
+
+
+def reshared(root: str, call: Call, environ: Mapping[str, str], quiet: bool) -> Change | None:
+    """Plan to share a root that is there, show the plan unless ``quiet``, ask, and change the root.
+
+    None where no cache is there yet; then the root is made, if it has to be of a group that was named.
+
+    A root that is to be shared as it is already is mended without a question, and so is one in which nothing is cached.
+
+    Raises:
+        GpuCacheError: it cannot be shared so.
+        UsageError: there is a question, and nobody to answer it.
+    """
+    from gpucache.disk.root import is_cache
+    from gpucache.disk.vetting import Trust
+    from gpucache.upkeep.reshare import apply, make_for_group, plan
+
+    if not os.path.isdir(root) or not is_cache(root):
+        if call.group is not None and not call.dry_run:
+            make_for_group(root, call.group)
+        return None
+    with progress("looking"):
+        planned = plan(root, call.sharing, call.group, Trust.parse(environ))
+    if not quiet:
+        _show(planned)
+    if call.dry_run or not planned.changes_anything:
+        return Change(planned=planned, dry_run=call.dry_run)
+    is_asked = planned.changes_mark and planned.cached_files > 0
+    if is_asked and not call.yes:
+        check_answerable()
+        if not confirmed(_question(planned)):
+            say("note: nothing was changed")
+            return Change(planned=planned, refused=True)
+    with progress("sharing") as show:
+        done = apply(planned, show)
+    _tell_result(planned, done)
+    return Change(planned=planned, done=done)
+
+
+def _with_whom(sharing: Sharing, gid: int | None) -> str:
+    from gpucache.upkeep.sharing_group import group_name
+
+    return f"group {group_name(gid)}" if gid is not None else _PUBLIC[sharing]
+
+
+def _show(planned: Resharing) -> None:
+    """Say what changes, and what stays."""
+    if planned.changes_mark:
+        to = _with_whom(planned.wanted.sharing, planned.wanted.gid)
+        say(f"note: {planned.root} is {planned.before}, and comes to be shared with {to}")
+    if planned.directories or planned.files:
+        say(f"note: {_amount(planned)} of uid {planned.uid} get other modes")
+    if planned.copied_files:
+        files = counted(planned.copied_files, "file is", "files are")
+        say(
+            f"note: {files} linked from outside the root, and copied first ({size(planned.copied_bytes)})"
+        )
+    if planned.shared_links:
+        files = counted(planned.shared_links, "file", "files")
+        say(
+            f"note: {files} with links outside the root stay as they are: another member may have put them there"
+        )
+    _tell_others(planned)
+    tell([f"note: {planned.root}/{name} is no cache, and stays as it is" for name in planned.left])
+    if planned.wanted.sharing == "group" and not planned.wanted.acl:
+        say(
+            "note: the mount has no ACLs: each member gets directories of its own for what torch and other "
+            f"JITs write, in {planned.root}/members"
+        )
+
+
+def _tell_others(planned: Resharing) -> None:
+    lines = []
+    for other in planned.others:
+        what = counted(other.count, "directory or file", "directories and files")
+        line = f"note: {what} of uid {other.uid} stay as they are, such as {other.example}"
+        if planned.wanted.sharing != "private":
+            line += "; that user mends them by the same command"
+        lines.append(line)
+    tell(lines)
+
+
+def _amount(planned: Resharing) -> str:
+    directories = counted(planned.directories, "directory", "directories")
+    files = counted(planned.files, "file", "files")
+    return f"{directories} and {files} ({size(planned.bytes)})"
+
+
+def _question(planned: Resharing) -> str:
+    if planned.wanted.gid is not None:
+        to = _with_whom("group", planned.wanted.gid)
+        return f"Share {planned.root} with {to}, so that each member can run code as each other?"
+    if planned.wanted.sharing == "read":
+        return f"Let everybody read what is published in {planned.root}?"
+    return f"Make {planned.root} private again?"
+
+
+def _tell_result(planned: Resharing, done: Reshared) -> None:
+    tell(
+        [
+            f"warning: {planned.root}/{failure.path}: {failure.why}; it stays"
+            for failure in done.failures
+        ]
+    )
+    if done.busy:
+        files = counted(done.busy, "file", "files")
+        say(
+            f"warning: {files} to be copied are in use, and the root is not marked yet: say the same again"
+        )

@@ -1,0 +1,155 @@
+"""`gpucache provision --shared` of a root that is there already, as a person or a script meets it."""
+
+from __future__ import annotations
+
+import grp
+import json
+import os
+import pwd
+import stat
+from pathlib import Path
+
+import pytest
+from support.trees import Cache
+from support.users import acting_as
+
+from gpucache.disk.sharing import mark_of
+
+# loaded while root: the interpreter may lie where no other user can read it
+assert grp
+assert pwd
+
+TEAM = 54400
+ADA = 54501
+
+pytestmark = [pytest.mark.root, pytest.mark.usefixtures("as_root")]
+
+
+def mode(path: Path) -> int:
+    return stat.S_IMODE(path.lstat().st_mode)
+
+
+@pytest.fixture
+def cache(tmp_path: Path, gpucache) -> Cache:
+    """A private root with an entry and two views."""
+    cache = Cache(tmp_path)
+    cache.root.chmod(0o700)
+    cache.publish()
+    cache.link()
+    return cache
+
+
+@pytest.fixture
+def provision(gpucache):
+    def run(root, *words):
+        environ = {**os.environ, "GPUCACHE_FAKE_DEVICES": "1"}
+        return gpucache("provision", "--root", root, *words, env=environ)
+
+    return run
+
+
+def test_nobody_can_be_asked_so_nothing_is_changed(cache, provision):
+    done = provision(cache.root, "--shared", "group", "--group", TEAM)
+    assert done.returncode == 2
+    assert "say --yes, or --dry-run" in done.stderr
+    assert f"comes to be shared with group gid {TEAM}" in done.stderr
+    assert mode(cache.root) == 0o700
+    assert mark_of(str(cache.root)) is None
+
+
+def test_a_dry_run_tells_how_much_and_changes_nothing(cache, provision):
+    done = provision(cache.root, "--shared", "group", "--group", TEAM, "--dry-run")
+    assert done.returncode == 0
+    assert done.stdout == ""
+    assert "directories and" in done.stderr
+    assert mode(cache.root) == 0o700
+    assert not (cache.root / "gpucache" / "v1" / "devices").exists()
+
+
+def test_said_yes_it_is_changed_marked_and_then_mended_without_a_question(cache, provision):
+    done = provision(cache.root, "--shared", "group", "--group", TEAM, "--yes", "--json")
+    assert done.returncode == 0, done.stderr
+    said = json.loads(done.stdout)
+    assert said["sharing"] == "group"
+    about = said["resharing"]
+    assert (about["before"], about["after"], about["gid"]) == ("private", "group", TEAM)
+    assert about["done"]["failures"] == []
+    assert mode(cache.entry) == 0o2770
+    cache.entry.chmod(0o700)
+    done = provision(cache.root, "--shared", "group")
+    assert done.returncode == 0, done.stderr
+    assert "1 directory and 0 files" in done.stderr
+    assert mode(cache.entry) == 0o2770
+    done = provision(cache.root, "--shared", "group", "--json")
+    assert json.loads(done.stdout)["resharing"]["done"] is None
+
+
+def test_a_root_in_which_nothing_is_cached_needs_no_question(tmp_path, provision):
+    assert provision(tmp_path / "root").returncode == 0
+    assert provision(tmp_path / "root", "--shared", "read").returncode == 0
+    assert mark_of(str(tmp_path / "root")).sharing == "read"
+    for path in (tmp_path / "root" / "CACHEDIR.TAG", *tmp_path.glob("root/gpucache/v1/devices/*")):
+        assert mode(path) == 0o644
+
+
+def test_a_new_root_is_made_for_the_group_that_was_named(tmp_path, provision):
+    done = provision(tmp_path / "root", "--shared", "group", "--group", TEAM, "--dry-run")
+    assert "is no cache yet" in done.stderr
+    assert not (tmp_path / "root").exists()
+    assert provision(tmp_path / "root", "--shared", "group", "--group", TEAM).returncode == 0
+    for path in [tmp_path / "root", *tmp_path.glob("root/**/*")]:
+        assert path.lstat().st_gid == TEAM
+
+
+def test_another_users_root_is_changed_with_that_users_rights(everyones, provision):
+    home = everyones / "ada"
+    home.mkdir()
+    os.chown(home, ADA, ADA)
+    with acting_as(ADA, TEAM):
+        cache = Cache(home)
+        cache.root.chmod(0o700)
+        cache.publish()
+    done = provision(cache.root, "--shared", "group", "--group", TEAM, "--yes")
+    assert done.returncode == 0, done.stderr
+    for path in [cache.root, *cache.root.rglob("*")]:
+        found = path.lstat()
+        assert (found.st_uid, found.st_gid) == (ADA, TEAM), path
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (["--dry-run"], "say --shared as well"),
+        (["--group", "4"], "--group is the group of --shared group"),
+        (["--shared", "read", "--group", "4"], "--group is the group of --shared group"),
+    ],
+)
+def test_options_that_need_another_are_refused(tmp_path, provision, words, said):
+    done = provision(tmp_path / "root", *words)
+    assert done.returncode == 2
+    assert said in done.stderr
+
+
+def test_a_group_that_is_not_there_is_an_error_with_the_way_out(cache, provision):
+    done = provision(cache.root, "--shared", "group", "--group", "nosuchgroup", "--yes")
+    assert done.returncode == 1
+    assert "there is no group 'nosuchgroup'" in done.stderr
+    assert "hint: `getent group`" in done.stderr
+    assert mode(cache.root) == 0o700
+
+
+@pytest.mark.fuse
+def test_a_mount_that_keeps_no_modes_is_told_before_anything_is_changed(
+    tmp_path, object_store, provision
+):
+    root = tmp_path / "behind" / "root"
+    cache = Cache(root.parent)
+    cache.publish()
+    root.chmod(0o700)
+    shown = object_store(tmp_path / "mount", root.parent, chmod="EPERM") / "root"
+    done = provision(shown, "--shared", "group", "--yes")
+    assert done.returncode == 1
+    assert "its mount keeps no mode 2770" in done.stderr
+    assert "hint: the mount decides on modes" in done.stderr
+    assert mode(root) == 0o700
+    assert mark_of(str(root)) is None
