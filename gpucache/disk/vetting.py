@@ -80,8 +80,10 @@ class Trust(Value):
         a root is believed only if the root's directory and the mark belong to somebody who is trusted (`covers`), or to
         a group that the user himself named (`groups`), and nothing of theirs is open to others.
 
-        Limit: whoever can make something of a named group's without being a member, as where a directory of that
-        group is set-group-ID and writable for everybody, can make such a root.
+        Who is no member can make something of a group's in a set-group-ID directory that everybody may write, and move
+        it elsewhere. So a root of somebody who is not trusted by name must not lie in such a directory, and its owner
+        must be a member, as far as the machine knows its users. Limit: where it does not, as in a container, such a
+        root that was moved is believed.
         """
         try:
             found = os.stat(root)
@@ -96,7 +98,10 @@ class Trust(Value):
             return self
         if mark.gid != found.st_gid or not self._believes(mark.uid, mark.gid):
             return self
-        if not self.covers(found.st_uid) and _is_given_away(root, found.st_gid):
+        strangers = [uid for uid in (found.st_uid, mark.uid) if not self.covers(uid)]
+        if strangers and _is_given_away(root, found.st_gid):
+            return self
+        if any(_is_known_outside(uid, found.st_gid) for uid in strangers):
             return self
         return Trust(self.uids, self.world_writable, self.groups, found.st_gid)
 
@@ -113,6 +118,19 @@ def _is_given_away(root: str, gid: int) -> bool:
     """Whether everybody may make directories of this group where a root is, in which they get the group."""
     above = os.stat(os.path.dirname(os.path.realpath(root)))
     return above.st_gid == gid and bool(above.st_mode & stat.S_IWOTH)
+
+
+def _is_known_outside(uid: int, gid: int) -> bool:
+    """Whether the machine knows a user, and a group of which that user is no member."""
+    try:
+        import grp
+        import pwd
+
+        grp.getgrgid(gid)
+        user = pwd.getpwuid(uid)
+    except (KeyError, ImportError):
+        return False
+    return gid not in os.getgrouplist(user.pw_name, user.pw_gid)
 
 
 def vet(path: str, trust: Trust) -> bool:
@@ -326,12 +344,12 @@ def _is_open_to_all(found: os.stat_result, trust: Trust) -> bool:
 
 def _vet_link(path: str, found: os.stat_result, links: int) -> None:
     if found.st_uid not in (os.geteuid(), 0):
-        from gpucache.disk.ways_out import user
+        from gpucache.disk.ways_out import removing, user
 
         raise UnsafeDirectoryError(
             path,
             f"is a symbolic link of {user(found.st_uid)}, who can point it anywhere",
-            f"`rm {quoted(path)}`, or set {ROOT} to a directory of your own without it on the way",
+            f"{removing(path, found)}, or set {ROOT} to a directory of your own without it on the way",
         )
     if links > _MOST_LINKS:
         raise ProvisionError(path, errno.ELOOP, tried="look at")

@@ -38,6 +38,8 @@ def of_anothers(
         of_root = os.stat(root)
     except OSError:
         return OWN
+    if of_root.st_uid == os.geteuid() and root != path:
+        return f"`mv {quoted(path)} {quoted(path)}.{found.st_uid}`, or {OWN}"
     if _is_new(root):
         return f"{OWN}, or {trusting} if you trust that user" if may(root, _ALL) else OWN
     if _is_member(of_root.st_gid):
@@ -53,9 +55,39 @@ def closing(path: str, found: os.stat_result) -> str:
     Closed to others it would be closed to this user too, where he is neither its owner nor in its group.
     """
     is_own = os.geteuid() in (0, found.st_uid)
+    inside = _foreign_inside(path)
+    if inside is not None and not is_own:
+        return of_anothers(inside, os.stat(inside))
     if is_own or (_is_member(found.st_gid) and found.st_mode & stat.S_IWGRP):
         return f"{chmod(path, found, 'o-w')}, or {ALONE}"
     return f"{ALONE}, else {OWN}"
+
+
+def _foreign_inside(root: str) -> str | None:
+    """The first directory of gpucache's in a root that another user has closed to this user."""
+    for path in paths.our_directories(root):
+        try:
+            found = os.stat(path)
+        except FileNotFoundError:
+            continue
+        except OSError:
+            return os.path.dirname(path)
+        if found.st_uid != os.geteuid() and not may(path, _ALL):
+            return path
+    return None
+
+
+def removing(path: str, found: os.stat_result) -> str:
+    """The command that removes a file or link, and who may give it."""
+    command = f"`rm {quoted(path)}`"
+    try:
+        above = os.stat(os.path.dirname(path) or "/")
+    except OSError:
+        return command
+    is_kept = bool(above.st_mode & stat.S_ISVTX) and os.geteuid() not in (0, above.st_uid)
+    if is_kept and found.st_uid != os.geteuid():
+        return f"have {user(found.st_uid)} say {command}"
+    return command
 
 
 def named_writers(
@@ -133,12 +165,11 @@ def _sharing(root: str, of_root: os.stat_result, groups: Iterable[int]) -> str:
     naming = _trusting(TRUST_GROUPS.name, groups, of_root.st_gid)
     if os.path.lexists(paths.mark_path(root)) and may(root, _ALL):
         return f"{naming} if you trust every member of that group"
-    command = (
-        f"have {user(of_root.st_uid)} say `gpucache provision --shared group --root {quoted(root)}`"
-    )
-    if of_root.st_uid == 0:
-        return command
-    return f"{command}, and set {naming}"
+    command = f"gpucache provision --shared group --root {quoted(root)}"
+    if of_root.st_mode & stat.S_IWOTH:
+        command = f"chmod 2770 {quoted(root)} && {command}"
+    having = f"have {user(of_root.st_uid)} say `{command}`"
+    return having if of_root.st_uid == 0 else f"{having}, and set {naming}"
 
 
 def _trusting(name: str, known: Iterable[int], *more: int) -> str:

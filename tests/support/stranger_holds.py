@@ -1,0 +1,37 @@
+"""A stranger who holds a lock on all that he can open."""
+
+from __future__ import annotations
+
+import subprocess
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from support.containers import container_environ
+from support.strangers import MALLORY, Machine, planting
+
+_HOLD = """
+held = []
+for place in ("/scratch", "/tmp", "/var/tmp", "/dev/shm"):
+    for path in (P(place), *P(place).rglob("*")):
+        try:
+            fd = os.open(path, os.O_RDONLY | os.O_NONBLOCK)
+            fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError:
+            continue
+        held.append(fd)
+print(len(held), flush=True)
+sys.stdin.read()
+"""
+
+
+@contextmanager
+def holding(machine: Machine) -> Iterator[int]:
+    """Hold an exclusive lock on each file and directory of a machine that Mallory may read; how many they are."""
+    words = machine.words(MALLORY, 'exec python -c "$CODE"')
+    env = container_environ({"CODE": planting(_HOLD)})
+    with subprocess.Popen(
+        words, env=env, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+    ) as process:
+        assert process.stdout is not None
+        yield int(process.stdout.readline())
+        process.kill()
