@@ -7,15 +7,14 @@ from collections.abc import Iterator
 
 from gpucache.archive.statement import ArchivedEntry, ArchivedFile
 from gpucache.disk.door import METADATA_BYTES
-from gpucache.disk.files import NEW_MODE, remove_tree
+from gpucache.disk.files import remove_tree
+from gpucache.disk.sharing import new_file
 from gpucache.kernels.elf import HEAD_BYTES, is_whole
 from gpucache.kernels.metadata import identity_in
 from gpucache.layout.keys import is_key_of
 from gpucache.store.manifest import MANIFEST, RECIPE, Manifest, Published, write_manifest
 from gpucache.store.placing import set_use
 from gpucache.store.publish import publish_directory
-
-_NEW_FILE = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC
 
 
 class StagedEntry:
@@ -53,7 +52,7 @@ class StagedEntry:
         """
         path = f"{self.directory}/{file.name}"
         looked_at = self._looked_at_bytes(file)
-        fd = os.open(path, _NEW_FILE, NEW_MODE)
+        fd = new_file(path, os.O_WRONLY)
         try:
             for piece in pieces:
                 missing = looked_at - len(self._looked_at)

@@ -10,10 +10,8 @@ from gpucache.archive.inductor import flaw_in
 from gpucache.archive.statement import ArchivedEntry, ArchivedFile
 from gpucache.disk.files import remove_tree
 from gpucache.disk.within import Straight
-from gpucache.store.inductor_placing import place
+from gpucache.store.inductor_placing import new_beside_torchs, place
 from gpucache.store.removal import InUse
-
-_NEW_FILE = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC
 
 
 class StagedUnit:
@@ -47,7 +45,7 @@ class StagedUnit:
             OSError: the disk refused.
         """
         path = f"{self.directory}/{len(self._paths)}"
-        with open(os.open(path, _NEW_FILE, 0o644), "wb") as out:
+        with open(new_beside_torchs(path), "wb") as out:
             for piece in pieces:
                 out.write(piece)
         self._paths[file.name] = path

@@ -77,7 +77,7 @@ def vetted(root: str | None) -> str:
     from gpucache.layout.paths import our_directories
 
     where = existing(root)
-    trust = Trust.parse(command_settings())
+    trust = Trust.parse(command_settings()).in_root(where)
     vet(where, trust)
     for path in our_directories(where):
         vet_child(path, trust)
@@ -101,7 +101,7 @@ def fold_counters(root: str) -> None:
     from gpucache.store.counter_fold import fold
 
     try:
-        trust = Trust.parse(command_settings())
+        trust = Trust.parse(command_settings()).in_root(root)
         vet(root, trust)
         for path in our_directories(root):
             vet_child(path, trust)

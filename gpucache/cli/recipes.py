@@ -83,7 +83,7 @@ def _list(
     from gpucache.kernels.recipe_lines import FORMAT_LINE
     from gpucache.report.recipes import StoredRecipe, recipe_of, stored_kernels
 
-    trust = Trust.parse(command_settings())
+    trust = Trust.parse(command_settings()).in_root(root)
     with progress("looking") as show:
         kernels = list(stored_kernels(root))
         _check_named(root, kernels, selection)

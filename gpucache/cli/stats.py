@@ -38,7 +38,7 @@ def stats(root: str | None, as_json: bool) -> None:
     from gpucache.store.stats import REMOTE, totals
 
     where = existing(root)
-    vet(where, Trust.parse(command_settings()))
+    vet(where, Trust.parse(command_settings()).in_root(where))
     fold_counters(where)
     for off in environment.turned_off(command_settings()):
         say(f"note: {off.name}={off.value}: {off.consequence}; unset {off.name} to share")

@@ -138,7 +138,7 @@ def pack(
     if not is_pack:
         entries = of_layout(entries)
     units = _units(where, used_since) if inductor else ()
-    trust = Trust.parse(command_settings())
+    trust = Trust.parse(command_settings()).in_root(where)
     with (
         progress("looking") as looking,
         gathered(where, entries, trust, units=units, slim=slim, on_progress=looking) as found,

@@ -130,7 +130,7 @@ def _push_entries(url: RemoteUrl, since: float, root: str, dry_run: bool, as_jso
     now, selection = time.time(), Selection(used_since_s=since)
     entries = [entry for entry in scanned(root).entries if selection.has(entry, now)]
     kernels = [entry for entry in entries if entry.kind == "kernel"]
-    trust = Trust.parse(command_settings())
+    trust = Trust.parse(command_settings()).in_root(root)
     with (
         progress("looking") as looking,
         gathered(root, kernels, trust, on_progress=looking) as found,

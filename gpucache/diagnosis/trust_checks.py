@@ -17,6 +17,7 @@ from gpucache.disk.fresh import fresh_part
 from gpucache.disk.lock_place import LockPlace
 from gpucache.disk.refusal import may
 from gpucache.disk.refusal import refusal as refused
+from gpucache.disk.sharing import sharing_of
 from gpucache.disk.vetting import Trust, vet, vet_child, vet_file
 from gpucache.errors import ProvisionError, UnsafeDirectoryError
 from gpucache.findings import Finding
@@ -37,7 +38,7 @@ def unsafe(root: str, environ: Mapping[str, str]) -> Iterator[Finding]:
 
     What is below a directory that is refused, or that this user may not enter, is not looked at.
     """
-    trust = Trust.parse(environ)
+    trust = Trust.parse(environ).in_root(root)
     refused = refusal(root, trust, vet)
     may_enter = not os.path.isdir(root) or may(root, os.X_OK)
     if refused is None and not may_enter:
@@ -121,9 +122,9 @@ def own_directory(case: Case) -> Iterator[Finding]:
 
 @tells({"group-writable": "everybody in a group may write the root"})
 def group_writable(case: Case) -> Iterator[Finding]:
-    """Warn of a root that a group may write: `vet` trusts groups, but the user may not have meant to."""
+    """Warn of a root that a group may write and that was not shared with it: `vet` trusts groups all the same."""
     root = case.root
-    if not os.path.isdir(root):
+    if not os.path.isdir(root) or sharing_of(root, Trust.parse(case.environ)) == "group":
         return
     found = os.stat(root)
     if found.st_mode & stat.S_IWGRP:

@@ -42,7 +42,7 @@ def why_missed(
     root = os.path.abspath(root)
     looked = where_looked(entry, root, environ, directory)
     found += environment_checks.always_compiling(environ)
-    trust = Trust.parse(environ)
+    trust = Trust.parse(environ).in_root(root)
     for path in dict.fromkeys((root, looked.directory)):
         refused = trust_checks.refusal(path, trust, vet)
         if refused is not None:

@@ -117,7 +117,7 @@ def _make(directory: str) -> None:
     if environment.DISABLE.read(environ):
         os.makedirs(directory, exist_ok=True)
         return
-    trust = Trust.parse(environ)
+    trust = Trust.parse(environ).in_root(directory)
     if not vet(directory, trust):
         make_directory(directory, OPEN_ABOVE)
         vet(directory, trust)  # another user may have made it first

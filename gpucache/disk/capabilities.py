@@ -104,9 +104,10 @@ def probe(directory: str) -> Capabilities:
     Raises:
         OSError: nothing can be made in the directory.
     """
-    import tempfile  # where it is known what the mount can do, nothing is tried
+    # Where it is known what the mount can do, nothing is tried.
+    from gpucache.disk.sharing import modes_in, new_aside
 
-    place = tempfile.mkdtemp(prefix=STAGED, dir=directory)
+    place = new_aside(directory, modes_in(directory), STAGED)
     try:
         file = f"{place}/file"
         _write(file)
@@ -168,8 +169,11 @@ def _is_kept_out(fd: int) -> bool:
 def _renames(place: str) -> bool:
     """Whether a directory with a file in it can be renamed to a name in another directory."""
     try:
+        from gpucache.disk.sharing import modes_in, set_directory_mode
+
         for name in ("from", "from/entry", "to"):
             os.mkdir(f"{place}/{name}", 0o700)
+            set_directory_mode(f"{place}/{name}", modes_in(place))
         _write(f"{place}/from/entry/file")
         os.rename(f"{place}/from/entry", f"{place}/to/entry")
         return os.path.exists(f"{place}/to/entry/file")

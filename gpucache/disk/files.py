@@ -18,9 +18,6 @@ from gpucache.disk.refusal import refusal
 from gpucache.errors import ProvisionError
 
 _NEW_FILE = os.O_WRONLY | os.O_CREAT | SAFELY
-NEW_MODE = 0o664
-"""The mode of new files below a root, before the umask. With one of 0, as in containers, everybody may write what else
-is made; what everybody may write is believed by nobody, and packed by none."""
 STALE_S = 3600.0
 """A temporary file that has not changed for so long is taken for a dead process's, where no lock tells."""
 STAGED = "publish-"
@@ -247,12 +244,18 @@ def inside(path: str, directory: str) -> bool:
 def write_new(path: str, data: bytes, replace: bool = False) -> None:
     """Write a whole new file; ``replace`` the content of the one that is there, if there is one. No link is followed.
 
+    Its mode is that of what is made in its directory (`disk.sharing.modes_in`).
+
     Raises:
         OSError: the disk refused, and no file is left; or something is there, and stays.
     """
+    from gpucache.disk.sharing import modes_in, set_mode
+
     how = os.O_TRUNC if replace else os.O_EXCL
-    fd = os.open(path, _NEW_FILE | how, NEW_MODE)
+    mode = modes_in(os.path.dirname(path) or ".").file
+    fd = os.open(path, _NEW_FILE | how, mode)
     try:
+        set_mode(fd, mode)
         view = memoryview(data)
         while view:
             view = view[os.write(fd, view) :]

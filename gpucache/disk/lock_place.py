@@ -2,7 +2,8 @@
 
 That is ``gpucache/v1/locks`` in the root, unless the root is on a network file system, where ``flock`` may hold on one
 node only, or hang with the server, or ``flock`` was tried there and does not work. Then it is a directory of this user
-in ``/dev/shm`` or ``/tmp``, whose name is made of a random token that the node's first process has put into the root.
+in ``/dev/shm`` or ``/tmp``, whose name is made of a random token that the node's first process has put into the root;
+of a root that a group shares, a directory of that group, which the first member has made.
 So nobody else can know the name before the directory is there, nor plant one; and if a directory of another user is
 there after ours was swept, all processes go on to the same next name (`lock_token`, which a hit does not import).
 
@@ -19,6 +20,7 @@ from contextlib import suppress
 from gpucache.disk.files import make_below_root
 from gpucache.disk.locks import can_be_asked
 from gpucache.disk.mounts import is_local
+from gpucache.disk.vetting import is_groups
 from gpucache.errors import UnsafeDirectoryError
 from gpucache.layout import paths
 
@@ -55,12 +57,13 @@ class LockPlace:
         token = self._agreed()
         if token is None:
             return self.inside
-        from gpucache.disk.lock_token import first_own
+        from gpucache.disk.lock_token import first_own, make_place
 
-        path = first_own(token)
+        gid = self._gid()
+        path = first_own(token, gid)
         with suppress(FileExistsError):
-            os.mkdir(path, 0o700)
-        return first_own(token)  # another user may have been faster
+            make_place(path, gid)
+        return first_own(token, gid)  # another user may have been faster
 
     def found(self) -> str:
         """As `directory`, for those who only look: nothing is tried or made, and the directory may not be there.
@@ -74,13 +77,14 @@ class LockPlace:
         except OSError:
             return self.inside
         try:
-            token = read_token(here)
+            gid = shared_gid(here)
+            token = read_token(here, gid)
         finally:
             os.close(here)
         if token is None:
             return self.inside
         try:
-            return first_own(token)
+            return first_own(token, gid)
         except UnsafeDirectoryError as error:
             return error.path
 
@@ -98,15 +102,24 @@ class LockPlace:
         except OSError:
             return None
         try:
-            token = read_token(here)
+            gid = shared_gid(here)
+            token = read_token(here, gid)
             if token is None and (elsewhere or self._holds_no_more(here)):
-                token = published(here, self._token or new_token())
+                token = published(here, self._token or new_token(), gid)
         except OSError:
             return None
         finally:
             os.close(here)
         self._token = token
         return token
+
+    def _gid(self) -> int | None:
+        """The group whose members share the locks; None where they are this user's own."""
+        here = self._open_inside()
+        try:
+            return shared_gid(here)
+        finally:
+            os.close(here)
 
     def _holds_no_more(self, here: int) -> bool:
         """Whether ``flock`` has ceased to work in the root since it was tried there, as where a lock daemon has gone.
@@ -141,19 +154,34 @@ class LockPlace:
         return capabilities is None or capabilities.flocks
 
 
+def shared_gid(here: int) -> int | None:
+    """The group whose members share an open directory of locks; None for a directory of one user's."""
+    found = os.fstat(here)
+    return found.st_gid if is_groups(found.st_mode) else None
+
+
 def open_lock_directory(path: str, disk: Straight | None = None) -> int:
     """Open a directory of locks, to act in it by its descriptor. ``disk`` is for whoever may follow no link.
 
-    Of a directory in one that everybody may write, such as ``/dev/shm``, only this user's own is opened, and no link.
+    Of a directory in one that everybody may write, such as ``/dev/shm``, only this user's own is opened, or that of a
+    group whose number its name has, and no link.
 
     Raises:
         OSError: there is none, or it is another user's.
     """
     fd = _open_through_links(path) if disk is None else disk.open_directory(path)
-    if os.fstat(fd).st_uid != os.geteuid() and _is_everyones(os.path.dirname(path)):
+    if not _is_agreed(fd, path) and _is_everyones(os.path.dirname(path)):
         os.close(fd)
         raise PermissionError(errno.EACCES, "it belongs to another user", path)
     return fd
+
+
+def _is_agreed(fd: int, path: str) -> bool:
+    """Whether an open directory is this user's, or one of the group after which the path is named."""
+    if os.fstat(fd).st_uid == os.geteuid():
+        return True
+    gid = shared_gid(fd)
+    return gid is not None and os.path.basename(path).startswith(f"gpucache-g{gid}-")
 
 
 def _open_through_links(path: str) -> int:

@@ -14,6 +14,8 @@ from contextlib import suppress
 from gpucache.disk.door import open_regular
 from gpucache.disk.locks import PROVISION_LOCK, REMOTE_FILES, let_go
 from gpucache.disk.node import DAY_S, node_id
+from gpucache.disk.sharing import GROUP, PRIVATE, new_aside, new_file
+from gpucache.disk.vetting import is_groups
 from gpucache.disk.within import Straight
 from gpucache.errors import UnsafeDirectoryError
 
@@ -21,7 +23,6 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-_NEW_FILE = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC | os.O_NOFOLLOW
 _TOKEN_BYTES = 32
 _DIGITS = frozenset(b"0123456789abcdef")
 _WRITTEN_S = 10.0
@@ -35,8 +36,13 @@ TOKEN = ".place"
 # ---- the token
 
 
-def _name() -> str:
-    return f"{node_id()}.{os.geteuid()}{TOKEN}"
+def _name(gid: int | None) -> str:
+    return f"{node_id()}.{_whose(gid)}{TOKEN}"
+
+
+def _whose(gid: int | None) -> str:
+    """The part of a name that tells the user, or the group whose members share the locks."""
+    return str(os.geteuid()) if gid is None else f"g{gid}"
 
 
 def new_token() -> bytes:
@@ -44,13 +50,13 @@ def new_token() -> bytes:
     return os.urandom(_TOKEN_BYTES // 2).hex().encode()
 
 
-def read_token(here: int) -> bytes | None:
-    """The token of this node and user in an open directory; None where there is none, or no whole one.
+def read_token(here: int, gid: int | None = None) -> bytes | None:
+    """The token of this node and user, or group, in an open directory; None where there is none, or no whole one.
 
     A part of a token could be guessed, and with it the directory's name.
     """
     try:
-        fd, _ = open_regular(_name(), os.O_RDONLY, here)
+        fd, _ = open_regular(_name(gid), os.O_RDONLY, here)
     except OSError:
         return None
     try:
@@ -61,7 +67,7 @@ def read_token(here: int) -> bytes | None:
     return token if is_whole else None
 
 
-def published(here: int, token: bytes) -> bytes | None:
+def published(here: int, token: bytes, gid: int | None = None) -> bytes | None:
     """Put a token into an open directory unless one is there; return the one that is there then.
 
     It appears whole. Only where a file can have no second name may a reader see a part of it for an instant.
@@ -71,8 +77,8 @@ def published(here: int, token: bytes) -> bytes | None:
     """
     _forget_old(here)
     _sweep_old()
-    name = _name()
-    _forget_broken(here, name)
+    name = _name(gid)
+    _forget_broken(here, name, gid)
     unfinished = f"{name}.{os.getpid()}.{os.urandom(4).hex()}"
     _write_new(here, unfinished, token)
     try:
@@ -85,25 +91,25 @@ def published(here: int, token: bytes) -> bytes | None:
     finally:
         with suppress(OSError):  # where nothing may be deleted, it stays for 30 days
             os.unlink(unfinished, dir_fd=here)
-    return read_token(here)
+    return read_token(here, gid)
 
 
 def _write_new(here: int, name: str, data: bytes) -> None:
-    fd = os.open(name, _NEW_FILE, 0o600, dir_fd=here)
+    fd = new_file(name, os.O_WRONLY, here)
     try:
         os.write(fd, data)
     finally:
         os.close(fd)
 
 
-def _forget_broken(here: int, name: str) -> None:
+def _forget_broken(here: int, name: str, gid: int | None) -> None:
     """Remove what is no token in a token's place, unless a process may be writing it at this moment.
 
     Whoever has put a good one there meanwhile, which goes too, reads with the next lock which one is there then.
     """
     with suppress(OSError):
         found = os.stat(name, dir_fd=here, follow_symlinks=False)
-        if read_token(here) is None and time.time() - found.st_mtime > _WRITTEN_S:
+        if read_token(here, gid) is None and time.time() - found.st_mtime > _WRITTEN_S:
             os.unlink(name, dir_fd=here)
 
 
@@ -127,11 +133,14 @@ def _sweep_old() -> None:
     Whose directory is removed all the same makes it again with its next lock.
     """
     parent = _parent()
-    prefix = f"gpucache-{os.geteuid()}-"
+    prefixes = (
+        f"gpucache-{os.geteuid()}-",
+        "gpucache-g",
+    )  # of a group's, the sticky bit spares the others'
     with suppress(OSError), Straight() as disk:
         for name in os.listdir(parent):
             path = f"{parent}/{name}"
-            if name.startswith(prefix) and time.time() - disk.lstat(path).st_mtime > DAY_S:
+            if name.startswith(prefixes) and time.time() - disk.lstat(path).st_mtime > DAY_S:
                 with suppress(OSError):
                     _remove_unused(path, disk)
 
@@ -171,19 +180,43 @@ def _remove_if_free(here: int, name: str) -> None:
         let_go(fd)
 
 
-def first_own(token: bytes) -> str:
+def make_place(path: str, gid: int | None) -> None:
+    """Make the directory that a token names, of this user, or of a group and with its mode from the first moment.
+
+    Raises:
+        FileExistsError: something is there.
+        OSError: it cannot be made.
+    """
+    if gid is None:
+        os.mkdir(path, 0o700)
+        return
+    if os.path.lexists(path):
+        raise FileExistsError(path)
+    aside = new_aside(os.path.dirname(path), PRIVATE, f"gpucache-{os.geteuid()}-")
+    try:
+        os.chown(aside, -1, gid)
+        os.chmod(aside, GROUP.directory)
+        os.rename(aside, path)
+    except OSError:
+        os.rmdir(aside)
+        if os.path.lexists(path):  # another member was faster
+            raise FileExistsError(path) from None
+        raise
+
+
+def first_own(token: bytes, gid: int | None = None) -> str:
     """The first of the paths that a token gives at which nobody else has put something.
 
     Raises:
         UnsafeDirectoryError: there is none.
     """
     taken = ""
-    for path in _paths(token):
+    for path in _paths(token, gid):
         try:
             found = os.lstat(path)
         except OSError:
             return path
-        if _is_own(found):
+        if _is_own(found, gid):
             return path
         taken = path
     fact = f"another user has put something there, and in the place of {_NAMES - 1} more"
@@ -191,13 +224,13 @@ def first_own(token: bytes) -> str:
     raise UnsafeDirectoryError(taken, fact, hint)
 
 
-def _paths(token: bytes) -> Iterator[str]:
+def _paths(token: bytes, gid: int | None) -> Iterator[str]:
     import hashlib
 
     parent = _parent()
     for number in range(_NAMES):
         digest = hashlib.sha256(token + str(number).encode()).hexdigest()
-        yield f"{parent}/gpucache-{os.geteuid()}-{digest[:16]}"
+        yield f"{parent}/gpucache-{_whose(gid)}-{digest[:16]}"
 
 
 def _parent() -> str:
@@ -218,8 +251,11 @@ def device_of_places() -> int:
         return 0
 
 
-def _is_own(found: os.stat_result) -> bool:
-    """Whether something is a directory of this user in which nobody else may write."""
+def _is_own(found: os.stat_result, gid: int | None) -> bool:
+    """Whether something is a directory of this user, or of the group, in which nobody else may write."""
+    if gid is not None:
+        is_directory = stat.S_ISDIR(found.st_mode)
+        return is_directory and found.st_gid == gid and is_groups(found.st_mode)
     others = stat.S_IWGRP | stat.S_IWOTH
     return (
         stat.S_ISDIR(found.st_mode) and found.st_uid == os.geteuid() and not found.st_mode & others

@@ -9,7 +9,7 @@ import os
 import time
 from contextlib import contextmanager, suppress
 
-from gpucache.disk.door import HOLDER_BYTES, SAFELY, has_name, read_head, read_limited
+from gpucache.disk.door import HOLDER_BYTES, has_name, read_head, read_limited
 from gpucache.disk.processes import is_running, this_process
 from gpucache.disk.refusal import refusal
 from gpucache.errors import LockTimeoutError, ProvisionError
@@ -27,7 +27,6 @@ REMOTE_FILES = "remote-"
 AHEAD_LOCK = "ahead-"
 """How the name of a lock file begins that a process keeps without holding its lock: `serves` tells if it still runs."""
 _POLL_S = 0.01
-_FILE = os.O_RDWR | os.O_CREAT | SAFELY
 _TRIES = 20
 _AGAIN_S = 0.005
 NO_FLOCK = (errno.ENOSYS, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOLCK)
@@ -79,14 +78,9 @@ def _made_for_all(path: str) -> int:
     """
     from gpucache.disk.sharing import PRIVATE, modes_in, open_or_new
 
-    directory, name = os.path.split(path)
-    modes = modes_in(directory or ".")
+    modes = modes_in(os.path.dirname(path) or ".")
     if modes != PRIVATE:
-        here = os.open(directory or ".", os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-        try:
-            os.close(open_or_new(name, os.O_RDWR, here, modes))
-        finally:
-            os.close(here)
+        os.close(open_or_new(path, os.O_RDWR))
     return modes.file
 
 
@@ -130,12 +124,7 @@ def open_private(path: str, flags: int) -> int:
     """
     from gpucache.disk.sharing import open_or_new
 
-    directory, name = os.path.split(path)
-    here = os.open(directory or ".", os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-    try:
-        fd = open_or_new(name, flags & ~(os.O_TRUNC | os.O_CREAT), here)
-    finally:
-        os.close(here)
+    fd = open_or_new(path, flags & ~(os.O_TRUNC | os.O_CREAT))
     try:
         if os.fstat(fd).st_nlink > 1:
             raise OSError(errno.EMLINK, "it has another name", path)
@@ -167,8 +156,10 @@ def take(here: int, name: str, empties: bool = True) -> int | None:
     Raises:
         OSError: the file cannot be made or locked.
     """
+    from gpucache.disk.sharing import open_or_new  # few processes take such a lock
+
     for _ in range(_TRIES):
-        fd = os.open(name, _FILE, 0o600, dir_fd=here)
+        fd = open_or_new(name, os.O_RDWR, here)
         try:
             fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
             if os.fstat(fd).st_nlink == 1:

@@ -62,14 +62,14 @@ def modes_in(directory: str | int) -> Modes:
     return PRIVATE
 
 
-def modes_of_view(directory: str | int, entry: str | int) -> Modes:
-    """The modes of a view in a device directory: those of the entry in the store, if the directory has these as well.
+def modes_of_view(directory: str | int, own: str | int) -> Modes:
+    """The modes of what is made in a root's directory, if what only gpucache writes there (``own``) has these as well.
 
     Raises:
         OSError: a directory cannot be looked at.
     """
     modes = modes_in(directory)
-    return modes if modes == modes_in(entry) else PRIVATE
+    return modes if modes == modes_in(own) else PRIVATE
 
 
 _OWN = "/gpucache/v1/"
@@ -90,13 +90,24 @@ def modes_for(path: str) -> Modes:
             modes = modes_in(parent)
             is_hidden = part.partition("/")[0] not in (*READABLE, paths.MARK)
             return PRIVATE if modes == READ and is_hidden else modes
-        if os.path.basename(parent) == "triton":
-            return modes_of_view(parent, paths.ours(os.path.dirname(parent)))
+        above, device = os.path.split(parent)
+        if device == "triton":
+            return modes_of_view(parent, paths.ours(above))
+        if os.path.basename(above) == "triton":  # a view in a device directory
+            return modes_of_view(parent, paths.ours(os.path.dirname(above)))
         if name == os.path.basename(paths.tag_path(parent)):
             return modes_of_view(parent, paths.ours(parent))
     except OSError:
         return PRIVATE
     return PRIVATE
+
+
+def is_shared_by_group(root: str) -> bool:
+    """Whether what gpucache makes in a root is made for the members of a group. Never raises."""
+    try:
+        return modes_in(paths.ours(root)) == GROUP
+    except OSError:
+        return False
 
 
 # ---- making
@@ -171,19 +182,35 @@ def new_directory(path: str, modes: Modes, here: int | None = None) -> None:
         set_directory_mode(path, modes, here)
 
 
-def new_file(path: str, flags: int, here: int, modes: Modes | None = None) -> int:
-    """Make a file in an open directory, which others find with its mode from its first moment; its descriptor.
+def new_aside(directory: str, modes: Modes, prefix: str = ASIDE) -> str:
+    """Make a directory of a new name, by `tempfile.mkdtemp`, with the mode of what is to become of it; its path.
 
-    ``flags`` are those of `os.open`, without ``O_CREAT``. ``modes`` are by default those of the directory.
+    Also where it is only to be swept: what a killed process leaves, another member of a group can remove then.
+
+    Raises:
+        OSError: the disk refused.
+    """
+    import tempfile  # slow to import; most processes make nothing
+
+    path = tempfile.mkdtemp(prefix=prefix, dir=directory)
+    set_directory_mode(path, modes)
+    return path
+
+
+def new_file(path: str, flags: int, here: int | None = None, modes: Modes | None = None) -> int:
+    """Make a file, which others find with its mode from its first moment; its descriptor.
+
+    ``flags`` are those of `os.open`, without ``O_CREAT``; ``here`` is a descriptor of the directory from which a
+    relative path leads. ``modes`` are by default those of the file's directory, but nothing for others.
 
     Raises:
         FileExistsError: something is there.
         OSError: the disk refused.
     """
-    modes = modes_in(here) if modes is None else modes
+    modes = _modes_at(path, here) if modes is None else modes
     if modes == PRIVATE:
         return os.open(path, flags | os.O_CREAT | os.O_EXCL | SAFELY, modes.file, dir_fd=here)
-    fd = _unnamed(flags, here, modes)
+    fd = _unnamed(path, flags, here, modes)
     if fd is not None:
         try:
             # An unnamed file has its name by this link alone, so that it is never seen half made.
@@ -199,30 +226,38 @@ def new_file(path: str, flags: int, here: int, modes: Modes | None = None) -> in
     return fd
 
 
-def _unnamed(flags: int, here: int, modes: Modes) -> int | None:
-    """Make a file without a name in an open directory; None where the mount has none (NFS, FUSE)."""
+def _modes_at(path: str, here: int | None) -> Modes:
+    """The modes of a lock, a counter and the like at a path: nothing for others, who could hold a lock on the file."""
+    modes = modes_in(here if here is not None else os.path.dirname(path) or ".")
+    return GROUP if modes == GROUP else PRIVATE
+
+
+def _unnamed(path: str, flags: int, here: int | None, modes: Modes) -> int | None:
+    """Make a file without a name for a path's directory; None where the mount has none (NFS, FUSE)."""
     unnamed = getattr(os, "O_TMPFILE", None)
     if unnamed is None:
         return None
     flags = flags & ~(os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW)
     if not flags & (os.O_WRONLY | os.O_RDWR):
         flags |= os.O_RDWR  # a file without a name can only be opened to be written
+    directory = os.path.dirname(path) or "."
     try:
-        fd = os.open(".", flags | unnamed | os.O_CLOEXEC, modes.file, dir_fd=here)
+        fd = os.open(directory, flags | unnamed | os.O_CLOEXEC, modes.file, dir_fd=here)
     except OSError:
         return None
     set_mode(fd, modes.file)
     return fd
 
 
-def open_or_new(path: str, flags: int, here: int, modes: Modes | None = None) -> int:
-    """Open a file in an open directory, which is made as by `new_file` if it is not there; its descriptor.
-
-    ``flags`` are those of `os.open`, without ``O_CREAT``.
+def open_or_new(path: str, flags: int, here: int | None = None) -> int:
+    """Open a file, which is made as by `new_file` if it is not there; its descriptor. ``flags`` are as there.
 
     Raises:
         OSError: the disk refused.
     """
+    modes = _modes_at(path, here)
+    if modes == PRIVATE:
+        return os.open(path, flags | os.O_CREAT | SAFELY, modes.file, dir_fd=here)
     for _ in range(_TRIES):
         with suppress(FileNotFoundError):
             return os.open(path, flags | SAFELY, dir_fd=here)

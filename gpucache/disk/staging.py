@@ -1,7 +1,8 @@
 """Private directories for unfinished files, one per process: a directory whose lock is free is a dead process's.
 
 A process holds its directory under ``flock`` until it ends, however it ends. Whoever sweeps tries that lock instead of
-guessing from a pid, which lies across containers and is used again. Only this user's directories are swept.
+guessing from a pid, which lies across containers and is used again. Only this user's directories are swept, and in a
+root that a group shares those of its members.
 """
 
 from __future__ import annotations
@@ -22,6 +23,8 @@ from gpucache.disk.door import DIRECTORY
 from gpucache.disk.files import STALE_S, make_directory, remove_tree, write_new
 from gpucache.disk.locks import can_be_asked, is_free_descriptor, let_go
 from gpucache.disk.node import DAY_S, is_locked_here, mark_of, node_id
+from gpucache.disk.sharing import PRIVATE, Modes, modes_in, set_directory_mode
+from gpucache.disk.vetting import is_groups
 from gpucache.forks import after_fork, at_exit
 
 TYPE_CHECKING = False
@@ -99,6 +102,8 @@ class Staging:
             number = next(self._numbers)
             path = os.path.join(made[0], str(number))
         os.mkdir(path, 0o700)
+        if place == self.preferred:  # the others are the system's own
+            set_directory_mode(path, modes_in(made[0]))
         return path
 
     def _claim_anew(self, place: str) -> tuple[str, int]:
@@ -109,7 +114,8 @@ class Staging:
         gone = self._made.pop(place, None)
         if gone is not None:
             os.close(gone[1])
-        claimed = _claim(place)
+        modes = modes_in(place) if place == self.preferred else PRIVATE
+        claimed = _claim(place, modes)
         # A signal handler may have staged something since, in a directory that it has claimed: that one is kept.
         made = self._made.setdefault(place, claimed)
         if made is not claimed:
@@ -165,7 +171,7 @@ def _is_open_to_all(place: str) -> bool:
     return bool(mode & stat.S_IWOTH) and not mode & stat.S_ISVTX
 
 
-def _claim(place: str) -> tuple[str, int]:
+def _claim(place: str, modes: Modes) -> tuple[str, int]:
     """Make and lock a directory; its path, and the descriptor that holds the lock.
 
     The directory gets the name by which sweepers ask its lock only once it is locked: a sweeper that found the name
@@ -175,6 +181,7 @@ def _claim(place: str) -> tuple[str, int]:
     new = tempfile.mkdtemp(mark, f"gpucache-{_NEW}{node_id()}.", place)
     fd = None
     try:
+        set_directory_mode(new, modes)
         fd = os.open(new, os.O_RDONLY | os.O_CLOEXEC)
         with suppress(OSError):
             fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -225,6 +232,8 @@ def _is_swept(here: int, name: str) -> bool:
     """
     try:
         fd = os.open(name, DIRECTORY, dir_fd=here)
+    except PermissionError:
+        return _is_empty_of_member(here, name)
     except OSError:
         return False  # another user's, or another sweeper has removed it
     try:
@@ -241,8 +250,22 @@ def _is_swept(here: int, name: str) -> bool:
     return True
 
 
+def _is_empty_of_member(here: int, name: str) -> bool:
+    """Remove what another member of a group was killed at before it had its mode: an hour later, and only if empty."""
+    try:
+        found = os.stat(name, dir_fd=here, follow_symlinks=False)
+        if not is_groups(os.fstat(here).st_mode) or time.time() - found.st_mtime < STALE_S:
+            return False
+        os.rmdir(name, dir_fd=here)
+    except OSError:
+        return False
+    return True
+
+
 def is_dead(path: str) -> bool:
     """Whether a staging directory is this user's and its lock is free, so that its process is dead.
+
+    In a root that a group shares, likewise of any member's.
 
     One that was not locked yet when it was named is dead once it is an hour old. Of another node's processes no lock
     may be seen here, nor of those that see the directory by another mount, as a pod by a FUSE mount of its own: theirs
@@ -265,7 +288,7 @@ def is_dead(path: str) -> bool:
 def _is_dead(name: str, fd: int) -> bool:
     """As `is_dead`, of an open directory of this name."""
     found = os.fstat(fd)
-    if found.st_uid != os.geteuid():
+    if found.st_uid != os.geteuid() and not _is_shared(fd, found):
         return False
     unlocked_yet = name.startswith(PREFIXES[1])
     age_s = time.time() - found.st_mtime
@@ -276,6 +299,12 @@ def _is_dead(name: str, fd: int) -> bool:
     if unlocked_yet and age_s < STALE_S:
         return False
     return is_free_descriptor(fd)
+
+
+def _is_shared(fd: int, found: os.stat_result) -> bool:
+    """Whether an open directory, and the one that it lies in, are those of a group that shares the root."""
+    above = os.stat("..", dir_fd=fd)
+    return is_groups(found.st_mode) and is_groups(above.st_mode)
 
 
 _all: list[Staging] = []

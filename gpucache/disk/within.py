@@ -21,6 +21,8 @@ if TYPE_CHECKING:
     from types import TracebackType
     from typing import TypeVar
 
+    from gpucache.disk.sharing import Modes
+
     T = TypeVar("T")
 
 _STEP = (
@@ -80,8 +82,11 @@ class Straight:
             return os.listdir(fd)
 
     def mkdir(self, path: str) -> None:
-        """As `os.mkdir`, with mode 0700."""
-        self.act(path, _mkdir)
+        """As `os.mkdir`, with mode 0700, but for what lies in a root that others share (`disk.sharing.modes_for`)."""
+        from gpucache.disk.sharing import modes_for  # few removals make a directory
+
+        modes = modes_for(path)
+        self.act(path, lambda fd, name: _mkdir(fd, name, modes))
 
     def unlink(self, path: str) -> None:
         """As `os.unlink`."""
@@ -199,8 +204,11 @@ def _lstat(fd: int, name: str) -> os.stat_result:
     return os.stat(name, dir_fd=fd, follow_symlinks=False)
 
 
-def _mkdir(fd: int, name: str) -> None:
+def _mkdir(fd: int, name: str, modes: Modes) -> None:
+    from gpucache.disk.sharing import set_directory_mode
+
     os.mkdir(name, 0o700, dir_fd=fd)
+    set_directory_mode(name, modes, fd)
 
 
 def _rename(source: str, target: str, source_fd: int, target_fd: int) -> None:

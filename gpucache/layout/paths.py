@@ -242,6 +242,11 @@ def root_of_stored(path: str) -> str:
     return path.rpartition("/gpucache/v1/store/")[0]
 
 
+def root_of_recorded(path: str) -> str:
+    """The root in which a file of recipes was recorded, by its path; empty for any other file."""
+    return path.rpartition("/gpucache/v1/recipes/")[0]
+
+
 def provisioned_directories(root: str) -> tuple[str, ...]:
     """The directories that provisioning makes below a root, but for those of the devices; outermost first."""
     outer = (triton_directory(root), f"{root}/gpucache", ours(root))

@@ -26,9 +26,10 @@ import time
 from contextlib import contextmanager, suppress
 from typing import Literal, NamedTuple
 
-from gpucache.disk.door import SAFELY, open_regular
+from gpucache.disk.door import open_regular
 from gpucache.disk.lock_place import open_lock_directory
 from gpucache.disk.locks import let_go
+from gpucache.disk.sharing import open_or_new
 from gpucache.forks import closed_in_child
 
 TYPE_CHECKING = False
@@ -286,7 +287,7 @@ def _opened(path: str, flags: int) -> int:
     here = open_lock_directory(directory)
     try:
         if flags & os.O_CREAT:
-            os.close(os.open(name, flags | SAFELY, 0o600, dir_fd=here))
+            os.close(open_or_new(name, flags & ~os.O_CREAT, here))
         fd, found = open_regular(name, flags & ~os.O_CREAT, here)
     finally:
         os.close(here)

@@ -22,6 +22,7 @@ from contextlib import suppress
 from gpucache.disk.lock_place import open_lock_directory
 from gpucache.disk.locks import signature, take
 from gpucache.disk.processes import is_running
+from gpucache.disk.sharing import modes_in
 from gpucache.disk.spawning import settle_in
 from gpucache.errors import GpuCacheError
 from gpucache.escapes import printable
@@ -167,6 +168,7 @@ class Courier:
                 os.unlink(f"{path}.new")  # a dead courier's: this one has the lock
             listener.bind(f"{path}.new")
             listener.listen(_BACKLOG)
+            os.chmod(f"{path}.new", modes_in(os.path.dirname(path)).file)
             # Only now: whoever finds the socket is answered.
             os.rename(f"{path}.new", path)
             return os.lstat(path)

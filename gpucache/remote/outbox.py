@@ -13,9 +13,10 @@ import stat
 import time
 from contextlib import suppress
 
-from gpucache.disk.door import DIRECTORY, SAFELY
+from gpucache.disk.door import DIRECTORY
 from gpucache.disk.files import make_below_root
 from gpucache.disk.node import DAY_S, node_id
+from gpucache.disk.sharing import new_file
 from gpucache.layout import paths
 from gpucache.layout.keys import STORE_KEY, unlinked
 from gpucache.values import Value
@@ -31,7 +32,6 @@ FORGOTTEN_S = 7 * DAY_S
 LEAST_COMPILE_S = 0.1
 """What was compiled in less is left to those who miss it: to ask for it would take as long."""
 _TRIES = 3
-_MARKER = os.O_WRONLY | os.O_CREAT | os.O_EXCL | SAFELY
 
 
 class Marker(Value):
@@ -72,9 +72,9 @@ def _made(directory: str, key: str) -> int:
     path = f"{directory}/{key}"
     for _ in range(_TRIES):
         with suppress(FileNotFoundError):
-            return os.open(path, _MARKER, 0o600)
+            return new_file(path, os.O_WRONLY)
         make_below_root(directory)  # another node may have swept it since
-    return os.open(path, _MARKER, 0o600)
+    return new_file(path, os.O_WRONLY)
 
 
 def _drop_oldest(root: str) -> None:

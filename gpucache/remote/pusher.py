@@ -75,7 +75,7 @@ def push_waiting(root: str, environ: Mapping[str, str]) -> None:
         GpuCacheError: the root is not safe.
         OSError: the disk refused; the markers stay.
     """
-    trust = Trust.for_launch(environ)
+    trust = Trust.for_launch(environ).in_root(root)
     vet(root, trust)
     for path in paths.our_directories(root):
         vet_child(path, trust)

@@ -15,6 +15,7 @@ from contextlib import contextmanager
 from gpucache.disk.door import SAFELY, open_regular
 from gpucache.disk.lock_place import open_lock_directory
 from gpucache.disk.locks import REMOTE_FILES, give_up, is_free, take
+from gpucache.disk.sharing import new_file
 from gpucache.remote.breaker import Breaker
 
 TYPE_CHECKING = False
@@ -24,7 +25,6 @@ if TYPE_CHECKING:
 STARTING_S = 10.0
 """So long a pusher may take to come up before another one is started."""
 _WRITING_S = 0.5
-_NEW = os.O_WRONLY | os.O_CREAT | os.O_EXCL | SAFELY
 
 
 def lock_name() -> str:
@@ -53,7 +53,7 @@ def is_to_start(locks: str) -> bool:
     """
     path = f"{locks}/{lock_name()}"
     try:
-        fd = os.open(path, _NEW, 0o600)
+        fd = new_file(path, os.O_WRONLY)
     except FileExistsError:
         if _age_s(path) < STARTING_S or not is_free(path):
             return False

@@ -18,10 +18,11 @@ import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 
-from gpucache.disk.door import COUNTERS_BYTES, DIRECTORY, SAFELY, open_regular, read_some
+from gpucache.disk.door import COUNTERS_BYTES, DIRECTORY, open_regular, read_some
 from gpucache.disk.files import STAGED, give_to_owner_of, make_below_root
 from gpucache.disk.locks import NO_FLOCK
 from gpucache.disk.node import mark_of, node_id
+from gpucache.disk.sharing import new_file
 from gpucache.layout import paths
 from gpucache.layout.keys import unlinked
 from gpucache.store.counts import ANY_HOST, Sums, Where, add, parsed, parsed_hour
@@ -40,7 +41,6 @@ _NO_NODE = "unlocked"
 _SLOT = 2048  # more than the longest label and host with all counters, each at its longest
 _MOST_LABEL = 900
 _READ_TRIES = 10
-_NEW_FILE = os.O_RDWR | os.O_CREAT | os.O_EXCL | SAFELY
 _GONE = (errno.ENOENT, errno.ESTALE)
 
 
@@ -99,7 +99,7 @@ def make_file(here: int, name: str) -> int:
     Raises:
         OSError: the disk refused.
     """
-    fd = os.open(name, _NEW_FILE, 0o600, dir_fd=here)
+    fd = new_file(name, os.O_RDWR, here)
     give_to_owner_of(here, fd)
     return fd
 

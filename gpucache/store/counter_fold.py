@@ -18,6 +18,8 @@ from gpucache.disk.door import COUNTERS_BYTES, DIRECTORY, has_name, open_regular
 from gpucache.disk.files import STAGED, sweep_old
 from gpucache.disk.locks import let_go
 from gpucache.disk.node import DAY_S, is_locked_here, node_id
+from gpucache.disk.sharing import open_or_new
+from gpucache.disk.vetting import is_groups
 from gpucache.forks import closed_in_child
 from gpucache.layout import paths
 from gpucache.store.counter_files import (
@@ -100,7 +102,9 @@ def _own_directory(root: str) -> Iterator[int | None]:
 
 
 def _is_own(here: int) -> bool:
-    return os.geteuid() in (0, os.fstat(here).st_uid)
+    """Whether it is this user's, or that of a group that shares the root, or root acts."""
+    found = os.fstat(here)
+    return os.geteuid() in (0, found.st_uid) or is_groups(found.st_mode)
 
 
 # ---- one fold
@@ -278,7 +282,8 @@ def _claim_old(here: int, most: int | None) -> None:
     if not old:
         return
     try:
-        lock, _ = open_regular(OLD_LOCK, os.O_RDONLY | os.O_CREAT, here)
+        os.close(open_or_new(OLD_LOCK, os.O_RDONLY, here))
+        lock, _ = open_regular(OLD_LOCK, os.O_RDONLY, here)
     except OSError:
         return  # what lies there is no lock: the files are read where they are
     try:

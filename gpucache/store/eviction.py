@@ -107,9 +107,12 @@ def _stamped(entry: str, used_ns: int, disk: Straight) -> bool:
     """
 
     def stamp(parent: int, name: str) -> bool:
-        os.utime(name, ns=(used_ns, used_ns), dir_fd=parent, follow_symlinks=False)
+        try:
+            os.utime(name, ns=(used_ns, used_ns), dir_fd=parent, follow_symlinks=False)
+        except PermissionError:  # of another member's file the time of now alone can be set
+            os.utime(name, dir_fd=parent, follow_symlinks=False)
         found = os.stat(name, dir_fd=parent, follow_symlinks=False)
-        return found.st_mtime_ns == used_ns
+        return found.st_mtime_ns >= used_ns
 
     try:
         return disk.act(f"{entry}/{MANIFEST}", stamp)

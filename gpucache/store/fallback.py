@@ -15,7 +15,8 @@ from contextlib import contextmanager, suppress
 
 from gpucache.disk import vetted
 from gpucache.disk.door import HASHED_BYTES, METADATA_BYTES, read_limited
-from gpucache.disk.files import NEW_MODE, remove_tree
+from gpucache.disk.files import remove_tree
+from gpucache.disk.sharing import new_file
 from gpucache.disk.vetting import Trust
 from gpucache.errors import ProvisionError, UnsafeDirectoryError
 from gpucache.kernels.group import GROUP
@@ -52,7 +53,6 @@ if TYPE_CHECKING:
 
 _PIECE_BYTES = 2**20
 _MOST_IN_MEMORY = 256 * 2**20
-_NEW_FILE = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC
 _NOT_THERE = (errno.ENOENT, errno.ESTALE)
 _NO_FILE = (errno.ELOOP, errno.ENOTDIR, errno.EISDIR, errno.ENXIO, errno.EINVAL)
 """What opening gives where a link, a directory, a device or a FIFO is in the place of a file."""
@@ -275,7 +275,7 @@ def _copied_file(entry: _Entry, name: str, published: Published, aside: str) -> 
     """
     target = f"{aside}/{name}"
     digest = hashlib.sha256()
-    fd = os.open(target, _NEW_FILE, NEW_MODE)
+    fd = new_file(target, os.O_WRONLY)
     try:
         for piece in entry.pieces(name, HASHED_BYTES, published.size_bytes):
             digest.update(piece)

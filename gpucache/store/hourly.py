@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import time
 
-from gpucache.disk.door import SAFELY
+from gpucache.disk.sharing import open_or_new
 
 EVERY_S = 3600.0
 
@@ -25,7 +25,7 @@ def note(mark: str) -> None:
     Raises:
         OSError: the file cannot be made, or is no file.
     """
-    fd = os.open(mark, os.O_WRONLY | os.O_CREAT | SAFELY, 0o600)
+    fd = open_or_new(mark, os.O_WRONLY)
     try:
         os.utime(fd)
     finally:

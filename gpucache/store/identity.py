@@ -8,11 +8,11 @@ from __future__ import annotations
 
 import os
 import shutil
-import tempfile
 
 from gpucache.disk.door import METADATA_BYTES, read_limited
+from gpucache.disk.sharing import modes_for, new_aside
 from gpucache.kernels.metadata import hash_in
-from gpucache.layout.keys import ASIDE, is_key_of
+from gpucache.layout.keys import is_key_of
 from gpucache.store.key_lock import holding
 from gpucache.store.manifest import MANIFEST, Manifest, intact, read_manifest, write_manifest
 from gpucache.store.placing import link_or_copy
@@ -95,11 +95,12 @@ def _write_key(directory: str, manifest: Manifest, entry: str) -> None:
         OSError: the disk refused; the old manifest is there.
     """
     parent = os.path.dirname(directory)
-    aside = tempfile.mkdtemp(prefix=ASIDE, dir=parent)
+    modes = modes_for(directory)
+    aside = new_aside(parent, modes)
     try:
         stored = read_manifest(entry)
         if directory != entry and stored is not None and stored[0] == manifest:
-            link_or_copy(f"{entry}/{MANIFEST}", f"{aside}/{MANIFEST}")
+            link_or_copy(f"{entry}/{MANIFEST}", f"{aside}/{MANIFEST}", modes)
         else:
             write_manifest(aside, manifest)
         # By name: where a removal has condemned the old one meanwhile, it sees the new one, and gives way.

@@ -20,6 +20,14 @@ from typing import Literal
 from gpucache.disk.capabilities import is_refusal
 from gpucache.disk.door import SAFELY, open_regular
 from gpucache.disk.locks import NO_FLOCK, let_go
+from gpucache.disk.sharing import (
+    GROUP,
+    is_shared_by_group,
+    modes_in,
+    new_directory,
+    new_file,
+    open_or_new,
+)
 from gpucache.disk.within import Straight
 from gpucache.layout.inductor import carried_unit, is_graph
 from gpucache.store.placing import hand_over
@@ -27,11 +35,40 @@ from gpucache.store.removal import InUse
 
 Placed = Literal["made", "there"]
 
-_LOCK = os.O_RDWR | os.O_CREAT | SAFELY
-_OPEN = 0o755
-"""The mode of directories, as torch's are under the usual umask: where users share a root, the others' torch reads."""
+_OPEN, _OPEN_FILE = 0o755, 0o644
+"""The modes of directories and files, as torch's are under the usual umask, in a root that no group shares."""
 _TEXTS = ".py", ".best_config"
 """How the names of code end that torch writes without a lock."""
+
+
+def new_beside_torchs(path: str, here: int | None = None) -> int:
+    """Make a file that comes to torch's, to write it: as torch would, but in a root that a group shares with its mode.
+
+    ``here`` is a descriptor of the directory from which a relative path leads.
+
+    Raises:
+        OSError: the disk refused.
+    """
+    directory = os.path.dirname(path) if here is None else here
+    if modes_in(directory) == GROUP:
+        return new_file(path, os.O_WRONLY, here, GROUP)
+    flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | SAFELY
+    return os.open(path, flags, _OPEN_FILE, dir_fd=here)
+
+
+def _mkdir(name: str, here: int, is_shared: bool) -> None:
+    """Make a directory as torch would, but where a group shares the root with its mode, whatever the umask."""
+    if is_shared:
+        new_directory(name, GROUP, here)
+    else:
+        os.mkdir(name, _OPEN, dir_fd=here)
+
+
+def _open_lock(name: str, here: int) -> int:
+    """Open a lock of torch's, which is made if it is not there."""
+    if modes_in(here) == GROUP:
+        return open_or_new(name, os.O_RDWR, here)
+    return os.open(name, os.O_RDWR | os.O_CREAT | SAFELY, _OPEN_FILE, dir_fd=here)
 
 
 def place(root: str, unit: str, staged: Mapping[str, str], disk: Straight) -> Placed:
@@ -103,22 +140,21 @@ def _copy(staged: str, target: str, disk: Straight) -> bool:
 
 def _write_copy(staged: str, name: str, here: int, disk: Straight) -> None:
     source = disk.act(staged, lambda fd, name: open_regular(name, here=fd)[0])
-    with os.fdopen(source, "rb") as old:
-        flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | SAFELY
-        with os.fdopen(os.open(name, flags, 0o644, dir_fd=here), "wb") as new:
-            shutil.copyfileobj(old, new)
-            _hand_over(new.fileno(), os.fstat(here))
+    with os.fdopen(source, "rb") as old, os.fdopen(new_beside_torchs(name, here), "wb") as new:
+        shutil.copyfileobj(old, new)
+        _hand_over(new.fileno(), os.fstat(here))
 
 
 def _make_way(root: str, directory: str, disk: Straight) -> None:
     """Make the directories below a root that lead to a file."""
     step = root
+    is_shared = is_shared_by_group(root)
     for name in directory[len(root) + 1 :].split("/"):
         above, step = step, f"{step}/{name}"
         if disk.lexists(step):
             continue
         with suppress(FileExistsError):
-            disk.act(step, lambda here, name: os.mkdir(name, _OPEN, dir_fd=here))
+            disk.act(step, lambda here, name: _mkdir(name, here, is_shared))
         with disk.directory(above) as outer, disk.directory(step) as here:
             hand_over(here, (), os.fstat(outer))
 
@@ -156,7 +192,7 @@ def _locked(root: str, unit: str, names: Mapping[str, str], disk: Straight) -> I
         return
     path = f"{root}/locks/{unit}.lock"
     _make_way(root, f"{root}/locks", disk)
-    fd = disk.act(path, lambda here, name: os.open(name, _LOCK, 0o644, dir_fd=here))
+    fd = disk.act(path, lambda here, name: _open_lock(name, here))
     try:
         _take(fd, path, disk)
         yield

@@ -21,6 +21,7 @@ from gpucache.disk.door import SAFELY, has_name
 from gpucache.disk.files import make_below_root
 from gpucache.disk.lock_place import open_lock_directory
 from gpucache.disk.locks import is_free, let_go, signature
+from gpucache.disk.sharing import open_or_new
 from gpucache.forks import after_fork
 from gpucache.threads import start
 
@@ -35,7 +36,6 @@ _BEAT_S = 0.5
 _LOOK_S = 0.05
 _TRIES = 100
 """So often in a row another holder may remove the lock file under whoever opens it; oftener, the disk shows no file."""
-_LOCK_FILE = os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW
 
 
 class KeyLock:
@@ -207,7 +207,7 @@ def _open_locked(path: str, disk: Straight | None) -> tuple[int, int] | None:
         here = _open_or_make(os.path.dirname(path), disk)
         fd = None
         try:
-            fd = os.open(os.path.basename(path), _LOCK_FILE, 0o600, dir_fd=here)
+            fd = open_or_new(os.path.basename(path), os.O_RDWR, here)
             fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
             if os.fstat(fd).st_nlink > 1:
                 # Another user's file, perhaps, that was given this name so that root writes into it.

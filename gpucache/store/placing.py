@@ -19,9 +19,11 @@ import stat
 import time
 from contextlib import suppress
 
+from gpucache.disk import sharing
 from gpucache.disk.capabilities import is_refusal
-from gpucache.disk.door import opener
+from gpucache.disk.door import open_regular, opener
 from gpucache.disk.files import remove_tree
+from gpucache.disk.sharing import PRIVATE, Modes, modes_for, new_directory, new_file, set_mode
 from gpucache.kernels.group import GROUP
 from gpucache.store.condemned import maker, reprieve, signature
 from gpucache.store.manifest import (
@@ -40,7 +42,6 @@ if TYPE_CHECKING:
 _PERMISSIONS = 0o777
 """Without the bits by which a program runs with its owner's rights."""
 _OCCUPIED = (errno.ENOTEMPTY, errno.EEXIST, errno.ENOTDIR)
-_NEW_FILE = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC
 
 
 def put(made: str, target: str, locked: bool) -> bool:
@@ -123,13 +124,13 @@ def _in_order(names: list[str]) -> list[str]:
 def _claimed(target: str, locked: bool) -> bool:
     """Make a directory that is condemned from the beginning; False where another process has made one."""
     try:
-        os.mkdir(target, 0o700)
+        new_directory(target, modes_for(target))
     except FileExistsError:
         # Under the lock an empty one may be had: its maker was killed before he could say who he was.
         if not locked or not _is_empty(target):
             return False
     try:
-        fd = os.open(f"{target}/{CONDEMNED}", _NEW_FILE, 0o600)
+        fd = new_file(f"{target}/{CONDEMNED}", os.O_WRONLY)
     except FileExistsError:
         return False
     with os.fdopen(fd, "wb") as file:
@@ -188,13 +189,51 @@ def set_use(path: str, used_ns: int) -> None:
     """
     try:
         os.utime(path, ns=(used_ns, used_ns))
+    except PermissionError:
+        # Of another member's file the time of now alone can be set: the entry looks newer than it is, and stays longer.
+        with suppress(OSError):
+            os.utime(path)
     except OSError as error:
         if not is_refusal(error):
             raise
 
 
-def link_or_copy(source: str, target: str) -> bool:
+def settle(paths: Iterable[str], modes: Modes, directory: str) -> None:
+    """Give files of this user's that lie below a directory, where they were staged, the modes of where they go.
+
+    What lies elsewhere, as what stock Triton has left in a directory of the user's, stays what it is.
+
+    Raises:
+        OSError: the disk refused.
+    """
+    if modes == PRIVATE:
+        return
+    for path in paths:
+        if not path.startswith(f"{directory}/"):
+            continue
+        with suppress(FileNotFoundError):
+            fd, _ = open_regular(path)
+            try:
+                set_mode(fd, modes.file)
+            finally:
+                os.close(fd)
+
+
+def _is_for(source: str, target: str, modes: Modes) -> bool:
+    """Whether a file has the modes and, where a group shares the root, the group with which it may be linked there."""
+    if modes == PRIVATE:
+        return True
+    found = os.lstat(source)
+    if stat.S_IMODE(found.st_mode) & _PERMISSIONS != modes.file:
+        return False
+    return modes != sharing.GROUP or found.st_gid == os.stat(os.path.dirname(target)).st_gid
+
+
+def link_or_copy(source: str, target: str, modes: Modes = PRIVATE) -> bool:
     """Give a file another name, or copy the file where it cannot have one; return whether it was linked.
+
+    In a root that is shared (``modes``) a file that has not its modes is copied: what is linked keeps its own, and its
+    group, so that others could not use the file; and to change them would change the user's own file elsewhere.
 
     A copy has the time and the permissions of its source where the mount can set them. What root copies for another
     user is that user's word: no link is followed to a file that only root may read, and no copy runs with root's rights
@@ -204,8 +243,9 @@ def link_or_copy(source: str, target: str) -> bool:
         OSError: the disk refused both, or the source is no regular file.
     """
     try:
-        os.link(source, target, follow_symlinks=False)
-        return True
+        if _is_for(source, target, modes):
+            os.link(source, target, follow_symlinks=False)
+            return True
     except OSError as error:
         if not is_refusal(error) or error.errno == errno.EEXIST:
             raise
@@ -213,7 +253,8 @@ def link_or_copy(source: str, target: str) -> bool:
         found = os.fstat(old.fileno())
         shutil.copyfileobj(old, new)
         with suppress(OSError):
-            os.fchmod(new.fileno(), stat.S_IMODE(found.st_mode) & _PERMISSIONS)
+            mode = stat.S_IMODE(found.st_mode) & _PERMISSIONS
+            os.fchmod(new.fileno(), mode if modes == PRIVATE else modes.file)
     with suppress(OSError):
         os.utime(target, ns=(found.st_atime_ns, found.st_mtime_ns))
     return False

@@ -14,6 +14,7 @@ def prepare(root: str, trust: Trust) -> None:
         GpuCacheError: the root is not safe.
         OSError: the disk refused.
     """
+    trust = trust.in_root(root)
     vet(root, trust)
     make_directory(root, OPEN_ABOVE)
     vet(root, trust)  # another user may have made it first

@@ -10,14 +10,15 @@ first complete writer wins, and nothing is rewritten in place.
 from __future__ import annotations
 
 import os
-import tempfile
 from collections.abc import Iterable, Mapping
 
 from gpucache.disk.door import DIRECTORY
 from gpucache.disk.files import OPEN_ABOVE, make_below_root, make_directory, remove_tree
+from gpucache.disk.sharing import Modes, modes_for, new_aside, set_directory_mode
 from gpucache.disk.staging import Staging
 from gpucache.kernels.group import GROUP, write_group
-from gpucache.layout.keys import ASIDE, view_key
+from gpucache.layout import paths
+from gpucache.layout.keys import view_key
 from gpucache.layout.paths import host_name
 from gpucache.store import placing
 from gpucache.store.lookup import sound
@@ -54,11 +55,16 @@ def publish_entry(
     Raises:
         OSError: the disk refused; the store is as it was.
     """
+    target = entry_path(root, key)
+    make_below_root(os.path.dirname(target))
+    modes = modes_for(target)
     aside = staging.directory()
     try:
+        set_directory_mode(aside, modes)
+        placing.settle([path for path, _ in files.values()], modes, paths.ours(root, "tmp"))
         placed = {}
         for name, (path, sha256) in files.items():
-            placed[name], _ = _placed(path, f"{aside}/{name}", sha256)
+            placed[name], _ = _placed(path, f"{aside}/{name}", sha256, modes)
         digest = None
         if recipe is not None:
             digest = write_recipe(aside, recipe)
@@ -87,6 +93,9 @@ def publish_directory(
     """
     target = entry_path(root, key)
     make_below_root(os.path.dirname(target))
+    modes = modes_for(target)
+    set_directory_mode(made, modes)
+    placing.settle([f"{made}/{name}" for name in names], modes, made)
     _hand_over(made, names, os.path.dirname(target))
     return _put_in_place(root, made, target, manifest, repair)
 
@@ -146,14 +155,15 @@ def link_view(
         make = make_below_root if directory.startswith(f"{root}/") else make_directory
         make(directory, OPEN_ABOVE)
     place = f"{directory}/{os.path.basename(target)}"
-    aside = tempfile.mkdtemp(prefix=ASIDE, dir=directory)
+    modes = modes_for(target)
+    aside = new_aside(directory, modes)
     try:
         placed, made = {}, []
         for name, sha256 in manifest.digests.items():
-            placed[name], is_linked = _placed(f"{source}/{name}", f"{aside}/{name}", sha256)
+            placed[name], is_linked = _placed(f"{source}/{name}", f"{aside}/{name}", sha256, modes)
             if not is_linked:
                 made.append(name)
-        if not _give_manifest(root, source, aside, manifest, placed):
+        if not _give_manifest(root, source, aside, manifest, placed, modes):
             made.append(MANIFEST)
         group = manifest.facts.group
         write_group(aside, target, group, placed)
@@ -185,18 +195,23 @@ def _busy(target: str) -> bool:
     return placing.youngest_s(target) < BUSY_S
 
 
-def _placed(source: str, target: str, sha256: str) -> tuple[Published, bool]:
-    """Hard-link a file of this digest, or copy it where it cannot be linked.
+def _placed(source: str, target: str, sha256: str, modes: Modes) -> tuple[Published, bool]:
+    """Hard-link a file of this digest, or copy it where it cannot be linked, or has not the modes of the root.
 
     Returns how a manifest lists the file, and whether it was linked.
     """
-    is_linked = placing.link_or_copy(source, target)
+    is_linked = placing.link_or_copy(source, target, modes)
     found = os.stat(target)
     return Published(found.st_size, found.st_mtime_ns, sha256), is_linked
 
 
 def _give_manifest(
-    root: str, source: str, target: str, manifest: Manifest, placed: Mapping[str, Published]
+    root: str,
+    source: str,
+    target: str,
+    manifest: Manifest,
+    placed: Mapping[str, Published],
+    modes: Modes,
 ) -> bool:
     """Give a view its manifest: the store's own if its files are too, so that a stamp on one is a stamp on all.
 
@@ -205,7 +220,7 @@ def _give_manifest(
     That of a copy names the root: the view may be outside, and is then known for one of this store.
     """
     if placed == manifest.files:
-        linked = placing.link_or_copy(f"{source}/{MANIFEST}", f"{target}/{MANIFEST}")
+        linked = placing.link_or_copy(f"{source}/{MANIFEST}", f"{target}/{MANIFEST}", modes)
         if linked:
             return True
         os.unlink(f"{target}/{MANIFEST}")

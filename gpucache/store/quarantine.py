@@ -15,6 +15,7 @@ from typing import NamedTuple
 from gpucache.disk.capabilities import is_refusal
 from gpucache.disk.files import make_below_root, remove_tree, size_of
 from gpucache.disk.reading import listed
+from gpucache.disk.sharing import modes_in, set_directory_mode
 from gpucache.disk.within import Straight
 from gpucache.kernels.group import GROUP, GROUP_BYTES
 from gpucache.layout import paths
@@ -75,6 +76,7 @@ def _moved_files(path: str, where: str) -> bool:
     """Rename the files of a directory, which cannot be renamed itself, to a new one; return whether all are there."""
     try:
         os.mkdir(where, 0o700)
+        set_directory_mode(where, modes_in(os.path.dirname(where)))
         for name in _unmaking(os.listdir(path)):
             os.rename(f"{path}/{name}", f"{where}/{name}")
         os.rmdir(path)

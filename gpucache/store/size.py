@@ -14,6 +14,7 @@ from typing import NamedTuple
 from gpucache.disk.door import SAFELY, open_regular, read_limited
 from gpucache.disk.files import give_to_owner_of, make_below_root
 from gpucache.disk.locks import NO_FLOCK, let_go
+from gpucache.disk.sharing import new_file
 from gpucache.layout import paths
 
 TYPE_CHECKING = False
@@ -193,7 +194,7 @@ def _open(path: str) -> int:
 def _made(path: str) -> int:
     """Make the file, for the owner of its directory where root makes it; or open what another process has made now."""
     try:
-        fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL | SAFELY, 0o600)
+        fd = new_file(path, os.O_RDWR)
     except FileExistsError:
         return os.open(path, os.O_RDWR | SAFELY)
     give_to_owner_of(os.path.dirname(path), fd)

@@ -9,6 +9,7 @@ import os
 import tempfile
 from contextlib import suppress
 
+from gpucache.disk.sharing import GROUP, modes_in, set_mode
 from gpucache.layout.keys import ASIDE
 from gpucache.store.condemned import is_going, reprieve
 from gpucache.store.manifest import MANIFEST, Manifest
@@ -23,9 +24,11 @@ def written_anew(directory: str, manifest: Manifest) -> bool:
     path = f"{directory}/{MANIFEST}"
     temporary = None
     try:
-        if os.lstat(path).st_uid != os.geteuid():
+        modes = modes_in(directory)
+        if os.lstat(path).st_uid != os.geteuid() and modes != GROUP:
             return True
         fd, temporary = tempfile.mkstemp(prefix=ASIDE, dir=os.path.dirname(directory))
+        set_mode(fd, modes.file)
         with os.fdopen(fd, "wb") as file:
             file.write(manifest.encoded())
         os.replace(temporary, path)

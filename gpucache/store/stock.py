@@ -5,14 +5,14 @@ from __future__ import annotations
 import errno
 import json
 import os
-import tempfile
 from collections.abc import Mapping
 
 from gpucache.disk.door import opener
 from gpucache.disk.files import remove_tree
+from gpucache.disk.sharing import modes_for, new_aside
 from gpucache.kernels.elf import is_whole_elf
 from gpucache.kernels.group import GROUP, read_group, write_group
-from gpucache.layout.keys import ASIDE, is_key_of, view_key
+from gpucache.layout.keys import is_key_of, view_key
 from gpucache.layout.paths import host_name
 from gpucache.store.condemned import is_going
 from gpucache.store.manifest import CONDEMNED, MANIFEST, Facts, Manifest, Published, write_manifest
@@ -86,7 +86,7 @@ def describe(
         OSError: the disk refused; the directory is as it was.
     """
     beside = os.path.dirname(directory)
-    aside = tempfile.mkdtemp(prefix=ASIDE, dir=beside)
+    aside = new_aside(beside, modes_for(directory))
     try:
         files = {}
         for name, sha256 in digests.items():

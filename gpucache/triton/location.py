@@ -144,7 +144,7 @@ def locate(directory: str | None, environ: Mapping[str, str]) -> Location:
     if mode == "shared":
         try:
             prepare(chosen.root, Trust.for_launch(environ))
-            views = _prepared_views(chosen.directory, environ)
+            views = _prepared_views(chosen, environ)
             stamp_use(paths.record_path(chosen.root, paths.host_name()))
         except (GpuCacheError, OSError) as error:
             warn_once("the store cannot be used", error)
@@ -284,14 +284,18 @@ def _choose(directory: str | None, environ: Mapping[str, str]) -> _Chosen:
     return _Chosen(root, chosen, mode, silicon(known, environ), alone)
 
 
-def _prepared_views(directory: str, environ: Mapping[str, str]) -> str:
+def _prepared_views(chosen: _Chosen, environ: Mapping[str, str]) -> str:
     """Vet the device directory, since what lies there is taken into the store; where the views are then.
 
     Raises:
         UnsafeDirectoryError: it is not safe.
     """
+    directory = chosen.directory
+    trust = Trust.for_launch(environ)
+    if directory.startswith(f"{chosen.root}/"):
+        trust = trust.in_root(chosen.root)
     try:
-        if vet(directory, Trust.for_launch(environ)):
+        if vet(directory, trust):
             sweep_old(directory, ASIDE)
     except UnsafeDirectoryError:
         raise

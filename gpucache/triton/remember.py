@@ -136,7 +136,7 @@ def _ended(function: Any, environ: Mapping[str, str], compute: bool) -> Outcome:
         return "not Triton's"
     installation = _looked(own)
     root = paths.root_for_launch(environ)
-    trust = Trust.for_launch(environ)
+    trust = Trust.for_launch(environ).in_root(root)
     _vet(root, installation, trust)
     key = kept_key.kept(root, installation)
     if key is None:

@@ -9,15 +9,14 @@ a path finds a file of the same content there.
 from __future__ import annotations
 
 import os
-import tempfile
 import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence, Set
 from contextlib import contextmanager, suppress
 
 from gpucache.disk.capabilities import is_refusal
+from gpucache.disk.sharing import modes_for, new_aside
 from gpucache.disk.within import Straight, remove_tree_in
 from gpucache.kernels.group import GROUP, read_group, write_group
-from gpucache.layout.keys import ASIDE
 from gpucache.report.flaws import Flaw
 from gpucache.report.judge import Judge
 from gpucache.report.judged import Judged
@@ -244,7 +243,7 @@ class _Repairing:
         """
         parent = os.path.dirname(directory)
         with self.disk.held(parent) as beside:
-            name = os.path.basename(tempfile.mkdtemp(prefix=ASIDE, dir=beside))
+            name = os.path.basename(new_aside(beside, modes_for(directory)))
         aside = f"{parent}/{name}"
         try:
             with self.disk.held(aside) as path:

@@ -58,7 +58,7 @@ def recorded_before(
     Raises:
         OSError, GpuCacheError: the directory of the recordings cannot be used.
     """
-    trust = Trust.parse(environ)
+    trust = Trust.parse(environ).in_root(root)
     known = command_id(command, environ)
     with opened(programs_path(root, [AUTO, known])) as file:
         try:
@@ -114,7 +114,8 @@ def compile_ahead(
         OSError, GpuCacheError: nothing could be started.
     """
     paths = recipes.paths
-    missing = look_for_missing(paths, recipes.what, root, targets, Trust.parse(environ))
+    trust = Trust.parse(environ).in_root(root)
+    missing = look_for_missing(paths, recipes.what, root, targets, trust)
     if missing.why == "nothing is missing":
         return Ahead("nothing missing", paths, missing)
     if installed_triton() is None:

@@ -9,6 +9,7 @@ from gpucache import configuration
 from gpucache.disk.vetting import Trust, vet, vet_file
 from gpucache.errors import GpuCacheError, RecipesError
 from gpucache.kernels.recipe_lines import BadLine, read_recipe_file, read_recipes
+from gpucache.layout.paths import root_of_recorded
 from gpucache.store.manifest import RECIPE
 from gpucache.values import Value
 from gpucache.warm.ahead import made_keys, recordings
@@ -80,7 +81,7 @@ def read_store(root: str) -> GivenRecipes:
 
     recipes = []
     bad = []
-    for found in stored_recipes(root, Trust.parse(configuration.environ(root=root))):
+    for found in stored_recipes(root, Trust.parse(configuration.environ(root=root)).in_root(root)):
         if isinstance(found, StoredRecipe):
             recipes.append(found.recipe)
         elif found.why != "none":
@@ -161,6 +162,9 @@ def _is_trusted(path: str) -> bool:
     real = os.path.realpath(path)
     try:
         trust = Trust.parse(configuration.environ())
+        root = root_of_recorded(real)
+        if root:
+            trust = trust.in_root(root)
         vet(os.path.dirname(real), trust)
         vet_file(real, trust)
     except GpuCacheError:

@@ -19,10 +19,11 @@ import os
 import time
 from contextlib import contextmanager, suppress
 
-from gpucache.disk.door import HOLDER_BYTES, SAFELY
+from gpucache.disk.door import HOLDER_BYTES
 from gpucache.disk.lock_place import LockPlace, open_lock_directory
 from gpucache.disk.locks import AHEAD_LOCK, let_go, signature
 from gpucache.disk.processes import is_running, pid_namespace
+from gpucache.disk.sharing import open_or_new
 from gpucache.values import Value
 from gpucache.warm.ahead.short_digest import short_digest
 
@@ -37,7 +38,6 @@ PATIENCE_S = 0.2
 """For so long a program waits for the file, which others hold for milliseconds; then it goes on without a pool."""
 _LOOK_S = 0.002
 _MOST_PROGRAMS = 256
-_FILE = os.O_RDWR | os.O_CREAT | SAFELY
 
 
 class Programs(Value):
@@ -130,7 +130,7 @@ def _locked(here: int, path: str, end: float) -> int:
     name = os.path.basename(path)
     while True:
         try:
-            fd = os.open(name, _FILE, 0o600, dir_fd=here)
+            fd = open_or_new(name, os.O_RDWR, here)
         except OSError as error:
             error.filename = path
             raise

@@ -20,7 +20,8 @@ from gpucache.disk.door import DIRECTORY
 from gpucache.disk.files import make_below_root
 from gpucache.disk.node import DAY_S, node_id
 from gpucache.disk.processes import is_running, pid_namespace, this_process
-from gpucache.disk.vetting import Trust, vet_child, vet_file
+from gpucache.disk.sharing import new_file
+from gpucache.disk.vetting import Trust, is_groups, vet_child, vet_file
 from gpucache.errors import UnsafeDirectoryError
 from gpucache.layout.paths import ours
 from gpucache.values import Value
@@ -36,7 +37,6 @@ _NAME = re.compile(
     r"([0-9a-f]{16})\.([0-9a-f]{8})\.([0-9]{1,20})\.([0-9]{1,10})\.([0-9]{1,20})\.recipes"
 )
 _OURS = re.compile(rf"{_NAME.pattern}|[0-9a-f]{{16}}\.keys", re.ASCII)
-_NEW = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
 
 
 class Recording(Value):
@@ -108,7 +108,7 @@ def begin(root: str, command: str, trust: Trust) -> str | None:
         _bound(here, {os.path.basename(path) for path in kept})
         pid, start = this
         name = f"{command}.{node_id()}.{pid_namespace()}.{pid}.{start}.recipes"
-        os.close(os.open(name, _NEW, 0o600, dir_fd=here))
+        os.close(new_file(name, os.O_WRONLY, here))
         return f"{directory}/{name}"
     finally:
         os.close(here)
@@ -127,15 +127,18 @@ def bound(root: str) -> None:
 def _bound(here: int, kept: set[str], most: int = MOST_FILES - 1) -> None:
     """Remove the oldest so that no more are left than may be; what is another user's, a link or no file of ours stays.
 
+    In a root that a group shares, what is a member's goes too.
+
     A file that a program of this node writes is left too, and so are those in ``kept``.
     """
     ages = []
+    is_shared = is_groups(os.fstat(here).st_mode)
     for name in os.listdir(here):
         if _OURS.fullmatch(name) is None:
             continue
         with suppress(OSError):
             found = os.stat(name, dir_fd=here, follow_symlinks=False)
-            if stat.S_ISREG(found.st_mode) and found.st_uid == os.geteuid():
+            if stat.S_ISREG(found.st_mode) and (is_shared or found.st_uid == os.geteuid()):
                 ages.append((found.st_mtime, name))
     too_many = len(ages) - most
     for _, name in sorted(ages):
