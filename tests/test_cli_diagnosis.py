@@ -132,12 +132,16 @@ class TestConfig:
     def test_json_is_what_the_readme_says(self, here, tmp_path):
         (outer, inner), _ = documented("config")
         said = here("config", "--json", "--root", tmp_path).json
-        check(said, outer)
+        check(said, outer, files=list)
         for setting in said["settings"]:
             check(
                 setting,
                 inner,
-                **dict.fromkeys(("value", "default", "source", "meaning", "problem"), TEXT_OR_NONE),
+                **dict.fromkeys(
+                    ("value", "default", "source", "meaning", "problem", "file", "for_all"),
+                    TEXT_OR_NONE,
+                ),
+                line=int | None,
             )
         assert [one["name"] for one in said["settings"]] == [one.name for one in VARIABLES]
 

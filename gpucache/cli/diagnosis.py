@@ -8,12 +8,21 @@ from typing import TYPE_CHECKING
 
 import click
 
-from gpucache.cli.common import command_settings, counted, existing, finding_rows, naming, one_entry
+from gpucache.cli.common import (
+    command_settings,
+    counted,
+    existing,
+    finding_rows,
+    naming,
+    one_entry,
+    vetted,
+)
 from gpucache.cli.options import codes_option, json_option, root_option
 from gpucache.cli.terminal import (
     is_terminal,
     log_to_stderr,
     print_codes,
+    print_data,
     print_findings,
     print_json,
     print_table,
@@ -123,21 +132,33 @@ def _print_differences(a: Entry, b: Entry, as_json: bool) -> None:
 
 
 @click.command()
+@click.option("--init", is_flag=True, help="Write a file of settings, in which all is a comment.")
+@click.option("--user", is_flag=True, help="With --init: your own file, as without --root.")
 @root_option
 @json_option
-def config(root: str | None, as_json: bool) -> int:
-    """Show every setting in force, its value, and who set it. Exit code 1 when the root is none.
+def config(init: bool, user: bool, root: str | None, as_json: bool) -> int:
+    """Show every setting in force, its value, and who set it or where it stands. Exit code 1 when the root is none.
+
+    With --init, write a file of settings to begin with: your own, or with --root that of a root.
 
     \b
     gpucache config
     gpucache config --json
+    gpucache config --init
+    gpucache config --init --root /scratch/kernels
     """
+    from gpucache.configuration import in_force
     from gpucache.diagnosis.config import settings, unknown_variables
 
+    if user and not init:
+        raise click.UsageError("--user is for --init")
+    if init:
+        return _write_settings(user, root, as_json)
+    command_settings()  # says what is wrong in files
     found = settings(os.environ, root)
     if as_json:
         rows = [setting.as_json() for setting in found]
-        print_json({"settings": rows})
+        print_json({"files": list(in_force(root=root).files), "settings": rows})
         existing(root)
         return 0
     lines = []
@@ -145,16 +166,36 @@ def config(root: str | None, as_json: bool) -> int:
         if setting.value is None and is_terminal():
             continue  # people see the settings with a value only
         value = _or_dash(setting.value)
-        lines.append((setting.name, value, setting.source))
+        lines.append((setting.name, value, setting.set_by))
     columns = ("name", "value", "set by")
     print_table(columns, lines, folded=columns)
     for setting in found:
         if setting.problem is not None:
             say(f"warning: {setting.name}: {setting.problem}")
+        if setting.for_all is not None:
+            own = f"{setting.name}: the root's own settings say {setting.for_all}"
+            say(f"note: {own}, which bounds it for all processes")
     for name, near in unknown_variables(os.environ).items():
         meant = "" if near is None else f"; {near} may be meant"
         say(f"warning: {name} is no variable of gpucache's{meant}")
     existing(root)  # raises for a root that is none
+    return 0
+
+
+def _write_settings(user: bool, root: str | None, as_json: bool) -> int:
+    """Write the file that `config --init` asks for, and say where."""
+    from gpucache.configuration.beginning import write_for_root, write_for_user
+
+    if user and root is not None:
+        raise click.UsageError(
+            "--user is your own file, and --root that of a root: say one of them"
+        )
+    path = write_for_user(os.environ) if root is None else write_for_root(vetted(root))
+    if as_json:
+        print_json({"file": path})
+    else:
+        print_data(path)
+        say("note: each line in it is a comment: take the # from those that are to hold")
     return 0
 
 

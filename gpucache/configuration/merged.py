@@ -22,10 +22,13 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-    from gpucache.configuration.parsed import Parsed, Problem
+    from gpucache.configuration.parsed import Line, Parsed, Problem
     from gpucache.configuration.places import Source
 
 _BELOW_HOME = tuple(variable.name for variable in VARIABLES if variable.in_file in ("path", "keys"))
+
+
+_NO_LINES: dict[str, Line] = {}
 
 
 class Origin(Value):
@@ -61,6 +64,10 @@ class InForce(Value):
     """By the name of the variable; what the environment has set is not among them."""
     problems: tuple[Problem, ...]
     """What in the files does not hold."""
+    files: tuple[str, ...] = ()
+    """The files that are there, the weakest first."""
+    of_root: dict[str, Line] = _NO_LINES
+    """What the root's own file says, by the name of the variable."""
 
 
 def environ(
@@ -111,7 +118,13 @@ def in_force(
         return InForce(given, {}, ())
     merged, origins = _merged(given, files)
     problems = [problem for parsed in files for problem in parsed.problems]
-    return InForce(Merged(merged, given), origins, tuple(problems))
+    return InForce(
+        environ=Merged(merged, given),
+        origins=origins,
+        problems=tuple(problems),
+        files=tuple(parsed.path for parsed in files),
+        of_root=_NO_LINES if of_root is None else of_root.lines,
+    )
 
 
 def _merged(

@@ -44,3 +44,5 @@ class Parsed(Value):
     lines: dict[str, Line]
     """By the name of the variable."""
     problems: tuple[Problem, ...] = ()
+    lasts: bool = True
+    """Whether the same file says the same at any time; a name that is no group now may be one later."""

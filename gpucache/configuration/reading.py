@@ -49,7 +49,8 @@ def _read(place: Place, found: os.stat_result, trust: Trust) -> Parsed:
     if known is not None and known[0] == this:
         return known[1]
     parsed = read_form(place, found, trust) or _parsed_now(place, trust)
-    _known[place.path] = (this, parsed)
+    if parsed.lasts:
+        _known[place.path] = (this, parsed)
     return parsed
 
 
@@ -80,7 +81,7 @@ def _parsed_now(place: Place, trust: Trust) -> Parsed:
     finally:
         os.close(fd)
     parsed = parse(place.source, place.path, content)
-    if len(content) == found.st_size:
+    if parsed.lasts and len(content) == found.st_size:
         keep_form(place, found, parsed)
     return parsed
 

@@ -12,7 +12,7 @@ import sys
 from typing import TYPE_CHECKING, Any
 
 from gpucache.configuration.parsed import Line, Parsed, Problem
-from gpucache.environment import PREFIX, VARIABLES, Variable, is_key_file
+from gpucache.environment import PREFIX, TRUST_GROUPS, VARIABLES, Variable, is_key_file
 from gpucache.errors import shortened
 
 if sys.version_info >= (3, 11):
@@ -43,6 +43,7 @@ def parse(source: Source, path: str, content: bytes) -> Parsed:
         return _unreadable(source, path, "it is nested too deep to be settings")
     lines: dict[str, Line] = {}
     problems: list[Problem] = []
+    lasts = True
     for name, value in settings.items():
         number = line_of(name, text)
         wrong = _misplaced(name, source)
@@ -54,8 +55,9 @@ def parse(source: Source, path: str, content: bytes) -> Parsed:
             except ValueError as error:
                 lines[variable.name] = Line("", number)
                 wrong = _bad_value(variable, value, str(error))
+                lasts = lasts and variable is not TRUST_GROUPS
         problems.append(Problem(path, number, *wrong))
-    return Parsed(source, path, lines, tuple(problems[:_MOST_PROBLEMS]))
+    return Parsed(source, path, lines, tuple(problems[:_MOST_PROBLEMS]), lasts)
 
 
 def _unreadable(source: Source, path: str, fact: str) -> Parsed:

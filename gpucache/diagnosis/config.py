@@ -1,18 +1,19 @@
-"""What `gpucache config` shows: for every environment variable the value in force, and who gave it that value."""
+"""What `gpucache config` shows: for every setting the value in force, and who or which file gave it that value."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 from gpucache import environment
+from gpucache.configuration import InForce, in_force
 from gpucache.directories.python_path import is_on_path, manager
 from gpucache.environment import MANAGER, ROOT, VARIABLES, Variable, was_set_by_run
 from gpucache.errors import ConfigurationError
 from gpucache.layout import paths
 
-Source = Literal["argument", "environment", "gpucache run", "default"]
+Source = Literal["argument", "environment", "gpucache run", "root", "user", "system", "default"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -24,14 +25,27 @@ class SettingInForce:
     """The value that holds, as text: the default where the environment's makes no sense; None where that is unset."""
     default: str | None
     source: Source
-    """Who gave the value; ``gpucache run`` did where nobody has changed its value since."""
+    """Who gave the value; ``gpucache run`` did where nobody has changed its value since. A ``root``, a ``user`` and
+    the ``system`` give values in files."""
     meaning: str
     problem: str | None = None
     """Why what the environment says does not hold; None where it does."""
     ignored: bool = False
     """Whether the plug-in, which alone reads the variable, goes on without a value that makes no sense."""
+    file: str | None = None
+    """The file that gave the value; None where none did."""
+    line: int | None = None
+    for_all: str | None = None
+    """What the root's own file says in the place of this value, and what all go by who bound the root; else None."""
 
-    def as_json(self) -> dict[str, str | None]:
+    @property
+    def set_by(self) -> str:
+        """Who gave the value, or where in which file it stands."""
+        if self.file is None:
+            return self.source
+        return self.file if self.line is None else f"{self.file}:{self.line}"
+
+    def as_json(self) -> dict[str, str | int | None]:
         """The fields that `gpucache config --json` promises."""
         return {
             "name": self.name,
@@ -40,6 +54,9 @@ class SettingInForce:
             "source": self.source,
             "meaning": self.meaning,
             "problem": self.problem,
+            "file": self.file,
+            "line": self.line,
+            "for_all": self.for_all,
         }
 
 
@@ -48,15 +65,28 @@ def settings(environ: Mapping[str, str], root: str | None = None) -> tuple[Setti
 
     ``root`` is the command's argument ``--root``, which wins over the variable.
     """
+    held = in_force(environ, root)
+    environ = held.environ
     found = []
     for variable in VARIABLES:
         if variable is ROOT:
-            found.append(_root_in_force(environ, root))
+            found.append(_from_file(_root_in_force(environ, root), held))
         elif variable is MANAGER and MANAGER.text(environ) is None:
             found.append(_manager_in_force(environ))
         else:
-            found.append(_in_force(variable, environ))
+            found.append(_from_file(_in_force(variable, environ), held))
     return tuple(found)
+
+
+def _from_file(setting: SettingInForce, held: InForce) -> SettingInForce:
+    """The setting, with the file that gave the value if one did, and with what the root's file says of it."""
+    for_all = held.of_root.get(setting.name)
+    if for_all is not None and (for_all.text == setting.value or not for_all.text):
+        for_all = None
+    origin = held.origins.get(setting.name)
+    if origin is None or setting.source != "environment":
+        return replace(setting, for_all=None if for_all is None else for_all.text)
+    return replace(setting, source=origin.source, file=origin.path, line=origin.number)
 
 
 def _in_force(variable: Variable[Any], environ: Mapping[str, str]) -> SettingInForce:
