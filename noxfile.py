@@ -120,6 +120,28 @@ def ray(session: nox.Session) -> None:
     session.run(python, "-m", "pytest", "-q", "-m", "ray", *session.posargs)
 
 
+JIT = (
+    *("ninja==1.13.0", "apache-tvm-ffi==0.1.12", "warp-lang==1.19.0", "numba==0.68.1"),
+    *("jax==0.10.2", "cuda-core==1.2.2", "cuda-bindings==13.5.0", "nvidia-cuda-nvrtc==13.5.37"),
+    *("nvidia-cutlass-dsl==4.8.1", "kernels==0.17.2"),
+)
+JIT_OF_TORCH = ("tilelang==0.1.15", "quack-kernels==0.6.5", "helion==1.5.1", "fla-core==0.6.0")
+JIT_WHEELS = ("cupy-cuda13x==14.2.0", "flashinfer-python==0.7.2.post1", "sglang==0.5.23")
+JIT_WHEELS += ("vllm==0.33.0",)
+
+
+@nox.session(venv_backend="none")
+def jit(session: nox.Session) -> None:
+    """The tests with real JIT compilers beside Triton; what needs torch is there if torch is."""
+    python = _python(session, *JIT)
+    has_torch = "import importlib.util as u; print(u.find_spec('torch') is not None)"
+    if "True" in session.run(python, "-c", has_torch, external=True, silent=True):
+        session.run(python, "-m", "pip", "install", "-q", *JIT_OF_TORCH, external=True)
+    download = ("-m", "pip", "download", "-q", "--no-deps", "-d", f"{SHARED}/wheels")
+    session.run(python, *download, *JIT_WHEELS, external=True)
+    session.run(python, "-m", "pytest", "-q", "-m", "jit", *session.posargs)
+
+
 @nox.session(venv_backend="none")
 def bench(session: nox.Session) -> None:
     """A smoke run of every benchmark, or those named in full."""

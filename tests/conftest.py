@@ -20,7 +20,7 @@ from typing import Any
 import pytest
 import support.ranks
 from hypothesis import HealthCheck, settings
-from support import servers
+from support import jit_wheels, servers
 from support.cli import Command, Done
 from support.every_call import EveryCall
 from support.fuse import mounted
@@ -515,6 +515,8 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
         missing["torch"] = "needs torch: pip install torch==2.13.0"
     if importlib.util.find_spec("ray") is None:
         missing["ray"] = "needs Ray: nox -s ray"
+    if importlib.util.find_spec("tvm_ffi") is None or not jit_wheels.PLACE.is_dir():
+        missing["jit"] = "needs real JIT compilers: nox -s jit"
     for item in items:
         for marker, reason in missing.items():
             if item.get_closest_marker(marker):

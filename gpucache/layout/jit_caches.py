@@ -219,13 +219,16 @@ JIT_CACHES: tuple[JitCache, ...] = (
         variables=(("CUPY_CACHE_DIR", _DIRECTORY),),
         default="{home}/.cupy/kernel_cache",
         holds="a cubin a kernel, with its digest in front",
-        units=(Unit(pattern="*.cubin"), Unit(pattern="*.ltoir")),
+        units=(
+            Unit(pattern="*.cubin", companions=("{stem}.cubin.cu",)),
+            Unit(pattern="*.ltoir", companions=("{stem}.ltoir.cu",)),
+        ),
         staged=("tmp*",),
         cold_start="each compiles",
         mends_itself=True,
         moves=True,
         read_at="import",
-        source="run: the private compile function, LTO-IR; read: cupy/cuda/compiler.py",
+        source="run: the private compile function, LTO-IR; read: cupy/cuda/_compiler_cache.py",
     ),
     JitCache(
         name="warp",
@@ -375,8 +378,8 @@ JIT_CACHES: tuple[JitCache, ...] = (
         cold_start="not known",
         mends_itself=None,
         moves=True,
-        read_at="not known",
-        source="read and asked",
+        read_at="use",
+        source="read and asked: ops/utils/cache.py, get_fla_config_dir",
     ),
     JitCache(
         name="kernels",
@@ -393,7 +396,7 @@ JIT_CACHES: tuple[JitCache, ...] = (
         mends_itself=None,
         moves=True,
         read_at="import",
-        source="read and asked",
+        source="read and asked: hf_hub.py, CACHE_DIR",
     ),
 )
 
