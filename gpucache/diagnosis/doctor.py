@@ -10,6 +10,7 @@ from collections.abc import Iterable, Iterator, Mapping
 
 from gpucache.diagnosis import (
     environment_checks,
+    fallback_checks,
     lock_checks,
     machine_checks,
     mount_checks,
@@ -53,6 +54,10 @@ _REMOTE = (
     remote_checks.setting,
     remote_checks.answers,
 )
+_FALLBACK = (
+    fallback_checks.usable,
+    fallback_checks.of_use,
+)
 _DISK = (
     trust_checks.own_directory,
     trust_checks.group_writable,
@@ -68,6 +73,7 @@ _DISK = (
     lock_checks.pulls,
     time_checks.clock_skew,
     time_checks.future_times,
+    fallback_checks.access_times,
     remote_checks.pauses,
     remote_checks.bad_entries,
     remote_checks.outboxes,
@@ -111,9 +117,9 @@ def examine(
     found = [*bad, *sick, *of_root, *unsafe]
     if probe and is_cache and not unsafe:
         found += mount_checks.tried(root)
-    checks = [*_MACHINE, *_ENVIRONMENT, *_REMOTE]
+    checks = [*_MACHINE, *_ENVIRONMENT, *_FALLBACK, *_REMOTE]
     if is_cache:
-        checks = [*_MACHINE, *_RECORD, *_ENVIRONMENT, *_REMOTE, *_DISK]
+        checks = [*_MACHINE, *_RECORD, *_ENVIRONMENT, *_FALLBACK, *_REMOTE, *_DISK]
     for check in checks:
         found += _told(root, check(case))
     return tuple(_without_repeats(found))
@@ -149,6 +155,7 @@ CODES = codes_of(
     root_check.root,
     environment_checks.bad_values,
     *_ENVIRONMENT,
+    *_FALLBACK,
     *_REMOTE,
     trust_checks.unsafe,
     mount_checks.tried,

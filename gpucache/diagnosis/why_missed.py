@@ -9,7 +9,7 @@ import os
 from collections.abc import Iterator, Mapping
 
 from gpucache import environment
-from gpucache.diagnosis import environment_checks, made_for, trust_checks
+from gpucache.diagnosis import environment_checks, fallback_checks, made_for, trust_checks
 from gpucache.diagnosis.codes import codes_of, tells
 from gpucache.diagnosis.where_looked import Looked, where_looked
 from gpucache.disk.reading import quietly
@@ -20,7 +20,7 @@ from gpucache.kernels.metadata import Metadata
 from gpucache.report.directory_metadata import group_in, metadata_in
 from gpucache.report.flaws import DAMAGE, UNTOUCHED, Flaw
 from gpucache.report.judge import Judge
-from gpucache.store.manifest import CONDEMNED, MANIFEST
+from gpucache.store.manifest import CONDEMNED, MANIFEST, entry_path
 from gpucache.store.stock import stock_group
 
 
@@ -32,10 +32,10 @@ def why_missed(
     ``directory`` is the device directory of that process; by default what `TRITON_CACHE_DIR` or the pinned device says,
     else where the path lies, else Triton's own default.
 
-    An ``error`` makes it a miss, unless ``taken-elsewhere`` is told: then what is wrong with one copy does not matter,
-    since the process looks at another one as well, which is whole. A ``warning`` alone makes no miss. Where nothing
-    stands against a hit, the process asks for another key: `difference` between this entry and the one that it made
-    tells why. The Triton meant is the one installed beside gpucache.
+    An ``error`` makes it a miss, unless ``taken-elsewhere`` or ``in-fallback`` is told: then what is wrong with a copy
+    does not matter, since the process looks at another one as well, which is whole. A ``warning`` alone makes no miss.
+    Where nothing stands against a hit, the process asks for another key: `difference` between this entry and the one
+    that it made tells why. The Triton meant is the one installed beside gpucache.
     """
     found = [*environment_checks.bad_values(environ)]
     environ = environment_checks.without_bad_values(environ, found)
@@ -89,9 +89,19 @@ def _copies(looked: Looked) -> Iterator[Finding]:
             fact = "this copy is whole, so that the process takes it"
             yield Finding("taken-elsewhere", "warning", taken, fact, "nothing")
         return
-    if not damaged:
+    of_fallback = [] if looked.apart else [*_in_fallback(looked)]
+    yield from of_fallback
+    if not damaged and not any(finding.code == "in-fallback" for finding in of_fallback):
         yield _absent(looked)
     yield from _store_unused(looked)
+
+
+def _in_fallback(looked: Looked) -> Iterator[Finding]:
+    """Tell of the fallback, and of the entry there."""
+    path = fallback_checks.fallback_of(looked.environ)
+    if path is not None:
+        yield from fallback_checks.refused(path, looked.root, looked.environ)
+        yield from fallback_checks.entry_of(looked.key, looked.root, looked.environ)
 
 
 def _are_warnings(findings: list[Finding]) -> bool:
@@ -113,7 +123,11 @@ def _store_unused(looked: Looked) -> Iterator[Finding]:
     }
 )
 def _absent(looked: Looked) -> Finding:
-    fact = f"it is not in {' nor in '.join(looked.places)}"
+    places = list(looked.places)
+    fallback = fallback_checks.fallback_of(looked.environ)
+    if fallback is not None and not looked.apart:
+        places.append(entry_path(fallback, looked.key))
+    fact = f"it is not in {' nor in '.join(places)}"
     if not looked.others:
         fix = "compile it here, or bring it from where it was compiled"
         return Finding("absent", "error", looked.key, fact, fix)
@@ -200,6 +214,8 @@ CODES = codes_of(
     _being_removed,
     _incomplete,
     _group_gone,
+    fallback_checks.usable,
+    fallback_checks.entry_of,
 )
 """Every code that a finding of `why_missed` may have, and what it means. `gpucache verify` has the same for damage."""
 CODES.update(DAMAGE.items())

@@ -61,7 +61,8 @@ class Entry:
     """Seconds since the epoch: the newest of its files."""
     used: float
     """Seconds since the epoch: the last stamp of a use, which is made every five minutes at most; for an entry of stock
-    Triton, which stamps nothing, the newest access or change of a file (Linux renews access times once a day)."""
+    Triton, which stamps nothing, the newest access or change of a file (Linux renews access times once a day). In a
+    root that others may read, a later access of a file of the store counts as well."""
 
     @property
     def directories(self) -> tuple[str, ...]:

@@ -22,10 +22,12 @@ _STAGES = re.compile(r".+\.(?:source|ttir|ttgir|llir|ptx|cubin|amdgcn|hsaco|so|a
 class EntryBuilder:
     """Collects the copies of one entry while a root is being looked at."""
 
-    __slots__ = ("copies", "facts", "files", "inodes", "key", "used")
+    __slots__ = ("copies", "facts", "files", "has_readers", "inodes", "key", "used")
 
-    def __init__(self, key: str) -> None:
+    def __init__(self, key: str, has_readers: bool = False) -> None:
         self.key = key
+        self.has_readers = has_readers
+        """Whether others may read the root, whose uses only access times tell (`gpucache.store.readers`)."""
         self.facts: Facts | None = None
         self.files: Mapping[str, Inode] = {}
         self.inodes: list[Inode] = []
@@ -60,6 +62,8 @@ class EntryBuilder:
         used = modified_ns / 1e9
         if kind == "stock":
             used = _last_touch(files)
+        elif kind == "store" and self.has_readers:
+            used = max(used, *(files[name].accessed for name in _compiled_files(files)))
         self.used = max(self.used, used)
 
     def entry(self) -> Entry:

@@ -20,6 +20,7 @@ from gpucache.store.manifest import (
     Facts,
     read_manifest,
 )
+from gpucache.store.readers import is_read_by_others
 
 
 class KeyDirectories:
@@ -32,6 +33,7 @@ class KeyDirectories:
     def __init__(self, root: str) -> None:
         self.root = root
         self.inodes = Inodes(self.unreadable)
+        self.has_readers = is_read_by_others(root)
         self.strays: list[Stray] = []
         self.findings: list[Finding] = []
         self._entries: dict[str, EntryBuilder] = {}
@@ -126,7 +128,7 @@ class KeyDirectories:
             key = facts.store_key(key)
         builder = self._entries.get(key)
         if builder is None:
-            builder = self._entries[key] = EntryBuilder(key)
+            builder = self._entries[key] = EntryBuilder(key, self.has_readers)
         return builder
 
     def _facts(self, path: str, manifest: Inode | None, stored: bool) -> Facts | None:

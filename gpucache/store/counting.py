@@ -15,6 +15,7 @@ from gpucache.layout.keys import ASIDE, STORE_KEY, device_directories, shards
 from gpucache.store.foreign import foreign_directories, keys_in, store_key_in
 from gpucache.store.manifest import MANIFEST
 from gpucache.store.quarantine import in_quarantine
+from gpucache.store.readers import is_read_by_others, last_read_ns
 
 _PASSES = 3
 
@@ -137,15 +138,22 @@ class LastUse(NamedTuple):
     stamp_ns: int
     """The modification time of its manifest, in nanoseconds since the epoch."""
     path: str
+    read_ns: int = 0
+    """When another user may have read it last (`store.readers`), likewise; 0 in a root that others cannot read."""
 
     @property
     def used(self) -> float:
         """When the entry was used last, in seconds since the epoch."""
-        return self.stamp_ns / 1e9
+        return max(self.stamp_ns, self.read_ns) / 1e9
 
 
 def last_uses(root: str) -> Iterator[LastUse]:
-    """List the stored entries with their last uses; costs a system call for each entry."""
+    """List the stored entries with their last uses; costs a system call for each entry.
+
+    In a root that others may read, one more for each of its files.
+    """
+    has_readers = is_read_by_others(root)
     for entry in stored_entries(root):
         with suppress(OSError):
-            yield LastUse(os.lstat(f"{entry}/{MANIFEST}").st_mtime_ns, entry)
+            stamp_ns = os.lstat(f"{entry}/{MANIFEST}").st_mtime_ns
+            yield LastUse(stamp_ns, entry, last_read_ns(entry) if has_readers else 0)

@@ -14,7 +14,7 @@ import os
 from contextlib import contextmanager, suppress
 
 from gpucache.disk import vetted
-from gpucache.disk.door import HASHED_BYTES, METADATA_BYTES, read_limited
+from gpucache.disk.door import DIRECTORY, HASHED_BYTES, METADATA_BYTES, read_limited
 from gpucache.disk.files import remove_tree
 from gpucache.disk.sharing import new_file
 from gpucache.disk.vetting import Trust
@@ -22,6 +22,7 @@ from gpucache.errors import ProvisionError, UnsafeDirectoryError
 from gpucache.kernels.group import GROUP
 from gpucache.kernels.metadata import identity_in
 from gpucache.kernels.recipe import MOST_BYTES as MOST_RECIPE_BYTES
+from gpucache.layout import paths
 from gpucache.layout.keys import STORE_KEY, is_key_of, view_key
 from gpucache.store.manifest import (
     MANIFEST,
@@ -40,7 +41,7 @@ from gpucache.values import Value
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Mapping
+    from collections.abc import Callable, Iterator, Mapping, Sequence
     from typing import Literal
 
     from gpucache.disk.staging import Staging
@@ -64,6 +65,11 @@ class Fallback(Value):
     root: str
     """An absolute path."""
     trust: Trust
+
+    @classmethod
+    def at(cls, root: str, trust: Trust) -> Fallback:
+        """The fallback at a path; in a root of a group that this user has named, its members are trusted."""
+        return cls(root, trust.in_root(root))
 
 
 class Answer(Value):
@@ -108,6 +114,20 @@ def read_entry(fallback: Fallback, root: str, store_key: str) -> Answer:
     return _asked(fallback, root, store_key, _contents)
 
 
+def looked_at(fallback: Fallback, root: str) -> Answer:
+    """Look at a fallback as `copy_entry` does on its way, as far as to the store: ``hit`` where that can be listed.
+
+    Never raises for what is there. Nothing of an entry is looked at.
+    """
+    try:
+        with _opened(fallback, root, paths.ours("", "store").split("/")[1:]) as (fd, path):
+            with _read(path):
+                os.close(os.open(".", DIRECTORY, dir_fd=fd))
+            return Answer("hit")
+    except _Away as away:
+        return Answer(away.did, away.said)
+
+
 def _asked(
     fallback: Fallback, root: str, store_key: str, take: Callable[[_Entry], Answer]
 ) -> Answer:
@@ -120,9 +140,9 @@ def _asked(
         return Answer("disk", _words(error))
 
 
-def has_entry(fallback: Fallback, store_key: str) -> bool:
+def has_entry(root: str, store_key: str) -> bool:
     """Whether something lies at the place of an entry in a fallback; nothing is vetted or read."""
-    return os.path.lexists(f"{entry_path(fallback.root, store_key)}/{MANIFEST}")
+    return os.path.lexists(f"{entry_path(root, store_key)}/{MANIFEST}")
 
 
 class _Away(Exception):
@@ -157,16 +177,24 @@ def _entry(fallback: Fallback, root: str, store_key: str) -> Iterator[_Entry | N
     if not STORE_KEY.fullmatch(store_key):
         yield None
         return
+    below = entry_path("", store_key).split("/")[1:]
+    with _opened(fallback, root, below) as (fd, path):
+        yield _Entry(fd, path, store_key, fallback.trust)
+
+
+@contextmanager
+def _opened(fallback: Fallback, root: str, below: Sequence[str]) -> Iterator[tuple[int, str]]:
+    """The descriptor and the path of a directory below a fallback, each on the way vetted as it was opened."""
     fd = _open_root(fallback, root)
     path = fallback.root
     try:
-        for name in entry_path("", store_key).split("/")[1:]:
+        for name in below:
             path = f"{path}/{name}"
             with _read(path):
                 inner = vetted.open_child(fd, name, path, fallback.trust)
             os.close(fd)
             fd = inner
-        yield _Entry(fd, path, store_key, fallback.trust)
+        yield fd, path
     finally:
         os.close(fd)
 

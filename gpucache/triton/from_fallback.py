@@ -76,7 +76,7 @@ def _answer(
 
     began = time.monotonic()
     try:
-        answer = ask(Fallback(root, location.trust))
+        answer = ask(Fallback.at(root, location.trust))
     except Exception as error:  # a miss, whatever it is
         location.degraded("the fallback cannot be asked", error, "going on without it")
         return None
@@ -90,9 +90,9 @@ def may_have(location: Location, store_key: str) -> bool:
     """Whether the fallback seems to have an entry, so that nobody need wait for another to bring it."""
     if location.fallback is None:
         return False
-    from gpucache.store.fallback import Fallback, has_entry
+    from gpucache.store.fallback import has_entry
 
-    return has_entry(Fallback(location.fallback, location.trust), store_key)
+    return has_entry(location.fallback, store_key)
 
 
 def _count(location: Location, answer: Answer, spent: float) -> None:
