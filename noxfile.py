@@ -107,9 +107,10 @@ def _on_triton(session: nox.Session, version: str, *more: str) -> None:
 
 @nox.session(venv_backend="none")
 def torch(session: nox.Session) -> None:
-    """The tests beside the real torch, and with kernels of Liger and flash-linear-attention."""
+    """The tests beside the real torch and its launchers, and with kernels of Liger and flash-linear-attention."""
     kernels = ("liger-kernel==0.8.5", "fla-core==0.6.0")
-    python = _python(session, "torch==2.13.0", *kernels)
+    launchers = ("accelerate==1.15.0",)
+    python = _python(session, "torch==2.13.0", *kernels, *launchers)
     session.run(python, "-m", "pytest", "-q", "-m", "torch", *session.posargs)
 
 

@@ -119,6 +119,19 @@ class TestBounded:
         assert before - bytes_of(root, elsewhere) >= made.physical_bytes > 8000
         assert list(elsewhere.iterdir()) == []
 
+    @pytest.mark.parametrize("below", ["helion/triton/0", "jit/helion/triton/1", "triton/a/b"])
+    def test_so_it_does_of_views_below_the_root_where_no_device_directory_is(
+        self, put, root, below
+    ):
+        """As Helion makes them, which puts its cache into TorchInductor's."""
+        views = put(root / below)
+        made = planned(root, max_entries=0)
+        assert len(made.removing) == 2
+        before = bytes_of(root)
+        made.execute()
+        assert not any(view.exists() for view in views)
+        assert before - bytes_of(root) >= made.physical_bytes > 8000
+
     def test_so_does_the_limit_which_counts_them_as_it_counts_its_own(self, put, root, elsewhere):
         views = put()
         size = counted(str(root))
@@ -415,6 +428,14 @@ class TestNoOrderToDelete:
         keeping(root, 1).turn()
         assert not (elsewhere / KEYS[0]).exists()
         assert sorted(os.listdir(mine)) == KEYS
+
+    def test_the_store_is_no_place_of_views_whatever_a_note_says(self, put, root):
+        put(root / "triton/0")
+        for shard in (root / "gpucache/v1/store").iterdir():
+            note(root, os.path.realpath(shard))
+        assert paths(root) == []
+        for entry in scan(str(root)).entries:
+            assert entry.directories == ("0",)
 
     def test_what_belongs_to_another_user_than_the_note_stays(self, put, root, elsewhere, as_root):
         first, _ = put()

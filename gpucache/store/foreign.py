@@ -1,6 +1,7 @@
-"""Device directories outside a root that have views of its store: remembered when a view is made, found again here.
+"""Device directories elsewhere that have views of a root's store: remembered when a view is made, found again here.
 
-vLLM, SGLang and Helion set `TRITON_CACHE_DIR` to places of their own. A view there keeps the bytes of an entry that is
+vLLM, SGLang and Helion set `TRITON_CACHE_DIR` to places of their own: outside the root, or below it where nobody looks
+for views (``<root>/helion/triton/0``). A view there keeps the bytes of an entry that is
 evicted or pruned, unless it goes as well. So the plug-in leaves a small file in ``gpucache/v1/foreign`` for each such
 directory, once a process: its path, named by node, user and a digest of the path. A user has 1,000 at most; those of
 the oldest use are dropped. A directory that is fresh on purpose is not shared, and never remembered.
@@ -52,7 +53,7 @@ _ELSEWHERE_S = 30 * 86400.0
 
 
 class Foreign(NamedTuple):
-    """A device directory outside the root."""
+    """A device directory that is none of `layout.keys.device_directories`."""
 
     path: str
     """A real path, when it was written down."""
@@ -67,7 +68,7 @@ _remembered: set[tuple[str, str]] = set()
 
 
 def remember(root: str, directory: str) -> None:
-    """Note that there is a view of the root's store in a device directory, unless that is below the root.
+    """Note that there is a view of the root's store in a device directory, unless that is one that the root lists.
 
     Costs a look into a set but for the first time in a process. Never raises for what the disk says.
     """
@@ -75,8 +76,17 @@ def remember(root: str, directory: str) -> None:
         return
     _remembered.add((root, directory))
     with suppress(OSError, GpuCacheError):
-        if not inside(directory, root):
-            _note(root, os.path.realpath(directory))
+        path = os.path.realpath(directory)
+        if _is_elsewhere(path, os.path.realpath(root)):
+            _note(root, path)
+
+
+def _is_elsewhere(path: str, root: str) -> bool:
+    """Whether a directory is one that nobody finds by the root; both are real paths. The store is no place of views."""
+    triton = paths.triton_directory(root)
+    if path in (root, triton) or os.path.dirname(path) == triton:
+        return False
+    return not inside(path, f"{root}/gpucache")
 
 
 def _note(root: str, path: str) -> None:
@@ -180,7 +190,7 @@ def _notes(root: str) -> Iterator[tuple[str, str]]:
             continue
         data, user = found
         path = _path_in(data)
-        if user == _user_of(name) and path is not None and not inside(path, root):
+        if user == _user_of(name) and path is not None and _is_elsewhere(path, root):
             yield name, path
 
 

@@ -21,10 +21,10 @@ CPUS = 8
 
 
 @contextmanager
-def ray_cluster(environ: Mapping[str, str]) -> Iterator[dict[str, str]]:
+def ray_cluster(environ: Mapping[str, str], gpus: int = 0) -> Iterator[dict[str, str]]:
     """Start a Ray whose tasks have this environment, wait until it is ready, and stop it in the end.
 
-    What it returns is the environment of a program that finds it.
+    What it returns is the environment of a program that finds it. ``gpus`` is how many the node says it has.
     """
     directory = Path(
         tempfile.mkdtemp(prefix="gpucache-ray-", dir="/tmp")
@@ -37,9 +37,10 @@ def ray_cluster(environ: Mapping[str, str]) -> Iterator[dict[str, str]]:
         "RAY_TMPDIR": str(directory),
     }
     log = directory / "log"
+    places = [f"--temp-dir={directory}", f"--num-gpus={gpus}"]
     with open(log, "wb") as file:
         head = subprocess.Popen(
-            [*_RAY, "start", "--head", "--block", "--port=0", f"--temp-dir={directory}", *_SMALL],
+            [*_RAY, "start", "--head", "--block", "--port=0", *_SMALL, *places],
             env=started,
             cwd=directory,
             stdin=subprocess.DEVNULL,
