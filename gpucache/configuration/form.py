@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import json
 import os
+import stat
 import time
 
 from gpucache.configuration.believing import is_safe_directory, refused
@@ -71,7 +72,8 @@ def _read(place: Place, trust: Trust) -> bytes:
     path = place.form or ""
     fd, written = open_regular(path)
     try:
-        if refused(place, written, trust) is not None:
+        is_group = place.source != "root" and written.st_mode & stat.S_IWGRP
+        if is_group or refused(place, written, trust) is not None:
             raise PermissionError(path)
         return os.read(fd, SETTINGS_BYTES)
     finally:
@@ -82,13 +84,29 @@ def _parsed(place: Place, found: os.stat_result, form: dict[str, Any]) -> Parsed
     expected = [_FORMAT, _table(), place.path, *identity(found)]
     if form["of"] != expected:
         return None
+    may_be = _names_in(place)
     lines = {}
     for name, text, number in form["lines"]:
+        if name not in may_be or not isinstance(text, str) or not _is_line(number):
+            return None
         lines[name] = Line(text, number)
     problems = []
     for number, fact, fix in form["problems"]:
-        problems.append(Problem(place.path, number, fact, fix))
+        if not _is_line(number):
+            return None
+        problems.append(Problem(place.path, number, str(fact), str(fix)))
     return Parsed(place.source, place.path, lines, tuple(problems))
+
+
+def _names_in(place: Place) -> set[str]:
+    """The variables that a file of this source may hold: whoever could write a root's form must not name an owner."""
+    if place.source == "root":
+        return {variable.name for variable in VARIABLES if variable.in_root}
+    return {variable.name for variable in VARIABLES if variable.in_file}
+
+
+def _is_line(number: object) -> bool:
+    return number is None or isinstance(number, int)
 
 
 def keep_form(place: Place, found: os.stat_result, parsed: Parsed) -> None:
