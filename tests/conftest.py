@@ -107,6 +107,7 @@ def pytest_configure() -> None:
 @pytest.fixture(scope="session", autouse=True)
 def guard(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     """The home cannot be written at all, and the default cache lies in the session's temporary directory."""
+    _refuse_real_settings()
     base = tmp_path_factory.mktemp("guard")
     (base / "home-is-out-of-reach").write_text("a test must choose its own directory")
     temporary = base / "tmp"
@@ -127,6 +128,14 @@ def guard(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
         for locks in Path("/dev/shm").glob(f"gpucache-{user}-*"):
             with suppress(OSError), Straight() as disk:  # whoever still uses one makes it again
                 lock_token._remove_unused(str(locks), disk)
+
+
+def _refuse_real_settings() -> None:
+    """Processes that tests start without `HOME` would read the settings of this machine and user."""
+    at_home = f"{places.home_of_user()}/.config/gpucache/gpucache.toml"
+    for path in (places.SYSTEM_FILE, at_home):
+        if os.path.lexists(path):
+            pytest.exit(f"tests would go by {path}: move it away meanwhile", returncode=2)
 
 
 @pytest.fixture(autouse=True)

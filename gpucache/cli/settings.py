@@ -8,7 +8,7 @@ from __future__ import annotations
 import os
 
 from gpucache.cli.terminal import say
-from gpucache.configuration import in_force
+from gpucache.configuration import Merged, in_force
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -19,13 +19,14 @@ _said: set[str] = set()
 
 def settings_of(root: str | None) -> Mapping[str, str]:
     """The settings of a command whose option ``--root`` has this value: environment and files as one mapping."""
-    found = in_force(os.environ, root)
+    given = os.environ
+    found = in_force(given, root)
     for problem in found.problems:
         text = str(problem)
         if text not in _said:
             _said.add(text)
             say(f"warning: {text}")
-    return found.environ
+    return Merged(found.environ, given)
 
 
 def begin() -> None:
