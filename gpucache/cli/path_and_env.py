@@ -82,10 +82,15 @@ class EnvCall(Value, kw_only=True):
         """The variables of the JIT caches that are chosen; says on stderr which cannot be had here."""
         from gpucache.cli.jit_words import sentences
         from gpucache.directories.jit_launch import jit_launch
+        from gpucache.disk.members import base_of_others
 
         device = registry.devices[self.ordinal]
         launch = jit_launch(
-            registry.root, (device,), os.environ, self.caches, settings_of(self.root)
+            base_of_others(registry.root),
+            (device,),
+            os.environ,
+            self.caches,
+            settings_of(self.root),
         )
         for sentence in sentences(launch):
             say(f"note: {sentence}")

@@ -6,6 +6,7 @@ import errno
 import os
 from contextlib import suppress
 
+from gpucache.disk.default_acl import has_default_acl
 from gpucache.disk.files import inside, make_below_root
 from gpucache.disk.fitness import statvfs
 from gpucache.disk.refusal import may, refusal
@@ -84,11 +85,24 @@ def _make(base: str, place: JitPlace, trust: Trust) -> bool:
 def _made(directory: str, trust: Trust) -> bool:
     is_new = not vet_child(directory, trust)
     if is_new:
-        make_below_root(directory)
+        _make_for_all(directory)
         vet_child(directory, trust)  # another process may have made it first
     elif not may(directory, os.W_OK | os.X_OK):
         raise refusal(directory, _unwritable(directory), "write")
     return is_new
+
+
+def _make_for_all(directory: str) -> None:
+    """Make a directory with the mode that a default ACL gives, in a group's root; else for this user alone."""
+    if not has_default_acl(os.path.dirname(directory)):
+        make_below_root(directory)
+        return
+    try:
+        os.mkdir(directory, 0o777)  # less what the ACL takes
+    except FileExistsError:
+        return
+    except OSError as error:
+        raise refusal(directory, error) from error
 
 
 def _unwritable(directory: str) -> OSError:

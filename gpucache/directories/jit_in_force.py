@@ -5,6 +5,7 @@ from __future__ import annotations
 from gpucache.directories.jit_environ import Here, places
 from gpucache.directories.registry import DeviceCacheRegistry
 from gpucache.directories.settings import set_by_outer
+from gpucache.disk.members import base_of_others
 from gpucache.errors import GpuCacheError
 from gpucache.layout.jit_caches import JIT_CACHES, SET_ANYWAY
 from gpucache.machine.device import architectures
@@ -46,7 +47,7 @@ def in_force(root: str, environ: Mapping[str, str], settings: Mapping[str, str])
     """
     by_outer = set_by_outer(environ)
     rows = [_set_anyway(name, environ, by_outer) for name in SET_ANYWAY]
-    here = Here(root, _archs(root, settings), environ, by_outer)
+    here = Here(base_of_others(root), _archs(root, settings), environ, by_outer)
     return rows + [_in_force(place, environ, by_outer) for place in places(JIT_CACHES, here)]
 
 

@@ -58,7 +58,7 @@ def jit_launch(
     """What becomes of the JIT caches of a process that has this environment otherwise; makes their directories.
 
     Args:
-        root: a root that is there.
+        root: a root that is there, or a member's own directory in one.
         devices: those that the process may use.
         environ: what is set there stays, unless an outer call has set it.
         names: the caches that are chosen; None: as `GPUCACHE_CACHES` in ``settings`` says.
@@ -77,7 +77,7 @@ def jit_launch(
     planned = places(rows, here)
     if force:
         planned = [here.forced(place) for place in planned]
-    found, made = make_directories(root, planned, Trust.parse(settings))
+    found, made = make_directories(root, planned, Trust.parse(settings).in_root(root))
     left = []
     for place in made:
         behind = left_behind(root, place, environ)

@@ -17,6 +17,7 @@ from gpucache.directories.python_path import is_on_path, unnamable, with_site, w
 from gpucache.directories.registry import DeviceCacheRegistry
 from gpucache.directories.settings import VARIABLES, Change, Setting, marks, set_by_outer
 from gpucache.directories.visible_by_record import contradiction
+from gpucache.disk.members import base_of_others
 from gpucache.environment import SET_BY_RUN
 from gpucache.errors import ConfigurationError, DeviceIndexError, ProvisionError, RecordError
 from gpucache.layout.paths import ours
@@ -154,7 +155,7 @@ def _jit_launch(
 
     devices = registry.visible.devices if ordinal is None else (registry.devices[ordinal],)
     try:
-        return jit_launch(registry.root, devices, base, caches, environ, force)
+        return jit_launch(base_of_others(registry.root), devices, base, caches, environ, force)
     except ConfigurationError as error:
         if error.name != environment.CACHES.name:
             raise
@@ -228,7 +229,7 @@ def _wanted(registry: DeviceCacheRegistry, ordinal: int | None) -> dict[str, str
     # The command's own ranks find their directories.
     return {
         environment.ROOT.name: registry.root,
-        environment.INDUCTOR_ROOT.name: registry.root,
+        environment.INDUCTOR_ROOT.name: base_of_others(registry.root),
     }
 
 

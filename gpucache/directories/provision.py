@@ -13,6 +13,7 @@ from gpucache.disk.capabilities import learn
 from gpucache.disk.files import make_root, write_whole
 from gpucache.disk.fitness import fitness, network_file_system
 from gpucache.disk.locks import PROVISION_LOCK, locked
+from gpucache.disk.members import make_base
 from gpucache.disk.record_use import stamp_use
 from gpucache.disk.sharing import mark_of, mark_text, sharing_of
 from gpucache.disk.vetting import Trust, vet, vet_child
@@ -227,9 +228,24 @@ def _warnings(root: str, snapshot: Snapshot, record: Record) -> tuple[str, ...]:
         fact, fix = guess_advice(snapshot)
         found.append(f"{fact}: {fix}")
     found += [f"GPU {gpu.index} is lost: {gpu.text}" for gpu in snapshot.lost]
+    found.extend(_of_own_base(root))
     with suppress(OSError):  # a disk that does not answer gives no advice, and all has been made
         found.extend(_disk_warnings(root))
     return tuple(found)
+
+
+def _of_own_base(root: str) -> Iterator[str]:
+    """Make this user's own directory where other programs' files cannot be the group's, and tell of that."""
+    try:
+        base = make_base(root)
+    except OSError as error:
+        yield f"TorchInductor's caches have no place in {root}: {error.filename}: {error.strerror}"
+        return
+    if base is not None:
+        yield (
+            f"{root} is a group's, and its mount has no ACLs: TorchInductor and other JITs cache in {base}, and share "
+            "nothing with other members; Triton's kernels are shared"
+        )
 
 
 def _disk_warnings(root: str) -> Iterator[str]:

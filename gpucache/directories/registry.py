@@ -8,6 +8,7 @@ from gpucache import configuration, environment
 from gpucache.directories.merging import directories, merge
 from gpucache.directories.record import Record, read_record, recorded
 from gpucache.directories.visible_by_record import sees_all, visible_by_record
+from gpucache.disk.members import base_of_others
 from gpucache.disk.record_use import stamp_use
 from gpucache.disk.vetting import Trust, vet, vet_child, vet_file
 from gpucache.errors import DeviceIndexError, RecordError
@@ -177,10 +178,11 @@ class DeviceCacheRegistry:
         path = self.path(ordinal)
         if environment.DISABLE.read(self._settings):
             return {}
+        base = base_of_others(self.root)
         variables = {
             environment.ROOT.name: self.root,
             environment.PINNED_DEVICE.name: self.devices[ordinal].uuid,
-            environment.INDUCTOR_ROOT.name: self.root,
+            environment.INDUCTOR_ROOT.name: base,
             environment.TRITON_DIRECTORY.name: path,
         }
         if plugin:
@@ -189,7 +191,7 @@ class DeviceCacheRegistry:
             from gpucache.directories.jit_launch import jit_launch  # most processes choose none
 
             given = os.environ if given is None else given
-            jit = jit_launch(self.root, (self.devices[ordinal],), given, caches, self._settings)
+            jit = jit_launch(base, (self.devices[ordinal],), given, caches, self._settings)
             variables |= jit.variables
         return variables
 

@@ -215,6 +215,27 @@ def member_directory(root: str, uid: int) -> str:
     return f"{members_directory(root)}/{uid}"
 
 
+def below_base(path: str) -> str:
+    """A path below the root as torch knows it, which takes a member's own directory for the root.
+
+    That is the same path, unless it leads into such a directory.
+    """
+    parts = path.split("/", 2)
+    is_members = parts[0] == "members" and len(parts) == 3 and parts[1].isdigit()
+    return parts[2] if is_members else path
+
+
+def in_root(directory: str, root: str) -> str:
+    """A device directory by its path in the root, where torch has named it in a member's own directory.
+
+    Torch, to which that directory is the root, makes its device directories' paths of it; their views are everybody's.
+    """
+    if not directory.startswith(f"{members_directory(root)}/"):
+        return directory
+    below = below_base(directory[len(root) + 1 :])
+    return f"{root}/{below}" if below.startswith("triton/") else directory
+
+
 def jit_directory(base: str, cache: str | None = None, level: str | None = None) -> str:
     """The directory of all JIT caches below a root, or below a member's own directory in a root.
 

@@ -104,6 +104,7 @@ class _Scan:
     def __init__(self, root: str, progress: Progress | None) -> None:
         self.root = root
         self.levels = _levels(root)
+        self.members = paths.members_directory(root)
         self.progress = progress
         self.done = self.total = 0
         self.keyed = KeyDirectories(root)
@@ -210,6 +211,8 @@ class _Scan:
         """Name the row of `CacheReport.usage` that an item in one of the levels of the root counts to."""
         if path == self.root:
             return _bucket(item)
+        if path == self.members:
+            return f"members/{item.name}"
         is_ours = path == paths.ours(self.root)
         if is_ours and item.name in ("quarantine", "tmp"):
             return item.name
@@ -232,7 +235,7 @@ class _Scan:
 
     def _unfinished(self, path: str) -> None:
         start = len(self.root) + 1
-        if inductor.is_temporary(path[start:]):
+        if inductor.is_temporary(paths.below_base(path[start:])):
             self.keyed.stray("torch-temporary", path)
 
     # ---- what was found
@@ -254,6 +257,7 @@ def _levels(root: str) -> dict[str, str]:
     """Name the directories whose content counts to several rows, with the row that the rest of each counts to."""
     return {
         f"{root}/triton": "triton",
+        paths.members_directory(root): "members",
         f"{root}/gpucache": "gpucache",
         paths.ours(root): "gpucache",
         paths.ours(root, "store"): "store",

@@ -7,6 +7,7 @@ import os
 from gpucache.disk.refusal import refusal
 from gpucache.findings import Finding, repair_command
 from gpucache.layout.keys import view_key
+from gpucache.layout.paths import members_directory
 from gpucache.report.directory_metadata import of_another_key
 from gpucache.report.entries import Entry
 from gpucache.report.entry_builder import EntryBuilder, is_tritons
@@ -32,6 +33,7 @@ class KeyDirectories:
 
     def __init__(self, root: str) -> None:
         self.root = root
+        self._members = members_directory(root)
         self.inodes = Inodes(self.unreadable)
         self.has_readers = is_read_by_others(root)
         self.strays: list[Stray] = []
@@ -183,7 +185,9 @@ class KeyDirectories:
         self._finding("link", path, "a symbolic link in a cache is not followed", "remove it")
 
     def unreadable(self, path: str, error: OSError) -> None:
-        """Add the finding that a path could not be read."""
+        """Add the finding that a path could not be read; another member's own directory is nobody else's to read."""
+        if isinstance(error, PermissionError) and os.path.dirname(path) == self._members:
+            return
         fact = error.strerror or str(error)
         fix = refusal(path, error, "look at").hint
         self._finding("unreadable", path, fact, fix)

@@ -14,7 +14,7 @@ from gpucache.disk.within import Straight
 from gpucache.layout import paths
 from gpucache.log import INFO, tell
 from gpucache.store.hourly import is_due, note
-from gpucache.store.inductor_units import LEAST_GRACE_S, Buckets, Unit, find, remove_unit
+from gpucache.store.inductor_units import LEAST_GRACE_S, Buckets, Unit, find_everywhere, remove_unit
 from gpucache.store.recency import is_recent, oldest_first
 from gpucache.store.removal import InUse
 
@@ -36,7 +36,7 @@ def bound(root: str, most_bytes: int, grace_s: float, rest: Callable[[], object]
     mark = paths.ours(root, "stats", "inductor")
     if not is_due(mark):
         return
-    buckets = find(root, rest)
+    buckets = find_everywhere(root, rest)
     with Straight() as disk:
         _sweep(buckets, disk)
         is_done = _remove_over(buckets.units, most_bytes, grace_s, rest, disk)

@@ -34,6 +34,7 @@ from gpucache.disk.locks import let_go
 from gpucache.disk.node import DAY_S
 from gpucache.disk.within import Straight
 from gpucache.layout import inductor
+from gpucache.layout.paths import members_directory
 from gpucache.store.deletion import Freed
 from gpucache.store.removal import InUse
 
@@ -117,6 +118,23 @@ def find(root: str, rest: Callable[[], object] | None = None) -> Buckets:
     ``rest`` is called after each directory, and may wait.
     """
     return _Search(root, rest).found()
+
+
+def find_everywhere(root: str, rest: Callable[[], object] | None = None) -> Buckets:
+    """As `find`, in a root and in the directories that members of its group have of their own there.
+
+    Of those this process sees its own only, unless it is root's.
+    """
+    found = [find(root, rest)]
+    members = members_directory(root)
+    for name in _names(members):
+        if name.isdigit():
+            found.append(find(f"{members}/{name}", rest))
+    return Buckets(
+        units=tuple(unit for one in found for unit in one.units),
+        temporaries=tuple(unit for one in found for unit in one.temporaries),
+        empty=tuple(path for one in found for path in one.empty),
+    )
 
 
 class _Search:

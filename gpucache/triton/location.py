@@ -264,6 +264,7 @@ def _choose(directory: str | None, environ: Mapping[str, str]) -> _Chosen:
     try:
         directory = paths.absolute(directory) if directory else None
         root = paths.root_for_launch(environ)
+        directory = paths.in_root(directory, root) if directory else None
         mode = _mode(directory, root, environ)
     except (GpuCacheError, OSError) as error:
         # The current directory is gone, or there is no temporary one.

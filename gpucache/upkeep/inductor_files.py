@@ -10,7 +10,7 @@ from typing import NamedTuple
 
 from gpucache.disk.locks import is_free
 from gpucache.layout.inductor import is_cache
-from gpucache.layout.paths import tag_path
+from gpucache.layout.paths import below_base, members_directory, tag_path
 from gpucache.report.cache_report import CacheReport
 from gpucache.store.inductor_units import InductorFile
 
@@ -46,6 +46,7 @@ class _Sorting:
         ours = os.path.join(self.root, "gpucache")
         self.known = {ours, tag_path(self.root)}
         self.known |= {stray.path for stray in report.strays}
+        self.members = members_directory(self.root)
         for entry in report.entries:
             self.known |= {copy.path for copy in entry.copies}
         tritons = os.path.join(self.root, "triton")
@@ -80,7 +81,7 @@ class _Sorting:
         try:
             with os.scandir(path) as items:
                 for item in items:
-                    if item.path in self.known:
+                    if item.path in self.known or self._is_own_link(item):
                         self.cached.add(path)
                     elif item.is_dir(follow_symlinks=False):
                         inner.append(item.path)
@@ -90,15 +91,21 @@ class _Sorting:
                     else:
                         outside.append(item.path)
         except OSError:  # gone, or not for us to look into
-            if os.path.lexists(path):
+            is_anothers = os.path.dirname(path) == self.members
+            if os.path.lexists(path) and not is_anothers:
                 outside.append(path)
         return inner
+
+    def _is_own_link(self, item: os.DirEntry[str]) -> bool:
+        """Whether something is the link in a member's own directory that leads to the device directories."""
+        is_there = os.path.dirname(os.path.dirname(item.path)) == self.members
+        return is_there and item.name == "triton" and item.is_symlink()
 
     def _is_cache(self, item: os.DirEntry[str]) -> bool:
         """Whether a file is surely Inductor's, by its name. A directory named ``cache`` alone may be anybody's."""
         if not item.is_file(follow_symlinks=False):
             return False
-        name = os.path.relpath(item.path, self.root)
+        name = below_base(os.path.relpath(item.path, self.root))
         if not is_cache(name):
             return False
         return self.is_shared or not name.startswith("cache/")

@@ -11,7 +11,7 @@ from gpucache.report.cache_report import CacheReport
 from gpucache.report.entries import Entry
 from gpucache.report.strays import Stray
 from gpucache.report.versions import is_of, versions
-from gpucache.store.inductor_units import LEAST_GRACE_S, Buckets, Unit, find
+from gpucache.store.inductor_units import LEAST_GRACE_S, Buckets, Unit, find_everywhere
 from gpucache.store.recency import (
     STAMP_S,
     Limits,
@@ -88,7 +88,7 @@ class PrunePolicy:
         """
         check_grace(self.grace_s, environ)
         self._check_inductor()
-        buckets = find(report.root) if self.inductor else Buckets((), (), ())
+        buckets = find_everywhere(report.root) if self.inductor else Buckets((), (), ())
         strays = self._swept(report, buckets.units, now)
         matching = self._chosen(report.entries)
         chosen = oldest_first(matching, now)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import shlex
+import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -25,6 +26,7 @@ assert ways_out
 def acting_as(uid: int, *members_of: int) -> Iterator[None]:
     """Be another user for the kernel (effective ids, no groups but ``members_of``, no capabilities)."""
     groups = os.getgroups()
+    temporary = tempfile.tempdir
     os.setgroups(members_of)
     os.setegid(uid)
     os.seteuid(uid)
@@ -34,6 +36,9 @@ def acting_as(uid: int, *members_of: int) -> Iterator[None]:
         os.seteuid(0)
         os.setegid(0)
         os.setgroups(groups)
+        tempfile.tempdir = (
+            temporary  # that of the other user, who may not reach pytest's, is not root's
+        )
 
 
 def directory(path: Path, mode: int = 0o755, uid: int = 0) -> Path:
