@@ -67,10 +67,10 @@ class GpuCacheError(Exception):
 class ConfigurationError(GpuCacheError, ValueError):
     """A setting has a value that makes no sense."""
 
-    def __init__(self, name: str, value: str, expected: str) -> None:
+    def __init__(self, name: str, value: str, expected: str, hint: str = "") -> None:
         problem = f"{name}={shortened(value)} is not {expected}"
-        hint = f"correct or unset {name}"
-        super().__init__(problem, hint, name, value, expected)
+        usual_hint = f"correct or unset {name}"
+        super().__init__(problem, hint or usual_hint, name, value, expected, hint)
         self.name = name
         self.value = value
         self.expected = expected

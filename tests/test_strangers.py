@@ -12,7 +12,7 @@ import pytest
 from support.containers import Image, own_disk, with_users
 from support.pods import compiled
 from support.stranger_holds import holding
-from support.strangers import COMMON, GROUPS, MALLORY, TEAM, USERS, VICTIM, Machine
+from support.strangers import COMMON, GROUPS, MALLORY, MATE, TEAM, USERS, VICTIM, Machine
 
 pytestmark = [pytest.mark.root, pytest.mark.mounts]
 ALL = 3
@@ -98,6 +98,28 @@ def test_what_a_stranger_planted_is_not_executed(what, machine):
     assert f'"compiled": {ALL}' in done.stdout
 
 
+@pytest.mark.parametrize(
+    "env",
+    [
+        {"GPUCACHE_TRUST_GROUPS": "common"},
+        {
+            "GPUCACHE_FALLBACK": "/scratch/read",
+            "GPUCACHE_TRUST_UIDS": str(MALLORY),
+            "GPUCACHE_DIR": "/scratch/own",
+        },
+    ],
+)
+def test_the_poison_of_these_tests_works_on_who_trusts_its_maker(env, machine):
+    """Else none of them shows anything."""
+    machine.plants(PLANTED["the same, of a group in common that the victim has not named"][1])
+    machine.plants(
+        "poisoned('/scratch/read'); mark('/scratch/read', 'read'); opened('/scratch/read', 0o755, 0o644)"
+    )
+    done = machine.serve(**env)
+    assert done.returncode != 0
+    assert "AssertionError" in done.stderr
+
+
 SQUATTED = """
 for name in (f"gpucache-told-{VICTIM}", f"gpucache-{VICTIM}", f"gpucache-{TEAM}", "gpucache"):
     for place, make in (("/dev/shm", KIND), ("/tmp", KIND)):
@@ -162,3 +184,33 @@ def test_another_gpucache_in_a_root_that_a_group_may_write_is_refused(machine):
     done = machine.serve(**env)
     assert f'"compiled": {ALL}' in done.stdout
     assert f"belongs to uid {MALLORY}" in done.stderr
+
+
+def test_an_access_control_list_from_above_is_not_taken_over_into_a_shared_root(machine):
+    """An administrator lets Mallory write all that is made in a directory; the team provisions a root there."""
+    machine.plants(
+        "P('/scratch/acl').mkdir(); os.chown('/scratch/acl', MATE, TEAM); P('/scratch/acl').chmod(0o2770)\n"
+        "grants('/scratch/acl', MALLORY)",
+        uid=0,
+    )
+    env = {"GPUCACHE_DIR": "/scratch/acl/kernels", "GPUCACHE_TRUST_GROUPS": "team"}
+    done = machine.act(MATE, "gpucache provision --shared group", **env)
+    assert done.returncode == 0, done.stderr
+    assert compiled(machine.serve(MATE, **env)) == ALL
+    machine.plants("assert not list(writable('/scratch/acl/kernels'))")
+    assert compiled(machine.serve(**env)) == 0
+
+
+def test_one_that_somebody_sets_later_is_refused(machine):
+    env = {"GPUCACHE_DIR": "/scratch/kernels", "GPUCACHE_TRUST_GROUPS": "team"}
+    machine.plants(
+        "P('/scratch/kernels').mkdir(); os.chown('/scratch/kernels', MATE, TEAM); P('/scratch/kernels').chmod(0o2770)",
+        uid=0,
+    )
+    done = machine.act(MATE, "gpucache provision --shared group", **env)
+    assert done.returncode == 0, done.stderr
+    assert compiled(machine.serve(MATE, **env)) == ALL
+    machine.plants("grants('/scratch/kernels/gpucache/v1/store', MALLORY)", uid=MATE)
+    done = machine.serve(**env)
+    assert f'"compiled": {ALL}' in done.stdout
+    assert f"uid {MALLORY} may write it by an access-control list" in done.stderr

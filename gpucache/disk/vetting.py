@@ -92,7 +92,10 @@ class Trust(Value):
         if not is_groups(found.st_mode) or not self._believes(found.st_uid, found.st_gid):
             return self
         from gpucache.disk.sharing import mark_of
+        from gpucache.disk.unmapped import may_be_unmapped
 
+        if may_be_unmapped(found.st_gid, "gid"):
+            return self  # it stands for any number of groups
         mark = mark_of(root)
         if mark is None or mark.sharing != "group" or mark.mode & stat.S_IRWXO:
             return self
@@ -262,7 +265,7 @@ def vet_found_file(path: str, found: os.stat_result, trust: Trust) -> None:
     hint = f"`{command} {quoted(path)}`, and run `gpucache provision`"
     if not stat.S_ISREG(found.st_mode):
         raise UnsafeDirectoryError(path, "is not a plain file", hint)
-    if not trust.accepts(found):
+    if not trust.accepts(found) or _is_nobodys(path, found):
         fact = _foreign(found)
         raise UnsafeDirectoryError(path, fact, hint)
     if _is_open_to_all(found, trust):
@@ -273,7 +276,7 @@ def vet_found_file(path: str, found: os.stat_result, trust: Trust) -> None:
 
 def _vet_directory(path: str, found: os.stat_result, trust: Trust) -> None:
     _refuse_no_directory(path, found)
-    if not trust.accepts(found):
+    if not trust.accepts(found) or _is_nobodys(path, found):
         from gpucache.disk.ways_out import of_anothers
 
         hint = of_anothers(path, found, trust.uids, trust.groups)
@@ -284,6 +287,18 @@ def _vet_directory(path: str, found: os.stat_result, trust: Trust) -> None:
         fact = f"everybody may write it (mode {_mode(found)}), and a cache is executed"
         raise UnsafeDirectoryError(path, fact, closing(path, found))
     _refuse_named_writers(path, found, trust)
+
+
+_NOBODY = 65534
+
+
+def _is_nobodys(path: str, found: os.stat_result) -> bool:
+    """Whether something shows this user as its owner only because he has the number of all who are not mapped."""
+    if found.st_uid != os.geteuid() or found.st_uid != _NOBODY:
+        return False
+    from gpucache.disk.unmapped import is_really_own, may_be_unmapped
+
+    return may_be_unmapped(found.st_uid) and not is_really_own(path)
 
 
 def _refuse_named_writers(path: str, found: os.stat_result, trust: Trust) -> None:

@@ -10,6 +10,7 @@ import os
 import stat
 
 from gpucache.disk.refusal import may, quoted
+from gpucache.disk.unmapped import may_be_unmapped
 from gpucache.environment import FALLBACK, ROOT, TRUST_GROUPS, TRUST_UIDS, TRUST_WORLD_WRITABLE
 from gpucache.layout import paths
 
@@ -28,7 +29,7 @@ def of_anothers(
 
     ``found`` is its `os.stat`, ``uids`` and ``groups`` are whom this user trusts already, which must not be lost.
     """
-    if is_unmapped(found.st_uid):  # to trust it would be to trust any number of users
+    if may_be_unmapped(found.st_uid):  # to trust it would be to trust any number of users
         return OWN
     root = root_above(path)
     trusting = _trusting(TRUST_UIDS.name, uids, found.st_uid)
@@ -43,6 +44,9 @@ def of_anothers(
     if _is_new(root):
         return f"{OWN}, or {trusting} if you trust that user" if may(root, _ALL) else OWN
     if _is_member(of_root.st_gid):
+        is_named = of_root.st_gid in groups and os.path.lexists(paths.mark_path(root))
+        if is_named:  # and not believed, since nothing shows that its owner is a member
+            return f"{OWN}, or {_trusting(TRUST_UIDS.name, uids, of_root.st_uid)} if you trust that user"
         return f"{OWN}, or {_sharing(root, of_root, groups)}"
     if may(paths.ours(root, "store"), os.R_OK | os.X_OK):
         return f"{OWN} and {FALLBACK}={quoted(root)}, with {trusting} if you trust that user"
@@ -190,28 +194,8 @@ def shown_mode(found: os.stat_result) -> str:
     return f"{stat.S_IMODE(found.st_mode):04o}"
 
 
-# ---- how users are named
-
-_UID_MAP = "/proc/self/uid_map"
-_OVERFLOW_UID = "/proc/sys/kernel/overflowuid"
-
-
 def user(uid: int) -> str:
     """How a refusal names the owner of something."""
-    if is_unmapped(uid):
+    if may_be_unmapped(uid):
         return f"a user whom this container does not map (shown as uid {uid})"
     return f"uid {uid}"
-
-
-def is_unmapped(uid: int) -> bool:
-    """Whether a uid stands for every user whom this process's user namespace does not know (user_namespaces(7))."""
-    try:
-        with open(_OVERFLOW_UID, encoding="utf-8") as file:
-            overflow = int(file.read())
-        with open(_UID_MAP, encoding="utf-8") as file:
-            ranges = [line.split() for line in file]
-        if uid != overflow:
-            return False
-        return not any(int(first) <= uid < int(first) + int(count) for first, _, count in ranges)
-    except (OSError, ValueError):
-        return False

@@ -144,7 +144,10 @@ def default_root(environ: Mapping[str, str]) -> str:
         directory = tempfile.gettempdir()
     except FileNotFoundError as error:
         raise ConfigurationError(
-            "TMPDIR", environ.get("TMPDIR", ""), f"usable ({error.strerror})"
+            "TMPDIR",
+            environ.get("TMPDIR", ""),
+            f"usable ({error.strerror})",
+            f"set {ROOT} to a directory that can be written, such as a volume, or TMPDIR",
         ) from None
     user = user_name(environ)
     user = re.sub(r'[\\/:*?"<>|]', "_", user)

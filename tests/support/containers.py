@@ -32,6 +32,7 @@ mount --rbind /dev "$root/dev"
 mount -t tmpfs -o mode=1777 none "$root/dev/shm"
 eval "$binds"
 [ -z "$read_only" ] || mount -o remount,ro,bind "$root"
+mount --rbind "$root" /mnt
 exec "$@"
 """
 
@@ -120,7 +121,7 @@ class Image:
             *(str(work / "root"), options, "\n".join(binds), "1" if read_only else ""),
             *become,
             *("chroot", f"--userspec={uid}:{gid}", f"--groups={','.join(map(str, groups))}"),
-            *(str(work / "root"), "/bin/sh", "-c", command),
+            *("/mnt", "/bin/sh", "-c", command),
         ]
 
     def built(self, *commands: str, **options: object) -> Image:

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import filelock
 
-from gpucache.disk import access_acl, ways_out
+from gpucache.disk import access_acl, unmapped, ways_out
 
 ADA, BOB = 65534, 65533  # two users who are not root
 
@@ -20,6 +20,7 @@ assert filelock.FileLock
 assert shlex.quote
 assert access_acl
 assert ways_out
+assert unmapped
 
 
 @contextmanager

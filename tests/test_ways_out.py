@@ -1,0 +1,129 @@
+"""Each way that the hint of a refusal offers leads to a cache that works, and never to a second refusal."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import pytest
+from support.containers import Image, own_disk
+from support.followed import follow, hint_of, ways
+from support.pods import compiled
+from support.strangers import MALLORY, MATE, TEAM, VICTIM, Machine
+
+ROOT = "/scratch/kernels"
+OWN = "/scratch/own"
+
+
+@pytest.fixture(scope="module")
+def image(can_mount: None, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Image]:
+    with own_disk(tmp_path_factory.mktemp("disk")) as disk:
+        yield Image(disk)
+
+
+def with_own_directory(image: Image) -> Machine:
+    made = Machine(image)
+    made.act(VICTIM, f"mkdir -m 700 {OWN}")
+    return made
+
+
+PRIVATE = f"gpucache provision --root {ROOT}"
+GROUP = f"gpucache provision --shared group --root {ROOT}"
+
+REFUSED: dict[str, list[tuple[int, str]]] = {
+    "an emptyDir": [(0, f"install -d -m 0777 {ROOT}")],
+    "an emptyDir with fsGroup": [(0, f"install -d -m 2777 -g {TEAM} {ROOT}")],
+    "an own directory that everybody may write": [(VICTIM, f"install -d -m 0777 {ROOT}")],
+    "a directory below an emptyDir": [
+        (0, f"install -d -m 0777 {ROOT}"),
+        (VICTIM, f"mkdir -m 0700 {ROOT}/mine"),
+    ],
+    "a directory below an own one that everybody may write": [
+        (VICTIM, f"install -d -m 0777 {ROOT}/mine"),
+        (VICTIM, f"chmod 0777 {ROOT}; chmod 0700 {ROOT}/mine"),
+    ],
+    "a root of another user": [(MALLORY, f"mkdir -m 0700 {ROOT}; {PRIVATE}")],
+    "a root of another user that has an open mode": [
+        (MALLORY, f"mkdir -m 0755 {ROOT}; {PRIVATE}; chmod 0755 {ROOT}")
+    ],
+    "a root of a mate": [(MATE, f"install -d -m 0770 -g {TEAM} {ROOT}; {PRIVATE}")],
+    "an empty directory of a mate": [(MATE, f"install -d -m 2770 -g {TEAM} {ROOT}")],
+    "what an init container of root has made": [
+        (0, f"install -d -m 0777 -g {TEAM} {ROOT}"),
+        (0, f"GPUCACHE_TRUST_WORLD_WRITABLE=1 {PRIVATE}"),
+    ],
+    "the same where the program accepts an emptyDir": [
+        (0, f"install -d -m 2777 -g {TEAM} {ROOT}"),
+        (0, f"GPUCACHE_TRUST_WORLD_WRITABLE=1 {PRIVATE}"),
+    ],
+    "the same for a program that is not in the volume's group": [
+        (0, f"install -d -m 0777 {ROOT}"),
+        (0, f"GPUCACHE_TRUST_WORLD_WRITABLE=1 {PRIVATE}"),
+    ],
+    "a shared root whose group is not named": [
+        (MATE, f"install -d -m 2770 -g {TEAM} {ROOT}"),
+        (MATE, GROUP),
+    ],
+    "a shared root beside which everybody may make others of its group": [
+        (0, f"chgrp {TEAM} /scratch && chmod 3777 /scratch"),
+        (MATE, f"mkdir -m 0770 {ROOT}; {GROUP}"),
+    ],
+    "a shared root of a group that this user is not in": [
+        (MALLORY, f"install -d -m 2770 {ROOT}; {GROUP}"),
+    ],
+    "a root that others may read": [
+        (MATE, f"mkdir {ROOT}; gpucache provision --shared read --root {ROOT}")
+    ],
+    "an own root that is closed": [(VICTIM, f"mkdir {ROOT}; {PRIVATE}; chmod 0 {ROOT}")],
+    "an own root with a part that is closed": [
+        (
+            VICTIM,
+            f"mkdir {ROOT}; {PRIVATE}; chmod 0 {ROOT}/gpucache/v1",
+        )
+    ],
+    "a directory of another user in an own root": [
+        (VICTIM, f"mkdir -m 0777 {ROOT}; chmod 0777 {ROOT}"),
+        (MALLORY, f"mkdir {ROOT}/triton"),
+        (VICTIM, f"chmod 0700 {ROOT}"),
+    ],
+    "a link of another user": [(MALLORY, f"ln -s {OWN} {ROOT}")],
+    "a directory above that is closed": [
+        (MALLORY, f"mkdir -m 0700 {ROOT}; mkdir {ROOT}/mine"),
+    ],
+}
+"""What was made before the refusal: lines of shell, and who said each."""
+BELOW = {name: f"{ROOT}/mine" for name in REFUSED if "below" in name or "above" in name}
+ENVIRON = {
+    "a shared root beside which everybody may make others of its group": {
+        "GPUCACHE_TRUST_GROUPS": str(TEAM)
+    },
+    "the same where the program accepts an emptyDir": {"GPUCACHE_TRUST_WORLD_WRITABLE": "1"},
+}
+
+
+def refused(machine: Machine, what: str) -> tuple[dict[str, str], str]:
+    """What is set, and the hint, once all is as it was before the refusal."""
+    for uid, line in REFUSED[what]:
+        done = machine.act(uid, line)
+        assert done.returncode == 0, (line, done.stderr)
+    env = {"GPUCACHE_DIR": BELOW.get(what, ROOT), **ENVIRON.get(what, {})}
+    return env, hint_of(machine.act(VICTIM, "gpucache provision", **env))
+
+
+@pytest.mark.root
+@pytest.mark.mounts
+@pytest.mark.parametrize("what", REFUSED)
+def test_each_way_out_leads_to_a_cache_that_works(what, image):
+    number = 0
+    while True:  # each way from the beginning
+        machine = with_own_directory(image)
+        env, hint = refused(machine, what)
+        offered = ways(hint)
+        settings = follow(offered[number], machine.act, VICTIM, OWN)
+        for expected in (3, 0):
+            assert compiled(machine.serve(**{**env, **settings})) == expected, (hint, number)
+        remaining = [
+            later for later in range(number + 1, len(offered)) if "your own" not in offered[later]
+        ]
+        if not remaining:
+            return
+        number = remaining[0]
