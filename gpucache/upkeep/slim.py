@@ -4,16 +4,15 @@ from __future__ import annotations
 
 import os
 import shutil
-import tempfile
 from collections.abc import Iterable, Sequence
 from contextlib import suppress
 from typing import NamedTuple
 
 from gpucache.disk.reading import quietly
+from gpucache.disk.sharing import modes_in, new_aside
 from gpucache.disk.within import Straight
 from gpucache.kernels.group import GROUP, write_group
 from gpucache.kernels.stages import kept
-from gpucache.layout.keys import ASIDE
 from gpucache.report.entries import Entry
 from gpucache.store.deletion import NOTHING, Freed, delete
 from gpucache.store.manifest import (
@@ -137,7 +136,7 @@ def _replace(
     """
     parent, key = os.path.split(target.path)
     with disk.held(parent) as beside:
-        made = tempfile.mkdtemp(prefix=ASIDE, dir=beside)
+        made = new_aside(beside, modes_in(old))
         aside = f"{parent}/{os.path.basename(made)}"
         try:
             with disk.held(aside) as new:
