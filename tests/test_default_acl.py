@@ -51,6 +51,7 @@ def test_without_one_the_umask_counts(opened):
     _, fd = opened
     assert acl.default_acl(fd) is None
     assert not acl.has_default_acl(fd)
+    assert acl.may_have_default_acl(fd)
 
 
 def test_the_trial_leaves_nothing_behind_and_the_directory_as_it_was(opened):
@@ -100,6 +101,7 @@ def test_a_mount_without_acls_says_so(tmp_path, mount):
     finally:
         os.close(fd)
     assert acl.default_acl(point) is None
+    assert not acl.may_have_default_acl(point)
     assert list(point.iterdir()) == []
 
 

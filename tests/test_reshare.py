@@ -17,12 +17,14 @@ from support.users import acting_as
 from gpucache.disk.default_acl import has_default_acl
 from gpucache.disk.sharing import mark_of, mark_text
 from gpucache.disk.vetting import Trust
+from gpucache.disk.within import Straight
 from gpucache.errors import SharingError
 from gpucache.layout import paths
 from gpucache.store.foreign import foreign_directories, remember, view_at
 from gpucache.store.lookup import sound
-from gpucache.upkeep import reshare
-from gpucache.upkeep.reshare import apply, plan
+from gpucache.upkeep import reshare_act
+from gpucache.upkeep.reshare import plan
+from gpucache.upkeep.reshare_act import Reshared, apply
 
 # loaded while root: the interpreter may lie where no other user can read it
 assert grp
@@ -58,7 +60,7 @@ def everything(root: Path) -> list[Path]:
     return [root, *root.rglob("*")]
 
 
-def share(root: Path, sharing: reshare.Sharing, group: int | None = None) -> reshare.Reshared:
+def share(root: Path, sharing: str, group: int | None = None) -> Reshared:
     return apply(plan(str(root), sharing, None if group is None else str(group)))
 
 
@@ -300,7 +302,7 @@ class TestLinks:
 
         os.link(adas.entry / "add.ptx", everyones / "ada" / "outside")
         lock = paths.ours(str(adas.root), "locks", f"{KEY}.lock")
-        monkeypatch.setattr(reshare, "_PATIENCE_S", 0.0)
+        monkeypatch.setattr(reshare_act, "_PATIENCE_S", 0.0)
         with key_lock.holding(lock, "a test") as held:
             assert held
             assert share(adas.root, "group", TEAM).busy == 1
@@ -386,7 +388,7 @@ class TestHostile:
         self, theirs, victim, monkeypatch
     ):
         """The swap is placed after a file was seen, and before it is opened."""
-        real = reshare.change
+        real = reshare_act.change
         target = theirs.root / GRAPH
 
         def swapped(seen, *rest):
@@ -395,7 +397,7 @@ class TestHostile:
                 target.symlink_to(victim)
             return real(seen, *rest)
 
-        monkeypatch.setattr(reshare, "change", swapped)
+        monkeypatch.setattr(reshare_act, "change", swapped)
         share(theirs.root, "group")
         assert target.is_symlink()
         assert mode(victim) == 0o600
@@ -403,7 +405,7 @@ class TestHostile:
     def test_what_is_swapped_for_a_hard_link_to_the_owners_own_file_is_not_changed(
         self, theirs, everyones, monkeypatch
     ):
-        real = reshare.change
+        real = reshare_act.change
         target = theirs.root / GRAPH
         own = everyones / "ada" / "key"
         own.write_text("secret")
@@ -416,7 +418,7 @@ class TestHostile:
                 os.link(own, target)
             return real(seen, *rest)
 
-        monkeypatch.setattr(reshare, "change", swapped)
+        monkeypatch.setattr(reshare_act, "change", swapped)
         share(theirs.root, "group")
         assert mode(own) == 0o600
 
@@ -427,7 +429,7 @@ class TestMeanwhile:
     def test_what_was_put_where_all_was_changed_is_found_by_the_next_pass(self, adas, monkeypatch):
         """A rank has looked at a directory's mode before the change, and puts a file there after the listing."""
         late = adas.root / "triton" / "0" / "late"
-        real = reshare._Pass.run
+        real = reshare_act._Pass.run
         passes = []
 
         def run(one):
@@ -437,7 +439,7 @@ class TestMeanwhile:
                 (late / "file").touch(0o600)
             passes.append(one)
 
-        monkeypatch.setattr(reshare._Pass, "run", run)
+        monkeypatch.setattr(reshare_act._Pass, "run", run)
         share(adas.root, "group", TEAM)
         assert (mode(late), mode(late / "file")) == (0o2770, 0o660)
         assert len(passes) == 3
@@ -465,9 +467,9 @@ class TestMeanwhile:
         assert made
 
     def test_two_at_once_do_not_undo_each_others_work(self, adas, monkeypatch):
-        monkeypatch.setattr(reshare, "_WAIT_S", 0.0)
+        monkeypatch.setattr(reshare_act, "_WAIT_S", 0.0)
         planned = plan(str(adas.root), "group", str(TEAM))
-        with reshare._alone(str(adas.root), reshare.Straight()):
+        with reshare_act._alone(str(adas.root), Straight()):
             with pytest.raises(SharingError) as refused:
                 apply(planned)
         assert refused.value.reason == "at-work"
@@ -476,14 +478,14 @@ class TestMeanwhile:
     def test_the_mark_is_there_only_while_all_is_as_it_says(self, adas, monkeypatch):
         """It comes last where more are to use the root, and goes first where fewer are."""
         seen: list[str | None] = []
-        real = reshare._Pass.run
+        real = reshare_act._Pass.run
 
         def run(one):
             mark = mark_of(str(adas.root))
             seen.append(None if mark is None else mark.sharing)
             real(one)
 
-        monkeypatch.setattr(reshare._Pass, "run", run)
+        monkeypatch.setattr(reshare_act._Pass, "run", run)
         for sharing in ("group", "private", "read", "private"):
             share(adas.root, sharing, TEAM if sharing == "group" else None)
         share(adas.root, "group", TEAM)

@@ -13,13 +13,15 @@ from support.trees import Cache
 from gpucache.disk.sharing import mark_of
 from gpucache.layout import paths
 from gpucache.store.lookup import sound
-from gpucache.upkeep.reshare import apply, plan
+from gpucache.upkeep.reshare import plan
+from gpucache.upkeep.reshare_act import apply
 
 TEAM = 54400
 CHANGE = (
     SCRIPT
     + """
-from gpucache.upkeep.reshare import apply, plan
+from gpucache.upkeep.reshare import plan
+from gpucache.upkeep.reshare_act import apply
 planned = plan(sys.argv[1] + "/root", sys.argv[2], "54400" if sys.argv[2] == "group" else None)
 mark("begin")
 apply(planned)

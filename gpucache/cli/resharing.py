@@ -14,7 +14,8 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
 
     from gpucache.disk.sharing import Sharing
-    from gpucache.upkeep.reshare import Reshared, Resharing
+    from gpucache.upkeep.reshare import Resharing
+    from gpucache.upkeep.reshare_act import Reshared
 
 _PUBLIC: dict[Sharing, str] = {
     "private": "nobody but its owner",
@@ -90,7 +91,8 @@ def reshared(root: str, call: Call, environ: Mapping[str, str], quiet: bool) -> 
     """
     from gpucache.disk.root import is_cache
     from gpucache.disk.vetting import Trust
-    from gpucache.upkeep.reshare import apply, make_for_group, plan
+    from gpucache.upkeep.reshare import make_for_group, plan
+    from gpucache.upkeep.reshare_act import apply
 
     if not os.path.isdir(root) or not is_cache(root):
         if call.group is not None and not call.dry_run:

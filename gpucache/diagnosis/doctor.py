@@ -17,6 +17,7 @@ from gpucache.diagnosis import (
     record_checks,
     remote_checks,
     root_check,
+    sharing_checks,
     space_checks,
     time_checks,
     trust_checks,
@@ -61,6 +62,9 @@ _FALLBACK = (
 _DISK = (
     trust_checks.own_directory,
     trust_checks.group_writable,
+    sharing_checks.modes,
+    sharing_checks.unfinished,
+    sharing_checks.no_acls,
     mount_checks.file_system,
     mount_checks.mount_options,
     mount_checks.refused,

@@ -12,6 +12,7 @@ from gpucache import environment
 from gpucache.diagnosis.case import Case
 from gpucache.diagnosis.codes import tells
 from gpucache.diagnosis.looking import listed
+from gpucache.diagnosis.sharing_checks import is_half_shared
 from gpucache.disk.files import inside
 from gpucache.disk.fresh import fresh_part
 from gpucache.disk.lock_place import LockPlace
@@ -127,7 +128,7 @@ def group_writable(case: Case) -> Iterator[Finding]:
     if not os.path.isdir(root) or sharing_of(root, Trust.parse(case.environ)) == "group":
         return
     found = os.stat(root)
-    if found.st_mode & stat.S_IWGRP:
+    if found.st_mode & stat.S_IWGRP and not is_half_shared(root):
         mode = stat.S_IMODE(found.st_mode)
         fact = f"everybody in group {found.st_gid} may write it (mode {mode:04o})"
         fix = f"chmod g-w {shlex.quote(root)}, unless that group is trusted: a cache is executed"

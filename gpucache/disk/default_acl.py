@@ -71,6 +71,17 @@ def has_default_acl(directory: str | int) -> bool:
     return mode is not None and mode & stat.S_IRWXG == stat.S_IRWXG
 
 
+def may_have_default_acl(directory: str | int) -> bool:
+    """Whether the mount of a directory has ACLs, as far as that can be told without trying (`set_default_acl`)."""
+    if not hasattr(os, "getxattr"):
+        return False
+    try:
+        os.getxattr(directory, _NAME)
+    except OSError as error:
+        return error.errno == errno.ENODATA
+    return True
+
+
 def remove_default_acl(directory: int) -> bool:
     """Let the umask count again in an open directory; return whether there was an ACL.
 

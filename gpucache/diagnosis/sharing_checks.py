@@ -1,0 +1,113 @@
+"""What `doctor` asks of a root that is shared: whether all who are to use the root can, and no torch fails there."""
+
+from __future__ import annotations
+
+import os
+import shlex
+import stat
+from collections.abc import Iterator
+
+from gpucache.diagnosis.case import Case
+from gpucache.diagnosis.codes import tells
+from gpucache.disk.default_acl import may_have_default_acl
+from gpucache.disk.shared_modes import Wanted
+from gpucache.disk.sharing import mark_of, sharing_of
+from gpucache.disk.vetting import Trust, is_groups
+from gpucache.findings import Finding
+from gpucache.layout import paths
+from gpucache.report.unfit import Others, Unfit, look
+
+_MOST = 20_000
+"""So many directories and files are looked at: a second's worth."""
+
+
+@tells(
+    {
+        "mixed-modes": "in a shared root there is something that others cannot use, or could use and should not",
+        "others-mixed-modes": "the same, of what belongs to another user, who alone can mend that",
+    }
+)
+def modes(case: Case) -> Iterator[Finding]:
+    """Find what has other modes, another group or no default ACL, where the root is shared."""
+    root = os.path.realpath(case.root)
+    sharing = sharing_of(root, Trust.parse(case.environ))
+    if case.unsafe or sharing == "private":
+        return
+    found = os.stat(root)
+    gid = found.st_gid if sharing == "group" else None
+    acl = sharing == "group" and may_have_default_acl(root)
+    # Root mends what is the owner's, as that user.
+    uid = found.st_uid if os.geteuid() == 0 else os.geteuid()
+    unfit = look(root, Wanted(sharing, gid, acl), uid, _MOST)
+    command = f"gpucache provision --shared {sharing} --root {shlex.quote(root)}"
+    yield from _own(unfit, command)
+    for other in unfit.others:
+        yield _others(other, command)
+
+
+def _own(unfit: Unfit, command: str) -> Iterator[Finding]:
+    if unfit.example is None or not unfit.directories + unfit.files:
+        return
+    least = "" if unfit.is_whole else "at least "
+    fact = (
+        f"{least}{unfit.directories} directories and {unfit.files} files have modes, a group or an ACL by which "
+        "others cannot use them as the root is shared"
+    )
+    yield Finding("mixed-modes", "warning", unfit.example, fact, f"run `{command}`")
+
+
+def _others(other: Others, command: str) -> Finding:
+    fact = (
+        f"{other.count} directories and files of uid {other.uid} do not fit how the root is shared"
+    )
+    fix = f"have uid {other.uid} run `{command}`"
+    return Finding("others-mixed-modes", "warning", other.example, fact, fix)
+
+
+@tells(
+    {
+        "half-shared": "the root has the modes of a group's root, and no mark: a change was not finished"
+    }
+)
+def unfinished(case: Case) -> Iterator[Finding]:
+    """Find a root of this user's on the way to or from a group: nobody else believes the root, yet may write there."""
+    if not is_half_shared(case.root):
+        return
+    found = os.stat(case.root)
+    mode = stat.S_IMODE(found.st_mode)
+    fact = f"members of group {found.st_gid} may write there (mode {mode:04o}), and the root has no mark of a group's"
+    commands = [
+        f"`gpucache provision --shared {sharing} --root {shlex.quote(case.root)}`"
+        for sharing in ("group", "private")
+    ]
+    fix = f"run {commands[0]} if they are to use the root, else {commands[1]}"
+    yield Finding("half-shared", "warning", case.root, fact, fix)
+
+
+def is_half_shared(root: str) -> bool:
+    """Whether a root of this user's has a group's modes, and gpucache's directory there too, but no mark."""
+    try:
+        found = [os.stat(root), os.stat(paths.ours(root))]
+    except OSError:
+        return False
+    is_own = found[0].st_uid == os.geteuid()
+    is_open = all(is_groups(one.st_mode) for one in found)
+    return is_own and is_open and mark_of(root) is None
+
+
+@tells(
+    {
+        "no-acls": "the mount of a group's root has no ACLs: what torch and other JITs cache is each member's own"
+    }
+)
+def no_acls(case: Case) -> Iterator[Finding]:
+    """Find where members share Triton's kernels only."""
+    if sharing_of(case.root, Trust.parse(case.environ)) != "group":
+        return
+    if may_have_default_acl(case.root):
+        return
+    fact = "its mount has no ACLs: what torch and other JITs cache is each member's own, in members/<uid>"
+    fix = (
+        "choose a root on a mount with POSIX ACLs (ext4, xfs), if members are to share that as well"
+    )
+    yield Finding("no-acls", "warning", case.root, fact, fix)
