@@ -6,18 +6,23 @@ one starts under `gpucache run`, whose `sitecustomize` it imports; and eight lau
 interpreters at once. Then what the plug-in's import adds to a process that has imported Triton.
 Everything is *warm*: a first round, which is not counted, has read the files and written the bytecode.
 
+With ``--settings`` the same where the system, the user and the root each have a file of settings, with its parsed
+form: in a mount namespace with an ``/etc`` of its own, which needs root. Where there is strace, the number of system
+calls of each process is told, so that two runs can be compared.
+
 Ratios are of one round, the process to its neighbour, as medians with the quartiles in brackets. Where other work
 shares the processor, believe the ratio of CPU time.
 
 Does not measure: a cold page cache, or NVML.
 
-Repeat: python benchmarks/bench_startup.py [--smoke]
+Repeat: python benchmarks/bench_startup.py [--smoke] [--settings]
 """
 
 from __future__ import annotations
 
 import importlib.util
 import os
+import shutil
 import statistics
 import subprocess
 import sys
@@ -74,22 +79,78 @@ def plugin_imports(count: int, environ: dict[str, str]) -> list[float]:
     return [float(seconds) for seconds in said[1:]]
 
 
+FILES = {
+    "/etc/gpucache/gpucache.toml": 'max_size = "20GiB"\nlock_timeout_s = 120\nlog = "warning"\n',
+    "home/.config/gpucache/gpucache.toml": 'stall_timeout_s = 20\ntrust_keys = ["me:PN94B0"]\n',
+    "root/gpucache.toml": 'max_size = "10GiB"\nstamp_s = 200\n',
+}
+"""The files of settings, of which the first is the system's; the others lie below the benchmark's own directory."""
+_ANOTHER_ETC = 'mount --bind "$1" /etc && shift && exec "$@"'
+
+
+def with_another_etc() -> None:
+    """Start this benchmark again with a copy of ``/etc``, in a mount namespace that goes with the process."""
+    with tempfile.TemporaryDirectory() as copied:
+        shutil.copytree("/etc", copied, symlinks=True, dirs_exist_ok=True)
+        again = [sys.executable, __file__, *sys.argv[1:]]
+        command = ["unshare", "--mount", "sh", "-c", _ANOTHER_ETC, "sh", copied, *again]
+        environ = {**os.environ, "BENCH_ETC": copied}
+        sys.exit(subprocess.run(command, env=environ, check=False).returncode)
+
+
+def put_settings(base: str, environ: dict[str, str]) -> None:
+    """Write the three files, as if an hour ago, and have their parsed forms made."""
+    for path, text in FILES.items():
+        file = Path(base, path)
+        file.parent.mkdir(parents=True, exist_ok=True)
+        file.write_text(text)
+        then = file.stat().st_mtime - 3600
+        os.utime(file, (then, then))
+    subprocess.run([SCRIPT, "path", "0"], env=environ, check=True, capture_output=True)
+
+
+def system_calls(environ: dict[str, str], base: str) -> str | None:
+    """How many system calls each process makes, with those of its start; None where there is no strace."""
+    strace = shutil.which("strace")
+    if strace is None:
+        return None
+    counts = []
+    for name, command in COMMANDS.items():
+        trace = Path(base, "trace")
+        traced = [strace, "-f", "-o", str(trace), *command]
+        if subprocess.run(traced, env=environ, check=False, capture_output=True).returncode:
+            return None
+        counts.append(f"{name} {len(trace.read_text().splitlines())}")
+    return "system calls: " + "; ".join(counts)
+
+
 def main() -> None:
     parser = options_of(__doc__)
-    rounds = 2 if parser.parse_args().smoke else 30
-    print(environment())
-    with tempfile.TemporaryDirectory() as root:
-        environ = {**os.environ, "GPUCACHE_DIR": root, "GPUCACHE_FAKE_DEVICES": "8"}
+    parser.add_argument("--settings", action="store_true", help="with three files of settings")
+    options = parser.parse_args()
+    if options.settings and "BENCH_ETC" not in os.environ:
+        with_another_etc()
+    rounds = 2 if options.smoke else 30
+    print(environment() + (", with three files of settings" if options.settings else ""))
+    with tempfile.TemporaryDirectory() as base:
+        root, home = f"{base}/root", f"{base}/home"
+        os.mkdir(home, 0o700)
+        environ = {**os.environ, "GPUCACHE_DIR": root, "GPUCACHE_FAKE_DEVICES": "8", "HOME": home}
         environ.pop("PYTHONDONTWRITEBYTECODE", None)  # an installed package has its bytecode
-        os.chdir(root)  # `python -c` looks for modules in the current directory first
+        os.chdir(base)  # `python -c` looks for modules in the current directory first
         subprocess.run([SCRIPT, "provision"], env=environ, check=True, capture_output=True)
+        if options.settings:
+            put_settings(base, environ)
         spent = rounds_of(rounds, environ)
         triton = importlib.util.find_spec("triton") is not None
         imports = plugin_imports(rounds, environ) if triton else []
+        calls = system_calls(environ, base)
         os.chdir("/")
     for name, samples in spent.items():
         bare = f"{AT_ONCE} x {BARE}" if name.startswith(f"{AT_ONCE} x") else BARE
         print(line(name, samples, spent[bare]))
+    if calls is not None:
+        print(calls)
     if not imports:
         print("skipped: the plug-in's import after Triton's, for Triton is not installed")
         return

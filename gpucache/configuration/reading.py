@@ -8,11 +8,10 @@ from __future__ import annotations
 import errno
 import os
 
-from gpucache.configuration.parsed import Parsed, Problem
-
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from gpucache.configuration.believing import Refused
+    from gpucache.configuration.parsed import Parsed
     from gpucache.configuration.places import Place
     from gpucache.disk.vetting import Trust
 
@@ -88,10 +87,15 @@ def _parsed_now(place: Place, trust: Trust) -> Parsed:
 
 def _unreadable(place: Place, error: OSError) -> Parsed:
     fact = f"it cannot be read: {os.strerror(error.errno or errno.EIO)}"
-    problem = Problem(place.path, None, fact, "none of it holds")
-    return Parsed(place.source, place.path, {}, (problem,))
+    return _nothing(place, fact, "none of it holds")
 
 
 def _passed_over(place: Place, why: Refused) -> Parsed:
-    problem = Problem(place.path, None, f"{why.fact}, and is passed over", why.fix)
+    return _nothing(place, f"{why.fact}, and is passed over", why.fix)
+
+
+def _nothing(place: Place, fact: str, fix: str) -> Parsed:
+    from gpucache.configuration.parsed import Parsed, Problem  # most files are fine, or not there
+
+    problem = Problem(place.path, None, fact, fix)
     return Parsed(place.source, place.path, {}, (problem,))
