@@ -194,6 +194,8 @@ def test_a_file_disables_and_enables_what_a_variable_does(machine):
     done = machine.gpucache("run", "--device", "0", "--", "env")
     assert done.returncode == 0
     assert "TRITON_CACHE_DIR" not in done.stdout
+    path = f"{machine.home}/.config/gpucache/gpucache.toml:2"
+    assert f"nothing of gpucache acts; take it out of {path} to share\n" in done.stderr
     assert list(machine.root.iterdir()) == []
     done = machine.gpucache("run", "--device", "0", "--", "env", env={"GPUCACHE_DISABLE": "0"})
     assert f"TRITON_CACHE_DIR={machine.root}/triton/0" in done.stdout

@@ -573,6 +573,20 @@ def test_several_such_values_are_all_told(root):
     assert codes(found)[:3] == ["bad-value"] * 3
 
 
+def test_what_in_a_file_of_settings_does_not_hold_is_told_with_its_line(root):
+    Path(root, "gpucache.toml").write_text('max_size = "20GiB"\ntrust_uids = [1000]\n')
+    finding = told(look(root), "settings", "warning")
+    assert finding.subject == f"{root}/gpucache.toml:2"
+    assert finding.fact == "'trust_uids' is nothing that a root may decide"
+    assert "GPUCACHE_TRUST_UIDS" in finding.fix
+
+
+def test_a_file_of_settings_that_holds_is_not_told(root):
+    silent(look(root), "settings")
+    Path(root, "gpucache.toml").write_text('max_size = "20GiB"\n')
+    silent(look(root), "settings")
+
+
 @pytest.mark.parametrize("value", ["", "0"])
 def test_values_that_turn_nothing_on_are_not_told(root, value):
     names = (

@@ -34,9 +34,10 @@ def naming(root: str | None) -> str | None:
     """What names the root of a command, whose option ``--root`` has this value; None for torch's directory."""
     if root:
         return "--root"
-    if not ROOT.text(command_settings()):
+    found = in_force()
+    if not ROOT.text(found.environ):
         return None
-    origin = in_force().origins.get(ROOT.name)
+    origin = found.origins.get(ROOT.name)
     return ROOT.name if origin is None else str(origin)
 
 

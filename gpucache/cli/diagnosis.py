@@ -28,6 +28,7 @@ from gpucache.cli.terminal import (
     print_table,
     say,
 )
+from gpucache.configuration import in_force
 from gpucache.layout.paths import resolve_root
 
 if TYPE_CHECKING:
@@ -55,8 +56,9 @@ def doctor(codes: bool, root: str | None, probe: bool, as_json: bool) -> int:
     if codes:
         return print_codes(CODES, as_json)
     log_to_stderr("CRITICAL")  # the findings tell what the log would
-    where = resolve_root(root, command_settings())
-    found = examine(where, command_settings(), probe, naming(root))
+    settings = in_force(root=root).environ  # what is wrong in files is a finding
+    where = resolve_root(root, settings)
+    found = examine(where, settings, probe, naming(root))
     if as_json:
         print_json({"root": where, "findings": finding_rows(found)})
     else:
@@ -147,7 +149,6 @@ def config(init: bool, user: bool, root: str | None, as_json: bool) -> int:
     gpucache config --init
     gpucache config --init --root /scratch/kernels
     """
-    from gpucache.configuration import in_force
     from gpucache.diagnosis.config import settings, unknown_variables
 
     if user and not init:

@@ -9,6 +9,7 @@ import errno
 import os
 
 from gpucache import environment
+from gpucache.cli.settings import undoing
 from gpucache.cli.terminal import (
     complain,
     complain_of_defect,
@@ -195,7 +196,8 @@ def _has_plugin(environ: Mapping[str, str]) -> bool:
 def _tell_of_alone(environ: Mapping[str, str]) -> None:
     """Say why kernels are not shared, where that is by a setting of the user's or by a fresh directory."""
     for off in environment.turned_off(environ):
-        _say_in_job(f"note: {off.name}={off.value}: {off.consequence}; unset {off.name} to share")
+        way_out = undoing(off.name, environment.ROOT.text(environ))
+        _say_in_job(f"note: {off.name}={off.value}: {off.consequence}; {way_out} to share")
     directory = environment.TRITON_DIRECTORY.text(environ)
     root = environment.ROOT.text(environ)
     if not directory or not root or environment.SHARE.read_or_default(environ) is not None:

@@ -29,6 +29,12 @@ def settings_of(root: str | None) -> Mapping[str, str]:
     return Merged(found.environ, given)
 
 
+def undoing(name: str, root: str | None) -> str:
+    """How a person takes back a setting: from the environment, or from the file that has it."""
+    origin = in_force(os.environ, root).origins.get(name)
+    return f"unset {name}" if origin is None else f"take it out of {origin}"
+
+
 def begin() -> None:
     """Have the next command say anew what is wrong in files."""
     _said.clear()

@@ -8,6 +8,7 @@ from gpucache import environment
 from gpucache.cli import device_rows
 from gpucache.cli.common import command_settings, counted, existing, fold_counters
 from gpucache.cli.options import json_option, root_option
+from gpucache.cli.settings import undoing
 from gpucache.cli.terminal import print_json, print_table, say
 from gpucache.units import size
 
@@ -41,7 +42,8 @@ def stats(root: str | None, as_json: bool) -> None:
     vet(where, Trust.parse(command_settings()).in_root(where))
     fold_counters(where)
     for off in environment.turned_off(command_settings()):
-        say(f"note: {off.name}={off.value}: {off.consequence}; unset {off.name} to share")
+        way_out = undoing(off.name, root)
+        say(f"note: {off.name}={off.value}: {off.consequence}; {way_out} to share")
     columns = COUNTERS + SECONDS
     zeros = dict.fromkeys(columns, 0)
     sums = {}

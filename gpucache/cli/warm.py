@@ -11,6 +11,7 @@ import click
 from gpucache import environment
 from gpucache.cli.common import command_settings, counted, tell, vetted
 from gpucache.cli.options import TIME, jobs_option, json_option, path_of, root_option
+from gpucache.cli.settings import undoing
 from gpucache.cli.terminal import is_terminal, print_json, print_table, progress, say
 from gpucache.errors import ConfigurationError, NoRootError, RecipesError
 from gpucache.warm.ahead.compile_files import (
@@ -129,7 +130,7 @@ def warm(
     for off in environment.turned_off(command_settings()):
         if off.name == environment.DISABLE.name:
             say(f"error: {off.name}={off.value}: {off.consequence}")
-            say(f"hint: unset {off.name}")
+            say(f"hint: {undoing(off.name, root)}")
             return 1
     where = _root(root)
     given = read_store(where) if store else read_files(files, _stdin())

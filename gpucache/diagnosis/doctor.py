@@ -40,6 +40,7 @@ _MACHINE = (
 )
 _RECORD = (record_checks.record,)
 _ENVIRONMENT = (
+    environment_checks.files_of_settings,
     environment_checks.empty_variables,
     environment_checks.odd_variables,
     environment_checks.hijacked,

@@ -8,6 +8,7 @@ import sys
 from collections.abc import Iterable, Iterator, Mapping
 
 from gpucache import environment
+from gpucache.configuration import in_force
 from gpucache.diagnosis.case import Case
 from gpucache.diagnosis.codes import tells
 from gpucache.diagnosis.config import settings, unknown_variables
@@ -59,6 +60,13 @@ def without_bad_values(environ: Mapping[str, str], bad: Iterable[Finding]) -> di
     for finding in bad:
         left.pop(finding.subject, None)
     return left
+
+
+@tells({"settings": "something in a file of settings does not hold"})
+def files_of_settings(case: Case) -> Iterator[Finding]:
+    """Find what in the system's, the user's and the root's file of settings is passed over."""
+    for problem in in_force(case.environ, case.root).problems:
+        yield Finding("settings", "warning", problem.where, problem.fact, problem.fix)
 
 
 @tells({"cache-dir-empty": "TRITON_CACHE_DIR or TORCHINDUCTOR_CACHE_DIR is set to nothing"})
