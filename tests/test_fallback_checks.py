@@ -105,7 +105,7 @@ def test_one_that_this_user_may_not_read_names_what_its_owner_has_to_do(everyone
     with acting_as(ADA):
         found = [*fallback_checks.refused(str(private), str(everyones), {})]
     fix = told(found, "fallback-unreadable").fix
-    assert f"`gpucache provision --root {private} --shared read`" in fix
+    assert f"`gpucache provision --root {private} --shared read --yes`" in fix
 
 
 def test_an_empty_one(own, tmp_path):

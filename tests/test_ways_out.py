@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator
 
 import pytest
@@ -127,3 +128,37 @@ def test_each_way_out_leads_to_a_cache_that_works(what, image):
         if not remaining:
             return
         number = remaining[0]
+
+
+MADE = f"gpucache provision --root {ROOT} --shared"
+FILLED = f"GPUCACHE_DIR={ROOT} gpucache run -- python /app/serve.py"
+FALLBACKS = {
+    "of another user, which others may read": [(MALLORY, f"mkdir {ROOT}; {MADE} read; {FILLED}")],
+    "of another user, private": [(MALLORY, f"mkdir -m 0700 {ROOT}; {MADE} private; {FILLED}")],
+    "of root's, private": [(0, f"mkdir -m 0700 {ROOT}; {MADE} private; {FILLED}")],
+    "of root's, with an open mode": [
+        (0, f"mkdir -m 0755 {ROOT}; {MADE} private; {FILLED}; chmod 0755 {ROOT}")
+    ],
+    "of root's, which everybody may write": [
+        (0, f"mkdir {ROOT}; {MADE} read; {FILLED}; chmod 0777 {ROOT}")
+    ],
+    "of a mate, shared": [
+        (MATE, f"mkdir -m 0770 {ROOT}; chgrp {TEAM} {ROOT}; {MADE} group; {FILLED}")
+    ],
+}
+
+
+@pytest.mark.root
+@pytest.mark.mounts
+@pytest.mark.parametrize("what", FALLBACKS)
+def test_what_doctor_says_of_a_fallback_makes_it_one(what, image):
+    machine = with_own_directory(image)
+    for uid, line in FALLBACKS[what]:
+        done = machine.act(uid, line)
+        assert done.returncode == 0, (line, done.stderr)
+    env = {"GPUCACHE_DIR": OWN, "GPUCACHE_FALLBACK": ROOT}
+    looked = machine.act(VICTIM, "gpucache doctor --json", **env)
+    findings = json.loads(looked.stdout)["findings"]
+    (fix,) = [found["fix"] for found in findings if found["code"].startswith("fallback-")]
+    settings = follow(fix.rpartition(", or ")[0], machine.act, VICTIM, OWN)
+    assert compiled(machine.serve(**{**env, **settings})) == 0

@@ -15,7 +15,8 @@ from gpucache.disk.reading import listed
 from gpucache.disk.refusal import may
 from gpucache.disk.sharing import sharing_of
 from gpucache.disk.vetting import Trust
-from gpucache.environment import FALLBACK, TRUST_UIDS
+from gpucache.disk.ways_out import of_fallback
+from gpucache.environment import FALLBACK
 from gpucache.errors import ConfigurationError, GpuCacheError
 from gpucache.findings import Finding
 from gpucache.layout import paths
@@ -55,7 +56,10 @@ def usable(case: Case) -> Iterator[Finding]:
 
 def refused(path: str, root: str, environ: Mapping[str, str]) -> Iterator[Finding]:
     """Why nothing is taken of a fallback; nothing where that can be."""
-    answer = looked_at(Fallback.at(path, Trust.parse(environ)), root)
+    trust = Trust.parse(environ)
+    answer = looked_at(Fallback.at(path, trust), root)
+    way_out = of_fallback(path, trust.uids)
+    fix = f"{way_out}, or {_UNSET}" if way_out else _UNSET
     if answer.did == "no-root":
         fix = f"correct {FALLBACK}, mount what it names, or {_UNSET}"
         yield Finding("fallback-missing", "warning", path, "it is not there", fix)
@@ -63,11 +67,8 @@ def refused(path: str, root: str, environ: Mapping[str, str]) -> Iterator[Findin
         fact = "it is the root itself, which is searched before"
         yield Finding("fallback-same", "warning", path, fact, f"correct {FALLBACK}, or {_UNSET}")
     elif answer.did == "unsafe":
-        fix = f"add its owner to {TRUST_UIDS} if you trust that user, or {_UNSET}"
         yield Finding("fallback-unsafe", "warning", path, answer.said, fix)
     elif answer.did not in ("hit", "miss"):
-        command = f"gpucache provision --root {shlex.quote(path)} --shared read"
-        fix = f"have its owner run `{command}`, or {_UNSET}"
         yield Finding("fallback-unreadable", "warning", path, answer.said, fix)
 
 

@@ -118,7 +118,7 @@ def named_writers(
     command = f"`chmod g-w {quoted(path)}`"
     root = root_above(path)
     if os.path.lexists(paths.mark_path(root)):  # whose members would be shut out
-        command = f"`gpucache provision --shared group --root {quoted(root)}`"
+        command = f"`gpucache provision --root {quoted(root)} --shared group --yes`"
     return f"{fact}, and a cache is executed", f"{command}, or {trusting}"
 
 
@@ -134,6 +134,42 @@ def past_anothers(path: str, directory: str, found: os.stat_result) -> str:
     if root == path or not is_below:
         return OWN  # nothing tells that it is a cache's
     return of_anothers(path, found)
+
+
+def of_fallback(root: str, uids: Iterable[int]) -> str:
+    """What makes a root of another user one from which this user copies; empty where nothing is known that does.
+
+    ``uids`` are whom this user trusts already.
+    """
+    try:
+        found = os.stat(root)
+    except OSError:
+        return ""
+    if may_be_unmapped(found.st_uid):
+        return ""
+    ways = []
+    if found.st_mode & stat.S_IWOTH:
+        ways.append(chmod(root, found, "o-w"))
+    elif not _is_readable(root):
+        command = f"gpucache provision --root {quoted(root)} --shared read --yes"
+        ways.append(f"have {user(found.st_uid)} say `{command}`")
+    if found.st_uid not in (os.geteuid(), 0, *uids):
+        ways.append(f"set {_trusting(TRUST_UIDS.name, uids, found.st_uid)} if you trust that user")
+    return ", and ".join(ways)
+
+
+def _is_readable(root: str) -> bool:
+    """Whether this user may read a root's store, if there is one."""
+    if not may(root, os.R_OK | os.X_OK):
+        return False
+    store = paths.ours(root, "store")
+    try:
+        os.stat(store)
+    except FileNotFoundError:
+        return True
+    except OSError:
+        return False
+    return may(store, os.R_OK | os.X_OK)
 
 
 _ALL = os.R_OK | os.W_OK | os.X_OK
@@ -169,7 +205,7 @@ def _sharing(root: str, of_root: os.stat_result, groups: Iterable[int]) -> str:
     naming = _trusting(TRUST_GROUPS.name, groups, of_root.st_gid)
     if os.path.lexists(paths.mark_path(root)) and may(root, _ALL):
         return f"{naming} if you trust every member of that group"
-    command = f"gpucache provision --shared group --root {quoted(root)}"
+    command = f"gpucache provision --root {quoted(root)} --shared group --yes"
     if of_root.st_mode & stat.S_IWOTH:
         command = f"chmod 2770 {quoted(root)} && {command}"
     having = f"have {user(of_root.st_uid)} say `{command}`"
