@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import sys
 from collections.abc import Iterable
 from pathlib import Path
@@ -117,3 +118,102 @@ def test_its_own_module_names_the_root(at, name):
     assert done.returncode == 0, done.stderr
     below = {"flashinfer": "/.cache/flashinfer/", "vllm": "/sm_90"}.get(name, "")
     assert done.stdout.splitlines()[-1].startswith(f"{at.root}/jit/{name}{below}")
+
+
+REDIRECT = """
+import json, os
+from support.jit_wheels import load
+environ = load("sglang", "srt.environ", {work!r})
+environ.redirect_third_party_caches()
+names = ("TRITON_CACHE_DIR", "TORCHINDUCTOR_CACHE_DIR", "CUDA_CACHE_PATH", "TILELANG_CACHE_DIR")
+names += ("FLASHINFER_WORKSPACE_BASE",)
+found = {{name: os.environ[name] for name in names}}
+found["SGLANG_DG_CACHE_DIR"] = environ.envs.SGLANG_DG_CACHE_DIR.get()
+found["SGLANG_JIT_CACHE_DIR"] = environ.envs.SGLANG_JIT_CACHE_DIR.get()
+print(json.dumps(found))
+"""
+
+
+def redirected(at: Desk, *words: str) -> dict[str, str]:
+    """The variables in a program in which SGLang has redirected the caches of others."""
+    at.environ["PYTHONPATH"] = f"{Path(__file__).parent}:{at.environ.get('PYTHONPATH', '')}"
+    code = REDIRECT.format(work=str(at.work))
+    done = at.gpucache("run", *words, "--", sys.executable, "-c", code)
+    assert done.returncode == 0, done.stderr
+    found: dict[str, str] = json.loads(done.stdout.splitlines()[-1])
+    return found
+
+
+@pytest.mark.jit
+def test_what_run_sets_wins_over_sglangs_own_redirection(at):
+    at.environ["TMPDIR"] = str(at.home)
+    assert redirected(at, "--caches", "all") == {
+        "TRITON_CACHE_DIR": f"{at.root}/triton/0",
+        "TORCHINDUCTOR_CACHE_DIR": str(at.root),
+        "CUDA_CACHE_PATH": f"{at.root}/jit/cuda",
+        "TILELANG_CACHE_DIR": f"{at.root}/jit/tilelang",
+        "FLASHINFER_WORKSPACE_BASE": f"{at.root}/jit/flashinfer",
+        "SGLANG_DG_CACHE_DIR": f"{at.root}/jit/deepgemm",
+        "SGLANG_JIT_CACHE_DIR": f"{at.root}/jit/sglang/jit",
+    }
+
+
+@pytest.mark.jit
+def test_below_the_temporary_directory_only_what_is_sglangs_stays_its_own(at):
+    at.environ["TMPDIR"] = str(at.root.parent)
+    found = redirected(at, "--caches", "all")
+    assert found["TILELANG_CACHE_DIR"] == f"{at.root}/jit/tilelang"
+    assert found["SGLANG_DG_CACHE_DIR"] == f"{at.home}/.cache/sglang/deep_gemm"
+
+
+@pytest.mark.jit
+def test_without_caches_sglang_redirects_all_but_tritons_and_inductors(at):
+    found = redirected(at)
+    assert found["TRITON_CACHE_DIR"] == f"{at.root}/triton/0"
+    assert found["TILELANG_CACHE_DIR"] == f"{at.home}/.cache/sglang/tilelang"
+
+
+@pytest.mark.jit
+def test_four_compilers_in_one_program_fill_one_root(at):
+    """And a second process compiles nothing, and nothing is written into the home."""
+    four = Client("four")
+    assert at.run(four, "all", "jax").compiled > 3
+    assert {path.split("/")[0] for path in at.files()} == {"tvm-ffi", "warp", "numba", "jax"}
+    assert [str(path) for path in at.home.rglob("*") if path.is_file()] == []
+    assert at.run(four, "all", "jax").compiled == 0
+
+
+@pytest.mark.jit
+def test_below_a_root_with_a_space_tvm_ffi_builds_where_it_did(at):
+    """In such a directory its build fails: ninja takes the path for two."""
+    at.environ["GPUCACHE_DIR"] = f"{at.root} of mine"
+    ran = at.run(REAL["tvm-ffi"])
+    assert ran.compiled > 0
+    assert "tvm-ffi is not put into the root, TVM_FFI_CACHE_DIR stays as it is" in ran.stderr
+    assert list((at.home / ".cache/tvm-ffi").iterdir())
+    at.environ["TVM_FFI_CACHE_DIR"] = f"{at.root} of mine/jit/tvm-ffi"
+    with pytest.raises(AssertionError, match="ninja"):
+        at.run(REAL["tvm-ffi"])
+
+
+ONE_FUNCTION = """
+import ast, json, os
+from support.jit_wheels import source
+text = source("vllm", "vllm/compilation/compiler_interface.py")
+(function,) = [node for node in ast.parse(text).body if getattr(node, "name", "") == "initialize_inductor_cache"]
+space = dict(os=os, _last_inductor_triton_cache_dir=None)
+exec(compile(ast.Module([function], []), "vllm", "exec"), space)
+space["initialize_inductor_cache"](os.path.join(os.environ["VLLM_CACHE_ROOT"], "torch_compile_cache", "HASH"))
+print(json.dumps([os.environ["TORCHINDUCTOR_CACHE_DIR"], os.environ["TRITON_CACHE_DIR"]]))
+"""
+
+
+@pytest.mark.jit
+def test_vllm_takes_inductors_directory_for_itself_and_leaves_tritons(at):
+    """Its own function, without the rest of vLLM: what it takes is in the root all the same."""
+    at.environ["PYTHONPATH"] = f"{Path(__file__).parent}:{at.environ.get('PYTHONPATH', '')}"
+    done = at.gpucache("run", "--caches", "vllm", "--", sys.executable, "-c", ONE_FUNCTION)
+    assert done.returncode == 0, done.stderr
+    inductor, triton = json.loads(done.stdout.splitlines()[-1])
+    assert inductor == f"{at.root}/jit/vllm/sm_90/torch_compile_cache/HASH/inductor_cache"
+    assert triton == f"{at.root}/triton/0"

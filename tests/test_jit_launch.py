@@ -113,6 +113,10 @@ class TestWhatTheUserHasSet:
         (kept,) = [setting for setting in report.settings if setting.name == cache.variable]
         assert (kept.action, kept.by) == ("kept", "user")
 
+    def test_of_deepgemms_place_holds_for_sglang_too(self, base):
+        environ, _ = launched({**base, "DG_JIT_CACHE_DIR": "/mine"}, "all")
+        assert environ["SGLANG_DG_CACHE_DIR"] == "/mine"
+
     def test_by_another_name_counts_as_well(self, base):
         environ, report = launched({**base, "DJ_JIT_CACHE_DIR": "/mine"}, "deepgemm")
         assert outcomes(report) == {"deepgemm": "yours"}
@@ -207,6 +211,24 @@ class TestWhatCannotBeHad:
         assert unset == {cache.name for cache in ON if cache.needs_local}
         assert "FLASHINFER_WORKSPACE_BASE" not in environ
         assert "TILELANG_CACHE_DIR" in environ
+
+    @pytest.mark.parametrize(
+        ("name", "unset"),
+        [
+            ("a b", {"flashinfer", "deepgemm", "tvm-ffi", "sglang"}),
+            ("a$b", {"flashinfer", "deepgemm", "tvm-ffi", "sglang"}),
+            ("a:b", {"flashinfer", "sglang"}),
+            ("a(b", {"deepgemm"}),
+            ("a\udcff", {cache.name for cache in ON}),
+            ("a+b,c=d%ä", set()),
+        ],
+    )
+    def test_a_path_that_breaks_a_software_is_not_given_to_it(self, base, tmp_path, name, unset):
+        root = tmp_path / name / "root"
+        root.parent.mkdir()
+        environ, report = launched({**base, "GPUCACHE_DIR": str(root)}, "all")
+        assert {cache for cache, word in outcomes(report).items() if word == "odd-path"} == unset
+        assert ("TVM_FFI_CACHE_DIR" in environ) == ("tvm-ffi" not in unset)
 
     def test_a_directory_that_others_may_write_is_not_used(self, base, tmp_path):
         launched(base, "warp", "tilelang")

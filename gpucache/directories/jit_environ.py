@@ -11,6 +11,7 @@ import os
 from gpucache import environment
 from gpucache.directories.jit_level import level_of
 from gpucache.disk.fitness import network_file_system
+from gpucache.layout.jit_caches import by_name
 from gpucache.layout.paths import jit_directory
 from gpucache.values import Value
 
@@ -30,6 +31,7 @@ if TYPE_CHECKING:
         "no-torch",
         "in-tmp",
         "network",
+        "odd-path",
         "not-writable",
         "unsafe",
     ]
@@ -90,6 +92,13 @@ class Here:
         return _place(place.cache, ignoring)
 
     @property
+    def deepgemm(self) -> str:
+        """Where DeepGEMM's kernels are: as the user says, else in the root."""
+        cache = by_name("deepgemm")
+        chosen = self.has_set(cache)
+        return jit_directory(self.base, cache.name) if chosen is None else self._environ[chosen]
+
+    @property
     def network(self) -> str | None:
         """The type of the network file system that the base is on; None where it is local, or not there."""
         if self._network is False:
@@ -118,12 +127,12 @@ def variables_of(found: Sequence[JitPlace]) -> dict[str, str]:
     return variables
 
 
-def values_of(cache: JitCache, base: str, directory: str) -> tuple[tuple[str, str], ...]:
-    """The variables of a cache, with the values that lead to this directory."""
+def values_of(cache: JitCache, directory: str, deepgemm: str) -> tuple[tuple[str, str], ...]:
+    """The variables of a cache, with the values that lead to this directory; ``deepgemm`` is that of DeepGEMM's."""
     found = []
     for name, value in cache.variables:
-        value = value.replace("{directory}", directory).replace("{jit}", jit_directory(base))
-        found.append((name, value))
+        value = value.replace("{directory}", directory)
+        found.append((name, value.replace("{deepgemm}", deepgemm)))
     return tuple(found)
 
 
@@ -140,13 +149,29 @@ def _place(cache: JitCache, here: Here) -> JitPlace:
     if directory is None:
         assert level.unknown is not None
         return JitPlace(cache, level.unknown, _UNKNOWN[level.unknown])
+    odd = _odd_in(directory, cache.not_quoted)
+    if odd is not None:
+        why = f"its path has {odd}, at which {cache.software} fails; {_OTHER_ROOT}"
+        return JitPlace(cache, "odd-path", why, directory)
     if cache.not_in_tmp and here.temporary is not None:
         why = f"{cache.software} replaces values below {here.temporary}; {_OTHER_ROOT}"
         return JitPlace(cache, "in-tmp", why, directory)
     if cache.needs_local and here.network is not None:
         why = f"{cache.software} needs a file system of this node, and the root is on {here.network}; {_OTHER_ROOT}"
         return JitPlace(cache, "network", why, directory)
-    return JitPlace(cache, "placed", "", directory, values_of(cache, here.base, directory))
+    return JitPlace(cache, "placed", "", directory, values_of(cache, directory, here.deepgemm))
+
+
+def _odd_in(directory: str, not_quoted: str) -> str | None:
+    """What in a path a software cannot take; None where there is nothing. No Python program can count on bytes."""
+    for letter in directory:
+        if letter in not_quoted:
+            return repr(letter)
+    try:
+        directory.encode()
+    except UnicodeEncodeError:
+        return "bytes that are no UTF-8"
+    return None
 
 
 _OTHER_ROOT = f"set {environment.ROOT} to a directory elsewhere"

@@ -90,6 +90,8 @@ def _in_force(place: JitPlace, environ: Mapping[str, str], by_outer: set[str]) -
     if value and variable is not None:
         directory = value
         state, why = _of_set(variable, value, by_outer)
+        if value.startswith("~") and not cache.expands_home:
+            why += f"; {cache.software} takes ~ for a directory of that name in the current one"
     elif place.outcome == "placed":
         state, why = "not set", _would_set(place)
     return InForce(

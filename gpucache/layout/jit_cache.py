@@ -55,8 +55,9 @@ class JitCache(Value, kw_only=True):
     variables: tuple[tuple[str, str], ...]
     """The variables that move the cache, with the value of each. The first one names the place, and decides: where the
     user has set it, none of the others is set. In a value ``{directory}`` stands for the cache's directory with its
-    level, ``{jit}`` for the directory that holds all caches; any other value is a companion setting, such as the one
-    by which JAX leaves the directory's path out of its keys. Empty: no variable moves this cache alone."""
+    level, ``{deepgemm}`` for that of DeepGEMM's kernels, where the user has them or in the root; any other value is a
+    companion setting, such as the one by which JAX leaves the directory's path out of its keys. Empty: no variable
+    moves this cache alone."""
     also: tuple[str, ...] = ()
     """Other variables of the software by which a user may have chosen the place; where one is set, the first variable
     counts as set by the user."""
@@ -99,6 +100,11 @@ class JitCache(Value, kw_only=True):
     links or renames fail in the way that ``source`` tells."""
     not_in_tmp: bool = False
     """Whether the software replaces values that begin with the temporary directory's path."""
+    not_quoted: str = ""
+    """Letters that the directory's path must not have, since the software writes it into build files, or gives it to a
+    shell, without quoting: the program would fail."""
+    expands_home: bool = False
+    """Whether the software takes ``~`` at the beginning of a value for the home; else that is a directory ``~``."""
     read_at: Literal["import", "use", "not known"]
     """When the software reads the variable: as it is imported, so that only a launcher can set it, or at each use."""
     source: str

@@ -17,6 +17,8 @@ if TYPE_CHECKING:
 
 _DIRECTORY = "{directory}"
 _NINJA = "build.ninja holds absolute paths"
+_SHELL = " \t\n$`'\"\\;&|<>()*?[]{}#!~"
+"""Letters that a shell does not take as they are."""
 
 JIT_CACHES: tuple[JitCache, ...] = (
     JitCache(
@@ -44,6 +46,7 @@ JIT_CACHES: tuple[JitCache, ...] = (
         moves=False,
         moves_because=_NINJA,
         needs_local=True,
+        not_quoted=" $:\n",
         read_at="import",
         source="read: jit/env.py, jit/core.py; run: a module built by nvcc; locks over NFS: flashinfer #3777, #4062",
     ),
@@ -78,6 +81,7 @@ JIT_CACHES: tuple[JitCache, ...] = (
         moves=True,
         needs_directory=True,
         needs_local=True,
+        not_quoted=_SHELL,
         read_at="import",
         source="read: csrc/jit/compiler.hpp; ranks race over NFS: deepgemm #301, sglang #27604; import: vllm #39913",
     ),
@@ -138,6 +142,8 @@ JIT_CACHES: tuple[JitCache, ...] = (
         moves=False,
         moves_because=_NINJA,
         needs_local=True,
+        not_quoted=" $\n",
+        expands_home=True,
         read_at="use",
         source="run; libraries are linked in place, which gives ESTALE over NFS: tvm-ffi #667, sglang #31347",
     ),
@@ -209,6 +215,7 @@ JIT_CACHES: tuple[JitCache, ...] = (
         mends_itself=None,
         moves=False,
         moves_because=_NINJA,
+        not_quoted=_SHELL,
         read_at="import",
         source="read: aiter/jit/core.py (get_user_jit_dir, get_module_custom_op); orphaned locks hang: aiter #3635",
     ),
@@ -319,7 +326,7 @@ JIT_CACHES: tuple[JitCache, ...] = (
         variables=(
             ("SGLANG_CACHE_DIR", _DIRECTORY),
             ("SGLANG_JIT_CACHE_DIR", "{directory}/jit"),
-            ("SGLANG_DG_CACHE_DIR", "{jit}/deepgemm"),
+            ("SGLANG_DG_CACHE_DIR", "{deepgemm}"),
         ),
         default="{home}/.cache/sglang",
         holds="its own kernels, and exported CuTe objects; of others what they were not told otherwise",
@@ -330,6 +337,8 @@ JIT_CACHES: tuple[JitCache, ...] = (
         moves=True,
         needs_local=True,
         not_in_tmp=True,
+        not_quoted=" $:\n",
+        expands_home=True,
         read_at="import",
         source="run: srt/environ.py; read: kernels/jit/utils/compile/cache.py, gpu_worker.py (replaces values in tmp)",
     ),
@@ -346,6 +355,7 @@ JIT_CACHES: tuple[JitCache, ...] = (
         mends_itself=None,
         moves=True,
         needs_local=True,
+        expands_home=True,
         read_at="use",
         source="read: envs.py, compilation/compiler_interface.py (sets Inductor's variable whatever it was)",
     ),

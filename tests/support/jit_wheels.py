@@ -18,6 +18,14 @@ def wheel(package: str) -> Path | None:
     return found[0] if found else None
 
 
+def source(package: str, name: str) -> str:
+    """The text of a file of a package."""
+    path = wheel(package)
+    assert path is not None, f"no wheel of {package} in {PLACE}"
+    with zipfile.ZipFile(path) as archive:
+        return archive.read(name).decode()
+
+
 def load(package: str, module: str, directory: str) -> types.ModuleType:
     """Import one module of a package, whose own ``__init__`` and those on the way to it are not executed."""
     path = wheel(package)
