@@ -294,7 +294,7 @@ class TestAnotherUser:
             vet(f"{theirs}/{below}", trust)
         assert caught.value.path == str(theirs)
         assert f"is a symbolic link of uid {BOB}" in str(caught.value)
-        assert f"; `rm {theirs}`, or set GPUCACHE_DIR" in str(caught.value)
+        assert f"; have uid 0 say `rm {theirs}`, or set GPUCACHE_DIR" in str(caught.value)
 
     def test_another_users_link_behind_ones_own_is_refused(self, home):
         own = directory(home / "ada", 0o700, ADA)

@@ -87,6 +87,13 @@ REFUSED: dict[str, list[tuple[int, str]]] = {
         (VICTIM, f"chmod 0700 {ROOT}"),
     ],
     "a link of another user": [(MALLORY, f"ln -s {OWN} {ROOT}")],
+    "a record that everybody may write": [
+        (VICTIM, f"mkdir -m 0700 {ROOT}; {PRIVATE}; chmod 0666 {ROOT}/gpucache/v1/devices/*")
+    ],
+    "a record of another user": [
+        (VICTIM, f"mkdir -m 0700 {ROOT}; {PRIVATE}"),
+        (0, f"chown {MALLORY} {ROOT}/gpucache/v1/devices/*"),
+    ],
     "a directory above that is closed": [
         (MALLORY, f"mkdir -m 0700 {ROOT}; mkdir {ROOT}/mine"),
     ],
@@ -107,7 +114,8 @@ def refused(machine: Machine, what: str) -> tuple[dict[str, str], str]:
         done = machine.act(uid, line)
         assert done.returncode == 0, (line, done.stderr)
     env = {"GPUCACHE_DIR": BELOW.get(what, ROOT), **ENVIRON.get(what, {})}
-    return env, hint_of(machine.act(VICTIM, "gpucache provision", **env))
+    command = "gpucache path 0" if "record" in what else "gpucache provision"
+    return env, hint_of(machine.act(VICTIM, command, **env))
 
 
 @pytest.mark.root

@@ -10,7 +10,7 @@ import errno
 import os
 import stat
 
-from gpucache.disk.refusal import quoted, refusal
+from gpucache.disk.refusal import refusal
 from gpucache.environment import ROOT, TRUST_GROUPS, TRUST_UIDS, TRUST_WORLD_WRITABLE
 from gpucache.errors import ProvisionError, UnsafeDirectoryError
 from gpucache.values import Value
@@ -261,15 +261,17 @@ def vet_found_file(path: str, found: os.stat_result, trust: Trust) -> None:
     Raises:
         UnsafeDirectoryError: as `vet_file`.
     """
-    command = "rm -r" if stat.S_ISDIR(found.st_mode) else "rm"
-    hint = f"`{command} {quoted(path)}`, and run `gpucache provision`"
+    fact = ""
     if not stat.S_ISREG(found.st_mode):
-        raise UnsafeDirectoryError(path, "is not a plain file", hint)
-    if not trust.accepts(found) or _is_nobodys(path, found):
+        fact = "is not a plain file"
+    elif not trust.accepts(found) or _is_nobodys(path, found):
         fact = _foreign(found)
-        raise UnsafeDirectoryError(path, fact, hint)
-    if _is_open_to_all(found, trust):
+    elif _is_open_to_all(found, trust):
         fact = f"everybody may write it (mode {_mode(found)})"
+    if fact:
+        from gpucache.disk.ways_out import removing
+
+        hint = f"{removing(path, found)}, and run `gpucache provision`"
         raise UnsafeDirectoryError(path, fact, hint)
     _refuse_named_writers(path, found, trust)
 

@@ -82,12 +82,16 @@ def _foreign_inside(root: str) -> str | None:
 
 
 def removing(path: str, found: os.stat_result) -> str:
-    """The command that removes a file or link, and who may give it."""
-    command = f"`rm {quoted(path)}`"
+    """The command that removes a file, a link or a directory, and who may give it."""
+    is_directory = stat.S_ISDIR(found.st_mode)
+    command = f"`rm {'-r ' if is_directory else ''}{quoted(path)}`"
+    parent = os.path.dirname(path) or "/"
     try:
-        above = os.stat(os.path.dirname(path) or "/")
+        above = os.stat(parent)
     except OSError:
         return command
+    if not may(parent, os.W_OK | os.X_OK):
+        return f"have {user(above.st_uid)} say {command}"
     is_kept = bool(above.st_mode & stat.S_ISVTX) and os.geteuid() not in (0, above.st_uid)
     if is_kept and found.st_uid != os.geteuid():
         return f"have {user(found.st_uid)} say {command}"
