@@ -96,7 +96,8 @@ class TestModes:
         before = sound(str(adas.entry), True, 0.0)
         planned = plan(str(adas.root), "group", str(TEAM))
         done = apply(planned)
-        assert done.directories == planned.directories
+        made = len(paths.our_directories(str(adas.root)))
+        assert planned.directories < done.directories <= planned.directories + made
         assert done.files == planned.files + 2  # the lock of the change, and who holds it
         assert done.failures == ()
         for path in everything(adas.root):
@@ -232,6 +233,34 @@ class TestOthers:
         apply(planned)
         assert {path: mode(path) for path in everything(letters)} == before
         assert mode(adas.root / "go") == 0o700
+
+    @pytest.mark.parametrize("mode_of_bobs", [0o2770, 0o700], ids=oct)
+    def test_what_another_member_has_made_for_all_is_put_aside_on_the_way_back(
+        self, adas, mode_of_bobs
+    ):
+        """A private root with another user's directory of devices is one that its owner's processes refuse."""
+        share(adas.root, "group", TEAM)
+        bobs = [adas.root / "triton" / "2", Path(paths.ours(str(adas.root), "outbox"))]
+        bobs[1].rmdir()
+        with as_bob():
+            for path in bobs:
+                path.mkdir()
+                (path / "file").write_text("Bob's")
+                path.chmod(mode_of_bobs)
+        planned = plan(str(adas.root), "private")
+        assert sorted(planned.taken) == sorted(map(str, bobs))
+        assert apply(planned).failures == ()
+        for path in bobs:
+            assert (path.lstat().st_uid, mode(path), list(path.iterdir())) == (ADA, 0o700, [])
+        assert plan(str(adas.root), "private").taken == ()
+        os.seteuid(0)
+        assert len(list(adas.root.rglob("*/file"))) == 2, "it is aside, and whole"
+        os.seteuid(ADA)
+
+    def test_a_group_comes_to_a_root_with_all_directories_of_its_owners(self, adas):
+        share(adas.root, "group", TEAM)
+        for path in paths.our_directories(str(adas.root)):
+            assert os.lstat(path).st_uid == ADA
 
     def test_a_members_own_directory_stays_that_members(self, adas):
         own = adas.root / "members" / str(ADA)

@@ -72,6 +72,7 @@ class Change(Value, kw_only=True):
             "copied_bytes": planned.copied_bytes,
             "linked_files_left": planned.shared_links,
             "others": [as_dict(other) for other in planned.others],
+            "taken": list(planned.taken),
             "left": list(planned.left),
             "dry_run": self.dry_run,
             "done": done,
@@ -139,6 +140,12 @@ def _show(planned: Resharing) -> None:
         say(
             f"note: {files} with links outside the root stay as they are: another member may have put them there"
         )
+    tell(
+        [
+            f"note: {path}, which another member made for all, comes into the quarantine"
+            for path in planned.taken
+        ]
+    )
     _tell_others(planned)
     tell([f"note: {planned.root}/{name} is no cache, and stays as it is" for name in planned.left])
     if planned.wanted.sharing == "group" and not planned.wanted.acl:
@@ -153,8 +160,10 @@ def _tell_others(planned: Resharing) -> None:
     for other in planned.others:
         what = counted(other.count, "directory or file", "directories and files")
         line = f"note: {what} of uid {other.uid} stay as they are, such as {other.example}"
-        if planned.wanted.sharing != "private":
+        if planned.wanted.sharing == "group":
             line += "; that user mends them by the same command"
+        else:
+            line += ", and are used: `gpucache clean` removes them"
         lines.append(line)
     tell(lines)
 

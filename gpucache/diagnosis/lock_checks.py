@@ -14,7 +14,7 @@ from gpucache.diagnosis.codes import tells
 from gpucache.diagnosis.looking import listed
 from gpucache.disk.files import STALE_S
 from gpucache.disk.lock_place import LockPlace
-from gpucache.disk.locks import PROVISION_LOCK, holder, is_free, serves
+from gpucache.disk.locks import PROVISION_LOCK, ROOTS_LOCKS, holder, is_free, serves
 from gpucache.disk.refusal import may
 from gpucache.findings import Finding
 from gpucache.remote.pull_files import remarks
@@ -37,7 +37,7 @@ def kernel_locks(case: Case) -> Iterator[Finding]:
     told_elsewhere = {remark.path for remark in remarks(directory)}
     for path in listed(directory):
         name = os.path.basename(path)
-        if not name.endswith(".lock") or name == PROVISION_LOCK or path in told_elsewhere:
+        if not name.endswith(".lock") or name in ROOTS_LOCKS or path in told_elsewhere:
             continue
         age_s = _age_s(path)
         if age_s is None or age_s <= min(stall_s, STALE_S):

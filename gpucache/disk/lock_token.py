@@ -12,7 +12,7 @@ import time
 from contextlib import suppress
 
 from gpucache.disk.door import open_regular
-from gpucache.disk.locks import PROVISION_LOCK, REMOTE_FILES, let_go
+from gpucache.disk.locks import REMOTE_FILES, ROOTS_LOCKS, let_go
 from gpucache.disk.node import DAY_S, node_id
 from gpucache.disk.sharing import GROUP, PRIVATE, new_aside, new_file
 from gpucache.disk.vetting import is_groups
@@ -152,9 +152,10 @@ def _remove_unused(directory: str, disk: Straight) -> None:
         OSError: something else is in it.
     """
     with disk.directory(directory) as here:
-        for name in (PROVISION_LOCK, f"{PROVISION_LOCK}.holder"):
-            with suppress(FileNotFoundError):
-                _remove_if_free(here, name)
+        for lock in ROOTS_LOCKS:
+            for name in (lock, f"{lock}.holder"):
+                with suppress(FileNotFoundError):
+                    _remove_if_free(here, name)
         # A courier's lock comes before its socket, which is no file that could be asked.
         for name in sorted(os.listdir(here)):
             if name.startswith(REMOTE_FILES):

@@ -15,7 +15,7 @@ from typing import Literal
 from gpucache.disk import staging
 from gpucache.disk.files import STAGED, STALE_S, size_of
 from gpucache.disk.lock_place import LockPlace, open_lock_directory
-from gpucache.disk.locks import PROVISION_LOCK, is_free, serves
+from gpucache.disk.locks import ROOTS_LOCKS, is_free, serves
 from gpucache.disk.reading import listed
 from gpucache.disk.record_use import unused_records
 from gpucache.disk.within import Straight
@@ -113,7 +113,7 @@ def _locks(root: str) -> Iterator[Stray]:
     """List the lock files of keys; a lock that nobody holds is dead."""
     directory = LockPlace(root).found()
     for name in _names_of_locks(directory):
-        if name.endswith(".lock") and name != PROVISION_LOCK:
+        if name.endswith(".lock") and name not in ROOTS_LOCKS:
             path = f"{directory}/{name}"
             found = stray("lock", path, is_free(path) and not serves(path))
             if found is not None:

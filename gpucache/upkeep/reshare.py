@@ -16,10 +16,12 @@ from gpucache.disk.refusal import refusal
 from gpucache.disk.shared_modes import Wanted
 from gpucache.disk.sharing import mark_of
 from gpucache.disk.vetting import Trust, vet
+from gpucache.disk.within import Straight
 from gpucache.errors import SharingError
 from gpucache.report.unfit import Others, look
 from gpucache.upkeep.sharing_group import check_member, group_id, working_as
 from gpucache.upkeep.sharing_trial import tried
+from gpucache.upkeep.taken_back import taken
 from gpucache.values import Value
 
 TYPE_CHECKING = False
@@ -53,6 +55,9 @@ class Resharing(Value, kw_only=True):
     cached_files: int = 0
     """How many names the root has of what is cached, whoever owns that and whether or not it changes."""
     others: tuple[Others, ...] = ()
+    taken: tuple[str, ...] = ()
+    """The paths of directories for all that other members have made: these come into the quarantine, as the root's
+    owner could not use the root with them."""
     left: tuple[str, ...] = ()
     """The names of what lies in the root and is no cache; this stays as it is."""
 
@@ -65,7 +70,7 @@ class Resharing(Value, kw_only=True):
     @property
     def changes_anything(self) -> bool:
         """Whether there is anything to do."""
-        return self.changes_mark or bool(self.directories or self.files)
+        return self.changes_mark or bool(self.directories or self.files or self.taken)
 
 
 def may_copy(before: Sharing, after: Sharing) -> bool:
@@ -109,6 +114,8 @@ def plan(
         acl = tried(real, sharing, gid)
         wanted = Wanted(sharing, gid, acl)
         unfit = look(real, wanted, uid)
+        with Straight() as disk:
+            others = () if sharing == "group" else taken(real, uid, disk)
     copied = may_copy(before, sharing)
     return Resharing(
         root=real,
@@ -124,6 +131,7 @@ def plan(
         shared_links=unfit.outside_files * (not copied),
         cached_files=unfit.cached_files,
         others=unfit.others,
+        taken=tuple(others),
         left=unfit.left,
     )
 

@@ -11,7 +11,7 @@ from contextlib import ExitStack
 from gpucache.disk.default_acl import default_acl, remove_default_acl, set_default_acl
 from gpucache.disk.files import make_below_root, write_whole
 from gpucache.disk.lock_place import LockPlace
-from gpucache.disk.locks import locked
+from gpucache.disk.locks import SHARING_LOCK, locked
 from gpucache.disk.shared_modes import GROUP_ACL, Inside, Linked, LinkedFiles
 from gpucache.disk.sharing import mark_of, mark_text
 from gpucache.disk.walking import Seen, walk
@@ -22,11 +22,11 @@ from gpucache.upkeep.linked_outside import LinkedOutside
 from gpucache.upkeep.mode_change import change
 from gpucache.upkeep.reshare import Resharing, may_copy
 from gpucache.upkeep.sharing_group import working_as
+from gpucache.upkeep.taken_back import make_parts, take_back
 from gpucache.values import Value
 
 Show = Callable[[int, int], None]
 
-_LOCK = "sharing.lock"
 _MOST_PASSES = 10
 _PATIENCE_S = 20.0
 """For how long a change waits for compiles whose entries it has to copy."""
@@ -79,7 +79,7 @@ def _alone(root: str, disk: Straight) -> ExitStack:
     stack = ExitStack()
     for part in ("locks", "tmp"):
         make_below_root(paths.ours(root, part))  # of a root that torch has made
-    path = f"{LockPlace(root, disk).directory()}/{_LOCK}"
+    path = f"{LockPlace(root, disk).directory()}/{SHARING_LOCK}"
     try:
         stack.enter_context(locked(path, timeout_s=_WAIT_S))
     except LockTimeoutError as error:
@@ -111,13 +111,19 @@ class _Act:
            listing; or it may have moved a file, from where it was still to be changed to where all was changed. So a
            pass follows upon each that changed something. What a rank looks at after the first pass is right already.
            What it looked at before, it has finished by the second, unless it stood still meanwhile.
-        4. Where more are to use the root, the mark comes last: nobody believes it before all is as it says. Killed
+        4. Where the root is no group's any more, what other members have made for all is put aside, since the owner's
+           processes refuse such a directory.
+        5. Where more are to use the root, the mark comes last: nobody believes it before all is as it says. Killed
            before, the others are refused as ever, and the root's owner works on.
         """
         wanted, root = self._planned.wanted, self._planned.root
         if self._withdraws():
             self._forget_mark()
+        if wanted.sharing == "group":
+            make_parts(root)
         last = self._passes(show)
+        if wanted.sharing != "group":
+            take_back(root, self._planned.uid, self._disk)
         if wanted.sharing == "private":
             self._forget_mark()
         elif mark_of(root) is None and not last.busy:
@@ -224,7 +230,9 @@ class _Pass(Inside):
         self.directories += changed and not self._was_changed
 
     def fail(self, path: str, error: OSError) -> None:
-        """As `walking.Walker.fail`."""
+        """As `walking.Walker.fail`; what is closed to this user is another's, and stays."""
+        if error.errno == errno.EACCES:
+            return
         if len(self.failures) < _MOST_FAILURES:
             self.failures[path] = error.strerror or str(error)
 
