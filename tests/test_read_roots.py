@@ -265,14 +265,18 @@ class TestReaders:
     def test_reading_commands_show_what_may_be_read(self, owner, bob):
         """They say what they cannot read, and go on."""
         trust = {**FAKE, "GPUCACHE_TRUST_UIDS": str(ADA)}
+        said = {}
         for command in ("ls", "du", "verify", "stats"):
-            done = command_as(BOB, command, "--json", "--root", owner.root, **trust)
-            said = json.loads(done.out)
-            assert done.value == 0, (command, done)
-            if command == "ls":
-                assert len(said["entries"]) == 2
-            if command == "du":
-                assert "stats" in done.err or "cannot" in done.err or said
+            done = command_as(BOB, command, "--root", owner.root, **trust)
+            assert done.value == 0, done
+            said[command] = done
+        assert len(said["ls"].out.splitlines()) == 2
+        for command in ("ls", "du"):
+            (line,) = said[command].err.splitlines()
+            assert line.startswith(f"warning: {owner.root}: only its owner may read ")
+            assert " locks, " in line
+        assert said["verify"].err == f"note: 2 entries checked in {owner.root}, 0 findings\n"
+        assert f"note: the counters of {owner.root} are for its owner alone" in said["stats"].err
 
     def test_the_owner_does_not_notice_a_reader_who_locks_all_that_he_can_open(self, owner, bob):
         """As long as it holds, kernels are compiled, viewed and found, and all is pruned, verified and repaired."""
@@ -280,6 +284,8 @@ class TestReaders:
             names = {path.relative_to(owner.root).parts[0:3] for path in locked}
             assert ("gpucache", "v1", "store") in names
             assert not any(set(parts) & {"locks", "stats", "tmp"} for parts in names)
+            for name in ("locks", "precompiled_headers"):  # torch's
+                assert stat.S_IMODE((owner.root / name).stat().st_mode) == 0o700
             assert owner.launches("third") is False
             assert owner.launches("first", "1")
             owner.says("verify", "--repair")

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+
 import click
 
 from gpucache import environment
@@ -32,7 +34,9 @@ def stats(root: str | None, as_json: bool) -> None:
     gpucache stats
     gpucache stats --json
     """
+    from gpucache.disk.refusal import may
     from gpucache.disk.vetting import Trust, vet
+    from gpucache.layout import paths
     from gpucache.store.counts import COUNTERS, FALLBACK_COUNTERS, REMOTE_COUNTERS, SECONDS
     from gpucache.store.levels import levels
     from gpucache.store.pulled import use_of_pulled
@@ -41,6 +45,8 @@ def stats(root: str | None, as_json: bool) -> None:
     where = existing(root)
     vet(where, Trust.parse(command_settings()).in_root(where))
     fold_counters(where)
+    if os.path.isdir(paths.ours(where, "stats")) and not may(paths.ours(where, "stats"), os.R_OK):
+        say(f"note: the counters of {where} are for its owner alone")
     for off in environment.turned_off(command_settings()):
         way_out = undoing(off.name, root)
         say(f"note: {off.name}={off.value}: {off.consequence}; {way_out} to share")

@@ -14,7 +14,7 @@ from gpucache.disk.refusal import quoted, refusal
 from gpucache.disk.sharing import MODES, PRIVATE, READ, READABLE, Modes
 from gpucache.disk.vetting import is_groups
 from gpucache.errors import ProvisionError
-from gpucache.layout import paths
+from gpucache.layout import inductor, paths
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -64,8 +64,22 @@ class Making:
                 self._changed(path)
         return made
 
+    def locks_of_others(self) -> None:
+        """Make, in a *read* root, the directories in which torch has its locks, which torch would make by the umask.
+
+        Whoever can read a lock's file can hold the lock, and so keep the owner's compiles waiting.
+
+        Raises:
+            ProvisionError: the operating system refused.
+        """
+        if self.sharing == "read":
+            for path in inductor.private_directories(self.root):
+                self.directory(path)
+
     def _modes_of(self, path: str) -> Modes:
         """The modes of a directory: in a *read* root, others see only what is published."""
+        if self.modes == READ and path in inductor.private_directories(self.root):
+            return PRIVATE
         part = path.partition(f"{paths.ours(self.root)}/")[2]
         if self.modes == READ and part and part not in READABLE:
             return PRIVATE

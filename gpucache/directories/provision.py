@@ -148,6 +148,7 @@ def _make(
     if sharing != "private":
         for path in paths.our_directories(root):
             making.directory(path)
+        making.locks_of_others()
     from gpucache.disk.lock_place import LockPlace  # where everything is there, no lock is taken
 
     locks = LockPlace(root).directory()

@@ -98,3 +98,8 @@ def is_temporary(path: str) -> bool:
 def bucket(name: str) -> str:
     """The bucket that a name directly below the root belongs to: ``code`` for each directory of two letters."""
     return "code" if _CODE.fullmatch(name) else name
+
+
+def private_directories(root: str) -> tuple[str, ...]:
+    """Those of TorchInductor's below a root that hold locks (torch 2.13.0 `_inductor/codecache.py` `get_lock_dir`)."""
+    return f"{root}/locks", f"{root}/precompiled_headers"

@@ -137,7 +137,7 @@ class _Scan:
             entries=self.keyed.entries(),
             strays=tuple(strays),
             usage=tuple(map(_usage, parts)),
-            findings=tuple(self.keyed.findings),
+            findings=(*self.keyed.findings, *self.keyed.closed()),
         )
 
     def _devices(self, devices: Collection[tuple[str, str]]) -> tuple[DeviceDirectory, ...]:

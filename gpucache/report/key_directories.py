@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Iterator
 
 from gpucache.disk.refusal import refusal
 from gpucache.findings import Finding, repair_command
+from gpucache.layout import paths
 from gpucache.layout.keys import view_key
 from gpucache.layout.paths import members_directory
 from gpucache.report.directory_metadata import of_another_key
@@ -36,6 +38,7 @@ class KeyDirectories:
         self._members = members_directory(root)
         self.inodes = Inodes(self.unreadable)
         self.has_readers = is_read_by_others(root)
+        self._closed: list[str] = []
         self.strays: list[Stray] = []
         self.findings: list[Finding] = []
         self._entries: dict[str, EntryBuilder] = {}
@@ -185,12 +188,27 @@ class KeyDirectories:
         self._finding("link", path, "a symbolic link in a cache is not followed", "remove it")
 
     def unreadable(self, path: str, error: OSError) -> None:
-        """Add the finding that a path could not be read; another member's own directory is nobody else's to read."""
-        if isinstance(error, PermissionError) and os.path.dirname(path) == self._members:
-            return
+        """Add the finding that a path could not be read; another member's own directory is nobody else's to read.
+
+        What a root that others may read has for its owner alone is told in one finding, of `closed`.
+        """
+        parent, name = os.path.split(path)
+        if isinstance(error, PermissionError):
+            if parent == self._members:
+                return
+            if self.has_readers and parent in (self.root, paths.ours(self.root)):
+                self._closed.append(name)
+                return
         fact = error.strerror or str(error)
         fix = refusal(path, error, "look at").hint
         self._finding("unreadable", path, fact, fix)
+
+    def closed(self) -> Iterator[Finding]:
+        """The finding that parts of the root are for its owner alone, if there are any."""
+        if self._closed:
+            fact = f"only its owner may read {', '.join(sorted(self._closed))}: they are left out"
+            fix = "nothing: what the owner shares is read"
+            yield Finding("unreadable", "warning", self.root, fact, fix)
 
     def _finding(self, code: str, subject: str, fact: str, fix: str) -> None:
         finding = Finding(code, "warning", subject, fact, fix)
