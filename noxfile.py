@@ -128,7 +128,7 @@ JIT = (
 )
 JIT_OF_TORCH = ("tilelang==0.1.15", "quack-kernels==0.6.5", "helion==1.5.1", "fla-core==0.6.0")
 JIT_WHEELS = ("cupy-cuda13x==14.2.0", "flashinfer-python==0.7.2.post1", "sglang==0.5.23")
-JIT_WHEELS += ("vllm==0.33.0",)
+JIT_WHEELS += ("vllm==0.33.0", "flash-attn-4==4.0.0b36")
 
 
 @nox.session(venv_backend="none")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 import sys
 from collections.abc import Iterable
 from pathlib import Path
@@ -11,7 +12,7 @@ import pytest
 from support.jit_clients import Client, Desk, desk
 from support.jit_wheels import wheel
 
-from gpucache.layout.jit_caches import JIT_CACHES
+from gpucache.layout.jit_caches import JIT_CACHES, by_name
 
 REAL = {
     client.cache: client
@@ -41,11 +42,13 @@ FROM_A_WHEEL = {
     "cupy": ("cupy", "cuda._compiler_cache", "DiskKernelCacheBackend()._cache_dir"),
     "flashinfer-cubins": ("flashinfer", "jit.env", "FLASHINFER_CUBIN_DIR"),
     "vllm": ("vllm", "envs", "VLLM_CACHE_ROOT"),
+    "flash-attention": ("flash_attn", "cute.cache_utils", "get_cache_path()"),
     "sglang": ("sglang", "srt.environ", "envs.SGLANG_CACHE_DIR.get()"),
 }
 """Of these one module is loaded from the wheel and asked: what they import needs a GPU, or is gigabytes."""
 NOT_SHOWN = {
     "deepgemm": "an sdist, which is built with the CUDA of a node with a driver",
+    "trtllm-deepgemm": "C++ of FlashInfer's, which reads the variable as it compiles for a GPU",
     "torch-kernels": "torch compiles such operators for a CUDA device only, in C++ that cannot be asked",
     "cuda": "the driver writes there, and there is none",
     "aiter": "needs ROCm, and asks for an AMD GPU as it is imported",
@@ -90,6 +93,19 @@ def test_two_processes_share_one_directory_and_the_second_compiles_nothing(at, n
     assert kept == {path: stated for path, stated in written.items() if is_content(path)}
 
 
+@pytest.mark.jit
+@pytest.mark.parametrize(
+    "name", marked(name for name in REAL if name != "torch-extensions")
+)  # whose load hits
+def test_a_cache_that_was_moved_is_hit_where_the_table_says_so(at, name):
+    client = REAL[name]
+    at.run(client)
+    moved = at.elsewhere()
+    shutil.copytree(at.root / "jit", moved.root / "jit")
+    (moved.root / "jit").chmod(0o700)
+    assert (moved.run(client).compiled == 0) == by_name(name).moves
+
+
 def is_content(path: str) -> bool:
     """Whether a file is what was compiled; ninja's logs and locks are written by each process."""
     name = path.rpartition("/")[2]
@@ -116,7 +132,11 @@ def test_its_own_module_names_the_root(at, name):
     at.environ["PYTHONPATH"] = f"{Path(__file__).parent}:{at.environ.get('PYTHONPATH', '')}"
     done = at.gpucache("run", "--caches", name, "--", sys.executable, "-c", code)
     assert done.returncode == 0, done.stderr
-    below = {"flashinfer": "/.cache/flashinfer/", "vllm": "/sm_90"}.get(name, "")
+    below = {
+        "flashinfer": "/.cache/flashinfer/",
+        "vllm": "/sm_90",
+        "flash-attention": "/sm_90",
+    }.get(name, "")
     assert done.stdout.splitlines()[-1].startswith(f"{at.root}/jit/{name}{below}")
 
 

@@ -63,6 +63,13 @@ class Desk(NamedTuple):
         counted = len(compiles) or len(links)
         return Ran(counted + said.get("compiled", 0), done.stderr)
 
+    def elsewhere(self) -> Desk:
+        """The same desk with another root, which is there."""
+        root = self.root.with_name("moved")
+        moved = self._replace(root=root, environ={**self.environ, "GPUCACHE_DIR": str(root)})
+        assert moved.gpucache("provision").returncode == 0
+        return moved
+
     def gpucache(self, *words: str) -> subprocess.CompletedProcess[str]:
         command = [sys.executable, "-m", "gpucache", *words]
         return subprocess.run(
