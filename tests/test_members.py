@@ -13,8 +13,9 @@ from pathlib import Path
 import pytest
 from support.members import run_as
 
+from gpucache.archive.inductor import collect_unit, units_in
 from gpucache.disk.default_acl import has_default_acl
-from gpucache.disk.members import base_of_others
+from gpucache.disk.members import base_of_others, make_base
 from gpucache.layout import paths
 
 ADA, BOB, TEAM = 54501, 54502, 54400
@@ -163,6 +164,18 @@ class TestWithoutACLs:
         cleaned = json.loads(team.says(ADA, "clean", "--yes", "--json"))
         assert cleaned["left"] == []
         assert not (Path(paths.member_directory(str(team.root), ADA)) / GRAPH).exists()
+
+    def test_a_pack_has_what_is_this_users_by_the_names_that_torch_knows(self, without_acls):
+        root = os.path.realpath(without_acls.root)
+        base = make_base(root)
+        assert base == paths.member_directory(root, 0)
+        for where in (base, root, paths.member_directory(root, BOB)):
+            code = Path(where, f"ab/cab{'c' * 40}.py")
+            code.parent.mkdir(parents=True)
+            code.write_text(f"x = {len(where)}\n")
+        (unit,) = units_in(root)
+        assert unit.path.startswith(base)
+        assert list(collect_unit(root, unit, None).paths) == [f"ab/cab{'c' * 40}.py"]
 
     @pytest.mark.torch
     def test_nobodys_torch_fails_on_what_another_members_has_written(self, without_acls):

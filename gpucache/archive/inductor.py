@@ -21,11 +21,13 @@ from gpucache.archive.processor import instructions
 from gpucache.archive.statement import ArchivedEntry, ArchivedFile
 from gpucache.disk.door import read_some
 from gpucache.disk.files import remove_tree
+from gpucache.disk.members import base_of_others
 from gpucache.disk.reading import digest, quietly, read, read_head
 from gpucache.disk.staging import Staging
 from gpucache.disk.within import Straight
 from gpucache.kernels.elf import HEAD_BYTES, is_whole
 from gpucache.layout.inductor import carried_unit, is_graph
+from gpucache.layout.paths import below_base
 from gpucache.store.inductor_units import Unit, find, held
 from gpucache.store.manifest import Facts
 from gpucache.store.removal import InUse
@@ -47,9 +49,10 @@ _OF_MACHINE_CODE = frozenset(("machine", "abi", "libc", "cpu", "torch"))
 def units_in(root: str, used_since: float | None = None) -> list[Unit]:
     """The units of a root, a real path, that a pack may carry, sorted; with ``used_since`` those used since that time.
 
-    ``used_since`` is in seconds since the epoch. Follows no link.
+    ``used_since`` is in seconds since the epoch. Follows no link. Where members have own directories for such files,
+    those are of this user's.
     """
-    units = find(root).units
+    units = find(base_of_others(root)).units
     if used_since is not None:
         units = tuple(unit for unit in units if unit.used >= used_since)
     return sorted(unit for unit in units if unit.files)
@@ -95,7 +98,7 @@ def _pinned(root: str, unit: Unit, directory: str | None, disk: Straight) -> dic
     """Give the files second names in a private directory; where each is read, by its path below the root."""
     paths = {}
     for file in unit.files:
-        name = file.path[len(root) + 1 :]
+        name = below_base(file.path[len(root) + 1 :])
         if carried_unit(name) is None:
             continue  # a header, which is found by its path
         paths[name] = file.path

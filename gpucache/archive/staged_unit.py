@@ -9,6 +9,7 @@ from collections.abc import Iterator
 from gpucache.archive.inductor import flaw_in
 from gpucache.archive.statement import ArchivedEntry, ArchivedFile
 from gpucache.disk.files import remove_tree
+from gpucache.disk.members import make_base
 from gpucache.disk.within import Straight
 from gpucache.store.inductor_placing import new_beside_torchs, place
 from gpucache.store.removal import InUse
@@ -79,7 +80,8 @@ class StagedUnit:
         """
         try:
             with Straight() as disk:
-                placed = place(os.path.realpath(root), self.entry.store_key, self._paths, disk)
+                base = make_base(os.path.realpath(root)) or os.path.realpath(root)
+                placed = place(base, self.entry.store_key, self._paths, disk)
         except InUse as error:
             self.obstacle = str(error)
             return False

@@ -23,6 +23,7 @@ from gpucache.archive.staged_unit import StagedUnit
 from gpucache.archive.statement import ArchivedEntry, ArchivedFile
 from gpucache.disk.lock_place import LockPlace
 from gpucache.disk.locks import holder, is_free
+from gpucache.disk.members import base_of_others
 from gpucache.disk.staging import staging_below
 from gpucache.disk.within import Straight
 from gpucache.layout import paths
@@ -186,7 +187,7 @@ def _is_there(root: str, entry: ArchivedEntry, boot: float) -> bool:
     if entry.kind == "inductor":
         with Straight() as disk:
             names = tuple(file.name for file in entry.files)
-            return are_there(os.path.realpath(root), names, disk)
+            return are_there(base_of_others(os.path.realpath(root)), names, disk)
     # With digests where nobody has used it since the boot, and else by size and time, as a hit looks. To be pulled
     # again is no use.
     return whole(entry_path(root, entry.store_key), boot) is not None

@@ -143,6 +143,7 @@ def _make(
     making = Making(root, sharing)
     making.root_directory()
     for path in paths.provisioned_directories(root):
+        vet_child(path, trust)  # what is there may be a link, which leads root elsewhere
         making.directory(path)
         vet_child(path, trust)
     if sharing != "private":
