@@ -16,6 +16,7 @@ from gpucache.directories.registry import DeviceCacheRegistry
 from gpucache.disk.default_acl import remove_default_acl
 from gpucache.findings import Finding
 from gpucache.layout import paths
+from gpucache.upkeep.verify import verify
 
 OURS = {"mixed-modes", "others-mixed-modes", "half-shared", "no-acls", "group-writable"}
 BOB, TEAM = 54502, 54400
@@ -109,6 +110,17 @@ def test_what_members_cannot_use_is_told_until_the_command_has_mended_that(root,
     assert finding.subject == str(path)
     mended(finding)
     silent(look(root), "mixed-modes")
+
+
+@pytest.mark.root
+def test_verify_tells_the_same_and_changes_nothing(root, as_root):
+    assert verify(str(root)).findings == ()
+    path = made_by_cp(root)
+    (checked,) = verify(str(root), repair=True).findings
+    assert (checked.finding.code, checked.finding.subject) == ("mixed-modes", str(path))
+    assert (checked.repaired, checked.note) == (False, "a repair changes no modes")
+    mended(checked.finding)
+    assert verify(str(root)).findings == ()
 
 
 def test_a_reader_who_cannot_read_is_told_as_well(tmp_path):

@@ -10,58 +10,24 @@ from collections.abc import Iterator
 from gpucache.diagnosis.case import Case
 from gpucache.diagnosis.codes import tells
 from gpucache.disk.default_acl import may_have_default_acl
-from gpucache.disk.shared_modes import Wanted
 from gpucache.disk.sharing import mark_of, sharing_of
 from gpucache.disk.vetting import Trust, is_groups
 from gpucache.findings import Finding
 from gpucache.layout import paths
-from gpucache.report.unfit import Others, Unfit, look
+from gpucache.report.unfit import CODES, findings
 
 _MOST = 20_000
 """So many directories and files are looked at: a second's worth."""
 
 
-@tells(
-    {
-        "mixed-modes": "in a shared root there is something that others cannot use, or could use and should not",
-        "others-mixed-modes": "the same, of what belongs to another user, who alone can mend that",
-    }
-)
+@tells(CODES)
 def modes(case: Case) -> Iterator[Finding]:
     """Find what has other modes, another group or no default ACL, where the root is shared."""
     root = os.path.realpath(case.root)
     sharing = sharing_of(root, Trust.parse(case.environ))
     if case.unsafe or sharing == "private":
         return
-    found = os.stat(root)
-    gid = found.st_gid if sharing == "group" else None
-    acl = sharing == "group" and may_have_default_acl(root)
-    # Root mends what is the owner's, as that user.
-    uid = found.st_uid if os.geteuid() == 0 else os.geteuid()
-    unfit = look(root, Wanted(sharing, gid, acl), uid, _MOST)
-    command = f"gpucache provision --shared {sharing} --root {shlex.quote(root)}"
-    yield from _own(unfit, command)
-    for other in unfit.others:
-        yield _others(other, command)
-
-
-def _own(unfit: Unfit, command: str) -> Iterator[Finding]:
-    if unfit.example is None or not unfit.directories + unfit.files:
-        return
-    least = "" if unfit.is_whole else "at least "
-    fact = (
-        f"{least}{unfit.directories} directories and {unfit.files} files have modes, a group or an ACL by which "
-        "others cannot use them as the root is shared"
-    )
-    yield Finding("mixed-modes", "warning", unfit.example, fact, f"run `{command}`")
-
-
-def _others(other: Others, command: str) -> Finding:
-    fact = (
-        f"{other.count} directories and files of uid {other.uid} do not fit how the root is shared"
-    )
-    fix = f"have uid {other.uid} run `{command}`"
-    return Finding("others-mixed-modes", "warning", other.example, fact, fix)
+    yield from findings(root, sharing, _MOST)
 
 
 @tells(

@@ -2,11 +2,20 @@
 
 from __future__ import annotations
 
-from gpucache.disk.default_acl import has_default_acl
+import os
+import shlex
+from collections.abc import Iterator
+
+from gpucache.disk.default_acl import has_default_acl, may_have_default_acl
 from gpucache.disk.shared_modes import Inside, LinkedFiles, Wanted, is_cached
 from gpucache.disk.walking import Seen, walk
 from gpucache.disk.within import Straight
+from gpucache.findings import Finding
 from gpucache.values import Value
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from gpucache.disk.sharing import Sharing
 
 
 class Others(Value):
@@ -39,6 +48,40 @@ class Unfit(Value, kw_only=True):
     """The names of what lies in the root and is no cache, of which nothing is asked."""
     is_whole: bool = True
     """Whether everything was looked at."""
+
+
+CODES = {
+    "mixed-modes": "in a shared root there is something that others cannot use, or could use and should not",
+    "others-mixed-modes": "the same, of what belongs to another user, who alone can mend that",
+}
+"""The codes of what does not fit, and what each means."""
+
+
+def findings(root: str, sharing: Sharing, most: int | None = None) -> Iterator[Finding]:
+    """Find what does not fit in a root, a real path, that is shared so, with the one command that mends that.
+
+    ``most`` is as for `look`. Of a private root nothing is asked: its directory shuts all others out.
+    """
+    if sharing == "private":
+        return
+    found = os.stat(root)
+    gid = found.st_gid if sharing == "group" else None
+    acl = sharing == "group" and may_have_default_acl(root)
+    # Root mends what is the owner's, as that user.
+    uid = found.st_uid if os.geteuid() == 0 else os.geteuid()
+    unfit = look(root, Wanted(sharing, gid, acl), uid, most)
+    command = f"`gpucache provision --shared {sharing} --root {shlex.quote(root)}`"
+    if unfit.example is not None and unfit.directories + unfit.files:
+        least = "" if unfit.is_whole else "at least "
+        fact = (
+            f"{least}{unfit.directories} directories and {unfit.files} files have modes, a group or an ACL by which "
+            "others cannot use them as the root is shared"
+        )
+        yield Finding("mixed-modes", "warning", unfit.example, fact, f"run {command}")
+    for other in unfit.others:
+        fact = f"{other.count} directories and files of uid {other.uid} do not fit how the root is shared"
+        fix = f"have uid {other.uid} run {command}"
+        yield Finding("others-mixed-modes", "warning", other.example, fact, fix)
 
 
 def look(root: str, wanted: Wanted, uid: int, most: int | None = None) -> Unfit:

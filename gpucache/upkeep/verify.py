@@ -19,10 +19,12 @@ from gpucache.disk.capabilities import learn
 from gpucache.disk.lock_place import LockPlace
 from gpucache.disk.locks import holder
 from gpucache.disk.reading import names, read
+from gpucache.disk.sharing import mark_of
 from gpucache.disk.within import Straight
 from gpucache.findings import Finding
 from gpucache.layout import paths
 from gpucache.layout.keys import KEY, STORE_KEY, device_directories, shards, unlinked, view_key
+from gpucache.report import unfit
 from gpucache.report.cache_report import Progress
 from gpucache.report.flaws import DAMAGE, NO_MARK, UNTOUCHED, Flaw
 from gpucache.report.judge import Judge
@@ -38,6 +40,7 @@ CODES: Mapping[str, str] = dict(
         *DAMAGE.items(),
         (_RECORD_TORN, "the record of this host's devices cannot be understood"),
         *UNTOUCHED.items(),
+        *unfit.CODES.items(),
     )
 )
 """Every code that a finding of `verify` can have, with what it means."""
@@ -124,6 +127,7 @@ class _Verifying:
     def verification(self, processes: int | None) -> Verification:
         units = self._units()
         self._record()
+        self._modes()
         files = done = 0
         total = sum(unit.directories for unit in units)
         twice = not self.repair
@@ -224,6 +228,15 @@ class _Verifying:
         else:
             if found.host != host:
                 self._tell_record_torn(path, f"it is the record of host {found.host}")
+
+    def _modes(self) -> None:
+        """Tell of what other users cannot use, where the root is shared."""
+        mark = mark_of(self.root)
+        if mark is None:
+            return
+        note = "a repair changes no modes" if self.repair else ""
+        for finding in unfit.findings(self.root, mark.sharing):
+            self.found.append(Checked(finding, note=note))
 
     # ---- one key
 
