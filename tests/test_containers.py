@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import sys
 from collections.abc import Iterator
@@ -10,7 +11,7 @@ from typing import ClassVar
 
 import pytest
 from support.containers import Image, empty_dir, own_disk, set_volume_ownership
-from support.pods import Dockerfile, Pod, blocks, compiled
+from support.pods import Dockerfile, Done, Pod, blocks, compiled, unexpected
 
 PAGE = (Path(__file__).parents[1] / "docs/containers.md").read_text(encoding="utf-8")
 ALL = 3
@@ -90,6 +91,41 @@ class TestPods:
         assert compiled(pod.main()) == 0
 
 
+class TestRealTriton:
+    """With a kernel that Triton compiles, whose compiler needs a temporary directory, and whose launcher is loaded."""
+
+    @pytest.fixture(scope="class")
+    def real(self, triton: None, model: Image) -> Image:
+        program = Path(__file__).parent / "support/compile_kernel.py"
+        return model.built(f"cp {program} /app/serve.py")
+
+    def was_hit(self, done: Done) -> bool:
+        assert done.returncode == 0, done.stderr
+        assert unexpected(done) == []
+        return bool(json.loads(done.stdout.splitlines()[-1])["hit"])
+
+    @pytest.mark.parametrize(
+        "heading",
+        [
+            "A read-only root file system",
+            "An init container as root, the program as another user",
+        ],
+    )
+    def test_the_second_container_compiles_nothing(self, heading, real):
+        pod = Pod(manifest(heading), real)
+        initialized(pod)
+        assert not self.was_hit(pod.main())
+        assert self.was_hit(pod.main(runAsUser=1001))
+
+    def test_what_root_compiled_in_an_image_any_user_copies(self, real):
+        text = dockerfile("Kernels in the image, for any user")
+        line = "GPUCACHE_TRUST_KEYS=ci.keys gpucache unpack model.tar.zst --root /opt/kernels"
+        assert line in text
+        compiling = "gpucache run --root /opt/kernels -- python serve.py"
+        image = Dockerfile(text.replace(line, compiling), real)
+        assert self.was_hit(image.run(54321, 54321))
+
+
 class TestImages:
     def test_a_random_user_of_group_0_has_what_the_image_has(self, model):
         image = Dockerfile(dockerfile("OpenShift: any user id, in group 0"), model)
@@ -139,6 +175,18 @@ class TestImages:
         volumes = {"/cache": empty_dir(model.disk)}
         assert compiled(image.run(1000, volumes=volumes, read_only=True)) == 1
         assert compiled(image.run(1000, volumes=volumes, read_only=True)) == 0
+
+
+class TestNamedVolumes:
+    def test_a_new_one_is_the_image_users_and_keeps_what_was_compiled(self, model):
+        """Docker copies the image's directory into a volume that is empty."""
+        image = Dockerfile(dockerfile("Docker and Compose: a named volume"), model)
+        volumes = empty_dir(model.disk)
+        copied = image.image.run("cp -a /cache /volumes/kernels", volumes={"/volumes": volumes})
+        assert copied.returncode == 0, copied.stderr
+        for expected in (ALL, 0):
+            done = image.run(gid=1000, volumes={"/cache": volumes / "kernels"})
+            assert compiled(done) == expected
 
 
 class TestVolumes:

@@ -151,6 +151,7 @@ def container_environ(more: Mapping[str, str]) -> dict[str, str]:
         "PATH": "/usr/local/bin:/usr/bin:/bin:/usr/sbin:/sbin",
         "PYTHONPATH": os.pathsep.join(paths),
         "PYTHONDONTWRITEBYTECODE": "1",
+        "PYTHONWARNINGS": "ignore",  # what Triton says of its own defaults
         "GPUCACHE_FAKE_DEVICES": "1xH100:9.0",
         **more,
     }
