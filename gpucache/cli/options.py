@@ -75,6 +75,23 @@ root_option = click.option(
 )
 
 
+def _paths_of(
+    context: click.Context, option: click.Parameter, values: tuple[str, ...]
+) -> tuple[str, ...]:
+    """As `path_of`, of each of several paths."""
+    return tuple(path_of(context, option, value) or "" for value in values)
+
+
+roots_option = click.option(
+    "--root",
+    "roots",
+    type=click.Path(readable=False),
+    callback=_paths_of,
+    multiple=True,
+    help="Cache root, instead of $GPUCACHE_DIR and torch's default; several, or a pattern in quotes.",
+)
+
+
 def jobs_option(help_text: str) -> Callable[[Any], Any]:
     """How many kernels are compiled at once; what that is without the option, the help of each command says."""
     return click.option("--jobs", "-j", type=click.IntRange(min=1), metavar="N", help=help_text)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -18,7 +19,15 @@ from gpucache.cli.common import (
     tell_findings,
     vetted,
 )
-from gpucache.cli.options import SIZE, TIME, arch_option, is_arch, json_option, root_option
+from gpucache.cli.options import (
+    SIZE,
+    TIME,
+    arch_option,
+    is_arch,
+    json_option,
+    root_option,
+    roots_option,
+)
 from gpucache.cli.terminal import (
     check_answerable,
     confirmed,
@@ -74,9 +83,16 @@ _dry_run = click.option("--dry-run", "-n", is_flag=True, help="Only show what wo
     metavar="TIME",
     help="Never touch what was used in this time (default 15min).",
 )
+@click.option(
+    "--time-limit",
+    type=TIME,
+    default="10min",
+    metavar="TIME",
+    help="How long each of several roots may take (default 10min).",
+)
 @_dry_run
 @_yes
-@root_option
+@roots_option
 @json_option
 def prune(
     max_size: int | None,
@@ -87,9 +103,10 @@ def prune(
     keep_binaries: bool,
     inductor: bool,
     grace: float | None,
+    time_limit: float,
     dry_run: bool,
     yes: bool,
-    root: str | None,
+    roots: tuple[str, ...],
     as_json: bool,
 ) -> int:
     """Remove entries that are old, over a limit or of no more use, and what killed processes left.
@@ -98,19 +115,21 @@ def prune(
     limit all that was chosen goes; with neither, only strays. An entry goes whole, from the store and all device
     directories, and never while it is in use.
 
+    Several --root, or what a pattern in quotes stands for, are pruned each in a process of its own. Under sudo that
+    process first gives root's rights up for those of the root's owner.
+
     \b
     gpucache prune --max-size 20GiB --max-age 30d --yes
     gpucache prune --max-size 30GiB --inductor --yes
     gpucache prune --triton-version '<3.6' --dry-run
     gpucache prune --keep-binaries --max-age 7d --yes
+    sudo gpucache prune --root '/scratch/*/kernels' --max-age 30d --yes
     """
+    from gpucache.cli.prune_roots import are_many, prune_many
+    from gpucache.upkeep.many_roots import Order
     from gpucache.upkeep.plan import plan
     from gpucache.upkeep.prune import PrunePolicy
 
-    if not (dry_run or yes):
-        check_answerable()
-    where = vetted(root)
-    grace_s = _default_grace_s(where) if grace is None else grace
     policy = PrunePolicy(
         max_size_bytes=max_size,
         max_age_s=max_age,
@@ -119,8 +138,15 @@ def prune(
         triton_version=triton_version,
         keep_binaries=keep_binaries,
         inductor=inductor,
-        grace_s=grace_s,
     )
+    if are_many(roots):
+        order = Order(policy=policy, grace_s=grace, dry_run=dry_run, limit_s=time_limit)
+        return prune_many(roots, order, yes, as_json)
+    if not (dry_run or yes):
+        check_answerable()
+    where = vetted(roots[0] if roots else None)
+    grace_s = _default_grace_s(where) if grace is None else grace
+    policy = replace(policy, grace_s=grace_s)
     report = scanned(where)
     if arch is not None and not is_arch(arch):
         check_cached(report, "--arch", arch, archs_in(report))

@@ -87,7 +87,7 @@ class PrunePolicy:
                 none.
         """
         check_grace(self.grace_s, environ)
-        self._check_inductor()
+        self.check()
         buckets = find_everywhere(report.root) if self.inductor else Buckets((), (), ())
         strays = self._swept(report, buckets.units, now)
         matching = self._chosen(report.entries)
@@ -106,12 +106,15 @@ class PrunePolicy:
             kept=tuple(kept),
         )
 
-    def _check_inductor(self) -> None:
-        """Refuse to choose TorchInductor's files by what only entries have.
+    def check(self) -> None:
+        """Refuse what makes no sense in any root.
 
         Raises:
-            ConfigurationError: they are asked for together.
+            ConfigurationError: TorchInductor's files are to be chosen by what only entries have, or the version
+                specifier is none.
         """
+        if self.triton_version is not None:
+            versions(self.triton_version)
         of_entries = (self.arch, self.triton_version, self.keep_binaries or None)
         if self.inductor and any(one is not None for one in of_entries):
             expected = (

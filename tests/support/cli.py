@@ -116,7 +116,7 @@ def documented(command: str) -> tuple[list[list[str]], dict[str, list[str]]]:
     """The names in a row of the page on JSON: before and after each colon or semicolon, and those in parentheses."""
     (cell,) = re.findall(rf"^\| [^|]*`{re.escape(command)}`[^|]*\| (.*) \|$", FIELDS, re.MULTILINE)
     added = {
-        name: re.findall(r"`(\w+)`", inner)
+        name: re.findall(r"`([\w-]+)`", inner)
         for name, inner in re.findall(r"`(\w+)` \(([^)]*)\)", cell)
     }
     groups = [
