@@ -244,15 +244,15 @@ def inside(path: str, directory: str) -> bool:
 def write_new(path: str, data: bytes, replace: bool = False) -> None:
     """Write a whole new file; ``replace`` the content of the one that is there, if there is one. No link is followed.
 
-    Its mode is that of what is made in its directory (`disk.sharing.modes_in`).
+    Its mode is as its directory's (`disk.sharing.modes_like`), whatever the umask.
 
     Raises:
         OSError: the disk refused, and no file is left; or something is there, and stays.
     """
-    from gpucache.disk.sharing import modes_in, set_mode
+    from gpucache.disk.sharing import modes_like, set_mode
 
     how = os.O_TRUNC if replace else os.O_EXCL
-    mode = modes_in(os.path.dirname(path) or ".").file
+    mode = modes_like(os.path.dirname(path) or ".").file
     fd = os.open(path, _NEW_FILE | how, mode)
     try:
         set_mode(fd, mode)

@@ -72,6 +72,21 @@ def modes_of_view(directory: str | int, own: str | int) -> Modes:
     return modes if modes == modes_in(own) else PRIVATE
 
 
+def modes_like(directory: str | int) -> Modes:
+    """The modes of what joins that which is in a directory already, or takes its place: those of the directory itself.
+
+    What stock Triton has made for others to read stays so; nothing is made that everybody may write.
+
+    Raises:
+        OSError: the directory cannot be looked at.
+    """
+    mode = os.stat(directory).st_mode
+    if is_groups(mode):
+        return GROUP
+    mode = (stat.S_IMODE(mode) & 0o775) | PRIVATE.directory
+    return Modes(mode, mode & 0o666)
+
+
 _OWN = "/gpucache/v1/"
 READABLE: tuple[str, ...] = ("devices", "store")
 """The parts of ``gpucache/v1`` that others may read in a *read* root: whoever can read a file can hold a lock on it."""

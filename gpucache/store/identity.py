@@ -10,7 +10,7 @@ import os
 import shutil
 
 from gpucache.disk.door import METADATA_BYTES, read_limited
-from gpucache.disk.sharing import modes_for, new_aside
+from gpucache.disk.sharing import modes_like, new_aside
 from gpucache.kernels.metadata import hash_in
 from gpucache.layout.keys import is_key_of
 from gpucache.store.key_lock import holding
@@ -95,7 +95,7 @@ def _write_key(directory: str, manifest: Manifest, entry: str) -> None:
         OSError: the disk refused; the old manifest is there.
     """
     parent = os.path.dirname(directory)
-    modes = modes_for(directory)
+    modes = modes_like(directory)
     aside = new_aside(parent, modes)
     try:
         stored = read_manifest(entry)

@@ -23,7 +23,7 @@ from gpucache.disk.door import DIRECTORY, open_regular
 from gpucache.disk.files import remove_tree, write_new
 from gpucache.disk.reading import read
 from gpucache.disk.refusal import may
-from gpucache.disk.sharing import modes_for, new_aside
+from gpucache.disk.sharing import modes_like, new_aside
 from gpucache.disk.within import Straight
 from gpucache.kernels.recipe import MOST_BYTES
 from gpucache.layout.keys import ASIDE, device_directories, view_key
@@ -171,7 +171,7 @@ def _replaced(
     Raises:
         OSError: the disk refused. The entry has its former manifest; some views may have the new one.
     """
-    aside = new_aside(os.path.dirname(entry), modes_for(entry))
+    aside = new_aside(os.path.dirname(entry), modes_like(entry))
     try:
         if write_recipe(aside, recipe) is None:
             return False

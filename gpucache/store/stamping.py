@@ -9,7 +9,7 @@ import os
 import tempfile
 from contextlib import suppress
 
-from gpucache.disk.sharing import GROUP, modes_in, set_mode
+from gpucache.disk.sharing import GROUP, modes_like, set_mode
 from gpucache.layout.keys import ASIDE
 from gpucache.store.condemned import is_going, reprieve
 from gpucache.store.manifest import MANIFEST, Manifest
@@ -24,7 +24,7 @@ def written_anew(directory: str, manifest: Manifest) -> bool:
     path = f"{directory}/{MANIFEST}"
     temporary = None
     try:
-        modes = modes_in(directory)
+        modes = modes_like(directory)
         if os.lstat(path).st_uid != os.geteuid() and modes != GROUP:
             return True
         fd, temporary = tempfile.mkstemp(prefix=ASIDE, dir=os.path.dirname(directory))

@@ -9,7 +9,7 @@ from collections.abc import Mapping
 
 from gpucache.disk.door import opener
 from gpucache.disk.files import remove_tree
-from gpucache.disk.sharing import modes_for, new_aside
+from gpucache.disk.sharing import modes_like, new_aside
 from gpucache.kernels.elf import is_whole_elf
 from gpucache.kernels.group import GROUP, read_group, write_group
 from gpucache.layout.keys import is_key_of, view_key
@@ -86,7 +86,7 @@ def describe(
         OSError: the disk refused; the directory is as it was.
     """
     beside = os.path.dirname(directory)
-    aside = new_aside(beside, modes_for(directory))
+    aside = new_aside(beside, modes_like(directory))
     try:
         files = {}
         for name, sha256 in digests.items():

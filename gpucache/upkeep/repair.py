@@ -14,7 +14,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence, Set
 from contextlib import contextmanager, suppress
 
 from gpucache.disk.capabilities import is_refusal
-from gpucache.disk.sharing import modes_for, new_aside
+from gpucache.disk.sharing import Modes, modes_for, modes_like, new_aside
 from gpucache.disk.within import Straight, remove_tree_in
 from gpucache.kernels.group import GROUP, read_group, write_group
 from gpucache.report.flaws import Flaw
@@ -243,7 +243,7 @@ class _Repairing:
         """
         parent = os.path.dirname(directory)
         with self.disk.held(parent) as beside:
-            name = os.path.basename(new_aside(beside, modes_for(directory)))
+            name = os.path.basename(new_aside(beside, _modes_of(directory)))
         aside = f"{parent}/{name}"
         try:
             with self.disk.held(aside) as path:
@@ -270,6 +270,11 @@ class _Repairing:
         if os.path.isdir(target) and not is_link:
             self._put_away(f"{directory}/{os.path.basename(target)}")
         os.rename(source, target)
+
+
+def _modes_of(directory: str) -> Modes:
+    """The modes of what is to join what is in a directory, or to take its place."""
+    return modes_like(directory) if os.path.isdir(directory) else modes_for(directory)
 
 
 def _when_moved(name: str) -> tuple[bool, bool, str]:

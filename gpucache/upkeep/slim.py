@@ -3,13 +3,11 @@
 from __future__ import annotations
 
 import os
-import shutil
 from collections.abc import Iterable, Sequence
-from contextlib import suppress
 from typing import NamedTuple
 
 from gpucache.disk.reading import quietly
-from gpucache.disk.sharing import modes_in, new_aside
+from gpucache.disk.sharing import modes_like, new_aside
 from gpucache.disk.within import Straight
 from gpucache.kernels.group import GROUP, write_group
 from gpucache.kernels.stages import kept
@@ -136,7 +134,7 @@ def _replace(
     """
     parent, key = os.path.split(target.path)
     with disk.held(parent) as beside:
-        made = new_aside(beside, modes_in(old))
+        made = new_aside(beside, modes_like(old))  # others may read what is stock Triton's
         aside = f"{parent}/{os.path.basename(made)}"
         try:
             with disk.held(aside) as new:
@@ -150,8 +148,6 @@ def _replace(
                 write_group(new, target.path, group, smaller.names)
                 if group is not None:
                     made_here.append(f"{GROUP}{group}")
-                with suppress(OSError):  # on some mounts all have one mode
-                    shutil.copymode(old, new)  # others may read what is stock Triton's
                 with disk.directory(aside) as here:
                     hand_over(here, made_here, os.stat(old))
             if not put(made, f"{beside}/{key}", locked=True):
