@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import stat
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
 from support.users import ADA, BOB, acting_as
 
+from gpucache.disk import sharing
 from gpucache.disk.sharing import (
     GROUP,
     PRIVATE,
@@ -18,6 +21,7 @@ from gpucache.disk.sharing import (
     modes_for,
     modes_in,
     new_directory,
+    new_file,
     open_or_new,
     sharing_of,
 )
@@ -88,6 +92,76 @@ class TestModes:
             assert mode(path) == (0o700 if is_hidden else directory), path
             for name in files:
                 assert mode(f"{path}/{name}") == (0o600 if is_hidden else file), f"{path}/{name}"
+
+
+class TestFromTheFirstMoment:
+    """Nobody may find what has not its mode yet: he would be refused, and compile alone."""
+
+    @pytest.fixture
+    def here(self, tmp_path) -> Iterator[int]:
+        tmp_path.chmod(0o2770)
+        before = os.umask(0o077)
+        fd = os.open(tmp_path, os.O_RDONLY)
+        yield fd
+        os.close(fd)
+        os.umask(before)
+
+    def test_a_file_has_its_mode_before_its_name(self, here, monkeypatch):
+        monkeypatch.setattr(sharing, "set_mode", nameless(here, sharing.set_mode))
+        os.close(new_file("file", os.O_RDWR, here))
+        assert stat.S_IMODE(os.stat("file", dir_fd=here).st_mode) == 0o660
+
+    def test_a_directory_has_its_mode_before_its_name(self, here, monkeypatch):
+        monkeypatch.setattr(sharing, "set_mode", nameless(here, sharing.set_mode))
+        new_directory("file", GROUP, here)
+        assert stat.S_IMODE(os.stat("file", dir_fd=here).st_mode) == 0o2770
+
+    def test_the_loser_of_a_race_opens_what_the_winner_has_made(self, here, monkeypatch):
+        def first_the_winner(name, flags, here, modes):
+            os.close(real(name, flags, here, modes))
+            os.truncate(f"/proc/self/fd/{here}/{name}", 7)
+            return real(name, flags, here, modes)
+
+        real = sharing.new_file
+        monkeypatch.setattr(sharing, "new_file", first_the_winner)
+        fd = open_or_new("file", os.O_RDWR, here)
+        assert os.fstat(fd).st_size == 7
+        os.close(fd)
+
+    def test_the_loser_of_a_race_for_a_directory_leaves_what_is_in_the_winners(
+        self, here, tmp_path, monkeypatch
+    ):
+        def then_the_winner_comes(path, modes, fd=None):
+            real(path, modes, fd)
+            (tmp_path / "made" / "in it").mkdir(parents=True)
+
+        real = sharing.set_directory_mode
+        monkeypatch.setattr(sharing, "set_directory_mode", then_the_winner_comes)
+        with pytest.raises(FileExistsError):
+            new_directory("made", GROUP, here)
+        assert os.listdir(tmp_path) == ["made"]
+
+    @pytest.mark.parametrize("number", [errno.EOPNOTSUPP, errno.EISDIR])
+    def test_a_mount_without_unnamed_files_makes_them_all_the_same(self, here, monkeypatch, number):
+        def no_unnamed(path, flags, mode=0o777, *, dir_fd=None):
+            if flags & os.O_TMPFILE == os.O_TMPFILE:
+                raise OSError(number, os.strerror(number))
+            return real(path, flags, mode, dir_fd=dir_fd)
+
+        real = os.open
+        monkeypatch.setattr(os, "open", no_unnamed)
+        os.close(new_file("file", os.O_RDWR, here))
+        assert stat.S_IMODE(os.stat("file", dir_fd=here).st_mode) == 0o660
+
+
+def nameless(here: int, set_mode: Callable[[int, int], None]) -> Callable[[int, int], None]:
+    """What sets a mode, if nothing has the name ``file`` yet."""
+
+    def checked(fd: int, mode: int) -> None:
+        assert "file" not in os.listdir(here)
+        set_mode(fd, mode)
+
+    return checked
 
 
 def test_what_lies_in_a_root_of_an_open_mode_that_nobody_has_shared_is_private(tmp_path):

@@ -16,7 +16,7 @@ from contextlib import suppress
 from gpucache.disk.door import DIRECTORY
 from gpucache.disk.files import make_below_root
 from gpucache.disk.node import DAY_S, node_id
-from gpucache.disk.sharing import new_file
+from gpucache.disk.sharing import is_shared_by_group, new_file
 from gpucache.layout import paths
 from gpucache.layout.keys import STORE_KEY, unlinked
 from gpucache.values import Value
@@ -83,8 +83,11 @@ def _drop_oldest(root: str) -> None:
 
 
 def own(root: str) -> list[Marker]:
-    """The markers that this node has left, oldest first."""
-    return sorted(_of_node(root, node_id()), key=lambda marker: marker.left)
+    """The markers that this node has left, oldest first; where a group shares the root, those of this user alone.
+
+    Another member's go to his remote, by his pusher: what is pushed is signed, and vouched for, by who does so.
+    """
+    return sorted(_for_me(root, node_id()), key=lambda marker: marker.left)
 
 
 def of_others(root: str) -> list[Marker]:
@@ -96,7 +99,7 @@ def of_others(root: str) -> list[Marker]:
     others = _other_nodes(root)
     now = _clock_of_disk(root) if others else 0.0
     for node in others:
-        for marker in _of_node(root, node):
+        for marker in _for_me(root, node):
             if DAY_S < now - marker.left <= FORGOTTEN_S:
                 found.append(marker)
     return found
@@ -160,8 +163,16 @@ def _is_node(name: str) -> bool:
     return len(name) == 8 and name.isascii() and name.isalnum()
 
 
-def _of_node(root: str, node: str) -> Iterator[Marker]:
-    """The markers of a node, in any order; what is no file, or has no entry's key for its name, is none."""
+def _for_me(root: str, node: str) -> Iterator[Marker]:
+    """The markers of a node that this user is to push."""
+    return _of_node(root, node, os.geteuid() if is_shared_by_group(root) else None)
+
+
+def _of_node(root: str, node: str, uid: int | None = None) -> Iterator[Marker]:
+    """The markers of a node, in any order; what is no file, or has no entry's key for its name, is none.
+
+    With a ``uid`` those of that user alone.
+    """
     if unlinked(root, "outbox") is None:
         return
     try:
@@ -174,7 +185,7 @@ def _of_node(root: str, node: str) -> Iterator[Marker]:
                 continue
             with suppress(OSError):
                 found = os.stat(name, dir_fd=here, follow_symlinks=False)
-                if stat.S_ISREG(found.st_mode):
+                if stat.S_ISREG(found.st_mode) and uid in (None, found.st_uid):
                     yield Marker(node, name, found.st_mtime)
     except OSError:
         return
