@@ -15,7 +15,7 @@ import pytest
 from support.settings_files import forms, user_file, written
 from support.users import ADA, BOB, acting_as
 
-from gpucache import configuration, log
+from gpucache import DeviceCacheRegistry, configuration, log
 from gpucache.configuration import form, places, reading, toml
 from gpucache.configuration.merged import InForce
 from gpucache.disk.door import SETTINGS_BYTES
@@ -232,6 +232,7 @@ class TestOfAnotherUser:
         found = anew()
         assert stamp(found) is None
         assert f"link of uid {BOB}" in found.problems[0].fact
+        assert found.problems[0].fix == f"`rm {user_file(home)}`"
 
     def test_what_root_has_put_into_a_home_is_the_users(self, home, anew):
         """As a file that came with an image."""
@@ -253,6 +254,7 @@ class TestOfAnotherUser:
         found = anew()
         assert stamp(found) is None
         assert "0777" in found.problems[0].fact
+        assert found.problems[0].fix == f"`chmod o-w {path.parent}`"
         path.parent.chmod(0o1777)  # where nobody may take away what is another's
         assert stamp(anew()) == "7"
 
@@ -266,6 +268,37 @@ class TestOfAnotherUser:
         assert stamp(anew(root, GPUCACHE_TRUST_UIDS=str(BOB))) == "7"
         written(user_file(home), f"trust_uids = [{BOB}]\n")
         assert stamp(anew(root)) == "7"
+
+    def test_a_file_of_a_groups_root_is_believed_of_its_members_by_who_names_the_group(
+        self, home, anew, everyones, monkeypatch
+    ):
+        team = 4321
+        root = everyones / "root"
+        environ = {"GPUCACHE_FAKE_DEVICES": "1", "GPUCACHE_TRUST_GROUPS": str(team)}
+        root.mkdir()
+        os.chown(root, BOB, team)
+        root.chmod(0o2770)
+        with acting_as(BOB, team):
+            DeviceCacheRegistry(str(root), environ=environ).provision(sharing="group")
+            path = written(root / "gpucache.toml", GOOD, 0o660)
+        os.chown(path, BOB, team)
+        home.chmod(0o755)
+        named = {"GPUCACHE_TRUST_GROUPS": str(team)}
+        with acting_as(ADA, team):
+            assert stamp(anew(root, **named)) == "7"
+            form = root / "gpucache" / "v1" / "gpucache.toml.json"
+            assert (form.stat().st_uid, form.stat().st_gid) == (ADA, team)
+            assert stat.S_IMODE(form.stat().st_mode) == 0o660
+            found = anew(root)
+            assert stamp(found) is None
+            assert f"uid {BOB}" in found.problems[0].fact
+        with acting_as(BOB, team), monkeypatch.context() as patch:
+            patch.setattr(toml, "parse", None)
+            assert stamp(anew(root, **named)) == "7"  # by the form that the other member wrote
+        path.chmod(0o664)
+        with acting_as(ADA, team):
+            (problem,) = anew(root, **named).problems
+            assert "mode 0660" in problem.fix
 
 
 # ---- the parsed form
@@ -308,6 +341,18 @@ def test_a_roots_form_decides_nothing_that_a_root_may_not(home, anew, tmp_path):
     found = anew(root)
     assert "GPUCACHE_TRUST_UIDS" not in found.environ
     assert stamp(found) == "7"
+
+
+def test_a_roots_form_holds_under_another_path_of_the_root(home, anew, monkeypatch, tmp_path):
+    """As in a container, where the root is mounted elsewhere."""
+    root = tmp_path / "root"
+    (root / "gpucache" / "v1").mkdir(parents=True, mode=0o700)
+    written(root / "gpucache.toml", GOOD)
+    anew(root)
+    root.rename(tmp_path / "elsewhere")
+    monkeypatch.setattr(toml, "parse", None)
+    found = anew(tmp_path / "elsewhere")
+    assert found.origins["GPUCACHE_STAMP_S"].path == f"{tmp_path}/elsewhere/gpucache.toml"
 
 
 @pytest.mark.parametrize("how", ["size", "time", "inode", "path", "change time"])

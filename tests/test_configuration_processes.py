@@ -16,7 +16,10 @@ from support.settings_files import Machine, forms, written
 from gpucache import configuration, log
 from gpucache.configuration import places
 from gpucache.configuration.template import EXAMPLES
+from gpucache.directories.python_path import SITE
+from gpucache.disk.lock_place import LockPlace
 from gpucache.log import FIELDS
+from gpucache.remote.write_behind import write_behind
 from gpucache.store.size import set_total, total_bytes
 
 NEVER_IMPORTED = {"tomllib", "tomli", "platformdirs", "difflib", "gpucache.configuration.toml"}
@@ -300,6 +303,50 @@ def test_a_launch_obeys_the_files_and_fails_for_none(device, tmp_path, monkeypat
         written(home / ".config" / "gpucache" / "gpucache.toml", text)
         another_process(monkeypatch)
         assert not launched(*kernel(repr(text[:9])))[0]
+
+
+def test_what_pushes_gets_the_environment_and_reads_the_file_itself(tmp_path, monkeypatch):
+    home = tmp_path / "home"
+    home.mkdir(mode=0o700)
+    url = f"file://{tmp_path}/remote?mode=write"
+    written(home / ".config" / "gpucache" / "gpucache.toml", f'remote = "{url}"\n')
+    given = {"HOME": str(home), "GPUCACHE_SIGN_KEY": "/ci.key"}
+    writing = write_behind(str(tmp_path), LockPlace(str(tmp_path)), configuration.environ(given))
+    assert writing._environ == given
+    assert configuration.environ(writing._environ)["GPUCACHE_REMOTE"] == url
+
+
+_TRITON = """
+import sys
+import triton, triton.testing
+print("gpucache.triton.remember" in sys.modules, "gpucache.configuration" in sys.modules)
+"""
+
+
+@pytest.mark.parametrize(
+    ("text", "variable", "expected"),
+    [
+        ("remember_key = true", None, "True True"),
+        ("remember_key = false", None, "False True"),
+        ("remember_key = true", "0", "False False"),
+        ("", "1", "True True"),
+        ("", None, "False True"),
+    ],
+)
+def test_a_file_may_have_tritons_key_remembered_where_triton_is_imported(
+    text, variable, expected, tmp_path
+):
+    library, home = tmp_path / "library", tmp_path / "home"
+    written(library / "triton" / "__init__.py", "from triton import testing")
+    written(library / "triton" / "testing.py", "")
+    written(home / ".config" / "gpucache" / "gpucache.toml", f"{text}\n")
+    environ = {**os.environ, "HOME": str(home)}
+    environ["PYTHONPATH"] = os.pathsep.join([SITE, str(library), str(PACKAGE)])
+    if variable is not None:
+        environ["GPUCACHE_REMEMBER_KEY"] = variable
+    command = [sys.executable, "-c", _TRITON]
+    done = subprocess.run(command, env=environ, capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == expected
 
 
 # ---- the log as JSON

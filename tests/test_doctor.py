@@ -1401,6 +1401,11 @@ def test_a_store_over_its_limit_is_told(root):
     assert fact == "the store takes 4.9 KiB, and GPUCACHE_MAX_SIZE allows 1.0 KiB"
     for enough in ("5000", "0", ""):
         silent(look(root, GPUCACHE_MAX_SIZE=enough), "over-limit")
+    Path(root, "gpucache.toml").write_text("max_size = 2048\n")
+    found = told(look(root, GPUCACHE_MAX_SIZE="1GiB"), "over-limit", "warning")
+    by = f"max_size in {root}/gpucache.toml"
+    assert found.fact == f"the store takes 4.9 KiB, and {by} allows 2.0 KiB"
+    assert found.fix.startswith(f"raise {by}, or wait")
 
 
 def test_a_directory_of_stock_tritons_needs_no_record(tmp_path, put):

@@ -78,7 +78,8 @@ def refused_way(place: Place) -> Refused | None:
     try:
         vet_way(place.path, Trust())
     except UnsafeDirectoryError as error:
-        return Refused(error.problem, f"whoever could put another {place.path} there must not")
+        command = "rm" if os.path.islink(error.path) else "chmod o-w"
+        return Refused(error.problem, f"`{command} {error.path}`")
     except ProvisionError as error:
         return Refused(error.problem, f"look what is on the way to {place.path}")
     return None

@@ -20,6 +20,7 @@ from gpucache.configuration.parsed import Line, Parsed, Problem
 from gpucache.disk.door import SETTINGS_BYTES, open_regular
 from gpucache.disk.vetting import Trust
 from gpucache.environment import VARIABLES
+from gpucache.layout.paths import SETTINGS
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -32,14 +33,19 @@ _FORMAT = 1
 _STEADY_S = 2.0
 
 
-def _table() -> int:
-    """A checksum of the table of settings: a gpucache that knows others parses anew."""
-    import zlib
-
+def _table() -> str:
+    """What settings there are, since a gpucache that knows others parses anew; a checksum would cost an import."""
     rows = []
     for variable in VARIABLES:
-        rows.append(f"{variable.name}:{variable.in_file}:{variable.in_root}")
-    return zlib.crc32(" ".join(rows).encode())
+        if variable.in_file:
+            rows.append(f"{variable.name_in_file}:{variable.in_file}:{variable.in_root:d}")
+    return " ".join(rows)
+
+
+def _of(place: Place, found: os.stat_result) -> list[object]:
+    """What a form is of. A root's lies in the root itself, which has another path in each container."""
+    path = SETTINGS if place.source == "root" else place.path
+    return [_FORMAT, _table(), path, *identity(found)]
 
 
 def identity(found: os.stat_result) -> list[int]:
@@ -81,8 +87,7 @@ def _read(place: Place, trust: Trust) -> bytes:
 
 
 def _parsed(place: Place, found: os.stat_result, form: dict[str, Any]) -> Parsed | None:
-    expected = [_FORMAT, _table(), place.path, *identity(found)]
-    if form["of"] != expected:
+    if form["of"] != _of(place, found):
         return None
     may_be = _names_in(place)
     lines = {}
@@ -117,7 +122,7 @@ def keep_form(place: Place, found: os.stat_result, parsed: Parsed) -> None:
     from gpucache.errors import GpuCacheError
 
     form = {
-        "of": [_FORMAT, _table(), place.path, *identity(found)],
+        "of": _of(place, found),
         "lines": [[name, line.text, line.number] for name, line in parsed.lines.items()],
         "problems": [[one.number, one.fact, one.fix] for one in parsed.problems],
     }

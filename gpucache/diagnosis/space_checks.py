@@ -10,6 +10,7 @@ import shlex
 from collections.abc import Iterator
 
 from gpucache import environment
+from gpucache.configuration import in_force
 from gpucache.diagnosis.case import Case
 from gpucache.diagnosis.codes import tells
 from gpucache.diagnosis.looking import nearest
@@ -57,8 +58,11 @@ def over_limit(case: Case) -> Iterator[Finding]:
     allowed = limit.max_size_bytes(where, case.environ)
     taken = total_bytes(case.root)
     if allowed and taken is not None and taken > allowed:
-        fact = f"the store takes {size(taken)}, and {variable} allows {size(allowed)}"
-        fix = f"raise {variable}, or wait: what was used in the last minutes is not evicted"
+        by = variable.name
+        if variable.name in in_force(case.environ, case.root).of_root:
+            by = f"{variable.name_in_file} in {paths.settings_path(case.root)}"
+        fact = f"the store takes {size(taken)}, and {by} allows {size(allowed)}"
+        fix = f"raise {by}, or wait: what was used in the last minutes is not evicted"
         yield Finding("over-limit", "warning", case.root, fact, fix)
 
 

@@ -221,7 +221,7 @@ def store_only(root: str, environ: Mapping[str, str]) -> Location:
         stall_s=environment.STALL_TIMEOUT.read_or_default(environ),
         timeout_s=environment.LOCK_TIMEOUT.read_or_default(environ),
         boot=boot_time(),
-        limit=_limit(root, locks, True, environ),
+        limit=_limit(root, locks, True, environ, is_alone=False),
         has_remote=environment.REMOTE.text(environ) is not None,
         fallback=_fallback(environ),
         trust=Trust.for_launch(environ),
@@ -326,7 +326,10 @@ def _outcome_without_view(error: OSError) -> str:
     return f"kernels are used from the store itself ({way_out})"
 
 
-def _limit(root: str, locks: LockPlace, shared: bool, environ: Mapping[str, str]) -> Limit:
+def _limit(
+    root: str, locks: LockPlace, shared: bool, environ: Mapping[str, str], is_alone: bool = True
+) -> Limit:
+    """The limit of a root; ``is_alone``: with the lower one that this process has asked for itself."""
     allowed = of_inductor = of_jits = 0
     for_root = for_all(root, environ)
     if shared:
@@ -337,7 +340,7 @@ def _limit(root: str, locks: LockPlace, shared: bool, environ: Mapping[str, str]
         except OSError as error:
             warn_once("the size of the file system is unknown", error, "the store has no limit")
     grace_s = 3 * stamp_interval(for_root)
-    own = own_max_size_bytes(environ, allowed) if shared else 0
+    own = own_max_size_bytes(environ, allowed) if shared and is_alone else 0
     return Limit(root, locks, allowed, grace_s, of_inductor, of_jits, own)
 
 
