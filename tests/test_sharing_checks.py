@@ -6,6 +6,7 @@ import os
 import shlex
 import subprocess
 import sys
+import tempfile
 from pathlib import Path
 
 import pytest
@@ -14,6 +15,7 @@ from gpucache.diagnosis import sharing_checks
 from gpucache.diagnosis.doctor import CODES, examine
 from gpucache.directories.registry import DeviceCacheRegistry
 from gpucache.disk.default_acl import remove_default_acl
+from gpucache.disk.files import STAGED
 from gpucache.findings import Finding
 from gpucache.layout import paths
 from gpucache.upkeep.verify import verify
@@ -149,6 +151,12 @@ def test_what_another_user_must_mend_is_told_of_that_user(root, as_root):
     finding = told(look(root), "others-mixed-modes")
     assert finding.subject == str(directory)
     assert finding.fix.startswith(f"have uid {BOB} run `gpucache provision --shared group")
+
+
+def test_what_is_still_being_written_is_its_writers(root):
+    fd, _ = tempfile.mkstemp(prefix=STAGED, dir=paths.ours(str(root), "tmp"))
+    os.close(fd)
+    silent(look(root), "mixed-modes")
 
 
 def test_of_a_huge_root_a_part_is_looked_at(root, monkeypatch):

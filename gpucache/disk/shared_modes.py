@@ -9,14 +9,26 @@ from __future__ import annotations
 import os
 import stat
 
+from gpucache.disk.files import STAGED
 from gpucache.disk.sharing import MODES, PRIVATE, READABLE
 from gpucache.layout import inductor, paths
 from gpucache.values import Value
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from typing import Protocol
+
     from gpucache.disk.sharing import Modes, Sharing
     from gpucache.disk.walking import Seen
+
+    class HasMode(Protocol):
+        """What `os.stat` says of mode and group."""
+
+        @property
+        def st_mode(self) -> int: ...  # noqa: D102  # as of `os.stat_result`
+        @property
+        def st_gid(self) -> int: ...  # noqa: D102
+
 
 GROUP_ACL = 0o770
 _JIT = "jit"
@@ -28,6 +40,7 @@ _ALL_MAY_RUN = 0o111
 _ALL_MAY_READ = 0o444
 _SURELY_INDUCTORS = ("fxgraph", "aotautograd")
 _MOST_FILES = 1000
+_BEING_WRITTEN = f"gpucache/v1/tmp/{STAGED}"
 
 
 class Wanted(Value):
@@ -39,7 +52,7 @@ class Wanted(Value):
     acl: bool = False
     """Whether directories in which other programs write are to have a default ACL."""
 
-    def mode(self, path: str, found: os.stat_result) -> int:
+    def mode(self, path: str, found: HasMode) -> int:
         """The mode of a directory or file at a path below the root. Who may read a program may run the program."""
         modes = modes_at(self.sharing, path)
         if stat.S_ISDIR(found.st_mode):
@@ -48,7 +61,7 @@ class Wanted(Value):
             return modes.file | (modes.file & _ALL_MAY_READ) >> 2
         return modes.file
 
-    def fits(self, path: str, found: os.stat_result) -> bool:
+    def fits(self, path: str, found: HasMode) -> bool:
         """Whether the mode and the group are as they are to be."""
         is_of_group = self.gid is None or found.st_gid == self.gid
         return is_of_group and stat.S_IMODE(found.st_mode) == self.mode(path, found)
@@ -91,26 +104,38 @@ def is_cached(path: str) -> bool:
 
 
 def is_looked_at(path: str) -> bool:
-    """Whether something below a root has the root's modes: what lies in a member's own directory has that member's."""
+    """Whether something below a root has the root's modes.
+
+    What lies in a member's own directory has that member's. A file that is still being written is its writer's, who
+    gives it its mode before its name.
+    """
     part = path.split("/")
-    return part[0] != _MEMBERS or len(part) == 1
+    if part[0] == _MEMBERS:
+        return len(part) == 1
+    return not path.startswith(_BEING_WRITTEN)
 
 
 class Linked:
     """A file with several names, of which a walk has found some."""
 
-    __slots__ = ("found", "names", "path")
+    # The stat_result itself would be twenty objects more to keep, of each file of a store.
+    __slots__ = ("links", "names", "number", "path", "size_bytes", "st_gid", "st_mode")
 
     def __init__(self, path: str, found: os.stat_result) -> None:
         self.path = path
         """One of the names, below the root: one by which others may read the file, if any is."""
-        self.found = found
+        self.number = found.st_ino
+        self.links = found.st_nlink
+        self.size_bytes = found.st_size
+        self.st_mode = found.st_mode
+        self.st_gid = found.st_gid
         self.names = 0
+        """How many were found."""
 
     @property
     def is_outside(self) -> bool:
         """Whether a name was not found: it is no name in the cache."""
-        return self.names < self.found.st_nlink
+        return self.names < self.links
 
 
 class LinkedFiles:
@@ -139,7 +164,7 @@ class LinkedFiles:
     def unfit(self) -> list[Linked]:
         """Those that are to be changed."""
         files = self._files.values()
-        return [one for one in files if not self._wanted.fits(one.path, one.found)]
+        return [one for one in files if not self._wanted.fits(one.path, one)]
 
 
 class Inside:

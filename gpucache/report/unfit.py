@@ -168,7 +168,7 @@ class _Look(Inside):
         for linked in self._linked.unfit():
             self._example = self._example or self._path(linked.path)
             sizes = outside if linked.is_outside else inside
-            sizes.append(linked.found.st_size)
+            sizes.append(linked.size_bytes)
         others = [Others(uid, *noted) for uid, noted in sorted(self._others.items())]
         return Unfit(
             directories=self._directories,

@@ -242,7 +242,7 @@ class _Pass(Inside):
         for linked in self._linked.unfit():
             try:
                 if linked.is_outside or not self._changed_by_path(linked):
-                    outside.add(linked.found.st_ino)
+                    outside.add(linked.number)
             except OSError as error:
                 self.fail(linked.path, error)
         return outside
@@ -252,7 +252,7 @@ class _Pass(Inside):
 
         def act(here: int, name: str) -> bool:
             found = os.stat(name, dir_fd=here, follow_symlinks=False)
-            if found.st_ino != linked.found.st_ino:
+            if found.st_ino != linked.number:
                 return True  # replaced meanwhile: the next pass sees what is there now
             seen = Seen(here, name, linked.path, found)
             done = change(seen, self._wanted, self._planned.uid, linked.names)
