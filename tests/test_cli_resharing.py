@@ -10,6 +10,7 @@ import stat
 from pathlib import Path
 
 import pytest
+from support.fuse import same_directory
 from support.trees import Cache
 from support.users import acting_as
 
@@ -136,6 +137,27 @@ def test_a_group_that_is_not_there_is_an_error_with_the_way_out(cache, provision
     assert "there is no group 'nosuchgroup'" in done.stderr
     assert "hint: `getent group`" in done.stderr
     assert mode(cache.root) == 0o700
+
+
+@pytest.mark.fuse
+@pytest.mark.parametrize(
+    ("option", "said"),
+    [
+        ("chmod-ignore", "its mount keeps no mode 2770 (it stays as it was, without an error"),
+        ("chmod-deny", "its mount keeps no mode 2770 (Operation not permitted"),
+        ("chgrp-ignore", f"gives nothing to group gid {TEAM} (it stays as it was, without an"),
+        ("chgrp-deny", f"gives nothing to group gid {TEAM} (Operation not permitted"),
+    ],
+)
+def test_a_mount_that_decides_on_modes_and_groups_says_so_or_not(
+    tmp_path, fuse, provision, cache, option, said
+):
+    with same_directory(tmp_path, tmp_path.parent / f"{tmp_path.name}-shown", option) as shown:
+        done = provision(shown / "root", "--shared", "group", "--group", TEAM, "--yes")
+    assert done.returncode == 1
+    assert said in done.stderr
+    assert (mode(cache.root), cache.root.lstat().st_gid) == (0o700, 0)
+    assert mark_of(str(cache.root)) is None
 
 
 @pytest.mark.fuse

@@ -141,6 +141,7 @@ class TestModes:
         assert not plan(str(adas.root), "private").changes_anything
 
     def test_others_may_read_what_is_published_and_lock_nothing(self, adas):
+        (adas.root / "gpucache.toml").write_text("max_size = '1GiB'")
         share(adas.root, "read")
         root = adas.root
         assert mark_of(str(root)).sharing == "read"
@@ -149,7 +150,7 @@ class TestModes:
         assert mode(root / GRAPH) == 0o600
         for path in (root, adas.entry, adas.view, root / "triton" / "0", adas.entry.parent):
             assert mode(path) == 0o755, path
-        for path in (*adas.entry.iterdir(), *adas.view.iterdir()):
+        for path in (*adas.entry.iterdir(), *adas.view.iterdir(), root / "gpucache.toml"):
             assert mode(path) == 0o644, path
         share(root, "private")
         assert {mode(path) for path in everything(root)} == {0o700, 0o600}

@@ -36,8 +36,9 @@ _TRITON = "triton"
 _GPUCACHE = "gpucache"
 _MEMBERS = "members"
 _OPEN_PARTS = (*READABLE, paths.MARK)
-_ALL_MAY_RUN = 0o111
 _ALL_MAY_READ = 0o444
+_FILES = (os.path.basename(paths.tag_path("")), paths.SETTINGS)
+"""What gpucache and its user have directly in a root."""
 _SURELY_INDUCTORS = ("fxgraph", "aotautograd")
 _MOST_FILES = 1000
 _BEING_WRITTEN = f"gpucache/v1/tmp/{STAGED}"
@@ -79,12 +80,14 @@ def modes_at(sharing: Sharing, path: str) -> Modes:
     """
     if sharing != "read":
         return MODES[sharing]
-    part = path.split("/")
+    return MODES["read"] if _is_published(path.split("/")) else PRIVATE
+
+
+def _is_published(part: list[str]) -> bool:
+    """Whether what is at a path below the root, in parts, is there for readers."""
     if part[0] == _GPUCACHE:
-        is_open = len(part) <= 2 or part[2] in _OPEN_PARTS
-    else:
-        is_open = part[0] in ("", _TRITON, os.path.basename(paths.tag_path("")))
-    return MODES["read"] if is_open else PRIVATE
+        return len(part) <= 2 or part[2] in _OPEN_PARTS
+    return part[0] in ("", _TRITON, *_FILES)
 
 
 def is_written_by_others(path: str) -> bool:
@@ -193,7 +196,7 @@ def is_part(root: str, name: str) -> bool:
     """
     if name in (_TRITON, _GPUCACHE, _MEMBERS, _JIT, *_SURELY_INDUCTORS):
         return True
-    if name == os.path.basename(paths.tag_path("")):
+    if name in _FILES:
         return True
     return _is_inductors(root, name)
 

@@ -36,8 +36,8 @@ def change(seen: Seen, wanted: Wanted, uid: int, names: int = 1) -> bool:
         if wanted.gid not in (None, found.st_gid):
             os.chown(thing, -1, wanted.gid)
         os.chmod(thing, mode)
-        if stat.S_IMODE(os.stat(thing).st_mode) != mode:
-            raise OSError(errno.EPERM, "the mode does not stay as it was set", seen.path)
+        if not wanted.fits(seen.path, os.stat(thing)):
+            raise OSError(errno.EPERM, "mode and group do not stay as they were set", seen.path)
     return True
 
 

@@ -51,10 +51,12 @@ def tried(root: str, sharing: Sharing, gid: int | None) -> bool:
 
 
 def _give_group(root: str, fd: int, gid: int | None) -> None:
-    if gid in (None, os.fstat(fd).st_gid):
+    if gid is None or gid == os.fstat(fd).st_gid:
         return
     try:
         os.fchown(fd, -1, gid)
+        if os.fstat(fd).st_gid != gid:
+            raise OSError(errno.EPERM, "it stays as it was, without an error")
     except OSError as error:
         if error.errno == errno.EINVAL:
             fact = f"{group_name(gid)} is no group in this container: its user namespace does not map it"

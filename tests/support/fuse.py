@@ -27,10 +27,14 @@ def mounted(backing: Path, point: Path, refused: Mapping[str, str]) -> Iterator[
 
 
 @contextmanager
-def same_directory(shown: Path, point: Path) -> Iterator[Path]:
-    """Show a directory once more, as another node sees it: with the locks of this mount alone (bindfs)."""
+def same_directory(shown: Path, point: Path, *options: str) -> Iterator[Path]:
+    """Show a directory once more, as another node sees it: with the locks of this mount alone (bindfs).
+
+    ``options`` are more of bindfs's: ``chmod-ignore``.
+    """
     point.mkdir(mode=0o700, parents=True, exist_ok=True)
-    command = ["bindfs", "-f", "-o", "attr_timeout=0,entry_timeout=0", str(shown), str(point)]
+    words = ",".join(("attr_timeout=0,entry_timeout=0", *options))
+    command = ["bindfs", "-f", "-o", words, str(shown), str(point)]
     with _serving(command, point):
         yield point
 
