@@ -38,7 +38,7 @@ if TYPE_CHECKING:
     ]
     NoRoot = Literal["missing", "dangling", "no-directory", "no-cache", "device-directory"]
 
-    Cached = Literal["kernel", "graph", "compile-workers"]
+    Cached = Literal["kernel", "graph", "compile-workers", "jit-cache"]
 
     RecordReason = Literal[
         "missing", "unreadable", "torn", "foreign", "fake", "pin-unknown", "not-whole"
@@ -146,6 +146,7 @@ class TooLateError(GpuCacheError, RuntimeError):
             "kernel": f"Triton has a kernel in this process, cached in {where}",
             "graph": f"TorchInductor has a graph in this process, cached in {where}",
             "compile-workers": "TorchInductor has started its compile workers, without the plug-in",
+            "jit-cache": f"{where} was imported in this process, and has read where to cache",
         }
         super().__init__(
             f"gpucache.use({ordinal}) comes too late: {facts[what]}",
@@ -157,8 +158,8 @@ class TooLateError(GpuCacheError, RuntimeError):
         )
         self.ordinal = ordinal
         self.what = what
-        """What there is: a ``kernel`` or a ``graph`` in memory, or TorchInductor's ``compile-workers``, which lack the
-        plug-in."""
+        """What there is: a ``kernel`` or a ``graph`` in memory, TorchInductor's ``compile-workers``, which lack the
+        plug-in, or a module that has read where to cache (``jit-cache``)."""
         self.where = where
 
 

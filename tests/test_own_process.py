@@ -16,6 +16,7 @@ import gpucache
 from gpucache import DeviceCacheRegistry, DeviceIndexError, RecordError, TooLateError
 from gpucache.directories import own_process
 from gpucache.environment import OUR_MANAGER
+from gpucache.layout.jit_caches import JIT_CACHES
 
 FOUR = {"GPUCACHE_FAKE_DEVICES": "4xH100:9.0"}
 INDUCTOR = "TORCHINDUCTOR_CACHE_DIR"
@@ -130,6 +131,45 @@ def test_torch_keeps_its_root_where_it_could_not_write_ours(registry, monkeypatc
     monkeypatch.setattr(own_process.os, "access", lambda path, mode: False)
     assert set(registry.environ(0, plugin=True)) - set(gpucache.use(0)) == {INDUCTOR}
     assert INDUCTOR not in os.environ
+
+
+# ---- JIT caches
+
+
+def test_jit_caches_go_into_the_root_as_well(registry):
+    wanted = registry.environ(1, plugin=True, caches=["tilelang", "tvm-ffi"])
+    assert "TVM_FFI_CACHE_DIR" in wanted
+    for _ in range(2):
+        assert gpucache.use(1, caches=["tilelang", "tvm-ffi"]) == wanted
+    assert os.environ["TVM_FFI_CACHE_DIR"] == wanted["TVM_FFI_CACHE_DIR"]
+
+
+def test_a_jit_cache_of_the_users_stays(registry, tmp_path):
+    os.environ["TVM_FFI_CACHE_DIR"] = str(tmp_path)
+    assert "TVM_FFI_CACHE_DIR" not in gpucache.use(1, caches=["tvm-ffi"])
+    assert os.environ["TVM_FFI_CACHE_DIR"] == str(tmp_path)
+
+
+def test_what_was_imported_is_too_late_where_it_is_named_and_else_left_out(registry, monkeypatch):
+    monkeypatch.setitem(sys.modules, "cupy", types.ModuleType("cupy"))
+    before = dict(os.environ)
+    with pytest.raises(TooLateError, match="cupy was imported in this process") as caught:
+        gpucache.use(1, caches=["tvm-ffi", "cupy"])
+    assert caught.value.what == "jit-cache"
+    assert dict(os.environ) == before
+    assert "CUPY_CACHE_DIR" in registry.environ(1, caches=["all"])
+    held = gpucache.use(1, caches=["all"])
+    assert "TVM_FFI_CACHE_DIR" in held
+    assert "CUPY_CACHE_DIR" not in {*held, *os.environ}
+    os.environ["CUPY_CACHE_DIR"] = "/mine"
+    assert "CUPY_CACHE_DIR" not in gpucache.use(1, caches=["cupy"])
+
+
+@pytest.mark.parametrize(
+    "cache", [one for one in JIT_CACHES if one.variables], ids=lambda one: one.name
+)
+def test_a_cache_names_the_module_that_reads_its_variable_as_it_is_imported(cache):
+    assert bool(cache.module) == (cache.read_at == "import")
 
 
 # ---- what torch has set

@@ -21,10 +21,11 @@ from gpucache.values import Value
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping
+    from collections.abc import Iterable, Iterator, Mapping
     from typing import Any
 
     from gpucache.errors import Cached
+    from gpucache.layout.jit_cache import JitCache
 
 _KNOBS = {TRITON_DIRECTORY.name: "dir", MANAGER.name: "manager_class"}
 """What Triton's `knobs.cache` calls a variable (3.4.0 to 3.9.0)."""
@@ -57,6 +58,14 @@ def late(environ: Mapping[str, str], wanted: Mapping[str, str]) -> Late | None:
     if manager and _has_compile_workers():
         return Late("compile-workers", where)
     return None
+
+
+def read_at_import(names: Iterable[str]) -> list[JitCache]:
+    """The JIT caches of these names whose variables were read as their software was imported, in this process."""
+    from gpucache.layout.jit_caches import JIT_CACHES  # most processes choose none
+
+    wanted = set(names)
+    return [one for one in JIT_CACHES if one.name in wanted and one.module in sys.modules]
 
 
 def _in_effect(name: str, environ: Mapping[str, str]) -> str | None:

@@ -9,20 +9,20 @@ from __future__ import annotations
 import os
 
 from gpucache import configuration, environment
-from gpucache.directories.already_cached import knob, late, written_by_torch
+from gpucache.directories.already_cached import knob, late, read_at_import, written_by_torch
 from gpucache.directories.registry import DeviceCacheRegistry
-from gpucache.directories.settings import Change, marks, set_by_outer
+from gpucache.directories.settings import VARIABLES, Change, marks, set_by_outer
 from gpucache.errors import TooLateError
 from gpucache.log import INFO, tell_in_job
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Mapping, Sequence
 
     from gpucache.directories.settings import Setting
 
 
-def use(ordinal: int, *, plugin: bool = True) -> dict[str, str]:
+def use(ordinal: int, *, plugin: bool = True, caches: Sequence[str] = ()) -> dict[str, str]:
     """Give this process the directories of the device with this CUDA ordinal, by setting ``os.environ``.
 
     For a worker that somebody else has started, before its first kernel: in the target of a process, the initializer of
@@ -37,13 +37,16 @@ def use(ordinal: int, *, plugin: bool = True) -> dict[str, str]:
     Args:
         ordinal: CUDA's number of the device, among those that this process sees.
         plugin: whether Triton is to use the plug-in, by which the node compiles each kernel once.
+        caches: the JIT caches that are put into the root as well, as for `DeviceCacheRegistry.environ`. Of ``all``,
+            those are left out whose software was imported already, and reads its variable then only.
 
     Returns:
         The variables that hold as gpucache wants them. One that is missing, of those of `DeviceCacheRegistry.environ`,
         is the user's.
 
     Raises:
-        TooLateError: a kernel or a graph was compiled or loaded in this process already, elsewhere. Nothing was set.
+        TooLateError: a kernel or a graph was compiled or loaded in this process already, elsewhere, or a cache that is
+            named belongs to software that was imported. Nothing was set.
         DeviceIndexError: this process has no such device.
         RecordError, UnsafeDirectoryError: as `DeviceCacheRegistry.load`.
     """
@@ -51,7 +54,7 @@ def use(ordinal: int, *, plugin: bool = True) -> dict[str, str]:
     if environment.DISABLE.read(configuration.environ(environ)):
         return {}
     before = _chosen_by_others(environ)
-    wanted = _wanted(before, ordinal, plugin)
+    wanted = _wanted(before, ordinal, plugin, caches)
     by_gpucache = set_by_outer(environ)
     settings = [_setting(name, value, before, by_gpucache) for name, value in wanted.items()]
     held = {one.name: wanted[one.name] for one in settings if one.by == "gpucache"}
@@ -62,27 +65,51 @@ def use(ordinal: int, *, plugin: bool = True) -> dict[str, str]:
     own = {name: environ[name] for name in by_gpucache}
     own |= {one.name: held[one.name] for one in settings if one.action in ("set", "replaced")}
     environ.update(held)
-    environ[environment.SET_BY_RUN.name] = marks(own)
+    also = sorted(own.keys() - {*VARIABLES, environment.MANAGER.name})
+    environ[environment.SET_BY_RUN.name] = marks(own, also)
     return held
 
 
 def _chosen_by_others(environ: Mapping[str, str]) -> dict[str, str]:
     """The environment without what gpucache or torch has set for another device, or for none."""
     chosen = dict(environ)
-    if environment.PINNED_DEVICE.name in set_by_outer(environ):
-        del chosen[environment.PINNED_DEVICE.name]
-    for name in written_by_torch(environ):
+    others = {environment.PINNED_DEVICE.name, environment.CACHES.name}
+    for name in others & set_by_outer(environ) | written_by_torch(environ):
         del chosen[name]
     return chosen
 
 
-def _wanted(environ: Mapping[str, str], ordinal: int, plugin: bool) -> dict[str, str]:
+def _wanted(
+    environ: Mapping[str, str], ordinal: int, plugin: bool, caches: Sequence[str]
+) -> dict[str, str]:
+    """The variables that this process is to have.
+
+    Raises:
+        TooLateError: a cache that is named is one of software that was imported.
+    """
     registry = DeviceCacheRegistry.load(environ=environ)
-    wanted = registry.environ(ordinal, plugin=plugin)
+    wanted = registry.environ(ordinal, plugin=plugin, caches=caches, given=environ)
     if not os.access(registry.root, os.W_OK):
         # A compile of torch's fails where it cannot write.
         del wanted[environment.INDUCTOR_ROOT.name]
+    if caches:
+        _leave_out_imported(wanted, environ, ordinal, caches)
     return wanted
+
+
+def _leave_out_imported(
+    wanted: dict[str, str], environ: Mapping[str, str], ordinal: int, caches: Sequence[str]
+) -> None:
+    """Take out of ``wanted`` the variables that are read no more, but for those that have their values already."""
+    from gpucache.layout.jit_caches import chosen
+
+    for cache in read_at_import(row.name for row in chosen(caches, "caches")):
+        names = [name for name, _ in cache.variables if name in wanted]
+        unread = [name for name in names if environ.get(name) != wanted[name]]
+        if unread and cache.name in caches:
+            raise TooLateError(ordinal, "jit-cache", cache.module)
+        for name in unread:
+            del wanted[name]
 
 
 def _setting(name: str, wanted: str, before: Mapping[str, str], by_gpucache: set[str]) -> Setting:

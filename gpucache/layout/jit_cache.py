@@ -107,6 +107,8 @@ class JitCache(Value, kw_only=True):
     """Whether the software takes ``~`` at the beginning of a value for the home; else that is a directory ``~``."""
     read_at: Literal["import", "use", "not known"]
     """When the software reads the variable: as it is imported, so that only a launcher can set it, or at each use."""
+    module: str = ""
+    """The module whose import reads it; empty where it is read at each use."""
     source: str
     """Where each of this was read or seen."""
 

@@ -48,6 +48,7 @@ JIT_CACHES: tuple[JitCache, ...] = (
         needs_local=True,
         not_quoted=" $:\n",
         read_at="import",
+        module="flashinfer",
         source="read: jit/env.py, jit/core.py; run: a module built by nvcc; locks over NFS: flashinfer #3777, #4062",
     ),
     JitCache(
@@ -64,6 +65,7 @@ JIT_CACHES: tuple[JitCache, ...] = (
         mends_itself=None,
         moves=True,
         read_at="import",
+        module="flashinfer",
         source="read: jit/env.py, _get_cubin_dir",
     ),
     JitCache(
@@ -83,6 +85,7 @@ JIT_CACHES: tuple[JitCache, ...] = (
         needs_local=True,
         not_quoted=_SHELL,
         read_at="import",
+        module="deep_gemm",
         source="read: csrc/jit/compiler.hpp; ranks race over NFS: deepgemm #301, sglang #27604; import: vllm #39913",
     ),
     JitCache(
@@ -153,6 +156,7 @@ JIT_CACHES: tuple[JitCache, ...] = (
         mends_itself=True,
         moves=True,
         read_at="import",
+        module="flash_attn.cute",
         source="read: cute/cache_utils.py; some keys lack the architecture: cute/interface.py",
     ),
     JitCache(
@@ -167,6 +171,7 @@ JIT_CACHES: tuple[JitCache, ...] = (
         mends_itself=True,
         moves=True,
         read_at="import",
+        module="quack",
         source="read: cache/__init__.py, cache/jit.py, autotuner.py (which reads the variable at use)",
     ),
     JitCache(
@@ -257,6 +262,7 @@ JIT_CACHES: tuple[JitCache, ...] = (
         moves_because=_NINJA,
         not_quoted=_SHELL,
         read_at="import",
+        module="aiter",
         source="read: aiter/jit/core.py (get_user_jit_dir, get_module_custom_op); orphaned locks hang: aiter #3635",
     ),
     JitCache(
@@ -275,6 +281,7 @@ JIT_CACHES: tuple[JitCache, ...] = (
         mends_itself=True,
         moves=True,
         read_at="import",
+        module="cupy",
         source="run: the private compile function, LTO-IR; read: cupy/cuda/_compiler_cache.py",
     ),
     JitCache(
@@ -304,6 +311,7 @@ JIT_CACHES: tuple[JitCache, ...] = (
         mends_itself=False,
         moves=True,
         read_at="import",
+        module="numba",
         source="run: numba; read: numba-cuda",
     ),
     JitCache(
@@ -342,6 +350,7 @@ JIT_CACHES: tuple[JitCache, ...] = (
         mends_itself=False,
         moves=True,
         read_at="import",
+        module="jax",
         source="run: without the second variable the keys hold the directory's own path",
     ),
     JitCache(
@@ -380,6 +389,7 @@ JIT_CACHES: tuple[JitCache, ...] = (
         not_quoted=" $:\n",
         expands_home=True,
         read_at="import",
+        module="sglang",
         source="run: srt/environ.py; read: kernels/jit/utils/compile/cache.py, gpu_worker.py (replaces values in tmp)",
     ),
     JitCache(
@@ -413,6 +423,7 @@ JIT_CACHES: tuple[JitCache, ...] = (
         mends_itself=None,
         moves=True,
         read_at="import",
+        module="unsloth_zoo",
         source="read: compiler.py",
     ),
     JitCache(
@@ -446,6 +457,7 @@ JIT_CACHES: tuple[JitCache, ...] = (
         mends_itself=None,
         moves=True,
         read_at="import",
+        module="kernels",
         source="read and asked: hf_hub.py, CACHE_DIR",
     ),
 )
