@@ -303,6 +303,7 @@ class TestRegistry:
         registry = DeviceCacheRegistry(environ=base)
         registry.provision()
         variables = registry.environ(0, caches=["warp", "jax"], given=base)
+        assert registry.environ(0, caches="warp,jax", given=base) == variables
         assert variables["WARP_CACHE_PATH"] == f"{tmp_path}/root/jit/warp"
         assert variables["JAX_PERSISTENT_CACHE_ENABLE_XLA_CACHES"] == "none"
         assert (tmp_path / "root/jit/warp").is_dir()
@@ -346,7 +347,7 @@ def test_run_says_once_what_is_left_behind_and_what_stays_unset(gpucache, base, 
     said = [line for line in first.stderr.splitlines() if line.startswith("note: ")]
     stays, moves, rebuilt = said
     assert stays.startswith(
-        "note: sglang is not put into the root, SGLANG_CACHE_DIR stays as it is"
+        "note: sglang is not put into the root, and SGLANG_CACHE_DIR stays as it is"
     )
     assert f"tilelang had 7 B in {tmp_path}/.tilelang/cache, which is used no more; `cp " in moves
     assert "tvm-ffi" in rebuilt
@@ -368,3 +369,13 @@ def test_env_prints_the_caches_variables_once_more_alike(gpucache, base, tmp_pat
     named = gpucache("env", "0", "--caches", "wrap", env=environ)
     assert named.returncode == 2
     assert "the nearest is warp" in named.stderr
+
+
+def test_what_several_caches_lack_is_said_in_one_line(gpucache, base, tmp_path):
+    environ = {**os.environ, **base, "TMPDIR": str(tmp_path / "elsewhere")}
+    assert gpucache("run", "--", "true", env=environ).returncode == 0
+    (tmp_path / "root/jit").write_text("in the way")
+    said = gpucache("run", "--caches", "warp,tilelang,quack", "--", "true", env=environ).stderr
+    (line,) = [line for line in said.splitlines() if line.startswith("note: ")]
+    assert line.startswith("note: tilelang, quack, warp are not put into the root, and their ")
+    assert "Not a directory" in line

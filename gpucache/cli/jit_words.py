@@ -15,19 +15,25 @@ if TYPE_CHECKING:
 
 def sentences(launch: JitLaunch) -> Iterator[str]:
     """What a person should know of the JIT caches of a program that is started: a sentence each."""
+    unset: dict[str, list[JitPlace]] = {}
     for place in launch.places:
         if place.outcome not in ("placed", "yours"):
-            yield f"{unset(place)}: {place.why}"
+            unset.setdefault(place.why, []).append(place)
+    for why, places in unset.items():
+        yield f"{not_put(places)}: {why}"
     for behind in launch.left:
         yield left(behind)
 
 
-def unset(place: JitPlace) -> str:
-    """That a cache does not go to the root."""
-    name, variable = place.cache.name, place.cache.variable
-    if variable is None:
-        return f"{name} is not put into the root"
-    return f"{name} is not put into the root, {variable} stays as it is"
+def not_put(places: list[JitPlace]) -> str:
+    """That some caches do not go to the root."""
+    names = [place.cache.name for place in places]
+    variables = [place.cache.variable for place in places if place.cache.variable is not None]
+    if len(names) > 1:
+        return f"{', '.join(names)} are not put into the root, and their variables stay as they are"
+    if not variables:
+        return f"{names[0]} is not put into the root"
+    return f"{names[0]} is not put into the root, and {variables[0]} stays as it is"
 
 
 def left(behind: LeftBehind) -> str:

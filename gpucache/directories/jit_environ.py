@@ -151,13 +151,13 @@ def _place(cache: JitCache, here: Here) -> JitPlace:
         return JitPlace(cache, level.unknown, _UNKNOWN[level.unknown])
     odd = _odd_in(directory, cache.not_quoted)
     if odd is not None:
-        why = f"its path has {odd}, at which {cache.software} fails; {_OTHER_ROOT}"
+        why = f"the path has {odd}, at which such builds fail; {_OTHER_ROOT}"
         return JitPlace(cache, "odd-path", why, directory)
     if cache.not_in_tmp and here.temporary is not None:
         why = f"{cache.software} replaces values below {here.temporary}; {_OTHER_ROOT}"
         return JitPlace(cache, "in-tmp", why, directory)
     if cache.needs_local and here.network is not None:
-        why = f"{cache.software} needs a file system of this node, and the root is on {here.network}; {_OTHER_ROOT}"
+        why = f"only a file system of this node is safe, and the root is on {here.network}; {_OTHER_ROOT}"
         return JitPlace(cache, "network", why, directory)
     return JitPlace(cache, "placed", "", directory, values_of(cache, directory, here.deepgemm))
 
@@ -176,7 +176,7 @@ def _odd_in(directory: str, not_quoted: str) -> str | None:
 
 _OTHER_ROOT = f"set {environment.ROOT} to a directory elsewhere"
 _UNKNOWN: dict[str, str] = {
-    "no-arch": "its directory is named by the architecture, and none is known of the devices here",
-    "several-archs": "its directory is named by the architecture, and there are several; --device chooses a device",
-    "no-torch": "its directory is named by torch's version, and gpucache's Python has no torch; install gpucache there",
+    "no-arch": "the directory is named by the architecture, and none is known of the devices here",
+    "several-archs": "the directory is named by the architecture, and there are several; --device chooses a device",
+    "no-torch": "the directory is named by torch's version, and gpucache has none beside it; install gpucache there",
 }

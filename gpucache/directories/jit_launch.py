@@ -11,7 +11,7 @@ from gpucache.directories.jit_environ import Here, places
 from gpucache.directories.settings import VARIABLES, Change, Setting, set_by_outer
 from gpucache.disk.vetting import Trust
 from gpucache.environment import CACHES
-from gpucache.layout.jit_caches import chosen
+from gpucache.layout.jit_caches import chosen, named
 from gpucache.machine.device import architectures
 from gpucache.values import Value
 
@@ -51,7 +51,7 @@ def jit_launch(
     root: str,
     devices: Sequence[Device],
     environ: Mapping[str, str],
-    names: Sequence[str] | None,
+    names: Sequence[str] | str | None,
     settings: Mapping[str, str],
     force: bool = False,
 ) -> JitLaunch:
@@ -61,7 +61,7 @@ def jit_launch(
         root: a root that is there, or a member's own directory in one.
         devices: those that the process may use.
         environ: what is set there stays, unless an outer call has set it.
-        names: the caches that are chosen; None: as `GPUCACHE_CACHES` in ``settings`` says.
+        names: the caches that are chosen, as words or one text; None: as `GPUCACHE_CACHES` in ``settings`` says.
         settings: gpucache's own variables, as environment and files have them.
         force: whether to replace what the user has set, too.
 
@@ -69,6 +69,8 @@ def jit_launch(
         ConfigurationError: a name is no cache's, or `GPUCACHE_CACHES` makes no sense.
     """
     said_by = OPTION
+    if isinstance(names, str):
+        names = named(names, OPTION)
     if names is None:
         names, said_by = CACHES.read(settings), CACHES.name
     rows = chosen(names, said_by)

@@ -58,7 +58,7 @@ def launch_environ(
     force: bool = False,
     root: str | None = None,
     plugin: bool = True,
-    caches: Sequence[str] | None = None,
+    caches: Sequence[str] | str | None = None,
 ) -> tuple[dict[str, str], LaunchReport]:
     """The environment that gives a command its device's directories, provisioned; and a report of every change.
 
@@ -137,7 +137,7 @@ def _jit_launch(
     ordinal: int | None,
     base: Mapping[str, str],
     environ: Mapping[str, str],
-    caches: Sequence[str] | None,
+    caches: Sequence[str] | str | None,
     force: bool,
     warnings: list[str],
 ) -> JitLaunch | None:

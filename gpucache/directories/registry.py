@@ -157,7 +157,7 @@ class DeviceCacheRegistry:
         ordinal: int,
         *,
         plugin: bool = False,
-        caches: Sequence[str] = (),
+        caches: Sequence[str] | str = (),
         given: Mapping[str, str] | None = None,
     ) -> dict[str, str]:
         """The variables that give a child process this device's directory.
@@ -167,7 +167,7 @@ class DeviceCacheRegistry:
         only for children that can import gpucache, such as those of this interpreter. Triton imports it inside a
         kernel launch, which fails where that cannot be.
 
-        ``caches`` adds the variables of JIT caches (``["all"]``, ``["flashinfer", "tilelang"]``: `gpucache caches`
+        ``caches`` adds the variables of JIT caches (``"all"``, ``["flashinfer", "tilelang"]``: `gpucache caches`
         lists them) that are not set in ``given``, the environment that the child has otherwise, by default
         ``os.environ``. Their directories are made; what cannot be had here is left out (`gpucache caches` says why).
 
