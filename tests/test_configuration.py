@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 import itertools
+import json
 import os
 import re
 from pathlib import Path
 
 import pytest
 import tomllib
+from hypothesis import given
+from hypothesis import strategies as st
 from support.settings_files import forms, user_file, written
 
 from gpucache import configuration, environment, log
-from gpucache.configuration import places
+from gpucache.configuration import places, toml
 from gpucache.configuration.template import EXAMPLES, template
 from gpucache.configuration.toml import BY_NAME, text_of
 from gpucache.environment import MAX_SIZE, ROOT, STAMP, TRUST_GROUPS, TRUST_UIDS, VARIABLES
@@ -101,11 +104,11 @@ def test_of_two_sources_the_stronger_one_holds(variable, weak, strong, files):
     environ = files.environ()
     if variable is ROOT:
         del environ["GPUCACHE_DIR"]
-    for source, toml in ((weak, EXAMPLES[name]), (strong, OTHERS[name])):
+    for source, given_as in ((weak, EXAMPLES[name]), (strong, OTHERS[name])):
         if source == "environment":
-            environ[variable.name] = as_text(variable, toml)
+            environ[variable.name] = as_text(variable, given_as)
         else:
-            files.put(source, f"{name} = {toml}\n")
+            files.put(source, f"{name} = {given_as}\n")
     found = configuration.in_force(environ)
     assert found.problems == ()
     assert variable.read(found.environ) == variable.parse(as_text(variable, OTHERS[name]))
@@ -260,6 +263,47 @@ def test_a_bad_value_hides_what_a_weaker_file_says(files):
     files.put("system", "trust_uids = [1000]\n")
     files.put("user", 'trust_uids = ["ada"]\n')
     assert TRUST_UIDS.read(configuration.environ(files.environ())) == frozenset()
+
+
+@given(st.binary(max_size=400))
+def test_no_bytes_make_a_parse_fail(content):
+    toml.parse("user", "/x", content)
+
+
+TOML_VALUES = st.one_of(
+    st.text(max_size=20).map(lambda text: json.dumps(text, ensure_ascii=False)),
+    st.integers().map(str),
+    st.floats().map(lambda number: repr(number)),
+    st.sampled_from(
+        [
+            "true",
+            "0x" + "f" * 9000,
+            "1e999",
+            "2026-11-26T08:00:00Z",
+            "{a = {b = [1]}}",
+            "[" * 300 + "]" * 300,
+            "[['a'], [1]]",
+            "''",
+            "['gpucache-secret-key:ci:PN94B0']",
+            "['ci:" + "k" * 43 + "']",
+        ]
+    ),
+)
+
+
+@given(st.sampled_from(sorted(BY_NAME)), TOML_VALUES)
+def test_no_value_of_any_setting_makes_a_parse_fail_or_shows_a_secret(name, written_as):
+    content = f"{name} = {written_as}\n".encode("utf-8", "surrogatepass")
+    parsed = toml.parse("user", "/x", content)
+    for problem in parsed.problems:
+        assert len(str(problem)) < 1000
+        if name == "sign_key":
+            assert "PN94B0" not in str(problem)
+            assert "k" * 43 not in str(problem)
+    for variable, line in parsed.lines.items():
+        if line.text:
+            assert BY_NAME[name].parse(line.text) is not NotImplemented
+            assert variable == BY_NAME[name].name
 
 
 def test_an_unknown_name_is_told_with_its_line_and_the_nearest(files):

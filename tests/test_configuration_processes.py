@@ -233,6 +233,20 @@ def test_a_root_gets_a_file_of_its_own(three_files):
     assert three_files.gpucache("config").stderr == ""
 
 
+@pytest.mark.parametrize(("sharing", "mode"), [("group", 0o660), ("read", 0o644)])
+def test_a_roots_file_is_shared_as_the_root_is_and_stays_when_all_that_is_cached_goes(
+    sharing, mode, root, gpucache
+):
+    environ = {**os.environ, "GPUCACHE_FAKE_DEVICES": "1", "GPUCACHE_DIR": str(root)}
+    assert gpucache("provision", env=environ).returncode == 0
+    path = written(root / "gpucache.toml", "stamp_s = 7\n", 0o604)
+    assert gpucache("provision", "--shared", sharing, "--yes", env=environ).returncode == 0
+    assert path.stat().st_mode & 0o777 == mode
+    done = gpucache("clean", "--yes", env=environ)
+    assert "gpucache.toml" not in done.stderr
+    assert path.read_text() == "stamp_s = 7\n"
+
+
 @pytest.mark.mounts
 def test_init_asks_for_one_file(machine):
     done = machine.gpucache("config", "--init", "--user", "--root", machine.home)

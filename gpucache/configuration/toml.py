@@ -52,7 +52,7 @@ def parse(source: Source, path: str, content: bytes) -> Parsed:
             try:
                 lines[variable.name] = Line(text_of(variable, value), number)
                 continue
-            except ValueError as error:
+            except (ValueError, RecursionError) as error:
                 lines[variable.name] = Line("", number)
                 wrong = _bad_value(variable, value, str(error))
                 lasts = lasts and variable is not TRUST_GROUPS
@@ -96,9 +96,19 @@ def _meant(name: str) -> str:
 
 
 def _bad_value(variable: Variable[Any], value: object, expected: str) -> tuple[str, str]:
-    shown = shortened(variable.shown(str(value)))
+    shown = shortened(variable.shown(_written(value)))
     default = variable.default_text or "unset"
     return f"{variable.name_in_file} = {shown} is not {expected}", f"it is {default}"
+
+
+def _written(value: object) -> str:
+    """A value as a person may be shown it, as the environment would have it."""
+    if isinstance(value, dict):
+        return "a table"
+    try:
+        return ",".join(map(str, value)) if isinstance(value, list) else str(value)
+    except (ValueError, RecursionError):  # more digits than Python writes; lists in lists in lists
+        return "such a value"
 
 
 # ---- values
@@ -183,6 +193,6 @@ def line_of(name: str, text: str) -> int | None:
 def _is_whole(text: str) -> bool:
     try:
         tomllib.loads(text)
-    except ValueError:
+    except (ValueError, RecursionError):
         return False
     return True

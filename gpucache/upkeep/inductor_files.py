@@ -10,7 +10,7 @@ from typing import NamedTuple
 
 from gpucache.disk.locks import is_free
 from gpucache.layout.inductor import is_cache
-from gpucache.layout.paths import below_base, members_directory, tag_path
+from gpucache.layout.paths import below_base, members_directory, settings_path, tag_path
 from gpucache.report.cache_report import CacheReport
 from gpucache.store.inductor_units import InductorFile
 
@@ -44,7 +44,7 @@ class _Sorting:
         self.is_shared = any(map(os.path.isdir, others))
         """Whether something else is Inductor's or gpucache's here."""
         ours = os.path.join(self.root, "gpucache")
-        self.known = {ours, tag_path(self.root)}
+        self.known = {ours, tag_path(self.root), settings_path(self.root)}
         self.known |= {stray.path for stray in report.strays}
         self.members = members_directory(self.root)
         for entry in report.entries:
