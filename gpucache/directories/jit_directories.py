@@ -83,26 +83,29 @@ def _make(base: str, place: JitPlace, trust: Trust) -> bool:
 
 
 def _made(directory: str, trust: Trust) -> bool:
-    is_new = not vet_child(directory, trust)
-    if is_new:
-        _make_for_all(directory)
+    if not vet_child(directory, trust):
+        is_new = _make_for_all(directory)
         vet_child(directory, trust)  # another process may have made it first
-    elif not may(directory, os.W_OK | os.X_OK):
+        return is_new
+    if not may(directory, os.W_OK | os.X_OK):
         raise refusal(directory, _unwritable(directory), "write")
-    return is_new
+    return False
 
 
-def _make_for_all(directory: str) -> None:
-    """Make a directory with the mode that a default ACL gives, in a group's root; else for this user alone."""
+def _make_for_all(directory: str) -> bool:
+    """Make a directory with the mode that a default ACL gives, in a group's root; else for this user alone.
+
+    Returns whether this call made it.
+    """
     if not has_default_acl(os.path.dirname(directory)):
-        make_below_root(directory)
-        return
+        return make_below_root(directory)
     try:
         os.mkdir(directory, 0o777)  # less what the ACL takes
     except FileExistsError:
-        return
+        return False
     except OSError as error:
         raise refusal(directory, error) from error
+    return True
 
 
 def _unwritable(directory: str) -> OSError:

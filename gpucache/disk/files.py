@@ -71,7 +71,7 @@ def make_directory(path: str, above: int | None = None) -> bool:
     return made
 
 
-def make_below_root(path: str, above: int | None = None) -> None:
+def make_below_root(path: str, above: int | None = None) -> bool:
     """As `make_directory`, of a directory below a root's: where root acts in another user's root, the new one is his.
 
     Else whatever root is the first to do there could be done by nobody else from then on. ``above`` is as there.
@@ -84,10 +84,11 @@ def make_below_root(path: str, above: int | None = None) -> None:
     while os.geteuid() == 0 and not os.path.lexists(step):
         missing.append(step)
         step = os.path.dirname(step)
-    make_directory(path, above)
+    made = make_directory(path, above)
     for step in reversed(missing):
         with suppress(OSError):
             _give_to_owner_above(step)
+    return made
 
 
 def _give_to_owner_above(path: str) -> None:

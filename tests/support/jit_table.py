@@ -6,7 +6,16 @@ from gpucache.layout.jit_cache import JitCache
 from gpucache.layout.jit_caches import JIT_CACHES
 
 _WHERE = ("name", "read by (versions)", "variables", "chosen by", "without them", "holds")
-_HOW = ("name", "level", "removed alone", "cold ranks", "moved", "damage", "source")
+_HOW = (
+    "name",
+    "level",
+    "variable read",
+    "removed alone",
+    "cold ranks",
+    "moved",
+    "damage",
+    "source",
+)
 _DAMAGE = {True: "mended", False: "stays", None: "not known"}
 _LEVELS = {"none": "", "arch": "`sm_90`", "python-cuda-arch": "`cp311-torch2.13.0+cu130-sm_90`"}
 
@@ -38,12 +47,23 @@ def _how(cache: JitCache) -> tuple[str, ...]:
     return (
         f"`{cache.name}`",
         _LEVELS[cache.level],
+        {"import": "at import", "use": "at use"}.get(cache.read_at, cache.read_at),
         units or bounded,
         cache.cold_start,
         "hit" if cache.moves else f"compiled again: {cache.moves_because}",
         _DAMAGE[cache.mends_itself],
-        cache.source + ("; needs a file system of this node" if cache.needs_local else ""),
+        "; ".join([cache.source, *_needs(cache)]),
     )
+
+
+def _needs(cache: JitCache) -> list[str]:
+    """What a software needs of its directory, in words."""
+    words = []
+    if cache.needs_directory:
+        words.append("caches nothing where the directory is missing")
+    if cache.needs_local:
+        words.append("needs a file system of this node")
+    return words
 
 
 def _line(cells: tuple[str, ...]) -> str:
