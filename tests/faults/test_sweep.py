@@ -19,6 +19,7 @@ pytestmark = [pytest.mark.compiles, pytest.mark.faults]
 NAMES = [
     *("first-compile", "compile", "hit", "view", "view-elsewhere", "adopt", "mend", "evict"),
     "add-recipe",
+    *("fall-back", "library-fall-back"),
     *("library", "library-hit", "library-view", "autotune", "autotune-hit"),
     *("provision", "provision-again", "prune", "slim", "clean", "verify", "repair"),
     *("stats", "ls", "du", "doctor", "path"),

@@ -31,10 +31,12 @@ import gpucache.cli.transfer_unpack
 import gpucache.remote.ask
 import gpucache.remote.setting
 import gpucache.store.eviction
+import gpucache.store.fallback
 import gpucache.store.leftovers
 import gpucache.transfer.prefetch
 import gpucache.transfer.pull
 import gpucache.triton.fetched
+import gpucache.triton.from_fallback
 import gpucache.triton.shared_kernel
 import gpucache.triton.single_file
 import gpucache.warm.ahead.ahead
@@ -225,6 +227,22 @@ def _waiting(root: Path) -> None:
     outbox.leave(str(root), A)
 
 
+def _beside(root: Path) -> None:
+    """Two kernels; another kernel and a library in another root, which may be the fallback of this one."""
+    own = os.environ["GPUCACHE_DIR"]
+    os.environ["GPUCACHE_DIR"] = str(_fallback(root))
+    os.environ["TRITON_CACHE_DIR"] = f"{_fallback(root)}/triton/0"
+    launch(C)
+    load_single(S, "launcher.so")
+    os.environ["GPUCACHE_DIR"] = own
+    gpucache.triton.manager._locations.clear()
+    _two(root)
+
+
+def _fallback(root: Path) -> Path:
+    return root.parent / "beside"
+
+
 def _shared(root: Path) -> Path:
     return root.parent / "shared"
 
@@ -246,6 +264,7 @@ TREES: dict[str, Callable[[Path], None]] = {
     "packed": _packed,
     "offered": _offered,
     "waiting": _waiting,
+    "beside": _beside,
 }
 
 
@@ -282,6 +301,16 @@ def _calling(name: str) -> Callable[[Path, Injection], object]:
         code = command_line.main(_COMMANDS[name])
         assert code in (0, 1), f"exit code {code}"
         return code
+
+    return run
+
+
+def _falling_back(
+    do: Callable[[Path, Injection], object],
+) -> Callable[[Path, Injection], object]:
+    def run(root: Path, injection: Injection) -> object:
+        os.environ["GPUCACHE_FALLBACK"] = str(_fallback(root))
+        return do(root, injection)
 
     return run
 
@@ -397,6 +426,8 @@ OPERATIONS: dict[str, Operation] = {
     "library-view": Operation("one-device", _loading("launcher.so"), device="1"),
     "autotune": Operation("two", _loading("add.autotune.json")),
     "autotune-hit": Operation("one-device", _loading("add.autotune.json")),
+    "fall-back": Operation("beside", _falling_back(_launching(C))),
+    "library-fall-back": Operation("beside", _falling_back(_loading("launcher.so"))),
     "ask": Operation(
         "two",
         _asking,
