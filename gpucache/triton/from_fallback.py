@@ -104,7 +104,7 @@ def _count(location: Location, answer: Answer, spent: float) -> None:
     elif answer.did != "same":
         stats.add("fallback_errors")
     stats.add("fallback_bytes", answer.size_bytes)
-    stats.add("fallback_s", spent, now=True)
+    stats.add("fallback_s", spent)  # written with the miss or the hit that follows
 
 
 def _tell(answer: Answer, root: str, store_key: str, spent: float) -> None:
