@@ -9,6 +9,9 @@ import fcntl
 import json
 import os
 import pickle
+import re
+import shlex
+import shutil
 import stat
 import subprocess
 from collections.abc import Callable, Iterator, Mapping
@@ -397,6 +400,63 @@ def stock_leaves(device: Path, key: str, files: Mapping[str, bytes]) -> None:
         (home / name).write_bytes(data)
     children = {name: str(home / name) for name in files}
     (home / "__grp__add.json").write_text(json.dumps({"child_paths": children}))
+
+
+def test_the_lines_of_the_documentation_work(ada, bob):
+    """Of the section for clusters, each line said by whom it is for."""
+    page = (Path(__file__).parents[1] / "docs/sharing.md").read_text()
+    section = page.partition("## A cluster")[2].partition("\n## ")[0]
+    made, filled, read = re.findall(r"```console\n(.*?)```", section, re.DOTALL)
+    root = ada / "kernels"
+
+    def said(line: str, **more: str) -> None:
+        _, *words = shlex.split(line.replace("/opt/kernels", str(root)))
+        done = command_as(ADA, *words, **FAKE, **more)
+        assert done.value == 0, done.err
+
+    said(made)
+    launching, unpacking = filled.splitlines()
+    assert launching == "GPUCACHE_DIR=/opt/kernels gpucache run -- python warmup.py"
+    Owner(root).launches("first")
+    Owner(ada / "elsewhere").launches("second")
+    pack = str(ada / "llama.tar.zst")
+    done = command_as(ADA, "pack", "-o", pack, "--root", ada / "elsewhere", **FAKE)
+    assert done.value == 0, done.err
+    said(f"{unpacking.replace('llama.tar.zst', pack)} --unsigned")
+    name, _, value = read.strip().removeprefix("export ").partition("=")
+    trust = {"GPUCACHE_TRUST_UIDS": str(ADA)}
+    for seed in ("first", "second"):
+        assert launches(
+            BOB, bob / "own", seed, **{name: value.replace("/opt/kernels", str(root))}, **trust
+        )
+
+
+def test_a_group_root_is_a_fallback_for_who_trusts_the_group(everyones):
+    """A reader who is in the group, and has a root of his own."""
+    team = 54_321
+    root = directory(everyones / "team", 0o2770, ADA)
+    os.chown(root, ADA, team)
+    os.chmod(root, 0o2770)
+    command = ("provision", "--root", root, "--shared", "group", "--yes")
+    done = command_as(ADA, *command, groups=(team,), **FAKE)
+    assert done.value == 0, done.err
+    key, files = KERNELS["first"]
+    where = {"GPUCACHE_DIR": str(root), "TRITON_CACHE_DIR": str(root / "triton/0")}
+    assert (
+        done_as(ADA, lambda: launched(key, files)[0], {**FAKE, **where}, groups=(team,)).value
+        is False
+    )
+    own = directory(everyones / "bob", 0o700, BOB) / "own"
+    reader = {
+        **FAKE,
+        "GPUCACHE_DIR": str(own),
+        "TRITON_CACHE_DIR": str(own / "triton/0"),
+        "GPUCACHE_FALLBACK": str(root),
+    }
+    trusting = {**reader, "GPUCACHE_TRUST_GROUPS": str(team)}
+    assert done_as(BOB, lambda: launched(key, files)[0], reader, groups=(team,)).value is False
+    shutil.rmtree(own)
+    assert done_as(BOB, lambda: launched(key, files)[0], trusting, groups=(team,)).value
 
 
 COMPILE_AS = """

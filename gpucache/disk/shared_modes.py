@@ -35,6 +35,7 @@ _JIT = "jit"
 _TRITON = "triton"
 _GPUCACHE = "gpucache"
 _MEMBERS = "members"
+_QUARANTINED = f"{_GPUCACHE}/v1/quarantine/"
 _OPEN_PARTS = (*READABLE, paths.MARK)
 _ALL_MAY_READ = 0o444
 _FILES = (os.path.basename(paths.tag_path("")), paths.SETTINGS)
@@ -63,7 +64,12 @@ class Wanted(Value):
         return modes.file
 
     def fits(self, path: str, found: HasMode) -> bool:
-        """Whether the mode and the group are as they are to be."""
+        """Whether the mode and the group are as they are to be.
+
+        What lies in the quarantine of a *read* root was published, and has the modes of that: nobody else gets there.
+        """
+        if self.sharing == "read" and path.startswith(_QUARANTINED):
+            return True
         is_of_group = self.gid is None or found.st_gid == self.gid
         return is_of_group and stat.S_IMODE(found.st_mode) == self.mode(path, found)
 

@@ -10,7 +10,7 @@ import pkgutil
 import sys
 import time
 import traceback
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import redirect_stderr, redirect_stdout, suppress
 from functools import cache
 from typing import Any, NamedTuple
@@ -56,9 +56,9 @@ def _import(name: str) -> None:
         importlib.import_module(name)
 
 
-def be(uid: int) -> None:
-    """Become a user for good, who is in no group but his own."""
-    os.setgroups([])
+def be(uid: int, groups: Sequence[int] = ()) -> None:
+    """Become a user for good, who is in no group but his own and these."""
+    os.setgroups(groups)
     os.setresgid(uid, uid, uid)
     os.setresuid(uid, uid, uid)
 
@@ -68,8 +68,11 @@ def done_as(
     act: Callable[[], Any],
     environ: Mapping[str, str] | None = None,
     umask: int = 0o077,
+    groups: Sequence[int] = (),
 ) -> Done:
-    """Call a function as a user who is in no group but his own, in another process; what it returns can be pickled.
+    """Call a function as a user who is in no group but his own and ``groups``, in another process.
+
+    What it returns can be pickled.
 
     An exception fails the test, and so does a process that hangs.
     """
@@ -78,7 +81,7 @@ def done_as(
     child = os.fork()
     if child == 0:
         os.close(reading)
-        _act(uid, act, environ or {}, umask, writing)
+        _act(lambda: be(uid, groups), act, environ or {}, umask, writing)
     os.close(writing)
     with os.fdopen(reading, "rb") as said:
         data = _read_with_patience(said, child)
@@ -88,20 +91,30 @@ def done_as(
     return done
 
 
-def command_as(uid: int, *words: object, umask: int = 0o077, **environ: str) -> Done:
+def command_as(
+    uid: int,
+    *words: object,
+    umask: int = 0o077,
+    groups: Sequence[int] = (),
+    **environ: str,
+) -> Done:
     """Run a command of gpucache's, as `done_as`."""
     from gpucache.cli.main import main
 
-    return done_as(uid, lambda: main([str(word) for word in words]), environ, umask)
+    return done_as(uid, lambda: main([str(word) for word in words]), environ, umask, groups)
 
 
 def _act(
-    uid: int, act: Callable[[], Any], environ: Mapping[str, str], umask: int, writing: int
+    become: Callable[[], object],
+    act: Callable[[], Any],
+    environ: Mapping[str, str],
+    umask: int,
+    writing: int,
 ) -> None:
     """Be the user, act, tell, and end."""
     out, err = _stream(), _stream()
     try:
-        be(uid)
+        become()
         os.umask(umask)
         os.environ.update(environ)
         manager._locations.clear()
