@@ -143,7 +143,7 @@ def test_a_plan_tells_strays_by_their_kind_and_path(stock):
 
 @pytest.mark.parametrize("when", [1e20, -1e20, float("inf")])
 def test_a_time_that_is_none_is_a_dash(when):
-    assert cache_rows._utc(when) == "-"
+    assert cache_rows.utc(when) == "-"
 
 
 @pytest.mark.parametrize("recipe", [None, b"how"])

@@ -12,7 +12,7 @@ from support.jit_trees import DAY, HOUR, LEVEL, UNITS, aged, all_files, unit, wr
 
 from gpucache.disk.within import Straight
 from gpucache.layout.jit_caches import JIT_CACHES, by_name
-from gpucache.store import jit_removal, jit_units
+from gpucache.store import jit_locks, jit_removal, jit_units
 from gpucache.store.deletion import Freed
 from gpucache.store.jit_removal import remove_unit, sweep
 from gpucache.store.jit_units import JitUnit, JitUnits, find, is_left_behind
@@ -219,7 +219,7 @@ class TestRemoveUnit:
     def test_a_lock_whose_holder_may_be_hidden_is_believed_for_a_day(self, root, monkeypatch):
         made = unit(root, "torch-extensions", age_s=3 * DAY)
         os.close(os.open(made / "lock", os.O_CREAT | os.O_EXCL))
-        monkeypatch.setattr(jit_removal, "is_open", lambda found: None)
+        monkeypatch.setattr(jit_locks, "is_open", lambda found: None)
         aged(made / "lock", 2 * HOUR)
         with pytest.raises(InUse, match="being built"):
             removed(only(root, "torch-extensions"))

@@ -67,7 +67,7 @@ def entry_cells(entry: Entry, now: float) -> Cells:
 
 def entry_fields(entry: Entry, now: float) -> Cells:
     """The cells of `ENTRY_COLUMNS` for programs: the whole key, bytes, and the time in UTC, whatever ``now`` is."""
-    used = _utc(entry.used)
+    used = utc(entry.used)
     return _entry_cells(entry, entry.key, str(entry.physical_bytes), used)
 
 
@@ -84,7 +84,7 @@ def _entry_cells(entry: Entry, key: str, taken: str, used: str) -> Cells:
     )
 
 
-def _utc(when: float) -> str:
+def utc(when: float) -> str:
     """A time as ISO 8601 has it; a dash for one that no calendar has."""
     try:
         return time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(when))
@@ -188,7 +188,7 @@ def _value(name: str, value: Any, human: bool) -> str:
     if name.endswith("_bytes"):
         return size(value) if human else str(value)
     if name in ("created", "used"):
-        return _utc(value)
+        return utc(value)
     if isinstance(value, list):
         return " ".join(value)
     return _text(value)
@@ -291,6 +291,8 @@ def plan_row(plan: Plan) -> Row:
         "slimmed": len(plan.slimming),
         "strays": len(plan.strays),
         "files": len(plan.inductor_files),
+        "units": len(plan.jit_units),
+        "leftovers": len(plan.jit_left),
         "logical_bytes": plan.logical_bytes,
         "physical_bytes": plan.physical_bytes,
         "keys": [entry.key for entry in entries],
@@ -315,7 +317,7 @@ def plan_cells(plan: Plan, human: bool) -> Iterator[Cells]:
         return entry.key[:12] if human else entry.key
 
     def when(used: float) -> str:
-        return ago(now - used) if human else _utc(used)
+        return ago(now - used) if human else utc(used)
 
     for entry in plan.removing:
         taken = show(entry.physical_bytes)
@@ -329,6 +331,10 @@ def plan_cells(plan: Plan, human: bool) -> Iterator[Cells]:
     for file in plan.inductor_files:
         taken = show(file.size_bytes)
         yield "remove", "inductor", file.path, taken, when(file.used)
+    for unit in plan.jit_units:
+        yield "remove", unit.cache, unit.name, show(unit.physical_bytes), when(unit.used)
+    for unit in plan.jit_left:
+        yield "sweep", unit.cache, unit.path, show(unit.physical_bytes), when(unit.used)
 
 
 def removal_row(done: Outcome) -> Row:
@@ -337,6 +343,7 @@ def removal_row(done: Outcome) -> Row:
         "entries": done.entries,
         "slimmed": done.slimmed,
         "strays": done.strays,
+        "units": done.units,
         "files": done.freed.files,
         "logical_bytes": done.freed.logical_bytes,
         "physical_bytes": done.freed.physical_bytes,

@@ -31,8 +31,10 @@ from gpucache.cli.terminal import (
     progress,
     say,
 )
+from gpucache.cli.unit_rows import cache_option, list_units, refuse, verify_units
 
 if TYPE_CHECKING:
+    from gpucache.layout.jit_cache import JitCache
     from gpucache.report.cache_report import CacheReport
     from gpucache.report.entries import Entry
     from gpucache.report.selection import Selection
@@ -57,6 +59,7 @@ _ORDERS: dict[str, Callable[[Entry], Any]] = {
 @click.option(
     "--larger-than", type=SIZE, metavar="SIZE", help="Only entries of more physical bytes (1MiB)."
 )
+@cache_option("List instead the units of these other JIT caches, what of them may go alone")
 @click.option("--sort", type=click.Choice(list(_ORDERS)), default="used", show_default=True)
 @click.option("--limit", type=click.IntRange(min=1), metavar="N", help="Only the first N.")
 @root_option
@@ -68,6 +71,7 @@ def ls(
     directory: str | None,
     older_than: float | None,
     larger_than: int | None,
+    caches: tuple[JitCache, ...] | None,
     sort: str,
     limit: int | None,
     root: str | None,
@@ -81,9 +85,14 @@ def ls(
     gpucache ls
     gpucache ls --kernel '*attn*' --arch sm_90 --sort size --limit 20
     gpucache ls --older-than 30d --larger-than 1MiB --json
+    gpucache ls --cache flashinfer,warp --sort size
     """
     from gpucache.report.selection import Selection
 
+    if caches is not None:
+        refuse(key=key, kernel=kernel, arch=arch, directory=directory)
+        list_units(existing(root), caches, older_than, larger_than, sort, limit, as_json)
+        return
     selection = Selection(
         kernel=kernel,
         arch=arch,
@@ -200,10 +209,17 @@ def du(by: cache_rows.By, root: str | None, as_json: bool) -> None:
 @click.option(
     "--repair", is_flag=True, help="Mend what can be mended, and move the rest to quarantine."
 )
+@cache_option("Check instead the files of these other JIT caches; --repair removes their units")
 @codes_option
 @root_option
 @json_option
-def verify(repair: bool, codes: bool, root: str | None, as_json: bool) -> int:
+def verify(
+    repair: bool,
+    caches: tuple[JitCache, ...] | None,
+    codes: bool,
+    root: str | None,
+    as_json: bool,
+) -> int:
     """Check every digest, every path in a group and every JSON file. Exit code 1 when something is wrong and stays so.
 
     From two thousand kernels on as many processes look as there are cores, one for a thousand kernels.
@@ -211,13 +227,17 @@ def verify(repair: bool, codes: bool, root: str | None, as_json: bool) -> int:
     \b
     gpucache verify
     gpucache verify --repair --json
+    gpucache verify --cache numba,torch-extensions --repair
     """
+    from gpucache.upkeep.jit_verify import UNIT_CODES
     from gpucache.upkeep.verify import CODES
     from gpucache.upkeep.verify import verify as check
 
     if codes:
-        return print_codes(CODES, as_json)
+        return print_codes({**CODES, **UNIT_CODES}, as_json)
     where = vetted(root) if repair else existing(root)
+    if caches is not None:
+        return verify_units(where, caches, repair, as_json)
     with progress("verifying") as show:
         done = check(where, repair, show)
     if as_json:

@@ -37,9 +37,11 @@ from gpucache.cli.terminal import (
     progress,
     say,
 )
+from gpucache.cli.unit_rows import cache_option, empty_report, refuse
 from gpucache.units import size
 
 if TYPE_CHECKING:
+    from gpucache.layout.jit_cache import JitCache
     from gpucache.report.cache_report import CacheReport
     from gpucache.upkeep.execution import Outcome
     from gpucache.upkeep.plan import Plan
@@ -56,7 +58,12 @@ _dry_run = click.option("--dry-run", "-n", is_flag=True, help="Only show what wo
     help="Keep the entries' physical bytes below this (20GiB).",
 )
 @click.option(
-    "--max-age", type=TIME, metavar="TIME", help="Remove what was not used for so long (30d)."
+    "--max-age",
+    "--older-than",
+    "max_age",
+    type=TIME,
+    metavar="TIME",
+    help="Remove what was not used for so long (30d).",
 )
 @click.option(
     "--max-entries", type=click.IntRange(min=0), metavar="N", help="Keep so many entries."
@@ -77,6 +84,7 @@ _dry_run = click.option("--dry-run", "-n", is_flag=True, help="Only show what wo
     is_flag=True,
     help="Count and remove TorchInductor's files too, for --max-size and --max-age (default: they stay).",
 )
+@cache_option("Instead of entries, whole units of these other JIT caches")
 @click.option(
     "--grace",
     type=TIME,
@@ -102,6 +110,7 @@ def prune(
     triton_version: str | None,
     keep_binaries: bool,
     inductor: bool,
+    caches: tuple[JitCache, ...] | None,
     grace: float | None,
     time_limit: float,
     dry_run: bool,
@@ -113,7 +122,8 @@ def prune(
 
     --arch and --triton-version choose what may go, the limits say how much of it, least recently used first; without a
     limit all that was chosen goes; with neither, only strays. An entry goes whole, from the store and all device
-    directories, and never while it is in use.
+    directories, and never while it is in use. With --cache entries stay, and whole units of other JIT caches go, never
+    while their software makes them.
 
     Several --root, or what a pattern in quotes stands for, are pruned each in a process of its own. Under sudo that
     process first gives root's rights up for those of the root's owner.
@@ -123,6 +133,7 @@ def prune(
     gpucache prune --max-size 30GiB --inductor --yes
     gpucache prune --triton-version '<3.6' --dry-run
     gpucache prune --keep-binaries --max-age 7d --yes
+    gpucache prune --cache flashinfer,warp --max-size 10GiB --yes
     sudo gpucache prune --root '/scratch/*/kernels' --max-age 30d --yes
     """
     from gpucache.cli.prune_roots import are_many, prune_many
@@ -130,6 +141,16 @@ def prune(
     from gpucache.upkeep.plan import plan
     from gpucache.upkeep.prune import PrunePolicy
 
+    if caches is not None:
+        refuse(
+            max_entries=max_entries,
+            arch=arch,
+            triton_version=triton_version,
+            keep_binaries=keep_binaries,
+            inductor=inductor,
+        )
+        if are_many(roots):
+            raise click.UsageError("--cache is about one root: name the roots one after another")
     policy = PrunePolicy(
         max_size_bytes=max_size,
         max_age_s=max_age,
@@ -146,6 +167,8 @@ def prune(
         check_answerable()
     where = vetted(roots[0] if roots else None)
     grace_s = _default_grace_s(where) if grace is None else grace
+    if caches is not None:
+        return _prune_units(where, caches, max_size, max_age, grace_s, dry_run, yes, as_json)
     policy = replace(policy, grace_s=grace_s)
     report = scanned(where)
     if arch is not None and not is_arch(arch):
@@ -155,6 +178,25 @@ def prune(
     if is_bounded and not inductor and not as_json:
         _tell_of_inductor(report)
     return _carry_out(report, made, dry_run, yes, as_json)
+
+
+def _prune_units(
+    root: str,
+    caches: tuple[JitCache, ...],
+    max_size: int | None,
+    max_age: float | None,
+    grace_s: float,
+    dry_run: bool,
+    yes: bool,
+    as_json: bool,
+) -> int:
+    """Remove units of other JIT caches, as `prune` does with ``--cache``."""
+    from gpucache.upkeep.jit_prune import UnitPolicy
+
+    policy = UnitPolicy(caches=caches, max_size_bytes=max_size, max_age_s=max_age, grace_s=grace_s)
+    with progress("looking"):
+        made = policy.planned(root)
+    return _carry_out(empty_report(root), made, dry_run, yes, as_json)
 
 
 def _tell_of_inductor(report: CacheReport) -> None:
@@ -173,9 +215,9 @@ def _tell_of_inductor(report: CacheReport) -> None:
 @root_option
 @json_option
 def clean(force: bool, dry_run: bool, yes: bool, root: str | None, as_json: bool) -> int:
-    """Remove all that is cached in the root: entries, what others left, TorchInductor's files. Asks first.
+    """Remove all that is cached in the root: entries, what others left, TorchInductor's files, other JIT caches. Asks.
 
-    Device directories, the record of the devices and the counters stay, and so does what is no cache.
+    Device directories, the record of the devices and the counters stay, and so does what is no cache, or dear.
 
     \b
     gpucache clean
@@ -212,6 +254,7 @@ def _carry_out(
     said = {
         **planned,
         "left": list(plan.left),
+        "spared": [{"key": one.key, "why": one.why} for one in plan.spared],
         "dry_run": dry_run,
         "removed": None,
     }
@@ -251,6 +294,7 @@ def _show(report: CacheReport, plan: Plan, planned: Mapping[str, Any]) -> None:
         others.append(f"note: {many} in {path}, outside the root, would go with these")
     tell(others)
     tell([f"note: {path} is no cache, and stays" for path in plan.left])
+    tell([f"note: {spared.key} stays: {spared.why}" for spared in plan.spared])
     kept = len(planned["kept"])
     if kept:
         say(f"note: {kept} more would go, but were used too recently or are in use")
@@ -269,6 +313,8 @@ _NOUNS = (
     ("slimmed", "entry's texts", "entries' texts"),
     ("strays", "stray", "strays"),
     ("files", "file of TorchInductor's", "files of TorchInductor's"),
+    ("units", "unit of other JIT caches", "units of other JIT caches"),
+    ("leftovers", "leftover of other JIT caches", "leftovers of other JIT caches"),
 )
 """Each count of a plan's row, and the noun of what is counted, for one and for many."""
 

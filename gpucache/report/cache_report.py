@@ -12,6 +12,7 @@ from collections.abc import Callable, Collection, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 
+from gpucache.disk.reading import listed
 from gpucache.disk.root import check_there
 from gpucache.findings import Finding
 from gpucache.layout import inductor, paths
@@ -63,7 +64,7 @@ class CacheReport:
     strays: tuple[Stray, ...]
     usage: tuple[Usage, ...]
     """The store, each device directory (of one outside the root the views of the store only), the rest of what is
-    gpucache's, and Inductor's buckets."""
+    gpucache's, Inductor's buckets, and each other JIT cache as ``jit/<name>``."""
     findings: tuple[Finding, ...]
     """What could not be read or understood."""
 
@@ -213,6 +214,8 @@ class _Scan:
             return _bucket(item)
         if path == self.members:
             return f"members/{item.name}"
+        if self.levels[path] == "jit" and item.is_dir(follow_symlinks=False):
+            return f"jit/{item.name}"
         is_ours = path == paths.ours(self.root)
         if is_ours and item.name in ("quarantine", "tmp"):
             return item.name
@@ -228,8 +231,13 @@ class _Scan:
             self.keyed.link(item.path)
 
     def _is_the_users(self, path: str) -> bool:
-        """Whether a link directly in the root may be there for another reason than the cache: a root may be a home."""
+        """Whether a link directly in the root may be there for another reason than the cache: a root may be a home.
+
+        And whether the link is one in a member's own directory, which leads to the device directories.
+        """
         parent, name = os.path.split(path)
+        if os.path.dirname(parent) == self.members:
+            return True
         is_a_caches = name in ("triton", "gpucache") or KEY.fullmatch(name) is not None
         return parent == self.root and not is_a_caches
 
@@ -261,7 +269,19 @@ def _levels(root: str) -> dict[str, str]:
         f"{root}/gpucache": "gpucache",
         paths.ours(root): "gpucache",
         paths.ours(root, "store"): "store",
+        paths.jit_directory(root): "jit",
+        **_levels_of_members(root),
     }
+
+
+def _levels_of_members(root: str) -> dict[str, str]:
+    """The same of members' own directories that this user may read: JIT caches count to the rows of the root's."""
+    named = {}
+    for path in listed(paths.members_directory(root)):
+        if not os.path.islink(path) and os.access(path, os.R_OK | os.X_OK):
+            named[path] = f"members/{os.path.basename(path)}"
+            named[paths.jit_directory(path)] = "jit"
+    return named
 
 
 def _part_of_device(name: str) -> str:

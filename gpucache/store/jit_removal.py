@@ -11,22 +11,16 @@ grace and its opening of it.
 
 from __future__ import annotations
 
-import fcntl
 import os
 import time
-from collections.abc import Collection, Iterator
-from contextlib import contextmanager, suppress
+from collections.abc import Collection
+from contextlib import suppress
 
-from gpucache.disk.door import SAFELY
-from gpucache.disk.files import STALE_S
-from gpucache.disk.locks import let_go
-from gpucache.disk.node import DAY_S
-from gpucache.disk.processes import is_open
 from gpucache.disk.within import Straight
 from gpucache.layout.jit_cache import JitCache
-from gpucache.layout.jit_units import is_baton_mode
 from gpucache.layout.keys import ASIDE
 from gpucache.store.deletion import Deletion, Freed
+from gpucache.store.jit_locks import held
 from gpucache.store.jit_units import JitUnit, is_left_behind, measured_again
 from gpucache.store.removal import InUse, refuse_mounts
 
@@ -47,7 +41,7 @@ def remove_unit(unit: JitUnit, cache: JitCache, mounted: Collection[str], disk: 
         InUse: it is as it was; the message says why.
     """
     refuse_mounts([f"{unit.base}/{part}" for part in unit.parts], mounted)
-    with _held(unit, disk):
+    with held(unit, disk):
         _check_unchanged(unit, cache, disk)
         deletion = Deletion(disk)
         freed = Freed()
@@ -121,65 +115,3 @@ def _move_content(path: str, aside: str, unit: JitUnit, disk: Straight) -> None:
         if inner != unit.lock_path:
             with suppress(FileNotFoundError):
                 disk.rename(inner, f"{aside}/{name}")
-
-
-# ---- the software's own locks
-
-
-@contextmanager
-def _held(unit: JitUnit, disk: Straight) -> Iterator[None]:
-    """Hold the lock of a unit's software for the length of a ``with`` block, if it has one and that is there.
-
-    Raises:
-        InUse: its software holds the lock.
-    """
-    path = unit.lock_path
-    found = None if path is None else _lock(path, disk)
-    if path is None or found is None:
-        yield  # nobody is making it
-        return
-    if is_baton(unit, found):
-        if not is_orphaned(found, unit, STALE_S):
-            raise InUse("it is being built, or a killed build has left its lock")
-        yield
-        return
-    try:
-        fd = disk.act(path, lambda here, name: os.open(name, os.O_RDONLY | SAFELY, dir_fd=here))
-    except OSError as error:
-        raise InUse(f"its lock cannot be asked ({error.strerror})") from error
-    try:
-        fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        yield
-    except BlockingIOError:
-        raise InUse("its software holds its lock") from None
-    finally:
-        let_go(fd)
-
-
-def _lock(path: str, disk: Straight) -> os.stat_result | None:
-    """What lies where a lock would be; None where nothing does."""
-    try:
-        return disk.lstat(path)
-    except FileNotFoundError:
-        return None
-    except OSError as error:
-        raise InUse(f"its lock cannot be asked ({error.strerror})") from error
-
-
-def is_baton(unit: JitUnit, lock: os.stat_result) -> bool:
-    """Whether the mere existence of this lock file means that somebody is building the unit."""
-    by_existence = unit.kind is not None and unit.kind.lock_by == "existence"
-    return by_existence and is_baton_mode(lock.st_mode)
-
-
-def is_orphaned(lock: os.stat_result, unit: JitUnit, after_s: float) -> bool:
-    """Whether a lock by its existence has been left by a builder that was killed.
-
-    That is one that nobody has open, of a unit in which nothing has changed for ``after_s``. Where other processes are
-    hidden from this user only a day without a change tells; what other nodes and containers have open is never seen.
-    """
-    unchanged_s = time.time() - max(lock.st_mtime, unit.modified)
-    if unchanged_s <= after_s:
-        return False
-    answer = is_open(lock)
-    return answer is False or (answer is None and unchanged_s > DAY_S)

@@ -1,7 +1,7 @@
 """`CleanPolicy`: removes all that is cached in a root, and nothing else.
 
-Entries, strays and TorchInductor's files go. Device directories, the record of the devices and the counters stay: they
-are no caches, and workers resolve by them.
+Entries, strays, TorchInductor's files and the units of other JIT caches go. Device directories, the record of the
+devices and the counters stay: they are no caches, and workers resolve by them.
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ from gpucache.report.cache_report import CacheReport
 from gpucache.store.recency import STAMP_S, check_grace, oldest_first, spare_recent
 from gpucache.upkeep.execution import Skipped
 from gpucache.upkeep.inductor_files import sort_files
+from gpucache.upkeep.jit_prune import everything
 from gpucache.upkeep.plan import Plan, used_lately
 
 NO_GRACE = -math.inf
@@ -41,6 +42,8 @@ class CleanPolicy:
         kept = used_lately(staying, now)
         for path in others.in_use:
             kept.append(Skipped(path, "in use"))
+        jits = everything(report.root, self.grace_s, now)
+        kept += jits.kept
         dead = []
         for stray in report.strays:
             if stray.dead:
@@ -53,6 +56,9 @@ class CleanPolicy:
             slimming=(),
             strays=tuple(dead),
             files=others.files,
+            jit_units=jits.jit_units,
+            jit_left=jits.jit_left,
+            spared=jits.spared,
             kept=tuple(kept),
             left=others.left,
         )

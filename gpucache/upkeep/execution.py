@@ -10,12 +10,15 @@ from dataclasses import dataclass
 from gpucache.disk import mounts
 from gpucache.disk.lock_place import LockPlace
 from gpucache.disk.within import Straight
+from gpucache.layout.jit_caches import by_name
 from gpucache.report.entries import Copy, Entry
 from gpucache.report.entry_builder import touched
 from gpucache.report.strays import Stray
+from gpucache.store import jit_removal
 from gpucache.store.deletion import NOTHING, Freed, delete
 from gpucache.store.foreign import foreign_directories, is_removable, view_at
 from gpucache.store.inductor_units import InductorFile, Unit, remove_empty, remove_file, remove_unit
+from gpucache.store.jit_units import JitUnit
 from gpucache.store.key_lock import remove_if_free
 from gpucache.store.manifest import MANIFEST
 from gpucache.store.removal import InUse, Target, finish, refuse_mounts, remove
@@ -40,8 +43,10 @@ class Outcome:
     slimmed: int = 0
     """How many are smaller."""
     strays: int = 0
+    units: int = 0
+    """How many units of other JIT caches are gone."""
     freed: Freed = NOTHING
-    """What all of these freed, and the files of TorchInductor's."""
+    """What all of these freed, the files of TorchInductor's, and what killed writers had left of JIT caches."""
     skipped: tuple[Skipped, ...] = ()
 
 
@@ -54,7 +59,7 @@ class Execution:
         self._locks = self._lock_directory()
         self._foreign = {one.path: one for one in foreign_directories(root)}
         self._mounted = mounts.below([root, *self._foreign])
-        self._entries = self._slimmed = self._strays = 0
+        self._entries = self._slimmed = self._strays = self._units = 0
         self._freed = Freed()
         self._skipped: list[Skipped] = []
 
@@ -64,6 +69,7 @@ class Execution:
             entries=self._entries,
             slimmed=self._slimmed,
             strays=self._strays,
+            units=self._units,
             freed=self._freed,
             skipped=tuple(self._skipped),
         )
@@ -136,6 +142,25 @@ class Execution:
                 self._free([remove_unit(unit, self._disk)])
             except InUse as why:
                 self._note(unit.path, why)
+
+    def remove_jit_units(self, units: Iterable[JitUnit], left: Iterable[JitUnit]) -> None:
+        """Remove units of other JIT caches, and what killed writers of these have left."""
+        for unit in left:
+            try:
+                self._free(
+                    [jit_removal.sweep(unit, by_name(unit.cache), self._mounted, self._disk)]
+                )
+            except InUse as why:
+                self._note(unit.path, why)
+        for unit in units:
+            cache = by_name(unit.cache)
+            try:
+                freed = jit_removal.remove_unit(unit, cache, self._mounted, self._disk)
+            except InUse as why:
+                self._note(unit.path, why)
+                continue
+            self._units += bool(freed.files)
+            self._free([freed])
 
     def close(self) -> None:
         """Close the directories that are held open."""

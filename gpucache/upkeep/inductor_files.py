@@ -9,7 +9,10 @@ import os
 from typing import NamedTuple
 
 from gpucache.disk.locks import is_free
+from gpucache.disk.reading import listed
+from gpucache.layout import paths
 from gpucache.layout.inductor import is_cache
+from gpucache.layout.jit_caches import JIT_CACHES
 from gpucache.layout.paths import below_base, members_directory, settings_path, tag_path
 from gpucache.report.cache_report import CacheReport
 from gpucache.store.inductor_units import InductorFile
@@ -45,6 +48,7 @@ class _Sorting:
         """Whether something else is Inductor's or gpucache's here."""
         ours = os.path.join(self.root, "gpucache")
         self.known = {ours, tag_path(self.root), settings_path(self.root)}
+        self.known |= _jit_directories(self.root)
         self.known |= {stray.path for stray in report.strays}
         self.members = members_directory(self.root)
         for entry in report.entries:
@@ -122,3 +126,13 @@ class _Sorting:
             self.in_use.append(file.path)
         else:
             self.files.append(file)
+
+
+def _jit_directories(root: str) -> set[str]:
+    """Where other JIT caches of a root are, and those of members, whose units are found by `store.jit_units`."""
+    bases = [root]
+    members = paths.members_directory(root)
+    for path in listed(members):
+        if os.path.basename(path).isdigit():
+            bases.append(path)
+    return {paths.jit_directory(base, cache.name) for base in bases for cache in JIT_CACHES}

@@ -19,6 +19,7 @@ from gpucache.report.entries import Entry
 from gpucache.report.strays import Stray
 from gpucache.store.foreign import forget_gone
 from gpucache.store.inductor_units import InductorFile, Unit
+from gpucache.store.jit_units import JitUnit
 from gpucache.store.size import count_anew_later
 from gpucache.units import ago
 from gpucache.upkeep.execution import Execution, Outcome, Skipped
@@ -61,11 +62,17 @@ class Plan:
     """What else of TorchInductor's may go alone."""
     empty: tuple[str, ...] = ()
     """Directories of its graphs in which nothing was left a day ago."""
+    jit_units: tuple[JitUnit, ...] = ()
+    """What may go alone of other JIT caches."""
+    jit_left: tuple[JitUnit, ...] = ()
+    """What killed writers of other JIT caches, and killed removals, have left."""
     kept: tuple[Skipped, ...]
     """What the policy would have go, and the grace or somebody's use keeps."""
     left: tuple[str, ...] = ()
     """Paths below the root that are no cache, as far as their names tell, and stay; of a directory without any cached
     file, its own path only. Only where the policy is to remove everything."""
+    spared: tuple[Skipped, ...] = ()
+    """Whole JIT caches that the policy leaves alone, and why. Only where the policy is to remove everything."""
 
     @property
     def inductor_files(self) -> list[InductorFile]:
@@ -97,7 +104,8 @@ class Plan:
             slimmed += min(slimmed_bytes(entry), _freed_bytes(entry))
         strays = sum(stray.size_bytes for stray in self.strays)
         files = sum(file.physical_bytes for file in self.inductor_files)
-        return removed + slimmed + strays + files
+        jits = sum(unit.physical_bytes for unit in (*self.jit_units, *self.jit_left))
+        return removed + slimmed + strays + files + jits
 
     @property
     def logical_bytes(self) -> int:
@@ -109,7 +117,8 @@ class Plan:
             slimmed += slimmed_bytes(entry) * times
         strays = sum(stray.size_bytes for stray in self.strays)
         files = sum(file.size_bytes for file in self.inductor_files)
-        return removed + slimmed + strays + files
+        jits = sum(unit.logical_bytes for unit in (*self.jit_units, *self.jit_left))
+        return removed + slimmed + strays + files + jits
 
     def execute(self, progress: Progress | None = None) -> Outcome:
         """Carry the plan out.
@@ -134,6 +143,7 @@ class Plan:
                     work.slim(entry)
             work.remove_units(self.units, self.empty)
             work.remove_files(self.files)
+            work.remove_jit_units(self.jit_units, self.jit_left)
         finally:
             count_anew_later(self.root)
             forget_gone(self.root)
@@ -141,7 +151,7 @@ class Plan:
         return work.outcome()
 
 
-def used_lately(staying: Iterable[Entry | Unit], now: float) -> list[Skipped]:
+def used_lately(staying: Iterable[Entry | Unit | JitUnit], now: float) -> list[Skipped]:
     """Tell of what stays because of the grace how long ago each was used."""
     kept = []
     for one in staying:

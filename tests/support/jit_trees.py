@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import struct
 import time
 from pathlib import Path
 
@@ -84,3 +85,17 @@ def all_files(root: Path) -> list[str]:
     """The paths of all files of JIT caches, below ``jit``."""
     base = root / "jit"
     return sorted(str(path.relative_to(base)) for path in base.rglob("*") if path.is_file())
+
+
+def wrote_bytes(path: Path, data: bytes) -> Path:
+    """A file with this content."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_bytes(data)
+    return path
+
+
+def whole_library() -> bytes:
+    """The smallest 64-bit ELF object that is as long as its header says: the header, and one empty section."""
+    ident = b"\x7fELF\x02\x01\x01" + bytes(9)
+    header = struct.pack("<HHIQQQIHHHHHH", 3, 62, 1, 0, 0, 64, 0, 64, 56, 0, 64, 1, 0)
+    return ident + header + bytes(64)

@@ -1,0 +1,214 @@
+"""What `ls`, `prune` and `verify` do with ``--cache``: list, plan for and check the units of other JIT caches."""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from gpucache.cli.cache_rows import utc
+from gpucache.cli.common import counted
+from gpucache.cli.terminal import (
+    is_terminal,
+    print_findings,
+    print_json,
+    print_json_rows,
+    print_table,
+    progress,
+    say,
+)
+from gpucache.escapes import printable
+from gpucache.layout.jit_caches import ALL, JIT_CACHES, SET_ANYWAY, chosen
+from gpucache.units import ago, size
+
+if TYPE_CHECKING:
+    from gpucache.layout.jit_cache import JitCache
+    from gpucache.report.cache_report import CacheReport
+    from gpucache.store.jit_units import JitUnit, JitUnits
+
+COLUMNS = ("cache", "unit", "files", "size", "used", "owner")
+_ORDERS: dict[str, Callable[[JitUnit], Any]] = {
+    "used": lambda unit: -unit.used,
+    "created": lambda unit: -unit.modified,
+    "size": lambda unit: -unit.physical_bytes,
+    "kernel": lambda unit: (unit.cache, unit.name),
+    "key": lambda unit: (unit.cache, unit.name),
+}
+_INSTEAD = {
+    "triton": "Triton's entries are what this command is about without --cache",
+    "inductor": "TorchInductor's files are for `gpucache prune --inductor`, `clean` and `du`",
+}
+
+
+def cache_option(help_text: str) -> Callable[[Any], Any]:
+    """Which JIT caches a command is about, instead of Triton's entries."""
+    return click.option(
+        "--cache", "caches", metavar="NAME[,NAME]", callback=_named, help=f"{help_text} (`all`)."
+    )
+
+
+def _named(
+    context: click.Context, option: click.Parameter, value: str | None
+) -> tuple[JitCache, ...] | None:
+    """The rows that the option's value names; None without the option.
+
+    Raises:
+        ConfigurationError: a name is no cache's; the error says the nearest right one.
+    """
+    if value is None:
+        return None
+    names = [name.strip() for name in value.split(",")]
+    for name in names:
+        if name in SET_ANYWAY:
+            raise click.BadParameter(_INSTEAD[name])
+    if ALL in names:
+        return JIT_CACHES
+    return chosen(names, "--cache")
+
+
+def refuse(**given: object) -> None:
+    """Refuse options beside ``--cache`` that only entries of Triton's have a sense for.
+
+    Raises:
+        click.UsageError: one was given.
+    """
+    for name, value in given.items():
+        if value:
+            option = name.upper() if name == "key" else f"--{name.replace('_', '-')}"
+            raise click.UsageError(f"{option} is about Triton's entries: leave it or --cache out")
+
+
+# ---- ls
+
+
+def list_units(
+    root: str,
+    caches: tuple[JitCache, ...],
+    older_than_s: float | None,
+    larger_than_bytes: int | None,
+    order: str,
+    limit: int | None,
+    as_json: bool,
+) -> None:
+    """Print the units of some JIT caches of a root, at most ``limit``, and say what could not be looked at."""
+    from gpucache.store.jit_units import find
+
+    root = os.path.realpath(root)
+    found = find(root, caches)
+    now = time.time()
+    units = []
+    for unit in (unit for one in found for unit in one.units):
+        is_old = older_than_s is None or now - unit.used > older_than_s
+        if is_old and (larger_than_bytes is None or unit.physical_bytes > larger_than_bytes):
+            units.append(unit)
+    units.sort(key=_ORDERS[order])
+    listed = units[:limit]
+    if as_json:
+        about = {"root": root, "caches": [_cache_row(one) for one in found]}
+        print_json_rows(about, "units", [unit_row(unit) for unit in listed])
+        return
+    human = is_terminal()
+    print_table(COLUMNS, [_cells(unit, now, human) for unit in listed], folded=("unit",))
+    _tell(root, caches, found)
+    if not units and any(one.units for one in found):
+        say("note: no unit there is like that")
+
+
+def unit_row(unit: JitUnit) -> dict[str, Any]:
+    """The fields of a unit for JSON."""
+    return {
+        "cache": unit.cache,
+        "unit": unit.name,
+        "path": unit.path,
+        "files": unit.files,
+        "logical_bytes": unit.logical_bytes,
+        "physical_bytes": unit.physical_bytes,
+        "created": unit.modified,
+        "used": unit.used,
+        "uid": unit.uid,
+    }
+
+
+def _cache_row(found: JitUnits) -> dict[str, Any]:
+    """What is to be said of one directory of a cache, for JSON."""
+    return {
+        "cache": found.cache.name,
+        "directory": found.directory,
+        "units": len(found.units),
+        "unfinished": len(found.staged) + len(found.aside),
+        "unreadable": [{"path": path, "why": why} for path, why in found.unreadable],
+        "complete": found.is_complete,
+    }
+
+
+def _cells(unit: JitUnit, now: float, human: bool) -> tuple[str, ...]:
+    used = ago(now - unit.used) if human else utc(unit.used)
+    taken = size(unit.physical_bytes) if human else str(unit.physical_bytes)
+    name = printable(unit.name)
+    return unit.cache, name, str(unit.files), taken, used, str(unit.uid)
+
+
+def _tell(root: str, caches: tuple[JitCache, ...], found: list[JitUnits]) -> None:
+    """Say what is not there, what could not be looked at, and what writers have not finished."""
+    if not found:
+        names = ", ".join(cache.name for cache in caches) if len(caches) < 6 else "these caches"
+        say(f"note: nothing of {names} is in {root}/jit")
+    for one in found:
+        for path, why in one.unreadable:
+            say(f"warning: {path}: {why}")
+        if not one.is_complete:
+            say(f"warning: {one.directory}: only the first of its very many names were looked at")
+        left = len(one.staged) + len(one.aside)
+        if left:
+            what = counted(left, "leftover", "leftovers")
+            say(f"note: {what} of unfinished writes in {one.directory}; `prune` takes old ones")
+        if not one.cache.units:
+            say(f"note: {one.directory}: nothing in it may be removed alone; `du` counts it")
+
+
+# ---- prune
+
+
+def empty_report(root: str) -> CacheReport:
+    """What stands for the report of a root whose entries a command is not about."""
+    from gpucache.report.cache_report import CacheReport
+
+    root = os.path.realpath(root)
+    return CacheReport(root=root, devices=(), entries=(), strays=(), usage=(), findings=())
+
+
+# ---- verify
+
+
+def verify_units(root: str, caches: tuple[JitCache, ...], repair: bool, as_json: bool) -> int:
+    """Check the units of some JIT caches, and print what is wrong. The exit code is 1 where something stays wrong."""
+    from gpucache.upkeep.jit_verify import verify_units as check
+
+    with progress("verifying") as show:
+        done = check(root, caches, repair, show)
+    if as_json:
+        print_json(done.as_json())
+    else:
+        findings = [checked.finding for checked in done.findings]
+        print_findings(findings, [checked.note for checked in done.findings])
+        units = counted(done.units, "unit", "units")
+        wrong = counted(len(findings), "finding", "findings")
+        say(f"note: {units} checked in {done.root}/jit, {wrong}")
+        _tell_unjudged(caches)
+    return 1 if done.unrepaired else 0
+
+
+def _tell_unjudged(caches: tuple[JitCache, ...]) -> None:
+    """Say of which caches nothing is judged, where not all were asked for."""
+    from gpucache.report.jit_damage import JUDGED
+
+    if caches == JIT_CACHES:
+        return
+    for cache in caches:
+        if cache.name not in JUDGED:
+            makes_again = cache.mends_itself is True
+            why = "makes a damaged file again" if makes_again else "alone can judge its files"
+            say(f"note: {cache.name} is not judged: {cache.software} {why}")
