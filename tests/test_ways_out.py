@@ -86,6 +86,15 @@ REFUSED: dict[str, list[tuple[int, str]]] = {
         (MALLORY, f"mkdir {ROOT}/triton"),
         (VICTIM, f"chmod 0700 {ROOT}"),
     ],
+    "directories of another user in a root of root's": [
+        (0, f"install -d -m 0777 -g {TEAM} {ROOT}"),
+        (MALLORY, f"mkdir {ROOT}/triton {ROOT}/gpucache"),
+        (0, f"chmod 2770 {ROOT}"),
+    ],
+    "what root has made in an own root": [
+        (VICTIM, f"mkdir -m 0700 {ROOT}; {PRIVATE}"),
+        (0, f"chown -R 0:0 {ROOT}/gpucache"),
+    ],
     "a link of another user": [(MALLORY, f"ln -s {OWN} {ROOT}")],
     "a record that everybody may write": [
         (VICTIM, f"mkdir -m 0700 {ROOT}; {PRIVATE}; chmod 0666 {ROOT}/gpucache/v1/devices/*")

@@ -33,24 +33,62 @@ def of_anothers(
         return OWN
     root = root_above(path)
     trusting = _trusting(TRUST_UIDS.name, uids, found.st_uid)
-    if os.geteuid() == 0:
-        return f"{OWN}, or {trusting} if you trust that user"
     try:
         of_root = os.stat(root)
     except OSError:
         return OWN
-    if of_root.st_uid == os.geteuid() and root != path:
-        return f"`mv {quoted(path)} {quoted(path)}.{found.st_uid}`, or {OWN}"
+    if root != path and of_root.st_uid != found.st_uid:
+        return _past_intruder(path, of_root, found, uids, groups)
+    if os.geteuid() == 0:
+        return f"{OWN}, or {trusting} if you trust that user"
     if _is_new(root):
         return f"{OWN}, or {trusting} if you trust that user" if may(root, _ALL) else OWN
     if _is_member(of_root.st_gid):
-        is_named = of_root.st_gid in groups and os.path.lexists(paths.mark_path(root))
-        if is_named:  # and not believed, since nothing shows that its owner is a member
-            return f"{OWN}, or {_trusting(TRUST_UIDS.name, uids, of_root.st_uid)} if you trust that user"
+        if _is_marked(root) and of_root.st_gid in groups:
+            # It is not believed, since nothing shows that its owner is a member.
+            return f"{OWN}, or {trusting} if you trust that user"
         return f"{OWN}, or {_sharing(root, of_root, groups)}"
     if may(paths.ours(root, "store"), os.R_OK | os.X_OK):
         return f"{OWN} and {FALLBACK}={quoted(root)}, with {trusting} if you trust that user"
     return OWN
+
+
+def _past_intruder(
+    path: str,
+    of_root: os.stat_result,
+    found: os.stat_result,
+    uids: Iterable[int],
+    groups: Iterable[int],
+) -> str:
+    """What to do about a directory in a root that belongs to somebody else than the root itself."""
+    root = root_above(path)
+    if _is_marked(root) and found.st_gid == of_root.st_gid and _is_member(of_root.st_gid):
+        if of_root.st_gid not in groups:
+            naming = _trusting(TRUST_GROUPS.name, groups, of_root.st_gid)
+            return f"{OWN}, or {naming} if you trust every member of that group"
+        command = f"gpucache provision --root {quoted(root)} --shared group --yes"
+        return f"{OWN}, or have {user(found.st_uid)} say `{command}`"
+    aside = f"`{_aside(path, (of_root.st_uid, *uids))}`"
+    if os.geteuid() not in (0, of_root.st_uid):
+        aside = f"have {user(of_root.st_uid)} say {aside}"
+    return f"{OWN}, or {aside}"
+
+
+def _aside(intruder: str, owners: Sequence[int]) -> str:
+    """The command that moves away what others have put into a root; the owner of the root may.
+
+    ``intruder`` is in the way; what is like it at the top of the root would be found next.
+    """
+    root = root_above(intruder)
+    top = [path for path in (paths.triton_directory(root), f"{root}/gpucache") if path != intruder]
+    moves = []
+    for path in (intruder, *top):
+        if os.path.lexists(path):
+            uid = os.lstat(path).st_uid
+            is_fine = uid in owners or (uid == 0 and may(path, _ALL))
+            if not is_fine:
+                moves.append(f"mv {quoted(path)} {quoted(f'{path}.{uid}')}")
+    return " && ".join(moves)
 
 
 def closing(path: str, found: os.stat_result) -> str:
@@ -137,7 +175,7 @@ def past_anothers(path: str, directory: str, found: os.stat_result) -> str:
     is_below = f"{directory}/".startswith(f"{root}/")
     if root == path or not is_below:
         return OWN  # nothing tells that it is a cache's
-    return of_anothers(path, found)
+    return of_anothers(directory, found)
 
 
 def of_fallback(root: str, uids: Iterable[int]) -> str:
@@ -200,6 +238,11 @@ def _is_new(root: str) -> bool:
     return not any(map(os.path.lexists, paths.our_directories(root)))
 
 
+def _is_marked(root: str) -> bool:
+    """Whether something in a root says that the root is shared, whosever word that is."""
+    return os.path.lexists(paths.mark_path(root))
+
+
 def _is_member(gid: int) -> bool:
     return gid == os.getegid() or gid in os.getgroups()
 
@@ -207,7 +250,7 @@ def _is_member(gid: int) -> bool:
 def _sharing(root: str, of_root: os.stat_result, groups: Iterable[int]) -> str:
     """What makes a root one of its group, of which this user is a member, or lets this user believe that it is."""
     naming = _trusting(TRUST_GROUPS.name, groups, of_root.st_gid)
-    if os.path.lexists(paths.mark_path(root)) and may(root, _ALL):
+    if _is_marked(root) and may(root, _ALL):
         return f"{naming} if you trust every member of that group"
     command = f"gpucache provision --root {quoted(root)} --shared group --yes"
     if of_root.st_mode & stat.S_IWOTH:
