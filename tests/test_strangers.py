@@ -214,3 +214,21 @@ def test_one_that_somebody_sets_later_is_refused(machine):
     done = machine.serve(**env)
     assert f'"compiled": {ALL}' in done.stdout
     assert f"uid {MALLORY} may write it by an access-control list" in done.stderr
+
+
+@pytest.mark.parametrize("part", ["", "/locks", "/tmp"])
+@pytest.mark.parametrize("sharing", ["group", "private"])
+def test_roots_change_of_a_root_is_not_led_elsewhere(sharing, part, machine):
+    """An administrator shares a directory into which everybody could put something until a moment ago."""
+    machine.plants(f"{OPEN_TO_ALL}\nP('/scratch/kept/tmp').mkdir(parents=True)", uid=0)
+    target = f"/scratch/team/gpucache/v1{part}"
+    machine.plants(
+        f"P('{target}').parent.mkdir(parents=True); os.symlink('/scratch/kept', '{target}')"
+    )
+    look = "ls -lanR --time-style=full-iso /scratch/kept"
+    before = machine.act(0, f"chmod 2770 /scratch/team; {look}").stdout
+    words = f"gpucache provision --root /scratch/team --shared {sharing} --yes"
+    done = machine.act(0, words)
+    assert done.returncode == 1
+    assert f"belongs to uid {MALLORY}" in done.stderr
+    assert machine.act(0, look).stdout == before

@@ -71,7 +71,11 @@ def _past_intruder(
     aside = f"`{_aside(path, (of_root.st_uid, *uids))}`"
     if os.geteuid() not in (0, of_root.st_uid):
         aside = f"have {user(of_root.st_uid)} say {aside}"
-    return f"{OWN}, or {aside}"
+    if os.geteuid() == 0:
+        return (
+            f"{aside}, or {_trusting(TRUST_UIDS.name, uids, found.st_uid)} if you trust that user"
+        )
+    return f"{aside}, or {OWN}"
 
 
 def _aside(intruder: str, owners: Sequence[int]) -> str:

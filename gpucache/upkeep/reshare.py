@@ -15,9 +15,10 @@ from gpucache.disk.files import make_root
 from gpucache.disk.refusal import refusal
 from gpucache.disk.shared_modes import Wanted
 from gpucache.disk.sharing import mark_of
-from gpucache.disk.vetting import Trust, vet
+from gpucache.disk.vetting import Trust, vet, vet_child
 from gpucache.disk.within import Straight
 from gpucache.errors import SharingError
+from gpucache.layout import paths
 from gpucache.report.unfit import Others, look
 from gpucache.upkeep.sharing_group import check_member, group_id, working_as
 from gpucache.upkeep.sharing_trial import tried
@@ -110,7 +111,9 @@ def plan(
     if gid is not None:
         check_member(real, uid, gid)
     with working_as(uid, found.st_gid if gid is None else gid):
-        vet(real, (trust or Trust()).in_root(real))
+        inside = (trust or Trust()).in_root(real)
+        vet(real, inside)
+        _vet_inside(real, inside)
         acl = tried(real, sharing, gid)
         wanted = Wanted(sharing, gid, acl)
         unfit = look(real, wanted, uid)
@@ -134,6 +137,14 @@ def plan(
         taken=tuple(others),
         left=unfit.left,
     )
+
+
+def _vet_inside(root: str, trust: Trust) -> None:
+    """Refuse what would lead a change elsewhere, as root's: another user's directories above all others, and links."""
+    outer = (f"{root}/gpucache", paths.ours(root))
+    for path in paths.our_directories(root):
+        if path in outer or os.path.islink(path):
+            vet_child(path, trust)
 
 
 def make_for_group(root: str, group: str) -> None:
@@ -160,6 +171,7 @@ def make_for_group(root: str, group: str) -> None:
 def _not_the_owner(root: str, owner: int, sharing: Sharing) -> SharingError:
     fact = f"belongs to uid {owner}, and only its owner may share it with others than now"
     hint = (
-        f"have uid {owner} say `gpucache provision --shared {sharing} --root {shlex.quote(root)}`"
+        f"have uid {owner} say "
+        f"`gpucache provision --root {shlex.quote(root)} --shared {sharing} --yes`"
     )
     return SharingError(root, "not-the-owner", fact, hint)
