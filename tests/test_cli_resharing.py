@@ -7,6 +7,7 @@ import json
 import os
 import pwd
 import stat
+import subprocess
 from pathlib import Path
 
 import pytest
@@ -93,9 +94,35 @@ def test_a_root_in_which_nothing_is_cached_needs_no_question(tmp_path, provision
         assert mode(path) == 0o644
 
 
+def test_a_directory_with_other_things_is_shared_after_a_question_only(tmp_path, provision):
+    """A home, for one, whose mode would be changed."""
+    home = tmp_path / "home"
+    home.mkdir(mode=0o700)
+    (home / "letter").write_text("dear")
+    done = provision(home, "--shared", "group", "--group", TEAM)
+    assert done.returncode == 2
+    assert f"{home}/letter is no cache, and stays as it is" in done.stderr
+    assert mode(home) == 0o700
+    assert os.listdir(home) == ["letter"]
+
+
+def test_a_group_of_one_user_is_told(cache, provision):
+    done = provision(cache.root, "--shared", "group", "--dry-run")
+    assert "that group has nobody in it but uid 0" in done.stderr
+
+
+def test_a_read_only_root_is_told_with_the_way_out(cache, provision, mount):
+    shown = mount(cache.root.parent / "shown", "--bind", str(cache.root))
+    subprocess.run(["mount", "-o", "remount,ro,bind", shown], check=True)
+    done = provision(shown, "--shared", "group", "--yes")
+    assert done.returncode == 1
+    assert "could not share" in done.stderr
+    assert "Read-only file system" in done.stderr
+
+
 def test_a_new_root_is_made_for_the_group_that_was_named(tmp_path, provision):
     done = provision(tmp_path / "root", "--shared", "group", "--group", TEAM, "--dry-run")
-    assert "is no cache yet" in done.stderr
+    assert "is empty, or not there" in done.stderr
     assert not (tmp_path / "root").exists()
     assert provision(tmp_path / "root", "--shared", "group", "--group", TEAM).returncode == 0
     for path in [tmp_path / "root", *tmp_path.glob("root/**/*")]:

@@ -165,6 +165,22 @@ class TestWithoutACLs:
         assert cleaned["left"] == []
         assert not (Path(paths.member_directory(str(team.root), ADA)) / GRAPH).exists()
 
+    def test_doctor_tells_nothing_of_what_run_has_set(self, without_acls):
+        words = ("run", "--", sys.executable, "-m", "gpucache", "doctor", "--json")
+        found = json.loads(without_acls.says(BOB, *words))["findings"]
+        codes = {finding["code"] for finding in found}
+        assert codes <= {"no-acls", "fake-devices", "tmpfs"}, found
+
+    def test_a_change_leaves_a_place_for_members_whoever_comes_first(self, without_acls):
+        members = Path(paths.members_directory(str(without_acls.root)))
+        without_acls.says(ADA, "provision", "--shared", "private", "--yes")
+        for path in members.iterdir():
+            (path / "triton").unlink()
+            path.rmdir()
+        members.rmdir()
+        without_acls.says(ADA, "provision", "--shared", "group")
+        assert mode(members) == 0o2770
+
     def test_a_pack_has_what_is_this_users_by_the_names_that_torch_knows(self, without_acls):
         root = os.path.realpath(without_acls.root)
         base = make_base(root)

@@ -111,7 +111,7 @@ def provision(
                 print_json({"root": registry.root, "resharing": change.row()})
             return 0 if dry_run or change.is_whole else 1
         if dry_run:
-            say(f"note: {registry.root} is no cache yet: nothing there would change")
+            say(f"note: {registry.root} is empty, or not there: nothing would change")
             return 0
     done = registry.provision(sharing=shared)
     _tell(registry, done, change, as_json)

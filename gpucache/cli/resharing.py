@@ -82,20 +82,21 @@ class Change(Value, kw_only=True):
 def reshared(root: str, call: Call, environ: Mapping[str, str], quiet: bool) -> Change | None:
     """Plan to share a root that is there, show the plan unless ``quiet``, ask, and change the root.
 
-    None where no cache is there yet; then the root is made, if it has to be of a group that was named.
+    None where nothing is there yet; then the root is made, if it has to be of a group that was named.
 
-    A root that is to be shared as it is already is mended without a question, and so is one in which nothing is cached.
+    A root that is to be shared as it is already is mended without a question, and so is one in which nothing lies but
+    what provisioning has made.
 
     Raises:
         GpuCacheError: it cannot be shared so.
         UsageError: there is a question, and nobody to answer it.
     """
-    from gpucache.disk.root import is_cache
+    from gpucache.disk.root import is_empty
     from gpucache.disk.vetting import Trust
     from gpucache.upkeep.reshare import make_for_group, plan
     from gpucache.upkeep.reshare_act import apply
 
-    if not os.path.isdir(root) or not is_cache(root):
+    if not os.path.isdir(root) or is_empty(root):
         if call.group is not None and not call.dry_run:
             make_for_group(root, call.group)
         return None
@@ -105,7 +106,7 @@ def reshared(root: str, call: Call, environ: Mapping[str, str], quiet: bool) -> 
         _show(planned)
     if call.dry_run or not planned.changes_anything:
         return Change(planned=planned, dry_run=call.dry_run)
-    is_asked = planned.changes_mark and planned.cached_files > 0
+    is_asked = planned.changes_mark and (planned.cached_files > 0 or planned.left)
     if is_asked and not call.yes:
         check_answerable()
         if not confirmed(_question(planned)):
@@ -125,9 +126,14 @@ def _with_whom(sharing: Sharing, gid: int | None) -> str:
 
 def _show(planned: Resharing) -> None:
     """Say what changes, and what stays."""
+    from gpucache.upkeep.sharing_group import is_of_one_user
+
     if planned.changes_mark:
         to = _with_whom(planned.wanted.sharing, planned.wanted.gid)
         say(f"note: {planned.root} is {planned.before}, and comes to be shared with {to}")
+    gid = planned.wanted.gid
+    if planned.changes_mark and gid is not None and is_of_one_user(planned.uid, gid):
+        say(f"note: that group has nobody in it but uid {planned.uid}: name the team's by --group")
     if planned.directories or planned.files:
         say(f"note: {_amount(planned)} of uid {planned.uid} get other modes")
     if planned.copied_files:

@@ -94,6 +94,7 @@ def plan(
 
     Raises:
         SharingError: it cannot be done: the group or its member, the owner of the root, or the mount forbids it.
+        ProvisionError: nothing can be made in the root.
         UnsafeDirectoryError: somebody else could put another directory in the place of the root.
         OSError: the root cannot be looked at.
     """

@@ -120,7 +120,7 @@ class _Act:
         if self._withdraws():
             self._forget_mark()
         if wanted.sharing == "group":
-            make_parts(root)
+            make_parts(root, has_members=not wanted.acl)
         last = self._passes(show)
         if wanted.sharing != "group":
             take_back(root, self._planned.uid, self._disk)

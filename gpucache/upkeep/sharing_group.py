@@ -45,6 +45,18 @@ def group_name(gid: int) -> str:
         return f"gid {gid}"
 
 
+def is_of_one_user(uid: int, gid: int) -> bool:
+    """Whether a group is the one that many systems make for each user, and that has nobody else in it."""
+    import grp
+    import pwd
+
+    try:
+        user, group = pwd.getpwuid(uid), grp.getgrgid(gid)
+    except KeyError:
+        return False
+    return user.pw_gid == gid and user.pw_name == group.gr_name and not group.gr_mem
+
+
 def check_member(root: str, uid: int, gid: int) -> None:
     """Refuse a group of which a user is no member: the kernel would not let that user give anything to the group.
 

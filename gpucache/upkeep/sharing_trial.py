@@ -9,6 +9,7 @@ import stat
 from gpucache.disk.default_acl import set_default_acl
 from gpucache.disk.door import DIRECTORY
 from gpucache.disk.files import STAGED
+from gpucache.disk.refusal import refusal
 from gpucache.disk.shared_modes import GROUP_ACL
 from gpucache.disk.sharing import MODES
 from gpucache.errors import SharingError
@@ -32,12 +33,16 @@ def tried(root: str, sharing: Sharing, gid: int | None) -> bool:
 
     Raises:
         SharingError: the mount keeps no such mode or group.
-        OSError: nothing can be made there.
+        ProvisionError: nothing can be made there.
+        OSError: the disk refused otherwise.
     """
     staging = paths.ours(root, "tmp")
     place = staging if os.path.isdir(staging) else root
     path = f"{place}/{STAGED}{os.getpid()}-{os.urandom(4).hex()}"
-    os.mkdir(path, 0o700)
+    try:
+        os.mkdir(path, 0o700)
+    except OSError as error:
+        raise refusal(place, error, "share") from error
     try:
         fd = os.open(path, DIRECTORY)
         try:

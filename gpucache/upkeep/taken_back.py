@@ -39,14 +39,19 @@ def take_back(root: str, uid: int, disk: Straight) -> None:
         make_below_root(path)
 
 
-def make_parts(root: str) -> None:
+def make_parts(root: str, has_members: bool) -> None:
     """Make all directories of gpucache's that are missing in a root, so that they are its owner's and no member's.
+
+    ``has_members`` says that members have own directories there: the first one's torch would make the directory of
+    these for itself alone.
 
     Raises:
         ProvisionError: one cannot be made.
     """
     for path in paths.our_directories(root):
         make_below_root(path)
+    if has_members:
+        make_below_root(paths.members_directory(root))
 
 
 def _for_all(root: str) -> Iterator[str]:

@@ -44,6 +44,9 @@ def run_as(
     The user has no other groups and no rights of root's, and can read the Python of the tests, and this tree.
     """
     stage.mkdir(exist_ok=True)
+    temporary = stage.with_name("tmp")
+    temporary.mkdir(exist_ok=True)
+    temporary.chmod(0o1777)
     closed = _closed([sys.prefix, sys.base_prefix, *sys.path])
     who = ["--reuid", str(uid), "--regid", str(uid), "--groups", str(gid), "--inh-caps=-all"]
     start = ["unshare", "--mount", "sh", "-c", _START, "sh", str(stage), f"{umask:04o}"]
@@ -51,6 +54,7 @@ def run_as(
     return subprocess.run(
         [*start, *closed, *who, "--", *map(str, command)],
         env={
+            "TMPDIR": str(temporary),
             "PATH": os.environ["PATH"],
             "PYTHONPATH": os.pathsep.join(filter(None, sys.path)),
             **env,
