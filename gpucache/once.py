@@ -85,15 +85,24 @@ def _is_over(directory: int, marker: str) -> bool:
     return time.time() - found.st_mtime > _AGAIN_S
 
 
+def path_of_markers() -> str:
+    """The path of the directory for this user's markers on this node, which need not be there.
+
+    Raises:
+        AttributeError: this system has no user ids.
+    """
+    place = next(filter(os.path.isdir, PLACES), PLACES[-1])
+    return os.path.join(place, f"gpucache-told-{os.geteuid()}")
+
+
 def _directory() -> int:
     """A descriptor of the directory for this user's markers on this node, which is made if it is missing.
 
     Raises:
         OSError: it cannot be made, or another user may have planted markers in it.
     """
-    place = next(filter(os.path.isdir, PLACES), PLACES[-1])
     user = os.geteuid()
-    path = os.path.join(place, f"gpucache-told-{user}")
+    path = path_of_markers()
     if not os.path.isdir(path):
         os.makedirs(path, 0o700, exist_ok=True)
     directory = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW)

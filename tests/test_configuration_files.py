@@ -15,7 +15,7 @@ import pytest
 from support.settings_files import forms, user_file, written
 from support.users import ADA, BOB, acting_as
 
-from gpucache import DeviceCacheRegistry, configuration, log
+from gpucache import DeviceCacheRegistry, configuration, log, once
 from gpucache.configuration import form, places, reading, toml
 from gpucache.configuration.merged import InForce
 from gpucache.disk.door import SETTINGS_BYTES
@@ -315,8 +315,11 @@ def test_who_comes_later_parses_nothing(home, anew, monkeypatch):
         first.origins,
         first.problems,
     )
-    assert sorted(path.name for path in forms(home).iterdir()) == ["system.json", "user.json"]
+    assert [path.name for path in forms(home).iterdir()] == ["user.json"]
+    of_system = Path(once.path_of_markers())
+    assert [path.name for path in of_system.iterdir()] == ["system.json"]
     assert stat.S_IMODE(forms(home).stat().st_mode) == 0o700
+    assert stat.S_IMODE(of_system.stat().st_mode) == 0o700
 
 
 def test_the_form_of_a_root_lies_in_the_root(home, anew, monkeypatch, tmp_path):
@@ -444,6 +447,22 @@ def test_a_form_that_others_could_have_written_is_not_believed(how, home, anew):
     else:
         path.chmod(int(how, 8))
     assert stamp(anew()) == "7"
+
+
+@pytest.mark.root
+@as_another_user
+def test_what_another_user_puts_where_the_systems_form_will_be_is_not_believed(home, anew):
+    written(Path(places.SYSTEM_FILE), GOOD, 0o644)
+    anew()
+    form_of_system = Path(once.path_of_markers()) / "system.json"
+    lies = form_of_system.read_text().replace('"7"', '"666"')
+    form_of_system.write_text(lies)
+    assert stamp(anew()) == "666"  # it is read
+    os.chown(form_of_system.parent, BOB, BOB)
+    assert stamp(anew()) == "7"
+    form_of_system.unlink()
+    assert stamp(anew()) == "7"
+    assert not form_of_system.exists()
 
 
 @pytest.mark.root

@@ -88,7 +88,7 @@ def test_a_file_costs_six_system_calls_and_none_costs_one(words, three_files, st
             three_files.run(*command, env={"GPUCACHE_DIR": str(three_files.root)}).returncode == 0
         )
         lines = trace.read_text().splitlines()
-        ours = ("/gpucache.toml", "/gpucache/user.json", "/gpucache/system.json")
+        ours = ("/gpucache.toml", "/gpucache/user.json", "/system.json")
         return sum(any(name in line for name in ours) for line in lines)
 
     readings = 1 if words[0] == "path" else 2  # `run` reads what its command will read

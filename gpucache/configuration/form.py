@@ -138,7 +138,7 @@ def keep_form(place: Place, found: os.stat_result, parsed: Parsed) -> None:
 
 
 def _is_made(directory: str) -> bool:
-    """Whether the directory in the user's cache is there, made with mode 0700 if need be, and is safe to write in.
+    """Whether the directory of a form is there, made with mode 0700 if need be, and is safe to write in.
 
     Nothing is made or written in another user's home, as under ``sudo``, where links of that user's may lead anywhere.
 
@@ -151,7 +151,7 @@ def _is_made(directory: str) -> bool:
             return False
         os.mkdir(above, 0o700)
     if not os.path.isdir(directory):
-        if not _is_own(above):
+        if not _is_own(above) and not os.stat(above).st_mode & stat.S_ISVTX:
             return False
         os.mkdir(directory, 0o700)
     return _is_own(directory) and is_safe_directory(os.lstat(directory))

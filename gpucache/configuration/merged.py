@@ -107,7 +107,7 @@ def in_force(
     """As `environ`, with where each setting comes from; tells nothing."""
     given = os.environ if base is None else base
     outer = []
-    for place in (system_place(given), user_place(given)):
+    for place in (system_place(), user_place(given)):
         parsed = None if place is None else read(place, Trust())
         if parsed is not None:
             outer.append(parsed)

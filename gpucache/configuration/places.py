@@ -12,6 +12,7 @@ import os
 import sys
 
 from gpucache.layout import paths
+from gpucache.once import path_of_markers
 from gpucache.values import Value
 
 TYPE_CHECKING = False
@@ -33,9 +34,15 @@ class Place(Value):
     """The path of its parsed form, which need not be there; None where there is no place for one."""
 
 
-def system_place(environ: Mapping[str, str]) -> Place:
-    """The system's file. Each user has a parsed form of his own: nobody but root can write beside the file."""
-    return Place("system", SYSTEM_FILE, _form(environ, "system"))
+def system_place() -> Place:
+    """The system's file. Each user has a parsed form of his own, as nobody but root can write beside the file.
+
+    It is on the node, where what has been told in jobs is noted, and goes with that after a day: in a home that nodes
+    share, each would replace the others'.
+    """
+    if not hasattr(os, "geteuid"):
+        return Place("system", SYSTEM_FILE, None)
+    return Place("system", SYSTEM_FILE, f"{path_of_markers()}/system.json")
 
 
 def user_place(environ: Mapping[str, str]) -> Place | None:
@@ -43,17 +50,14 @@ def user_place(environ: Mapping[str, str]) -> Place | None:
     directory = _directory(environ, "config")
     if directory is None:
         return None
-    return Place("user", f"{directory}/{paths.SETTINGS}", _form(environ, "user"))
+    cache = _directory(environ, "cache")
+    form = None if cache is None else f"{cache}/user.json"
+    return Place("user", f"{directory}/{paths.SETTINGS}", form)
 
 
 def root_place(root: str) -> Place:
     """The file of a root."""
     return Place("root", paths.settings_path(root), paths.parsed_settings_path(root))
-
-
-def _form(environ: Mapping[str, str], source: Source) -> str | None:
-    directory = _directory(environ, "cache")
-    return None if directory is None else f"{directory}/{source}.json"
 
 
 def _directory(environ: Mapping[str, str], kind: Literal["config", "cache"]) -> str | None:
