@@ -19,7 +19,7 @@ from support.pushers import end_pushers
 from support.ranks import ONE_KERNEL, PLUGIN
 from support.read_through import couriers, end_couriers
 from support.recorded import until
-from support.team import MEMBERS, TEAM, Members, flawed_modes, members_at
+from support.team import MEMBERS, STRANGER, TEAM, Members, flawed_modes, members_at
 
 pytestmark = [pytest.mark.root, pytest.mark.mounts, pytest.mark.usefixtures("triton")]
 
@@ -118,8 +118,10 @@ def test_eight_processes_of_each_of_three_users_compile_twelve_kernels_once(team
 def test_each_command_of_each_member_does_its_work_and_leaves_right_modes(team, umask):
     team.compiled(ADA, umask, 3)
     assert team.compiled(BOB, umask, 3)["compiled"] == 0
-    for command in ("ls", "du", "stats", "verify", "doctor", "config", "devices", "provision"):
+    for command in ("ls", "du", "stats", "verify", "config", "devices", "provision", "caches"):
         team.done(BOB, umask, command)
+    findings = json.loads(team.done(BOB, umask, "doctor", "--json"))["findings"]
+    assert [one["code"] for one in findings] == ["fake-devices"]
     assert team.done(CIM, umask, "path", "0").strip() == f"{team.root}/triton/0"
     pack = team.members.environ(BOB, {})["HOME"] + f"/{umask:o}.tar.zst"
     team.done(BOB, umask, "pack", "-o", pack)
@@ -189,6 +191,24 @@ class TestWhatAMemberHasLeft:
         assert not counters.exists()
         assert json.loads(killed.done(BOB, 0o077, "stats", "--json"))["all"]["misses"] == 1
 
+    def test_what_had_not_its_mode_yet_is_removed_an_hour_later(self, team):
+        """Where no default ACL gives the mode at once, between the two calls."""
+        left = [
+            team.root / "gpucache/v1/tmp/gpucache-new-0000.x",
+            team.root / "gpucache/v1/tmp/publish-AB.7.00000000",
+            team.root / "triton/0/tmp.gpucache-7.0000000000000000",
+        ]
+        for path in left:
+            path.mkdir()
+            os.chown(path, ADA, TEAM)
+            path.chmod(0o2700)
+        team.members.gpucache(BOB, 0o022, "prune", *NOW, env=team.env)
+        assert all(path.exists() for path in left)
+        for path in left:
+            os.utime(path, (time.time() - 7200, time.time() - 7200))
+        team.done(BOB, 0o022, "prune", *NOW)
+        assert not any(path.exists() for path in left)
+
 
 class TestWhatBelongsToAnother:
     def test_an_entry_is_evicted_where_a_member_needs_the_room(self, team):
@@ -256,6 +276,12 @@ class TestFromOutside:
         assert said["entries"] == 1
         assert team.compiled(BOB, 0o000, 1, **directory)["compiled"] == 0
 
+    def test_what_stock_triton_leaves_in_the_root_is_a_hit_for_all_members(self, team):
+        """Without the plug-in: the default ACL of the root's directories lets others use what it writes."""
+        assert team.compiled(BOB, 0o077, 2, TRITON_CACHE_MANAGER=None)["compiled"] == 2
+        assert team.compiled(CIM, 0o077, 2, TRITON_CACHE_MANAGER=None)["compiled"] == 0
+        assert team.compiled(ADA, 0o077, 2)["compiled"] == 0
+
 
 class TestRoot:
     def test_what_root_does_there_keeps_no_member_from_anything(self, team):
@@ -322,6 +348,18 @@ def test_what_a_run_of_one_member_has_recorded_is_compiled_ahead_by_another(team
     assert json.loads(said)["counts"] == {"made": 1}
     said = team.done(CIM, 0o022, *command)
     assert json.loads(said.splitlines()[-1])["hit"] is True
+
+
+def test_who_is_no_member_of_the_group_cannot_share_with_it_and_is_told(members, everyones):
+    root = everyones / "strangers"
+    root.mkdir()
+    os.chown(root, STRANGER, TEAM)
+    words = ("provision", "--root", root, "--shared", "group")
+    done = members.gpucache(STRANGER, 0o022, *words, env={}, gid=0)
+    assert (done.returncode, done.stdout) == (1, "")
+    assert f"uid {STRANGER} is not in the group {TEAM}" in done.stderr
+    assert stat.S_IMODE(root.stat().st_mode) == 0o755
+    assert os.listdir(root) == []
 
 
 ELSEWHERE = """

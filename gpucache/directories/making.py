@@ -108,20 +108,24 @@ class Making:
                 found = os.fstat(fd)
             if stat.S_IMODE(found.st_mode) != mode:
                 os.fchmod(fd, mode)
-            self._check_group(path, os.fstat(fd))
+            is_shared = bool(os.fstat(fd).st_mode & stat.S_ISGID)
+            if self.sharing == "group" and not is_shared:
+                os.fchmod(fd, stat.S_IMODE(found.st_mode))
         except OSError as error:
             raise refusal(path, error, "share") from error
         finally:
             os.close(fd)
+        if self.sharing == "group" and not is_shared:
+            raise self._no_member(path)
         return True
 
-    def _check_group(self, path: str, found: os.stat_result) -> None:
-        """Refuse a group of which this user is no member: the kernel takes the set-group-ID bit away without a word."""
-        if self.sharing == "group" and not found.st_mode & stat.S_ISGID:
-            fact = f"only a member of the group {found.st_gid} can share it"
-            raise ProvisionError(
-                path, errno.EPERM, f"{fact}: `chgrp GROUP {quoted(path)}`", "share"
-            )
+    def _no_member(self, path: str) -> ProvisionError:
+        """The error of a user who is no member: the kernel takes his set-group-ID bit away without a word."""
+        fact = f"uid {os.geteuid()} is not in the group {self._gid}"
+        hint = (
+            f"{fact}: `chgrp GROUP {quoted(path)}` to one of his groups, or have a member do this"
+        )
+        return ProvisionError(path, errno.EPERM, hint, "share")
 
     def _set_default_acl(self, path: str) -> None:
         """Have other programs' files come out for the group's members; where the mount cannot, each has own ones."""

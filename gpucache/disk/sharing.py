@@ -17,6 +17,7 @@ import stat
 from contextlib import suppress
 
 from gpucache.disk.door import SAFELY, open_regular
+from gpucache.disk.files import STAGED
 from gpucache.disk.vetting import is_groups
 from gpucache.layout import paths
 from gpucache.layout.keys import ASIDE
@@ -175,14 +176,14 @@ def new_directory(path: str, modes: Modes, here: int | None = None) -> None:
     if modes == PRIVATE and here is None:
         os.mkdir(path, modes.directory)
         return
-    if modes == PRIVATE:
+    if modes != GROUP:
         os.mkdir(path, modes.directory, dir_fd=here)
+        set_directory_mode(path, modes, here)  # only the owner of the root makes something there
         return
     with suppress(FileNotFoundError):
         os.stat(path, dir_fd=here, follow_symlinks=False)
         raise FileExistsError(errno.EEXIST, os.strerror(errno.EEXIST), path)
-    parent, name = os.path.split(path)
-    aside = os.path.join(parent, f"{ASIDE}{name}.{os.getpid()}.{os.urandom(4).hex()}")
+    aside = _aside_of(path)
     os.mkdir(aside, modes.directory & 0o777, dir_fd=here)
     try:
         set_directory_mode(aside, modes, here)
@@ -197,8 +198,19 @@ def new_directory(path: str, modes: Modes, here: int | None = None) -> None:
         set_directory_mode(path, modes, here)
 
 
+def _aside_of(path: str) -> str:
+    """A path at which a new directory gets its mode: in the root's ``tmp``, where all sweep, if there is one."""
+    parent, name = os.path.split(path)
+    beside = f"{name}.{os.getpid()}.{os.urandom(4).hex()}"
+    root = path.partition(_OWN)[0] if _OWN in path else os.path.dirname(parent)
+    staging = paths.ours(root, "tmp")
+    if os.path.isabs(path) and name != "tmp" and os.path.isdir(staging):
+        return f"{staging}/{STAGED}{beside}"
+    return os.path.join(parent, f"{ASIDE}{beside}")
+
+
 def new_aside(directory: str, modes: Modes, prefix: str = ASIDE) -> str:
-    """Make a directory of a new name, by `tempfile.mkdtemp`, with the mode of what is to become of it; its path.
+    """Make a directory of a new name with the mode of what is to become of it; its path.
 
     Also where it is only to be swept: what a killed process leaves, another member of a group can remove then.
 
@@ -207,7 +219,13 @@ def new_aside(directory: str, modes: Modes, prefix: str = ASIDE) -> str:
     """
     import tempfile  # slow to import; most processes make nothing
 
-    path = tempfile.mkdtemp(prefix=prefix, dir=directory)
+    if modes == GROUP:
+        path = f"{directory}/{prefix}{os.getpid()}.{os.urandom(8).hex()}"
+        os.mkdir(
+            path, modes.directory & 0o777
+        )  # where the mount has a default ACL, the mode is right at once
+    else:
+        path = tempfile.mkdtemp(prefix=prefix, dir=directory)
     set_directory_mode(path, modes)
     return path
 

@@ -254,12 +254,17 @@ def _is_empty_of_member(here: int, name: str) -> bool:
     """Remove what another member of a group was killed at before it had its mode: an hour later, and only if empty."""
     try:
         found = os.stat(name, dir_fd=here, follow_symlinks=False)
-        if not is_groups(os.fstat(here).st_mode) or time.time() - found.st_mtime < STALE_S:
-            return False
-        os.rmdir(name, dir_fd=here)
+        if _is_closed_members(os.fstat(here), found):
+            os.rmdir(name, dir_fd=here)
+            return True
     except OSError:
-        return False
-    return True
+        pass
+    return False
+
+
+def _is_closed_members(above: os.stat_result, found: os.stat_result) -> bool:
+    """Whether what this user may not open lies where a group shares the root, and is an hour old."""
+    return is_groups(above.st_mode) and time.time() - found.st_mtime > STALE_S
 
 
 def is_dead(path: str) -> bool:
@@ -275,8 +280,12 @@ def is_dead(path: str) -> bool:
     try:
         # Opening a FIFO would wait, unless only a directory will do.
         fd = os.open(path, DIRECTORY)
+    except PermissionError:
+        with suppress(OSError):
+            return _is_closed_members(os.stat(os.path.dirname(path)), os.lstat(path))
+        return False
     except OSError:
-        return False  # another user's, or another sweeper has removed it
+        return False  # another sweeper has removed it
     try:
         return _is_dead(os.path.basename(path), fd)
     except OSError:

@@ -247,6 +247,8 @@ def remove_tree_in(fd: int, name: str, depth: int = 0) -> None:
             empty(here, depth + 1)
         finally:
             os.close(here)
+    # Also where it may not be opened: an empty one goes all the same, as what a killed member of a group has left.
+    with suppress(OSError):
         os.rmdir(name, dir_fd=fd)
 
 

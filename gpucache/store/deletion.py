@@ -79,6 +79,11 @@ class Deletion:
         except OSError as error:
             if error.errno in (errno.ENOTDIR, errno.ELOOP):
                 self._unlink(name, parent, None)
+            elif (
+                error.errno == errno.EACCES
+            ):  # an empty one goes all the same, as of a killed member of a group
+                with suppress(OSError):
+                    os.rmdir(name, dir_fd=parent)
             return
         try:
             self._empty(fd, depth + 1)
