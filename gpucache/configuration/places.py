@@ -3,7 +3,7 @@
 The system's file is in a directory of its own in ``/etc``: root alone can write there, so that no variable of the
 environment and no other user can put another file in its place, and a package or a mounted volume can bring it. The
 user's file and his cache directory are where `platformdirs` says. On Linux that is written out here, since the import
-of `platformdirs` would take longer than the rest of a light command (`tests/test_configuration_places.py` compares).
+of `platformdirs` would take longer than the rest of a light command (`tests/test_configuration_files.py` compares).
 """
 
 from __future__ import annotations
@@ -12,7 +12,6 @@ import os
 import sys
 
 from gpucache.layout import paths
-from gpucache.once import path_of_markers
 from gpucache.values import Value
 
 TYPE_CHECKING = False
@@ -30,19 +29,18 @@ class Place(Value):
 
     source: Source
     path: str
-    form: str | None
-    """The path of its parsed form, which need not be there; None where there is no place for one."""
+    form_at: str | None = None
+    """The path of the parsed form of a user's or a root's file; None where there is no place for one."""
+
+    @property
+    def form(self) -> str | None:
+        """The path of the parsed form, which need not be there; None where there is no place for one."""
+        return _form_of_system() if self.source == "system" else self.form_at
 
 
 def system_place() -> Place:
-    """The system's file. Each user has a parsed form of his own, as nobody but root can write beside the file.
-
-    It is on the node, where what has been told in jobs is noted, and goes with that after a day: in a home that nodes
-    share, each would replace the others'.
-    """
-    if not hasattr(os, "geteuid"):
-        return Place("system", SYSTEM_FILE, None)
-    return Place("system", SYSTEM_FILE, f"{path_of_markers()}/system.json")
+    """The system's file."""
+    return Place("system", SYSTEM_FILE)
 
 
 def user_place(environ: Mapping[str, str]) -> Place | None:
@@ -53,6 +51,19 @@ def user_place(environ: Mapping[str, str]) -> Place | None:
     cache = _directory(environ, "cache")
     form = None if cache is None else f"{cache}/user.json"
     return Place("user", f"{directory}/{paths.SETTINGS}", form)
+
+
+def _form_of_system() -> str | None:
+    """The parsed form of the system's file: each user has one, as nobody but root can write beside the file.
+
+    It is on the node, where what has been told in jobs is noted, and goes with that after a day: in a home that nodes
+    share, each would replace the others'.
+    """
+    from gpucache.once import (
+        path_of_markers,
+    )  # where there is no file, as on most machines, nobody asks
+
+    return f"{path_of_markers()}/system.json" if hasattr(os, "geteuid") else None
 
 
 def root_place(root: str) -> Place:
