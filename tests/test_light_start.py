@@ -73,9 +73,24 @@ def test_a_worker_imports_nothing_slow(provisioned):
     ids=lambda words: words[0],
 )
 def test_the_commands_that_start_ranks_import_nothing_slow(words, provisioned):
+    assert of_command(words, provisioned).isdisjoint(SLOW)
+
+
+def of_command(words: list[str], environ: dict[str, str]) -> set[str]:
+    """Which modules a command imports, `run` until it becomes the other one."""
     code = "os = __import__('os'); os.execvpe = lambda *_: sys.exit()\n"
     code += f"from gpucache.cli.main import main; sys.exit(main({words!r}))"
-    assert imported(code, provisioned).isdisjoint(SLOW)
+    return imported(code, environ)
+
+
+def test_other_jit_caches_are_looked_at_only_where_they_are_chosen(provisioned):
+    plain = of_command(["run", "--device", "1", "--", "true"], provisioned)
+    assert not any("jit" in module for module in plain if module.startswith("gpucache."))
+    words = ["run", "--device", "1", "--caches", "warp", "--", "true"]
+    of_command(words, provisioned)  # the first one makes the directory
+    chosen = of_command(words, provisioned)
+    assert "gpucache.layout.jit_caches" in chosen
+    assert chosen.isdisjoint(SLOW)
 
 
 def test_nor_does_a_run_that_compiles_ahead(provisioned, tmp_path):
