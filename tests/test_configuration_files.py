@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import pwd
@@ -324,7 +325,7 @@ def test_who_comes_later_parses_nothing(home, anew, monkeypatch):
 
 def test_the_form_of_a_root_lies_in_the_root(home, anew, monkeypatch, tmp_path):
     root = tmp_path / "root"
-    (root / "gpucache" / "v1").mkdir(parents=True, mode=0o700)
+    (root / "gpucache" / "v1" / "tmp").mkdir(parents=True, mode=0o700)
     written(root / "gpucache.toml", GOOD)
     assert stamp(anew(root)) == "7"
     assert (root / "gpucache" / "v1" / "gpucache.toml.json").exists()
@@ -335,7 +336,7 @@ def test_the_form_of_a_root_lies_in_the_root(home, anew, monkeypatch, tmp_path):
 
 def test_a_roots_form_decides_nothing_that_a_root_may_not(home, anew, tmp_path):
     root = tmp_path / "root"
-    (root / "gpucache" / "v1").mkdir(parents=True, mode=0o700)
+    (root / "gpucache" / "v1" / "tmp").mkdir(parents=True, mode=0o700)
     written(root / "gpucache.toml", GOOD)
     anew(root)
     path = root / "gpucache" / "v1" / "gpucache.toml.json"
@@ -349,7 +350,7 @@ def test_a_roots_form_decides_nothing_that_a_root_may_not(home, anew, tmp_path):
 def test_a_roots_form_holds_under_another_path_of_the_root(home, anew, monkeypatch, tmp_path):
     """As in a container, where the root is mounted elsewhere."""
     root = tmp_path / "root"
-    (root / "gpucache" / "v1").mkdir(parents=True, mode=0o700)
+    (root / "gpucache" / "v1" / "tmp").mkdir(parents=True, mode=0o700)
     written(root / "gpucache.toml", GOOD)
     anew(root)
     root.rename(tmp_path / "elsewhere")
@@ -485,6 +486,33 @@ def test_where_no_form_can_be_written_all_is_as_slow_and_as_right(home, anew, mo
     for _ in range(2):
         assert stamp(anew()) == "7"
         assert anew().problems == ()
+
+
+@pytest.mark.parametrize("kept", [False, True], ids=["without forms", "with forms"])
+@pytest.mark.parametrize(
+    "call", ["stat", "lstat", "open", "fstat", "read", "mkdir", "rename", "fsync", "readlink"]
+)
+def test_no_error_of_the_disk_is_an_exception(call, kept, home, anew, monkeypatch, tmp_path):
+    """What could not be read says so, and the rest holds."""
+    root = tmp_path / "root"
+    (root / "gpucache" / "v1" / "tmp").mkdir(parents=True, mode=0o700)
+    written(root / "gpucache.toml", 'max_size = "1GiB"\n')
+    written(user_file(home), GOOD)
+    if kept:
+        anew(root)
+
+    for number in (errno.EIO, errno.ESTALE, errno.ENOSPC, errno.EMFILE, errno.EROFS):
+
+        def fail(*_: object, number: int = number, **__: object) -> None:
+            raise OSError(number, os.strerror(number))
+
+        with monkeypatch.context() as patch:
+            patch.setattr(os, call, fail)
+            found = anew(root)
+        holds = stamp(found) == "7" and found.environ.get("GPUCACHE_MAX_SIZE") == "1GiB"
+        assert holds or found.problems
+    found = anew(root)
+    assert (stamp(found), found.problems) == ("7", ())
 
 
 @pytest.mark.mounts

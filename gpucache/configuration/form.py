@@ -131,7 +131,9 @@ def keep_form(place: Place, found: os.stat_result, parsed: Parsed) -> None:
     if len(content) > SETTINGS_BYTES:
         return
     try:
-        if place.source == "root" or _is_made(directory):
+        if place.source == "root":
+            write_whole(place.form, content, f"{directory}/tmp")  # which others sweep
+        elif _is_made(directory):
             write_whole(place.form, content, directory)
     except (GpuCacheError, OSError):
         return  # read-only, full, another user's home

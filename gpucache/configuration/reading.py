@@ -61,24 +61,22 @@ def _parsed_now(place: Place, trust: Trust) -> Parsed:
     from gpucache.configuration.toml import parse
     from gpucache.disk.door import SETTINGS_BYTES, open_regular
 
-    why = refused_way(place)
-    if why is not None:
-        return _passed_over(place, why)
     try:
-        end = place.path if place.source == "root" else os.path.realpath(place.path)
-        fd, found = open_regular(end)
-    except OSError as error:
-        return _unreadable(place, error)
-    try:
-        why = refused(place, found, trust)  # what is read, and not what was looked at before
+        why = refused_way(place)
         if why is not None:
             return _passed_over(place, why)
-        content = os.read(fd, SETTINGS_BYTES)
-        found = os.fstat(fd)
+        end = place.path if place.source == "root" else os.path.realpath(place.path)
+        fd, found = open_regular(end)
+        try:
+            why = refused(place, found, trust)  # what is read, and not what was looked at before
+            if why is not None:
+                return _passed_over(place, why)
+            content = os.read(fd, SETTINGS_BYTES)
+            found = os.fstat(fd)
+        finally:
+            os.close(fd)
     except OSError as error:
         return _unreadable(place, error)
-    finally:
-        os.close(fd)
     parsed = parse(place.source, place.path, content)
     if parsed.lasts and len(content) == found.st_size:
         keep_form(place, found, parsed)
