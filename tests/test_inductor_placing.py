@@ -101,6 +101,24 @@ class TestPlace:
         modes = [stat.S_IMODE((here.root / name).parents[up].stat().st_mode) for up in range(3)]
         assert modes == [0o755, 0o755, 0o755]
 
+    def test_in_a_root_that_a_group_shares_its_members_may_write_whatever_the_umask(self, here):
+        own = here.root / "gpucache" / "v1"
+        own.chmod(0o2770)
+        here.root.chmod(0o2770)
+        before = os.umask(0o077)
+        try:
+            staged = here.stage(LIBRARY)
+            for path in staged.values():
+                os.chmod(path, 0o660)
+            with Straight() as disk:
+                place(str(here.root), unit_of(LIBRARY), staged, disk)
+        finally:
+            os.umask(before)
+        for name in (PLACE, "locks"):
+            assert stat.S_IMODE((here.root / name).stat().st_mode) == 0o2770
+            for path in (here.root / name).iterdir():
+                assert stat.S_IMODE(path.stat().st_mode) == 0o660, path
+
     def test_what_is_there_stays(self, here):
         """Torch's own may differ: a library has the time of its making in it."""
         own = here.root / f"{PLACE}/{NAME}.main.so"

@@ -362,6 +362,20 @@ def test_who_is_no_member_of_the_group_cannot_share_with_it_and_is_told(members,
     assert os.listdir(root) == []
 
 
+def test_a_new_root_says_what_its_members_set(members, everyones):
+    place = everyones / "place"
+    place.mkdir()
+    os.chown(place, ADA, TEAM)
+    place.chmod(0o2770)
+    words = ("provision", "--root", place / "root", "--shared", "group")
+    done = members.gpucache(ADA, 0o077, *words, env={})
+    assert done.stderr.endswith(
+        f"note: {place}/root is shared with group gid {TEAM}, so that each member can run code as each other\n"
+        f"note: each member sets GPUCACHE_DIR={place}/root GPUCACHE_TRUST_GROUPS={TEAM}\n"
+    )
+    assert flawed_modes(place / "root") == []
+
+
 ELSEWHERE = """
 import gpucache.disk.lock_place as lock_place
 lock_place.is_local = lambda path: False

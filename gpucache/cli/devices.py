@@ -115,6 +115,10 @@ def provision(
             return 0
     done = registry.provision(sharing=shared)
     _tell(registry, done, change, as_json)
+    if done.sharing == "group" and change is None and shared is not None and not as_json:
+        from gpucache.cli.resharing import tell_members
+
+        tell_members(registry.root)
     return 0
 
 

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from gpucache.cli.common import counted, tell
 from gpucache.cli.terminal import check_answerable, confirmed, progress, say
+from gpucache.disk.refusal import quoted
 from gpucache.units import size
 from gpucache.values import Value, as_dict
 
@@ -116,6 +117,20 @@ def reshared(root: str, call: Call, environ: Mapping[str, str], quiet: bool) -> 
         done = apply(planned, show)
     _tell_result(planned, done)
     return Change(planned=planned, done=done)
+
+
+def tell_members(root: str) -> None:
+    """Say of a new root that a group shares what its members have to know."""
+    from gpucache.environment import ROOT, TRUST_GROUPS
+    from gpucache.upkeep.sharing_group import group_name, is_of_one_user
+
+    found = os.stat(root)
+    name = group_name(found.st_gid)
+    say(f"note: {root} is shared with group {name}, so that each member can run code as each other")
+    if is_of_one_user(found.st_uid, found.st_gid):
+        say(f"note: that group has nobody in it but uid {found.st_uid}: name the team's by --group")
+    else:
+        say(f"note: each member sets {ROOT}={quoted(root)} {TRUST_GROUPS}={found.st_gid}")
 
 
 def _with_whom(sharing: Sharing, gid: int | None) -> str:

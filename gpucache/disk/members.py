@@ -48,18 +48,21 @@ def make_base(root: str) -> str | None:
     base = base_of_others(root)
     if base == root:
         return None
-    _made(os.path.dirname(base), 0o2770)
-    _made(base, 0o700)
+    from gpucache.disk.sharing import GROUP, new_directory
+
+    with suppress(FileExistsError):
+        new_directory(os.path.dirname(base), GROUP)
+    _make_private(base)
     with suppress(FileExistsError):
         os.symlink(os.path.join("..", "..", "triton"), paths.triton_directory(base))
     return base
 
 
-def _made(path: str, mode: int) -> None:
+def _make_private(path: str) -> None:
     with suppress(FileExistsError):
-        os.mkdir(path, mode & 0o777)
+        os.mkdir(path, 0o700)
         fd = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC)
         try:
-            os.fchmod(fd, mode)
+            os.fchmod(fd, 0o700)  # without the bit that gives the group to what is made there
         finally:
             os.close(fd)
