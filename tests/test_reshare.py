@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import grp
 import os
 import pwd
@@ -396,6 +397,21 @@ class TestHostile:
         share(theirs.root, "group")
         assert (mode(victim), mode(outside), mode(outside / "file")) == (0o600, 0o700, 0o600)
         assert (victim.lstat().st_gid, outside.lstat().st_gid) == (0, 0)
+
+    @pytest.mark.parametrize("where", ["gpucache", "gpucache/v1", "gpucache/v1/tmp"])
+    def test_a_link_in_the_place_of_gpucaches_directories_leads_nowhere(
+        self, theirs, everyones, where
+    ):
+        outside = everyones / "outside"
+        (outside / "v1" / "tmp").mkdir(parents=True)
+        before = {path: path.lstat().st_mode for path in everything(outside)}
+        place = theirs.root / where
+        place.rename(everyones / "ada" / "away")
+        place.symlink_to(outside)
+        with pytest.raises(OSError) as refused:
+            apply(plan(str(theirs.root), "group"))
+        assert refused.value.errno in (errno.ELOOP, errno.ENOTDIR)
+        assert {path: path.lstat().st_mode for path in everything(outside)} == before
 
     def test_a_hard_link_to_anothers_file_is_not_touched(self, theirs, everyones):
         file = everyones / "roots"

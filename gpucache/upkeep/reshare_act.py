@@ -9,7 +9,8 @@ from collections.abc import Callable
 from contextlib import ExitStack
 
 from gpucache.disk.default_acl import default_acl, remove_default_acl, set_default_acl
-from gpucache.disk.files import make_below_root, write_whole
+from gpucache.disk.door import SAFELY
+from gpucache.disk.files import STAGED
 from gpucache.disk.lock_place import LockPlace
 from gpucache.disk.locks import SHARING_LOCK, locked
 from gpucache.disk.shared_modes import GROUP_ACL, Inside, Linked, LinkedFiles
@@ -22,7 +23,7 @@ from gpucache.upkeep.linked_outside import LinkedOutside
 from gpucache.upkeep.mode_change import change
 from gpucache.upkeep.reshare import Resharing, may_copy
 from gpucache.upkeep.sharing_group import working_as
-from gpucache.upkeep.taken_back import make_parts, take_back
+from gpucache.upkeep.taken_back import make, make_parts, take_back
 from gpucache.values import Value
 
 Show = Callable[[int, int], None]
@@ -34,6 +35,8 @@ _LOOK_S = 0.5
 _WAIT_S = 60.0
 """For how long a change waits for another one."""
 _MOST_FAILURES = 1000
+_NEW = os.O_WRONLY | os.O_CREAT | os.O_EXCL | SAFELY
+_MARK = os.path.relpath(paths.mark_path("/"), "/")
 
 
 class Failure(Value):
@@ -77,8 +80,8 @@ def apply(planned: Resharing, show: Show | None = None) -> Reshared:
 def _alone(root: str, disk: Straight) -> ExitStack:
     """Hold the lock of such changes, once those before are done: often all ranks of a job ask for the same."""
     stack = ExitStack()
-    for part in ("locks", "tmp"):
-        make_below_root(paths.ours(root, part))  # of a root that torch has made
+    for path in paths.provisioned_directories(root):
+        make(path, disk)  # in a root that torch has made
     path = f"{LockPlace(root, disk).directory()}/{SHARING_LOCK}"
     try:
         stack.enter_context(locked(path, timeout_s=_WAIT_S))
@@ -120,14 +123,14 @@ class _Act:
         if self._withdraws():
             self._forget_mark()
         if wanted.sharing == "group":
-            make_parts(root, has_members=not wanted.acl)
+            make_parts(root, not wanted.acl, self._disk)
         last = self._passes(show)
         if wanted.sharing != "group":
             take_back(root, self._planned.uid, self._disk)
         if wanted.sharing == "private":
             self._forget_mark()
         elif mark_of(root) is None and not last.busy:
-            write_whole(paths.mark_path(root), mark_text(wanted.sharing), paths.ours(root, "tmp"))
+            self._write_mark()
         return Reshared(
             directories=self._directories,
             files=self._files,
@@ -154,6 +157,25 @@ class _Act:
                 continue
             if not one.changed or number >= _MOST_PASSES:
                 return one
+
+    def _write_mark(self) -> None:
+        """Put the mark into its place, whole, by no link that anybody may have put on the way."""
+        root, wanted = self._planned.root, self._planned.wanted
+        name = f"{STAGED}{os.getpid()}-{os.urandom(6).hex()}"
+        with self._disk.directory(paths.ours(root, "tmp")) as staging:
+            fd = os.open(name, _NEW, 0o600, dir_fd=staging)
+            with open(fd, "wb") as file:
+                file.write(mark_text(wanted.sharing))
+                file.flush()
+                os.fsync(fd)
+                if wanted.gid is not None:
+                    os.fchown(fd, -1, wanted.gid)
+                os.fchmod(fd, wanted.mode(_MARK, os.fstat(fd)))
+
+            def placed(here: int, last: str) -> None:
+                os.rename(name, last, src_dir_fd=staging, dst_dir_fd=here)
+
+            self._disk.act(paths.mark_path(root), placed)
 
     def _withdraws(self) -> bool:
         """Whether some who could use the root, or another group, are to use it no more."""

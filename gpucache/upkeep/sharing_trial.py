@@ -7,11 +7,11 @@ import os
 import stat
 
 from gpucache.disk.default_acl import set_default_acl
-from gpucache.disk.door import DIRECTORY
 from gpucache.disk.files import STAGED
 from gpucache.disk.refusal import refusal
 from gpucache.disk.shared_modes import GROUP_ACL
 from gpucache.disk.sharing import MODES
+from gpucache.disk.within import Straight, open_directory
 from gpucache.errors import SharingError
 from gpucache.layout import paths
 from gpucache.upkeep.sharing_group import group_name
@@ -33,18 +33,26 @@ def tried(root: str, sharing: Sharing, gid: int | None) -> bool:
 
     Raises:
         SharingError: the mount keeps no such mode or group.
-        ProvisionError: nothing can be made there.
-        OSError: the disk refused otherwise.
+        ProvisionError: nothing can be made there, or a link is in the place of a directory.
     """
     staging = paths.ours(root, "tmp")
-    place = staging if os.path.isdir(staging) else root
-    path = f"{place}/{STAGED}{os.getpid()}-{os.urandom(4).hex()}"
+    with Straight() as disk:
+        place = staging if disk.lexists(staging) else root
+        try:
+            with disk.directory(place) as here:
+                return _tried_in(root, here, sharing, gid)
+        except OSError as error:
+            if isinstance(error, SharingError):
+                raise
+            raise refusal(place, error, "share") from error
+
+
+def _tried_in(root: str, here: int, sharing: Sharing, gid: int | None) -> bool:
+    """As `tried`, in an open directory."""
+    name = f"{STAGED}{os.getpid()}-{os.urandom(4).hex()}"
+    os.mkdir(name, 0o700, dir_fd=here)
     try:
-        os.mkdir(path, 0o700)
-    except OSError as error:
-        raise refusal(place, error, "share") from error
-    try:
-        fd = os.open(path, DIRECTORY)
+        fd = open_directory(here, name)
         try:
             _give_group(root, fd, gid)
             _give_mode(root, fd, MODES[sharing].directory)
@@ -52,7 +60,7 @@ def tried(root: str, sharing: Sharing, gid: int | None) -> bool:
         finally:
             os.close(fd)
     finally:
-        os.rmdir(path)
+        os.rmdir(name, dir_fd=here)
 
 
 def _give_group(root: str, fd: int, gid: int | None) -> None:

@@ -14,7 +14,6 @@ import time
 from collections.abc import Iterator
 from contextlib import suppress
 
-from gpucache.disk.files import make_below_root
 from gpucache.disk.within import Straight
 from gpucache.layout import paths
 from gpucache.layout.keys import ASIDE, device_directories
@@ -32,26 +31,35 @@ def take_back(root: str, uid: int, disk: Straight) -> None:
 
     Raises:
         OSError: one cannot be put aside, or made.
-        ProvisionError: as there.
     """
     for path in taken(root, uid, disk):
         _put_aside(root, path, disk)
-        make_below_root(path)
+        make(path, disk)
 
 
-def make_parts(root: str, has_members: bool) -> None:
+def make(path: str, disk: Straight) -> None:
+    """Make a directory, unless it is there.
+
+    Raises:
+        OSError: the disk refused, or a link is on the way.
+    """
+    with suppress(FileExistsError):
+        disk.mkdir(path)
+
+
+def make_parts(root: str, has_members: bool, disk: Straight) -> None:
     """Make all directories of gpucache's that are missing in a root, so that they are its owner's and no member's.
 
     ``has_members`` says that members have own directories there: the first one's torch would make the directory of
     these for itself alone.
 
     Raises:
-        ProvisionError: one cannot be made.
+        OSError: as `make`.
     """
     for path in paths.our_directories(root):
-        make_below_root(path)
+        make(path, disk)
     if has_members:
-        make_below_root(paths.members_directory(root))
+        make(paths.members_directory(root), disk)
 
 
 def _for_all(root: str) -> Iterator[str]:
