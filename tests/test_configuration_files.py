@@ -515,6 +515,14 @@ def test_no_error_of_the_disk_is_an_exception(call, kept, home, anew, monkeypatc
     assert (stamp(found), found.problems) == ("7", ())
 
 
+def test_what_could_not_be_read_is_read_by_the_same_process_once_it_can_be(home, anew, monkeypatch):
+    path = written(user_file(home), GOOD)
+    path.parent.chmod(0o777)
+    assert anew().problems
+    path.parent.chmod(0o700)
+    assert stamp(configuration.in_force({"HOME": str(home), "GPUCACHE_DIR": "/nowhere"})) == "7"
+
+
 @pytest.mark.mounts
 def test_in_a_read_only_home_and_root_all_is_as_right(home, anew, mount, tmp_path):
     kept = mount(tmp_path / "kept", "-t", "tmpfs", "-o", "mode=700", "none")

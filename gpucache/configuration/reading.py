@@ -59,7 +59,7 @@ def _parsed_now(place: Place, trust: Trust) -> Parsed:
     from gpucache.configuration.believing import refused, refused_way
     from gpucache.configuration.form import keep_form
     from gpucache.configuration.toml import parse
-    from gpucache.disk.door import SETTINGS_BYTES, open_regular
+    from gpucache.disk.door import SETTINGS_BYTES, open_regular, read_some
 
     try:
         why = refused_way(place)
@@ -67,14 +67,12 @@ def _parsed_now(place: Place, trust: Trust) -> Parsed:
             return _passed_over(place, why)
         end = place.path if place.source == "root" else os.path.realpath(place.path)
         fd, found = open_regular(end)
-        try:
+        with os.fdopen(fd, "rb") as file:
             why = refused(place, found, trust)  # what is read, and not what was looked at before
             if why is not None:
                 return _passed_over(place, why)
-            content = os.read(fd, SETTINGS_BYTES)
+            content = read_some(file, SETTINGS_BYTES)
             found = os.fstat(fd)
-        finally:
-            os.close(fd)
     except OSError as error:
         return _unreadable(place, error)
     parsed = parse(place.source, place.path, content)
@@ -96,4 +94,4 @@ def _nothing(place: Place, fact: str, fix: str) -> Parsed:
     from gpucache.configuration.parsed import Parsed, Problem  # most files are fine, or not there
 
     problem = Problem(place.path, None, fact, fix)
-    return Parsed(place.source, place.path, {}, (problem,))
+    return Parsed(place.source, place.path, {}, (problem,), lasts=False)
