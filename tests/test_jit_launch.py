@@ -391,3 +391,14 @@ def test_what_several_caches_lack_is_said_in_one_line(gpucache, base, tmp_path):
     (line,) = [line for line in said.splitlines() if line.startswith("note: ")]
     assert line.startswith("note: tilelang, quack, warp are not put into the root, and their ")
     assert "Not a directory" in line
+
+
+def test_du_shows_only_caches_that_hold_something(gpucache, base, tmp_path):
+    environ = {**os.environ, **base}
+    words = ("run", "--caches", "warp,tilelang", "--", "true")
+    assert gpucache(*words, env=environ).returncode == 0
+    (tmp_path / "root/jit/warp/module").write_bytes(b"x" * 1000)
+    rows = gpucache("du", env=environ).stdout.splitlines()
+    assert [row.split("\t") for row in rows if row.startswith("jit/")] == [
+        ["jit/warp", "1", "1000", "1000"]
+    ]

@@ -209,7 +209,7 @@ def _text(value: Any) -> str:
 def usage_rows(report: CacheReport, by: By) -> list[Row]:
     """What is taken by each bucket of the root, or by the entries of each device directory, architecture or kernel."""
     if by == "bucket":
-        return [_bucket_row(bucket) for bucket in report.usage]
+        return [_bucket_row(bucket) for bucket in report.usage if not _is_unused(bucket)]
     rows: dict[str, Row] = {}
     for entry in report.entries:
         if by == "device":
@@ -223,6 +223,11 @@ def usage_rows(report: CacheReport, by: By) -> list[Row]:
 def _physical_bytes(row: Row) -> int:
     taken: int = row["physical_bytes"]
     return taken
+
+
+def _is_unused(bucket: Usage) -> bool:
+    """Whether a bucket is a JIT cache's that `run` has made a directory for, and nobody has used."""
+    return bucket.name.startswith("jit/") and bucket.files == 0
 
 
 def _bucket_row(bucket: Usage) -> Row:
