@@ -649,7 +649,7 @@ class TestRemoving:
             (
                 ["--max-age", "x"],
                 2,
-                "Error: Invalid value for '--max-age': 'x' is not a time like 30d",
+                "Error: Invalid value for '--max-age' / '--older-than': 'x' is not a time like 30d",
             ),
             (
                 ["--max-entries", "-1"],
