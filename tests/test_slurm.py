@@ -75,6 +75,17 @@ def test_nodes_with_unlike_numbers_of_tasks_count_their_own(
     ]
 
 
+def test_a_task_without_gpucache_run_takes_its_device_by_itself(
+    two_node_slurm: Slurm, environ: dict[str, str], tmp_path: Path
+) -> None:
+    """As `docs/workers.md` says."""
+    use = "import os, gpucache; gpucache.use(int(os.environ['SLURM_LOCALID']))"
+    (tmp_path / "train.py").write_text(f"{use}\n{SAY}")
+    words = "gpucache provision >&2 && srun --ntasks-per-node 4 python train.py"
+    done = two_node_slurm.run("sh", "-c", words, cwd=tmp_path, **environ)
+    assert directories(done.stdout) == [("one", str(number)) for number in range(4)]
+
+
 @pytest.fixture
 def program(triton: None, tmp_path: Path) -> Recorded:
     return recorded(tmp_path / "shared", tmp_path / "apart")

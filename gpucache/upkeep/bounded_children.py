@@ -147,12 +147,13 @@ def _reaped(child: _Child) -> int | None:
 
 
 def _be_a_child(act: Act, pipe: int, limit_s: float) -> None:
-    """Do the act, tell what came of it, and end this process."""
+    """Do the act, tell what came of it, and end this process: nothing of the parent's may run here."""
     try:
-        said = _said(act, pipe, limit_s)
-        os.write(pipe, said) if len(said) <= select.PIPE_BUF else _write_all(pipe, said)
+        rest = memoryview(_said(act, pipe, limit_s))
+        while rest:
+            rest = rest[os.write(pipe, rest) :]
     finally:
-        os._exit(0)  # nothing of the parent's may run here
+        os._exit(0)
 
 
 def _said(act: Act, pipe: int, limit_s: float) -> bytes:
@@ -178,9 +179,3 @@ def _shut_off(pipe: int, limit_s: float) -> None:
     if hard == resource.RLIM_INFINITY or hard > _MEMORY_BYTES:
         resource.setrlimit(resource.RLIMIT_AS, (_MEMORY_BYTES, _MEMORY_BYTES))
     os.chdir("/")
-
-
-def _write_all(pipe: int, said: bytes) -> None:
-    rest = memoryview(said)
-    while rest:
-        rest = rest[os.write(pipe, rest) :]
