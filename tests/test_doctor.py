@@ -186,7 +186,7 @@ def test_every_code_has_a_test_that_brings_it_about_and_one_that_does_not():
 def mentioned(helper: str) -> set[str]:
     """Every text in those tests, of this file and its neighbours, that call the helper."""
     texts: set[str] = set()
-    neighbours = ("test_fallback_checks.py", "test_sharing_checks.py")
+    neighbours = ("test_fallback_checks.py", "test_jit_checks.py", "test_sharing_checks.py")
     files = [Path(__file__), *map(Path(__file__).with_name, neighbours)]
     trees = [ast.parse(file.read_text()) for file in files]
     for node in (node for tree in trees for node in ast.walk(tree)):

@@ -11,6 +11,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from gpucache.diagnosis import (
     environment_checks,
     fallback_checks,
+    jit_checks,
     lock_checks,
     machine_checks,
     mount_checks,
@@ -76,6 +77,7 @@ _DISK = (
     lock_checks.kernel_locks,
     lock_checks.provision_lock,
     lock_checks.pulls,
+    jit_checks.units,
     time_checks.clock_skew,
     time_checks.future_times,
     fallback_checks.access_times,

@@ -92,7 +92,7 @@ def _remove(path: str, unit: JitUnit, deletion: Deletion, disk: Straight) -> Fre
             disk.unlink(path)
             return Freed(1, size.st_size, size.st_size if size.st_nlink == 1 else 0)
         aside = f"{os.path.dirname(path)}/{ASIDE}{os.getpid()}-{time.time_ns():x}"
-        if unit.has_lock_inside and unit.kind is not None and unit.kind.lock_by == "flock":
+        if unit.keeps_directory:
             _move_content(path, aside, unit, disk)
         else:
             disk.rename(path, aside)
@@ -104,11 +104,7 @@ def _remove(path: str, unit: JitUnit, deletion: Deletion, disk: Straight) -> Fre
 
 
 def _move_content(path: str, aside: str, unit: JitUnit, disk: Straight) -> None:
-    """Move all but the lock, which is held, out of a unit's directory.
-
-    The directory stays, with the lock: tvm-ffi makes the directory and then opens the lock, and takes every error for
-    "held", so that whoever found the directory gone would wait for ever (0.1.15, `utils/lockfile.py`, ``acquire``).
-    """
+    """Move all but the lock, which is held, out of a unit's directory (`JitUnit.keeps_directory` says why)."""
     disk.mkdir(aside)
     for name in disk.listdir(path):
         inner = f"{path}/{name}"

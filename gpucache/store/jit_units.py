@@ -105,10 +105,16 @@ class JitUnit(NamedTuple):
         return None if lock is None else f"{self.base}/{lock}"
 
     @property
-    def has_lock_inside(self) -> bool:
-        """Whether the lock lies in the unit's own directory."""
+    def keeps_directory(self) -> bool:
+        """Whether its directory stays when it goes, since the lock lies in it that others hold by flock.
+
+        tvm-ffi makes the directory and then opens the lock, and takes every error for "held", so that whoever found the
+        directory gone would wait for ever (0.1.15, `utils/lockfile.py`, ``acquire``).
+        """
         lock = self.lock_path
-        return lock is not None and lock.startswith(f"{self.path}/")
+        if lock is None or self.kind is None or self.kind.lock_by != "flock":
+            return False
+        return lock.startswith(f"{self.path}/")
 
 
 class JitUnits(NamedTuple):
@@ -152,19 +158,32 @@ def _is_directory(path: str, disk: Straight) -> bool:
 
 
 def find(
-    root: str, caches: Iterable[JitCache], rest: Callable[[], object] | None = None
+    root: str,
+    caches: Iterable[JitCache],
+    rest: Callable[[], object] | None = None,
+    most_names: int | None = None,
 ) -> list[JitUnits]:
     """Look for the units of some caches in a root, a real path. Beside any process; what vanishes is left out.
 
-    ``rest`` is called now and then, and may wait.
+    ``rest`` is called now and then, and may wait. ``most_names`` of each cache are looked at, by default `MOST_NAMES`.
     """
     found = []
     with Straight() as disk:
         for cache in caches:
             for directory in directories(root, cache.name, disk):
                 with suppress(OSError):  # gone
-                    found.append(_Walk(cache, directory, rest).found(disk))
+                    found.append(_Walk(cache, directory, rest, most_names).found(disk))
     return found
+
+
+def find_in(directory: str, cache: JitCache, most_names: int) -> JitUnits:
+    """Look for the units of a cache in a directory of its own, wherever that is; a real path.
+
+    Raises:
+        OSError: it is gone, or cannot be listed.
+    """
+    with Straight() as disk:
+        return _Walk(cache, directory, None, most_names).found(disk)
 
 
 _Seen = tuple[int, os.stat_result, Measure]
@@ -175,13 +194,18 @@ class _Walk:
     """A walk through one directory of a JIT cache."""
 
     def __init__(
-        self, cache: JitCache, directory: str, rest: Callable[[], object] | None = None
+        self,
+        cache: JitCache,
+        directory: str,
+        rest: Callable[[], object] | None = None,
+        most_names: int | None = None,
     ) -> None:
         self.cache = cache
         self.directory = directory
         self.match = Match(cache)
         self.rest = rest
         self.names = 0
+        self.most_names = MOST_NAMES if most_names is None else most_names
         self.units: dict[str, dict[str, _Seen]] = {}
         self.kinds: dict[str, Unit] = {}
         self.staged: list[JitUnit] = []
@@ -200,9 +224,8 @@ class _Walk:
         while self.units:  # which frees what a million of them take
             name, parts = self.units.popitem()
             unit = self.unit(name, parts)
-            if (
-                unit.files or not unit.has_lock_inside
-            ):  # else its directory is all that a removal has left
+            # Else the directory is all that a removal has left.
+            if unit.files or not unit.keeps_directory:
                 units.append(unit)
         units.sort()
         return JitUnits(
@@ -212,7 +235,7 @@ class _Walk:
             staged=tuple(self.staged),
             aside=tuple(self.aside),
             unreadable=tuple(self.unreadable),
-            is_complete=self.names < MOST_NAMES,
+            is_complete=self.names <= self.most_names,
         )
 
     def _look(self, fd: int, above: tuple[str, ...]) -> None:
@@ -226,7 +249,7 @@ class _Walk:
             with os.scandir(fd) as items:
                 for item in items:
                     self.names += 1
-                    if self.names > MOST_NAMES:
+                    if self.names > self.most_names:
                         return
                     if self.rest is not None and self.names % _NAMES_A_REST == 0:
                         self.rest()
