@@ -6,6 +6,7 @@ import errno
 import grp
 import os
 import pwd
+import shutil
 import stat
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -336,10 +337,30 @@ class TestLinks:
         monkeypatch.setattr(reshare_act, "_PATIENCE_S", 0.0)
         with key_lock.holding(lock, "a test") as held:
             assert held
-            assert share(adas.root, "group", TEAM).busy == 1
+            assert share(adas.root, "group", TEAM).uncopied == 1
         assert mark_of(str(adas.root)) is None, "nobody is to believe that all can be used"
         done = share(adas.root, "group", TEAM)
-        assert (done.copied_files, done.busy) == (1, 0)
+        assert (done.copied_files, done.uncopied) == (1, 0)
+        assert mark_of(str(adas.root)).sharing == "group"
+
+    def test_where_the_disk_is_full_the_root_is_not_marked_and_nothing_is_left_half(
+        self, adas, everyones, monkeypatch
+    ):
+        os.link(adas.entry / "add.ptx", everyones / "ada" / "outside")
+
+        def full(old, new):
+            new.write(b"half")
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+        with monkeypatch.context() as patched:
+            patched.setattr(shutil, "copyfileobj", full)
+            done = share(adas.root, "group", TEAM)
+        assert done.uncopied == 1
+        assert [failure.why for failure in done.failures] == ["No space left on device"]
+        assert mark_of(str(adas.root)) is None
+        assert list(Path(paths.ours(str(adas.root), "tmp")).glob("publish-*")) == []
+        assert adas.whole(adas.view)
+        assert share(adas.root, "group", TEAM).copied_files == 1
         assert mark_of(str(adas.root)).sharing == "group"
 
     def test_nothing_is_copied_for_a_group_that_a_member_may_have_linked_there(

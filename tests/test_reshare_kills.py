@@ -72,7 +72,7 @@ class TestKilled:
             if mark_of(str(root)) is not None:
                 assert is_shared_whole(root), line
             done = apply(plan(str(root), "group", str(TEAM)))
-            assert (done.failures, done.busy) == ((), 0)
+            assert (done.failures, done.uncopied) == ((), 0)
             for left in Path(paths.ours(str(root), "tmp")).glob("publish-*"):
                 left.unlink()  # what was killed stays for an hour
             assert is_shared_whole(root), line

@@ -46,7 +46,7 @@ class Change(Value, kw_only=True):
     @property
     def is_whole(self) -> bool:
         """Whether the root may be marked as it is shared now."""
-        return not self.dry_run and not self.refused and not (self.done and self.done.busy)
+        return not self.dry_run and not self.refused and not (self.done and self.done.uncopied)
 
     @property
     def is_own(self) -> bool:
@@ -211,8 +211,9 @@ def _tell_result(planned: Resharing, done: Reshared) -> None:
             for failure in done.failures
         ]
     )
-    if done.busy:
-        files = counted(done.busy, "file", "files")
+    if done.uncopied:
+        files = counted(done.uncopied, "file", "files")
         say(
-            f"warning: {files} to be copied are in use, and the root is not marked yet: say the same again"
+            f"warning: {files} could not be copied (in use, or the disk is full), and the root is not marked yet: "
+            "say the same again"
         )

@@ -46,6 +46,8 @@ class LinkedOutside(Inside):
         """By inode, the paths of the names below the root."""
         self.busy = 0
         """How many files were left since the keys of their entries are locked."""
+        self.failed = 0
+        """How many more could not be copied, as on a full disk."""
 
     def copy(self, fail: Fail) -> int:
         """Copy the files, each once; return how many. ``fail`` is told the path of what could not be copied, and why.
@@ -69,6 +71,7 @@ class LinkedOutside(Inside):
                     else:
                         self.busy += len(inodes)
             except OSError as error:
+                self.failed += len(inodes)
                 fail(self._names[inodes[0]][0], error)
         return copied
 
@@ -104,6 +107,7 @@ class LinkedOutside(Inside):
             try:
                 copied += self._copy(inode, self._names[inode])
             except OSError as error:
+                self.failed += 1
                 fail(self._names[inode][0], error)
         return copied
 

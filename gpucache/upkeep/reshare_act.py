@@ -52,9 +52,9 @@ class Reshared(Value, kw_only=True):
     directories: int
     files: int
     copied_files: int
-    busy: int = 0
-    """How many files are still to be copied since their keys are locked. Then the root has no mark yet, and the same
-    call goes on."""
+    uncopied: int = 0
+    """How many files are still to be copied: their keys are locked, or the disk is full. Then the root has no mark yet,
+    and the same call goes on."""
     failures: tuple[Failure, ...] = ()
     """What stays as it was although it is this user's; another try of the same may do better."""
 
@@ -129,13 +129,13 @@ class _Act:
             take_back(root, self._planned.uid, self._disk)
         if wanted.sharing == "private":
             self._forget_mark()
-        elif mark_of(root) is None and not last.busy:
+        elif mark_of(root) is None and not last.uncopied:
             self._write_mark()
         return Reshared(
             directories=self._directories,
             files=self._files,
             copied_files=self._copied,
-            busy=last.busy,
+            uncopied=last.uncopied,
             failures=tuple(Failure(path, why) for path, why in sorted(last.failures.items())),
         )
 
@@ -202,7 +202,9 @@ class _Pass(Inside):
         self.failures: dict[str, str] = {}
         """What could not be changed, by path: why."""
         self.busy = 0
-        """How many files are to be copied whose key was locked."""
+        """How many files are to be copied whose keys are locked."""
+        self.uncopied = 0
+        """These, and what could not be copied."""
         self._linked = LinkedFiles(self._wanted)
         self._was_changed = False
         """Whether the directory that was seen last was changed."""
@@ -220,6 +222,7 @@ class _Pass(Inside):
             copying = LinkedOutside(self.root, self._disk, self._wanted, self._planned.uid, outside)
             self.copied += copying.copy(self.fail)
             self.busy = copying.busy
+            self.uncopied = copying.busy + copying.failed
 
     def see(self, seen: Seen) -> bool:
         """As `walking.Walker.see`."""
