@@ -7,9 +7,11 @@ import logging
 import os
 import shutil
 import sysconfig
+import time
 from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 from support.launches import another_process, kernel, launched
@@ -22,7 +24,7 @@ from gpucache.store import fallback as copying
 from gpucache.store.fallback import Answer, Fallback, copy_entry
 from gpucache.store.manifest import MANIFEST, entry_path, read_manifest
 from gpucache.store.stats import totals
-from gpucache.triton import location, shared_kernel
+from gpucache.triton import location, pulled, shared_kernel
 from gpucache.triton.manager import DeviceCacheManager, current_location
 
 KEY, FILES = kernel("first")
@@ -135,7 +137,11 @@ class TestAHit:
         assert mine[0].digests == theirs[0].digests
 
     def test_a_pull_is_not_waited_for_where_the_fallback_has_it(self, reader, monkeypatch):
-        monkeypatch.setattr(shared_kernel, "wait_for_pull", pytest.fail)
+        def sleep(pause_s: float) -> None:
+            raise AssertionError("it waits")
+
+        monkeypatch.setattr(pulled.Awaited, "is_coming", lambda _: True)
+        monkeypatch.setattr(pulled, "time", SimpleNamespace(monotonic=time.monotonic, sleep=sleep))
         assert launched(KEY, FILES)[0]
 
     def test_the_remote_is_not_asked(self, reader, monkeypatch):

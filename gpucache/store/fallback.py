@@ -37,6 +37,7 @@ from gpucache.store.manifest import (
 from gpucache.store.names import OURS, can_be_named
 from gpucache.store.publish import publish_directory
 from gpucache.store.recipe_file import recipe_digest, write_recipe
+from gpucache.store.turn import Turn
 from gpucache.values import Value
 
 TYPE_CHECKING = False
@@ -90,28 +91,30 @@ def copy_entry(
     store_key: str,
     staging: Staging,
     repair: bool,
+    turn: Turn | None = None,
 ) -> Answer:
     """Copy the entry of a key in the store from a fallback into the store of ``root``, a root that was prepared.
 
     ``repair`` is as for `publish.publish_entry`: it needs the key's lock. Never raises for what the fallback has, or
     the disk says. Beside any readers, writers and removers of both roots, by whichever user; killed at any instant, the
-    own store has the whole entry or none. Limits: a mount that does not answer is waited for, as of the own root's; at
-    most a GiB is copied.
+    own store has the whole entry or none. Whoever need not wait for a mount that does not answer has this done in
+    another thread, and leaves the ``turn``: then nothing is published. Limit: at most a GiB is copied.
     """
     return _asked(
         fallback,
         root,
         store_key,
+        turn or Turn(),
         lambda entry: _copied(entry, entry.manifest(), root, staging, repair),
     )
 
 
-def read_entry(fallback: Fallback, root: str, store_key: str) -> Answer:
+def read_entry(fallback: Fallback, root: str, store_key: str, turn: Turn | None = None) -> Answer:
     """Read the files of the same entry, with the same checks, for a process whose own store cannot take them.
 
-    Never raises for what the fallback has. Limit: at most 256 MiB are read.
+    Never raises for what the fallback has. ``turn`` is as for `copy_entry`. Limit: at most 256 MiB are read.
     """
-    return _asked(fallback, root, store_key, _contents)
+    return _asked(fallback, root, store_key, turn or Turn(), _contents)
 
 
 def looked_at(fallback: Fallback, root: str) -> Answer:
@@ -120,7 +123,8 @@ def looked_at(fallback: Fallback, root: str) -> Answer:
     Never raises for what is there. Nothing of an entry is looked at.
     """
     try:
-        with _opened(fallback, root, paths.ours("", "store").split("/")[1:]) as (fd, path):
+        below = paths.ours("", "store").split("/")[1:]
+        with _opened(fallback, root, below, Turn()) as (fd, path):
             with _read(path):
                 os.close(os.open(".", DIRECTORY, dir_fd=fd))
             return Answer("hit")
@@ -129,10 +133,14 @@ def looked_at(fallback: Fallback, root: str) -> Answer:
 
 
 def _asked(
-    fallback: Fallback, root: str, store_key: str, take: Callable[[_Entry], Answer]
+    fallback: Fallback,
+    root: str,
+    store_key: str,
+    turn: Turn,
+    take: Callable[[_Entry], Answer],
 ) -> Answer:
     try:
-        with _entry(fallback, root, store_key) as entry:
+        with _entry(fallback, root, store_key, turn) as entry:
             return Answer("miss") if entry is None else take(entry)
     except _Away as away:
         return Answer(away.did, away.said)
@@ -172,18 +180,20 @@ def _read(path: str) -> Iterator[None]:
 
 
 @contextmanager
-def _entry(fallback: Fallback, root: str, store_key: str) -> Iterator[_Entry | None]:
+def _entry(fallback: Fallback, root: str, store_key: str, turn: Turn) -> Iterator[_Entry | None]:
     """The directory of an entry in a fallback, open; None where no key of the store is asked for."""
     if not STORE_KEY.fullmatch(store_key):
         yield None
         return
     below = entry_path("", store_key).split("/")[1:]
-    with _opened(fallback, root, below) as (fd, path):
-        yield _Entry(fd, path, store_key, fallback.trust)
+    with _opened(fallback, root, below, turn) as (fd, path):
+        yield _Entry(fd, path, store_key, fallback.trust, turn)
 
 
 @contextmanager
-def _opened(fallback: Fallback, root: str, below: Sequence[str]) -> Iterator[tuple[int, str]]:
+def _opened(
+    fallback: Fallback, root: str, below: Sequence[str], turn: Turn
+) -> Iterator[tuple[int, str]]:
     """The descriptor and the path of a directory below a fallback, each on the way vetted as it was opened."""
     fd = _open_root(fallback, root)
     path = fallback.root
@@ -194,6 +204,7 @@ def _opened(fallback: Fallback, root: str, below: Sequence[str]) -> Iterator[tup
                 inner = vetted.open_child(fd, name, path, fallback.trust)
             os.close(fd)
             fd = inner
+            turn.beat()
         yield fd, path
     finally:
         os.close(fd)
@@ -214,11 +225,12 @@ def _open_root(fallback: Fallback, root: str) -> int:
 class _Entry:
     """An entry of a fallback, whose directory is open."""
 
-    def __init__(self, fd: int, path: str, store_key: str, trust: Trust) -> None:
+    def __init__(self, fd: int, path: str, store_key: str, trust: Trust, turn: Turn) -> None:
         self.fd = fd
         self.path = path
         self.store_key = store_key
         self.trust = trust
+        self.turn = turn
 
     def manifest(self) -> Manifest:
         """The manifest, if it is one of this key that can be copied."""
@@ -256,6 +268,7 @@ class _Entry:
             while left:
                 with _read(path):
                     piece = os.read(fd, min(left, _PIECE_BYTES))
+                self.turn.beat()
                 if not piece:
                     raise self.damaged(f"{name} was cut meanwhile")
                 left -= len(piece)
@@ -283,6 +296,8 @@ def _copied(entry: _Entry, manifest: Manifest, root: str, staging: Staging, repa
         own = manifest._replace(listed=placed, root=None, recipe=digest)
         write_manifest(aside, own)
         names = [*placed, MANIFEST, RECIPE]
+        if not entry.turn.may_act():
+            return Answer("miss")  # nobody hears it
         if not publish_directory(root, entry.store_key, aside, own, repair, names):
             return Answer("miss")
     finally:

@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from gpucache.store.fallback import Answer, Did, Fallback
+    from gpucache.store.turn import Turn
     from gpucache.triton.location import Location
     from gpucache.triton.staged import Staged
 
@@ -22,15 +23,15 @@ if TYPE_CHECKING:
 def from_fallback(location: Location, store_key: str, repair: bool) -> Did | None:
     """Ask the fallback for an entry; what came of it: with ``hit`` the own store has the entry now.
 
-    None where there is no fallback. ``repair`` says that the caller holds the lock of the key. Each failure is a miss,
-    and each kind is told once in a job.
+    None where there is no fallback. One that does not answer is waited for ten seconds, once. ``repair`` says that the
+    caller holds the lock of the key. Each failure is a miss, and each kind is told once in a job.
     """
     if location.fallback is None or not location.limit.may_add():
         return None
     from gpucache.store.fallback import copy_entry  # few processes have one, and fewer miss
 
-    def copied(fallback: Fallback) -> Answer:
-        return copy_entry(fallback, location.root, store_key, location.staging, repair)
+    def copied(fallback: Fallback, turn: Turn) -> Answer:
+        return copy_entry(fallback, location.root, store_key, location.staging, repair, turn)
 
     answer = _answer(location, location.fallback, store_key, copied)
     if answer is None:
@@ -55,8 +56,8 @@ def staged_from_fallback(
         return None
     from gpucache.store.fallback import read_entry
 
-    def read(fallback: Fallback) -> Answer:
-        return read_entry(fallback, location.root, store_key)
+    def read(fallback: Fallback, turn: Turn) -> Answer:
+        return read_entry(fallback, location.root, store_key, turn)
 
     answer = _answer(location, location.fallback, store_key, read)
     if answer is None or answer.contents is None:
@@ -69,14 +70,17 @@ def staged_from_fallback(
 
 
 def _answer(
-    location: Location, root: str, store_key: str, ask: Callable[[Fallback], Answer]
+    location: Location, root: str, store_key: str, question: Callable[[Fallback, Turn], Answer]
 ) -> Answer | None:
     """Ask, count and tell; None where that failed in a way that nobody has thought of."""
-    from gpucache.store.fallback import Fallback
+    from gpucache.store.fallback import Answer, Fallback
+    from gpucache.triton.bounded_ask import ask
 
     began = time.monotonic()
     try:
-        answer = ask(Fallback.at(root, location.trust))
+        answer = ask(root, lambda turn: question(Fallback.at(root, location.trust), turn))
+        if answer is None:
+            answer = Answer("unreadable", f"{root} does not answer")
     except Exception as error:  # a miss, whatever it is
         location.degraded("the fallback cannot be asked", error, "going on without it")
         return None
@@ -91,8 +95,10 @@ def may_have(location: Location, store_key: str) -> bool:
     if location.fallback is None:
         return False
     from gpucache.store.fallback import has_entry
+    from gpucache.triton.bounded_ask import ask
 
-    return has_entry(location.fallback, store_key)
+    root = location.fallback
+    return bool(ask(root, lambda turn: has_entry(root, store_key)))
 
 
 def _count(location: Location, answer: Answer, spent: float) -> None:

@@ -9,6 +9,7 @@ from gpucache.disk.locks import holder
 from gpucache.log import WARNING, tell_in_job
 from gpucache.remote.awaited import Awaited
 from gpucache.store.manifest import MANIFEST
+from gpucache.triton.from_fallback import may_have
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -27,10 +28,10 @@ _LEAST_S, _MOST_S = 0.002, 0.02
 def wait_for_pull(location: Location, store_key: str, entry: str) -> bool:
     """Sleep while a pull of this node may bring the store's ``entry``; whether somebody may have published it.
 
-    Returns at once where no pull is in progress that may bring this key. A pull that shows no life for the stall limit
-    is told, and the caller goes on as if there were none. One that lives is waited for as long as the compile of
-    another process, by all kernels of this process together: else a remote that gives a little at a time would cost
-    that for each. The caller must not hold the key's lock.
+    Returns at once where no pull is in progress that may bring this key, or the fallback has it. A pull that shows no
+    life for the stall limit is told, and the caller goes on as if there were none. One that lives is waited for as long
+    as the compile of another process, by all kernels of this process together: else a remote that gives a little at a
+    time would cost that for each. The caller must not hold the key's lock.
 
     Raises:
         OSError, UnsafeDirectoryError: there can be no directory for locks.
@@ -39,6 +40,8 @@ def wait_for_pull(location: Location, store_key: str, entry: str) -> bool:
     awaited = Awaited(location.locks.directory(), store_key, location.stall_s)
     if _waited_s > location.timeout_s or not awaited.is_coming():
         _tell_of_pulls(awaited)
+        return False
+    if may_have(location, store_key):
         return False
     began = time.monotonic()
     pause_s = _LEAST_S

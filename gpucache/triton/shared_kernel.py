@@ -32,7 +32,7 @@ from gpucache.store.recipe_file import add_recipe, lacks_recipe
 from gpucache.store.stock import describe, stock_group
 from gpucache.triton.capture import recipe_text_of
 from gpucache.triton.fetched import fetched, running_version
-from gpucache.triton.from_fallback import from_fallback, may_have
+from gpucache.triton.from_fallback import from_fallback
 from gpucache.triton.left_behind import compiled
 from gpucache.triton.location import NO_VIEWS, Location
 from gpucache.triton.pulled import wait_for_pull
@@ -95,7 +95,7 @@ class SharedKernel:
             self.why = why
             return None
         # Before the key's lock is taken: whoever pulls passes over a key whose lock is held.
-        found = None if may_have(self.location, self.key) else self._pulled(frame)
+        found = self._pulled(frame)
         if found is not None:
             return found
         lock = KeyLock(self._lock_path())

@@ -28,7 +28,7 @@ from gpucache.store.manifest import (
 )
 from gpucache.store.publish import link_view, publish_entry
 from gpucache.store.quarantine import quarantine
-from gpucache.triton.from_fallback import from_fallback, may_have
+from gpucache.triton.from_fallback import from_fallback
 from gpucache.triton.location import NO_VIEWS, Location
 from gpucache.triton.pulled import wait_for_pull
 from gpucache.triton.staged import Staged, executable
@@ -79,9 +79,8 @@ class SingleFile:
         if path is None and identify(self.entry, self.view, self.key, self._lock_path):
             path = self._find_published()
         location, key = self.location, self.entry_key
-        if path is None and not may_have(location, key):
-            came = wait_for_pull(location, key, self.entry)
-            path = self._find_published() if came else None
+        if path is None and wait_for_pull(location, key, self.entry):
+            path = self._find_published()
         if path is not None:
             return path
         # What has a tag may be of another Python or silicon: nobody knows whose stock Triton's is.
