@@ -104,12 +104,13 @@ class _Act:
 
         The order is the proof that nobody is let in who should not be, and nothing is forgotten:
 
-        1. Where fewer are to use the root, or others, the mark goes first. From then on no process believes a file that
-           is another user's, whatever the modes say, and who was let in by the mark is refused by name of the root's
-           owner. Killed later, the root is its owner's alone, and parts of it are open to people who do not use it.
-        2. Each directory is changed before its names are listed, from the root on (`walking`). So the root itself shuts
-           out or lets in; and what is made in a directory after its change has the right modes, since those are the
-           directory's (`disk.sharing`), while what was made before is on the list.
+        1. Where fewer are to use the root, or others, the mark goes first. From then on a process that starts refuses
+           the root, or directories in it, of another user, whatever the modes say, and says whose they are. Killed
+           later, the root is its owner's alone, and `doctor` tells that its modes say otherwise.
+        2. Each directory is changed before its names are listed, from the root on (`walking`). So the root's own mode,
+           the first, shuts out from all that is in it, or lets in; and what is made in a directory after its change has
+           the right modes, since those are the directory's (`disk.sharing`), while what was made before is on the list.
+           Who is let in may put code there that the owner's ranks, which run, execute: that is what a group's root is.
         3. Beside that, a rank may have looked at a directory before its change and have put something into it after the
            listing; or it may have moved a file, from where it was still to be changed to where all was changed. So a
            pass follows upon each that changed something. What a rank looks at after the first pass is right already.
