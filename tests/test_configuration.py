@@ -318,6 +318,20 @@ def test_an_unknown_name_is_told_with_its_line_and_the_nearest(files):
     ]
 
 
+def test_of_thousands_of_names_that_are_none_a_few_are_told_and_none_is_searched_for(
+    files, monkeypatch
+):
+    searched = []
+    line_of = toml.line_of
+    monkeypatch.setattr(toml, "line_of", lambda *words: searched.append(1) or line_of(*words))
+    names = "".join(f"x{number} = 1\n" for number in range(5000))
+    files.put("user", f"{names}stamp_s = 7\n")
+    found = configuration.in_force(files.environ())
+    assert len(found.problems) == 20
+    assert len(searched) == 21
+    assert found.environ["GPUCACHE_STAMP_S"] == "7"
+
+
 @pytest.mark.parametrize("name", ["device", "set", "record", "fake_devices"])
 def test_what_is_one_processs_own_is_told_to_be_the_environments(name, files):
     files.put("user", f'{name} = "x"\n')

@@ -524,6 +524,29 @@ def test_what_could_not_be_read_is_read_by_the_same_process_once_it_can_be(home,
 
 
 @pytest.mark.mounts
+def test_a_config_map_of_kubernetes_is_read(home, anew, mount, monkeypatch, tmp_path):
+    """Its directory has mode 0777, and is mounted read-only; the file is a link to a link."""
+    volume = mount(tmp_path / "volume", "-t", "tmpfs", "-o", "mode=777", "none")
+    written(volume / "..2026_11_26" / "gpucache.toml", GOOD, 0o644)
+    (volume / "..2026_11_26").chmod(0o755)
+    (volume / "..data").symlink_to("..2026_11_26")
+    (volume / "gpucache.toml").symlink_to("..data/gpucache.toml")
+    monkeypatch.setattr(places, "SYSTEM_FILE", str(volume / "gpucache.toml"))
+    (problem,) = anew().problems
+    assert "mode 0777" in problem.fact
+    subprocess.run(["mount", "-o", "remount,ro", volume], check=True)
+    assert (stamp(anew()), anew().problems) == ("7", ())
+    subprocess.run(["mount", "-o", "remount,rw", volume], check=True)
+    (volume / "gpucache.toml").unlink()
+    written(tmp_path / "open" / "gpucache.toml", GOOD)
+    (tmp_path / "open").chmod(0o777)
+    (volume / "gpucache.toml").symlink_to(tmp_path / "open" / "gpucache.toml")
+    subprocess.run(["mount", "-o", "remount,ro", volume], check=True)
+    (problem,) = anew().problems  # it leads to where everybody may write
+    assert "mode 0777" in problem.fact
+
+
+@pytest.mark.mounts
 def test_in_a_read_only_home_and_root_all_is_as_right(home, anew, mount, tmp_path):
     kept = mount(tmp_path / "kept", "-t", "tmpfs", "-o", "mode=700", "none")
     written(user_file(kept), GOOD)

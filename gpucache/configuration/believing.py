@@ -76,13 +76,39 @@ def refused_way(place: Place) -> Refused | None:
     if place.source == "root" or not hasattr(os, "geteuid"):
         return None
     try:
-        vet_way(place.path, Trust())
+        _vet_way(place.path)
     except UnsafeDirectoryError as error:
         command = "rm" if os.path.islink(error.path) else "chmod o-w"
         return Refused(error.problem, f"`{command} {error.path}`")
     except ProvisionError as error:
         return Refused(error.problem, f"look what is on the way to {place.path}")
     return None
+
+
+def _vet_way(path: str) -> None:
+    """Refuse a way as `disk.vetting.vet_way`, but for the mode of a directory that is mounted read-only.
+
+    Kubernetes mounts a ConfigMap so: everybody may write its directory by the mode (0777), and nobody by the mount.
+
+    Raises:
+        UnsafeDirectoryError, ProvisionError: as there.
+        OSError: the disk refused.
+    """
+    try:
+        vet_way(path, Trust())
+    except UnsafeDirectoryError as error:
+        # What is above was vetted before, and what is below cannot be written either.
+        if os.path.islink(error.path) or not _is_read_only(path, error.path):
+            raise
+        vet_way(path, Trust(world_writable=True))
+
+
+def _is_read_only(path: str, directory: str) -> bool:
+    """Whether a file lies below a directory, and nothing can be written in the mount of either."""
+    inner, outer = os.path.realpath(path), os.path.join(os.path.realpath(directory), "")
+    if not inner.startswith(outer):
+        return False
+    return all(os.statvfs(place).f_flag & os.ST_RDONLY for place in (inner, outer))
 
 
 def is_safe_directory(found: os.stat_result) -> bool:

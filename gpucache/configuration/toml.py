@@ -26,6 +26,7 @@ if TYPE_CHECKING:
 BY_NAME = {variable.name_in_file: variable for variable in VARIABLES if variable.in_file}
 """The settings that files may hold, by their names there."""
 _MOST_PROBLEMS = 20
+"""So many are told of a file whose names are no settings."""
 _MOST_LOOKS = 4
 
 
@@ -45,6 +46,8 @@ def parse(source: Source, path: str, content: bytes) -> Parsed:
     problems: list[Problem] = []
     lasts = True
     for name, value in settings.items():
+        if name not in BY_NAME and len(problems) >= _MOST_PROBLEMS:
+            continue  # a file of thousands is none of settings, and each costs a search
         number = line_of(name, text)
         wrong = _misplaced(name, source)
         if wrong is None:
@@ -57,7 +60,7 @@ def parse(source: Source, path: str, content: bytes) -> Parsed:
                 wrong = _bad_value(variable, value, str(error))
                 lasts = lasts and variable is not TRUST_GROUPS
         problems.append(Problem(path, number, *wrong))
-    return Parsed(source, path, lines, tuple(problems[:_MOST_PROBLEMS]), lasts)
+    return Parsed(source, path, lines, tuple(problems), lasts)
 
 
 def _unreadable(source: Source, path: str, fact: str) -> Parsed:
