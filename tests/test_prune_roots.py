@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 import tree
+from support import jit_trees
 from support.cli import TEXT, check, documented
 from support.trees import everything_below
 
@@ -52,7 +53,7 @@ def test_json_is_what_the_page_says(here, scratch):
     said = done.json
     check(said, outer, roots=list)
     for one in said["roots"]:
-        check(one, inner, outcome=str, uid=int, kept=int, problem=str, hint=str)
+        check(one, inner, outcome=str, uid=int, units=int, kept=int, problem=str, hint=str)
         assert one["outcome"] in values["outcome"]
     assert [one["entries"] for one in said["roots"]] == [3, 3, 0, 0]
     assert done.err == ""
@@ -147,3 +148,14 @@ def test_as_another_user_than_root_a_pattern_works_with_that_users_rights(scratc
 
 def test_the_readme_has_the_page():
     assert "docs/pruning-many-roots.md" in TEXT
+
+
+def test_units_of_other_jit_caches_go_from_each_root(here, scratch):
+    for name, uid in (("alice", ALICE), ("bob", BOB)):
+        jit_trees.unit(scratch / name / "kernels", "tvm-ffi", 40 * jit_trees.DAY)
+        for path in (scratch / name).rglob("*"):
+            os.chown(path, uid, uid, follow_symlinks=False)
+    words = ("prune", "--cache", "tvm-ffi", "--max-age", "30d", "--yes", "--json")
+    said = here(*words, "--root", f"{scratch}/*/kernels").json
+    assert [(one["entries"], one["units"]) for one in said["roots"][:2]] == [(0, 1)] * 2
+    assert [jit_trees.all_files(root) for root in scratch.glob("*/kernels")] == [[]] * 4

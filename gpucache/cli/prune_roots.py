@@ -13,6 +13,7 @@ from gpucache.cli.terminal import is_terminal, print_json_rows, print_table, say
 from gpucache.layout.paths import absolute
 from gpucache.units import size
 from gpucache.upkeep.many_roots import Order, PrunedRoot, owner_of, prune_roots
+from gpucache.upkeep.prune import PrunePolicy
 from gpucache.upkeep.straight_way import is_pattern
 
 if TYPE_CHECKING:
@@ -40,7 +41,8 @@ def prune_many(roots: Sequence[str], order: Order, yes: bool, as_json: bool) -> 
     """
     if not (order.dry_run or yes):
         raise click.UsageError("of several roots nothing is shown first: say --yes, or --dry-run")
-    order.policy.check()
+    if isinstance(order.policy, PrunePolicy):
+        order.policy.check()
     patterns = [absolute(root) for root in roots]
     found = sorted(prune_roots(patterns, order, command_settings()), key=_by_path)
     if as_json:
@@ -64,6 +66,7 @@ def _row(one: PrunedRoot) -> dict[str, Any]:
         "entries": one.entries,
         "slimmed": one.slimmed,
         "strays": one.strays,
+        "units": one.units,
         "physical_bytes": one.physical_bytes,
         "kept": one.kept,
         "problem": one.problem,
@@ -74,7 +77,7 @@ def _row(one: PrunedRoot) -> dict[str, Any]:
 def _cells(one: PrunedRoot) -> tuple[str, ...]:
     show = size if is_terminal() else str
     owner = "" if one.uid is None else str(one.uid)
-    entries = one.entries + one.slimmed
+    entries = one.entries + one.slimmed + one.units
     counts = (str(entries), str(one.strays), show(one.physical_bytes), str(one.kept))
     return (one.root, owner, one.state, *counts)
 

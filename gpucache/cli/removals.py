@@ -44,6 +44,7 @@ if TYPE_CHECKING:
     from gpucache.layout.jit_cache import JitCache
     from gpucache.report.cache_report import CacheReport
     from gpucache.upkeep.execution import Outcome
+    from gpucache.upkeep.jit_prune import UnitPolicy
     from gpucache.upkeep.plan import Plan
 
 _yes = click.option("--yes", "-y", is_flag=True, help="Do not ask.")
@@ -137,6 +138,7 @@ def prune(
     sudo gpucache prune --root '/scratch/*/kernels' --max-age 30d --yes
     """
     from gpucache.cli.prune_roots import are_many, prune_many
+    from gpucache.upkeep.jit_prune import UnitPolicy
     from gpucache.upkeep.many_roots import Order
     from gpucache.upkeep.plan import plan
     from gpucache.upkeep.prune import PrunePolicy
@@ -149,8 +151,6 @@ def prune(
             keep_binaries=keep_binaries,
             inductor=inductor,
         )
-        if are_many(roots):
-            raise click.UsageError("--cache is about one root: name the roots one after another")
     policy = PrunePolicy(
         max_size_bytes=max_size,
         max_age_s=max_age,
@@ -160,15 +160,18 @@ def prune(
         keep_binaries=keep_binaries,
         inductor=inductor,
     )
+    units = None
+    if caches is not None:
+        units = UnitPolicy(caches=caches, max_size_bytes=max_size, max_age_s=max_age)
     if are_many(roots):
-        order = Order(policy=policy, grace_s=grace, dry_run=dry_run, limit_s=time_limit)
+        order = Order(policy=units or policy, grace_s=grace, dry_run=dry_run, limit_s=time_limit)
         return prune_many(roots, order, yes, as_json)
     if not (dry_run or yes):
         check_answerable()
     where = vetted(roots[0] if roots else None)
     grace_s = _default_grace_s(where) if grace is None else grace
-    if caches is not None:
-        return _prune_units(where, caches, max_size, max_age, grace_s, dry_run, yes, as_json)
+    if units is not None:
+        return _prune_units(where, replace(units, grace_s=grace_s), dry_run, yes, as_json)
     policy = replace(policy, grace_s=grace_s)
     report = scanned(where)
     if arch is not None and not is_arch(arch):
@@ -180,20 +183,8 @@ def prune(
     return _carry_out(report, made, dry_run, yes, as_json)
 
 
-def _prune_units(
-    root: str,
-    caches: tuple[JitCache, ...],
-    max_size: int | None,
-    max_age: float | None,
-    grace_s: float,
-    dry_run: bool,
-    yes: bool,
-    as_json: bool,
-) -> int:
+def _prune_units(root: str, policy: UnitPolicy, dry_run: bool, yes: bool, as_json: bool) -> int:
     """Remove units of other JIT caches, as `prune` does with ``--cache``."""
-    from gpucache.upkeep.jit_prune import UnitPolicy
-
-    policy = UnitPolicy(caches=caches, max_size_bytes=max_size, max_age_s=max_age, grace_s=grace_s)
     with progress("looking"):
         made = policy.planned(root)
     return _carry_out(empty_report(root), made, dry_run, yes, as_json)

@@ -27,8 +27,9 @@ from gpucache.report.cache_report import scan
 from gpucache.store.counter_fold import fold
 from gpucache.store.recency import stamp_interval
 from gpucache.upkeep.bounded_children import Ended, ended
+from gpucache.upkeep.jit_prune import UnitPolicy
 from gpucache.upkeep.owners_rights import become, is_of_system, rights_of, swappable
-from gpucache.upkeep.plan import plan
+from gpucache.upkeep.plan import Plan, plan
 from gpucache.upkeep.prune import PrunePolicy
 from gpucache.upkeep.straight_way import Way, is_pattern, matches, walked
 
@@ -63,6 +64,8 @@ class PrunedRoot:
     """How many went, or would go; so the next ones."""
     slimmed: int = 0
     strays: int = 0
+    units: int = 0
+    """Of other JIT caches."""
     physical_bytes: int = 0
     """How many were freed, or would be; with those of TorchInductor's files."""
     kept: int = 0
@@ -80,7 +83,7 @@ class PrunedRoot:
 class Order:
     """How roots are to be pruned."""
 
-    policy: PrunePolicy
+    policy: PrunePolicy | UnitPolicy
     grace_s: float | None = None
     """None: three times as long as a use may go unstamped in that root."""
     dry_run: bool = False
@@ -170,6 +173,7 @@ def _outcome(path: str, how: Ended, limit_s: float) -> PrunedRoot:
         entries=_number(said, "entries", 0),
         slimmed=_number(said, "slimmed", 0),
         strays=_number(said, "strays", 0),
+        units=_number(said, "units", 0),
         physical_bytes=_number(said, "physical_bytes", 0),
         kept=_number(said, "kept", 0),
         problem=str(said.get("problem", ""))[:_MOST_LETTERS],
@@ -251,17 +255,16 @@ def _pruned(root: str, is_named: bool, order: Order, environ: Mapping[str, str])
     for directory in our_directories(root):
         vet_child(directory, trust)
     refuse_device_directory(root, "--root")
-    settings = for_all(root, environ)
-    grace_s = 3 * stamp_interval(settings) if order.grace_s is None else order.grace_s
     if not order.dry_run:
         fold(root)
-    made = plan(scan(root), replace(order.policy, grace_s=grace_s), settings)
+    made = _planned(root, order, for_all(root, environ))
     if order.dry_run:
         return {
             "state": "planned",
             "entries": len(made.removing),
             "slimmed": len(made.slimming),
             "strays": len(made.strays),
+            "units": len(made.jit_units),
             "physical_bytes": made.physical_bytes,
             "kept": len(made.kept),
         }
@@ -271,9 +274,18 @@ def _pruned(root: str, is_named: bool, order: Order, environ: Mapping[str, str])
         "entries": done.entries,
         "slimmed": done.slimmed,
         "strays": done.strays,
+        "units": done.units,
         "physical_bytes": done.freed.physical_bytes,
         "kept": len(made.kept) + len(done.skipped),
     }
+
+
+def _planned(root: str, order: Order, settings: Mapping[str, str]) -> Plan:
+    grace_s = 3 * stamp_interval(settings) if order.grace_s is None else order.grace_s
+    policy = order.policy
+    if isinstance(policy, UnitPolicy):
+        return replace(policy, grace_s=grace_s).planned(root)
+    return plan(scan(root), replace(policy, grace_s=grace_s), settings)
 
 
 _ROOMS = (
