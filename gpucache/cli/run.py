@@ -102,6 +102,7 @@ class RunCall(Value, kw_only=True):
             root=self.root,
             plugin=self.plugin,
             caches=self.caches,
+            program=self.command[0],
         )
         settings = self._settings(environ)
         _tell(report, environ)

@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from collections.abc import Collection, Mapping, Sequence
     from typing import Literal
 
+    from gpucache.directories.jit_python import Python
     from gpucache.layout.jit_cache import JitCache
 
     Outcome = Literal[
@@ -62,6 +63,7 @@ class Here:
         archs: Sequence[str],
         environ: Mapping[str, str],
         ours: Collection[str] = (),
+        program: str | None = None,
     ) -> None:
         """Say where the process is.
 
@@ -70,11 +72,13 @@ class Here:
             archs: the architectures of the devices that the process may use.
             environ: the environment that it has otherwise.
             ours: names of variables there that gpucache has set, and that count as unset.
+            program: the program that is executed; None where it is Python, and this very environment's.
         """
         self.base = base
         self.archs = archs
         self._environ = environ
         self._ours = ours
+        self._program = program
         self._network: str | Literal[False] | None = False
 
     def has_set(self, cache: JitCache) -> str | None:
@@ -88,8 +92,16 @@ class Here:
         """The place of a cache whose variables are set whatever the user has set."""
         if place.outcome != "yours":
             return place
-        ignoring = Here(self.base, self.archs, {})
+        ignoring = Here(self.base, self.archs, {}, program=self._program)
         return _place(place.cache, ignoring)
+
+    def python(self) -> Python:
+        """The Python of the process."""
+        from gpucache.directories.jit_python import python_of, this_python
+
+        if self._program is None:
+            return this_python()
+        return python_of(self._program, self._environ)
 
     @property
     def deepgemm(self) -> str:
@@ -137,7 +149,7 @@ def values_of(cache: JitCache, directory: str, deepgemm: str) -> tuple[tuple[str
 
 
 def _place(cache: JitCache, here: Here) -> JitPlace:
-    level = level_of(cache.level, here.archs)
+    level = level_of(cache.level, here.archs, here.python)
     directory: str | None = jit_directory(here.base, cache.name, level.name)
     if level.unknown is not None:
         directory = None
@@ -178,5 +190,5 @@ _OTHER_ROOT = f"set {environment.ROOT} to a directory elsewhere"
 _UNKNOWN: dict[str, str] = {
     "no-arch": "the directory is named by the architecture, and none is known of the devices here",
     "several-archs": "the directory is named by the architecture, and there are several; --device chooses a device",
-    "no-torch": "the directory is named by torch's version, and gpucache has none beside it; install gpucache there",
+    "no-torch": "the directory is named by torch's version, and that Python has no torch",
 }

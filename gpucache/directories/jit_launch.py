@@ -54,6 +54,7 @@ def jit_launch(
     names: Sequence[str] | str | None,
     settings: Mapping[str, str],
     force: bool = False,
+    program: str | None = None,
 ) -> JitLaunch:
     """What becomes of the JIT caches of a process that has this environment otherwise; makes their directories.
 
@@ -64,6 +65,7 @@ def jit_launch(
         names: the caches that are chosen, as words or one text; None: as `GPUCACHE_CACHES` in ``settings`` says.
         settings: gpucache's own variables, as environment and files have them.
         force: whether to replace what the user has set, too.
+        program: the program that is executed; None where it is Python, and this very environment's.
 
     Raises:
         ConfigurationError: a name is no cache's, or `GPUCACHE_CACHES` makes no sense.
@@ -75,7 +77,7 @@ def jit_launch(
         names, said_by = CACHES.read(settings), CACHES.name
     rows = chosen(names, said_by)
     by_outer = set_by_outer(environ)
-    here = Here(root, architectures(devices), environ, by_outer)
+    here = Here(root, architectures(devices), environ, by_outer, program)
     planned = places(rows, here)
     if force:
         planned = [here.forced(place) for place in planned]

@@ -1,22 +1,22 @@
 """What is put between a JIT cache's directory and the software's files: an architecture, or an extension's whole ABI.
 
-The Python and the torch of a level are those of the environment in which gpucache runs, as `PYTHONPATH` extends it: a
-program of another environment has other flags, and rebuilds what it finds there, in the same place.
+The Python and the torch of a level are those of the program, as far as `jit_python` knows them. Where they are not the
+program's, its flags are others than those of what it finds there, and it builds that again, in the same place.
 """
 
 from __future__ import annotations
 
 import os
-import sys
 
 from gpucache.disk.door import read_limited
 from gpucache.values import Value
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Sequence
     from typing import Literal
 
+    from gpucache.directories.jit_python import Python
     from gpucache.layout.jit_cache import Level
 
     Unknown = Literal["no-arch", "several-archs", "no-torch"]
@@ -32,22 +32,25 @@ class LevelOrWhy(Value):
     unknown: Unknown | None = None
 
 
-def level_of(wanted: Level, archs: Sequence[str]) -> LevelOrWhy:
-    """The level that a cache needs in a process that may use devices of these architectures (``sm_90``)."""
+def level_of(wanted: Level, archs: Sequence[str], python: Callable[[], Python]) -> LevelOrWhy:
+    """The level that a cache needs in a process that may use devices of these architectures (``sm_90``).
+
+    ``python`` tells which Python the process is of; it is only asked where the level depends on that.
+    """
     if wanted == "none":
         return LevelOrWhy()
     if wanted == "arch":
         return _only(archs)
-    torch = torch_version(sys.path)
+    found = python()
+    torch = torch_version(found.path)
     if torch is None:
         return LevelOrWhy(unknown="no-torch")
-    python = f"cp{sys.version_info.major}{sys.version_info.minor}{getattr(sys, 'abiflags', '')}"
     if torch.endswith("+cpu"):
-        return LevelOrWhy(f"{python}-torch{torch}")
+        return LevelOrWhy(f"{found.tag}-torch{torch}")
     arch = _only(archs)
     if arch.name is None:
         return arch
-    return LevelOrWhy(f"{python}-torch{torch}-{arch.name}")
+    return LevelOrWhy(f"{found.tag}-torch{torch}-{arch.name}")
 
 
 def _only(archs: Sequence[str]) -> LevelOrWhy:

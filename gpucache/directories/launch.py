@@ -59,6 +59,7 @@ def launch_environ(
     root: str | None = None,
     plugin: bool = True,
     caches: Sequence[str] | str | None = None,
+    program: str | None = None,
 ) -> tuple[dict[str, str], LaunchReport]:
     """The environment that gives a command its device's directories, provisioned; and a report of every change.
 
@@ -67,7 +68,8 @@ def launch_environ(
     ``plugin`` turns the Triton plug-in on in each Python that the command starts and that can import gpucache, by
     `PYTHONPATH` (`gpucache.directories.python_path`); without it, an outer call's plug-in is turned off.
     ``caches`` are the JIT caches that are put into the root as well (`gpucache.layout.jit_caches`), ``all`` or names;
-    without it, `GPUCACHE_CACHES` in ``base`` says. What the user set is kept unless ``force``; what an outer call set,
+    without it, `GPUCACHE_CACHES` in ``base`` says. ``program`` is what will be executed, whose torch names the place of
+    its extensions. What the user set is kept unless ``force``; what an outer call set,
     and nobody changed since (`GPUCACHE_SET` tells), is replaced. The record is used where the kernel shows exactly its
     GPUs, and NVML asked otherwise.
 
@@ -115,7 +117,7 @@ def launch_environ(
         *_device_settings(base, wanted, choice, forced),
         *_plugin_settings(base, plugin and problem is None, force),
     ]
-    jit = _jit_launch(registry, ordinal, base, environ, caches, force, warnings)
+    jit = _jit_launch(registry, ordinal, base, environ, caches, force, program, warnings)
     if jit is not None:
         settings += jit.settings
     several = ordinal is None and device_count > 1
@@ -139,6 +141,7 @@ def _jit_launch(
     environ: Mapping[str, str],
     caches: Sequence[str] | str | None,
     force: bool,
+    program: str | None,
     warnings: list[str],
 ) -> JitLaunch | None:
     """What becomes of JIT caches, where some are chosen now, or were by an outer call; else None.
@@ -155,7 +158,9 @@ def _jit_launch(
 
     devices = registry.visible.devices if ordinal is None else (registry.devices[ordinal],)
     try:
-        return jit_launch(base_of_others(registry.root), devices, base, caches, environ, force)
+        return jit_launch(
+            base_of_others(registry.root), devices, base, caches, environ, force, program
+        )
     except ConfigurationError as error:
         if error.name != environment.CACHES.name:
             raise
