@@ -71,6 +71,17 @@ def has_default_acl(directory: str | int) -> bool:
     return mode is not None and mode & stat.S_IRWXG == stat.S_IRWXG
 
 
+def has_any_default_acl(directory: str | int) -> bool:
+    """Whether a directory has a default ACL of any kind, by which new entries pass the umask over."""
+    if not hasattr(os, "getxattr"):
+        return False
+    try:
+        os.getxattr(directory, _NAME)
+    except OSError:
+        return False
+    return True
+
+
 def may_have_default_acl(directory: str | int) -> bool:
     """Whether the mount of a directory has ACLs, as far as that can be told without trying (`set_default_acl`)."""
     if not hasattr(os, "getxattr"):

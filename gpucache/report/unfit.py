@@ -6,7 +6,7 @@ import os
 import shlex
 from collections.abc import Iterator
 
-from gpucache.disk.default_acl import has_default_acl, may_have_default_acl
+from gpucache.disk.default_acl import has_any_default_acl, has_default_acl, may_have_default_acl
 from gpucache.disk.shared_modes import Inside, LinkedFiles, Wanted, is_cached
 from gpucache.disk.walking import Seen, walk
 from gpucache.disk.within import Straight
@@ -137,8 +137,13 @@ class _Look(Inside):
 
     def enter(self, seen: Seen, fd: int) -> None:
         """As `walking.Walker.enter`."""
-        is_counted = not self._fits or seen.found.st_uid != self._uid
-        if not is_counted and self._wanted.wants_acl(seen.path) and not has_default_acl(fd):
+        if not self._fits or seen.found.st_uid != self._uid:
+            return
+        if self._wanted.sharing != "group":
+            is_odd = has_any_default_acl(fd)
+        else:
+            is_odd = self._wanted.wants_acl(seen.path) and not has_default_acl(fd)
+        if is_odd:
             self._note(seen)
 
     def fail(self, path: str, error: OSError) -> None:

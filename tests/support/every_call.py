@@ -42,7 +42,7 @@ def mark(name):
 CHANGING = (
     "?mkdir,?mkdirat,?open,openat,?creat,write,?pwrite64,?writev,fsync,?fdatasync,?rename,?renameat,?renameat2,flock,"
     "?link,?linkat,?symlink,?symlinkat,?unlink,?unlinkat,?rmdir,?chmod,fchmod,?fchmodat,?chown,fchown,?fchownat,"
-    "?truncate,ftruncate,?utimensat"
+    "?truncate,ftruncate,?utimensat,?fsetxattr,?fremovexattr"
 )
 
 Start = Callable[[Path], list[object]]
