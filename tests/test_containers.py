@@ -91,13 +91,15 @@ class TestPods:
         assert compiled(pod.main()) == 0
 
 
+@pytest.fixture(scope="module")
+def real(triton: None, model: Image) -> Image:
+    """The image with a program whose kernel the real Triton compiles."""
+    program = Path(__file__).parent / "support/compile_kernel.py"
+    return model.built(f"cp {program} /app/serve.py")
+
+
 class TestRealTriton:
     """With a kernel that Triton compiles, whose compiler needs a temporary directory, and whose launcher is loaded."""
-
-    @pytest.fixture(scope="class")
-    def real(self, triton: None, model: Image) -> Image:
-        program = Path(__file__).parent / "support/compile_kernel.py"
-        return model.built(f"cp {program} /app/serve.py")
 
     def was_hit(self, done: Done) -> bool:
         assert done.returncode == 0, done.stderr

@@ -27,6 +27,8 @@ def with_own_directory(image: Image) -> Machine:
     return made
 
 
+TWICE = "gpucache run -- python /app/serve.py first second third first second third"
+"""Without a root that is used each kernel would be compiled twice."""
 PRIVATE = f"gpucache provision --root {ROOT}"
 GROUP = f"gpucache provision --shared group --root {ROOT}"
 
@@ -137,8 +139,8 @@ def test_each_way_out_leads_to_a_cache_that_works(what, image):
         env, hint = refused(machine, what)
         offered = ways(hint)
         settings = follow(offered[number], machine.act, VICTIM, OWN)
-        for expected in (3, 0):
-            assert compiled(machine.serve(**{**env, **settings})) == expected, (hint, number)
+        done = machine.act(VICTIM, TWICE, **{**env, **settings})
+        assert compiled(done) == 3, (hint, number)
         remaining = [
             later for later in range(number + 1, len(offered)) if "your own" not in offered[later]
         ]
