@@ -28,12 +28,18 @@ BY_NAME = {variable.name_in_file: variable for variable in VARIABLES if variable
 _MOST_PROBLEMS = 20
 """So many are told of a file whose names are no settings."""
 _MOST_LOOKS = 4
+_LONGEST_LINE = 2048
+"""For a name with as many dots as fit into a file `tomllib` takes half a minute (3.11), quadratically; a name is within
+one line."""
 
 
 def parse(source: Source, path: str, content: bytes) -> Parsed:
     """All that the content of a file says; what cannot be read is a problem, and never an error."""
     try:
         text = content.decode("utf-8-sig")
+        longest = max(map(len, text.split("\n")))
+        if longest > _LONGEST_LINE:
+            return _unreadable(source, path, f"it has a line of {longest} letters")
         settings = tomllib.loads(text)
     except UnicodeDecodeError as error:
         fact = f"it is no UTF-8 text (byte {error.start})"

@@ -13,8 +13,10 @@ from pathlib import Path
 from support.processes import PATIENCE_S
 
 _LONG_AGO_S = 3600.0
-_BIND = 'mount --bind "$1" /etc && shift && exec "$@"'
-"""Puts another ``/etc`` in the place of the real one, in a mount namespace that goes with the process."""
+_BIND = """
+mount --bind "$1/etc" /etc && mount --bind "$1/shm" /dev/shm && shift && exec "$@"
+"""
+"""Puts another ``/etc`` and ``/dev/shm`` in the place of the real ones, in a mount namespace of the process."""
 
 
 def written(path: Path, text: str | bytes, mode: int = 0o600) -> Path:
@@ -39,10 +41,13 @@ class Machine:
     """A machine of which a test decides ``/etc`` and the home; real processes run on it."""
 
     def __init__(self, base: Path) -> None:
+        self.base = base
         self.etc = base / "etc"
         self.home = base / "home"
         self.root = base / "root"
         self.home.mkdir(mode=0o700)
+        (base / "shm").mkdir()
+        (base / "shm").chmod(0o1777)
         shutil.copytree("/etc", self.etc, symlinks=True, ignore_dangling_symlinks=True)
 
     def system(self, text: str, mode: int = 0o644) -> Path:
@@ -59,8 +64,8 @@ class Machine:
         return {**clean, "HOME": str(self.home), "GPUCACHE_FAKE_DEVICES": "2", **more}
 
     def wrapped(self, *words: object) -> list[str]:
-        """The command line that runs these words with this machine's ``/etc``."""
-        outer = ["unshare", "--mount", "sh", "-c", _BIND, "sh", str(self.etc)]
+        """The command line that runs these words on this machine."""
+        outer = ["unshare", "--mount", "sh", "-c", _BIND, "sh", str(self.base)]
         return [*outer, *map(str, words)]
 
     def run(
