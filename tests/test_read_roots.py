@@ -22,7 +22,7 @@ import pytest
 from support.launches import kernel, launched
 from support.other_user import Done, be, command_as, done_as
 from support.processes import PATIENCE_S
-from support.ranks import PLUGIN, compile_kernels, python_with_triton
+from support.ranks import PLUGIN, compile_kernels, warm
 from support.users import ADA, BOB, directory
 
 from gpucache.directories.registry import DeviceCacheRegistry
@@ -241,6 +241,22 @@ class TestReaders:
 
     def test_the_owner_must_be_trusted(self, owner, bob):
         assert reads(bob, owner.root, "first", GPUCACHE_TRUST_UIDS="") is False
+
+    def test_who_names_it_as_his_own_root_is_told_what_to_do(self, owner):
+        """What is there is a hit all the same."""
+        key, files = KERNELS["first"]
+        where = {
+            **FAKE,
+            "GPUCACHE_DIR": str(owner.root),
+            "TRITON_CACHE_DIR": str(owner.root / "triton/0"),
+            "GPUCACHE_TRUST_UIDS": str(ADA),
+            "GPUCACHE_LOG": "warning",
+        }
+        done = done_as(BOB, lambda: launched(key, files)[0], where)
+        assert done.value
+        said = f"others may only read this root: {owner.root}; what is cached there is used"
+        assert said in done.err
+        assert f"GPUCACHE_FALLBACK={owner.root}" in done.err
 
     def test_nothing_changes_there(self, owner, bob):
         before = state(owner.root)
@@ -489,10 +505,16 @@ def test_readers_of_real_triton_compile_nothing_that_is_there(triton, everyones)
             "PYTHONDONTWRITEBYTECODE": "1",
         }
         code = COMPILE_AS.format(tests=str(Path(__file__).parent), uid=uid)
-        for _ in range(2):
-            out = python_with_triton(code, 3, env={**os.environ, **environ}, text="\n")
+        ranks = [warm().start(code, 3, env={**os.environ, **environ}) for _ in range(2)]
+        for rank in ranks:
+            rank.stdin.write("\n")
+            rank.stdin.flush()
+        for rank in ranks:
+            out, err = rank.communicate("\n", PATIENCE_S)
+            assert rank.returncode == 0, err
             said = json.loads(out.splitlines()[-1])
             assert (said["compiled"], said["digests"]) == (0, made["digests"])
+        assert levels_of(own)["fallback"] == 3, "each kernel is copied once"
     assert state(root) == before
 
 

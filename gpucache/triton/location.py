@@ -146,6 +146,7 @@ def locate(directory: str | None, environ: Mapping[str, str]) -> Location:
             prepare(chosen.root, Trust.for_launch(environ))
             views = _prepared_views(chosen, environ)
             stamp_use(paths.record_path(chosen.root, paths.host_name()))
+            _tell_reader(chosen.root)
         except (GpuCacheError, OSError) as error:
             warn_once("the store cannot be used", error)
             mode = "stock" if _is_usable_alone(chosen, environ) else "private"
@@ -174,6 +175,18 @@ def locate(directory: str | None, environ: Mapping[str, str]) -> Location:
         trust=Trust.for_launch(environ),
         stamp_s=_stamp_interval(chosen.root, environ),
     )
+
+
+def _tell_reader(root: str) -> None:
+    """Say it where this user has named a root in which he may read only: nothing that he misses is kept or shared."""
+    locks = paths.ours(root, "locks")
+    if may(locks, os.W_OK | os.X_OK) or os.stat(locks).st_uid == os.geteuid():
+        return
+    outcome = (
+        "what is cached there is used, and all else compiled by each process; set "
+        f"{environment.ROOT} to a directory of your own and {environment.FALLBACK}={root}"
+    )
+    warn_once("others may only read this root", root, outcome)
 
 
 def _recorder(environ: Mapping[str, str]) -> Recorder | None:
