@@ -409,6 +409,32 @@ def test_what_stock_triton_left_is_read_once_it_was_adopted(ada, bob):
     assert reads(bob, owner.root, "first")
 
 
+def test_a_private_root_is_read_once_it_is_shared_and_no_longer_once_it_is_private(ada, bob):
+    owner = Owner(ada / "root")
+    owner.says("provision")
+    owner.launches("first")
+    assert reads(bob, owner.root, "first") is False
+    shutil.rmtree(bob / "own")
+    owner.says("provision", "--shared", "read", "--yes")
+    assert wrong_modes(owner.root) == []
+    assert reads(bob, owner.root, "first")
+    assert owner.launches("second") is False
+    owner.says("provision", "--shared", "private", "--yes")
+    assert reads(bob, owner.root, "second") is False
+    assert reads(bob, owner.root, "first"), "it is his own by now"
+
+
+def test_the_roots_settings_are_for_all_to_see(ada):
+    owner = Owner(ada / "root")
+    owner.provisions()
+    owner.says("config", "--init")
+    file = owner.root / "gpucache.toml"
+    assert stat.S_IMODE(file.stat().st_mode) == 0o644
+    file.write_text('max_size = "5GiB"\n')
+    shown = command_as(BOB, "config", "--root", owner.root, GPUCACHE_TRUST_UIDS=str(ADA), **FAKE)
+    assert f"GPUCACHE_MAX_SIZE\t5GiB\t{file}:1" in shown.out.splitlines()
+
+
 def stock_leaves(device: Path, key: str, files: Mapping[str, bytes]) -> None:
     home = device / key
     home.mkdir()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import codecs
 import importlib
 import io
 import os
@@ -46,6 +47,7 @@ def load_all() -> None:
         "zstandard",
     ):
         _import(name)
+    codecs.lookup("utf-8-sig")
     for module in pkgutil.walk_packages(gpucache.__path__, "gpucache."):
         if not module.name.startswith(_NOT_IMPORTED):
             _import(module.name)
