@@ -80,6 +80,8 @@ PLANTED = {
         f"poisoned('/scratch/mine'); opened('/scratch/mine', 0o755, 0o644); os.symlink('/scratch/mine', '{DEFAULT}')",
         {},
     ),
+    "a FIFO at the victim's default path": ("", f"os.mkfifo('{DEFAULT}')", {}),
+    "a link in a circle there": ("", f"os.symlink('{DEFAULT}', '{DEFAULT}')", {}),
     "a poisoned root as the victim's fallback": (
         "",
         "poisoned('/scratch/mine'); mark('/scratch/mine', 'read'); opened('/scratch/mine', 0o755, 0o644)",

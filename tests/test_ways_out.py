@@ -50,6 +50,10 @@ REFUSED: dict[str, list[tuple[int, str]]] = {
     ],
     "a root of a mate": [(MATE, f"install -d -m 0770 -g {TEAM} {ROOT}; {PRIVATE}")],
     "an empty directory of a mate": [(MATE, f"install -d -m 2770 -g {TEAM} {ROOT}")],
+    "an empty directory of another user that everybody may write": [
+        (MALLORY, f"mkdir {ROOT}; chmod 0777 {ROOT}")
+    ],
+    "something else in the place of a root": [(MALLORY, f"mkfifo {ROOT}")],
     "what an init container of root has made": [
         (0, f"install -d -m 0777 -g {TEAM} {ROOT}"),
         (0, f"GPUCACHE_TRUST_WORLD_WRITABLE=1 {PRIVATE}"),

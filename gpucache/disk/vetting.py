@@ -349,7 +349,9 @@ def _vet_ancestor(path: str, found: os.stat_result, trust: Trust) -> None:
 
 def _refuse_no_directory(path: str, found: os.stat_result) -> None:
     if not stat.S_ISDIR(found.st_mode):
-        hint = "choose another root, or move that away"
+        from gpucache.disk.ways_out import removing
+
+        hint = f"choose another root, or move that away: {removing(path, found)}"
         raise ProvisionError(path, errno.ENOTDIR, hint, "look at")
 
 

@@ -41,8 +41,12 @@ def of_anothers(
         return _past_intruder(path, of_root, found, uids, groups)
     if os.geteuid() == 0:
         return f"{OWN}, or {trusting} if you trust that user"
+    if _is_new(root) and may(root, _ALL):
+        if of_root.st_mode & stat.S_IWOTH:
+            trusting += f" with {TRUST_WORLD_WRITABLE}=1"
+        return f"{OWN}, or {trusting} if you trust that user"
     if _is_new(root):
-        return f"{OWN}, or {trusting} if you trust that user" if may(root, _ALL) else OWN
+        return OWN
     if _is_member(of_root.st_gid):
         if _is_marked(root) and of_root.st_gid in groups:
             # It is not believed, since nothing shows that its owner is a member.

@@ -26,7 +26,7 @@ def follow(way: str, act: Act, uid: int, own: str) -> dict[str, str]:
         done = act(int(who) if who else uid, command)
         assert done.returncode == 0, (command, done.stderr)
     settings = dict(re.findall(r"(GPUCACHE_[A-Z_]+)=('[^']*'|[^\s,;]+)", way))
-    if OWN in way:
+    if OWN in way or way == "choose another root":
         settings["GPUCACHE_DIR"] = own
     return {name: value.strip("'") for name, value in settings.items()}
 
