@@ -86,6 +86,13 @@ def test_what_the_user_has_set_stays_and_the_log_says_so(registry, caplog, tmp_p
     )
 
 
+def test_that_is_on_stderr_where_the_log_is_asked_for(registry, python, tmp_path):
+    own = {**os.environ, DIRECTORY: str(tmp_path), "GPUCACHE_LOG": "info"}
+    done = python("import gpucache; gpucache.use(1)", env=own)
+    assert f" INFO kept TRITON_CACHE_DIR={tmp_path}, which was set before" in done.stderr
+    assert python("import gpucache; gpucache.use(1)", env={**own, "GPUCACHE_LOG": ""}).stderr == ""
+
+
 def test_a_manager_of_the_users_stays(registry):
     os.environ[MANAGER] = "megatron:ParallelFileCacheManager"
     assert MANAGER not in gpucache.use(1)

@@ -51,7 +51,8 @@ def use(ordinal: int, *, plugin: bool = True, caches: Sequence[str] = ()) -> dic
         RecordError, UnsafeDirectoryError: as `DeviceCacheRegistry.load`.
     """
     environ = os.environ
-    if environment.DISABLE.read(configuration.environ(environ)):
+    as_set = configuration.environ(environ)
+    if environment.DISABLE.read(as_set):
         return {}
     before = _chosen_by_others(environ)
     wanted = _wanted(before, ordinal, plugin, caches)
@@ -61,7 +62,8 @@ def use(ordinal: int, *, plugin: bool = True, caches: Sequence[str] = ()) -> dic
     found = late(environ, held)
     if found is not None:
         raise TooLateError(ordinal, found.what, found.where)
-    _tell_of_kept(settings, wanted, ordinal)
+    if any(one.by == "user" for one in settings):
+        _tell_of_kept(settings, wanted, ordinal, as_set)
     own = {name: environ[name] for name in by_gpucache}
     own |= {one.name: held[one.name] for one in settings if one.action in ("set", "replaced")}
     environ.update(held)
@@ -126,8 +128,13 @@ def _setting(name: str, wanted: str, before: Mapping[str, str], by_gpucache: set
     return setting
 
 
-def _tell_of_kept(settings: list[Setting], wanted: Mapping[str, str], ordinal: int) -> None:
+def _tell_of_kept(
+    settings: list[Setting], wanted: Mapping[str, str], ordinal: int, as_set: Mapping[str, str]
+) -> None:
     """Tell what the user has chosen otherwise."""
+    from gpucache.directories.logging_as_set import log_as_set  # logging is a third of a start
+
+    log_as_set(as_set)
     said = "kept %s=%s, which was set before gpucache.use(%d) would have set %s"
     for setting in settings:
         if setting.by == "user":

@@ -19,6 +19,7 @@ import tempfile
 import threading
 
 from gpucache import configuration, environment
+from gpucache.directories.logging_as_set import log_as_set
 from gpucache.disk.files import remove_tree
 from gpucache.errors import CacheMissError
 from gpucache.forks import after_fork, at_exit
@@ -29,7 +30,6 @@ from gpucache.store.manifest import entry_path
 from gpucache.store.names import stored_name, tritons_names
 from gpucache.triton.knobs import bakes_paths, ignores_cache, overriding
 from gpucache.triton.location import NO_VIEWS, Location, locate, nowhere
-from gpucache.triton.logging_as_set import log_as_set
 from gpucache.triton.staged import Staged, finish_with
 
 TYPE_CHECKING = False

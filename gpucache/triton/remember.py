@@ -32,6 +32,7 @@ import time
 from types import FunctionType
 
 from gpucache import configuration
+from gpucache.directories.logging_as_set import log_as_set
 from gpucache.disk.files import OPEN_ABOVE, make_below_root, make_directory
 from gpucache.disk.refusal import may
 from gpucache.disk.vetting import Trust, vet, vet_child, vet_file
@@ -41,7 +42,6 @@ from gpucache.kernels import kept_key
 from gpucache.kernels.triton_files import Installation, check, look
 from gpucache.layout import paths
 from gpucache.log import DEBUG, INFO, tell, warn_once
-from gpucache.triton.logging_as_set import log_as_set
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:

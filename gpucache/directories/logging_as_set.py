@@ -1,4 +1,4 @@
-"""Sends the log of a process with the plug-in to stderr, as the settings say."""
+"""Sends the log of a process that caches kernels, or is about to, to stderr, as the settings say."""
 
 from __future__ import annotations
 
