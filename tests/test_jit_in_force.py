@@ -7,6 +7,7 @@ import os
 import tempfile
 
 import pytest
+from support.cli import on_a_terminal
 
 from gpucache import launch_environ
 from gpucache.directories.jit_in_force import in_force
@@ -55,7 +56,7 @@ def test_a_tilde_that_a_software_does_not_expand_is_told(base):
 def test_a_row_that_must_be_named_says_how_and_why(base):
     row = rows(base)["jax"]
     assert row.state == "not set"
-    assert row.why.startswith("only `--caches jax` sets it: switches JAX's persistent cache on")
+    assert row.why.startswith("`all` does not set it, its name does: switches JAX's persistent")
 
 
 def test_without_a_record_no_architecture_is_known(base):
@@ -87,3 +88,13 @@ def test_the_command_shows_what_each_holds(gpucache, base, tmp_path):
     ]
     inside = gpucache("run", "--caches", "warp", "--", "env", env=environ).stdout
     assert f"WARP_CACHE_PATH={tmp_path}/root/jit/warp" in inside.splitlines()
+
+
+def test_a_person_sees_whole_names_and_paths_from_the_root_on(base, tmp_path):
+    environ = {**os.environ, **base, "COLUMNS": "200"}
+    code, seen = on_a_terminal("caches", env=environ)
+    assert code == 0
+    lines = [line.split() for line in seen.splitlines()]
+    (row,) = [line for line in lines if line[:1] == ["torch-kernels"]]
+    assert row[1:5] == ["not", "set", "PYTORCH_KERNEL_CACHE_PATH", "jit/torch-kernels"]
+    assert f"are in {tmp_path}/root" in " ".join(seen.split())

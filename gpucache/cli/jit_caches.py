@@ -9,7 +9,7 @@ import click
 
 from gpucache.cli.options import json_option, root_option
 from gpucache.cli.settings import settings_of
-from gpucache.cli.terminal import is_terminal, print_json, print_table
+from gpucache.cli.terminal import is_terminal, print_json, print_table, say
 from gpucache.directories.jit_directories import counted
 from gpucache.directories.jit_in_force import in_force
 from gpucache.layout.jit_caches import SET_ANYWAY
@@ -41,7 +41,10 @@ def caches(root: str | None, as_json: bool) -> None:
         print_json({"root": where, "caches": rows})
         return
     human = is_terminal()
-    print_table(_COLUMNS, [_cells(row, human) for row in rows], folded=("directory", "why"))
+    lines = [_cells(row, where, human) for row in rows]
+    print_table(_COLUMNS, lines, folded=("name", "variable", "directory", "why"))
+    if human:
+        say(f"note: directories without a / in front are in {where}")
 
 
 def _row(root: str, row: InForce) -> dict[str, Any]:
@@ -67,7 +70,11 @@ def _row(root: str, row: InForce) -> dict[str, Any]:
     }
 
 
-def _cells(row: dict[str, Any], human: bool) -> tuple[str, ...]:
+def _cells(row: dict[str, Any], root: str, human: bool) -> tuple[str, ...]:
+    """What a person or a pipe sees of a cache; to a person, the paths in the root are short."""
+    directory = row["directory"] or ""
+    if human:
+        directory = directory.removeprefix(f"{root}/")
     taken = row["logical_bytes"]
     shown = "" if taken is None else str(taken)
     if human and taken is not None:
@@ -78,7 +85,7 @@ def _cells(row: dict[str, Any], human: bool) -> tuple[str, ...]:
         row["name"],
         row["here"],
         row["variable"] or "",
-        row["directory"] or "",
+        directory,
         shown,
         row["why"],
     )

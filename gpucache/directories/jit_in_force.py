@@ -111,7 +111,7 @@ def _of_set(variable: str, value: str | None, by_outer: set[str]) -> tuple[State
     if not value:
         return "not set", ""
     if variable in by_outer:
-        return "in force", "`gpucache run` or `env` set it"
+        return "in force", "gpucache set it"
     return "yours", f"you set {variable}"
 
 
@@ -119,4 +119,4 @@ def _would_set(place: JitPlace) -> str:
     cache = place.cache
     if cache.kind == "on":
         return "`--caches all` sets it"
-    return f"only `--caches {cache.name}` sets it: {cache.reason}"
+    return f"`all` does not set it, its name does: {cache.reason}"
