@@ -14,7 +14,7 @@
     ├── tmp/                  what is not yet published, and second names of what is being packed
     ├── quarantine/           damaged entries, which nothing reads
     ├── stats/                counters, and the size of the store
-    ├── foreign/              device directories outside the root that have views of the store
+    ├── foreign/              device directories elsewhere that have views of the store: outside the root, or deep in it
     ├── mounts/<node>.json    what the root's mount can do, as tried on that node
     ├── recipes/              what `gpucache run --warm auto` recorded, and which keys were made of recipes
     ├── outbox/<node>/<KEY>   which entries that node is still to give to the remote
