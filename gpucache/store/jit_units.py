@@ -48,7 +48,7 @@ class Measure:
         self.used = self.modified = 0.0
         self.is_closed = False
         """Whether a directory of it may not be listed, or nothing may be removed from it, by this user."""
-        self._seen: set[tuple[int, int]] = set()
+        self._seen: set[tuple[int, int]] | None = None
 
     def add(self, found: os.stat_result) -> None:
         """Count one name of a file; an inode's bytes count once among the physical ones."""
@@ -58,6 +58,7 @@ class Measure:
         self.used = max(self.used, found.st_mtime, found.st_atime)
         if found.st_nlink > 1:
             inode = found.st_dev, found.st_ino
+            self._seen = self._seen or set()
             if inode in self._seen:
                 return
             self._seen.add(inode)
@@ -186,8 +187,12 @@ def find_in(directory: str, cache: JitCache, most_names: int) -> JitUnits:
         return _Walk(cache, directory, None, most_names).found(disk)
 
 
-_Seen = tuple[int, os.stat_result, Measure]
-"""A part of a unit: its turn, what it is, and what it takes."""
+_Seen = tuple[int, tuple[float, int, int], Measure]
+"""A part of a unit: its turn, its own time of change, owner and inode, and what it takes."""
+
+
+def _by_name(unit: JitUnit) -> str:
+    return unit.name
 
 
 class _Walk:
@@ -207,7 +212,10 @@ class _Walk:
         self.names = 0
         self.most_names = MOST_NAMES if most_names is None else most_names
         self.units: dict[str, dict[str, _Seen]] = {}
+        """The parts of units that may have companions, by the units' names."""
         self.kinds: dict[str, Unit] = {}
+        self.whole: list[JitUnit] = []
+        """Units that have no companions."""
         self.staged: list[JitUnit] = []
         self.aside: list[JitUnit] = []
         self.unreadable: list[tuple[str, str]] = []
@@ -220,14 +228,11 @@ class _Walk:
         """
         with disk.directory(self.directory) as fd:
             self._look(fd, ())
-        units = []
-        while self.units:  # which frees what a million of them take
-            name, parts = self.units.popitem()
-            unit = self.unit(name, parts)
-            # Else the directory is all that a removal has left.
-            if unit.files or not unit.keeps_directory:
-                units.append(unit)
-        units.sort()
+        for name, parts in self.units.items():
+            self.whole.append(self.unit(name, parts, self.kinds[name]))
+        # Else the directory is all that a removal has left.
+        units = [unit for unit in self.whole if unit.files or not unit.keeps_directory]
+        units.sort(key=_by_name)
         return JitUnits(
             cache=self.cache,
             directory=self.directory,
@@ -268,12 +273,16 @@ class _Walk:
                     self._look(inner, parts)
         elif place.role == "part" and place.kind is not None:
             path = "/".join(parts)
-            self.kinds[place.unit] = place.kind
+            if place.kind.companions:
+                self.kinds[place.unit] = place.kind
             seen = self.seen(path, place.turn, place.kind, fd, item.name)
-            self.units.setdefault(place.unit, {})[path] = seen
+            if place.kind.companions:
+                self.units.setdefault(place.unit, {})[path] = seen
+            else:
+                self.whole.append(self.unit(place.unit, {path: seen}, place.kind))
         elif place.role in ("staged", "aside"):
             path = "/".join(parts)
-            unit = self.unit(path, {path: self.seen(path, 0, None, fd, item.name)})
+            unit = self.unit(path, {path: self.seen(path, 0, None, fd, item.name)}, None)
             (self.staged if place.role == "staged" else self.aside).append(unit)
 
     def seen(self, path: str, turn: int, kind: Unit | None, fd: int, name: str) -> _Seen:
@@ -289,7 +298,7 @@ class _Walk:
             self._tree_in(fd, name, tuple(path.split("/")), measure, lock)
         else:
             measure.add(found)
-        return turn, found, measure
+        return turn, (found.st_mtime, found.st_uid, found.st_ino), measure
 
     def _tree_in(
         self, fd: int, name: str, parts: tuple[str, ...], measure: Measure, lock: str | None
@@ -335,10 +344,10 @@ class _Walk:
             path = "/".join((self.directory, *parts))
             self.unreadable.append((path, os.strerror(error.errno or errno.EIO)))
 
-    def unit(self, name: str, parts: dict[str, _Seen]) -> JitUnit:
+    def unit(self, name: str, parts: dict[str, _Seen], kind: Unit | None) -> JitUnit:
         """Put a unit together of its parts, by path."""
         in_turn = sorted(parts, key=lambda path: (parts[path][0], path))
-        first = parts[in_turn[0]][1]
+        changed, uid, inode = parts[in_turn[0]][1]
         measures = [measure for _, _, measure in parts.values()]
         is_empty = not any(measure.files for measure in measures)
         return JitUnit(
@@ -346,14 +355,14 @@ class _Walk:
             name=name,
             base=self.directory,
             parts=tuple(in_turn),
-            kind=self.kinds.get(name),
+            kind=kind,
             files=sum(measure.files for measure in measures),
             logical_bytes=sum(measure.logical_bytes for measure in measures),
             physical_bytes=sum(measure.physical_bytes for measure in measures),
-            used=first.st_mtime if is_empty else max(measure.used for measure in measures),
-            modified=first.st_mtime if is_empty else max(measure.modified for measure in measures),
-            uid=first.st_uid,
-            inode=first.st_ino,
+            used=changed if is_empty else max(measure.used for measure in measures),
+            modified=changed if is_empty else max(measure.modified for measure in measures),
+            uid=uid,
+            inode=inode,
             is_closed=any(measure.is_closed for measure in measures),
         )
 
@@ -367,6 +376,4 @@ def measured_again(unit: JitUnit, cache: JitCache, disk: Straight) -> JitUnit | 
             parts[path] = disk.act(f"{unit.base}/{path}", partial(walk.seen, path, turn, unit.kind))
     if not parts:
         return None
-    if unit.kind is not None:
-        walk.kinds[unit.name] = unit.kind
-    return walk.unit(unit.name, parts)
+    return walk.unit(unit.name, parts, unit.kind)
