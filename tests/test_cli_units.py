@@ -13,7 +13,8 @@ from support.cli import check, documented
 from support.jit_trees import DAY, HOUR, UNITS, all_files, unit, whole_library, wrote, wrote_bytes
 from support.users import ADA, BOB, acting_as
 
-from gpucache.layout.jit_caches import JIT_CACHES
+from gpucache.layout.jit_caches import JIT_CACHES, by_name
+from gpucache.store.jit_units import find
 from gpucache.upkeep.jit_prune import UnitPolicy
 
 
@@ -306,6 +307,14 @@ class TestGroup:
             done = plan.execute()
         assert (done.units, done.skipped) == (2, ())
         assert all_files(shared) == []
+
+    def test_a_cache_that_may_not_be_looked_into_is_told(self, shared):
+        (shared / "jit/warp").chmod(0o700)
+        with acting_as(BOB, self.GID):
+            plan = UnitPolicy(caches=JIT_CACHES).planned(str(shared))
+            (warp,) = find(str(shared), [by_name("warp")])
+        assert {one.cache for one in plan.jit_units} == {"numba"}
+        assert warp.unreadable == ((f"{shared}/jit/warp", "Permission denied"),)
 
     def test_what_another_keeps_for_himself_stays_whole(self, shared):
         inner = shared / "jit/warp/1.19.0/wp___main___09f3766"

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import fcntl
 import os
+import shutil
 import time
 from pathlib import Path
+from typing import Any
 
 import pytest
 from support.jit_trees import DAY, HOUR, LEVEL, UNITS, aged, all_files, unit, wrote
@@ -267,6 +269,44 @@ class TestRemoveUnit:
         monkeypatch.setattr(Straight, "unlink", noting)
         removed(only(root, "jax"))
         assert gone == ["cache", "atime"]
+
+
+@pytest.mark.parametrize("cache", UNITS)
+def test_stopped_at_any_step_a_unit_is_whole_to_its_readers_or_begins_nowhere(
+    root, cache, monkeypatch
+):
+    """What is left of files that go one by one is found by nobody, whose first file is gone.
+
+    Of tvm-ffi, whose directory stays, some files may be left: ninja makes the others again.
+    """
+    real = Straight.act
+    step = 0
+    is_done = False
+    while not is_done:
+        shutil.rmtree(root, ignore_errors=True)
+        path = unit(root, cache)
+        whole = all_files(root)
+        left = step
+
+        def stopping(disk: Straight, path: str, act: Any) -> Any:
+            nonlocal left
+            left -= 1
+            if left < 0:
+                raise KeyboardInterrupt
+            return real(disk, path, act)
+
+        one = only(root, cache)
+        with monkeypatch.context() as patch:
+            patch.setattr(Straight, "act", stopping)
+            try:
+                removed(one)
+                is_done = True
+            except KeyboardInterrupt:
+                step += 1
+        if path.exists() and not one.keeps_directory:
+            assert all_files(root) == whole, f"stopped at step {step}"
+    assert step > 2
+    assert all_files(root) == []
 
 
 class TestSweep:

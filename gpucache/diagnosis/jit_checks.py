@@ -11,7 +11,6 @@ import shlex
 import stat
 import time
 from collections.abc import Iterator
-from contextlib import suppress
 
 from gpucache import environment
 from gpucache.configuration import for_all
@@ -61,8 +60,7 @@ def _elsewhere(case: Case, root: str) -> Iterator[JitUnits]:
             continue
         directory = os.path.realpath(os.path.expanduser(directory))
         if not inside(directory, root) and os.path.isdir(directory):
-            with suppress(OSError):
-                yield find_in(directory, cache, _MOST_NAMES)
+            yield find_in(directory, cache, _MOST_NAMES)
 
 
 def _hangs(found: JitUnits) -> Iterator[Finding]:

@@ -172,17 +172,12 @@ def find(
     with Straight() as disk:
         for cache in caches:
             for directory in directories(root, cache.name, disk):
-                with suppress(OSError):  # gone
-                    found.append(_Walk(cache, directory, rest, most_names).found(disk))
+                found.append(_Walk(cache, directory, rest, most_names).found(disk))
     return found
 
 
 def find_in(directory: str, cache: JitCache, most_names: int) -> JitUnits:
-    """Look for the units of a cache in a directory of its own, wherever that is; a real path.
-
-    Raises:
-        OSError: it is gone, or cannot be listed.
-    """
+    """Look for the units of a cache in a directory of its own, wherever that is; a real path."""
     with Straight() as disk:
         return _Walk(cache, directory, None, most_names).found(disk)
 
@@ -221,13 +216,12 @@ class _Walk:
         self.unreadable: list[tuple[str, str]] = []
 
     def found(self, disk: Straight) -> JitUnits:
-        """Walk, and put together what was seen.
-
-        Raises:
-            OSError: the cache's directory is gone, or a link.
-        """
-        with disk.directory(self.directory) as fd:
-            self._look(fd, ())
+        """Walk, and put together what was seen; where the directory itself cannot be listed, that."""
+        try:
+            with disk.directory(self.directory) as fd:
+                self._look(fd, ())
+        except OSError as error:
+            self._refused((), error)
         for name, parts in self.units.items():
             self.whole.append(self.unit(name, parts, self.kinds[name]))
         # Else the directory is all that a removal has left.
