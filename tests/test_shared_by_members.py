@@ -21,6 +21,8 @@ from support.read_through import couriers, end_couriers
 from support.recorded import until
 from support.team import MEMBERS, STRANGER, TEAM, Members, flawed_modes, members_at
 
+from gpucache.disk.default_acl import remove_default_acl
+
 pytestmark = [pytest.mark.root, pytest.mark.mounts, pytest.mark.usefixtures("triton")]
 
 ADA, BOB, CIM = MEMBERS
@@ -73,6 +75,14 @@ class Team:
         assert flawed_modes(self.root) == [], words
         return done.stdout
 
+    def without_acls(self) -> None:
+        """Take the default ACLs away, as where the mount has none."""
+        for path in (self.root, *self.root.rglob("*")):
+            if path.is_dir():
+                fd = os.open(path, os.O_RDONLY)
+                remove_default_acl(fd)
+                os.close(fd)
+
     def age(self) -> None:
         """Let all entries have been used an hour ago."""
         an_hour_ago = time.time() - 3600
@@ -92,7 +102,11 @@ class Team:
         return json.loads(out.splitlines()[-1])
 
 
-def test_eight_processes_of_each_of_three_users_compile_twelve_kernels_once(team):
+@pytest.mark.parametrize("has_acls", [True, False], ids=["ACLs", "no ACLs"])
+def test_eight_processes_of_each_of_three_users_compile_twelve_kernels_once(team, has_acls):
+    """Without default ACLs, as on NFS, the umasks of 000, 022 and 077 count for each file and directory."""
+    if not has_acls:
+        team.without_acls()
     ranks = []
     for uid in MEMBERS:
         for number in range(8):
@@ -281,6 +295,21 @@ class TestFromOutside:
         assert team.compiled(BOB, 0o077, 2, TRITON_CACHE_MANAGER=None)["compiled"] == 2
         assert team.compiled(CIM, 0o077, 2, TRITON_CACHE_MANAGER=None)["compiled"] == 0
         assert team.compiled(ADA, 0o077, 2)["compiled"] == 0
+
+    def test_what_stock_triton_has_closed_to_others_keeps_them_from_nothing(self, team):
+        """Where the mount has no ACLs, and the umask is 077: the others use the store's own entries, and are told."""
+        team.without_acls()
+        stock = {**team.env}
+        del stock["TRITON_CACHE_MANAGER"]
+        process = team.members.start(BOB, 0o077, COMPILE, 2, env=stock)
+        out, _ = process.communicate("\n", PATIENCE_S)
+        assert json.loads(out.splitlines()[-1])["compiled"] == 2
+        for uid, compiled in ((CIM, 2), (ADA, 0), (BOB, 0)):
+            process = team.members.start(uid, 0o077, COMPILE, 2, env=team.env)
+            out, err = process.communicate("\n", PATIENCE_S)
+            assert json.loads(out.splitlines()[-1])["compiled"] == compiled
+            said = "kernels are used from the store itself"
+            assert [line for line in err.splitlines() if said not in line] == []
 
 
 class TestRoot:

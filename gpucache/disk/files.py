@@ -174,8 +174,8 @@ def write_whole(path: str, data: bytes, staging: str) -> None:
         fd, temporary = tempfile.mkstemp(prefix=STAGED, dir=staging)
         try:
             with os.fdopen(fd, "wb") as file:
-                give_to_owner_of(os.path.dirname(path), fd)
                 set_mode(fd, modes_for(path).file)
+                give_to_owner_of(os.path.dirname(path), fd)
                 sweep_old(staging, STAGED, os.fstat(fd).st_mtime)
                 file.write(data)
                 file.flush()
