@@ -6,6 +6,7 @@ import errno
 import json
 import os
 import stat
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -20,6 +21,7 @@ from gpucache.disk.sharing import (
     mark_text,
     modes_for,
     modes_in,
+    modes_like,
     new_directory,
     new_file,
     open_or_new,
@@ -28,6 +30,7 @@ from gpucache.disk.sharing import (
 from gpucache.disk.vetting import Trust, vet, vet_child, vet_file
 from gpucache.errors import UnsafeDirectoryError
 from gpucache.layout import paths
+from gpucache.store.placing import link_or_copy, set_use
 
 TEAM, COMMON = 54400, 54401
 UMASKS = pytest.mark.parametrize("umask", [0, 0o022, 0o077], ids=oct)
@@ -275,3 +278,59 @@ class TestReadRoots:
         with acting_as(ADA):
             assert sharing_of(str(root), Trust(frozenset({BOB}))) == "read"
             assert sharing_of(str(root), Trust()) == "private"
+
+
+@pytest.mark.root
+class TestOnAnothersFile:
+    """Ada and Bob are in the team, and the file is Bob's."""
+
+    @pytest.fixture
+    def file(self, everyones) -> Path:
+        directory = everyones / "shared"
+        directory.mkdir()
+        file = directory / "file"
+        file.write_bytes(b"content")
+        for path, permissions in ((directory, 0o2770), (file, 0o660)):
+            os.chown(path, BOB, TEAM)
+            path.chmod(permissions)
+        return file
+
+    def test_the_time_of_now_is_set_where_another_cannot_be(self, file):
+        os.utime(file, (0, 0))
+        with acting_as(ADA, TEAM):
+            set_use(str(file), 10**18)
+        assert abs(file.stat().st_mtime - time.time()) < 3600
+
+    @pytest.mark.parametrize(
+        ("permissions", "gid", "is_linked"),
+        [(0o660, TEAM, True), (0o640, TEAM, False), (0o660, COMMON, False), (0o664, TEAM, False)],
+    )
+    def test_what_has_not_the_roots_modes_and_group_is_copied_with_them(
+        self, file, permissions, gid, is_linked
+    ):
+        os.chown(file, BOB, gid)
+        file.chmod(permissions)
+        target = file.parent / "target"
+        with acting_as(ADA, TEAM, COMMON):
+            assert link_or_copy(str(file), str(target), GROUP) is is_linked
+        found = target.stat()
+        assert (stat.S_IMODE(found.st_mode), found.st_gid) == (0o660, TEAM)
+        assert found.st_uid == (BOB if is_linked else ADA)
+        assert target.read_bytes() == b"content"
+        assert stat.S_IMODE(file.stat().st_mode) == permissions
+
+    def test_no_mode_is_changed_also_by_root(self, file):
+        fd = os.open(file, os.O_RDWR)
+        sharing.set_mode(fd, 0o600)
+        os.close(fd)
+        assert mode(file) == 0o660
+
+
+def test_what_joins_a_directory_of_stock_tritons_is_as_open_as_that(tmp_path):
+    expected = {0o700: (0o700, 0o600), 0o755: (0o755, 0o644), 0o775: (0o775, 0o664)}
+    expected[0o777] = expected[0o775]  # nothing is made that everybody may write
+    for there, (directory, file) in expected.items():
+        tmp_path.chmod(there)
+        assert modes_like(str(tmp_path)) == sharing.Modes(directory, file)
+    tmp_path.chmod(0o2770)
+    assert modes_like(str(tmp_path)) == GROUP

@@ -138,7 +138,9 @@ def set_mode(fd: int, mode: int) -> None:
     found = os.fstat(fd)
     if stat.S_IMODE(found.st_mode) & 0o777 == mode & 0o777 and not mode & ~found.st_mode & 0o7000:
         return
-    if os.geteuid() != found.st_uid:  # root's neither: a name may have been made to lead to another file
+    if (
+        os.geteuid() != found.st_uid
+    ):  # root's neither: a name may have been made to lead to another file
         return
     try:
         os.fchmod(fd, mode)
