@@ -14,6 +14,7 @@ import pytest
 from support.users import ADA, BOB, acting_as
 
 from gpucache.disk import sharing
+from gpucache.disk.files import sweep_old
 from gpucache.disk.sharing import (
     GROUP,
     PRIVATE,
@@ -324,6 +325,21 @@ class TestOnAnothersFile:
         sharing.set_mode(fd, 0o600)
         os.close(fd)
         assert mode(file) == 0o660
+
+
+@pytest.mark.root
+def test_of_another_member_an_empty_directory_is_swept_that_had_not_its_mode_yet(everyones):
+    above = everyones / "shared"
+    for path in (above, above / "publish-empty", above / "publish-full"):
+        path.mkdir()
+        os.chown(path, BOB, TEAM)
+        path.chmod(0o2770 if path == above else 0o2700)
+    (above / "publish-full" / "file").write_bytes(b"")
+    for path in above.iterdir():
+        os.utime(path, (0, 0))
+    with acting_as(ADA, TEAM):
+        sweep_old(str(above), "publish-")
+    assert os.listdir(above) == ["publish-full"]
 
 
 def test_what_joins_a_directory_of_stock_tritons_is_as_open_as_that(tmp_path):
