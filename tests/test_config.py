@@ -177,3 +177,10 @@ def test_without_a_current_directory_the_root_is_a_problem(tmp_path, monkeypatch
         "current directory is gone"
         in in_force({"GPUCACHE_DIR": "relative"})["GPUCACHE_DIR"].problem
     )
+
+
+def test_a_name_that_is_no_caches_is_told_with_the_nearest():
+    row = in_force({"GPUCACHE_CACHES": "warp,tilelnag"})["GPUCACHE_CACHES"]
+    assert row.value is None
+    assert row.problem.endswith("the nearest is tilelang")
+    assert in_force({"GPUCACHE_CACHES": "warp,tilelang"})["GPUCACHE_CACHES"].problem is None

@@ -556,6 +556,7 @@ def test_a_pin_that_is_not_on_a_record_of_fakes_is_told(tmp_path, put):
         "GPUCACHE_TRUST_WORLD_WRITABLE",
         "GPUCACHE_FAKE_DEVICES",
         "GPUCACHE_NVML_TIMEOUT_S",
+        "GPUCACHE_CACHES",
     ],
 )
 def test_a_value_that_makes_no_sense_is_told_and_the_rest_examined(root, name):
@@ -613,6 +614,7 @@ def test_values_that_make_sense_are_not_told(root):
         "MAX_SIZE": "20GiB",
         "LOG": "Debug",
         "TRUST_UIDS": "7",
+        "CACHES": "all,jax",
     }
     silent(
         look(root, **{f"GPUCACHE_{name}": value for name, value in values.items()}),

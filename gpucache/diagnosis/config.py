@@ -9,9 +9,10 @@ from typing import Any, Literal
 from gpucache import environment
 from gpucache.configuration import InForce, in_force
 from gpucache.directories.python_path import is_on_path, manager
-from gpucache.environment import MANAGER, ROOT, VARIABLES, Variable, was_set_by_run
+from gpucache.environment import CACHES, MANAGER, ROOT, VARIABLES, Variable, was_set_by_run
 from gpucache.errors import ConfigurationError
 from gpucache.layout import paths
+from gpucache.layout.jit_caches import chosen
 
 Source = Literal["argument", "environment", "gpucache run", "root", "user", "system", "default"]
 
@@ -95,7 +96,9 @@ def _in_force(variable: Variable[Any], environ: Mapping[str, str]) -> SettingInF
         value = variable.shown(value)
     problem = None
     try:
-        variable.read(environ)
+        found = variable.read(environ)
+        if variable is CACHES:
+            chosen(found, CACHES.name)
     except ConfigurationError as error:
         value = None
         problem = error.problem

@@ -11,6 +11,7 @@ import re
 import sys
 
 from gpucache.disk.door import read_head
+from gpucache.environment import PYTHON_PATH
 from gpucache.values import Value
 
 TYPE_CHECKING = False
@@ -94,7 +95,7 @@ def _installed(prefix: str, interpreter: str, environ: Mapping[str, str]) -> Pyt
     match = _LIBRARY.fullmatch(names[0])
     assert match is not None
     major, minor, free = match.groups()
-    before = (environ.get("PYTHONPATH") or "").split(os.pathsep)
+    before = (PYTHON_PATH.text(environ) or "").split(os.pathsep)
     return Python(f"cp{major}{minor}{free}", (*filter(None, before), *_packages(prefix, names[0])))
 
 
