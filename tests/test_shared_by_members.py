@@ -391,6 +391,15 @@ def test_who_is_no_member_of_the_group_cannot_share_with_it_and_is_told(members,
     assert os.listdir(root) == []
 
 
+def test_a_root_that_is_named_by_a_link_is_as_shared(team, everyones):
+    link = everyones / "link"
+    link.symlink_to(team.root)
+    assert team.compiled(ADA, 0o077, 1)["compiled"] == 1
+    assert team.compiled(BOB, 0o077, 1, GPUCACHE_DIR=str(link))["compiled"] == 0
+    through = {"GPUCACHE_DIR": str(link), "TRITON_CACHE_DIR": f"{link}/triton/1"}
+    assert team.compiled(CIM, 0o077, 1, **through)["compiled"] == 0
+
+
 def test_a_new_root_says_what_its_members_set(members, everyones):
     place = everyones / "place"
     place.mkdir()

@@ -306,8 +306,9 @@ def _prepared_views(chosen: _Chosen, environ: Mapping[str, str]) -> str:
     """
     directory = chosen.directory
     trust = Trust.for_launch(environ)
-    if directory.startswith(f"{chosen.root}/"):
-        trust = trust.in_root(chosen.root)
+    of_group = trust.in_root(chosen.root)
+    if of_group.shared_gid is not None and inside(directory, chosen.root):
+        trust = of_group
     try:
         if vet(directory, trust):
             sweep_old(directory, ASIDE)
