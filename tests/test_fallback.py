@@ -17,11 +17,13 @@ import pytest
 from support.launches import another_process, kernel, launched
 from support.users import ADA
 
+from gpucache.disk import vetted
 from gpucache.disk.staging import Staging
 from gpucache.disk.vetting import Trust
 from gpucache.errors import CacheMissError
 from gpucache.store import fallback as copying
-from gpucache.store.fallback import Answer, Fallback, copy_entry
+from gpucache.store.fallback import Answer, copy_entry
+from gpucache.store.fallback_entry import Fallback
 from gpucache.store.manifest import MANIFEST, entry_path, read_manifest
 from gpucache.store.stats import totals
 from gpucache.triton import location, pulled, shared_kernel
@@ -367,7 +369,6 @@ class TestRaces:
         """Do something right after a file or directory of this name was opened there."""
 
         def placed(name: str, act: Callable[[], object]) -> None:
-            vetted = copying.vetted
             due = [True]
             for how in ("open_child", "open_file"):
                 really = getattr(vetted, how)

@@ -14,7 +14,8 @@ from gpucache.disk.staging import Staging
 from gpucache.disk.vetting import Trust
 from gpucache.layout.paths import ours
 from gpucache.report.cache_report import scan
-from gpucache.store.fallback import Fallback, copy_entry
+from gpucache.store.fallback import copy_entry
+from gpucache.store.fallback_entry import Fallback
 from gpucache.store.lookup import sound
 from gpucache.store.manifest import MANIFEST, Facts, entry_path
 from gpucache.store.preparing import prepare
@@ -27,7 +28,8 @@ COPY = (
     + """
 from gpucache.disk.staging import Staging
 from gpucache.disk.vetting import Trust
-from gpucache.store.fallback import Fallback, copy_entry
+from gpucache.store.fallback import copy_entry
+from gpucache.store.fallback_entry import Fallback
 import gpucache.disk.capabilities, gpucache.disk.lock_token, gpucache.disk.sharing, shutil, tempfile
 tempfile.gettempdir()  # which tries whether it can be written
 shared, own, key = sys.argv[2:]

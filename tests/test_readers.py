@@ -16,7 +16,8 @@ from gpucache.disk.staging import Staging
 from gpucache.disk.vetting import Trust
 from gpucache.report.cache_report import scan
 from gpucache.store.counting import last_uses
-from gpucache.store.fallback import Fallback, copy_entry
+from gpucache.store.fallback import copy_entry
+from gpucache.store.fallback_entry import Fallback
 from gpucache.store.limit import Limit
 from gpucache.store.manifest import MANIFEST, entry_path
 from gpucache.store.readers import last_read_ns

@@ -22,7 +22,8 @@ from gpucache.findings import Finding
 from gpucache.layout import paths
 from gpucache.layout.keys import view_key
 from gpucache.store.counting import stored_entries
-from gpucache.store.fallback import Fallback, looked_at, read_entry
+from gpucache.store.fallback import looked_at, read_entry
+from gpucache.store.fallback_entry import Fallback
 from gpucache.store.manifest import entry_path, read_manifest
 
 _SAMPLE = 500

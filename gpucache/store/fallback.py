@@ -8,33 +8,25 @@ there, and no lock is taken there: the owner's ranks and commands do not notice 
 
 from __future__ import annotations
 
-import errno
 import hashlib
 import os
-from contextlib import contextmanager, suppress
 
-from gpucache.disk import vetted
 from gpucache.disk.door import DIRECTORY, HASHED_BYTES, METADATA_BYTES, read_limited
 from gpucache.disk.files import remove_tree
 from gpucache.disk.sharing import new_file
-from gpucache.disk.vetting import Trust
-from gpucache.errors import ProvisionError, UnsafeDirectoryError
-from gpucache.kernels.group import GROUP
 from gpucache.kernels.metadata import identity_in
 from gpucache.kernels.recipe import MOST_BYTES as MOST_RECIPE_BYTES
 from gpucache.layout import paths
-from gpucache.layout.keys import STORE_KEY, is_key_of, view_key
+from gpucache.layout.keys import is_key_of, view_key
+from gpucache.store.fallback_entry import Away, Entry, Fallback, opened, opened_entry, reading
 from gpucache.store.manifest import (
     MANIFEST,
-    MOST_BYTES,
     RECIPE,
     Manifest,
     Published,
     entry_path,
-    parse_manifest,
     write_manifest,
 )
-from gpucache.store.names import OURS, can_be_named
 from gpucache.store.publish import publish_directory
 from gpucache.store.recipe_file import recipe_digest, write_recipe
 from gpucache.store.turn import Turn
@@ -42,35 +34,12 @@ from gpucache.values import Value
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Mapping, Sequence
-    from typing import Literal
+    from collections.abc import Callable, Mapping
 
     from gpucache.disk.staging import Staging
+    from gpucache.store.fallback_entry import Did
 
-    Did = Literal["hit", "miss", "no-root", "same", "unsafe", "damaged", "unreadable", "disk"]
-    """``hit``: the own store has the entry now; ``miss``: the fallback has it not, or no longer; ``no-root``: there is
-    no such directory; ``same``: it is the own root; ``unsafe``: somebody who is not trusted owns or may write it;
-    ``damaged``: it is no whole entry of this key, or does not fit here; ``unreadable``: this user may not read it, or
-    the disk does not answer; ``disk``: the own store cannot take it."""
-
-_PIECE_BYTES = 2**20
 _MOST_IN_MEMORY = 256 * 2**20
-_NOT_THERE = (errno.ENOENT, errno.ESTALE)
-_NO_FILE = (errno.ELOOP, errno.ENOTDIR, errno.EISDIR, errno.ENXIO, errno.EINVAL)
-"""What opening gives where a link, a directory, a device or a FIFO is in the place of a file."""
-
-
-class Fallback(Value):
-    """A root of which this user reads entries, and whom he trusts with what lies there."""
-
-    root: str
-    """An absolute path."""
-    trust: Trust
-
-    @classmethod
-    def at(cls, root: str, trust: Trust) -> Fallback:
-        """The fallback at a path; in a root of a group that this user has named, its members are trusted."""
-        return cls(root, trust.in_root(root))
 
 
 class Answer(Value):
@@ -124,11 +93,11 @@ def looked_at(fallback: Fallback, root: str) -> Answer:
     """
     try:
         below = paths.ours("", "store").split("/")[1:]
-        with _opened(fallback, root, below, Turn()) as (fd, path):
-            with _read(path):
+        with opened(fallback, root, below, Turn()) as (fd, path):
+            with reading(path):
                 os.close(os.open(".", DIRECTORY, dir_fd=fd))
             return Answer("hit")
-    except _Away as away:
+    except Away as away:
         return Answer(away.did, away.said)
 
 
@@ -137,12 +106,12 @@ def _asked(
     root: str,
     store_key: str,
     turn: Turn,
-    take: Callable[[_Entry], Answer],
+    take: Callable[[Entry], Answer],
 ) -> Answer:
     try:
-        with _entry(fallback, root, store_key, turn) as entry:
+        with opened_entry(fallback, root, store_key, turn) as entry:
             return Answer("miss") if entry is None else take(entry)
-    except _Away as away:
+    except Away as away:
         return Answer(away.did, away.said)
     except OSError as error:
         return Answer("disk", _words(error))
@@ -153,135 +122,7 @@ def has_entry(root: str, store_key: str) -> bool:
     return os.path.lexists(f"{entry_path(root, store_key)}/{MANIFEST}")
 
 
-class _Away(Exception):
-    """The entry cannot be had of the fallback."""
-
-    def __init__(self, did: Did, said: str = "") -> None:
-        super().__init__(did, said)
-        self.did: Did = did
-        self.said = said
-
-
-@contextmanager
-def _read(path: str) -> Iterator[None]:
-    """Raise `_Away` where the fallback refuses something in a ``with`` block, in which nothing else is done."""
-    try:
-        yield
-    except UnsafeDirectoryError as error:
-        raise _Away("unsafe", error.problem) from None
-    except ProvisionError as error:
-        raise _Away("unreadable", error.problem) from None
-    except OSError as error:
-        if error.errno in _NOT_THERE:
-            raise _Away("miss") from None
-        if error.errno in _NO_FILE:
-            raise _Away("damaged", f"{path}: it is no regular file") from None
-        raise _Away("unreadable", f"{path}: {os.strerror(error.errno or errno.EIO)}") from None
-
-
-@contextmanager
-def _entry(fallback: Fallback, root: str, store_key: str, turn: Turn) -> Iterator[_Entry | None]:
-    """The directory of an entry in a fallback, open; None where no key of the store is asked for."""
-    if not STORE_KEY.fullmatch(store_key):
-        yield None
-        return
-    below = entry_path("", store_key).split("/")[1:]
-    with _opened(fallback, root, below, turn) as (fd, path):
-        yield _Entry(fd, path, store_key, fallback.trust, turn)
-
-
-@contextmanager
-def _opened(
-    fallback: Fallback, root: str, below: Sequence[str], turn: Turn
-) -> Iterator[tuple[int, str]]:
-    """The descriptor and the path of a directory below a fallback, each on the way vetted as it was opened."""
-    fd = _open_root(fallback, root)
-    path = fallback.root
-    try:
-        for name in below:
-            path = f"{path}/{name}"
-            with _read(path):
-                inner = vetted.open_child(fd, name, path, fallback.trust)
-            os.close(fd)
-            fd = inner
-            turn.beat()
-        yield fd, path
-    finally:
-        os.close(fd)
-
-
-def _open_root(fallback: Fallback, root: str) -> int:
-    with _read(fallback.root):
-        if not os.path.lexists(fallback.root):
-            raise _Away("no-root", f"there is no {fallback.root}")
-        fd = vetted.open_directory(fallback.root, fallback.trust)
-    with suppress(OSError):
-        if os.path.samestat(os.fstat(fd), os.stat(root)):
-            os.close(fd)
-            raise _Away("same", f"{fallback.root} is the root itself")
-    return fd
-
-
-class _Entry:
-    """An entry of a fallback, whose directory is open."""
-
-    def __init__(self, fd: int, path: str, store_key: str, trust: Trust, turn: Turn) -> None:
-        self.fd = fd
-        self.path = path
-        self.store_key = store_key
-        self.trust = trust
-        self.turn = turn
-
-    def manifest(self) -> Manifest:
-        """The manifest, if it is one of this key that can be copied."""
-        data = b"".join(self.pieces(MANIFEST, MOST_BYTES))
-        manifest = parse_manifest(data)
-        if manifest is None:
-            raise self.damaged(f"its {MANIFEST} cannot be understood")
-        key = view_key(self.store_key)
-        if manifest.key != key or manifest.facts.store_key(key) != self.store_key:
-            raise self.damaged("its manifest is that of another key")
-        facts = manifest.facts
-        if facts.group is None and list(manifest.listed) != [facts.kernel]:
-            raise self.damaged("it stands for a file that it has not, or for several")
-        for name in manifest.listed:
-            if name in OURS or name.startswith(GROUP) or not can_be_named(name):
-                raise self.damaged("a file of it has a name that no entry has here")
-        if sum(published.size_bytes for published in manifest.files.values()) > HASHED_BYTES:
-            raise self.damaged("its files are longer than any kernel's")
-        return manifest
-
-    def pieces(self, name: str, most_bytes: int, size_bytes: int | None = None) -> Iterator[bytes]:
-        """The content of a file as it is read, of ``size_bytes``, where that is known.
-
-        Raises:
-            _Away: the file cannot be had, or has another size.
-        """
-        path = f"{self.path}/{name}"
-        with _read(path):
-            fd, found = vetted.open_file(self.fd, name, path, self.trust)
-        try:
-            wanted = found.st_size if size_bytes is None else size_bytes
-            if found.st_size != wanted or wanted > most_bytes:
-                raise self.damaged(f"{name} has another size than was published")
-            left = wanted
-            while left:
-                with _read(path):
-                    piece = os.read(fd, min(left, _PIECE_BYTES))
-                self.turn.beat()
-                if not piece:
-                    raise self.damaged(f"{name} was cut meanwhile")
-                left -= len(piece)
-                yield piece
-        finally:
-            os.close(fd)
-
-    def damaged(self, fact: str) -> _Away:
-        """The error for an entry that is not what it should be."""
-        return _Away("damaged", f"{self.path}: {fact}")
-
-
-def _copied(entry: _Entry, manifest: Manifest, root: str, staging: Staging, repair: bool) -> Answer:
+def _copied(entry: Entry, manifest: Manifest, root: str, staging: Staging, repair: bool) -> Answer:
     """Copy an entry into a private directory, look at what was copied, and publish that."""
     aside = staging.directory()
     try:
@@ -310,7 +151,7 @@ def _size_bytes(manifest: Manifest, recipe: bytes | None) -> int:
     return size + sum(published.size_bytes for published in manifest.files.values())
 
 
-def _copied_file(entry: _Entry, name: str, published: Published, aside: str) -> Published:
+def _copied_file(entry: Entry, name: str, published: Published, aside: str) -> Published:
     """Copy a file; how a manifest lists the copy.
 
     Raises:
@@ -331,7 +172,7 @@ def _copied_file(entry: _Entry, name: str, published: Published, aside: str) -> 
     return Published(found.st_size, found.st_mtime_ns, published.sha256)
 
 
-def _check_digest(entry: _Entry, name: str, sha256: str, published: Published) -> None:
+def _check_digest(entry: Entry, name: str, sha256: str, published: Published) -> None:
     if sha256 != published.sha256:
         raise entry.damaged(f"{name} has another content than was published")
 
@@ -342,7 +183,7 @@ def _write(fd: int, data: bytes) -> None:
         view = view[os.write(fd, view) :]
 
 
-def _check_key(entry: _Entry, metadata: bytes) -> None:
+def _check_key(entry: Entry, metadata: bytes) -> None:
     """Compare what was copied with the key: a kernel's metadata has the hash that the key is made of.
 
     Nothing proves the key of a file that stands for itself; the name of its entry proves its name and tag.
@@ -355,7 +196,7 @@ def _check_key(entry: _Entry, metadata: bytes) -> None:
         raise entry.damaged("its metadata are those of another key")
 
 
-def _contents(entry: _Entry) -> Answer:
+def _contents(entry: Entry) -> Answer:
     """Read an entry, and look at what was read."""
     manifest = entry.manifest()
     size = sum(published.size_bytes for published in manifest.files.values())
@@ -371,14 +212,14 @@ def _contents(entry: _Entry) -> Answer:
     return Answer("hit", size_bytes=size, contents=contents)
 
 
-def _recipe(entry: _Entry, manifest: Manifest) -> bytes | None:
+def _recipe(entry: Entry, manifest: Manifest) -> bytes | None:
     """The recipe, if it is the one that was published. An entry is whole without."""
     wanted = recipe_digest(manifest)
     if wanted is None:
         return None
     try:
         data = b"".join(entry.pieces(RECIPE, MOST_RECIPE_BYTES))
-    except _Away:
+    except Away:
         return None
     return data if hashlib.sha256(data).hexdigest() == wanted else None
 

@@ -14,7 +14,8 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from gpucache.store.fallback import Answer, Did, Fallback
+    from gpucache.store.fallback import Answer
+    from gpucache.store.fallback_entry import Did, Fallback
     from gpucache.store.turn import Turn
     from gpucache.triton.location import Location
     from gpucache.triton.staged import Staged
@@ -73,7 +74,8 @@ def _answer(
     location: Location, root: str, store_key: str, question: Callable[[Fallback, Turn], Answer]
 ) -> Answer | None:
     """Ask, count and tell; None where that failed in a way that nobody has thought of."""
-    from gpucache.store.fallback import Answer, Fallback
+    from gpucache.store.fallback import Answer
+    from gpucache.store.fallback_entry import Fallback
     from gpucache.triton.bounded_ask import ask
 
     began = time.monotonic()

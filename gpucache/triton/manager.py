@@ -37,7 +37,7 @@ if TYPE_CHECKING:
     from types import FrameType
     from typing import Any
 
-    from gpucache.store.fallback import Did
+    from gpucache.store.fallback_entry import Did
     from gpucache.store.key_lock import KeyLock
     from gpucache.triton.recorder import Recorder
     from gpucache.triton.shared_kernel import SharedKernel

@@ -43,7 +43,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
     from types import FrameType
 
-    from gpucache.store.fallback import Did
+    from gpucache.store.fallback_entry import Did
     from gpucache.triton.staged import Why
 
 _full: set[str] = set()

@@ -35,7 +35,7 @@ from gpucache.triton.staged import Staged, executable
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from gpucache.store.fallback import Did
+    from gpucache.store.fallback_entry import Did
 
 
 class SingleFile:
