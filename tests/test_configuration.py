@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from support.settings_files import forms, user_file, written
 
 from gpucache import configuration, environment, log
-from gpucache.configuration import places, toml
+from gpucache.configuration import places, reading, toml
 from gpucache.configuration.template import EXAMPLES, template
 from gpucache.configuration.toml import BY_NAME, text_of
 from gpucache.environment import MAX_SIZE, ROOT, STAMP, TRUST_GROUPS, TRUST_UIDS, VARIABLES
@@ -252,10 +252,17 @@ def test_a_group_that_is_made_later_is_a_group_then(files, monkeypatch):
     (problem,) = configuration.in_force(files.environ()).problems
     assert "kernels" in problem.fact
     assert not forms(files.home).exists()
-    monkeypatch.setattr(environment, "_gid", lambda name: 4321)
-    found = configuration.in_force(files.environ())
-    assert TRUST_GROUPS.read(found.environ) == {4321}
+    with monkeypatch.context() as patch:
+        patch.setattr(environment, "_gid", lambda name: 4321)
+        found = configuration.in_force(files.environ())
+        assert TRUST_GROUPS.read(found.environ) == {4321}
     assert found.problems == ()
+    assert forms(files.home).exists()
+    # The group is gone, and with that no command fails.
+    monkeypatch.setattr(reading, "_known", {})
+    found = configuration.in_force(files.environ())
+    assert TRUST_GROUPS.read(found.environ) == frozenset()
+    assert "kernels" in found.problems[0].fact
 
 
 def test_a_bad_value_hides_what_a_weaker_file_says(files):

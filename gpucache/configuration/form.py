@@ -19,7 +19,7 @@ from gpucache.configuration.believing import is_safe_directory, refused
 from gpucache.configuration.parsed import Line, Parsed, Problem
 from gpucache.disk.door import SETTINGS_BYTES, open_regular
 from gpucache.disk.vetting import Trust
-from gpucache.environment import VARIABLES
+from gpucache.environment import TRUST_GROUPS, VARIABLES
 from gpucache.layout.paths import SETTINGS
 
 TYPE_CHECKING = False
@@ -94,6 +94,10 @@ def _parsed(place: Place, found: os.stat_result, form: dict[str, Any]) -> Parsed
     for name, text, number in form["lines"]:
         if name not in may_be or not isinstance(text, str) or not _is_line(number):
             return None
+        if name == TRUST_GROUPS.name:
+            TRUST_GROUPS.parse(
+                text
+            )  # a group may be gone since: then the file is parsed anew, and says so
         lines[name] = Line(text, number)
     problems = []
     for number, fact, fix in form["problems"]:
