@@ -15,6 +15,8 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
+import pytest
+
 import gpucache
 from support.processes import PATIENCE_S
 
@@ -39,12 +41,23 @@ exec "$@"
 
 @contextmanager
 def own_disk(point: Path) -> Iterator[Path]:
-    """A file system of its own, for layers and volumes, at a directory that is there."""
+    """A file system of its own, for layers and volumes, at a directory that is there; skips where none can be laid."""
     subprocess.run(["mount", "-t", "tmpfs", "-o", "mode=755", "none", point], check=True)
     try:
+        _check_overlay(point)
         yield point
     finally:
         subprocess.run(["umount", "-l", point], check=True)
+
+
+def _check_overlay(disk: Path) -> None:
+    """Skip the test where this machine's own file system can be no layer, as in containers of containers."""
+    parts = [new_directory(disk, "trial") for _ in range(3)]
+    options = f"lowerdir=/,upperdir={parts[0]},workdir={parts[1]}"
+    words = ["unshare", "--mount", "mount", "-t", "overlay", "-o", options, "overlay", parts[2]]
+    done = subprocess.run(words, capture_output=True, text=True)
+    if done.returncode:
+        pytest.skip(f"cannot make containers here: {done.stderr.strip()}")
 
 
 class Image:
@@ -113,7 +126,11 @@ class Image:
         lower = ":".join(str(path) for path in (*self.layers[::-1], "/"))
         options = f"lowerdir={lower},upperdir={upper},workdir={work}/work"
         binds = []
-        for at, source in (volumes or {}).items():
+        shown = dict(volumes or {})
+        for path in _needed():  # what a volume would hide
+            if any(path.startswith(f"{at}/") for at in volumes or {}):
+                shown[path] = Path(path)
+        for at, source in shown.items():
             here = shlex.quote(f"{work}/root{at}")
             binds.append(f"mkdir -p {here}; mount --bind {shlex.quote(str(source))} {here}")
         return [
@@ -167,12 +184,11 @@ def _machine(disk: Path) -> Path:
         for above in Path(path).parents:
             (layer / str(above).lstrip("/")).mkdir(parents=True, exist_ok=True)
     for name, mode in (("tmp", 0o1777), ("var/tmp", 0o1777), ("home", 0o755)):
-        if _lies_in(f"/{name}"):
-            continue
         empty = layer / name
         empty.mkdir(parents=True, exist_ok=True)
         empty.chmod(mode)
-        os.setxattr(empty, _OPAQUE, b"y")
+        if not _lies_in(f"/{name}"):
+            os.setxattr(empty, _OPAQUE, b"y")
     commands = layer / "usr/local/bin"
     commands.mkdir(parents=True, exist_ok=True)
     _script(commands / "python", f'exec {sys.executable} "$@"')
@@ -182,9 +198,16 @@ def _machine(disk: Path) -> Path:
     return layer
 
 
+def _needed() -> list[str]:
+    """The directories that this machine's Python needs."""
+    interpreter = os.path.dirname(os.path.realpath(sys.executable))
+    found = [str(_TREE), sys.prefix, sys.base_prefix, interpreter, *filter(os.path.isdir, sys.path)]
+    return sorted({os.path.abspath(path) for path in found})
+
+
 def _lies_in(directory: str) -> bool:
     """Whether this machine's Python needs something there."""
-    return any(path.startswith(f"{directory}/") for path in (str(_TREE), *sys.path))
+    return any(path.startswith(f"{directory}/") for path in _needed())
 
 
 def _script(path: Path, line: str, text: str = "") -> None:
