@@ -14,6 +14,7 @@ from gpucache.diagnosis import why_missed
 from gpucache.diagnosis.doctor import CODES
 from gpucache.environment import VARIABLES
 from gpucache.upkeep import verify
+from gpucache.upkeep.jit_verify import UNIT_CODES
 
 LEVELS = {"error", "warning"}
 TEXT_OR_NONE = (str, type(None))
@@ -185,7 +186,7 @@ class TestConfig:
 
 @pytest.mark.parametrize(
     ("command", "codes"),
-    [("doctor", CODES), ("verify", verify.CODES), ("explain", why_missed.CODES)],
+    [("doctor", CODES), ("verify", {**verify.CODES, **UNIT_CODES}), ("explain", why_missed.CODES)],
 )
 def test_every_code_can_be_listed(gpucache, command, codes):
     done = gpucache(command, "--codes")
