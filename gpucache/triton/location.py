@@ -180,13 +180,21 @@ def locate(directory: str | None, environ: Mapping[str, str]) -> Location:
 def _tell_reader(root: str) -> None:
     """Say it where this user has named a root in which he may read only: nothing that he misses is kept or shared."""
     locks = paths.ours(root, "locks")
-    if may(locks, os.W_OK | os.X_OK) or os.stat(locks).st_uid == os.geteuid():
+    if may(locks, os.W_OK | os.X_OK) or not _is_anothers(locks):
         return
     outcome = (
         "what is cached there is used, and all else compiled by each process; set "
         f"{environment.ROOT} to a directory of your own and {environment.FALLBACK}={root}"
     )
     warn_once("others may only read this root", root, outcome)
+
+
+def _is_anothers(directory: str) -> bool:
+    """Whether a directory is there, and another user's."""
+    try:
+        return os.stat(directory).st_uid != os.geteuid()
+    except OSError:
+        return False
 
 
 def _recorder(environ: Mapping[str, str]) -> Recorder | None:
