@@ -301,7 +301,8 @@ class TestRemembering:
 
     def test_a_user_has_1000_and_the_oldest_go(self, root, provisioned, monkeypatch, tmp_path):
         monkeypatch.setattr(foreign, "_MOST", 5)
-        others = [note(root, "/x", user=ADA) for _ in range(7)] if os.geteuid() == 0 else []
+        gone = str(tmp_path / "gone")
+        others = [note(root, gone, user=ADA) for _ in range(7)] if os.geteuid() == 0 else []
         for number in range(8):
             one = tmp_path / f"cache{number}"
             one.mkdir()
