@@ -14,6 +14,7 @@ import pytest
 from support import recipes
 from support.users import ADA
 
+from gpucache import DeviceCacheRegistry
 from gpucache.disk.vetting import Trust
 from gpucache.kernels.recipe import Function
 from gpucache.warm.replay.functions import Functions, Place, places
@@ -228,6 +229,26 @@ class TestAFile:
         way_out = f"`GPUCACHE_TRUST_UIDS={ADA}` trusts it"
         reason = f"{file} belongs to uid {ADA} ({way_out}), and is not executed"
         assert self.refused(home, file) == reason
+
+    @pytest.mark.root
+    def test_of_a_member_is_executed_in_the_root_that_a_group_shares_and_nowhere_else(
+        self, home, tmp_path
+    ):
+        """TorchInductor writes its kernels' sources there."""
+        root = tmp_path / "root"
+        DeviceCacheRegistry(str(root), environ={"GPUCACHE_FAKE_DEVICES": "1"}).provision(
+            sharing="group"
+        )
+        inside, outside = root / "ab" / "cab.py", tmp_path / "home" / "mine.py"
+        for file in (inside, outside):
+            file.parent.mkdir()
+            file.write_text(ADD)
+            for path in (file, file.parent):
+                os.chown(path, ADA, root.stat().st_gid)
+                path.chmod(0o660 if path == file else 0o2770)
+        home.functions = home.of_process(root=str(root))
+        assert f"belongs to uid {ADA}" in self.refused(home, outside)
+        assert home.find("not_on_the_path", file=str(inside)).fn.__qualname__ == "add"
 
     @pytest.mark.root
     def test_behind_a_link_of_another_user_is_not_executed(self, home, tmp_path):

@@ -16,6 +16,7 @@ import sys
 from types import ModuleType
 from typing import NamedTuple
 
+from gpucache.disk.files import inside
 from gpucache.disk.vetting import Trust
 from gpucache.warm.replay.inductor import leave_driver_alone
 from gpucache.warm.replay.source_files import CannotImportError, one_line, text_of
@@ -87,20 +88,28 @@ class Functions:
         trust: Trust,
         main: str | None = None,
         sources: bool = False,
+        root: str | None = None,
     ) -> None:
         """See `load`.
 
         ``is_kernel`` tells what is a function of Triton's, ``all_kernels`` gives all that there are; ``trust`` says
         whose files are executed; ``main`` is the program's own file, by which kernels of ``__main__`` are found;
         ``sources`` is whether kept sources are executed, which is for whoever knows that nobody else has written the
-        recipes.
+        recipes; ``root`` is the cache root, in which the members of a group may share what TorchInductor has written.
         """
         self._is_kernel = is_kernel
         self._all_kernels = all_kernels
         self._trust = trust
+        self._root = root
         self._main = None if main is None else os.path.abspath(main)
         self._sources = sources
         self._loaded: dict[Place, ModuleType | CannotImportError] = {}
+
+    def _trust_in(self, file: str) -> Trust:
+        """Whom to trust with a file: in a root that a group shares its members, elsewhere nobody else than always."""
+        if self._root is None or not inside(file, self._root):
+            return self._trust
+        return self._trust.in_root(self._root)
 
     def load(self, place: Place) -> ModuleType:
         """The module of a place, executed now unless this has been tried before. It may do anything.
@@ -229,7 +238,7 @@ class Functions:
             raise CannotImportError(f"{place.module!r} is no name of a module")
         _refuse_interactive(place.file)
         file = _found(place.file)
-        return self._executed(place.module, file, text_of(file, self._trust))
+        return self._executed(place.module, file, text_of(file, self._trust_in(file)))
 
     def _of_source(self, place: Place) -> ModuleType:
         if not self._sources:

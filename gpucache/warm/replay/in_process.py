@@ -12,6 +12,7 @@ import time
 from gpucache import configuration, environment
 from gpucache.disk.vetting import Trust
 from gpucache.kernels.recipe import Recipe, Target
+from gpucache.layout.paths import resolve_root
 from gpucache.triton.location import Location, store_only
 from gpucache.warm.outcome import Outcome
 from gpucache.warm.replay.cuda_answers import answer_by
@@ -73,12 +74,14 @@ def import_functions(
         ConfigurationError: a variable makes no sense.
     """
     triton = _triton()
+    settings = configuration.environ(environ)
     return Functions(
         triton.is_kernel,
         triton.all_kernels,
-        Trust.parse(configuration.environ(environ)),
+        Trust.parse(settings),
         main,
         sources,
+        resolve_root(None, settings),
     )
 
 

@@ -102,7 +102,7 @@ def _refused(found: os.stat_result, trust: Trust | None) -> str | None:
         return "is no plain file"
     if trust is None:
         return None
-    if not trust.covers(found.st_uid):
+    if not trust.accepts(found):
         trusted = ",".join(map(str, sorted({*trust.uids, found.st_uid})))
         return f"belongs to uid {found.st_uid} (`{TRUST_UIDS.name}={trusted}` trusts it)"
     if found.st_mode & stat.S_IWOTH and not trust.world_writable:
