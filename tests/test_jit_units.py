@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 from support.jit_trees import DAY, HOUR, LEVEL, UNITS, aged, all_files, unit, wrote
+from support.users import ADA
 
 from gpucache.disk.within import Straight
 from gpucache.layout.jit_caches import JIT_CACHES, by_name
@@ -176,6 +177,23 @@ class TestRemoveUnit:
         removed(only(root, "tvm-ffi"))
         assert [one.name for one in path.iterdir()] == ["lock"]
         assert found(root, "tvm-ffi").units == ()
+
+    def test_of_torchs_extensions_an_empty_directory_stays_in_which_the_next_build_takes_its_lock(
+        self, root
+    ):
+        path = unit(root, "torch-extensions")
+        removed(only(root, "torch-extensions"))
+        assert list(path.iterdir()) == []
+        assert found(root, "torch-extensions").units == ()
+        os.close(os.open(path / "lock", os.O_CREAT | os.O_EXCL))
+        assert only(root, "torch-extensions").files == 0, "a killed build is waited for"
+
+    @pytest.mark.skipif(os.geteuid() != 0, reason="needs root, to act in another user's root")
+    def test_what_root_makes_in_the_place_of_anothers_directory_is_that_ones(self, root):
+        path = unit(root, "torch-extensions")
+        os.chown(path, ADA, ADA)
+        removed(only(root, "torch-extensions"))
+        assert (path.stat().st_uid, path.stat().st_gid) == (ADA, ADA)
 
     @pytest.mark.parametrize(
         ("cache", "lock"),

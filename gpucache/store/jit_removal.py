@@ -1,6 +1,7 @@
 """Remove one unit of another JIT cache, beside any process of its software.
 
-A directory is renamed aside, beside itself, and then deleted: a reader finds all of it or none. Files go one after
+A directory is renamed aside, beside itself, and then deleted: a reader finds all of it or none, and where its software
+makes the directory before it takes the lock, an empty one. Files go one after
 another, what leads to the others first. What its software is making stays: where it has a lock, that is taken, and a
 lock whose mere existence counts is believed until nobody can have it any more. Killed at any instant, a unit is there,
 or gone, or lies aside, where the next removal deletes it.
@@ -92,8 +93,10 @@ def _remove(path: str, unit: JitUnit, deletion: Deletion, disk: Straight) -> Fre
             disk.unlink(path)
             return Freed(1, size.st_size, size.st_size if size.st_nlink == 1 else 0)
         aside = f"{os.path.dirname(path)}/{ASIDE}{os.getpid()}-{time.time_ns():x}"
-        if unit.keeps_directory:
+        if unit.keeps_directory and unit.kind is not None and unit.kind.lock_by == "flock":
             _move_content(path, aside, unit, disk)
+        elif unit.keeps_directory:
+            _replace(path, aside, disk)
         else:
             disk.rename(path, aside)
     except FileNotFoundError:
@@ -101,6 +104,24 @@ def _remove(path: str, unit: JitUnit, deletion: Deletion, disk: Straight) -> Fre
     except OSError as error:
         raise InUse(error.strerror or str(error)) from error
     return deletion.delete(aside)
+
+
+def _replace(path: str, aside: str, disk: Straight) -> None:
+    """Rename a unit's directory aside, and make an empty one in its place at once (`JitUnit.keeps_directory`).
+
+    A lock by existence cannot be taken meanwhile: who has waited for one does not build.
+    """
+    was = disk.lstat(path)
+    disk.rename(path, aside)
+    with suppress(OSError):  # its software has made one
+        disk.mkdir(path)
+        if os.geteuid() == 0:
+            disk.act(path, lambda here, name: _give(here, name, was))
+
+
+def _give(here: int, name: str, was: os.stat_result) -> None:
+    """Give a new directory of root's to whose the one was that had its place."""
+    os.chown(name, was.st_uid, was.st_gid, dir_fd=here, follow_symlinks=False)
 
 
 def _move_content(path: str, aside: str, unit: JitUnit, disk: Straight) -> None:

@@ -107,15 +107,22 @@ class JitUnit(NamedTuple):
 
     @property
     def keeps_directory(self) -> bool:
-        """Whether its directory stays when it goes, since the lock lies in it that others hold by flock.
+        """Whether its directory stays when it goes, since the lock lies in it.
 
-        tvm-ffi makes the directory and then opens the lock, and takes every error for "held", so that whoever found the
-        directory gone would wait for ever (0.1.15, `utils/lockfile.py`, ``acquire``).
+        Its software makes the directory and then the lock. Who found the directory gone in between would fail, as torch
+        (2.13.0, seen), or wait for ever: tvm-ffi takes every error of opening the lock for "held" (0.1.15, `utils/
+        lockfile.py`, ``acquire``).
         """
         lock = self.lock_path
-        if lock is None or self.kind is None or self.kind.lock_by != "flock":
+        return lock is not None and lock.startswith(f"{self.path}/")
+
+    @property
+    def is_empty_shell(self) -> bool:
+        """Whether nothing is left of it but such a directory, for whose lock nobody waits."""
+        if self.files or not self.keeps_directory or self.kind is None:
             return False
-        return lock.startswith(f"{self.path}/")
+        by_existence = self.kind.lock_by == "existence"
+        return not (by_existence and os.path.lexists(self.lock_path or ""))
 
 
 class JitUnits(NamedTuple):
@@ -224,8 +231,7 @@ class _Walk:
             self._refused((), error)
         for name, parts in self.units.items():
             self.whole.append(self.unit(name, parts, self.kinds[name]))
-        # Else the directory is all that a removal has left.
-        units = [unit for unit in self.whole if unit.files or not unit.keeps_directory]
+        units = [unit for unit in self.whole if not unit.is_empty_shell]
         units.sort(key=_by_name)
         return JitUnits(
             cache=self.cache,

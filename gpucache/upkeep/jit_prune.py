@@ -10,6 +10,7 @@ import time
 from collections.abc import Iterable
 from dataclasses import dataclass
 
+from gpucache.disk.reading import listed
 from gpucache.errors import ConfigurationError
 from gpucache.layout.jit_cache import JitCache
 from gpucache.layout.jit_caches import JIT_CACHES
@@ -84,7 +85,7 @@ def _spared(found: JitUnits) -> str | None:
     cache = found.cache
     if cache.dear and found.units:
         return f"{cache.dear}; `gpucache prune --cache {cache.name}` removes it"
-    if not cache.units and os.listdir(found.directory):
+    if not cache.units and listed(found.directory):
         keeps = f"{cache.software} keeps it small by {cache.bounded_by}"
         return keeps if cache.bounded_by else "nothing in it may be removed alone"
     return None
