@@ -19,7 +19,7 @@ GROUPS = {"team": (TEAM, "victim,mate"), "common": (COMMON, "victim,mate,mallory
 _GROUPS = {VICTIM: (TEAM, COMMON), MATE: (TEAM, COMMON), MALLORY: (COMMON,)}
 
 PLANTING = """
-import base64, fcntl, hashlib, json, os, pathlib, shutil, socket, stat, struct, sys
+import base64, fcntl, hashlib, json, os, pathlib, shutil, socket, stat, struct, sys, threading
 VICTIM, MATE, MALLORY, TEAM, COMMON = {ids}
 P = pathlib.Path
 os.umask(0)
@@ -46,6 +46,10 @@ def poisoned(root):
         manager = DeviceCacheManager(key)
         files = {{"add.json": json.dumps(said).encode(), "add.ptx": b"poison"}}
         manager.put_group("add.json", {{name: manager.put(data, name) for name, data in files.items()}})
+        del manager
+    for thread in threading.enumerate():
+        if thread.name == "gpucache-limit":
+            thread.join()
 
 def opened(root, directory=0o2770, file=0o660):
     \"\"\"Give all in a root the modes of a shared one, unless it has them.\"\"\"
