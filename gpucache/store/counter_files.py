@@ -188,7 +188,7 @@ def short_label(device: str) -> str:
     if len(json.dumps(device)) <= _MOST_LABEL:
         return device
     checksum = zlib.crc32(os.fsencode(device))
-    return f"/...{checksum:08x}...{device[-100:]}"  # of up to 12 bytes each
+    return f"/...{checksum:08x}...{device[-70:]}"  # of up to 12 bytes each
 
 
 def _locked(fd: int) -> bool:
