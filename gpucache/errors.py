@@ -8,6 +8,7 @@ GpuCacheError
 ├── TooLateError            `gpucache.use` after this process has cached a kernel or a graph elsewhere
 ├── RecordError             the record of this host's devices is missing, torn, foreign or fake
 ├── UnsafeDirectoryError    another user could plant code in the cache
+├── SharingError            with whom a root is shared cannot be changed, or not so
 ├── NoRootError             what was named as a cache root is not there, or is no cache
 ├── ProvisionError          a directory or file could not be made, or not be looked at
 ├── LockTimeoutError        another process held a lock for too long

@@ -22,6 +22,7 @@ from gpucache.errors import (
     ProvisionError,
     RecipesError,
     RecordError,
+    SharingError,
     TooLateError,
     UnsafeDirectoryError,
 )
@@ -98,6 +99,18 @@ EXAMPLES = [
         ["/tmp/theirs: belongs to uid 1000", "; use your own"],
         {"path": "/tmp/theirs", "fact": "belongs to uid 1000", "hint": "use your own"},
         id="unsafe directory",
+    ),
+    pytest.param(
+        SharingError("/cache", "not-the-owner", "belongs to uid 1000", "ask its owner"),
+        PermissionError,
+        ["/cache: belongs to uid 1000", "; ask its owner"],
+        {
+            "root": "/cache",
+            "reason": "not-the-owner",
+            "fact": "belongs to uid 1000",
+            "hint": "ask its owner",
+        },
+        id="sharing",
     ),
     pytest.param(
         ProvisionError("/full/triton/0", errno.ENOSPC),
