@@ -357,6 +357,22 @@ class TestRemotes:
             team.done(CIM, 0o077, "clean", *CLEAN)
             team.done(CIM, 0o077, "doctor")
 
+    def test_a_pack_that_one_member_has_pushed_another_pulls(self, team, everyones):
+        team.compiled(ADA, 0o077, 1)
+        home = team.members.environ(BOB, {})["HOME"]
+        remote = everyones / "remote"
+        remote.mkdir()
+        os.chown(remote, BOB, TEAM)
+        url = f"file://{remote}?trust=owner"
+        team.done(BOB, 0o022, "pack", "-o", f"{home}/kernels.tar.zst")
+        team.done(BOB, 0o022, "push", "--remote", url, f"{home}/kernels.tar.zst")
+        team.done(ADA, 0o077, "clean", *CLEAN)
+        team.env["GPUCACHE_TRUST_UIDS"] = str(BOB)
+        assert json.loads(team.done(CIM, 0o077, "pull", "--remote", url, "kernels", "--json"))[
+            "made"
+        ]
+        assert team.compiled(ADA, 0o077, 1)["compiled"] == 0
+
 
 def kept(remote: Path) -> int:
     """How many entries a remote has."""
