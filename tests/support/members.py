@@ -24,6 +24,7 @@ while [ $count -gt 0 ]; do
     count=$((count - 1))
     shift
 done
+mount -t tmpfs -o mode=1777 none /dev/shm
 umask "$umask"
 exec setpriv "$@"
 """
@@ -41,7 +42,8 @@ def run_as(
 ) -> subprocess.CompletedProcess[str]:
     """Run a command as a user who is in a group, and wait for its end. ``stage`` is a directory for mounts.
 
-    The user has no other groups and no rights of root's, and can read the Python of the tests, and this tree.
+    The user has no other groups and no rights of root's, and can read the Python of the tests, and this tree. Each
+    command has a ``/dev/shm`` of its own, so that nothing of its markers is left in the real one.
     """
     stage.mkdir(exist_ok=True)
     temporary = stage.with_name("tmp")
