@@ -39,6 +39,8 @@ class KeyDirectories:
         self.inodes = Inodes(self.unreadable)
         self.has_readers = is_read_by_others(root)
         self._closed: list[str] = []
+        self._with_owners_parts = (root, paths.ours(root))
+        """Where parts of a root that others may read are its owner's alone."""
         self.strays: list[Stray] = []
         self.findings: list[Finding] = []
         self._entries: dict[str, EntryBuilder] = {}
@@ -196,7 +198,9 @@ class KeyDirectories:
         if isinstance(error, PermissionError):
             if parent == self._members:
                 return
-            if self.has_readers and parent in (self.root, paths.ours(self.root)):
+            # What is shared of such a root is in these two: closed, they are a fault.
+            is_owners = name not in ("triton", "gpucache") and parent in self._with_owners_parts
+            if self.has_readers and is_owners:
                 self._closed.append(name)
                 return
         fact = error.strerror or str(error)
