@@ -448,10 +448,7 @@ def test_on_a_network_mount_the_members_of_a_node_share_their_locks(team):
     ended = [rank.communicate("\n", PATIENCE_S * 3) for rank in ranks]
     assert [err for _, err in ended if err] == []
     assert sum(json.loads(out.splitlines()[-1])["compiled"] for out, _ in ended) == 4
-    (place,) = Path("/dev/shm").glob(f"gpucache-g{TEAM}-*")
-    try:
-        assert stat.S_IMODE(place.stat().st_mode) == 0o2770
-        assert place.stat().st_gid == TEAM
-        assert flawed_modes(team.root) == []
-    finally:
-        shutil.rmtree(place)
+    (place,) = team.members.shared_memory.glob(f"gpucache-g{TEAM}-*")
+    assert stat.S_IMODE(place.stat().st_mode) == 0o2770
+    assert place.stat().st_gid == TEAM
+    assert flawed_modes(team.root) == []

@@ -42,7 +42,8 @@ class Members:
     def __init__(self, place: Path, python: Sequence[str] = (sys.executable,)) -> None:
         """``place`` is an empty directory that anybody can enter."""
         self.place = place
-        script = "\n".join(["set -e", *_opened(place), "echo ready", "cat"])
+        shared_memory = "mount -t tmpfs -o mode=1777 none /dev/shm"
+        script = "\n".join(["set -e", *_opened(place), shared_memory, "echo ready", "cat"])
         self._namespace = subprocess.Popen(
             ["unshare", "--mount", "--propagation", "private", "sh", "-c", script],
             stdin=subprocess.PIPE,
@@ -53,6 +54,11 @@ class Members:
         assert self._namespace.stdout.readline() == "ready\n"
         self._python = list(python)
         self._warm: WarmPython | None = None
+
+    @property
+    def shared_memory(self) -> Path:
+        """The directory that is the processes' ``/dev/shm``, theirs alone."""
+        return Path(f"/proc/{self._namespace.pid}/root/dev/shm")
 
     def _inside(self) -> list[str]:
         return ["nsenter", f"--target={self._namespace.pid}", "--mount"]
