@@ -38,16 +38,23 @@ NOT_FOR_A_HIT = {
     *("gpucache.triton.remember", "gpucache.kernels.triton_files"),
     *("gpucache.remote", "gpucache.archive", "gpucache.triton.fetched", "socket", "select"),
 }
+OF_SHARED_ROOTS_AND_FILES = {
+    *("gpucache.disk.sharing", "gpucache.disk.access_acl", "gpucache.directories.making"),
+    *("gpucache.layout.inductor", "gpucache.layout.keys"),
+    *("gpucache.configuration.reading", "gpucache.configuration.believing"),
+    *("gpucache.configuration.form", "gpucache.configuration.parsed"),
+}
 OF_COUNTERS = {"gpucache.store.counter_fold", "gpucache.store.counter_look"}
 """What a process that has counted imports at its end."""
 PACKAGE = Path(gpucache.__file__).parent.parent
 
 
-def imported(code: str, environ: dict[str, str]) -> set[str]:
-    """Which modules the code imports, in a Python whose site-packages import nothing of their own."""
+def imported(code: str, environ: dict[str, str], *, with_site: bool = False) -> set[str]:
+    """Which modules the code imports, in a Python without site-packages, which may import something of their own."""
     told = "import atexit, sys; sys.path.insert(0, sys.argv[1])\n"
     told += "atexit.register(lambda: sys.stderr.write(' '.join(sys.modules)))\n"
-    command = [sys.executable, "-S", "-c", told + code, PACKAGE]
+    flags = [] if with_site else ["-S"]
+    command = [sys.executable, *flags, "-c", told + code, PACKAGE]
     done = subprocess.run(command, env=environ, capture_output=True, text=True, timeout=60)
     assert done.returncode == 0, done.stderr
     return set(done.stderr.split())
@@ -81,6 +88,23 @@ def of_command(words: list[str], environ: dict[str, str]) -> set[str]:
     code = "os = __import__('os'); os.execvpe = lambda *_: sys.exit()\n"
     code += f"from gpucache.cli.main import main; sys.exit(main({words!r}))"
     return imported(code, environ)
+
+
+def test_a_start_without_settings_in_a_private_root_imports_nothing_for_shared_ones_or_files(
+    provisioned,
+):
+    code = "from gpucache import DeviceCacheRegistry; DeviceCacheRegistry.load().path(0)"
+    of_worker = imported(code, provisioned)
+    assert of_worker.isdisjoint(OF_SHARED_ROOTS_AND_FILES | {"gpucache.disk.members"})
+    assert of_command(["path", "0"], provisioned).isdisjoint(OF_SHARED_ROOTS_AND_FILES)
+    words = ["run", "--device", "1", "--", "true"]
+    assert of_command(words, provisioned).isdisjoint(OF_SHARED_ROOTS_AND_FILES)
+
+
+def test_the_help_of_all_commands_imports_nothing_that_finds_devices(provisioned):
+    code = "from gpucache.cli.main import main; sys.exit(main(['--help']))"
+    found = imported(code, provisioned, with_site=True)
+    assert not any(name.startswith("gpucache.directories") for name in found)
 
 
 def test_other_jit_caches_are_looked_at_only_where_they_are_chosen(provisioned):

@@ -22,6 +22,7 @@ from support.users import ADA, BOB, acting_as, directory
 
 from gpucache import DeviceCacheRegistry, Provision
 from gpucache.directories import provision as provision_module
+from gpucache.directories.making import Making
 from gpucache.directories.merging import merge
 from gpucache.directories.record import Record, read_record
 from gpucache.disk import locks, mounts
@@ -113,7 +114,7 @@ class TestWhatItMakes:
         provision(root)
         before, text = everything_below(root), record_file(root).read_bytes()
         monkeypatch.setattr(provision_module, "locked", pytest.fail)
-        monkeypatch.setattr(provision_module.Making, "directory", pytest.fail)
+        monkeypatch.setattr(Making, "directory", pytest.fail)
         again = provision(root)
         assert (again.created, again.existing) == ((), NAMES)
         assert everything_below(root) == before

@@ -10,10 +10,6 @@ import click
 from gpucache.cli.options import json_option, root_option
 from gpucache.cli.settings import settings_of
 from gpucache.cli.terminal import is_terminal, print_json, print_table, say
-from gpucache.directories.jit_directories import counted
-from gpucache.directories.jit_in_force import in_force
-from gpucache.layout.jit_caches import SET_ANYWAY
-from gpucache.layout.paths import jit_directory, resolve_root
 from gpucache.units import size
 
 if TYPE_CHECKING:
@@ -34,6 +30,10 @@ def caches(root: str | None, as_json: bool) -> None:
     gpucache caches
     gpucache run --caches all -- gpucache caches
     """
+    # Only when called: the help of all commands imports this module.
+    from gpucache.directories.jit_in_force import in_force
+    from gpucache.layout.paths import resolve_root
+
     settings = settings_of(root)
     where = resolve_root(root, settings)
     rows = [_row(where, row) for row in in_force(where, os.environ, settings)]
@@ -49,6 +49,10 @@ def caches(root: str | None, as_json: bool) -> None:
 
 def _row(root: str, row: InForce) -> dict[str, Any]:
     """The fields of one cache by name, for JSON."""
+    from gpucache.directories.jit_directories import counted
+    from gpucache.layout.jit_caches import SET_ANYWAY
+    from gpucache.layout.paths import jit_directory
+
     files: int | None = None
     taken: int | None = None
     is_all = True

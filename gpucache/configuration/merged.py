@@ -10,8 +10,7 @@ from __future__ import annotations
 
 import os
 
-from gpucache.configuration.places import root_place, system_place, user_place
-from gpucache.configuration.reading import read
+from gpucache.configuration.places import look, root_place, system_place, user_place
 from gpucache.disk.vetting import Trust
 from gpucache.environment import VARIABLES
 from gpucache.errors import ConfigurationError
@@ -23,7 +22,7 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
 
     from gpucache.configuration.parsed import Line, Parsed, Problem
-    from gpucache.configuration.places import Source
+    from gpucache.configuration.places import Place, Source
 
 _BELOW_HOME = tuple(variable.name for variable in VARIABLES if variable.in_file in ("path", "keys"))
 
@@ -108,7 +107,7 @@ def in_force(
     given = os.environ if base is None else base
     outer = []
     for place in (system_place(), user_place(given)):
-        parsed = None if place is None else read(place, Trust())
+        parsed = None if place is None else _read(place)
         if parsed is not None:
             outer.append(parsed)
     merged, _ = _merged(given, outer)
@@ -163,7 +162,7 @@ def for_all(root: str, environ: Mapping[str, str]) -> Mapping[str, str]:
 
     One process's limit must not evict what others keep, nor its stamps decide what of others looks unused.
     """
-    parsed = read(root_place(root), _trust(environ))
+    parsed = _read(root_place(root), environ)
     if parsed is None:
         return environ
     merged = Merged(environ, for_child(environ))
@@ -178,7 +177,17 @@ def _of_root(merged: Mapping[str, str], root: str | os.PathLike[str] | None) -> 
         where = paths.resolve_root(root, merged)
     except (ConfigurationError, OSError):
         return None
-    return read(root_place(where), _trust(merged))
+    return _read(root_place(where), merged)
+
+
+def _read(place: Place, environ: Mapping[str, str] | None = None) -> Parsed | None:
+    """What a file says; None where there is none. ``environ`` tells whom the user trusts, which counts in a root."""
+    found = look(place)
+    if found is None:
+        return None
+    from gpucache.configuration.reading import read  # on most machines there is no file
+
+    return read(place, found, Trust() if environ is None else _trust(environ))
 
 
 def _trust(environ: Mapping[str, str]) -> Trust:

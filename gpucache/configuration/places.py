@@ -8,6 +8,7 @@ of `platformdirs` would take longer than the rest of a light command (`tests/tes
 
 from __future__ import annotations
 
+import errno
 import os
 import sys
 
@@ -36,6 +37,23 @@ class Place(Value):
     def form(self) -> str | None:
         """The path of the parsed form, which need not be there; None where there is no place for one."""
         return _form_of_system() if self.source == "system" else self.form_at
+
+
+_ABSENT = (errno.ENOENT, errno.ENOTDIR, errno.EACCES)
+"""No file; also where the way is closed to this user, as to the home of another user."""
+
+
+def look(place: Place) -> os.stat_result | OSError | None:
+    """The `os.stat` of a file of settings, or why there is none; None where there is no file, as mostly.
+
+    Costs one system call. Never raises.
+    """
+    try:
+        return os.stat(place.path, follow_symlinks=place.source != "root")
+    except OSError as error:
+        return None if error.errno in _ABSENT else error
+    except ValueError:  # a NUL in the path
+        return None
 
 
 def system_place() -> Place:

@@ -1,6 +1,6 @@
 """Reads one file of settings: from its parsed form where that holds, else from its TOML. Never raises.
 
-A file that is not there costs one system call, and one with a form six.
+Where there is no file, this module is not imported (`places.look`); a file with a form costs six system calls.
 """
 
 from __future__ import annotations
@@ -8,38 +8,24 @@ from __future__ import annotations
 import errno
 import os
 
+from gpucache.configuration.believing import refused, refused_way
+from gpucache.configuration.form import identity, keep_form, read_form
+from gpucache.configuration.parsed import Parsed, Problem
+
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from gpucache.configuration.believing import Refused
-    from gpucache.configuration.parsed import Parsed
     from gpucache.configuration.places import Place
     from gpucache.disk.vetting import Trust
 
-_ABSENT = (errno.ENOENT, errno.ENOTDIR, errno.EACCES)
-"""No file; also where the way is closed to this user, as to the home of another user."""
 _known: dict[str, tuple[list[int], Parsed]] = {}
 """By path what this process has read last, and of which file."""
 
 
-def read(place: Place, trust: Trust) -> Parsed | None:
-    """What a file says; None where there is no file. One that is not read, or not believed, says why."""
-    try:
-        found = os.stat(place.path, follow_symlinks=place.source != "root")
-    except OSError as error:
-        if error.errno in _ABSENT:
-            return None
-        return _unreadable(place, error)
-    except ValueError:  # a NUL in the path
-        return None
-    return _read(place, found, trust)
-
-
-def _read(place: Place, found: os.stat_result, trust: Trust) -> Parsed:
-    """What a file with this `os.stat` says."""
-    # Where there is no file, nothing of this is needed.
-    from gpucache.configuration.believing import refused
-    from gpucache.configuration.form import identity, read_form
-
+def read(place: Place, found: os.stat_result | OSError, trust: Trust) -> Parsed:
+    """What a file says, of which `places.look` has said ``found``. One that is not read, or not believed, says why."""
+    if isinstance(found, OSError):
+        return _unreadable(place, found)
     why = refused(place, found, trust)
     if why is not None:
         return _passed_over(place, why)
@@ -56,8 +42,6 @@ def _read(place: Place, found: os.stat_result, trust: Trust) -> Parsed:
 def _parsed_now(place: Place, trust: Trust) -> Parsed:
     """What a file says, by its TOML; the form is kept for others."""
     # The form makes that needless in most processes.
-    from gpucache.configuration.believing import refused, refused_way
-    from gpucache.configuration.form import keep_form
     from gpucache.configuration.toml import parse
     from gpucache.disk.door import SETTINGS_BYTES, open_regular, read_some
 
@@ -91,7 +75,5 @@ def _passed_over(place: Place, why: Refused) -> Parsed:
 
 
 def _nothing(place: Place, fact: str, fix: str) -> Parsed:
-    from gpucache.configuration.parsed import Parsed, Problem  # most files are fine, or not there
-
     problem = Problem(place.path, None, fact, fix)
     return Parsed(place.source, place.path, {}, (problem,), lasts=False)

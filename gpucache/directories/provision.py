@@ -6,7 +6,6 @@ import os
 from contextlib import suppress
 from functools import lru_cache
 
-from gpucache.directories.making import Making
 from gpucache.directories.merging import directories, merge
 from gpucache.directories.record import Record, readable, recorded
 from gpucache.disk.capabilities import learn
@@ -15,7 +14,6 @@ from gpucache.disk.fitness import fitness, network_file_system
 from gpucache.disk.locks import PROVISION_LOCK, locked
 from gpucache.disk.members import make_base
 from gpucache.disk.record_use import stamp_use
-from gpucache.disk.sharing import mark_of, mark_text, sharing_of
 from gpucache.disk.vetting import Trust, vet, vet_child
 from gpucache.environment import FAKE_DEVICES
 from gpucache.layout import paths
@@ -67,8 +65,8 @@ def provision(
     Any number of processes and threads may do so at once: see `DeviceCacheRegistry.provision`.
     """
     trust = trust.in_root(root)
-    is_shared_so = sharing in (None, sharing_of(root, trust))
-    known = _look(root, snapshot, trust) if is_shared_so else None
+    now = _sharing_of(root, trust)
+    known = _look(root, snapshot, trust) if sharing in (None, now) else None
     created: list[str] = []
     if known is None and snapshot.made_up and recorded(root) is None:
         from gpucache.directories.other_hosts import host_with_gpus  # most hosts have GPUs
@@ -79,6 +77,7 @@ def provision(
     if known is None:
         ordered = _with_order(root, snapshot, environ)
         known = _make(root, ordered, trust, timeout_s, created, sharing)
+        now = _sharing_of(root, trust.in_root(root))
     names = tuple(directories(known, snapshot).values())
     existing = [name for name in names if name not in created]
     return known, Provision(
@@ -87,7 +86,7 @@ def provision(
         directories=names,
         created=tuple(created),
         existing=tuple(existing),
-        sharing=sharing_of(root, trust.in_root(root)),
+        sharing=now,
         warnings=_warnings(root, snapshot, known),
     )
 
@@ -102,6 +101,15 @@ def _out_of_place(root: str, snapshot: Snapshot, other: str) -> tuple[Record, Pr
     )
     done = Provision(root=root, devices=snapshot.devices, unrecorded=True, warnings=(warning,))
     return merge(None, snapshot, host), done
+
+
+def _sharing_of(root: str, trust: Trust) -> Sharing:
+    """With whom a root is shared (`disk.sharing.sharing_of`); one system call for a root without a mark."""
+    if not os.path.lexists(paths.mark_path(root)):
+        return "private"
+    from gpucache.disk.sharing import sharing_of  # most roots are private
+
+    return sharing_of(root, trust)
 
 
 def _look(root: str, snapshot: Snapshot, trust: Trust) -> Record | None:
@@ -136,10 +144,13 @@ def _make(
 
     ``chosen`` is with whom a root is to be shared; without it a root stays what it is.
     """
+    from gpucache.directories.making import Making  # where everything is there, nothing is made
+    from gpucache.disk.lock_place import LockPlace
+
     make_root(root)
     vet(root, trust)  # another user may have made it first, or something above it
     trust = trust.in_root(root)
-    sharing = chosen or sharing_of(root, trust)
+    sharing = chosen or _sharing_of(root, trust)
     making = Making(root, sharing)
     making.root_directory()
     for path in paths.provisioned_directories(root):
@@ -150,8 +161,6 @@ def _make(
         for path in paths.our_directories(root):
             making.directory(path)
         making.locks_of_others()
-    from gpucache.disk.lock_place import LockPlace  # where everything is there, no lock is taken
-
     locks = LockPlace(root).directory()
     vet(locks, trust)
     tag = paths.tag_path(root)
@@ -180,6 +189,8 @@ def _make(
 
 def _write_mark(root: str, sharing: Sharing, staging: str) -> None:
     """Say with whom a root is shared, last of all: until then it is private to everybody."""
+    from gpucache.disk.sharing import mark_of, mark_text
+
     mark = mark_of(root)
     known = "private" if mark is None else mark.sharing
     if known != sharing:

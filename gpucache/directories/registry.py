@@ -8,7 +8,6 @@ from gpucache import configuration, environment
 from gpucache.directories.merging import directories, merge
 from gpucache.directories.record import Record, read_record, recorded
 from gpucache.directories.visible_by_record import sees_all, visible_by_record
-from gpucache.disk.members import base_of_others
 from gpucache.disk.record_use import stamp_use
 from gpucache.disk.vetting import Trust, vet, vet_child, vet_file
 from gpucache.errors import DeviceIndexError, RecordError
@@ -178,6 +177,8 @@ class DeviceCacheRegistry:
         path = self.path(ordinal)
         if environment.DISABLE.read(self._settings):
             return {}
+        from gpucache.disk.members import base_of_others  # who asks for paths only needs it not
+
         base = base_of_others(self.root)
         variables = {
             environment.ROOT.name: self.root,

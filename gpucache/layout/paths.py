@@ -53,7 +53,6 @@ Nothing of that, nor of ours beside it, grows without bound. Who adds a file say
 from __future__ import annotations
 
 import os
-import re
 
 from gpucache.environment import INDUCTOR_ROOT, ROOT
 from gpucache.errors import ConfigurationError
@@ -150,6 +149,8 @@ def default_root(environ: Mapping[str, str]) -> str:
             f"set {ROOT} to a directory that can be written, such as a volume, or TMPDIR",
         ) from None
     user = user_name(environ)
+    import re  # most roots are named
+
     user = re.sub(r'[\\/:*?"<>|]', "_", user)
     return os.path.join(directory, f"torchinductor_{user}")
 
@@ -291,8 +292,12 @@ RECORD_SUFFIX = ".json"
 
 def record_path(root: str, host: str) -> str:
     """The record of a host's devices; characters that no host name should have become ``_``."""
-    name = re.sub(r"[^A-Za-z0-9._-]", "_", host)
+    name = "".join(letter if _is_plain(letter) else "_" for letter in host)
     return ours(root, "devices", f"{name}{RECORD_SUFFIX}")
+
+
+def _is_plain(letter: str) -> bool:
+    return letter in "._-" or (letter.isascii() and letter.isalnum())
 
 
 MARK = "sharing.json"
