@@ -6,6 +6,7 @@ import errno
 import os
 from contextlib import suppress
 
+from gpucache.disk.below import below
 from gpucache.disk.default_acl import has_default_acl
 from gpucache.disk.files import inside, make_below_root
 from gpucache.disk.fitness import statvfs
@@ -117,13 +118,13 @@ def _unwritable(directory: str) -> OSError:
 
 # ---- what is left behind
 
-_MOST_FILES = 20_000
+_MOST_NAMES = 20_000
 
 
 def left_behind(root: str, place: JitPlace, environ: Mapping[str, str]) -> LeftBehind | None:
     """What a software has cached until now, in the place that it uses when no variable is set; None where nothing.
 
-    Called for a cache that is used in the root for the first time. Looks at names and sizes, at 20,000 files at most.
+    Called for a cache that is used in the root for the first time. Looks at names and sizes, at 20,000 of them at most.
     """
     if place.directory is None or place.cache.default.startswith("("):
         return None
@@ -158,16 +159,16 @@ def _default_paths(pattern: str, root: str, environ: Mapping[str, str]) -> list[
 
 
 def counted(directory: str) -> tuple[int, int, bool]:
-    """How many files are below a directory, their bytes, and whether these are all: 20,000 files are looked at at most.
+    """How many files are below a directory, their bytes, and whether these are all: 20,000 names are looked at at most.
 
     A directory that is not there has none. No link is followed.
     """
     files = size = 0
-    for above, _, names in os.walk(directory):
-        for name in names:
-            if files == _MOST_FILES:
-                return files, size, False
-            with suppress(OSError):
-                size += os.lstat(os.path.join(above, name)).st_size
+    for number, item in enumerate(below(directory)):
+        if number == _MOST_NAMES:
+            return files, size, False
+        with suppress(OSError):
+            if not item.is_dir(follow_symlinks=False):
+                size += item.stat(follow_symlinks=False).st_size
                 files += 1
     return files, size, True

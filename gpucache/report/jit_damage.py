@@ -14,6 +14,7 @@ import re
 from collections.abc import Callable, Iterator
 from typing import Literal, NamedTuple
 
+from gpucache.disk.below import below
 from gpucache.disk.reading import quietly
 from gpucache.kernels.elf import ELF_64, HEAD_BYTES, is_whole
 from gpucache.report.whole_files import (
@@ -175,16 +176,14 @@ def damages(unit: JitUnit) -> Iterator[Damage]:
 
 
 def _paths(unit: JitUnit) -> Iterator[str]:
-    """The paths of the files of a unit; in a directory, those directly in it and in what lies in it, without links."""
+    """The paths of the files of a unit; in a directory, those in it and below."""
     for part in unit.parts:
         path = f"{unit.base}/{part}"
         if not os.path.isdir(path):
             yield path
             continue
-        for directory, inner, names in os.walk(path):
-            inner.sort()
-            for name in sorted(names):
-                yield f"{directory}/{name}"
+        files = [item.path for item in below(path) if not item.is_dir(follow_symlinks=False)]
+        yield from sorted(files)
 
 
 def _judged(cache: str, path: str, kind: _Kind) -> Iterator[Damage]:
