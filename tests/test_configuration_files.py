@@ -16,7 +16,7 @@ import pytest
 from support.settings_files import forms, user_file, written
 from support.users import ADA, BOB, acting_as
 
-from gpucache import DeviceCacheRegistry, configuration, log, once
+from gpucache import DeviceCacheRegistry, configuration, environment, log, once
 from gpucache.configuration import form, places, reading, toml
 from gpucache.configuration.merged import InForce
 from gpucache.disk.door import SETTINGS_BYTES
@@ -83,6 +83,25 @@ def test_a_relative_path_in_a_variable_means_nobodys_files(home):
     place = places.user_place({"HOME": str(home), "XDG_CONFIG_HOME": "config"})
     assert place.path == str(user_file(home))
     assert places.user_place({"HOME": "home"}) is None
+
+
+@pytest.mark.parametrize("variables", [{}, {"HOME": ""}, {"HOME": "home"}], ids=str)
+def test_a_path_below_a_home_is_unset_for_who_has_none(home, variables, monkeypatch):
+    """Else whoever owns the current directory would decide whose keys are trusted."""
+    monkeypatch.setattr(places, "home_of_user", lambda: "")
+    file = Path(places.SYSTEM_FILE)
+    file.parent.mkdir()
+    file.write_text('dir = "~/kernels"\ntrust_keys = "~/trusted.keys"\nstamp_s = 7\n')
+    found = configuration.in_force(variables)
+    assert environment.ROOT.read(found.environ) is None
+    assert environment.TRUST_KEYS.read(found.environ) is None
+    assert stamp(found) == "7"
+    assert [one.number for one in found.problems] == [1, 2]
+    assert all("has none" in one.fact for one in found.problems)
+    monkeypatch.setattr(places, "home_of_user", lambda: str(home))
+    later = configuration.in_force({})
+    assert later.environ["GPUCACHE_DIR"] == f"{home}/kernels"
+    assert not later.problems
 
 
 # ---- files that are no settings

@@ -10,12 +10,12 @@ from __future__ import annotations
 
 import os
 
-from gpucache.configuration.places import look, root_place, system_place, user_place
+from gpucache.configuration.places import home_in, look, root_place, system_place, user_place
 from gpucache.disk.vetting import Trust
 from gpucache.environment import VARIABLES
 from gpucache.errors import ConfigurationError
 from gpucache.layout import paths
-from gpucache.values import Value
+from gpucache.values import Value, replace
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -109,7 +109,7 @@ def in_force(
     for place in (system_place(), user_place(given)):
         parsed = None if place is None else _read(place)
         if parsed is not None:
-            outer.append(parsed)
+            outer.append(_at_home(parsed, given))
     merged, _ = _merged(given, outer)
     of_root = _of_root(merged, root)
     files = outer if of_root is None else [*outer, of_root]
@@ -143,18 +143,34 @@ def _merged(
         if given.get(name):
             del origins[name]
         else:
-            merged[name] = _expanded(name, said[name], given)
+            merged[name] = said[name]
     return merged, origins
 
 
-def _expanded(name: str, text: str, given: Mapping[str, str]) -> str:
-    """A path of a file's, in which ``~`` stands for this user's home."""
-    if name not in _BELOW_HOME or not text.startswith("~/"):
-        return text
-    from gpucache.configuration.places import home_of_user
+def _at_home(parsed: Parsed, given: Mapping[str, str]) -> Parsed:
+    """What a file says to this user, for whose home ``~`` stands in a path.
 
-    home = given.get("HOME") or home_of_user()
-    return os.path.join(home, text[2:])
+    Without a home such a path is unset, and a problem: it would lead to where the process happens to be.
+    """
+    below = {}
+    for name in _BELOW_HOME:
+        line = parsed.lines.get(name)
+        if line is not None and line.text.startswith("~/"):
+            below[name] = line
+    if not below:
+        return parsed
+    from gpucache.configuration.parsed import Line, Problem
+
+    home = home_in(given)
+    lines, problems = dict(parsed.lines), list(parsed.problems)
+    for name, line in below.items():
+        text = "" if home is None else os.path.join(home, line.text[2:])
+        lines[name] = Line(text, line.number)
+        if home is None:
+            fact = f"{line.text} is below a home, and this user has none"
+            fix = f"{name} is unset: set HOME, or write an absolute path"
+            problems.append(Problem(parsed.path, line.number, fact, fix))
+    return replace(parsed, lines=lines, problems=tuple(problems))
 
 
 def for_all(root: str, environ: Mapping[str, str]) -> Mapping[str, str]:

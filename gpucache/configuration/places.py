@@ -103,11 +103,17 @@ def _directory(environ: Mapping[str, str], kind: Literal["config", "cache"]) -> 
         return platformdirs.user_cache_dir("gpucache", appauthor=False)
     above = environ.get(f"XDG_{kind.upper()}_HOME", "")
     if not os.path.isabs(above):
-        home = environ.get("HOME") or home_of_user()
-        if not os.path.isabs(home):
+        home = home_in(environ)
+        if home is None:
             return None
         above = os.path.join(home, f".{kind}")
     return os.path.join(above, "gpucache")
+
+
+def home_in(environ: Mapping[str, str]) -> str | None:
+    """The absolute path of this user's home; None for a user without one, such as any number in a container."""
+    home = environ.get("HOME") or home_of_user()
+    return home if os.path.isabs(home) else None
 
 
 def home_of_user() -> str:
