@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from support.jit_trees import DAY, HOUR, LEVEL, UNITS, aged, all_files, unit, wrote
+from support.jit_trees import DAY, HASH, HOUR, LEVEL, UNITS, aged, all_files, unit, wrote
 from support.users import ADA
 
 from gpucache.disk.within import Straight
@@ -89,6 +89,23 @@ class TestFind:
         assert [one.name for one in seen.staged] == [left]
         assert is_left_behind(seen.staged[0], time.time())
         assert not is_left_behind(seen.staged[0], time.time() - 2.5 * HOUR)
+
+    @pytest.mark.parametrize(
+        ("cache", "left"),
+        [
+            ("numba", "g_8878c793/nb.f-2.py311.nbi.tmp.0123456789abcdef"),
+            ("numba", "g_8878c793/nb.f-2.py311.1.nbc.tmp.0123456789abcdef"),
+            ("quack", f"fingerprint/{HASH}.o.tmp.123"),
+            ("helion", "tmp.01234567-89ab-cdef-0123-456789abcdef"),
+            ("torch-kernels", "add_kernel_arch9.0_nvrtc13.0_sass_100_0123_tmp_123"),
+        ],
+    )
+    def test_what_a_writer_has_not_renamed_yet_is_no_unit(self, root, cache, left):
+        """The names are those of the sources: numba/core/caching.py, quack/cache/jit.py and the others."""
+        wrote(root / "jit" / cache / left, 10, 3 * HOUR)
+        seen = found(root, cache)
+        assert seen.units == ()
+        assert [one.name for one in seen.staged] == [left]
 
     def test_an_index_and_its_companions_are_one_unit_and_a_lone_companion_is_one(self, root):
         path = unit(root, "numba")
