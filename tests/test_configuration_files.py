@@ -19,6 +19,7 @@ from support.users import ADA, BOB, acting_as
 from gpucache import DeviceCacheRegistry, configuration, environment, log, once
 from gpucache.configuration import form, places, reading, toml
 from gpucache.configuration.merged import InForce
+from gpucache.disk import door
 from gpucache.disk.door import SETTINGS_BYTES
 
 GOOD = "stamp_s = 7\n"
@@ -102,6 +103,77 @@ def test_a_path_below_a_home_is_unset_for_who_has_none(home, variables, monkeypa
     later = configuration.in_force({})
     assert later.environ["GPUCACHE_DIR"] == f"{home}/kernels"
     assert not later.problems
+
+
+# ---- files that are being written
+
+
+@pytest.fixture
+def being_written(home) -> Path:
+    """The user's file, to which somebody has begun to write just now."""
+    path = written(user_file(home), "")
+    os.utime(path)
+    return path
+
+
+@pytest.mark.parametrize("half", ["", 'stamp_s = 7\ndir = "/scr'], ids=["truncated", "half"])
+def test_a_file_that_is_being_written_in_place_is_read_again(
+    half, being_written, anew, monkeypatch
+):
+    being_written.write_text(half)
+    monkeypatch.setattr(reading.time, "sleep", lambda _: being_written.write_text(GOOD))
+    found = anew()
+    assert stamp(found) == "7"
+    assert not found.problems
+
+
+def test_so_is_one_that_an_editor_has_moved_away(home, anew, monkeypatch):
+    path = written(user_file(home), GOOD)
+    open_regular = door.open_regular
+
+    def moved_away(at: str):
+        if Path(at) == path:
+            path.unlink(missing_ok=True)
+        return open_regular(at)
+
+    monkeypatch.setattr(door, "open_regular", moved_away)
+
+    def new_one(_: float) -> None:
+        monkeypatch.setattr(door, "open_regular", open_regular)
+        path.write_text("stamp_s = 8\n")
+
+    monkeypatch.setattr(reading.time, "sleep", new_one)
+    assert stamp(anew()) == "8"
+
+
+def test_of_one_that_changes_while_it_is_read_nothing_old_is_kept(home, anew, monkeypatch):
+    """As `cp -p` onto it: the size and the time of the file are those of the old one."""
+    path = written(user_file(home), GOOD)
+    read_some, later = door.read_some, ["stamp_s = 8\n", "stamp_s = 9\n"]
+
+    def read_then_changed(file, most: int) -> bytes:
+        content = read_some(file, most)
+        if later:
+            before = path.stat()
+            path.write_text(later.pop(0))
+            os.utime(path, ns=(before.st_atime_ns, before.st_mtime_ns))
+        return content
+
+    monkeypatch.setattr(door, "read_some", read_then_changed)
+    assert stamp(anew()) == "9"
+    assert stamp(anew()) == "9"
+
+
+def test_that_ends_after_a_moment_where_nobody_goes_on(being_written, anew, monkeypatch):
+    being_written.write_text("dir = ")
+    slept: list[float] = []
+    monkeypatch.setattr(reading.time, "sleep", slept.append)
+    assert len(anew().problems) == 1
+    assert 0 < sum(slept) < 0.2
+    written(being_written, "dir = ")
+    slept.clear()
+    assert len(anew().problems) == 1
+    assert slept == []
 
 
 # ---- files that are no settings

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import errno
 import os
+import time
 
 from gpucache.configuration.believing import refused, refused_way
 from gpucache.configuration.form import identity, keep_form, read_form
@@ -18,6 +19,10 @@ if TYPE_CHECKING:
     from gpucache.configuration.places import Place
     from gpucache.disk.vetting import Trust
 
+_TRIES = 5
+_AGAIN_S = 0.02
+_JUST_NOW_S = 1.0
+"""A file without sense that has changed since may be half written."""
 _known: dict[str, tuple[list[int], Parsed]] = {}
 """By path what this process has read last, and of which file."""
 
@@ -40,7 +45,21 @@ def read(place: Place, found: os.stat_result | OSError, trust: Trust) -> Parsed:
 
 
 def _parsed_now(place: Place, trust: Trust) -> Parsed:
-    """What a file says, by its TOML; the form is kept for others."""
+    """What a file says, by its TOML; the form is kept for others.
+
+    A file that is being written in place is read again for a moment: without its settings, this process would go to
+    another root than its neighbours.
+    """
+    for _ in range(_TRIES):
+        parsed, is_settled = _parsed_once(place, trust)
+        if is_settled:
+            break
+        time.sleep(_AGAIN_S)
+    return parsed
+
+
+def _parsed_once(place: Place, trust: Trust) -> tuple[Parsed, bool]:
+    """What a file says now, by its TOML, and whether nobody seems to be writing it."""
     # The form makes that needless in most processes.
     from gpucache.configuration.toml import parse
     from gpucache.disk.door import SETTINGS_BYTES, open_regular, read_some
@@ -48,21 +67,29 @@ def _parsed_now(place: Place, trust: Trust) -> Parsed:
     try:
         why = refused_way(place)
         if why is not None:
-            return _passed_over(place, why)
+            return _passed_over(place, why), True
         end = place.path if place.source == "root" else os.path.realpath(place.path)
-        fd, found = open_regular(end)
+        fd, opened = open_regular(end)
         with os.fdopen(fd, "rb") as file:
-            why = refused(place, found, trust)  # what is read, and not what was looked at before
+            why = refused(place, opened, trust)  # what is read, and not what was looked at before
             if why is not None:
-                return _passed_over(place, why)
+                return _passed_over(place, why), True
             content = read_some(file, SETTINGS_BYTES)
             found = os.fstat(fd)
     except OSError as error:
-        return _unreadable(place, error)
+        is_replaced = (
+            error.errno == errno.ENOENT
+        )  # as by an editor that moves the old file away first
+        return _unreadable(place, error), not is_replaced
     parsed = parse(place.source, place.path, content)
-    if parsed.lasts and len(content) == found.st_size:
+    if identity(opened) != identity(found) or len(content) != found.st_size:
+        return parsed, False
+    is_torn = not content or any(one.number is None for one in parsed.problems)
+    if is_torn and abs(time.time() - found.st_mtime) < _JUST_NOW_S:
+        return parsed, False
+    if parsed.lasts:
         keep_form(place, found, parsed)
-    return parsed
+    return parsed, True
 
 
 def _unreadable(place: Place, error: OSError) -> Parsed:
