@@ -13,7 +13,13 @@ import pytest
 from support.ranks import python_with_triton
 
 import gpucache
-from gpucache import DeviceCacheRegistry, DeviceIndexError, RecordError, TooLateError
+from gpucache import (
+    ConfigurationError,
+    DeviceCacheRegistry,
+    DeviceIndexError,
+    RecordError,
+    TooLateError,
+)
 from gpucache.directories import own_process
 from gpucache.environment import OUR_MANAGER
 from gpucache.layout.jit_caches import JIT_CACHES
@@ -141,6 +147,15 @@ def test_torch_keeps_its_root_where_it_could_not_write_ours(registry, monkeypatc
 
 
 # ---- JIT caches
+
+
+def test_caches_are_a_text_or_a_list_and_an_error_names_the_argument(registry):
+    wanted = registry.environ(1, plugin=True, caches="tilelang,tvm-ffi")
+    assert gpucache.use(1, caches="tilelang,tvm-ffi") == wanted
+    for call in (gpucache.use, registry.environ):
+        for caches in ("tilelng", ["tilelng"]):
+            with pytest.raises(ConfigurationError, match="^caches='tilelng'.* nearest is tilelang"):
+                call(1, caches=caches)
 
 
 def test_jit_caches_go_into_the_root_as_well(registry):

@@ -23,8 +23,8 @@ if TYPE_CHECKING:
     from gpucache.directories.jit_environ import JitPlace
     from gpucache.machine.device import Device
 
-OPTION = "--caches"
-"""What an error names where the caches were chosen by a word of the command line, or of a call."""
+ARGUMENT = "caches"
+"""What an error names where a call has chosen the caches. Commands have checked the words of ``--caches`` before."""
 
 
 class JitLaunch(Value):
@@ -70,9 +70,9 @@ def jit_launch(
     Raises:
         ConfigurationError: a name is no cache's, or `GPUCACHE_CACHES` makes no sense.
     """
-    said_by = OPTION
+    said_by = ARGUMENT
     if isinstance(names, str):
-        names = named(names, OPTION)
+        names = named(names, ARGUMENT)
     if names is None:
         names, said_by = CACHES.read(settings), CACHES.name
     rows = chosen(names, said_by)
@@ -120,5 +120,5 @@ def _settings(
 def _own(names: Sequence[str], said_by: str, environ: Mapping[str, str]) -> Iterator[Setting]:
     """The setting by which calls below this one choose the same caches, where they were chosen by words."""
     value = ",".join(names)
-    if said_by == OPTION and environ.get(CACHES.name) != value:
-        yield Setting(CACHES.name, "set", value, f"{OPTION} says so")
+    if said_by == ARGUMENT and environ.get(CACHES.name) != value:
+        yield Setting(CACHES.name, "set", value, "--caches says so")

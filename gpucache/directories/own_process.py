@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from gpucache.directories.settings import Setting
 
 
-def use(ordinal: int, *, plugin: bool = True, caches: Sequence[str] = ()) -> dict[str, str]:
+def use(ordinal: int, *, plugin: bool = True, caches: Sequence[str] | str = ()) -> dict[str, str]:
     """Give this process the directories of the device with this CUDA ordinal, by setting ``os.environ``.
 
     For a worker that somebody else has started, before its first kernel: in the target of a process, the initializer of
@@ -54,6 +54,8 @@ def use(ordinal: int, *, plugin: bool = True, caches: Sequence[str] = ()) -> dic
     as_set = configuration.environ(environ)
     if environment.DISABLE.read(as_set):
         return {}
+    if caches and isinstance(caches, str):
+        caches = _named(caches)
     before = _chosen_by_others(environ)
     wanted = _wanted(before, ordinal, plugin, caches)
     by_gpucache = set_by_outer(environ)
@@ -70,6 +72,13 @@ def use(ordinal: int, *, plugin: bool = True, caches: Sequence[str] = ()) -> dic
     also = sorted(own.keys() - {*VARIABLES, environment.MANAGER.name})
     environ[environment.SET_BY_RUN.name] = marks(own, also)
     return held
+
+
+def _named(text: str) -> tuple[str, ...]:
+    from gpucache.directories.jit_launch import ARGUMENT
+    from gpucache.layout.jit_caches import named
+
+    return named(text, ARGUMENT)
 
 
 def _chosen_by_others(environ: Mapping[str, str]) -> dict[str, str]:
@@ -103,9 +112,10 @@ def _leave_out_imported(
     wanted: dict[str, str], environ: Mapping[str, str], ordinal: int, caches: Sequence[str]
 ) -> None:
     """Take out of ``wanted`` the variables that are read no more, but for those that have their values already."""
+    from gpucache.directories.jit_launch import ARGUMENT
     from gpucache.layout.jit_caches import chosen
 
-    for cache in read_at_import(row.name for row in chosen(caches, "caches")):
+    for cache in read_at_import(row.name for row in chosen(caches, ARGUMENT)):
         names = [name for name, _ in cache.variables if name in wanted]
         unread = [name for name in names if environ.get(name) != wanted[name]]
         if unread and cache.name in caches:
