@@ -6,10 +6,10 @@ import json
 from collections.abc import Iterator
 
 import pytest
-from support.containers import Image, own_disk
+from support.containers import Image, own_disk, with_users
 from support.followed import follow, hint_of, ways
 from support.pods import compiled
-from support.strangers import MALLORY, MATE, TEAM, VICTIM, Machine
+from support.strangers import GROUPS, MALLORY, MATE, TEAM, USERS, VICTIM, Machine
 
 ROOT = "/scratch/kernels"
 OWN = "/scratch/own"
@@ -19,6 +19,12 @@ OWN = "/scratch/own"
 def image(can_mount: None, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Image]:
     with own_disk(tmp_path_factory.mktemp("disk")) as disk:
         yield Image(disk)
+
+
+@pytest.fixture(scope="module")
+def office(image: Image) -> Image:
+    """A machine that knows its users and groups, as a container does not."""
+    return with_users(image, USERS, GROUPS)
 
 
 def with_own_directory(image: Image) -> Machine:
@@ -151,6 +157,48 @@ def test_each_way_out_leads_to_a_cache_that_works(what, image):
         if not remaining:
             return
         number = remaining[0]
+
+
+def of_mates(image: Image) -> Machine:
+    """A machine with a root that a mate shares with the team."""
+    machine = with_own_directory(image)
+    for uid, line in REFUSED["a shared root whose group is not named"]:
+        assert machine.act(uid, line).returncode == 0
+    assert (
+        machine.act(MATE, f"GPUCACHE_DIR={ROOT} gpucache run -- python /app/serve.py").returncode
+        == 0
+    )
+    return machine
+
+
+@pytest.mark.root
+@pytest.mark.mounts
+@pytest.mark.parametrize("command", ["provision", "ls"])
+def test_who_was_added_to_the_group_after_logging_in_is_told_to_log_in_again(command, office):
+    machine = of_mates(office)
+    before = office.run(
+        f"gpucache {command}",
+        uid=VICTIM,
+        gid=VICTIM,
+        env={"GPUCACHE_DIR": ROOT},
+        volumes=machine.volumes,
+    )
+    hint = hint_of(before)
+    assert "log in again, or `newgrp team`" in hint
+    settings = follow(hint.replace("`newgrp team`", ""), machine.act, VICTIM, OWN)
+    assert compiled(machine.serve(GPUCACHE_DIR=ROOT, **settings)) == 0
+
+
+@pytest.mark.root
+@pytest.mark.mounts
+def test_who_is_not_in_the_group_is_told_its_name_and_finds_no_second_fault(office):
+    machine = of_mates(office)
+    refusal = machine.act(MALLORY, f"gpucache provision --root {ROOT}")
+    assert "`sudo usermod -aG team mallory` and log in again" in hint_of(refusal)
+    looked = machine.act(MALLORY, f"gpucache doctor --json --root {ROOT}")
+    codes = {found["code"] for found in json.loads(looked.stdout)["findings"]}
+    assert "unsafe-directory" in codes
+    assert not codes & {"group-writable", "not-writable"}
 
 
 MADE = f"gpucache provision --root {ROOT} --shared"

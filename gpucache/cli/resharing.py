@@ -121,8 +121,9 @@ def reshared(root: str, call: Call, environ: Mapping[str, str], quiet: bool) -> 
 
 def tell_members(root: str) -> None:
     """Say of a new root that a group shares what its members have to know."""
+    from gpucache.disk.group_names import group_name
     from gpucache.environment import ROOT, TRUST_GROUPS
-    from gpucache.upkeep.sharing_group import group_name, is_of_one_user
+    from gpucache.upkeep.sharing_group import is_of_one_user
 
     found = os.stat(root)
     name = group_name(found.st_gid)
@@ -134,7 +135,7 @@ def tell_members(root: str) -> None:
 
 
 def _with_whom(sharing: Sharing, gid: int | None) -> str:
-    from gpucache.upkeep.sharing_group import group_name
+    from gpucache.disk.group_names import group_name
 
     return f"group {group_name(gid)}" if gid is not None else _PUBLIC[sharing]
 

@@ -128,6 +128,8 @@ def group_writable(case: Case) -> Iterator[Finding]:
     if not os.path.isdir(root) or sharing_of(root, Trust.parse(case.environ)) == "group":
         return
     found = os.stat(root)
+    if case.unsafe and os.geteuid() not in (0, found.st_uid):
+        return  # told already, and the mode is not this user's to change
     if found.st_mode & stat.S_IWGRP and not is_half_shared(root):
         mode = stat.S_IMODE(found.st_mode)
         fact = f"everybody in group {found.st_gid} may write it (mode {mode:04o})"

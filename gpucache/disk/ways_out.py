@@ -11,6 +11,7 @@ import stat
 
 from gpucache.disk.refusal import may, quoted
 from gpucache.disk.unmapped import may_be_unmapped
+from gpucache.disk.vetting import is_groups
 from gpucache.environment import FALLBACK, ROOT, TRUST_GROUPS, TRUST_UIDS, TRUST_WORLD_WRITABLE
 from gpucache.layout import paths
 
@@ -41,6 +42,8 @@ def of_anothers(
         return _past_intruder(path, of_root, found, uids, groups)
     if os.geteuid() == 0:
         return f"{OWN}, or {trusting} if you trust that user"
+    if _is_only_members(of_root):
+        return _joining(of_root.st_gid, groups)
     if _is_new(root) and may(root, _ALL):
         if of_root.st_mode & stat.S_IWOTH:
             trusting += f" with {TRUST_WORLD_WRITABLE}=1"
@@ -180,6 +183,8 @@ def past_anothers(path: str, directory: str, found: os.stat_result) -> str:
     if not stat.S_ISDIR(found.st_mode):
         return chmod(directory, found, "a+r")
     root = root_above(path)
+    if directory == root and _is_only_members(found):
+        return _joining(found.st_gid)
     is_below = f"{directory}/".startswith(f"{root}/")
     if root == path or not is_below:
         return OWN  # nothing tells that it is a cache's
@@ -253,6 +258,27 @@ def _is_marked(root: str) -> bool:
 
 def _is_member(gid: int) -> bool:
     return gid == os.getegid() or gid in os.getgroups()
+
+
+def _is_only_members(of_root: os.stat_result) -> bool:
+    """Whether a root is its group's, as its mode says, and this process is not in that group."""
+    return is_groups(of_root.st_mode) and not _is_member(of_root.st_gid)
+
+
+def _joining(gid: int, groups: Iterable[int] = ()) -> str:
+    """What lets this user into a root of which only the members of a group have something."""
+    from gpucache.disk.group_names import group_name, is_registered, login_name, plain_name
+
+    naming = "" if gid in groups else f", and set {_trusting(TRUST_GROUPS.name, groups, gid)}"
+    uid, name = os.geteuid(), plain_name(gid)
+    if is_registered(uid, gid):
+        session = f"this session began before this user was added to group {name}"
+        return f"log in again, or `newgrp {name}` for this shell ({session}){naming}"
+    if name == str(gid):
+        way = f"have gid {gid} among the container's groups (supplementalGroups, --group-add)"
+    else:
+        way = f"`sudo usermod -aG {name} {login_name(uid) or uid}` and log in again"
+    return f"{OWN}; it is for members of {group_name(gid)}: to be one, {way}{naming}"
 
 
 def _sharing(root: str, of_root: os.stat_result, groups: Iterable[int]) -> str:

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from importlib import import_module
 
+from gpucache.disk.group_names import group_name, is_registered, login_name, plain_name
 from gpucache.errors import SharingError
 
 _MOST_NAMED = 8
@@ -35,16 +36,6 @@ def group_id(root: str, name: str) -> int:
         raise SharingError(root, "no-such-group", f"there is no group {name!r}", hint) from None
 
 
-def group_name(gid: int) -> str:
-    """How people call a group: by its name and its id."""
-    import grp
-
-    try:
-        return f"{grp.getgrgid(gid).gr_name} (gid {gid})"
-    except KeyError:
-        return f"gid {gid}"
-
-
 def is_of_one_user(uid: int, gid: int) -> bool:
     """Whether a group is the one that many systems make for each user, and that has nobody else in it."""
     import grp
@@ -67,15 +58,13 @@ def check_member(root: str, uid: int, gid: int) -> None:
     if uid == 0 or gid in groups:
         return
     fact = f"uid {uid} is not in group {group_name(gid)}"
-    login = _login(uid)
-    if _is_registered(login, gid):
+    if is_registered(uid, gid):
         fact += " in this session, which began before that user was added to the group"
-        hint = f"log in again, or `newgrp {_plain(gid)}`, and then try again"
+        hint = f"log in again, or `newgrp {plain_name(gid)}`, and then try again"
     else:
-        hint = (
-            f"`sudo usermod -aG {_plain(gid)} {login or uid}` and log in again, or --group: one of "
-        )
-        names = [_plain(known) for known in sorted(groups)]
+        user = login_name(uid) or uid
+        hint = f"`sudo usermod -aG {plain_name(gid)} {user}` and log in again, or --group: one of "
+        names = [plain_name(known) for known in sorted(groups)]
         hint += ", ".join(names[:_MOST_NAMED])
     raise SharingError(root, "not-a-member", fact, hint)
 
@@ -119,28 +108,3 @@ def working_as(uid: int, gid: int) -> Iterator[None]:
         os.seteuid(0)
         os.setegid(before[1])
         os.setgroups(before[0])
-
-
-def _login(uid: int) -> str | None:
-    import pwd
-
-    with suppress(KeyError):
-        return pwd.getpwuid(uid).pw_name
-    return None
-
-
-def _is_registered(login: str | None, gid: int) -> bool:
-    import grp
-
-    with suppress(KeyError):
-        return login in grp.getgrgid(gid).gr_mem
-    return False
-
-
-def _plain(gid: int) -> str:
-    """How a command names a group."""
-    import grp
-
-    with suppress(KeyError):
-        return grp.getgrgid(gid).gr_name
-    return str(gid)

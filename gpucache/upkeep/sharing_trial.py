@@ -8,13 +8,13 @@ import stat
 
 from gpucache.disk.default_acl import set_default_acl
 from gpucache.disk.files import STAGED
+from gpucache.disk.group_names import group_name
 from gpucache.disk.refusal import refusal
 from gpucache.disk.shared_modes import GROUP_ACL
 from gpucache.disk.sharing import MODES
 from gpucache.disk.within import Straight, open_directory
 from gpucache.errors import SharingError
 from gpucache.layout import paths
-from gpucache.upkeep.sharing_group import group_name
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
