@@ -118,6 +118,15 @@ class TestLs:
         assert done.code == 1
         assert "the nearest is warp" in done.err
 
+    @pytest.mark.parametrize("value", ["all,wrap", "wrap,all", "none", "all,none", "", ","])
+    def test_nothing_goes_by_a_wrong_name_beside_all_nor_without_a_name(
+        self, here, root, four, value
+    ):
+        done = here("prune", "--cache", value, "--yes", "--root", root)
+        assert done.code == 1
+        assert "gpucache caches" in done.err
+        assert len(names(here, root)) == 4
+
 
 class TestDu:
     def test_each_cache_has_a_row_of_its_own_and_a_members_count_to_them(self, here, root, four):

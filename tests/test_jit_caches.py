@@ -69,6 +69,8 @@ class TestChosen:
         assert caught.value.name == "--caches"
         with pytest.raises(ConfigurationError, match="is not a name that"):
             names("zzzz")
+        with pytest.raises(ConfigurationError, match="the nearest is jax"):
+            names("JAX")
 
     def test_a_row_is_found_by_its_name(self):
         assert by_name("warp").variable == "WARP_CACHE_PATH"

@@ -20,8 +20,9 @@ from gpucache.cli.terminal import (
     progress,
     say,
 )
+from gpucache.errors import ConfigurationError
 from gpucache.escapes import printable
-from gpucache.layout.jit_caches import ALL, JIT_CACHES, SET_ANYWAY, chosen
+from gpucache.layout.jit_caches import ALL, JIT_CACHES, NONE, SET_ANYWAY, chosen
 from gpucache.units import ago, size
 
 if TYPE_CHECKING:
@@ -41,6 +42,7 @@ _INSTEAD = {
     "triton": "Triton's entries are what this command is about without --cache",
     "inductor": "TorchInductor's files are for `gpucache prune --inductor`, `clean` and `du`",
 }
+_WANTED = "all, or names that `gpucache caches` lists: warp,numba"
 
 
 def cache_option(help_text: str) -> Callable[[Any], Any]:
@@ -56,17 +58,18 @@ def _named(
     """The rows that the option's value names; None without the option.
 
     Raises:
-        ConfigurationError: a name is no cache's; the error says the nearest right one.
+        ConfigurationError: a name is no cache's, and then the error says the nearest right one; or there is no name.
     """
     if value is None:
         return None
-    names = [name.strip() for name in value.split(",")]
+    names = [name for name in map(str.strip, value.split(",")) if name]
     for name in names:
         if name in SET_ANYWAY:
             raise click.BadParameter(_INSTEAD[name])
-    if ALL in names:
-        return JIT_CACHES
-    return chosen(names, "--cache")
+    if not names or NONE in names:
+        raise ConfigurationError("--cache", value, _WANTED)
+    rows = chosen(names, "--cache")
+    return JIT_CACHES if ALL in names else rows
 
 
 def refuse(**given: object) -> None:

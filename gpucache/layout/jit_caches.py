@@ -528,7 +528,7 @@ def chosen(names: Sequence[str], said_by: str) -> tuple[JitCache, ...]:
 def _expected(name: str, known: set[str]) -> str:
     import difflib  # only a mistake needs it
 
-    nearest = difflib.get_close_matches(name, sorted(known), n=1)
+    nearest = difflib.get_close_matches(name.lower(), sorted(known - {NONE}), n=1)
     listed = "a name that `gpucache caches` lists"
     if nearest:
         return f"{listed}; the nearest is {nearest[0]}"
