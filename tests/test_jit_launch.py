@@ -91,6 +91,10 @@ class TestWhatIsSet:
         environ, _ = launched(base, "all")
         assert environ["SGLANG_DG_CACHE_DIR"] == environ["DG_JIT_CACHE_DIR"]
 
+    def test_sglang_alone_finds_deepgemms_directory_which_deepgemm_does_not_make(self, base):
+        environ, _ = launched(base, "sglang")
+        assert stat.S_IMODE(os.stat(environ["SGLANG_DG_CACHE_DIR"]).st_mode) == 0o700
+
     def test_the_variable_chooses_as_the_option_does_and_the_option_wins(self, base):
         environ, _ = launch_environ({**base, "GPUCACHE_CACHES": "warp"})
         assert "WARP_CACHE_PATH" in environ
@@ -117,6 +121,13 @@ class TestWhatTheUserHasSet:
     def test_of_deepgemms_place_holds_for_sglang_too(self, base):
         environ, _ = launched({**base, "DG_JIT_CACHE_DIR": "/mine"}, "all")
         assert environ["SGLANG_DG_CACHE_DIR"] == "/mine"
+
+    def test_of_deepgemms_place_is_forced_for_sglang_too_if_deepgemm_is_chosen(self, base):
+        given = {**base, "DG_JIT_CACHE_DIR": "/mine", "SGLANG_CACHE_DIR": "/mine"}
+        environ, _ = launched(given, "all", force=True)
+        assert environ["SGLANG_DG_CACHE_DIR"] == environ["DG_JIT_CACHE_DIR"] != "/mine"
+        environ, _ = launched(given, "sglang", force=True)
+        assert environ["SGLANG_DG_CACHE_DIR"] == environ["DG_JIT_CACHE_DIR"] == "/mine"
 
     def test_by_another_name_counts_as_well(self, base):
         environ, report = launched({**base, "DJ_JIT_CACHE_DIR": "/mine"}, "deepgemm")

@@ -89,3 +89,6 @@ def test_the_torch_of_the_program_names_the_place_of_its_extensions(other, tmp_p
     environ, _ = launch_environ(base, caches="torch-extensions", program="python")
     place = f"{tmp_path}/root/jit/torch-extensions/cp312-torch2.9.1+cu128-sm_90"
     assert environ["TORCH_EXTENSIONS_DIR"] == place
+    given = {**base, "TORCH_EXTENSIONS_DIR": "/mine"}
+    environ, _ = launch_environ(given, caches="torch-extensions", program="python", force=True)
+    assert environ["TORCH_EXTENSIONS_DIR"] == place, "also if a variable of the user's is replaced"

@@ -80,6 +80,9 @@ def _make(base: str, place: JitPlace, trust: Trust) -> bool:
     is_new = _made(directory, trust)
     if place.directory is not None:
         _made(place.directory, trust)
+    for _, value in place.variables:  # DeepGEMM's, by SGLang's variable
+        if os.path.dirname(value) == jit_directory(base):
+            _made(value, trust)
     return is_new
 
 

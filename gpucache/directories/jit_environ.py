@@ -71,7 +71,7 @@ class Here:
             base: the directory that has ``jit`` in it: the root, or a member's own directory there.
             archs: the architectures of the devices that the process may use.
             environ: the environment that it has otherwise.
-            ours: names of variables there that gpucache has set, and that count as unset.
+            ours: names of variables there that gpucache has set, or may replace, and that count as unset.
             program: the program that is executed; None where it is Python, and this very environment's.
         """
         self.base = base
@@ -87,13 +87,6 @@ class Here:
             if self._environ.get(name) and name not in self._ours:
                 return name
         return None
-
-    def forced(self, place: JitPlace) -> JitPlace:
-        """The place of a cache whose variables are set whatever the user has set."""
-        if place.outcome != "yours":
-            return place
-        ignoring = Here(self.base, self.archs, {}, program=self._program)
-        return _place(place.cache, ignoring)
 
     def python(self) -> Python:
         """The Python of the process."""

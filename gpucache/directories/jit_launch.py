@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 
     from gpucache.directories.jit_directories import LeftBehind
     from gpucache.directories.jit_environ import JitPlace
+    from gpucache.layout.jit_cache import JitCache
     from gpucache.machine.device import Device
 
 ARGUMENT = "caches"
@@ -77,10 +78,8 @@ def jit_launch(
         names, said_by = CACHES.read(settings), CACHES.name
     rows = chosen(names, said_by)
     by_outer = set_by_outer(environ)
-    here = Here(root, architectures(devices), environ, by_outer, program)
-    planned = places(rows, here)
-    if force:
-        planned = [here.forced(place) for place in planned]
+    replaced = {*by_outer, *_names_of(rows)} if force else by_outer
+    planned = places(rows, Here(root, architectures(devices), environ, replaced, program))
     found, made = make_directories(root, planned, Trust.parse(settings).in_root(root))
     left = []
     for place in made:
@@ -89,6 +88,12 @@ def jit_launch(
             left.append(behind)
     changes = [*_settings(found, environ, by_outer, force), *_own(names, said_by, environ)]
     return JitLaunch(tuple(found), tuple(left), tuple(changes))
+
+
+def _names_of(rows: Sequence[JitCache]) -> Iterator[str]:
+    """The variables by which a user may have chosen the places of these caches."""
+    for cache in rows:
+        yield from (*(name for name, _ in cache.variables), *cache.also)
 
 
 def _settings(
