@@ -81,6 +81,17 @@ def directory_without_setgid(root: Path) -> Path:
     return root / "triton" / "0"
 
 
+def root_without_setgid(root: Path) -> Path:
+    """As `cp -a` leaves the root."""
+    root.chmod(0o770)
+    return root
+
+
+def root_closed(root: Path) -> Path:
+    root.chmod(0o700)
+    return root
+
+
 def directory_without_acl(root: Path) -> Path:
     fd = os.open(root / "triton", os.O_RDONLY)
     remove_default_acl(fd)
@@ -103,7 +114,15 @@ def made_by_cp(root: Path) -> Path:
 @pytest.mark.root
 @pytest.mark.parametrize(
     "spoil",
-    [closed_file, directory_without_setgid, directory_without_acl, of_another_group, made_by_cp],
+    [
+        closed_file,
+        directory_without_setgid,
+        root_without_setgid,
+        root_closed,
+        directory_without_acl,
+        of_another_group,
+        made_by_cp,
+    ],
 )
 def test_what_members_cannot_use_is_told_until_the_command_has_mended_that(root, spoil, as_root):
     silent(look(root), "mixed-modes")

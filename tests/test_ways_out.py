@@ -80,6 +80,16 @@ REFUSED: dict[str, list[tuple[int, str]]] = {
         (0, f"chgrp {TEAM} /scratch && chmod 3777 /scratch"),
         (MATE, f"mkdir -m 0770 {ROOT}; {GROUP}"),
     ],
+    "a shared root that was copied by cp -a": [
+        (MATE, f"install -d -m 2770 -g {TEAM} {ROOT}"),
+        (MATE, GROUP),
+        (MATE, f"chmod g-s {ROOT}"),
+    ],
+    "the same for a program that names its group": [
+        (MATE, f"install -d -m 2770 -g {TEAM} {ROOT}"),
+        (MATE, GROUP),
+        (MATE, f"chmod g-s {ROOT}"),
+    ],
     "a shared root of a group that this user is not in": [
         (MALLORY, f"install -d -m 2770 {ROOT}; {GROUP}"),
     ],
@@ -125,6 +135,7 @@ ENVIRON = {
     "a shared root beside which everybody may make others of its group": {
         "GPUCACHE_TRUST_GROUPS": str(TEAM)
     },
+    "the same for a program that names its group": {"GPUCACHE_TRUST_GROUPS": str(TEAM)},
     "the same where the program accepts an emptyDir": {"GPUCACHE_TRUST_WORLD_WRITABLE": "1"},
 }
 

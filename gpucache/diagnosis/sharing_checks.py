@@ -16,6 +16,10 @@ from gpucache.findings import Finding
 from gpucache.layout import paths
 from gpucache.report.unfit import CODES, findings
 
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from gpucache.disk.sharing import Sharing
+
 _MOST = 20_000
 """So many directories and files are looked at: a second's worth."""
 
@@ -24,10 +28,21 @@ _MOST = 20_000
 def modes(case: Case) -> Iterator[Finding]:
     """Find what has other modes, another group or no default ACL, where the root is shared."""
     root = os.path.realpath(case.root)
-    sharing = sharing_of(root, Trust.parse(case.environ))
+    sharing = declared(root, Trust.parse(case.environ))
     if case.unsafe or sharing == "private":
         return
     yield from findings(root, sharing, _MOST)
+
+
+def declared(root: str, trust: Trust) -> Sharing:
+    """With whom a root is to be shared, by the word of somebody who is trusted, whatever its directory's mode is now.
+
+    `cp -a` and `chmod` take the set-group-ID bit from a root, and then nobody believes the mark (`sharing_of`).
+    """
+    mark = mark_of(root)
+    if mark is not None and trust.covers(mark.uid) and trust.covers(os.stat(root).st_uid):
+        return mark.sharing
+    return sharing_of(root, trust)
 
 
 @tells(

@@ -12,13 +12,12 @@ from gpucache import environment
 from gpucache.diagnosis.case import Case
 from gpucache.diagnosis.codes import tells
 from gpucache.diagnosis.looking import listed
-from gpucache.diagnosis.sharing_checks import is_half_shared
+from gpucache.diagnosis.sharing_checks import declared, is_half_shared
 from gpucache.disk.files import inside
 from gpucache.disk.fresh import fresh_part
 from gpucache.disk.lock_place import LockPlace
 from gpucache.disk.refusal import may
 from gpucache.disk.refusal import refusal as refused
-from gpucache.disk.sharing import sharing_of
 from gpucache.disk.vetting import Trust, vet, vet_child, vet_file
 from gpucache.errors import ProvisionError, UnsafeDirectoryError
 from gpucache.findings import Finding
@@ -125,7 +124,7 @@ def own_directory(case: Case) -> Iterator[Finding]:
 def group_writable(case: Case) -> Iterator[Finding]:
     """Warn of a root that a group may write and that was not shared with it: `vet` trusts groups all the same."""
     root = case.root
-    if not os.path.isdir(root) or sharing_of(root, Trust.parse(case.environ)) == "group":
+    if not os.path.isdir(root) or declared(root, Trust.parse(case.environ)) == "group":
         return
     found = os.stat(root)
     if case.unsafe and os.geteuid() not in (0, found.st_uid):

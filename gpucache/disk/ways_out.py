@@ -51,7 +51,8 @@ def of_anothers(
     if _is_new(root):
         return OWN
     if _is_member(of_root.st_gid):
-        if _is_marked(root) and of_root.st_gid in groups:
+        is_groups_own = _is_marked(root) and is_groups(of_root.st_mode)
+        if is_groups_own and of_root.st_gid in groups:
             # It is not believed, since nothing shows that its owner is a member.
             return f"{OWN}, or {trusting} if you trust that user"
         return f"{OWN}, or {_sharing(root, of_root, groups)}"
@@ -284,7 +285,7 @@ def _joining(gid: int, groups: Iterable[int] = ()) -> str:
 def _sharing(root: str, of_root: os.stat_result, groups: Iterable[int]) -> str:
     """What makes a root one of its group, of which this user is a member, or lets this user believe that it is."""
     naming = _trusting(TRUST_GROUPS.name, groups, of_root.st_gid)
-    if _is_marked(root) and may(root, _ALL):
+    if _is_marked(root) and is_groups(of_root.st_mode) and may(root, _ALL):
         return f"{naming} if you trust every member of that group"
     command = f"gpucache provision --root {quoted(root)} --shared group --yes"
     if of_root.st_mode & stat.S_IWOTH:
