@@ -54,6 +54,13 @@ def as_bob() -> Iterator[None]:
         os.seteuid(ADA)
 
 
+def given(path: Path, uid: int) -> None:
+    """Let something be of another user, where the test is Ada."""
+    os.seteuid(0)
+    os.chown(path, uid, -1)
+    os.seteuid(ADA)
+
+
 def mode(path: Path | str) -> int:
     return stat.S_IMODE(os.lstat(path).st_mode)
 
@@ -259,6 +266,48 @@ class TestOthers:
         os.seteuid(0)
         assert len(list(adas.root.rglob("*/file"))) == 2, "it is aside, and whole"
         os.seteuid(ADA)
+
+    @pytest.mark.parametrize("part", ["shard", "entry", "file", "view", "graphs"])
+    def test_nothing_that_others_read_stays_another_members_to_write(self, adas, part):
+        """Its owner, and all readers, would execute what that member writes there later."""
+        share(adas.root, "group", TEAM)
+        place = {
+            "shard": adas.entry.parent,
+            "entry": adas.entry,
+            "file": adas.entry / "add.ptx",
+            "view": adas.view,
+            "graphs": adas.root / "fxgraph",
+        }[part]
+        given(place, BOB)
+        planned = plan(str(adas.root), "read")
+        assert planned.taken
+        assert apply(planned).failures == ()
+        with as_bob():
+            for path in everything(adas.root):
+                assert not os.access(path, os.W_OK, effective_ids=True), path
+        assert adas.entry.parent.is_dir()
+        assert adas.entry.is_dir() is (part in ("shard", "view", "graphs")), (
+            "Ada's own entry is not lost"
+        )
+        assert plan(str(adas.root), "read").taken == ()
+        assert not plan(str(adas.root), "read").changes_anything
+
+    @pytest.mark.parametrize("sharing", ["private", "read"])
+    def test_records_and_settings_of_another_member_become_the_owners(self, adas, sharing):
+        """A record of another user is one that the owner's processes refuse."""
+        share(adas.root, "group", TEAM)
+        record = Path(paths.record_path(str(adas.root), "host"))
+        settings = adas.root / paths.SETTINGS
+        for path in (record, settings):
+            path.write_text("Bob's")
+            path.chmod(0o660)
+            given(path, BOB)
+        assert sorted(plan(str(adas.root), sharing).taken) == sorted(map(str, (record, settings)))
+        share(adas.root, sharing)
+        for path in (record, settings):
+            assert (path.lstat().st_uid, path.read_text()) == (ADA, "Bob's")
+            assert mode(path) == (0o600 if sharing == "private" else 0o644)
+        assert plan(str(adas.root), sharing).taken == ()
 
     def test_a_group_comes_to_a_root_with_all_directories_of_its_owners(self, adas):
         share(adas.root, "group", TEAM)

@@ -172,6 +172,19 @@ def test_what_another_user_must_mend_is_told_of_that_user(root, as_root):
     assert finding.fix.startswith(f"have uid {BOB} run `gpucache provision --shared group")
 
 
+@pytest.mark.root
+def test_what_a_member_left_in_a_root_that_others_read_its_owner_takes_out(tmp_path, as_root):
+    root = provisioned(tmp_path / "root", "read")
+    silent(look(root), "others-mixed-modes")
+    for path in (root / "triton" / "0" / "key", Path(paths.ours(str(root), "locks", "file"))):
+        path.mkdir(mode=0o755)
+        os.chown(path, BOB, 0)
+    finding = told(look(root), "others-mixed-modes")
+    assert finding.fact.startswith("1 ")
+    mended(finding)
+    silent(look(root), "others-mixed-modes")
+
+
 def test_what_is_still_being_written_is_its_writers(root):
     fd, _ = tempfile.mkstemp(prefix=STAGED, dir=paths.ours(str(root), "tmp"))
     os.close(fd)

@@ -164,7 +164,7 @@ def _show(planned: Resharing) -> None:
         )
     tell(
         [
-            f"note: {path}, which another member made for all, comes into the quarantine"
+            f"note: {path}, which another member made, comes into the quarantine, or is copied"
             for path in planned.taken
         ]
     )
@@ -184,6 +184,8 @@ def _tell_others(planned: Resharing) -> None:
         line = f"note: {what} of uid {other.uid} stay as they are, such as {other.example}"
         if planned.wanted.sharing == "group":
             line += "; that user mends them by the same command"
+        elif planned.wanted.sharing == "read":
+            line = f"note: {what} of uid {other.uid}, such as {other.example}, are taken out of what others may read"
         else:
             line += ", and are used: `gpucache clean` removes them"
         lines.append(line)

@@ -86,14 +86,20 @@ def modes_at(sharing: Sharing, path: str) -> Modes:
     """
     if sharing != "read":
         return MODES[sharing]
-    return MODES["read"] if _is_published(path.split("/")) else PRIVATE
+    return MODES["read"] if is_published(path) else PRIVATE
 
 
-def _is_published(part: list[str]) -> bool:
-    """Whether what is at a path below the root, in parts, is there for readers."""
+def is_published(path: str) -> bool:
+    """Whether what is at a path below a root is there for readers, where the root has any."""
+    part = path.split("/")
     if part[0] == _GPUCACHE:
         return len(part) <= 2 or part[2] in _OPEN_PARTS
     return part[0] in ("", _TRITON, *_FILES)
+
+
+def is_reached(path: str) -> bool:
+    """Whether a user whom nobody has shut out gets to what is at a path below a root that all may read."""
+    return "/" not in path or is_published(path)
 
 
 def is_written_by_others(path: str) -> bool:

@@ -7,7 +7,7 @@ import shlex
 from collections.abc import Iterator
 
 from gpucache.disk.default_acl import has_any_default_acl, has_default_acl, may_have_default_acl
-from gpucache.disk.shared_modes import Inside, LinkedFiles, Wanted, is_cached
+from gpucache.disk.shared_modes import Inside, LinkedFiles, Wanted, is_cached, is_reached
 from gpucache.disk.walking import Seen, walk
 from gpucache.disk.within import Straight
 from gpucache.findings import Finding
@@ -19,7 +19,10 @@ if TYPE_CHECKING:
 
 
 class Others(Value):
-    """What one other user owns in a root that does not fit, and that only that user changes."""
+    """What one other user owns in a root that does not fit, and that only that user changes.
+
+    In a root that others may read, that is all that others get to.
+    """
 
     uid: int
     count: int
@@ -80,7 +83,9 @@ def findings(root: str, sharing: Sharing, most: int | None = None) -> Iterator[F
         yield Finding("mixed-modes", "warning", unfit.example, fact, f"run {command}")
     for other in unfit.others:
         fact = f"{other.count} directories and files of uid {other.uid} do not fit how the root is shared"
-        fix = f"have uid {other.uid} run {command}"
+        # What a group's member left in a root that others read, its owner takes out of there.
+        who = found.st_uid if sharing == "read" else other.uid
+        fix = f"run {command}" if who == os.geteuid() else f"have uid {who} run {command}"
         yield Finding("others-mixed-modes", "warning", other.example, fact, fix)
 
 
@@ -158,7 +163,10 @@ class _Look(Inside):
             self._bytes += seen.found.st_size
 
     def _note_others(self, seen: Seen) -> None:
-        if self._fits:
+        is_right = self._fits
+        if self._wanted.sharing == "read":
+            is_right = not is_reached(seen.path)  # whatever the mode, its maker could change it
+        if is_right:
             return
         count, example = self._others.get(seen.found.st_uid, (0, self._path(seen.path)))
         self._others[seen.found.st_uid] = (count + 1, example)

@@ -57,8 +57,9 @@ class Resharing(Value, kw_only=True):
     """How many names the root has of what is cached, whoever owns that and whether or not it changes."""
     others: tuple[Others, ...] = ()
     taken: tuple[str, ...] = ()
-    """The paths of directories for all that other members have made: these come into the quarantine, as the root's
-    owner could not use the root with them."""
+    """The paths of what other members have made, and what cannot stay so: directories for all, with which the root's
+    owner could not use the root, and in a root that others may read all that these members could still write. These
+    come into the quarantine; records and settings are copied."""
     left: tuple[str, ...] = ()
     """The names of what lies in the root and is no cache; this stays as it is."""
 
@@ -119,7 +120,7 @@ def plan(
         wanted = Wanted(sharing, gid, acl)
         unfit = look(real, wanted, uid)
         with Straight() as disk:
-            others = () if sharing == "group" else taken(real, uid, disk)
+            others = () if sharing == "group" else taken(real, uid, disk, sharing)
     copied = may_copy(before, sharing)
     return Resharing(
         root=real,

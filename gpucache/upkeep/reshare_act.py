@@ -116,7 +116,7 @@ class _Act:
            pass follows upon each that changed something. What a rank looks at after the first pass is right already.
            What it looked at before, it has finished by the second, unless it stood still meanwhile.
         4. Where the root is no group's any more, what other members have made for all is put aside, since the owner's
-           processes refuse such a directory.
+           processes refuse such a directory; in one that others may read, all that these members could still write.
         5. Where more are to use the root, the mark comes last: nobody believes it before all is as it says. Killed
            before, the others are refused as ever, and the root's owner works on.
         """
@@ -127,7 +127,7 @@ class _Act:
             make_parts(root, not wanted.acl, self._disk)
         last = self._passes(show)
         if wanted.sharing != "group":
-            take_back(root, self._planned.uid, self._disk)
+            take_back(root, self._planned.uid, self._disk, wanted.sharing)
         if wanted.sharing == "private":
             self._forget_mark()
         elif mark_of(root) is None and not last.uncopied:
