@@ -329,6 +329,17 @@ class TestRefusals:
         assert refused.value.reason == "no-such-group"
         assert "sudo groupadd nosuchgroup" in refused.value.hint
 
+    @pytest.mark.parametrize("number", ["4294967295", "4294967296", "9" * 5000])
+    def test_a_number_that_is_no_groups(self, adas, number):
+        """The first of these tells the kernel to leave the group as it is: root would share with another one."""
+        for uid in (ADA, 0):
+            os.seteuid(0)
+            os.seteuid(uid)
+            with pytest.raises(SharingError) as refused:
+                plan(str(adas.root), "group", number)
+            assert refused.value.reason == "no-such-group"
+        os.seteuid(ADA)
+
     def test_a_user_who_is_no_member(self, adas):
         before = [mode(path) for path in everything(adas.root)]
         with pytest.raises(SharingError) as refused:

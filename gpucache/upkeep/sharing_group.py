@@ -11,6 +11,8 @@ from gpucache.disk.group_names import group_name, is_registered, login_name, pla
 from gpucache.errors import SharingError
 
 _MOST_NAMED = 8
+_NO_ID = 2**32 - 1
+"""What tells `chown(2)` to leave the group as it is."""
 _IMPORTED_LATE = (
     *("filelock", "hashlib", "json", "logging", "shlex", "shutil", "tempfile"),
     *("gpucache.disk.capabilities", "gpucache.disk.lock_token", "gpucache.disk.sharing"),
@@ -28,10 +30,13 @@ def group_id(root: str, name: str) -> int:
     import grp
 
     if name.isascii() and name.isdigit():
-        return int(name)
+        if len(name) <= len(str(_NO_ID)) and int(name) < _NO_ID:
+            return int(name)
+        hint = f"a group's number is less than {_NO_ID}; `getent group` lists those there are"
+        raise SharingError(root, "no-such-group", f"there is no group {name[:20]}", hint)
     try:
         return grp.getgrnam(name).gr_gid
-    except KeyError:
+    except (KeyError, ValueError, OSError):
         hint = f"`getent group` lists those there are; `sudo groupadd {name}` makes it"
         raise SharingError(root, "no-such-group", f"there is no group {name!r}", hint) from None
 
