@@ -293,6 +293,21 @@ class TestOthers:
         assert not plan(str(adas.root), "read").changes_anything
 
     @pytest.mark.parametrize("sharing", ["private", "read"])
+    @pytest.mark.parametrize("part", ["shard", "entry", "view"])
+    def test_what_is_closed_to_an_owner_who_left_the_group_is_put_aside(self, adas, part, sharing):
+        """Else nothing could be kept under these keys, and each launch would tell so."""
+        share(adas.root, "group", TEAM)
+        place = {"shard": adas.entry.parent, "entry": adas.entry, "view": adas.view}[part]
+        given(place, BOB)
+        with as_bob():
+            place.chmod(0o700)
+        planned = plan(str(adas.root), sharing)
+        assert planned.taken == (str(place),)
+        assert apply(planned).failures == ()
+        assert not place.exists() or place.lstat().st_uid == ADA
+        assert plan(str(adas.root), sharing).taken == ()
+
+    @pytest.mark.parametrize("sharing", ["private", "read"])
     def test_records_and_settings_of_another_member_become_the_owners(self, adas, sharing):
         """A record of another user is one that the owner's processes refuse."""
         share(adas.root, "group", TEAM)

@@ -32,7 +32,6 @@ if TYPE_CHECKING:
 _STORE = paths.ours("", "store").strip("/")
 _RECORDS = paths.ours("", "devices").strip("/")
 _FILES = (os.path.basename(paths.tag_path("")), paths.SETTINGS)
-_ON_THE_WAY = ("", *(_RECORDS.rsplit("/", up)[0] for up in range(3)))
 _NEW = os.O_WRONLY | os.O_CREAT | os.O_EXCL | SAFELY
 
 
@@ -70,7 +69,10 @@ def take_back(root: str, uid: int, disk: Straight, sharing: Sharing) -> None:
 
 
 class _Others(Inside):
-    """Finds what others have made that cannot stay: in a root that all may read, whatever they get to."""
+    """Finds what others have made that cannot stay: in a root that all may read, whatever they get to.
+
+    In a private one what is closed to its owner, who could keep nothing in its place.
+    """
 
     def __init__(self, root: str, uid: int, sharing: Sharing) -> None:
         super().__init__(root)
@@ -83,21 +85,31 @@ class _Others(Inside):
         if not self.has(seen):
             return False
         is_anothers = seen.found.st_uid not in (self._uid, 0)
-        if not self._is_read:
-            if is_anothers and _is_small_file(seen.path):
-                self.paths[f"{self.root}/{seen.path}"] = None
-            return seen.path in _ON_THE_WAY
-        if is_anothers and is_reached(seen.path):
+        if is_anothers and self._is_in_the_way(seen):
             if not seen.name.startswith(ASIDE):  # which nobody looks into, and all sweep
                 self.paths[f"{self.root}/{_whole(seen.path)}"] = None
             return False
         return is_published(seen.path)
+
+    def _is_in_the_way(self, seen: Seen) -> bool:
+        """Whether another's directory or file cannot stay."""
+        if self._is_read:
+            return is_reached(seen.path)
+        return _is_small_file(seen.path) or _is_closed(seen)
 
     def enter(self, seen: Seen, fd: int) -> None:
         """As `walking.Walker.enter`."""
 
     def fail(self, path: str, error: OSError) -> None:
         """As `walking.Walker.fail`: what is closed to the root's owner is another's, and was seen."""
+
+
+def _is_closed(seen: Seen) -> bool:
+    """Whether a directory is one that this user cannot use, as who is not in its group any more."""
+    if not seen.is_directory:
+        return False
+    allowed = os.R_OK | os.W_OK | os.X_OK
+    return not os.access(seen.name, allowed, dir_fd=seen.here, effective_ids=True)
 
 
 def _whole(path: str) -> str:
@@ -140,7 +152,10 @@ def _is_copied(root: str, path: str, disk: Straight, sharing: Sharing) -> bool:
 
 def _bring_back(root: str, aside: str, path: str, uid: int, disk: Straight) -> None:
     """Move the entries that are wholly the owner's from another's directory back into the store."""
-    for name in disk.listdir(aside):
+    names: list[str] = []
+    with suppress(OSError):  # closed to the root's owner, who is in that group no more
+        names = disk.listdir(aside)
+    for name in names:
         entry = f"{path}/{name}"
         if not _is_wholly(f"{aside}/{name}", uid, disk):
             continue
