@@ -5,6 +5,7 @@ from __future__ import annotations
 import fcntl
 import json
 import os
+import stat
 import time
 from pathlib import Path
 
@@ -316,6 +317,23 @@ class TestGroup:
             done = plan.execute()
         assert (done.units, done.skipped) == (2, ())
         assert all_files(shared) == []
+
+    def test_the_empty_directory_that_stays_is_for_the_next_build_of_any_member(self, shared):
+        """Torch makes its lock there, whoever has pruned, under whichever umask."""
+        path = unit(shared, "torch-extensions", 9 * DAY)
+        for one in (path.parents[1], path.parent, path, *path.iterdir()):
+            os.chown(one, ADA, self.GID)
+            one.chmod(0o2770 if one.is_dir() else 0o660)
+        before = os.umask(0o077)
+        try:
+            with acting_as(BOB, self.GID):
+                UnitPolicy(caches=(by_name("torch-extensions"),)).planned(str(shared)).execute()
+        finally:
+            os.umask(before)
+        found = path.stat()
+        assert list(path.iterdir()) == []
+        assert (found.st_gid, stat.S_IMODE(found.st_mode)) == (self.GID, 0o2770)
+        assert list(path.parent.iterdir()) == [path]
 
     def test_a_cache_that_may_not_be_looked_into_is_told(self, shared):
         (shared / "jit/warp").chmod(0o700)

@@ -13,11 +13,12 @@ grace and its opening of it.
 from __future__ import annotations
 
 import os
+import stat
 import time
 from collections.abc import Collection
 from contextlib import suppress
 
-from gpucache.disk.within import Straight
+from gpucache.disk.within import Straight, open_directory
 from gpucache.layout.jit_cache import JitCache
 from gpucache.layout.keys import ASIDE
 from gpucache.store.deletion import Deletion, Freed
@@ -107,26 +108,45 @@ def _remove(path: str, unit: JitUnit, deletion: Deletion, disk: Straight) -> Fre
 
 
 def _replace(path: str, aside: str, disk: Straight) -> None:
-    """Rename a unit's directory aside, and make an empty one in its place at once (`JitUnit.keeps_directory`).
+    """Rename a unit's directory aside, and put an empty one in its place at once (`JitUnit.keeps_directory`).
 
     A lock by existence cannot be taken meanwhile: who has waited for one does not build.
     """
     was = disk.lstat(path)
-    disk.rename(path, aside)
-    with suppress(OSError):  # its software has made one
-        disk.mkdir(path)
-        if os.geteuid() == 0:
-            disk.act(path, lambda here, name: _give(here, name, was))
+    empty = f"{aside}-empty"
+    _make_like(was, empty, disk)
+    try:
+        disk.rename(path, aside)
+        with suppress(OSError):  # its software has made one
+            disk.rename(empty, path)
+    finally:
+        with suppress(OSError):
+            disk.rmdir(empty)
 
 
-def _give(here: int, name: str, was: os.stat_result) -> None:
-    """Give a new directory of root's to whose the one was that had its place."""
-    os.chown(name, was.st_uid, was.st_gid, dir_fd=here, follow_symlinks=False)
+def _make_like(was: os.stat_result, path: str, disk: Straight) -> None:
+    """Make a directory with the mode of another, and of root's with its owner: other users build in it as before.
+
+    The umask has no say, nor has what a default ACL would leave of a mode of 0700. Nobody else may write there then.
+    """
+
+    def change(here: int, name: str) -> None:
+        fd = open_directory(here, name)
+        try:
+            if os.geteuid() == 0:
+                os.fchown(fd, was.st_uid, was.st_gid)
+            os.fchmod(fd, stat.S_IMODE(was.st_mode) & ~stat.S_IWOTH | stat.S_IRWXU)
+        finally:
+            os.close(fd)
+
+    disk.mkdir(path)
+    with suppress(OSError):  # a mount without modes
+        disk.act(path, change)
 
 
 def _move_content(path: str, aside: str, unit: JitUnit, disk: Straight) -> None:
     """Move all but the lock, which is held, out of a unit's directory (`JitUnit.keeps_directory` says why)."""
-    disk.mkdir(aside)
+    _make_like(disk.lstat(path), aside, disk)
     for name in disk.listdir(path):
         inner = f"{path}/{name}"
         if inner != unit.lock_path:
