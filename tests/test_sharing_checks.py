@@ -14,8 +14,9 @@ import pytest
 from gpucache.diagnosis import sharing_checks
 from gpucache.diagnosis.doctor import CODES, examine
 from gpucache.directories.registry import DeviceCacheRegistry
-from gpucache.disk.default_acl import remove_default_acl
+from gpucache.disk.default_acl import remove_default_acl, set_default_acl
 from gpucache.disk.files import STAGED
+from gpucache.disk.shared_modes import GROUP_ACL
 from gpucache.findings import Finding
 from gpucache.layout import paths
 from gpucache.upkeep.verify import verify
@@ -131,6 +132,39 @@ def test_what_members_cannot_use_is_told_until_the_command_has_mended_that(root,
     assert finding.subject == str(path)
     mended(finding)
     silent(look(root), "mixed-modes")
+
+
+@pytest.mark.parametrize("mode", [0o771, 0o760, 0o664, 0o640, 0o600])
+def test_a_library_is_the_members_whatever_a_linker_has_made_of_the_bits_to_run_it(root, mode):
+    """Those of two umasks, of a linker that asks for the umask only, and not for a default ACL; and others."""
+    library = root / "jit/tvm-ffi/add_01/add.so"
+    library.parent.mkdir(parents=True)
+    for directory in (library.parent, *library.parents[1:3]):
+        directory.chmod(0o2770)
+        fd = os.open(directory, os.O_RDONLY)
+        set_default_acl(fd, GROUP_ACL)
+        os.close(fd)
+    library.touch()
+    library.chmod(mode)
+    codes = [finding.code for finding in look(root)]
+    assert codes == ([] if mode in (0o771, 0o760) else ["mixed-modes"])
+
+
+def test_what_a_jit_has_made_by_its_umask_is_behind_the_mode_of_jit_in_a_root_for_readers(tmp_path):
+    root = provisioned(tmp_path / "root", "read")
+    library = root / "jit/tvm-ffi/add_01/add.so"
+    library.parent.mkdir(parents=True)
+    for directory in library.parents[1:3]:
+        directory.chmod(0o700)
+    library.parent.chmod(0o755)
+    library.touch()
+    library.chmod(0o755)
+    silent(look(root), "mixed-modes")
+    for path, mode in ((library.parents[2], 0o755), (library, 0o664), (library.parent, 0o2770)):
+        was = path.stat().st_mode
+        path.chmod(mode)
+        assert "--shared read" in told(look(root), "mixed-modes").fix
+        path.chmod(was)
 
 
 @pytest.mark.root

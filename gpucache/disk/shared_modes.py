@@ -10,7 +10,7 @@ import os
 import stat
 
 from gpucache.disk.files import STAGED
-from gpucache.disk.sharing import MODES, PRIVATE, READABLE
+from gpucache.disk.sharing import GROUP, MODES, PRIVATE, READABLE
 from gpucache.layout import inductor, paths
 from gpucache.values import Value
 
@@ -38,6 +38,9 @@ _MEMBERS = "members"
 _QUARANTINED = f"{_GPUCACHE}/v1/quarantine/"
 _OPEN_PARTS = (*READABLE, paths.MARK)
 _ALL_MAY_READ = 0o444
+_ALL_MAY_RUN = 0o111
+_OTHERS_MAY_WRITE = 0o022
+_MORE_THAN_PERMISSIONS = 0o7000
 _FILES = (os.path.basename(paths.tag_path("")), paths.SETTINGS)
 """What gpucache and its user have directly in a root."""
 _SURELY_INDUCTORS = ("fxgraph", "aotautograd")
@@ -70,8 +73,26 @@ class Wanted(Value):
         """
         if self.sharing == "read" and path.startswith(_QUARANTINED):
             return True
-        is_of_group = self.gid is None or found.st_gid == self.gid
-        return is_of_group and stat.S_IMODE(found.st_mode) == self.mode(path, found)
+        if self.gid is not None and found.st_gid != self.gid:
+            return False
+        if stat.S_IMODE(found.st_mode) == self.mode(path, found):
+            return True
+        return self._suffices(path, found)
+
+    def _suffices(self, path: str, found: HasMode) -> bool:
+        """Whether a mode that its compiler and a umask have made of a JIT's file or directory is as good as the root's.
+
+        A linker lets all run a library, and closes that to a group by umask 077, whatever a default ACL says; who may
+        read a library may load it. What lies in ``jit`` of a *read* root is behind the mode of ``jit``.
+        """
+        mode = stat.S_IMODE(found.st_mode)
+        if self.sharing == "group":
+            is_readable = mode & ~_ALL_MAY_RUN == GROUP.file
+            return is_readable and stat.S_ISREG(found.st_mode) and is_written_by_others(path)
+        wanted = PRIVATE.directory if stat.S_ISDIR(found.st_mode) else PRIVATE.file
+        is_behind = self.sharing == "read" and path.startswith(f"{_JIT}/")
+        is_closed = not mode & (_OTHERS_MAY_WRITE | _MORE_THAN_PERMISSIONS)
+        return is_behind and is_closed and mode & wanted == wanted
 
     def wants_acl(self, path: str) -> bool:
         """Whether a directory is to have a default ACL: torch, stock Triton and other JITs make something in it."""
