@@ -29,6 +29,7 @@ from gpucache.disk import locks, mounts
 from gpucache.disk.files import write_whole
 from gpucache.disk.lock_place import LockPlace
 from gpucache.disk.locks import locked
+from gpucache.disk.sharing import mark_of
 from gpucache.errors import LockTimeoutError, ProvisionError, RecordError
 from gpucache.layout import paths
 from gpucache.machine import libcuda
@@ -512,6 +513,43 @@ class TestEverySystemCall:
 
         names = every_call.killed_everywhere(PROVISION, start, check, least=18)
         assert {"write", "fsync", "flock"} <= names
+
+    @pytest.mark.root
+    @pytest.mark.usefixtures("as_root")
+    @pytest.mark.parametrize("sharing", ["group", "read"])
+    def test_so_it_is_of_a_root_that_is_shared_whose_mark_comes_when_all_is_there(
+        self, every_call, sharing
+    ):
+        gid = 54400
+
+        def start(home: Path) -> list[object]:
+            (home / "root").mkdir(mode=0o700)
+            os.chown(home / "root", -1, gid)
+            return [sharing]
+
+        def check(home: Path, line: str) -> None:
+            root = home / "root"
+            if mark_of(str(root)) is not None:
+                assert is_shared_whole(root, sharing, gid), line
+            done = DeviceCacheRegistry(root, FOUR, {}).provision(0, sharing)
+            assert done.sharing == sharing
+            assert is_shared_whole(root, sharing, gid), line
+
+        script = PROVISION.replace("provision()", "provision(sharing=sys.argv[2])")
+        every_call.killed_everywhere(script, start, check, least=30)
+
+
+def is_shared_whole(root: Path, sharing: str, gid: int) -> bool:
+    """Whether everything that a new root has is there, and whoever shares the root can use that."""
+    of_group = sharing == "group"
+    used = [root, root / "triton", *(root / "triton" / name for name in NAMES)]
+    parts = paths.our_directories(str(root)) if of_group else []
+    expected = 0o2770 if of_group else 0o755
+    for path in [*used, *map(Path, parts)]:
+        found = path.stat()
+        if stat.S_IMODE(found.st_mode) != expected or (of_group and found.st_gid != gid):
+            return False
+    return record_file(root).exists()
 
 
 def check_after_kill(root: Path, before: int) -> None:
