@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from support.fuse import same_directory
 from support.users import acting_as
 
 from gpucache.disk import default_acl as acl
@@ -48,10 +49,10 @@ def test_what_others_make_below_is_the_groups_whatever_the_umask(opened):
 
 
 def test_without_one_the_umask_counts(opened):
-    _, fd = opened
+    directory, fd = opened
     assert acl.default_acl(fd) is None
     assert not acl.has_default_acl(fd)
-    assert acl.may_have_default_acl(fd)
+    assert acl.may_have_default_acl(str(directory))
 
 
 def test_the_trial_leaves_nothing_behind_and_the_directory_as_it_was(opened):
@@ -101,7 +102,7 @@ def test_a_mount_without_acls_says_so(tmp_path, mount):
     finally:
         os.close(fd)
     assert acl.default_acl(point) is None
-    assert not acl.may_have_default_acl(point)
+    assert not acl.may_have_default_acl(str(point))
     assert list(point.iterdir()) == []
 
 
@@ -120,6 +121,25 @@ def test_one_that_is_kept_and_not_followed_is_taken_away_again(opened, monkeypat
     assert acl.set_default_acl(fd, 0o770) is False
     assert acl.default_acl(directory) is None
     assert list(directory.iterdir()) == []
+
+
+@pytest.mark.fuse
+@pytest.mark.usefixtures("fuse", "umask")
+def test_a_mount_that_keeps_them_and_takes_the_umask_off_all_the_same_has_none(tmp_path):
+    """As bindfs, whatever the umask of who asks: another member's is another."""
+    shown = tmp_path / "shown"
+    shown.mkdir()
+    with same_directory(shown, tmp_path / "point") as point:
+        (point / "directory").mkdir()
+        (point / "directory").chmod(0o2770)
+        fd = os.open(point / "directory", os.O_RDONLY)
+        try:
+            assert acl.set_default_acl(fd, 0o770) is False
+        finally:
+            os.close(fd)
+        assert acl.default_acl(point / "directory") is None
+        assert not acl.may_have_default_acl(f"{point}/directory")
+        assert list((point / "directory").iterdir()) == []
 
 
 @pytest.mark.root

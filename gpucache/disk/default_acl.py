@@ -13,6 +13,8 @@ import stat
 import struct
 from contextlib import suppress
 
+from gpucache.disk import mounts
+
 _NAME = "system.posix_acl_default"
 _VERSION = struct.Struct("<I")
 _ENTRY = struct.Struct("<HHI")
@@ -82,14 +84,18 @@ def has_any_default_acl(directory: str | int) -> bool:
     return True
 
 
-def may_have_default_acl(directory: str | int) -> bool:
-    """Whether the mount of a directory has ACLs, as far as that can be told without trying (`set_default_acl`)."""
+def may_have_default_acl(directory: str) -> bool:
+    """Whether the mount of a directory has ACLs, as far as that can be told without trying (`set_default_acl`).
+
+    Of a file system that is a process (FUSE) only a directory that has one tells: `set_default_acl` has tried it.
+    """
     if not hasattr(os, "getxattr"):
         return False
     try:
         os.getxattr(directory, _NAME)
     except OSError as error:
-        return error.errno == errno.ENODATA
+        kind = mounts.file_system(directory) or ""
+        return error.errno == errno.ENODATA and not kind.startswith("fuse")
     return True
 
 
@@ -112,13 +118,23 @@ def remove_default_acl(directory: int) -> bool:
 
 
 def _is_inherited(directory: int, mode: int) -> bool:
-    """Whether a new directory in this one takes the ACL on, as the kernel does for every mount that follows ACLs."""
+    """Whether a new directory in this one takes the ACL on, and its mode whatever the umask: as where ACLs count.
+
+    The kernel takes the umask off before it asks FUSE, unless that wants otherwise: seen of bindfs, which keeps ACLs.
+    """
     name = f"{_TRIAL}{os.getpid()}-{os.urandom(4).hex()}"
-    os.mkdir(name, 0o700, dir_fd=directory)
+    umask = os.umask(
+        0o077
+    )  # of all threads, for the length of one call: what they make meanwhile is their user's
+    try:
+        os.mkdir(name, mode, dir_fd=directory)
+    finally:
+        os.umask(umask)
     try:
         made = os.open(name, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW, dir_fd=directory)
         try:
-            return default_acl(made) == mode & 0o777
+            is_open = os.fstat(made).st_mode & 0o777 == mode & 0o777
+            return is_open and default_acl(made) == mode & 0o777
         finally:
             os.close(made)
     finally:
