@@ -363,6 +363,17 @@ class TestTrust:
         assert "and" in done.err
         assert not (tmp_path / "o").exists()
 
+    @pytest.mark.parametrize("owner", [0, ADA])
+    def test_in_a_directory_like_tmp_the_owner_of_an_unsigned_pack_counts(
+        self, owner, as_root, packed, here, tmp_path
+    ):
+        (tmp_path / "open").mkdir()
+        packed = packed.rename(tmp_path / "open" / packed.name)
+        (tmp_path / "open").chmod(0o1777)
+        os.chown(packed, owner, owner)
+        done = here("unpack", packed, "--unsigned", "--root", tmp_path / "o")
+        assert done.code == (0 if owner == 0 else 1)
+
     def test_a_file_of_another_user_on_stdin_is_refused_too(self, as_root, packed, tmp_path):
         os.chown(packed, ADA, ADA)
         command = [sys.executable, "-m", "gpucache", "unpack", "-", "--unsigned"]

@@ -168,3 +168,10 @@ def test_one_that_cannot_be_used_is_told(own, tmp_path):
 
 def test_a_process_that_does_not_ask_the_store_does_not_ask_the_fallback(own, shared):
     assert "in-fallback" not in missed(own, shared, GPUCACHE_SHARE="0")
+
+
+@pytest.mark.parametrize("path", ["/dev/null", "/etc/passwd", "/dev/shm"])
+def test_no_way_out_spoils_what_the_machine_needs(own, path):
+    found = look(own, path)
+    (finding,) = [one for one in found if one.code.startswith("fallback-un")]
+    assert finding.fix == "correct GPUCACHE_FALLBACK, or unset GPUCACHE_FALLBACK"

@@ -10,6 +10,7 @@ import tempfile
 from pathlib import Path
 
 import pytest
+from support.users import acting_as
 
 from gpucache.diagnosis import sharing_checks
 from gpucache.diagnosis.doctor import CODES, examine
@@ -19,6 +20,7 @@ from gpucache.disk.files import STAGED
 from gpucache.disk.shared_modes import GROUP_ACL
 from gpucache.findings import Finding
 from gpucache.layout import paths
+from gpucache.report.unfit import findings
 from gpucache.upkeep.verify import verify
 
 OURS = {"mixed-modes", "others-mixed-modes", "half-shared", "no-acls", "group-writable"}
@@ -217,6 +219,15 @@ def test_what_a_member_left_in_a_root_that_others_read_its_owner_takes_out(tmp_p
     assert finding.fact.startswith("1 ")
     mended(finding)
     silent(look(root), "others-mixed-modes")
+
+
+@pytest.mark.root
+def test_a_reader_finds_nothing_odd_in_what_the_owner_has_made(tmp_path, everyones, as_root):
+    root = provisioned(everyones / "root", "read")
+    for path in (root, *root.rglob("*")):
+        os.chown(path, BOB, 0)
+    with acting_as(BOB + 1):
+        silent(list(findings(str(root), "read")), "others-mixed-modes")
 
 
 def test_what_is_still_being_written_is_its_writers(root):

@@ -82,8 +82,9 @@ class TestWithoutAnotherUser:
     def test_the_sticky_bit_does_not_help_the_directory_itself(self, tmp_path):
         """Files of one's own are safe in it, but what is not there yet can be planted."""
         tmp_path.chmod(0o1777)
-        with pytest.raises(UnsafeDirectoryError, match="mode 1777"):
+        with pytest.raises(UnsafeDirectoryError, match="mode 1777") as caught:
             vet(str(tmp_path), NOBODY_ELSE)
+        assert "chmod" not in caught.value.hint, "it is like /tmp, which others need as it is"
 
     @pytest.mark.parametrize("mode", [0o775, 0o2770, 0o700, 0o750, 0o755])
     def test_a_group_that_may_write_is_trusted(self, tmp_path, mode):

@@ -60,7 +60,7 @@ def refused(path: str, root: str, environ: Mapping[str, str]) -> Iterator[Findin
     trust = Trust.parse(environ)
     answer = looked_at(Fallback.at(path, trust), root)
     way_out = of_fallback(path, trust.uids)
-    fix = f"{way_out}, or {_UNSET}" if way_out else _UNSET
+    fix = f"{way_out}, or {_UNSET}" if way_out else f"correct {FALLBACK}, or {_UNSET}"
     if answer.did == "no-root":
         fix = f"correct {FALLBACK}, mount what it names, or {_UNSET}"
         yield Finding("fallback-missing", "warning", path, "it is not there", fix)

@@ -108,6 +108,8 @@ def closing(path: str, found: os.stat_result) -> str:
 
     Closed to others it would be closed to this user too, where he is neither its owner nor in its group.
     """
+    if found.st_mode & stat.S_ISVTX:  # as /tmp, which others need as it is
+        return f"set {ROOT} to a directory of your own, which may be in there, or {ALONE}"
     is_own = os.geteuid() in (0, found.st_uid)
     inside = _foreign_inside(path)
     if inside is not None and not is_own:
@@ -201,7 +203,8 @@ def of_fallback(root: str, uids: Iterable[int]) -> str:
         found = os.stat(root)
     except OSError:
         return ""
-    if may_be_unmapped(found.st_uid):
+    is_shared_place = found.st_mode & stat.S_IWOTH and found.st_mode & stat.S_ISVTX  # as /tmp is
+    if may_be_unmapped(found.st_uid) or not stat.S_ISDIR(found.st_mode) or is_shared_place:
         return ""
     ways = []
     if found.st_mode & stat.S_IWOTH:

@@ -110,6 +110,7 @@ class _Look(Inside):
         super().__init__(root)
         self._wanted = wanted
         self._uid = uid
+        self._owner = os.stat(root).st_uid
         self._most = most
         self._seen = 0
         self._directories = self._files = self._bytes = self._cached_files = 0
@@ -164,7 +165,8 @@ class _Look(Inside):
 
     def _note_others(self, seen: Seen) -> None:
         is_right = self._fits
-        if self._wanted.sharing == "read":
+        is_owners = seen.found.st_uid in (self._owner, 0)  # whom a reader may be told of
+        if self._wanted.sharing == "read" and not is_owners:
             is_right = not is_reached(seen.path)  # whatever the mode, its maker could change it
         if is_right:
             return

@@ -15,7 +15,7 @@ from gpucache.archive.unpack import Progress, Unpacked, unpack
 from gpucache.directories.record import of_this_host
 from gpucache.disk.files import make_root
 from gpucache.disk.refusal import quoted
-from gpucache.disk.vetting import Trust, vet
+from gpucache.disk.vetting import Trust, vet, vet_way
 from gpucache.errors import RecordError, UnsafeDirectoryError
 from gpucache.store.limit import max_size_bytes
 from gpucache.store.preparing import prepare
@@ -77,7 +77,20 @@ def vet_source(source: BinaryIO, name: str, trust: Trust) -> None:
         fact = f"everybody may write it (mode {mode:04o}), and it is executed"
         raise UnsafeDirectoryError(name, fact, hint)
     if is_file and name != "-":
-        vet(os.path.dirname(os.path.abspath(name)), trust)
+        _vet_place(os.path.abspath(name), trust)
+
+
+def _vet_place(path: str, trust: Trust) -> None:
+    """Refuse an unsafe directory of a file whose owner is trusted.
+
+    Where everybody may make files and nobody may replace another's, as in ``/tmp``, the owner says it all.
+    """
+    directory = os.path.dirname(path)
+    mode = os.stat(directory).st_mode
+    if mode & stat.S_ISVTX and mode & stat.S_IWOTH:
+        vet_way(path, trust)
+    else:
+        vet(directory, trust)
 
 
 def is_own_file(source: BinaryIO) -> bool:

@@ -11,7 +11,9 @@ from pathlib import Path
 
 import filelock
 
-from gpucache.disk import access_acl, unmapped, ways_out
+from gpucache.directories import making, other_hosts, provision
+from gpucache.disk import access_acl, default_acl, unmapped, ways_out
+from gpucache.machine import nvml
 
 ADA, BOB = 65534, 65533  # two users who are not root
 
@@ -19,6 +21,11 @@ ADA, BOB = 65534, 65533  # two users who are not root
 assert filelock.FileLock
 assert shlex.quote
 assert access_acl
+assert default_acl
+assert making
+assert other_hosts
+assert provision
+assert nvml
 assert ways_out
 assert unmapped
 
