@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import fcntl
 import os
 import shutil
@@ -283,9 +284,24 @@ class TestRemoveUnit:
         version = root / "jit/warp/1.19.0"
         version.rename(tmp_path / "moved")
         version.symlink_to(tmp_path / "moved")
-        with pytest.raises((InUse, OSError)):
+        with pytest.raises(InUse):
             removed(one)
         assert len(list((tmp_path / "moved").rglob("*.o"))) == 1
+
+    def test_what_the_disk_refuses_to_look_at_stays_and_ends_no_removal_of_others(
+        self, root, monkeypatch
+    ):
+        unit(root, "warp")
+        one = only(root, "warp")
+
+        def refuse(*args: object, **named: object) -> None:
+            raise OSError(errno.EIO, os.strerror(errno.EIO))
+
+        monkeypatch.setattr(os, "stat", refuse)
+        with pytest.raises(InUse, match="Input/output error"):
+            removed(one)
+        monkeypatch.undo()
+        assert len(all_files(root)) == 3
 
     def test_a_unit_in_which_something_is_mounted_stays(self, root):
         path = unit(root, "warp").resolve()

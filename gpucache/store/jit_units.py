@@ -23,11 +23,14 @@ from gpucache.disk.within import DEEPEST, Straight, open_directory
 from gpucache.layout import paths
 from gpucache.layout.jit_cache import JitCache, Unit
 from gpucache.layout.jit_units import Match, lock_of
+from gpucache.store.removal import InUse
 
 MOST_NAMES = 5_000_000
 """So many names of one cache are looked at; a walk that has seen more stops, and says so."""
 
 _NAMES_A_REST = 256
+_GONE = (errno.ENOENT, errno.ENOTDIR, errno.ELOOP)
+"""How it is said of what was there that it is gone, or replaced by a link."""
 
 
 class Measure:
@@ -340,7 +343,7 @@ class _Walk:
                 os.close(inner)
 
     def _refused(self, parts: tuple[str, ...], error: OSError) -> None:
-        if error.errno not in (errno.ENOENT, errno.ENOTDIR, errno.ELOOP):  # gone, or replaced
+        if error.errno not in _GONE:
             path = "/".join((self.directory, *parts))
             self.unreadable.append((path, os.strerror(error.errno or errno.EIO)))
 
@@ -368,12 +371,19 @@ class _Walk:
 
 
 def measured_again(unit: JitUnit, cache: JitCache, disk: Straight) -> JitUnit | None:
-    """The unit as it is now, without companions that have come since; None where it is gone."""
+    """The unit as it is now, without companions that have come since; None where it is gone, or behind a link.
+
+    Raises:
+        InUse: it cannot be looked at; the message says why.
+    """
     walk = _Walk(cache, unit.base)
     parts: dict[str, _Seen] = {}
     for turn, path in enumerate(unit.parts):
-        with suppress(FileNotFoundError):
+        try:
             parts[path] = disk.act(f"{unit.base}/{path}", partial(walk.seen, path, turn, unit.kind))
+        except OSError as error:
+            if error.errno not in _GONE:
+                raise InUse(error.strerror or str(error)) from error
     if not parts:
         return None
     return walk.unit(unit.name, parts, unit.kind)

@@ -9,6 +9,7 @@ from __future__ import annotations
 import os
 import shlex
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
 
@@ -103,7 +104,9 @@ class _Verifying:
         first = list(damages(unit))
         if not first or is_being_made(unit, ORPHAN_S, self.disk):
             return
-        now = measured_again(unit, cache, self.disk)  # a rename may have put a whole file there
+        now = None
+        with suppress(InUse):  # closed meanwhile
+            now = measured_again(unit, cache, self.disk)  # a rename may have put a whole file there
         if now is None:
             return
         again = [damage for damage in damages(now) if damage in first]
