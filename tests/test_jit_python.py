@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from gpucache import launch_environ
+from gpucache.directories.jit_level import torch_version
 from gpucache.directories.jit_python import python_of, this_python
 
 pytestmark = pytest.mark.usefixtures("bare_dev")
@@ -81,6 +82,27 @@ def test_the_own_python_is_itself_by_any_name():
 def test_pythonpath_comes_first(other, tmp_path):
     environ = {"PATH": f"{other}/bin", "PYTHONPATH": f"{tmp_path}/a:"}
     assert python_of("python", environ).path[0] == f"{tmp_path}/a"
+
+
+def test_the_users_own_packages_come_before_those_of_a_python_that_is_no_venv(other):
+    python = python_of(str(other / "bin/python"), {"HOME": "/home/ada"})
+    assert python.path[0] == "/home/ada/.local/lib/python3.12/site-packages"
+    (other / "pyvenv.cfg").write_text("home = /usr/bin\ninclude-system-site-packages = false\n")
+    python = python_of(str(other / "bin/python"), {"HOME": "/home/ada"})
+    assert all(path.startswith(f"{other}/") for path in python.path)
+
+
+def test_a_venv_that_shows_the_systems_packages_has_the_systems_torch(tmp_path, other):
+    """As in images whose torch is the system's: `python -m venv --system-site-packages`."""
+    venv = tmp_path / "shown"
+    (venv / "lib/python3.12/site-packages").mkdir(parents=True)
+    (venv / "bin").mkdir()
+    (venv / "bin/python").symlink_to(other / "bin/python")
+    settings = f"home = {other}/bin\ninclude-system-site-packages = true\nversion = 3.12.1\n"
+    (venv / "pyvenv.cfg").write_text(settings)
+    assert torch_version(python_of(str(venv / "bin/python"), {}).path) == "2.9.1+cu128"
+    (venv / "pyvenv.cfg").write_text(settings.replace("true", "false"))
+    assert torch_version(python_of(str(venv / "bin/python"), {}).path) is None
 
 
 def test_the_torch_of_the_program_names_the_place_of_its_extensions(other, tmp_path):

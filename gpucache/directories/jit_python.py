@@ -16,9 +16,9 @@ from gpucache.values import Value
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Iterator, Mapping
 
-_MOST_BYTES = 512
+_MOST_BYTES = 4096
 _ENV = "env"
 _LIBRARY = re.compile(r"python(\d+)\.(\d+)(t?)")
 
@@ -96,7 +96,38 @@ def _installed(prefix: str, interpreter: str, environ: Mapping[str, str]) -> Pyt
     assert match is not None
     major, minor, free = match.groups()
     before = (PYTHON_PATH.text(environ) or "").split(os.pathsep)
-    return Python(f"cp{major}{minor}{free}", (*filter(None, before), *_packages(prefix, names[0])))
+    packages = _all_packages(prefix, names[0], environ)
+    return Python(f"cp{major}{minor}{free}", (*filter(None, before), *packages))
+
+
+def _all_packages(prefix: str, name: str, environ: Mapping[str, str]) -> Iterator[str]:
+    """Where a Python looks for packages, in its order (CPython 3.11, `site.py`): first a venv's, if it is one.
+
+    Then the user's and the system's, which a venv has only if it was made with ``--system-site-packages``.
+    """
+    settings = _venv_settings(prefix)
+    if settings is not None:
+        yield from _packages(prefix, name)
+        if settings.get("include-system-site-packages", "").lower() != "true":
+            return
+        prefix = os.path.dirname(settings.get("home", ""))
+    home = environ.get("HOME")
+    if home:
+        yield f"{home}/.local/lib/{name}/site-packages"
+    yield from _packages(prefix, name)
+
+
+def _venv_settings(prefix: str) -> dict[str, str] | None:
+    """What ``pyvenv.cfg`` says; None where a prefix is no venv's."""
+    try:
+        text = os.fsdecode(read_head(f"{prefix}/pyvenv.cfg", _MOST_BYTES))
+    except OSError:
+        return None
+    found = {}
+    for line in text.splitlines():
+        key, _, value = line.partition("=")
+        found[key.strip()] = value.strip()
+    return found
 
 
 def _packages(prefix: str, name: str) -> tuple[str, ...]:
