@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import errno
 import os
+import re
 import stat
 import subprocess
 from collections.abc import Callable
@@ -506,3 +507,23 @@ def race(monkeypatch: pytest.MonkeyPatch, path: Path, act: Callable[[], object])
         mkdir(made, mode)
 
     monkeypatch.setattr(os, "mkdir", late)
+
+
+def test_a_file_in_the_place_of_a_root_is_moved_away_by_the_command_that_is_named_and_not_removed(
+    tmp_path,
+):
+    file = tmp_path / "my data"
+    file.write_text("mine")
+    with pytest.raises(ProvisionError) as caught:
+        vet(str(file), Trust())
+    (command,) = re.findall("`(.*?)`", str(caught.value))
+    subprocess.run(command, shell=True, check=True)
+    assert Path(f"{file}.old").read_text() == "mine"
+    assert vet(str(file), Trust()) is False
+
+
+def test_nobody_is_told_to_move_a_device_away():
+    with pytest.raises(ProvisionError) as caught:
+        vet("/dev/null", Trust())
+    assert "`" not in str(caught.value)
+    assert "choose another root" in str(caught.value)

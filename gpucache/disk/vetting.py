@@ -349,9 +349,11 @@ def _vet_ancestor(path: str, found: os.stat_result, trust: Trust) -> None:
 
 def _refuse_no_directory(path: str, found: os.stat_result) -> None:
     if not stat.S_ISDIR(found.st_mode):
-        from gpucache.disk.ways_out import removing
+        from gpucache.disk.ways_out import moving_away
 
-        hint = f"choose another root, or move that away: {removing(path, found)}"
+        hint = "choose another root"
+        if stat.S_ISREG(found.st_mode):  # a device or a FIFO is surely where it should be
+            hint += f", or move that away: {moving_away(path, found)}"
         raise ProvisionError(path, errno.ENOTDIR, hint, "look at")
 
 

@@ -136,7 +136,16 @@ def _foreign_inside(root: str) -> str | None:
 def removing(path: str, found: os.stat_result) -> str:
     """The command that removes a file, a link or a directory, and who may give it."""
     is_directory = stat.S_ISDIR(found.st_mode)
-    command = f"`rm {'-r ' if is_directory else ''}{quoted(path)}`"
+    return _by_whom(f"`rm {'-r ' if is_directory else ''}{quoted(path)}`", path, found)
+
+
+def moving_away(path: str, found: os.stat_result) -> str:
+    """The command that moves a file away that somebody may need, and who may give it."""
+    return _by_whom(f"`mv -n {quoted(path)} {quoted(f'{path}.old')}`", path, found)
+
+
+def _by_whom(command: str, path: str, found: os.stat_result) -> str:
+    """A command that takes the name of something away, and who may give it."""
     parent = os.path.dirname(path) or "/"
     try:
         above = os.stat(parent)

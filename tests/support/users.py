@@ -11,8 +11,9 @@ from pathlib import Path
 
 import filelock
 
+from gpucache.configuration import reading, toml
 from gpucache.directories import making, other_hosts, provision
-from gpucache.disk import access_acl, default_acl, unmapped, ways_out
+from gpucache.disk import access_acl, default_acl, lock_place, sharing, unmapped, ways_out
 from gpucache.machine import nvml
 
 ADA, BOB = 65534, 65533  # two users who are not root
@@ -20,14 +21,11 @@ ADA, BOB = 65534, 65533  # two users who are not root
 # loaded while root: the interpreter may lie where no other user can read it
 assert filelock.FileLock
 assert shlex.quote
-assert access_acl
-assert default_acl
-assert making
-assert other_hosts
-assert provision
-assert nvml
-assert ways_out
-assert unmapped
+for _module in (
+    *(access_acl, default_acl, lock_place, making, nvml, other_hosts, provision),
+    *(reading, sharing, toml, unmapped, ways_out),
+):
+    assert _module
 
 
 @contextmanager
