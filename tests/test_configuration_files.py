@@ -18,9 +18,11 @@ from support.users import ADA, BOB, acting_as
 
 from gpucache import DeviceCacheRegistry, configuration, environment, log, once
 from gpucache.configuration import form, places, reading, toml
+from gpucache.configuration.beginning import write_for_user
 from gpucache.configuration.merged import InForce
 from gpucache.disk import door
 from gpucache.disk.door import SETTINGS_BYTES
+from gpucache.errors import ConfigurationError
 
 GOOD = "stamp_s = 7\n"
 as_another_user = pytest.mark.skipif(os.geteuid() != 0, reason="needs another user")
@@ -103,6 +105,14 @@ def test_a_path_below_a_home_is_unset_for_who_has_none(home, variables, monkeypa
     later = configuration.in_force({})
     assert later.environ["GPUCACHE_DIR"] == f"{home}/kernels"
     assert not later.problems
+
+
+def test_who_has_no_home_is_told_where_settings_can_be(home, monkeypatch):
+    monkeypatch.setattr(places, "home_of_user", lambda: "")
+    with pytest.raises(ConfigurationError) as caught:
+        write_for_user({})
+    assert caught.value.hint.startswith("set HOME")
+    assert Path(write_for_user({"HOME": str(home)})).is_file()
 
 
 # ---- files that are being written

@@ -96,6 +96,7 @@ def test_a_start_without_settings_in_a_private_root_imports_nothing_for_shared_o
     code = "from gpucache import DeviceCacheRegistry; DeviceCacheRegistry.load().path(0)"
     of_worker = imported(code, provisioned)
     assert of_worker.isdisjoint(OF_SHARED_ROOTS_AND_FILES | {"gpucache.disk.members"})
+    assert of_worker.isdisjoint({"gpucache.disk.refusal", "gpucache.log"})
     assert of_command(["path", "0"], provisioned).isdisjoint(OF_SHARED_ROOTS_AND_FILES)
     words = ["run", "--device", "1", "--", "true"]
     assert of_command(words, provisioned).isdisjoint(OF_SHARED_ROOTS_AND_FILES)

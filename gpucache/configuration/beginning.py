@@ -28,7 +28,8 @@ def write_for_user(environ: Mapping[str, str]) -> str:
     """
     place = user_place(environ)
     if place is None:
-        raise ConfigurationError("HOME", environ.get("HOME", ""), "the path of a home")
+        hint = "set HOME to a directory of your own, or write the settings of a root (--root)"
+        raise ConfigurationError("HOME", environ.get("HOME", ""), "the path of a home", hint)
     directory = os.path.dirname(place.path)
     _refuse_others_home(directory)
     make_directory(directory, above=0o700)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from gpucache.environment import PINNED_DEVICE, VISIBLE_DEVICES
 from gpucache.errors import RecordError
-from gpucache.log import WARNING, tell_in_job
 from gpucache.machine import device_files
 from gpucache.machine.visible import Visible, guess_advice, visible_devices
 from gpucache.values import Value
@@ -88,13 +87,13 @@ def visible_by_record(
         cut = f"{PINNED_DEVICE}={pinned} pins this process to it"
         against = contradiction(snapshot, environ, bool(whole) or snapshot.fake)
         if against is not None:
-            tell_in_job(WARNING, "%s: %s", against.fact, against.fix)
+            _tell("%s: %s", against.fact, against.fix)
             cut = against.fact
         return Visible((device,), "uuid", cut)
     visible = visible_devices(snapshot, environ)
     if visible.how == "guess":
         fact, fix = guess_advice(snapshot)
-        tell_in_job(WARNING, "%s: %s: %s", path, fact, fix)
+        _tell("%s: %s: %s", path, fact, fix)
     needs_no_number = visible.how in ("uuid", "none", "fake")
     probably_whole = whole is None and not record.renumbered
     if needs_no_number or whole or probably_whole:
@@ -150,3 +149,10 @@ def sees_all(record: Record) -> bool | None:
     unknown = seen - known
     may_all_be_lost = len(unknown) <= len(record.lost)
     return known <= seen and may_all_be_lost
+
+
+def _tell(message: str, *words: object) -> None:
+    """Warn once in a job."""
+    from gpucache.log import WARNING, tell_in_job  # in most starts nothing is told
+
+    tell_in_job(WARNING, message, *words)

@@ -10,7 +10,6 @@ import errno
 import os
 import stat
 
-from gpucache.disk.refusal import refusal
 from gpucache.environment import ROOT, TRUST_GROUPS, TRUST_UIDS, TRUST_WORLD_WRITABLE
 from gpucache.errors import ProvisionError, UnsafeDirectoryError
 from gpucache.values import Value
@@ -185,7 +184,7 @@ def vet_way(path: str, trust: Trust) -> tuple[str, os.stat_result] | None:
         except FileNotFoundError:
             return None
         except OSError as error:
-            raise refusal(step, error, "look at") from error
+            raise _refusal(step, error) from error
         if stat.S_ISLNK(step_stat.st_mode):
             links += 1
             _vet_link(step, step_stat, links)
@@ -198,11 +197,18 @@ def vet_way(path: str, trust: Trust) -> tuple[str, os.stat_result] | None:
     return here, here_stat
 
 
+def _refusal(path: str, error: OSError) -> ProvisionError:
+    """The error of what the operating system lets nobody look at."""
+    from gpucache.disk.refusal import refusal  # a start in which all is well needs it not
+
+    return refusal(path, error, "look at")
+
+
 def _target_of(link: str) -> str:
     try:
         return os.readlink(link)
     except OSError as error:
-        raise refusal(link, error, "look at") from error
+        raise _refusal(link, error) from error
 
 
 def vet_child(path: str, trust: Trust) -> bool:
@@ -217,7 +223,7 @@ def vet_child(path: str, trust: Trust) -> bool:
     except FileNotFoundError:
         return False
     except OSError as error:
-        raise refusal(path, error, "look at") from error
+        raise _refusal(path, error) from error
     if stat.S_ISLNK(found.st_mode):
         return vet(path, trust)
     if hasattr(os, "geteuid"):
@@ -315,7 +321,7 @@ def _refuse_named_writers(path: str, found: os.stat_result, trust: Trust) -> Non
     try:
         named = access_acl.named_writers(path, found.st_mode)
     except OSError as error:
-        raise refusal(path, error, "look at") from error
+        raise _refusal(path, error) from error
     uids = [uid for uid in named.uids if not trust.covers(uid)]
     gids = [gid for gid in named.gids if gid not in (*trust.groups, found.st_gid)]
     if uids or gids:

@@ -13,7 +13,7 @@ import filelock
 
 from gpucache.configuration import reading, toml
 from gpucache.directories import making, other_hosts, provision
-from gpucache.disk import access_acl, default_acl, lock_place, sharing, unmapped, ways_out
+from gpucache.disk import access_acl, default_acl, lock_place, refusal, sharing, unmapped, ways_out
 from gpucache.machine import nvml
 
 ADA, BOB = 65534, 65533  # two users who are not root
@@ -23,7 +23,7 @@ assert filelock.FileLock
 assert shlex.quote
 for _module in (
     *(access_acl, default_acl, lock_place, making, nvml, other_hosts, provision),
-    *(reading, sharing, toml, unmapped, ways_out),
+    *(reading, refusal, sharing, toml, unmapped, ways_out),
 ):
     assert _module
 
