@@ -140,6 +140,13 @@ def test_a_sparse_file_of_a_tebibyte_is_not_read_into_memory(root, cache):
     assert [one.code for one in found(root, cache)] in ([], ["unit-cut"])
 
 
+def test_text_that_is_longer_than_any_ptx_is_not_read_whole(root):
+    path = wrote_bytes(root / f"jit/cuda-core/entries/ab/{'0' * 62}", b"a" * 4096)
+    assert [one.code for one in found(root, "cuda-core")] == ["unit-cut"]
+    os.truncate(path, 2**26 + 1)
+    assert found(root, "cuda-core") == []
+
+
 class TestWholeFiles:
     def test_a_zlib_stream_is_whole_with_its_checksum_only(self):
         data = zlib.compress(b"a" * 10_000_000)

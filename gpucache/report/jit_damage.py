@@ -38,6 +38,8 @@ CODES: dict[DamageCode, str] = {
 _HEAD_BYTES = 4096
 _MOST_BYTES = 2**30
 """Of a longer file only the beginning is judged."""
+_MOST_TEXT_BYTES = 2**26
+"""No PTX is longer, which is read whole."""
 
 
 class Damage(NamedTuple):
@@ -74,7 +76,7 @@ def _binary(path: str) -> str | None:
         if head.startswith(b"\x7fELF"):
             whole = is_whole(head, size)
             return None if whole else f"has {size} bytes, and fewer than its ELF header says"
-        if head.isascii() and size <= _MOST_BYTES:
+        if head.isascii() and size <= _MOST_TEXT_BYTES:
             file.seek(0)
             return None if is_whole_ptx(file.read()) else "is text that ends too early for PTX"
     return None
