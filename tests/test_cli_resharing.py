@@ -59,6 +59,18 @@ def test_nobody_can_be_asked_so_nothing_is_changed(cache, provision):
     assert mark_of(str(cache.root)) is None
 
 
+def test_who_is_not_let_in_yet_is_asked_for_whatever_the_mark_says(cache, provision):
+    """`cp -r` of a group's root copies the mark, and gives the copy the mode and the group of who copies."""
+    provision(cache.root, "--shared", "group", "--group", TEAM, "--yes")
+    os.chown(cache.root, -1, TEAM + 1)
+    cache.root.chmod(0o750)
+    done = provision(cache.root, "--shared", "group")
+    assert (done.returncode, mode(cache.root)) == (2, 0o750)
+    assert "say --yes" in done.stderr
+    assert provision(cache.root, "--shared", "group", "--yes").returncode == 0
+    assert (mode(cache.root), cache.root.stat().st_gid) == (0o2770, TEAM + 1)
+
+
 def test_a_dry_run_tells_how_much_and_changes_nothing(cache, provision):
     done = provision(cache.root, "--shared", "group", "--group", TEAM, "--dry-run")
     assert done.returncode == 0

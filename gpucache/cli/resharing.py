@@ -107,7 +107,8 @@ def reshared(root: str, call: Call, environ: Mapping[str, str], quiet: bool) -> 
         _show(planned)
     if call.dry_run or not planned.changes_anything:
         return Change(planned=planned, dry_run=call.dry_run)
-    is_asked = planned.changes_mark and (planned.cached_files > 0 or planned.left)
+    lets_in = planned.changes_mark or planned.lets_in
+    is_asked = lets_in and (planned.cached_files > 0 or planned.left)
     if is_asked and not call.yes:
         check_answerable()
         if not confirmed(_question(planned)):

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import os
 import shlex
+import stat
 
 from gpucache.disk.door import DIRECTORY
 from gpucache.disk.files import make_root
@@ -56,6 +57,8 @@ class Resharing(Value, kw_only=True):
     cached_files: int = 0
     """How many names the root has of what is cached, whoever owns that and whether or not it changes."""
     others: tuple[Others, ...] = ()
+    lets_in: bool = False
+    """Whether the group of the root's directory may not use that directory yet: that of a copy may be any group."""
     taken: tuple[str, ...] = ()
     """The paths of what other members have made, and what cannot stay so: directories for all, with which the root's
     owner could not use the root, and in a root that others may read all that these members could still write. These
@@ -136,6 +139,7 @@ def plan(
         shared_links=unfit.outside_files * (not copied),
         cached_files=unfit.cached_files,
         others=unfit.others,
+        lets_in=sharing == "group" and found.st_mode & stat.S_IRWXG != stat.S_IRWXG,
         taken=tuple(others),
         left=unfit.left,
     )
