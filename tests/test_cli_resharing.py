@@ -98,6 +98,27 @@ def test_said_yes_it_is_changed_marked_and_then_mended_without_a_question(cache,
     assert json.loads(done.stdout)["resharing"]["done"] is None
 
 
+def test_once_a_root_is_changed_members_are_told_what_they_set(cache, provision):
+    words = ("--shared", "group", "--group", TEAM)
+    done = provision(cache.root, *words, "--yes")
+    told = f"each member sets GPUCACHE_DIR={cache.root} GPUCACHE_TRUST_GROUPS={TEAM}"
+    assert told in done.stderr
+    assert told not in provision(cache.root, *words).stderr
+
+
+def test_it_says_with_whom_a_root_was_shared_until_now(cache, provision):
+    """In words: `is group` told nobody anything."""
+    for sharing, before in (
+        ("group", "private"),
+        ("read", "shared with group"),
+        ("private", "shared with everybody"),
+    ):
+        words = ("--group", TEAM) if sharing == "group" else ()
+        done = provision(cache.root, "--shared", sharing, *words, "--yes")
+        assert done.returncode == 0, done.stderr
+        assert f"note: {cache.root} is {before}" in done.stderr
+
+
 def test_a_root_in_which_nothing_is_cached_needs_no_question(tmp_path, provision):
     assert provision(tmp_path / "root").returncode == 0
     assert provision(tmp_path / "root", "--shared", "read").returncode == 0
@@ -160,8 +181,8 @@ def test_another_users_root_is_changed_with_that_users_rights(everyones, provisi
     ("words", "said"),
     [
         (["--dry-run"], "say --shared as well"),
-        (["--group", "4"], "--group is the group of --shared group"),
-        (["--shared", "read", "--group", "4"], "--group is the group of --shared group"),
+        (["--group", "4"], "--group goes with --shared group"),
+        (["--shared", "read", "--group", "4"], "--group goes with --shared group"),
     ],
 )
 def test_options_that_need_another_are_refused(tmp_path, provision, words, said):

@@ -98,7 +98,9 @@ def provision(
     if dry_run and shared is None:
         raise click.UsageError("--dry-run shows what --shared would change: say --shared as well")
     if group is not None and shared != "group":
-        raise click.UsageError("--group is the group of --shared group")
+        raise click.UsageError(
+            "--group goes with --shared group: say that as well, or leave --group out"
+        )
     registry = _discovered(root, require_gpu, log="ERROR")  # the warnings are said below
     change = None
     if shared is not None:
@@ -115,7 +117,8 @@ def provision(
             return 0
     done = registry.provision(sharing=shared)
     _tell(registry, done, change, as_json)
-    if done.sharing == "group" and change is None and shared is not None and not as_json:
+    is_news = shared is not None and (change is None or change.planned.changes_mark)
+    if done.sharing == "group" and is_news and not as_json:
         from gpucache.cli.resharing import tell_members
 
         tell_members(registry.root)

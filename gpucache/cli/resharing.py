@@ -121,7 +121,7 @@ def reshared(root: str, call: Call, environ: Mapping[str, str], quiet: bool) -> 
 
 
 def tell_members(root: str) -> None:
-    """Say of a new root that a group shares what its members have to know."""
+    """Say of a root that a group shares from now on what its members have to know."""
     from gpucache.disk.group_names import group_name
     from gpucache.environment import ROOT, TRUST_GROUPS
     from gpucache.upkeep.sharing_group import is_of_one_user
@@ -141,13 +141,20 @@ def _with_whom(sharing: Sharing, gid: int | None) -> str:
     return f"group {group_name(gid)}" if gid is not None else _PUBLIC[sharing]
 
 
+def _as_before(planned: Resharing) -> str:
+    if planned.before == "private":
+        return "is private"
+    gid = planned.gid_before if planned.before == "group" else None
+    return f"is shared with {_with_whom(planned.before, gid)}"
+
+
 def _show(planned: Resharing) -> None:
     """Say what changes, and what stays."""
     from gpucache.upkeep.sharing_group import is_of_one_user
 
     if planned.changes_mark:
         to = _with_whom(planned.wanted.sharing, planned.wanted.gid)
-        say(f"note: {planned.root} is {planned.before}, and comes to be shared with {to}")
+        say(f"note: {planned.root} {_as_before(planned)}, and comes to be shared with {to}")
     gid = planned.wanted.gid
     if planned.changes_mark and gid is not None and is_of_one_user(planned.uid, gid):
         say(f"note: that group has nobody in it but uid {planned.uid}: name the team's by --group")

@@ -210,8 +210,10 @@ class KeyDirectories:
     def closed(self) -> Iterator[Finding]:
         """The finding that parts of the root are for its owner alone, if there are any."""
         if self._closed:
-            fact = f"only its owner may read {', '.join(sorted(self._closed))}: they are left out"
-            fix = "nothing: what the owner shares is read"
+            fact = (
+                f"only its owner may read {', '.join(sorted(set(self._closed)))}: they are left out"
+            )
+            fix = "nothing has to be done: what the owner shares is read"
             yield Finding("unreadable", "warning", self.root, fact, fix)
 
     def _finding(self, code: str, subject: str, fact: str, fix: str) -> None:
