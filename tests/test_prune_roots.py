@@ -159,3 +159,18 @@ def test_units_of_other_jit_caches_go_from_each_root(here, scratch):
     said = here(*words, "--root", f"{scratch}/*/kernels").json
     assert [(one["entries"], one["units"]) for one in said["roots"][:2]] == [(0, 1)] * 2
     assert [jit_trees.all_files(root) for root in scratch.glob("*/kernels")] == [[]] * 4
+
+
+def test_a_root_whose_name_has_brackets_is_no_pattern(here, everyones, as_root):
+    root = everyones / "run[1]"
+    tree.make(str(root), 3, 1)
+    done = here(*ALL, "--root", root)
+    assert done.code == 0
+    assert "run[1]" not in done.out  # which has a row a root where a pattern was meant
+    assert list(root.rglob("__entry__.json")) == []
+
+
+def test_a_directory_named_like_a_pattern_keeps_no_users_root_from_being_pruned(here, scratch):
+    (scratch / "*").mkdir()
+    done = here(*ALL, "--root", f"{scratch}/*/kernels")
+    assert [row[2] for row in done.rows] == ["pruned", "pruned", "no-cache", "system"]

@@ -24,12 +24,24 @@ _COLUMNS = ("root", "owner", "outcome", "entries", "strays", "size", "kept")
 
 def are_many(roots: Sequence[str]) -> bool:
     """Whether the roots of a command are a pattern's, several, or another user's whose rights root is to take over."""
-    if len(roots) > 1 or any(map(is_pattern, roots)):
+    if len(roots) > 1 or any(map(_stands_for_many, roots)):
         return True
     if not roots or os.geteuid() != 0:
         return False
     owner = owner_of(absolute(roots[0]))
     return owner is not None and owner != 0
+
+
+def _stands_for_many(root: str) -> bool:
+    """Whether a root is a pattern, and not the name of a directory that happens to have such letters.
+
+    For uid 0 a ``*`` and a ``?`` stand for any name all the same: with a directory of that name, a user could keep
+    those of others from being pruned.
+    """
+    if not is_pattern(root):
+        return False
+    is_for_root = os.geteuid() == 0 and ("*" in root or "?" in root)
+    return is_for_root or not os.path.lexists(root)
 
 
 def prune_many(roots: Sequence[str], order: Order, yes: bool, as_json: bool) -> int:

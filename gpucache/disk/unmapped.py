@@ -9,6 +9,8 @@ from __future__ import annotations
 import errno
 import os
 
+from gpucache.disk.door import SAFELY
+
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import Literal
@@ -36,7 +38,7 @@ def is_really_own(path: str) -> bool:
 
     The kernel lets only the owner, and who has a capability over him, open something without renewing its access time.
     """
-    flags = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
+    flags = os.O_RDONLY | SAFELY
     try:
         os.close(os.open(path, flags | getattr(os, "O_NOATIME", 0)))
     except OSError as error:

@@ -17,7 +17,7 @@ import time
 from collections.abc import Iterator
 from contextlib import suppress
 
-from gpucache.disk.door import RECORD_BYTES, SAFELY, open_regular
+from gpucache.disk.door import RECORD_BYTES, SAFELY, open_regular, read_some
 from gpucache.disk.files import STAGED
 from gpucache.disk.shared_modes import Inside, Wanted, is_published, is_reached
 from gpucache.disk.walking import Seen, walk
@@ -131,7 +131,7 @@ def _is_copied(root: str, path: str, disk: Straight, sharing: Sharing) -> bool:
     def placed(here: int, last: str) -> bool:
         fd, found = open_regular(last, here=here)
         with open(fd, "rb") as file:
-            data = file.read(RECORD_BYTES + 1)
+            data = read_some(file, RECORD_BYTES + 1)
         if len(data) > RECORD_BYTES:
             return False
         mode = Wanted(sharing).mode(os.path.relpath(path, root), found) & 0o666

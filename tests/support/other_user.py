@@ -148,11 +148,13 @@ def _read_with_patience(said: io.BufferedReader, child: int) -> bytes:
     import select
     import signal
 
+    readable = select.poll()  # `select.select` takes no descriptor above 1,023
+    readable.register(said, select.POLLIN | select.POLLHUP)
+
     end = time.monotonic() + PATIENCE_S
     data = b""
     while True:
-        ready, _, _ = select.select([said], [], [], max(0, end - time.monotonic()))
-        if not ready:
+        if not readable.poll(max(0, end - time.monotonic()) * 1000):
             os.kill(child, signal.SIGKILL)
             raise AssertionError("it hangs")
         piece = os.read(said.fileno(), 65536)

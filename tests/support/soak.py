@@ -21,6 +21,7 @@ import gpucache.store.eviction
 import gpucache.store.leftovers
 import gpucache.triton.shared_kernel
 import gpucache.triton.single_file  # noqa: F401
+import support.users  # noqa: F401
 from gpucache.cli import main as command_line
 from gpucache.triton import manager
 from support.known_kernels import key_of, launch, load_single
