@@ -95,9 +95,8 @@ def _parsed(place: Place, found: os.stat_result, form: dict[str, Any]) -> Parsed
         if name not in may_be or not isinstance(text, str) or not _is_line(number):
             return None
         if name == TRUST_GROUPS.name:
-            TRUST_GROUPS.parse(
-                text
-            )  # a group may be gone since: then the file is parsed anew, and says so
+            # A group may be gone since: then the file is parsed anew, and says so.
+            TRUST_GROUPS.parse(text)
         lines[name] = Line(text, number)
     problems = []
     for number, fact, fix in form["problems"]:

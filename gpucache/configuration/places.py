@@ -77,9 +77,8 @@ def _form_of_system() -> str | None:
     It is on the node, where what has been told in jobs is noted, and goes with that after a day: in a home that nodes
     share, each would replace the others'.
     """
-    from gpucache.once import (
-        path_of_markers,
-    )  # where there is no file, as on most machines, nobody asks
+    # Where there is no file, as on most machines, nobody asks.
+    from gpucache.once import path_of_markers
 
     return f"{path_of_markers()}/system.json" if hasattr(os, "geteuid") else None
 

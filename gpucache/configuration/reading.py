@@ -77,9 +77,8 @@ def _parsed_once(place: Place, trust: Trust) -> tuple[Parsed, bool]:
             content = read_some(file, SETTINGS_BYTES)
             found = os.fstat(fd)
     except OSError as error:
-        is_replaced = (
-            error.errno == errno.ENOENT
-        )  # as by an editor that moves the old file away first
+        # As by an editor that moves the old file away first.
+        is_replaced = error.errno == errno.ENOENT
         return _unreadable(place, error), not is_replaced
     parsed = parse(place.source, place.path, content)
     if identity(opened) != identity(found) or len(content) != found.st_size:

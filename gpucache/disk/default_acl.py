@@ -123,9 +123,8 @@ def _is_inherited(directory: int, mode: int) -> bool:
     The kernel takes the umask off before it asks FUSE, unless that wants otherwise: seen of bindfs, which keeps ACLs.
     """
     name = f"{_TRIAL}{os.getpid()}-{os.urandom(4).hex()}"
-    umask = os.umask(
-        0o077
-    )  # of all threads, for the length of one call: what they make meanwhile is their user's
+    # Of all threads, for the length of one call: what they make meanwhile is their user's.
+    umask = os.umask(0o077)
     try:
         os.mkdir(name, mode, dir_fd=directory)
     finally:

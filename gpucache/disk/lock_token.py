@@ -133,10 +133,8 @@ def _sweep_old() -> None:
     Whose directory is removed all the same makes it again with its next lock.
     """
     parent = _parent()
-    prefixes = (
-        f"gpucache-{os.geteuid()}-",
-        "gpucache-g",
-    )  # of a group's, the sticky bit spares the others'
+    # Of a group's, the sticky bit spares those of other members.
+    prefixes = (f"gpucache-{os.geteuid()}-", "gpucache-g")
     with suppress(OSError), Straight() as disk:
         for name in os.listdir(parent):
             path = f"{parent}/{name}"

@@ -138,9 +138,8 @@ def set_mode(fd: int, mode: int) -> None:
     found = os.fstat(fd)
     if stat.S_IMODE(found.st_mode) & 0o777 == mode & 0o777 and not mode & ~found.st_mode & 0o7000:
         return
-    if (
-        os.geteuid() != found.st_uid
-    ):  # root's neither: a name may have been made to lead to another file
+    # Not by uid 0 either: a name may have been made to lead to another's file.
+    if os.geteuid() != found.st_uid:
         return
     try:
         os.fchmod(fd, mode)
@@ -223,9 +222,8 @@ def new_aside(directory: str, modes: Modes, prefix: str = ASIDE) -> str:
 
     if modes == GROUP:
         path = f"{directory}/{prefix}{os.getpid()}.{os.urandom(8).hex()}"
-        os.mkdir(
-            path, modes.directory & 0o777
-        )  # where the mount has a default ACL, the mode is right at once
+        # Where the mount has a default ACL, the mode is right at once.
+        os.mkdir(path, modes.directory & 0o777)
     else:
         path = tempfile.mkdtemp(prefix=prefix, dir=directory)
     set_directory_mode(path, modes)

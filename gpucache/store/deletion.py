@@ -79,9 +79,8 @@ class Deletion:
         except OSError as error:
             if error.errno in (errno.ENOTDIR, errno.ELOOP):
                 self._unlink(name, parent, None)
-            elif (
-                error.errno == errno.EACCES
-            ):  # an empty one goes all the same, as of a killed member of a group
+            elif error.errno == errno.EACCES:
+                # An empty one goes all the same, as of a killed member of a group.
                 with suppress(OSError):
                     os.rmdir(name, dir_fd=parent)
             return

@@ -52,9 +52,8 @@ class HolderLife:
             self._begin(holder, now)
             return False
         ran, ready = _times(holder[0])
-        is_other = (
-            ran < self._ran or ready < self._ready
-        )  # a process of the compile, such as ptxas, has ended
+        # A process of the compile, such as ptxas, has ended.
+        is_other = ran < self._ran or ready < self._ready
         if is_other:
             self._begin(holder, now)
         if now - self._since < window_s:

@@ -87,9 +87,8 @@ def _check_unchanged(unit: JitUnit, cache: JitCache, disk: Straight) -> None:
 def _remove(path: str, unit: JitUnit, deletion: Deletion, disk: Straight) -> Freed:
     """Remove one part of a unit: a file at once, a directory by renaming it aside first."""
     try:
-        with suppress(
-            IsADirectoryError, PermissionError
-        ):  # what unlink(2) says of a directory, and POSIX's
+        # What unlink(2) says of a directory, and POSIX's.
+        with suppress(IsADirectoryError, PermissionError):
             size = disk.lstat(path)
             disk.unlink(path)
             return Freed(1, size.st_size, size.st_size if size.st_nlink == 1 else 0)
