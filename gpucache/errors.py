@@ -213,8 +213,11 @@ class NoRootError(GpuCacheError, LookupError):
             "device-directory": f"{root} is not a root, but the directory of device {name} in {above}",
         }
         correct = f"correct {named or 'the root'}"
+        missing = f"{correct}, or make it: `gpucache provision --root {root}`"
+        if "*" in root:
+            missing = "name one root: only `gpucache prune` takes a pattern"
         hints = {
-            "missing": f"{correct}, or make it: `gpucache provision --root {root}`",
+            "missing": missing,
             "dangling": f"{correct}, or make what the link leads to",
             "no-directory": correct,
             "no-cache": "",

@@ -160,6 +160,14 @@ def test_a_root_that_was_named_and_is_not_there_is_an_error(
     assert not typo.exists()
 
 
+def test_a_pattern_where_one_root_is_wanted_says_which_command_takes_patterns(here, tmp_path):
+    done = here("ls", "--root", tmp_path / "*/kernels")
+    assert done.code == 1
+    assert done.err.splitlines()[1] == (
+        "hint: name one root: only `gpucache prune` takes a pattern"
+    )
+
+
 @EACH
 def test_a_default_root_that_was_not_made_yet_is_a_success_that_says_how(
     command, here, monkeypatch, tmp_path
