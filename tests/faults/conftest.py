@@ -8,7 +8,8 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from support.faults import TESTS, unmeasured
+from support.faults import TESTS
+from support.processes import unmeasured
 from support.warm import WarmPython
 
 import gpucache

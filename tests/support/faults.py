@@ -23,7 +23,7 @@ from typing import Any, NamedTuple
 
 import gpucache
 from support.fault_list import MODES, NONE, Fault
-from support.processes import PATIENCE_S
+from support.processes import PATIENCE_S, unmeasured
 from support.warm import WarmProcess, WarmPython
 
 TYPE_CHECKING = False
@@ -46,11 +46,6 @@ class Seen(NamedTuple):
     """How many kernels were compiled in the first launches after it."""
     killed: bool
     """Whether the process was killed."""
-
-
-def unmeasured() -> dict[str, str]:
-    """The environment without coverage, which would write a file for each of thousands of processes."""
-    return {name: value for name, value in os.environ.items() if "COVERAGE" not in name}
 
 
 def built(directory: Path) -> Path:

@@ -23,6 +23,11 @@ def python_path(*directories: object) -> str:
     return os.pathsep.join([*map(str, directories), *filter(None, own)])
 
 
+def unmeasured() -> dict[str, str]:
+    """The environment without coverage, which writes a file for each process, where another user may not."""
+    return {name: value for name, value in os.environ.items() if "COVERAGE" not in name}
+
+
 BARE = {
     "PYTHONPATH": os.pathsep.join(
         [str(Path(gpucache.__file__).parents[1]), *filter(None, sys.path)]

@@ -10,6 +10,9 @@ from support.containers import container_environ
 from support.strangers import MALLORY, Machine, planting
 
 _HOLD = """
+import resource
+most = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
+resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
 held = []
 for place in ("/scratch", "/tmp", "/var/tmp", "/dev/shm"):
     for path in (P(place), *P(place).rglob("*")):

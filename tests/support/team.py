@@ -16,7 +16,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import gpucache
-from support.processes import PATIENCE_S
+from support.processes import PATIENCE_S, unmeasured
 from support.warm import WarmProcess, WarmPython
 
 TEAM = 54300
@@ -99,7 +99,7 @@ class Members:
         if self._warm is None:
             preload = "import kernels; kernels.hash_triton()"
             self._warm = WarmPython(
-                [*self._inside(), *self._python], preload, {**os.environ, **_paths()}
+                [*self._inside(), *self._python], preload, {**unmeasured(), **_paths()}
             )
         who = f"{uid},{gid},{umask}"
         return self._warm.start(_BECOME + code, who, *words, env=self.environ(uid, env))
