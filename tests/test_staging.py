@@ -520,6 +520,26 @@ def test_a_path_that_cannot_be_looked_up_for_a_moment_gives_nothing_staged_up(pl
     assert (staged / "library.so").read_bytes() == b"library"
 
 
+def test_what_a_signal_handler_stages_as_a_place_is_found_gone_stays(place, monkeypatch):
+    ours = Staging(str(place))
+    shutil.rmtree(Path(ours.directory()).parent)
+    was_gone = staging._is_gone
+    handled: list[str] = []
+
+    def gone_and_a_signal_comes(fd: int) -> bool:
+        answer = was_gone(fd)
+        monkeypatch.setattr(staging, "_is_gone", was_gone)
+        handled.append(ours.directory())
+        return answer
+
+    monkeypatch.setattr(staging, "_is_gone", gone_and_a_signal_comes)
+    outer = ours.directory()
+    (of_handler,) = handled
+    sweep_dead(str(place))
+    assert os.path.isdir(of_handler)
+    assert os.path.isdir(outer)
+
+
 class TestAnotherNode:
     """On a mount that nodes share, a lock of another node's process may look free from here."""
 

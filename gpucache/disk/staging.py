@@ -112,6 +112,9 @@ class Staging:
             make_directory(place)
         is_first = not self._made
         gone = self._made.pop(place, None)
+        if gone is not None and not _is_gone(gone[1]):
+            # A signal handler has claimed it since the look: closed, it would be swept with all that is staged in it.
+            return self._made.setdefault(place, gone)
         if gone is not None:
             os.close(gone[1])
         modes = modes_in(place) if place == self.preferred else PRIVATE
