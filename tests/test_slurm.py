@@ -184,7 +184,10 @@ def test_the_tasks_of_a_node_pull_a_pack_once_and_compile_nothing(
     words = f"srun --ntasks 8 --ntasks-per-node 4 gpucache run -- python train.py {TESTS}"
     done = two_node_slurm.run(*words.split(), cwd=tmp_path, **environ)
     assert sorted(done.stdout.splitlines()) == ["one 0"] * 4 + ["two 0"] * 4
-    assert done.stderr.count("GPUCACHE_PACK: process ") in (1, 2)
+    # Of the runs of a node one tells, which may be one that has found the pull of another.
+    assert (
+        "GPUCACHE_PACK: process " in done.stderr or "GPUCACHE_PACK: another process" in done.stderr
+    )
     until_pulled(root)
     assert len(list(root.glob("gpucache/v1/pulled/*"))) == 1
     end_couriers(root)
