@@ -12,7 +12,7 @@ from support.writers import put_kernel
 
 from gpucache.disk.lock_place import LockPlace
 from gpucache.disk.within import Straight
-from gpucache.store import inductor_limit, limit
+from gpucache.store import inductor_limit, limit, over_limit
 from gpucache.store.inductor_units import find
 from gpucache.store.limit import Limit
 from gpucache.triton import manager
@@ -67,7 +67,7 @@ def test_a_root_is_looked_at_once_an_hour_whichever_process_comes(root, old, mon
 
 
 def test_what_a_short_turn_leaves_the_next_one_takes(root, old, monkeypatch):
-    monkeypatch.setattr(inductor_limit, "_TURN_S", -1.0)
+    monkeypatch.setattr(over_limit, "_TURN_S", -1.0)
     keeping(root, 1).turn()
     assert all(there(old))
     monkeypatch.undo()

@@ -6,20 +6,15 @@ kernel; what was used least recently goes, down to nine tenths. `inductor_units`
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable
 from contextlib import suppress
 
 from gpucache.disk.within import Straight
 from gpucache.layout import paths
-from gpucache.log import INFO, tell
 from gpucache.store.hourly import is_due, note
-from gpucache.store.inductor_units import LEAST_GRACE_S, Buckets, Unit, find_everywhere, remove_unit
-from gpucache.store.recency import is_recent, oldest_first
+from gpucache.store.inductor_units import LEAST_GRACE_S, Buckets, find_everywhere, remove_unit
+from gpucache.store.over_limit import remove_over
 from gpucache.store.removal import InUse
-
-_LOW = 0.9
-_TURN_S = 2.0
 
 
 def bound(root: str, most_bytes: int, grace_s: float, rest: Callable[[], object]) -> None:
@@ -39,7 +34,13 @@ def bound(root: str, most_bytes: int, grace_s: float, rest: Callable[[], object]
     buckets = find_everywhere(root, rest)
     with Straight() as disk:
         _sweep(buckets, disk)
-        is_done = _remove_over(buckets.units, most_bytes, grace_s, rest, disk)
+        is_done = remove_over(
+            buckets.units,
+            most_bytes,
+            max(grace_s, LEAST_GRACE_S),
+            lambda unit: remove_unit(unit, disk).physical_bytes,
+            rest,
+        )
     if is_done:
         note(mark)
 
@@ -52,29 +53,3 @@ def _sweep(buckets: Buckets, disk: Straight) -> None:
     for unit in buckets.temporaries:
         with suppress(InUse):
             remove_unit(unit, disk)
-
-
-def _remove_over(
-    units: tuple[Unit, ...],
-    most_bytes: int,
-    grace_s: float,
-    rest: Callable[[], object],
-    disk: Straight,
-) -> bool:
-    """Remove units, least recently used first, while they are over the limit; return whether there was time for all."""
-    size = sum(unit.physical_bytes for unit in units)
-    if size <= most_bytes:
-        return True
-    aim = int(most_bytes * _LOW)
-    now, deadline = time.time(), time.monotonic() + _TURN_S
-    for unit in oldest_first(units, now):
-        if size <= aim or is_recent(unit.used, now, max(grace_s, LEAST_GRACE_S)):
-            return True
-        if time.monotonic() > deadline:
-            return False
-        with suppress(InUse):
-            freed = remove_unit(unit, disk).physical_bytes
-            size -= freed
-            tell(INFO, "evicted: %s, %d bytes, not used since %.0f", unit.path, freed, unit.used)
-        rest()
-    return True

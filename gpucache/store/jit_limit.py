@@ -17,15 +17,11 @@ from gpucache.disk import mounts
 from gpucache.disk.within import Straight
 from gpucache.layout import paths
 from gpucache.layout.jit_caches import JIT_CACHES, by_name
-from gpucache.log import INFO, tell
 from gpucache.store.hourly import is_due, note
 from gpucache.store.jit_removal import LEAST_GRACE_S, remove_unit, sweep
-from gpucache.store.jit_units import JitUnit, JitUnits, find, is_left_behind
-from gpucache.store.recency import is_recent, oldest_first
+from gpucache.store.jit_units import JitUnits, find, is_left_behind
+from gpucache.store.over_limit import remove_over
 from gpucache.store.removal import InUse
-
-_LOW = 0.9
-_TURN_S = 2.0
 
 
 def bound(root: str, most_bytes: int, grace_s: float, rest: Callable[[], object]) -> None:
@@ -48,7 +44,13 @@ def bound(root: str, most_bytes: int, grace_s: float, rest: Callable[[], object]
         for one in found:
             _sweep(one, mounted, disk)
         units = [unit for one in found for unit in one.units]
-        is_done = _remove_over(units, most_bytes, grace_s, rest, mounted, disk)
+        is_done = remove_over(
+            units,
+            most_bytes,
+            max(grace_s, LEAST_GRACE_S),
+            lambda unit: remove_unit(unit, by_name(unit.cache), mounted, disk).physical_bytes,
+            rest,
+        )
     if is_done:
         note(mark)
 
@@ -60,30 +62,3 @@ def _sweep(found: JitUnits, mounted: list[str], disk: Straight) -> None:
         if left in found.aside or is_left_behind(left, now):
             with suppress(InUse):
                 sweep(left, found.cache, mounted, disk)
-
-
-def _remove_over(
-    units: list[JitUnit],
-    most_bytes: int,
-    grace_s: float,
-    rest: Callable[[], object],
-    mounted: list[str],
-    disk: Straight,
-) -> bool:
-    """Remove units, least recently used first, while they are over the limit; return whether there was time for all."""
-    size = sum(unit.physical_bytes for unit in units)
-    if size <= most_bytes:
-        return True
-    aim = int(most_bytes * _LOW)
-    now, deadline = time.time(), time.monotonic() + _TURN_S
-    for unit in oldest_first(units, now):
-        if size <= aim or is_recent(unit.used, now, max(grace_s, LEAST_GRACE_S)):
-            return True
-        if time.monotonic() > deadline:
-            return False
-        with suppress(InUse):
-            freed = remove_unit(unit, by_name(unit.cache), mounted, disk).physical_bytes
-            size -= freed
-            tell(INFO, "evicted: %s, %d bytes, not used since %.0f", unit.path, freed, unit.used)
-        rest()
-    return True
