@@ -250,16 +250,7 @@ def _execute(
 
 def _by_shell(command: Sequence[str], environ: dict[str, str]) -> list[str]:
     """The command for a script without a ``#!`` line, which the system does not execute."""
-    script = _which(command[0], environ) or command[0]
+    from gpucache.directories.jit_python import which  # few scripts lack the line
+
+    script = which(command[0], environ) or command[0]
     return ["/bin/sh", script, *command[1:]]
-
-
-def _which(command: str, environ: dict[str, str]) -> str | None:
-    """The file that runs when this command is executed in this environment; None where there is no such file."""
-    if os.path.dirname(command):
-        return command
-    for place in os.get_exec_path(environ):
-        candidate = os.path.join(place, command)
-        if os.path.isfile(candidate) and os.access(candidate, os.X_OK):
-            return candidate
-    return None

@@ -40,7 +40,7 @@ def this_python() -> Python:
 
 def python_of(program: str, environ: Mapping[str, str]) -> Python:
     """The Python that runs a program, which `PATH` in ``environ`` finds; gpucache's own where that is not known."""
-    interpreter = _interpreter(_found(program, environ), environ)
+    interpreter = _interpreter(which(program, environ), environ)
     if interpreter is None:
         return this_python()
     # Not the real path: the Python of an environment is a link to another, which has other packages.
@@ -50,7 +50,8 @@ def python_of(program: str, environ: Mapping[str, str]) -> Python:
     return _installed(prefix, interpreter, environ) or this_python()
 
 
-def _found(program: str, environ: Mapping[str, str]) -> str | None:
+def which(program: str, environ: Mapping[str, str]) -> str | None:
+    """The file that runs when a program is executed in an environment; None where there is no such file."""
     if os.path.dirname(program):
         return program
     for directory in os.get_exec_path(environ):
@@ -73,7 +74,7 @@ def _interpreter(path: str | None, environ: Mapping[str, str]) -> str | None:
     words = first[2:].split()
     if words and os.path.basename(words[0]) == _ENV:
         words = [word for word in words[1:] if not word.startswith("-") and "=" not in word]
-        return _found(words[0], environ) if words and _is_python(words[0]) else None
+        return which(words[0], environ) if words and _is_python(words[0]) else None
     return words[0] if words and _is_python(words[0]) else None
 
 
