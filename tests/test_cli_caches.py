@@ -346,8 +346,9 @@ class TestLs:
 
     def test_a_narrow_terminal_keeps_keys_and_sizes_whole(self, root, keys):
         _, seen = on_a_terminal("ls", "--root", root, env={"COLUMNS": "70"})
-        assert {line[:12] for line in seen.splitlines()[1:]} == {key[:12] for key in keys}
-        assert seen.count(" KiB  ") == 6
+        lines = seen.splitlines()[1:-1]
+        assert {line[:12] for line in lines} == {key[:12] for key in keys}
+        assert seen.count(" KiB\n") == 6
 
 
 def utc(when: float) -> str:
@@ -414,10 +415,7 @@ class TestAWholeEntry:
         _, seen = on_a_terminal("ls", key[:12], "--root", root, env={"COLUMNS": "60"})
         assert "…" not in seen
         assert '[["libdevice"' in seen
-        value = "".join(
-            line[seen.splitlines()[0].index("value") :].strip() for line in seen.splitlines()
-        )
-        assert f"{entry_path(str(root), key)}/scaled.cubin" in value
+        assert f"{entry_path(str(root), key)}/scaled.cubin\n" in seen
 
     def test_of_stock_triton_counts_no_use(self, compiled, here, tmp_path):
         """What we read leaves no access time, which is all that tells of the last use there."""

@@ -3,48 +3,26 @@ from __future__ import annotations
 import io
 import sys
 from collections.abc import Callable
+from functools import partial
 
 import click
 import pytest
+from support.terminals import Terminal, put_terminal
 
 from gpucache.cli import terminal
 from gpucache.cli.terminal import (
-    OutputError,
     check_answerable,
     print_findings,
-    print_table,
     progress,
     say,
 )
-from gpucache.escapes import printable
 from gpucache.findings import Finding
-
-
-class Terminal(io.TextIOWrapper):
-    """A terminal that keeps what it is shown."""
-
-    def __init__(self, encoding: str = "utf-8") -> None:
-        super().__init__(io.BytesIO(), encoding=encoding, write_through=True)
-
-    def isatty(self) -> bool:
-        return True
-
-    @property
-    def seen(self) -> str:
-        return self.buffer.getvalue().decode()
 
 
 @pytest.fixture
 def show(monkeypatch: pytest.MonkeyPatch) -> Callable[..., Terminal]:
     """Put a terminal in the place of a stream, from inside the test: pytest puts its own there before."""
-
-    def put(stream: str, encoding: str = "utf-8") -> Terminal:
-        monkeypatch.setenv("COLUMNS", "60")
-        monkeypatch.setenv("TERM", "xterm" if stream == "stderr" else "dumb")
-        monkeypatch.setattr(sys, stream, Terminal(encoding))
-        return getattr(sys, stream)
-
-    return put
+    return partial(put_terminal, monkeypatch)
 
 
 class Clock:
@@ -105,66 +83,6 @@ class TestProgress:
             "print('rich' in sys.modules)"
         )
         assert python(code).stdout == "False\n"
-
-
-class TestTables:
-    def test_a_terminal_gets_aligned_columns_with_a_head(self, show):
-        stdout = show("stdout")
-        print_table(("name", "size"), [("a", "1 B"), ("long", "20 B")])
-        assert [line.rstrip() for line in stdout.seen.splitlines()] == [
-            "name  size",
-            "a     1 B",
-            "long  20 B",
-        ]
-
-    def test_what_is_folded_stays_whole_and_the_rest_is_cut(self, show):
-        stdout = show("stdout")
-        print_table(("path", "kernel"), [("p" * 70, "k" * 70)])
-        assert stdout.seen.count("p") == 70 + 1
-        assert "…" in stdout.seen
-        print_table(("path", "kernel"), [("q" * 70, "r" * 70)], folded=("kernel",))
-        assert stdout.seen.count("r") == 70 + 2
-
-    @pytest.mark.parametrize(
-        ("cell", "shown"),
-        [
-            ("[red]x[/red] [/] [0]", "[red]x[/red] [/] [0]"),
-            ("\x1b[31mred", "\\x1b[31mred"),
-            ("a\nb\tc", "a\\nb\\tc"),
-            ("n\udcff", "n\\udcff"),
-            ("é 漢", "é 漢"),
-        ],
-    )
-    def test_whatever_a_name_is_the_terminal_shows_it_and_obeys_nothing(self, cell, shown, show):
-        stdout = show("stdout")
-        print_table(("name",), [(cell,)])
-        assert stdout.seen.splitlines()[1].rstrip() == shown
-        assert printable(cell) == shown
-
-    def test_letters_that_the_locale_lacks_are_escaped(self, show):
-        stdout = show("stdout", "ascii")
-        print_table(("name",), [("é",)])
-        assert stdout.seen.splitlines()[1].rstrip() == "\\xe9"
-
-    def test_piped_each_row_is_one_line_that_commands_no_terminal(self, capfdbinary):
-        """The next program of the pipe may be `cat`."""
-        print_table(("name", "path"), [("é", "n\udcff"), ("a\tb", "c\nd\r\x1b[2J\u202e")])
-        said = b"n\\udcff\n" + b"a\\tb\tc\\nd\\r\\x1b[2J\\u202e\n"
-        assert capfdbinary.readouterr().out == "é\t".encode() + said
-
-    def test_no_rows_are_no_output_when_piped(self, capfdbinary):
-        print_table(("name",), [])
-        assert capfdbinary.readouterr().out == b""
-
-    def test_a_terminal_that_is_gone_is_no_defect(self, monkeypatch):
-        class Gone(Terminal):
-            def write(self, text: str) -> int:
-                raise OSError(5, "Input/output error")
-
-        monkeypatch.setattr(sys, "stdout", Gone())
-        with pytest.raises(OutputError) as caught:
-            print_table(("name",), [("a",)])
-        assert caught.value.cause.errno == 5
 
 
 class TestFindings:

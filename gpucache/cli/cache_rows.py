@@ -10,6 +10,7 @@ import time
 from collections.abc import Iterable, Iterator
 from typing import TYPE_CHECKING, Any, Literal
 
+from gpucache.cli.tables import Column
 from gpucache.units import ago, size
 
 if TYPE_CHECKING:
@@ -25,9 +26,24 @@ Cells = tuple[str, ...]
 By = Literal["bucket", "device", "arch", "kernel"]
 """What `gpucache du` has a row for."""
 
-ENTRY_COLUMNS = ("key", "kernel", "arch", "triton", "files", "size", "used", "directories")
+ENTRY_COLUMNS = (
+    Column("key"),
+    Column("kernel"),
+    Column("arch", weight=50),
+    Column("triton", weight=20),
+    Column("files", weight=10, right=True),
+    Column("size", weight=70, right=True),
+    Column("used", weight=60, right=True),
+    Column("directories", weight=40),
+)
 USAGE_COLUMNS = ("name", "files", "logical_bytes", "physical_bytes")
-PLAN_COLUMNS = ("what", "which", "name", "size", "used")
+PLAN_COLUMNS = (
+    Column("what", weight=40),
+    Column("which", weight=20),
+    Column("name"),
+    Column("size", right=True),
+    Column("used", weight=30, right=True),
+)
 
 _SHOWN = (
     "key",

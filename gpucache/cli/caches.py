@@ -21,13 +21,12 @@ from gpucache.cli.common import (
     vetted,
 )
 from gpucache.cli.options import SIZE, TIME, arch_option, codes_option, json_option, root_option
+from gpucache.cli.tables import Column, print_codes, print_table
 from gpucache.cli.terminal import (
     is_terminal,
-    print_codes,
     print_findings,
     print_json,
     print_json_rows,
-    print_table,
     progress,
     say,
 )
@@ -39,6 +38,12 @@ if TYPE_CHECKING:
     from gpucache.report.entries import Entry
     from gpucache.report.selection import Selection
 
+_USAGE = (
+    Column("name"),
+    Column("files", weight=10, right=True),
+    Column("logical_bytes", weight=20, right=True),
+    Column("physical_bytes", right=True),
+)
 _ORDERS: dict[str, Callable[[Entry], Any]] = {
     "used": lambda entry: -entry.used,
     "created": lambda entry: -entry.created,
@@ -131,7 +136,7 @@ def _list(
         return
     cells = cache_rows.entry_cells if is_terminal() else cache_rows.entry_fields
     lines = [cells(entry, now) for entry in listed]
-    print_table(cache_rows.ENTRY_COLUMNS, lines, folded=())
+    print_table(cache_rows.ENTRY_COLUMNS, lines)
     tell_findings(report)
     if report.entries and not found:
         entries = counted(len(report.entries), "entry", "entries")
@@ -168,7 +173,7 @@ def _show(entry: Entry, as_json: bool) -> None:
         print_json(whole)
         return
     cells = cache_rows.field_cells(whole, human=is_terminal())
-    print_table(("field", "value"), cells, folded=("value",))
+    print_table((Column("field"), Column("value")), cells)
 
 
 @click.command()
@@ -201,7 +206,7 @@ def du(by: cache_rows.By, root: str | None, as_json: bool) -> None:
     human = is_terminal()
     lines = [cache_rows.usage_cells(row, human) for row in rows]
     lines.append(cache_rows.usage_cells(everything, human))
-    print_table(cache_rows.USAGE_COLUMNS, lines, folded=("name",))
+    print_table(_USAGE, lines)
     tell_findings(report)
 
 

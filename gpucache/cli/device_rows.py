@@ -15,8 +15,6 @@ if TYPE_CHECKING:
 
     Row = dict[str, Any]
 
-COLUMNS = ("ordinal", "directory", "name", "capability", "memory", "uuid")
-
 
 def device_row(device: Device, path: str, ordinal: int | None) -> Row:
     """A device's known fields, its directory, and its ordinal in this process; no ordinal for a device CUDA hides."""
@@ -43,7 +41,7 @@ def device_rows(registry: DeviceCacheRegistry) -> list[Row]:
 
 
 def device_cells(row: Row) -> tuple[str, ...]:
-    """The cells of `COLUMNS`; what is not known is ``-``."""
+    """Ordinal, directory, name, capability, memory and UUID; what is not known is ``-``."""
     ordinal = row["ordinal"]
     capability = row.get("compute_capability")
     memory = row.get("memory_bytes")

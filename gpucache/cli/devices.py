@@ -9,7 +9,8 @@ import click
 from gpucache.cli import device_rows
 from gpucache.cli.options import json_option, root_option
 from gpucache.cli.settings import settings_of
-from gpucache.cli.terminal import log_to_stderr, print_json, print_table, say
+from gpucache.cli.tables import Column, print_table
+from gpucache.cli.terminal import log_to_stderr, print_json, say
 
 if TYPE_CHECKING:
     from gpucache.cli.resharing import Change
@@ -17,6 +18,17 @@ if TYPE_CHECKING:
     from gpucache.directories.provision import Provision
     from gpucache.directories.registry import DeviceCacheRegistry
     from gpucache.disk.sharing import Sharing
+
+_DEVICES = (
+    Column("ordinal", right=True),
+    Column("directory"),
+    Column("name", weight=30),
+    Column("capability", weight=20, right=True),
+    Column("memory", weight=10, right=True),
+    Column("uuid", weight=40),
+)
+"""As `device_rows.device_cells` has their cells."""
+_PROVISIONED = (Column("path"), Column("state"), Column("uuid", weight=10))
 
 _require_gpu = click.option(
     "--require-gpu", is_flag=True, help="Fail instead of making up a device."
@@ -47,7 +59,7 @@ def devices(root: str | None, as_json: bool, require_gpu: bool) -> None:
         print_json({**about, "devices": rows})
         return
     lines = [device_rows.device_cells(row) for row in rows]
-    print_table(device_rows.COLUMNS, lines)
+    print_table(_DEVICES, lines)
     if visible.cut:
         say(f"note: {visible.cut}")
     if visible.how == "guess":
@@ -153,7 +165,7 @@ def _tell(
     for row in rows:
         state = _state(done, row["directory"])
         lines.append((row["path"], state, row["uuid"]))
-    print_table(("path", "state", "uuid"), lines)
+    print_table(_PROVISIONED, lines)
 
 
 def _state(done: Provision, directory: str) -> str:

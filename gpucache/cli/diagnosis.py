@@ -18,14 +18,13 @@ from gpucache.cli.common import (
     vetted,
 )
 from gpucache.cli.options import codes_option, json_option, root_option
+from gpucache.cli.tables import Column, print_codes, print_table
 from gpucache.cli.terminal import (
     is_terminal,
     log_to_stderr,
-    print_codes,
     print_data,
     print_findings,
     print_json,
-    print_table,
     say,
 )
 from gpucache.configuration import in_force
@@ -127,8 +126,8 @@ def _print_differences(a: Entry, b: Entry, as_json: bool) -> None:
     for each in found:
         values = (_or_dash(each.a), _or_dash(each.b))
         lines.append((each.kind, each.name, *values))
-    columns = ("what", "name", a.key[:12], b.key[:12])
-    print_table(columns, lines, folded=columns)
+    of_each = [Column(one.key[:12], whole=False) for one in (a, b)]
+    print_table((Column("what"), Column("name"), *of_each), lines)
     if not found:
         say("note: their files tell of no difference")
 
@@ -168,8 +167,8 @@ def config(init: bool, user: bool, root: str | None, as_json: bool) -> int:
             continue  # people see the settings with a value only
         value = _or_dash(setting.value)
         lines.append((setting.name, value, setting.set_by))
-    columns = ("name", "value", "set by")
-    print_table(columns, lines, folded=columns)
+    columns = (Column("name"), Column("value"), Column("set by", weight=50))
+    print_table(columns, lines)
     for setting in found:
         if setting.problem is not None:
             say(f"warning: {setting.name}: {setting.problem}")

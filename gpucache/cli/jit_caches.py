@@ -9,13 +9,21 @@ import click
 
 from gpucache.cli.options import json_option, root_option
 from gpucache.cli.settings import settings_of
-from gpucache.cli.terminal import is_terminal, print_json, print_table, say
+from gpucache.cli.tables import Column, print_table
+from gpucache.cli.terminal import is_terminal, print_json, say
 from gpucache.units import size
 
 if TYPE_CHECKING:
     from gpucache.directories.jit_in_force import InForce
 
-_COLUMNS = ("name", "here", "variable", "directory", "size", "why")
+_COLUMNS = (
+    Column("name"),
+    Column("here"),
+    Column("variable", weight=10),
+    Column("directory", weight=20),
+    Column("size", weight=30, right=True),
+    Column("why", whole=False),
+)
 
 
 @click.command()
@@ -42,7 +50,7 @@ def caches(root: str | None, as_json: bool) -> None:
         return
     human = is_terminal()
     lines = [_cells(row, where, human) for row in rows]
-    print_table(_COLUMNS, lines, folded=("name", "variable", "directory", "why"))
+    print_table(_COLUMNS, lines)
     if human:
         say(f"note: directories without a / in front are in {where}")
 

@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from gpucache.cli.common import command_settings, counted, tell
-from gpucache.cli.terminal import is_terminal, print_json_rows, print_table, say
+from gpucache.cli.tables import Column, print_table
+from gpucache.cli.terminal import is_terminal, print_json_rows, say
 from gpucache.layout.paths import absolute
 from gpucache.units import size
 from gpucache.upkeep.many_roots import Order, PrunedRoot, owner_of, prune_roots
@@ -19,7 +20,15 @@ from gpucache.upkeep.straight_way import is_pattern
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-_COLUMNS = ("root", "owner", "outcome", "entries", "strays", "size", "kept")
+_COLUMNS = (
+    Column("root"),
+    Column("owner", weight=30, right=True),
+    Column("outcome"),
+    Column("entries", weight=40, right=True),
+    Column("strays", weight=10, right=True),
+    Column("size", weight=50, right=True),
+    Column("kept", weight=20, right=True),
+)
 
 
 def are_many(roots: Sequence[str]) -> bool:
@@ -60,7 +69,7 @@ def prune_many(roots: Sequence[str], order: Order, yes: bool, as_json: bool) -> 
     if as_json:
         print_json_rows({"dry_run": order.dry_run}, "roots", list(map(_row, found)))
     else:
-        print_table(_COLUMNS, list(map(_cells, found)), folded=("root",))
+        print_table(_COLUMNS, list(map(_cells, found)))
         tell(list(_lines(found)))
         say(f"note: {_sum(found, order.dry_run)}")
     return 1 if any(one.is_failure for one in found) else 0

@@ -10,7 +10,8 @@ import click
 
 from gpucache.cli.common import command_settings
 from gpucache.cli.options import json_option
-from gpucache.cli.terminal import is_terminal, print_json, print_json_rows, print_table, say
+from gpucache.cli.tables import Column, print_table
+from gpucache.cli.terminal import is_terminal, print_json, print_json_rows, say
 from gpucache.cli.transfer_remote import named_remote, remote_option
 from gpucache.units import ago, size
 
@@ -21,6 +22,25 @@ if TYPE_CHECKING:
 
 _MOST = 100_000
 """A remote may list for ever."""
+
+
+_PACKS = (
+    Column("name"),
+    Column("size", weight=20, right=True),
+    Column("put", weight=10, right=True),
+)
+_ENTRIES = (
+    Column("key"),
+    Column("triton", weight=30),
+    Column("size", weight=20, right=True),
+    Column("put", weight=10, right=True),
+)
+_STEPS = (
+    Column("step"),
+    Column("outcome"),
+    Column("ms", weight=10, right=True),
+    Column("fact", whole=False),
+)
 
 
 @click.group()
@@ -57,9 +77,9 @@ def ls(entries: bool, remote: str | None, as_json: bool) -> None:
         name = "entries" if entries else "packs"
         print_json_rows({"remote": url.shown}, name, rows)
         return
-    columns = ("key", "triton", "size", "put") if entries else ("name", "size", "put")
+    columns = _ENTRIES if entries else _PACKS
     human, now = is_terminal(), time.time()
-    print_table(columns, [_cells(row, human, now) for row in rows], folded=("key", "name"))
+    print_table(columns, [_cells(row, human, now) for row in rows])
 
 
 def _packs(opened: Remote) -> Iterator[dict[str, Any]]:
@@ -116,9 +136,7 @@ def check(remote: str | None, as_json: bool) -> int:
         steps = [step._asdict() for step in report.steps]
         print_json({"remote": report.remote, "works": report.works, "steps": steps})
     else:
-        print_table(
-            ("step", "outcome", "ms", "fact"), [_step(step) for step in report.steps], ("fact",)
-        )
+        print_table(_STEPS, [_step(step) for step in report.steps])
     if report.works and url.mode == "read":
         say("note: nothing was written; with mode=write in the URL that is tried too")
     for step in report.steps:

@@ -28,12 +28,12 @@ from gpucache.cli.options import (
     root_option,
     roots_option,
 )
+from gpucache.cli.tables import print_table
 from gpucache.cli.terminal import (
     check_answerable,
     confirmed,
     is_terminal,
     print_json,
-    print_table,
     progress,
     say,
 )
@@ -277,7 +277,7 @@ def _show(report: CacheReport, plan: Plan, planned: Mapping[str, Any]) -> None:
     """Print what would go, what is wrong in the root, and what stays."""
     lines = list(cache_rows.plan_cells(plan, human=is_terminal()))
     if lines:
-        print_table(cache_rows.PLAN_COLUMNS, lines, folded=("name",))
+        print_table(cache_rows.PLAN_COLUMNS, lines)
     tell_findings(report)
     others = []
     for path, views in plan.foreign.items():

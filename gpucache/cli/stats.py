@@ -11,12 +11,13 @@ from gpucache.cli import device_rows
 from gpucache.cli.common import command_settings, counted, existing, fold_counters
 from gpucache.cli.options import json_option, root_option
 from gpucache.cli.settings import undoing
-from gpucache.cli.terminal import print_json, print_table, say
+from gpucache.cli.tables import Column, print_table
+from gpucache.cli.terminal import print_json, say
 from gpucache.units import size
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Mapping, Sequence
 
     from gpucache.store.levels import Level, LevelName
     from gpucache.store.pulled import PulledUse
@@ -84,7 +85,15 @@ def _print_directories(sums: Mapping[str, Values], everything: Values) -> None:
         lines.append((name, *cells))
     cells = device_rows.counter_cells(everything, columns)
     lines.append(("all", *cells))
-    print_table(("directory", *columns), lines)
+    print_table(_numbered("directory", columns), lines)
+
+
+def _numbered(first: str, names: Sequence[str]) -> list[Column]:
+    """A column of names, and columns of numbers, of which the last ones are left out first."""
+    numbers = []
+    for place, name in enumerate(names):
+        numbers.append(Column(name, weight=len(names) - place, right=True))
+    return [Column(first), *numbers]
 
 
 def _print_levels(by_level: Mapping[LevelName, Level]) -> None:
@@ -93,7 +102,7 @@ def _print_levels(by_level: Mapping[LevelName, Level]) -> None:
     for name, level in by_level.items():
         lines.append((name, *map(_level_cell, level._fields, level)))
     columns = next(iter(by_level.values()))._fields
-    print_table(("level", *columns), lines)
+    print_table(_numbered("level", columns), lines)
 
 
 def _level_cell(column: str, value: float | None) -> str:

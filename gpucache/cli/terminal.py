@@ -10,11 +10,9 @@ from gpucache.escapes import printable
 
 TYPE_CHECKING = False  # commands that print one path start without typing, json and click
 if TYPE_CHECKING:
-    from collections.abc import Collection, Mapping, Sequence
+    from collections.abc import Mapping, Sequence
     from types import TracebackType
     from typing import Any, Literal, Protocol, TextIO
-
-    from rich.table import Table
 
     class Show(Protocol):
         """What a `progress` gives: it is told how much is done, how much there is, and perhaps what is being done."""
@@ -27,7 +25,6 @@ if TYPE_CHECKING:
     from gpucache.errors import GpuCacheError
     from gpucache.findings import Finding
 
-_SHORT = ("key", "arch", "triton", "files", "size", "used")
 _PATIENCE_S, _DRAWN_S = 1.0, 0.1
 """For how long no bar is shown, and how often it is drawn then."""
 
@@ -168,16 +165,6 @@ def _print_finding(finding: Finding, last: str) -> None:
         print_data(_line(cells))
 
 
-def print_codes(codes: Mapping[str, str], as_json: bool) -> int:
-    """Print every code that a command's findings may have, and what it means; returns the exit code."""
-    if as_json:
-        print_json(codes)
-    else:
-        lines = list(codes.items())
-        print_table(("code", "meaning"), lines, folded=("meaning",))
-    return 0
-
-
 def is_terminal() -> bool:
     """Whether a person reads stdout."""
     return _is_terminal(sys.stdout)
@@ -268,57 +255,6 @@ class progress:  # noqa: N801  # used as a function is
         self._bar = Progress(console=console, transient=True, auto_refresh=False)
         self._bar.start()
         self._task = self._bar.add_task(self._what, total=total)
-
-
-def print_table(
-    columns: Sequence[str],
-    rows: Sequence[Sequence[str]],
-    folded: Collection[str] = ("path", "uuid"),
-) -> None:
-    """Print a table on a terminal, and tab-separated lines without a head when piped.
-
-    Where the terminal is too narrow, the ``folded`` columns go on in the next line, since a text that people copy must
-    be whole. Where that is not enough, the other columns are cut.
-
-    Raises:
-        OutputError: stdout cannot be written.
-    """
-    if not is_terminal():
-        if rows:
-            print_data("\n".join(map(_line, rows)))
-        return
-    import io
-
-    from rich.console import Console
-
-    table = _table(columns, rows, folded)
-    if isinstance(sys.stdout, io.TextIOWrapper):
-        sys.stdout.reconfigure(errors="backslashreplace")  # a letter that the locale lacks
-    try:
-        Console().print(table)
-    except OSError as error:
-        raise OutputError(error) from error
-
-
-def _table(
-    columns: Sequence[str],
-    rows: Sequence[Sequence[str]],
-    folded: Collection[str],
-) -> Table:
-    from rich.table import Table
-    from rich.text import Text
-
-    table = Table(box=None, pad_edge=False, header_style="bold")
-    for column in columns:
-        is_short = column in _SHORT
-        if column in folded:
-            table.add_column(column, overflow="fold", no_wrap=is_short)
-        else:
-            table.add_column(column, overflow="ellipsis", no_wrap=is_short)
-    for row in rows:
-        cells = [Text(printable(cell)) for cell in row]  # as text: a path may look like markup
-        table.add_row(*cells)
-    return table
 
 
 def _line(cells: Sequence[str]) -> str:

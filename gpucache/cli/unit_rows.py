@@ -11,12 +11,12 @@ import click
 
 from gpucache.cli.cache_rows import utc
 from gpucache.cli.common import counted
+from gpucache.cli.tables import Column, print_table
 from gpucache.cli.terminal import (
     is_terminal,
     print_findings,
     print_json,
     print_json_rows,
-    print_table,
     progress,
     say,
 )
@@ -30,7 +30,14 @@ if TYPE_CHECKING:
     from gpucache.report.cache_report import CacheReport
     from gpucache.store.jit_units import JitUnit, JitUnits
 
-COLUMNS = ("cache", "unit", "files", "size", "used", "owner")
+COLUMNS = (
+    Column("cache"),
+    Column("unit"),
+    Column("files", weight=10, right=True),
+    Column("size", weight=40, right=True),
+    Column("used", weight=30, right=True),
+    Column("owner", weight=20, right=True),
+)
 _ORDERS: dict[str, Callable[[JitUnit], Any]] = {
     "used": lambda unit: -unit.used,
     "created": lambda unit: -unit.modified,
@@ -114,7 +121,7 @@ def list_units(
         print_json_rows(about, "units", [unit_row(unit) for unit in listed])
         return
     human = is_terminal()
-    print_table(COLUMNS, [_cells(unit, now, human) for unit in listed], folded=("unit",))
+    print_table(COLUMNS, [_cells(unit, now, human) for unit in listed])
     _tell(root, caches, found)
     if not units and any(one.units for one in found):
         say("note: no unit there is like that")

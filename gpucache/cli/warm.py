@@ -12,7 +12,8 @@ from gpucache import environment
 from gpucache.cli.common import command_settings, counted, tell, vetted
 from gpucache.cli.options import TIME, jobs_option, json_option, path_of, root_option
 from gpucache.cli.settings import undoing
-from gpucache.cli.terminal import is_terminal, print_json, print_table, progress, say
+from gpucache.cli.tables import Column, print_table
+from gpucache.cli.terminal import is_terminal, print_json, progress, say
 from gpucache.errors import ConfigurationError, NoRootError, RecipesError
 from gpucache.warm.ahead.compile_files import (
     leave_keys,
@@ -35,7 +36,14 @@ if TYPE_CHECKING:
     from gpucache.warm.outcome import Outcome
     from gpucache.warm.pool.report import Progress, WarmReport
 
-_COLUMNS = ("end", "target", "kernel", "key", "seconds", "why")
+_COLUMNS = (
+    Column("end"),
+    Column("target", weight=30),
+    Column("kernel"),
+    Column("key", weight=20),
+    Column("seconds", weight=10, right=True),
+    Column("why", whole=False),
+)
 _MOST_NAMES = 3
 
 
@@ -210,11 +218,11 @@ def _print(report: WarmReport, lists: bool) -> None:
     """Print the counts, after the list where that was asked for, and say what a person should know of."""
     if lists:
         rows = list(map(_cells, report.outcomes))
-        print_table(_COLUMNS, rows, folded=("why",))
+        print_table(_COLUMNS, rows)
         say(f"note: {_sum(report)}")
     else:
         counts = [(end, str(count)) for end, count in report.counts.items()]
-        print_table(("end", "recipes"), counts)
+        print_table((Column("end"), Column("recipes", right=True)), counts)
         tell([_complaint(one) for one in report.outcomes if one.why and _is_told(one)])
     if report.left:
         left = counted(report.left, "recipe was", "recipes were")

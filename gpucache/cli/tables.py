@@ -1,0 +1,372 @@
+"""Tables for people, as wide as their terminal, and tab-separated lines for the next program of a pipe.
+
+Where a terminal is too narrow, whole columns are left out, those of least weight first; no name and no number is cut,
+so that what is seen can be copied.
+"""
+
+from __future__ import annotations
+
+import math
+import shutil
+import sys
+import textwrap
+from typing import TYPE_CHECKING, NamedTuple
+
+import click
+
+from gpucache.cli.terminal import OutputError, is_terminal, print_data, print_json, say
+from gpucache.escapes import printable
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable, Mapping, Sequence
+    from typing import Any
+
+    from rich.console import Console
+
+ALWAYS = 1000
+"""The weight of a column that is never left out."""
+_GAP = 2
+"""Blanks between two columns."""
+_LEAST_PROSE = 20
+"""A column of prose is left out rather than made narrower."""
+_USUAL = 0.95
+"""The share of a column's cells that its width is made for, where not all have room; longer ones push what follows."""
+
+
+class Column(NamedTuple):
+    """One column of a table, and what becomes of it on a narrow terminal."""
+
+    name: str
+    """Its head, and what ``--columns`` calls it."""
+    weight: int = ALWAYS
+    """What is lightest is left out first."""
+    right: bool = False
+    """Whether it is aligned on the right, as numbers are."""
+    whole: bool = True
+    """Whether each cell is to stay on one line; else it is prose, which goes on in the next line after any word."""
+    items: bool = False
+    """Whether a cell is a list with blanks between: where not all has room, ``+3`` stands for the last three."""
+
+
+class Choice(NamedTuple):
+    """What a person chose of a table's columns; by itself, what fits the terminal is shown."""
+
+    wide: bool = False
+    """All, however wide the lines become."""
+    names: tuple[str, ...] | None = None
+    """These, in this order, and nothing else."""
+
+
+def table_options(columns: Sequence[Column]) -> Callable[[Any], Any]:
+    """The options ``--wide`` and ``--columns`` of a command that prints a table, as ``wide`` and ``columns``."""
+    names = [column.name for column in columns]
+
+    def known(
+        context: click.Context, option: click.Parameter, value: str | None
+    ) -> tuple[str, ...] | None:
+        return None if value is None else _known(value, names)
+
+    chosen = click.option(
+        "--columns",
+        metavar="NAME,NAME",
+        callback=known,
+        help="These columns, in this order: " + ", ".join(names) + ".",
+    )
+    wide = click.option("--wide", is_flag=True, help="All columns, however wide the terminal is.")
+
+    def both(command: Any) -> Any:
+        return wide(chosen(command))
+
+    return both
+
+
+def _known(value: str, names: Sequence[str]) -> tuple[str, ...]:
+    """The columns that an option's value names.
+
+    Raises:
+        click.BadParameter: there is no such column.
+    """
+    asked = tuple(name.strip() for name in value.split(",") if name.strip())
+    for name in asked:
+        if name not in names:
+            raise click.BadParameter(f"there is no column {name!r}, but {', '.join(names)}")
+    if not asked:
+        raise click.BadParameter(f"it names no column of {', '.join(names)}")
+    return asked
+
+
+def print_table(
+    columns: Sequence[Column],
+    rows: Iterable[Sequence[str]],
+    total: Sequence[str] | None = None,
+    *,
+    choice: Choice | None = None,
+    piped: Sequence[str] = (),
+) -> None:
+    """Print a table on a terminal, with ``total`` as its last line; tab-separated lines without both when piped.
+
+    Each row has a cell for each column. ``choice`` is what ``--wide`` and ``--columns`` of the command said; None for
+    a command without them. ``piped`` names the columns in the order of the piped lines, where that is another one.
+
+    Raises:
+        OutputError: stdout cannot be written.
+    """
+    chosen = choice or Choice()
+    listed = [tuple(map(printable, row)) for row in rows]
+    if not is_terminal():
+        names = chosen.names or piped
+        if listed:
+            print_data("\n".join(map("\t".join, _picked(columns, listed, names)[1])))
+        return
+    last = [] if total is None else [tuple(map(printable, total))]
+    shown, cells = _picked(columns, [*listed, *last], chosen.names or ())
+    if not listed:
+        return
+    room = None if chosen.wide or chosen.names else shutil.get_terminal_size().columns
+    layout = _Layout(shown, cells, room)
+    _print(layout, cells)
+    if layout.left_out or layout.counts_items:
+        say(_note(layout, room, choice))
+
+
+def print_codes(codes: Mapping[str, str], as_json: bool) -> int:
+    """Print every code that a command's findings may have, and what it means; returns the exit code."""
+    if as_json:
+        print_json(codes)
+    else:
+        print_table((Column("code"), Column("meaning", whole=False)), list(codes.items()))
+    return 0
+
+
+def _picked(
+    columns: Sequence[Column], rows: Sequence[tuple[str, ...]], names: Sequence[str]
+) -> tuple[list[Column], list[tuple[str, ...]]]:
+    """The columns of these names, in their order, and of each row the cells of these; without names all."""
+    if not names:
+        return list(columns), list(rows)
+    places = {column.name: number for number, column in enumerate(columns)}
+    numbers = [places[name] for name in names]
+    picked = [tuple([row[number] for number in numbers]) for row in rows]
+    return [columns[number] for number in numbers], picked
+
+
+def _note(layout: _Layout, room: int | None, choice: Choice | None) -> str:
+    """What to say of what is not shown, and how it can be seen."""
+    parts = []
+    if layout.left_out:
+        parts.append(f"without {', '.join(layout.left_out)}")
+    if layout.counts_items:
+        parts.append("+N for N more")
+    how = "a wider terminal or --json shows all"
+    if choice is not None:
+        how = "--wide shows all, --columns a,b some"
+    return f"note: {room} columns wide: {'; '.join(parts)}; {how}"
+
+
+# ---- how wide each column is
+
+
+class _Layout:
+    """Which columns are shown, and how wide.
+
+    ``cells`` are all rows, and ``room`` is the width of the terminal; None where all is to be shown.
+    """
+
+    def __init__(
+        self, columns: Sequence[Column], cells: Sequence[Sequence[str]], room: int | None
+    ) -> None:
+        self.columns = columns
+        self.widths = [
+            _widest([column.name, *(row[number] for row in cells)])
+            for number, column in enumerate(columns)
+        ]
+        self.shown = list(range(len(columns)))
+        self.left_out: list[str] = []
+        self.counts_items = False
+        if room is not None and self._needed(self.widths) > room:
+            self._shrink(cells, room)
+        self.starts = self._starts()
+
+    def _needed(self, widths: Sequence[int]) -> int:
+        """How wide the shown columns are together."""
+        return sum(widths[number] for number in self.shown) + _GAP * (len(self.shown) - 1)
+
+    def _shrink(self, cells: Sequence[Sequence[str]], room: int) -> None:
+        """Leave out what does not fit, and give what room is left to the columns that can use some."""
+        natural = self.widths
+        least = []
+        for number, column in enumerate(self.columns):
+            texts = [row[number] for row in cells]
+            least.append(_least(column, texts, natural[number]))
+        self._leave_out(least, room)
+        self._take_back(least, room)
+        self.widths = least
+        self._spread(natural, room)
+        self._overflow(room)
+        self.left_out = [
+            column.name for number, column in enumerate(self.columns) if number not in self.shown
+        ]
+        self.counts_items = any(
+            self.columns[number].items and self.widths[number] < natural[number]
+            for number in self.shown
+        )
+
+    def _leave_out(self, least: Sequence[int], room: int) -> None:
+        by_weight = sorted(self.shown, key=lambda number: (self.columns[number].weight, -number))
+        for number in by_weight:
+            if self._needed(least) <= room or self.columns[number].weight >= ALWAYS:
+                return
+            self.shown.remove(number)
+
+    def _take_back(self, least: Sequence[int], room: int) -> None:
+        """Show what was left out after all where only a wider, heavier column had no room."""
+        gone = [number for number in range(len(self.columns)) if number not in self.shown]
+        for number in sorted(gone, key=lambda number: (-self.columns[number].weight, number)):
+            if self._needed(least) + _GAP + least[number] <= room:
+                self.shown = sorted([*self.shown, number])
+
+    def _spread(self, natural: Sequence[int], room: int) -> None:
+        """Give the room that is left to what is narrower than it would be, the heaviest first."""
+        left = room - self._needed(self.widths)
+        for number in sorted(self.shown, key=lambda number: (-self.columns[number].weight, number)):
+            more = min(left, natural[number] - self.widths[number])
+            if more > 0:
+                self.widths[number] += more
+                left -= more
+
+    def _overflow(self, room: int) -> None:
+        """Where too much is left still, make the widest column narrower, whose cells then push what follows."""
+        over = self._needed(self.widths) - room
+        if over <= 0:
+            return
+        widest = max(self.shown, key=lambda number: self.widths[number])
+        least = len(self.columns[widest].name)
+        self.widths[widest] = max(least, self.widths[widest] - over)
+
+    def _starts(self) -> list[int]:
+        """Where each shown column begins."""
+        starts = []
+        at = 0
+        for number in self.shown:
+            starts.append(at)
+            at += self.widths[number] + _GAP
+        return starts
+
+    # ---- lines
+
+    def head(self) -> str:
+        return "\n".join(self._line([column.name for column in self.columns]))
+
+    def lines(self, row: Sequence[str]) -> list[str]:
+        """The lines of a row: one, but for prose that goes on, and for what a cell has pushed."""
+        wrapped = []
+        for number in self.shown:
+            wrapped.append(_folded(self.columns[number], row[number], self.widths[number]))
+        depth = max(map(len, wrapped))
+        lines: list[str] = []
+        for level in range(depth):
+            cells = [""] * len(row)
+            for number, parts in zip(self.shown, wrapped, strict=True):
+                cells[number] = parts[level] if level < len(parts) else ""
+            lines += self._line(cells)
+        return lines
+
+    def _line(self, cells: Sequence[str]) -> list[str]:
+        """The cells under their heads; where one is too long, the next one begins a new line."""
+        lines = []
+        line = ""
+        taken = 0
+        for number, start in zip(self.shown, self.starts, strict=True):
+            cell = cells[number]
+            if not cell:
+                continue
+            if taken > max(0, start - _GAP):
+                lines.append(line)
+                line = ""
+                taken = 0
+            blanks = start - taken
+            wide = _width(cell)
+            if self.columns[number].right:
+                blanks += max(0, self.widths[number] - wide)
+            line += " " * blanks + cell
+            taken += blanks + wide
+        lines.append(line)
+        return lines
+
+
+def _least(column: Column, texts: Sequence[str], natural: int) -> int:
+    """How wide a column has to be, at least."""
+    if not column.whole:
+        return min(natural, max(_LEAST_PROSE, len(column.name)))
+    if column.items:
+        firsts = [text.split(" ", 1)[0] for text in texts]
+        return min(natural, _widest([column.name, *firsts]) + len(" +99"))
+    if column.right:
+        return natural
+    widths = sorted(map(_width, texts))
+    usual = widths[math.ceil(_USUAL * len(widths)) - 1]
+    return max(len(column.name), usual)
+
+
+def _folded(column: Column, text: str, width: int) -> list[str]:
+    """The lines of one cell."""
+    if _width(text) <= width:
+        return [text]
+    if column.items:
+        return [_first_items(text.split(" "), width)]
+    if column.whole:
+        return [text]
+    return textwrap.wrap(text, width, break_long_words=False, break_on_hyphens=False)
+
+
+def _first_items(items: Sequence[str], width: int) -> str:
+    """As many items as have room, at least one, and how many more there are."""
+    for count in range(len(items) - 1, 1, -1):
+        text = " ".join([*items[:count], f"+{len(items) - count}"])
+        if _width(text) <= width:
+            return text
+    return f"{items[0]} +{len(items) - 1}"
+
+
+def _widest(texts: Iterable[str]) -> int:
+    return max(map(_width, texts))
+
+
+def _width(text: str) -> int:
+    """How many columns of a terminal a text takes."""
+    if text.isascii():
+        return len(text)
+    from rich.cells import cell_len
+
+    return cell_len(text)
+
+
+# ---- printing
+
+
+def _print(layout: _Layout, rows: Sequence[Sequence[str]]) -> None:
+    """Print the head and the rows.
+
+    Raises:
+        OutputError: stdout cannot be written.
+    """
+    import io
+
+    from rich.console import Console
+
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(errors="backslashreplace")  # a letter that the locale lacks
+    lines: list[str] = []
+    for row in rows:
+        lines += layout.lines(row)
+    try:
+        _write(Console(), layout.head(), lines)
+    except OSError as error:
+        raise OutputError(error) from error
+
+
+def _write(console: Console, head: str, lines: Sequence[str]) -> None:
+    from rich.text import Text
+
+    console.print(Text(head, "bold"), soft_wrap=True)
+    console.out("\n".join(lines), highlight=False)
