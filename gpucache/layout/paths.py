@@ -287,6 +287,8 @@ def our_directories(root: str) -> tuple[str, ...]:
 
 MANIFEST = "__entry__.json"
 """The manifest of an entry, in its directory (`store.manifest`)."""
+RECIPE = "__recipe__.json"
+"""The file of a stored entry by which its kernel can be compiled again (`store.recipe_file`)."""
 RECORD_SUFFIX = ".json"
 
 

@@ -25,8 +25,7 @@ MANIFEST = paths.MANIFEST
 CONDEMNED = "__entry__.json.removed"
 """The name that a manifest gets when its directory is to be removed: from then on nobody takes that for an entry."""
 
-RECIPE = "__recipe__.json"
-"""The file of a stored entry by which its kernel can be compiled again (`gpucache.store.recipe_file`)."""
+RECIPE = paths.RECIPE
 
 MOST_BYTES = 2**20
 """A longer file is no manifest, and is not read."""
