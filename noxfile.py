@@ -157,6 +157,14 @@ def bench(session: nox.Session) -> None:
 
 
 @nox.session
+def docs(session: nox.Session) -> None:
+    """The pages as a site in build/site; each warning, such as a link that leads nowhere, is an error."""
+    session.install("-e", ".[docs]")
+    # Material for MkDocs otherwise advertises what comes after MkDocs 1.
+    session.run("mkdocs", "build", "--strict", env={"NO_MKDOCS_2_WARNING": "1"})
+
+
+@nox.session
 def release(session: nox.Session) -> None:
     """Build sdist and wheel, install the wheel from nothing, and do the main job with it."""
     session.install("build")

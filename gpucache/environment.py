@@ -1,7 +1,7 @@
 """The table of every environment variable that gpucache reads: name, default, meaning, and how the value is read.
 
-`gpucache config`, the README's table (a test compares it) and every reader of a variable follow this one table; no
-other module spells the name of one of these variables to read it.
+`gpucache config`, the page docs/environment.md (a test compares it) and every reader of a variable follow this one
+table; no other module spells the name of one of these variables to read it.
 """
 
 from __future__ import annotations

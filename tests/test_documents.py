@@ -1,4 +1,4 @@
-"""README and CONTRIBUTING name what is there."""
+"""README, CONTRIBUTING and the pages name what is there, and all pages are in the site and its first page."""
 
 from __future__ import annotations
 
@@ -8,10 +8,10 @@ import re
 from pathlib import Path
 
 import pytest
+from support.snippets import ALL_TEXT, DOCS, HERE, PAGES
 
 import gpucache
 
-HERE = Path(__file__).parent.parent
 README, CONTRIBUTING = (HERE / name for name in ("README.md", "CONTRIBUTING.md"))
 
 
@@ -27,15 +27,15 @@ def imports_of(text: str) -> list[tuple[str, str]]:
     ]
 
 
-def test_every_import_in_the_readme_works():
-    found = imports_of(README.read_text())
+def test_every_import_in_the_pages_works():
+    found = imports_of(ALL_TEXT)
     assert len(found) > 3
     for module, name in found:
         assert hasattr(importlib.import_module(module), name), f"from {module} import {name}"
 
 
 @pytest.mark.parametrize("name", gpucache.__all__)
-def test_every_public_name_is_where_the_readme_says(name):
+def test_every_public_name_is_where_the_pages_say(name):
     assert hasattr(importlib.import_module("gpucache"), name)
 
 
@@ -75,12 +75,41 @@ def test_contributing_can_be_read_in_one_sitting():
     assert len(CONTRIBUTING.read_text().splitlines()) < 200
 
 
-@pytest.mark.parametrize("path", [README, CONTRIBUTING, *sorted((HERE / "docs").glob("*.md"))])
-def test_every_link_leads_to_a_file(path):
-    links = re.findall(r"\]\(([^)#:]+)\)", path.read_text())
-    assert [link for link in links if not (path.parent / link).exists()] == []
+def anchors_of(page: Path) -> set[str]:
+    """The names by which headings of a page are led to, as the site and hosting platforms make them."""
+    found: set[str] = set()
+    for heading in re.findall(r"^#+ (.+)$", page.read_text(encoding="utf-8"), re.MULTILINE):
+        words = re.sub(r"\[(.*?)\]\(.*?\)", r"\1", heading.replace("`", "")).lower()
+        found.add(re.sub(r"[^\w\- ]", "", words).strip().replace(" ", "-"))
+    return found
 
 
-def test_every_page_is_linked_from_the_readme():
-    linked = set(re.findall(r"\]\((docs/[^)#]+)\)", README.read_text()))
-    assert linked == {f"docs/{path.name}" for path in (HERE / "docs").iterdir()}
+@pytest.mark.parametrize("path", [page for page in PAGES if page.exists()], ids=lambda p: p.name)
+def test_every_link_leads_to_a_file_and_a_heading_in_it(path):
+    links = re.findall(r"\]\(([^)#:\s]*)(?:#([^)\s]+))?\)", path.read_text(encoding="utf-8"))
+    assert [link for link, _ in links if link and not (path.parent / link).exists()] == []
+    for link, anchor in links:
+        target = path.parent / link if link else path
+        if anchor and target.suffix == ".md":
+            assert anchor in anchors_of(target), f"{link}#{anchor}"
+
+
+def linked(page: Path) -> list[str]:
+    """The pages in the same folder that a page's lists lead to first, in their order."""
+    text = page.read_text(encoding="utf-8")
+    return re.findall(r"^- \[[^\]]*\]\(([\w-]+\.md)\)", text, re.MULTILINE)
+
+
+def test_every_page_is_in_the_first_page_and_in_the_sites_navigation():
+    """Add a page to both, `docs/index.md` and `mkdocs.yml`, at the same place."""
+    pages = {page.name for page in DOCS.glob("*.md")} - {"index.md"}
+    first = linked(DOCS / "index.md")
+    # Between the navigation and the end of the file are only names of pages and groups.
+    site = (HERE / "mkdocs.yml").read_text(encoding="utf-8").partition("\nnav:\n")[2]
+    navigation = re.findall(r"^ +- ([\w-]+\.md)$", site, re.MULTILINE)
+    assert sorted(first) == sorted(pages)
+    assert navigation == ["index.md", *first]
+
+
+def test_the_readme_leads_to_the_first_page():
+    assert "(docs/index.md)" in README.read_text(encoding="utf-8")

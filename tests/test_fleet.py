@@ -17,7 +17,6 @@ from pathlib import Path
 from typing import NamedTuple
 
 import pytest
-from support.cli import TEXT
 from support.corpus_runs import SUPPORT, launched
 from support.fleet import CORPUS, Machine, compiled, failures, machines
 from support.processes import PATIENCE_S, python_path
@@ -299,11 +298,12 @@ runpy.run_path({str(CORPUS)!r}, run_name="__main__")
 """
 
 
-(FIVE_LINES,) = re.findall(r"```sh\n(gpucache keygen .*?)```", TEXT, re.DOTALL)
+PAGE = (Path(__file__).parents[1] / "docs/packs.md").read_text(encoding="utf-8")
+(FIVE_LINES,) = re.findall(r"```sh\n(gpucache keygen .*?)```", PAGE, re.DOTALL)
 
 
 @pytest.mark.parametrize("way", ["S3"], indirect=True)
-def test_five_lines_of_the_readme_bring_a_container_that_compiles_nothing(
+def test_five_lines_of_the_page_bring_a_container_that_compiles_nothing(
     way: Way, recipes: Path, tmp_path: Path
 ) -> None:
     """`warm` gets ``--main`` too: here some kernels are those of a script."""

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 import tree
 from support import jit_trees
-from support.cli import TEXT, check, documented
+from support.cli import check, documented
 from support.trees import everything_below
 
 ALICE, BOB = 41001, 41002
@@ -144,10 +144,6 @@ def test_as_another_user_than_root_a_pattern_works_with_that_users_rights(scratc
     ((_, how),) = ended([as_alice], 120)
     assert how.answer["alice"] == ["pruned", 3]
     assert {state for state, _ in (how.answer["bob"], how.answer["daemon"])} == {"refused"}
-
-
-def test_the_readme_has_the_page():
-    assert "docs/pruning-many-roots.md" in TEXT
 
 
 def test_units_of_other_jit_caches_go_from_each_root(here, scratch):

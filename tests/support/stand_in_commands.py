@@ -25,12 +25,13 @@ wait
 
 
 def stand_in_commands(directory: Path) -> Path:
-    """Make ``bin`` in a directory, with ``python``, ``gpucache``, ``srun --ntasks-per-node N`` and ``mpirun -n N``."""
+    """Make ``bin`` in a directory: `python`, `gpucache`, `sudo`, `srun --ntasks-per-node N` and `mpirun -n N`."""
     made = directory / "bin"
     if not made.exists():
         made.mkdir()
         _write(made / "python", f'exec {PYTHON} "$@"')
         _write(made / "gpucache", f'exec {sys.executable} -m gpucache "$@"')
+        _write(made / "sudo", 'exec "$@"')
         _write(made / "srun", _SRUN)
         _write(made / "mpirun", _MPIRUN)
     return made
