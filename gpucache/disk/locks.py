@@ -100,10 +100,11 @@ def _sign(path: str) -> None:
         return  # on a full disk the lock still holds; only its holder stays unnamed
 
 
-def signature(what: str | None = None) -> bytes:
+def signature(what: str | None = None, device: str | None = None) -> bytes:
     """What the holder of a lock writes for those who wait: which process it is, since when, and what for.
 
-    ``start`` is as `disk.processes` has it.
+    ``start`` is as `disk.processes` has it. ``device`` is of a compile: the label of the device directory that it is
+    for, as the counters name it.
     """
     since = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())
     said = {
@@ -113,6 +114,8 @@ def signature(what: str | None = None) -> bytes:
     }
     if what is not None:
         said["what"] = what
+    if device is not None:
+        said["device"] = device
     this = this_process()
     if this is not None:
         said["start"] = this[1]

@@ -57,11 +57,12 @@ class KeyLock:
         """Whether this object holds the lock."""
         return self._fd is not None
 
-    def try_acquire(self, frame: FrameType | None, what: str) -> bool:
+    def try_acquire(self, frame: FrameType | None, what: str, device: str | None = None) -> bool:
         """Take the lock if it is free. It is held until `release`, or until ``frame`` has left its thread's stack.
 
         ``frame`` is that of a compile, which may end by an exception that nobody tells us of; whoever surely releases
-        the lock, as `holding` does, gives None. ``what`` is what the lock is held for, for those who wait.
+        the lock, as `holding` does, gives None. ``what`` is what the lock is held for, for those who wait. ``device``
+        is of a compile: the label of the device directory that it is for (`gpucache top` shows it).
 
         Raises:
             OSError: the file cannot be made or locked, or no thread can be started that watches the frame.
@@ -81,7 +82,7 @@ class KeyLock:
             if frame is not None:
                 self.release()
                 raise
-        _sign(self._fd, what)
+        _sign(self._fd, what, device)
         return True
 
     def release(self) -> None:
@@ -253,11 +254,11 @@ def _open_or_make(directory: str, disk: Straight | None) -> int:
         return open_lock_directory(directory)
 
 
-def _sign(fd: int, what: str) -> None:
+def _sign(fd: int, what: str, device: str | None) -> None:
     """Write for those who wait which process holds the lock, and what for."""
     try:
         os.ftruncate(fd, 0)
-        os.pwrite(fd, signature(what), 0)
+        os.pwrite(fd, signature(what, device), 0)
     except OSError:
         return  # on a full disk the lock holds all the same
 

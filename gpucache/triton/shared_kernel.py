@@ -169,7 +169,7 @@ class SharedKernel:
         # waiting while others wait for us could be a circle
         nested = bool(key_lock.locks_of_this_thread())
         try:
-            while not lock.try_acquire(frame, self._kernel):
+            while not lock.try_acquire(frame, self._kernel, location.stats.device):
                 if nested:
                     return None
                 waited = True

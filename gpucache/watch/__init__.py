@@ -1,0 +1,1 @@
+"""What is seen of a cache as it changes."""
