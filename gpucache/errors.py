@@ -16,7 +16,7 @@ GpuCacheError
 ├── NotCachedError          a filter names an architecture, a directory or a kernel of which nothing is cached
 ├── NoEntryError            no entry, or more than one, has a key that begins so
 ├── RecipesError            a file of recipes that was named cannot be read
-└── NotInstalledError       a library of the extra `remote` is missing
+└── NotInstalledError       a library of an extra (`remote`, `demo`, …) is missing
 """
 
 from __future__ import annotations
@@ -333,15 +333,20 @@ class RecipesError(GpuCacheError, ValueError):
 
 
 class NotInstalledError(GpuCacheError, ImportError):
-    """A library is missing by which packs are written and read, or remotes are reached."""
+    """A library of an extra is missing that a command needs: by default one of packs and remotes."""
 
-    def __init__(self, module: str) -> None:
+    def __init__(
+        self, module: str, why: str = "packs and remotes need it", extra: str = "remote"
+    ) -> None:
         super().__init__(
-            f"the library {module} is not installed, and packs and remotes need it",
-            "pip install 'gpucache-devices[remote]'",
+            f"the library {module} is not installed, and {why}",
+            f"pip install 'gpucache-devices[{extra}]'",
             module,
+            why,
+            extra,
         )
         self.module = module
+        self.extra = extra
 
 
 class NotCachedError(GpuCacheError, LookupError):

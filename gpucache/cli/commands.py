@@ -14,6 +14,7 @@ if TYPE_CHECKING:
 
 # In the order of a cache's life, which is that of the help.
 _HOME = {
+    "demo": "demo",
     "devices": "devices",
     "provision": "devices",
     "path": "path_and_env_options",
@@ -74,6 +75,7 @@ def cli() -> None:
     """Give every GPU its own safe Triton cache directory, and see, bound and mend what is in them.
 
     \b
+    gpucache demo                                   see what it is for, on any machine
     gpucache provision                              make the directories
     gpucache run -- python train.py                 start a command in its device's
     torchrun --no-python … gpucache run -- python train.py
