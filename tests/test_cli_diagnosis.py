@@ -29,7 +29,7 @@ class TestDoctor:
     def test_json_is_what_the_readme_says(self, here, root):
         (outer, inner), values = documented("doctor")
         said = here("doctor", "--json", "--root", root).json
-        check(said, [name for name in outer if name != "key"])
+        check(said, outer, well=list)
         assert said["root"] == str(root)
         assert said["findings"] != []
         for finding in said["findings"]:
@@ -44,7 +44,8 @@ class TestDoctor:
         assert done.rows == [
             [one[name] for name in ("level", "code", "subject", "fact", "fix")] for one in said
         ]
-        assert done.err == f"note: {root}: {len(said)} finding{'s' * (len(said) != 1)}\n"
+        number = f"note: {root}: {len(said)} finding{'s' * (len(said) != 1)}"
+        assert done.err.splitlines()[0] == number
 
     def test_a_terminal_gets_a_paragraph_for_each_with_the_way_out(self, gpucache, root):
         # In a process of its own: in this one another test may have put a machine under NVML.
@@ -53,8 +54,8 @@ class TestDoctor:
         assert code == 0
         for one in said:
             assert (
-                f"{one['level']}: {one['subject']}: {one['fact']} [{one['code']}]\n  {one['fix']}\n"
-                in seen
+                f"{one['level']}: {one['subject']}: {one['fact']} [{one['code']}] {one['fix']} "
+                in " ".join(seen.split()) + " "
             )
 
     def test_it_ends_with_1_when_there_is_an_error_and_0_with_warnings(self, here, root):
@@ -70,7 +71,7 @@ class TestExplain:
         (outer, inner), values = documented("explain KEY")
         done = here("explain", keys[0], "--json", "--root", root)
         assert done.code == 0
-        check(done.json, [name for name in outer if name != "root"])
+        check(done.json, outer)
         assert done.json["key"] == keys[0]
         assert done.json["findings"] != []
         for finding in done.json["findings"]:

@@ -101,7 +101,7 @@ def healthy(root: str, **changed: str) -> dict[str, str]:
 
 
 def look(root: str, **changed: str) -> Findings:
-    return sound(examine(root, healthy(root, **changed)))
+    return sound(examine(root, healthy(root, **changed)).findings)
 
 
 def sound(found: Findings) -> Findings:
@@ -155,7 +155,7 @@ def test_of_a_healthy_machine_there_is_nothing_to_tell(root):
 def test_of_what_run_sets_up_there_is_nothing_to_tell(tmp_path, put):
     root = str(tmp_path / "root")
     environ, _ = launch_environ({}, device=3, root=root, plugin=True)
-    assert set(codes(sound(examine(root, environ)))) == in_memory(root)
+    assert set(codes(sound(examine(root, environ).findings))) == in_memory(root)
 
 
 def test_a_device_in_a_container_with_its_own_gpu_is_healthy(root, put, dev):
@@ -230,7 +230,7 @@ import json, os, sys
 from gpucache.machine import nvml
 from gpucache.diagnosis.doctor import examine
 nvml._TEGRA_MARKS = ()
-found = examine(sys.argv[1], dict(os.environ))
+found = examine(sys.argv[1], dict(os.environ)).findings
 assert "libcuda" not in open("/proc/self/maps").read(), "CUDA does not belong here"
 assert not {"torch", "triton"} & sys.modules.keys()
 print(json.dumps([finding.as_json() for finding in found]))
@@ -463,10 +463,10 @@ def test_a_root_that_is_not_there_is_told_once(tmp_path, put, root):
 
 def test_a_root_that_was_named_and_is_not_there_is_an_error(root, tmp_path):
     environ = healthy(root)
-    found = sound(examine(str(tmp_path / "typo"), environ, named="--root"))
+    found = sound(examine(str(tmp_path / "typo"), environ, named="--root").findings)
     assert told(found, "root-missing", "error").fact == "it is not there"
     (tmp_path / "link").symlink_to("nowhere")
-    found = sound(examine(str(tmp_path / "link"), environ, named="--root"))
+    found = sound(examine(str(tmp_path / "link"), environ, named="--root").findings)
     assert told(found, "root-missing", "error").fact == "it is a link that leads nowhere"
 
 
@@ -647,7 +647,7 @@ def test_a_value_that_the_plugin_ignores_is_told(root, name, value):
 def relaunched(root: str, **changed: str) -> Findings:
     """The findings in the environment that `gpucache run --force` makes of this one."""
     environ, _ = launch_environ(healthy(root, **changed), device=0, force=True, root=root)
-    return sound(examine(root, environ))
+    return sound(examine(root, environ).findings)
 
 
 @pytest.mark.parametrize(
@@ -691,7 +691,7 @@ def test_a_relative_cache_directory_is_told(root, name):
 
 
 def test_of_cache_directories_that_are_not_set_nothing_is_told(root):
-    found = sound(examine(root, {}))
+    found = sound(examine(root, {}).findings)
     silent(
         found, "cache-dir-empty", "cache-dir-blanks", "cache-dir-relative", "triton-dir-hijacked"
     )
@@ -780,7 +780,7 @@ def test_another_manager_than_ours_is_told_and_run_helps(root, value, who):
     found = look(root, TRITON_CACHE_MANAGER=value)
     assert told(found, "plugin-inactive", "warning").fact.startswith(who)
     environ, _ = launch_environ(healthy(root, TRITON_CACHE_MANAGER=value), force=bool(value))
-    silent(examine(root, environ), "plugin-inactive")
+    silent(examine(root, environ).findings, "plugin-inactive")
 
 
 def test_a_sitecustomize_that_hides_the_plug_in_is_told_and_run_helps(root, tmp_path):
@@ -790,7 +790,7 @@ def test_a_sitecustomize_that_hides_the_plug_in_is_told_and_run_helps(root, tmp_
     finding = told(look(root, **hidden), "plugin-inactive", "warning")
     assert f"{tmp_path}/src/sitecustomize.py stands before gpucache's own" in finding.fact
     environ, _ = launch_environ(healthy(root, **hidden))
-    silent(examine(root, environ), "plugin-inactive")
+    silent(examine(root, environ).findings, "plugin-inactive")
 
 
 def test_switches_that_turn_us_off_are_told(root):
@@ -1021,7 +1021,7 @@ def test_what_the_mount_was_found_to_refuse_is_told_until_it_is_tried_again(code
     silent(look(root), code)
     keep(root, **{field: False})
     assert "its mount" in told(look(root), code, "warning").fact
-    silent(sound(examine(root, healthy(root), probe=True)), code)
+    silent(sound(examine(root, healthy(root), probe=True).findings), code)
     silent(look(root), code)
 
 
@@ -1032,9 +1032,9 @@ def keep(root: str, **answers: bool) -> None:
 
 
 def test_a_mount_that_cannot_be_tried_is_an_error_where_that_was_asked(root):
-    silent(examine(root, healthy(root), probe=True), "not-tried")
+    silent(examine(root, healthy(root), probe=True).findings, "not-tried")
     shutil.rmtree(paths.ours(root, "tmp"))
-    finding = told(examine(root, healthy(root), probe=True), "not-tried", "error")
+    finding = told(examine(root, healthy(root), probe=True).findings, "not-tried", "error")
     assert finding.subject == root
     silent(look(root), "not-tried")
 

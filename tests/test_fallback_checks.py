@@ -50,7 +50,7 @@ def provisioned(root: Path, sharing: str = "private") -> Path:
 def look(own: Path, fallback: object, **more: str) -> list[Finding]:
     """What is told of the fallback of a process."""
     environ = {"GPUCACHE_FALLBACK": str(fallback), "GPUCACHE_FAKE_DEVICES": "1", **more}
-    found = [found for found in examine(str(own), environ) if found.code in FALLBACKS]
+    found = [found for found in examine(str(own), environ).findings if found.code in FALLBACKS]
     for finding in found:
         assert all(finding.as_json().values()), finding
     return found

@@ -26,7 +26,7 @@ def root(tmp_path: Path) -> Path:
 
 
 def look(root: Path, **more: str) -> list[Finding]:
-    found = examine(str(root), {"GPUCACHE_FAKE_DEVICES": "1", **more})
+    found = examine(str(root), {"GPUCACHE_FAKE_DEVICES": "1", **more}).findings
     return [finding for finding in found if finding.code in OURS]
 
 

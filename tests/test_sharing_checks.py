@@ -40,7 +40,7 @@ def provisioned(root: Path, sharing: str = "group") -> Path:
 
 
 def look(root: Path) -> list[Finding]:
-    found = examine(str(root), {"GPUCACHE_FAKE_DEVICES": "1"})
+    found = examine(str(root), {"GPUCACHE_FAKE_DEVICES": "1"}).findings
     return [finding for finding in found if finding.code in OURS]
 
 

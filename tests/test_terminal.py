@@ -12,11 +12,9 @@ from support.terminals import Terminal, put_terminal
 from gpucache.cli import terminal
 from gpucache.cli.terminal import (
     check_answerable,
-    print_findings,
     progress,
     say,
 )
-from gpucache.findings import Finding
 
 
 @pytest.fixture
@@ -83,27 +81,6 @@ class TestProgress:
             "print('rich' in sys.modules)"
         )
         assert python(code).stdout == "False\n"
-
-
-class TestFindings:
-    FINDINGS = (
-        Finding("code", "error", "/a\nb", "it is [wrong]", "mend it"),
-        Finding("other", "warning", "X", "y", "z"),
-    )
-
-    def test_piped_they_are_lines(self, capfdbinary):
-        print_findings(self.FINDINGS, ["mended", ""])
-        assert capfdbinary.readouterr().out == (
-            b"error\tcode\t/a\\nb\tit is [wrong]\tmended\nwarning\tother\tX\ty\tz\n"
-        )
-
-    def test_on_a_terminal_they_are_paragraphs(self, show):
-        stdout = show("stdout")
-        print_findings(self.FINDINGS)
-        assert (
-            stdout.seen
-            == "error: /a\\nb: it is [wrong] [code]\n  mend it\nwarning: X: y [other]\n  z\n"
-        )
 
 
 class TestQuestions:

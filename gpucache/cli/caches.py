@@ -20,11 +20,11 @@ from gpucache.cli.common import (
     tell_findings,
     vetted,
 )
+from gpucache.cli.findings import all_option, print_findings
 from gpucache.cli.options import SIZE, TIME, arch_option, codes_option, json_option, root_option
 from gpucache.cli.tables import Column, print_codes, print_table
 from gpucache.cli.terminal import (
     is_terminal,
-    print_findings,
     print_json,
     print_json_rows,
     progress,
@@ -215,12 +215,14 @@ def du(by: cache_rows.By, root: str | None, as_json: bool) -> None:
     "--repair", is_flag=True, help="Mend what can be mended, and move the rest to quarantine."
 )
 @cache_option("Check instead the files of these other JIT caches; --repair removes their units")
+@all_option
 @codes_option
 @root_option
 @json_option
 def verify(
     repair: bool,
     caches: tuple[JitCache, ...] | None,
+    all_: bool,
     codes: bool,
     root: str | None,
     as_json: bool,
@@ -242,7 +244,7 @@ def verify(
         return print_codes({**CODES, **UNIT_CODES}, as_json)
     where = vetted(root) if repair else existing(root)
     if caches is not None:
-        return verify_units(where, caches, repair, as_json)
+        return verify_units(where, caches, repair, as_json, all_)
     with progress("verifying") as show:
         done = check(where, repair, show)
     if as_json:
@@ -250,7 +252,7 @@ def verify(
     else:
         findings = [checked.finding for checked in done.findings]
         notes = [checked.note for checked in done.findings]
-        print_findings(findings, notes)
+        print_findings(findings, notes, codes=CODES, each=all_)
         entries = counted(done.entries, "entry", "entries")
         wrong = counted(len(findings), "finding", "findings")
         say(f"note: {entries} checked in {done.root}, {wrong}")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING
 
@@ -21,6 +22,7 @@ if TYPE_CHECKING:
     from gpucache.report.entries import Entry
 
 _MOST_LINES = 10
+_EXAMPLES = 3
 
 
 def command_settings() -> Mapping[str, str]:
@@ -154,11 +156,15 @@ def finding_rows(findings: Iterable[Finding]) -> list[dict[str, str]]:
 
 
 def tell_findings(report: CacheReport) -> None:
-    """Warn of what is wrong in the root, for a command that has looked at the root for another reason."""
-    lines = []
+    """Warn of what is wrong in the root, three times of a code, for a command that has looked for another reason."""
+    told: Counter[str] = Counter()
     for finding in report.findings:
-        lines.append(f"warning: {finding.subject}: {finding.fact}; {finding.fix}")
-    tell(lines)
+        told[finding.code] += 1
+        if told[finding.code] <= _EXAMPLES:
+            say(f"warning: {finding.subject}: {finding.fact}; {finding.fix}")
+    for code, number in told.items():
+        if number > _EXAMPLES:
+            say(f"note: and {number - _EXAMPLES} more such [{code}]; --json names each")
 
 
 def tell(lines: Sequence[str]) -> None:

@@ -17,13 +17,13 @@ from gpucache.cli.common import (
     one_entry,
     vetted,
 )
+from gpucache.cli.findings import all_option, print_findings, say_filled
 from gpucache.cli.options import codes_option, json_option, root_option
 from gpucache.cli.tables import Column, print_codes, print_table
 from gpucache.cli.terminal import (
     is_terminal,
     log_to_stderr,
     print_data,
-    print_findings,
     print_json,
     say,
 )
@@ -35,13 +35,14 @@ if TYPE_CHECKING:
 
 
 @click.command()
+@all_option
 @codes_option
 @root_option
 @click.option(
     "--probe", is_flag=True, help="Try again what the root's mount can do, and keep the answer."
 )
 @json_option
-def doctor(codes: bool, root: str | None, probe: bool, as_json: bool) -> int:
+def doctor(all_: bool, codes: bool, root: str | None, probe: bool, as_json: bool) -> int:
     """Tell what will hurt before it hurts: GPUs, disk, owners, environment, versions, locks, clocks.
 
     Exit code 1 when there is an error, 0 with warnings only.
@@ -57,15 +58,17 @@ def doctor(codes: bool, root: str | None, probe: bool, as_json: bool) -> int:
     log_to_stderr("CRITICAL")  # the findings tell what the log would
     settings = in_force(root=root).environ  # what is wrong in files is a finding
     where = resolve_root(root, settings)
-    found = examine(where, settings, probe, naming(root))
+    found, well = examine(where, settings, probe, naming(root))
     if as_json:
-        print_json({"root": where, "findings": finding_rows(found)})
+        print_json({"root": where, "well": list(well), "findings": finding_rows(found)})
     else:
-        print_findings(found)
+        print_findings(found, codes=CODES, each=all_)
         number = "no findings"
         if found:
             number = counted(len(found), "finding", "findings")
         say(f"note: {where}: {number}")
+        if well:
+            say_filled(f"well: {', '.join(well)}")
     has_errors = any(finding.level == "error" for finding in found)
     return 1 if has_errors else 0
 
@@ -73,11 +76,17 @@ def doctor(codes: bool, root: str | None, probe: bool, as_json: bool) -> int:
 @click.command()
 @click.argument("key", metavar="KEY", required=False)  # not with --codes
 @click.argument("other", metavar="[KEY]", required=False)
+@all_option
 @codes_option
 @root_option
 @json_option
 def explain(
-    key: str | None, other: str | None, codes: bool, root: str | None, as_json: bool
+    key: str | None,
+    other: str | None,
+    all_: bool,
+    codes: bool,
+    root: str | None,
+    as_json: bool,
 ) -> int:
     """Tell why two entries of one kernel differ, or why one entry is no hit for this environment.
 
@@ -105,7 +114,7 @@ def explain(
     if as_json:
         print_json({"key": entry.key, "findings": finding_rows(found)})
         return 0
-    print_findings(found)
+    print_findings(found, codes=CODES, each=all_)
     if not found:
         say(f"note: {entry.kernel} {entry.key} is a hit here")
     return 0

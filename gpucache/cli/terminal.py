@@ -10,7 +10,7 @@ from gpucache.escapes import printable
 
 TYPE_CHECKING = False  # commands that print one path start without typing, json and click
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Iterable, Mapping, Sequence
     from types import TracebackType
     from typing import Any, Literal, Protocol, TextIO
 
@@ -23,7 +23,6 @@ if TYPE_CHECKING:
     LogLevel = Literal["WARNING", "ERROR", "CRITICAL"]
 
     from gpucache.errors import GpuCacheError
-    from gpucache.findings import Finding
 
 _PATIENCE_S, _DRAWN_S = 1.0, 0.1
 """For how long no bar is shown, and how often it is drawn then."""
@@ -145,23 +144,13 @@ def print_json_rows(about: Mapping[str, Any], name: str, rows: Sequence[object])
     print_data(f"{head}{json.dumps(name)}: [\n{body}\n]}}")
 
 
-def print_findings(findings: Sequence[Finding], notes: Sequence[str] = ()) -> None:
-    """Print a paragraph for each finding on a terminal, and a tab-separated line for each when piped.
+def print_lines(rows: Iterable[Sequence[str]]) -> None:
+    """Print tab-separated lines for the next program of a pipe.
 
-    ``notes`` has a text for each finding. Where it is not empty, it stands in the place of the finding's fix.
+    Raises:
+        OutputError: stdout cannot be written.
     """
-    notes = notes or [""] * len(findings)
-    for finding, note in zip(findings, notes, strict=True):
-        _print_finding(finding, note or finding.fix)
-
-
-def _print_finding(finding: Finding, last: str) -> None:
-    if is_terminal():
-        first = f"{finding.level}: {finding.subject}: {finding.fact} [{finding.code}]"
-        print_data(printable(first))
-        print_data(printable(f"  {last}"))
-    else:
-        cells = (finding.level, finding.code, finding.subject, finding.fact, last)
+    for cells in rows:
         print_data(_line(cells))
 
 

@@ -11,10 +11,10 @@ import click
 
 from gpucache.cli.cache_rows import utc
 from gpucache.cli.common import counted
+from gpucache.cli.findings import print_findings
 from gpucache.cli.tables import Column, print_table
 from gpucache.cli.terminal import (
     is_terminal,
-    print_findings,
     print_json,
     print_json_rows,
     progress,
@@ -193,8 +193,11 @@ def empty_report(root: str) -> CacheReport:
 # ---- verify
 
 
-def verify_units(root: str, caches: tuple[JitCache, ...], repair: bool, as_json: bool) -> int:
+def verify_units(
+    root: str, caches: tuple[JitCache, ...], repair: bool, as_json: bool, each: bool
+) -> int:
     """Check the units of some JIT caches, and print what is wrong. The exit code is 1 where something stays wrong."""
+    from gpucache.upkeep.jit_verify import UNIT_CODES
     from gpucache.upkeep.jit_verify import verify_units as check
 
     with progress("verifying") as show:
@@ -203,7 +206,8 @@ def verify_units(root: str, caches: tuple[JitCache, ...], repair: bool, as_json:
         print_json(done.as_json())
     else:
         findings = [checked.finding for checked in done.findings]
-        print_findings(findings, [checked.note for checked in done.findings])
+        notes = [checked.note for checked in done.findings]
+        print_findings(findings, notes, codes=UNIT_CODES, each=each)
         units = counted(done.units, "unit", "units")
         wrong = counted(len(findings), "finding", "findings")
         say(f"note: {units} checked in {done.root}/jit, {wrong}")
