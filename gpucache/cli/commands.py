@@ -34,6 +34,7 @@ _HOME = {
     "du": "caches",
     "prune": "removals",
     "clean": "removals",
+    "report": "report",
     "verify": "caches",
     "doctor": "diagnosis",
     "explain": "diagnosis",
