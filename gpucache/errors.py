@@ -39,6 +39,43 @@ if TYPE_CHECKING:
     ]
     NoRoot = Literal["missing", "dangling", "no-directory", "no-cache", "device-directory"]
 
+    ErrorKind = Literal[
+        "configuration",
+        "discovery",
+        "no-device",
+        "no-such-device",
+        "too-late",
+        "record",
+        "unsafe",
+        "no-root",
+        "refused",
+        "locked",
+        "miss",
+        "no-entry",
+        "recipes",
+        "not-installed",
+        "not-cached",
+        "sharing",
+        "pack-name",
+        "pack-there",
+        "bad-pack",
+        "bad-key",
+        "bad-recipes",
+        "pool",
+        "remote",
+        "remote-url",
+        "no-remote",
+        "not-there",
+        "nothing-signs",
+        "nobody-trusted",
+        "failure",
+        "usage",
+        "system",
+        "defect",
+    ]
+    """What kind of error a command ended with, as ``--json`` tells; the last three have no class here: wrong usage,
+    what the operating system refused, and what no part of gpucache expected."""
+
     Cached = Literal["kernel", "graph", "compile-workers", "jit-cache"]
 
     RecordReason = Literal[
@@ -54,6 +91,9 @@ class GpuCacheError(Exception):
     Every error can be pickled, so that it survives the way back from a worker process.
     """
 
+    error_kind: ErrorKind = "failure"
+    """By which a program that reads a command's JSON tells errors apart."""
+
     def __init__(self, problem: str, hint: str, *args: object) -> None:
         # Not super().__init__: an OSError among the bases would read these as errno and strerror.
         pickled = args or (problem, hint)
@@ -67,6 +107,8 @@ class GpuCacheError(Exception):
 
 class ConfigurationError(GpuCacheError, ValueError):
     """A setting has a value that makes no sense."""
+
+    error_kind = "configuration"
 
     def __init__(self, name: str, value: str, expected: str, hint: str = "") -> None:
         problem = f"{name}={shortened(value)} is not {expected}"
@@ -90,6 +132,8 @@ def shortened(value: str) -> str:
 class DiscoveryError(GpuCacheError, RuntimeError):
     """This node has, or should have, GPUs, but they cannot be enumerated."""
 
+    error_kind = "discovery"
+
     def __init__(self, status: str, detail: str, advice: str, code: int | None = None) -> None:
         problem = f"GPUs cannot be enumerated ({status}): {detail}"
         super().__init__(problem, advice, status, detail, advice, code)
@@ -104,6 +148,8 @@ class DiscoveryError(GpuCacheError, RuntimeError):
 class NoDeviceError(GpuCacheError, LookupError):
     """Real devices were required, and this process has none."""
 
+    error_kind = "no-device"
+
     def __init__(self, status: str, detail: str, advice: str) -> None:
         problem = f"no GPU here ({status}): {detail}"
         super().__init__(problem, advice, status, detail, advice)
@@ -114,6 +160,8 @@ class NoDeviceError(GpuCacheError, LookupError):
 
 class DeviceIndexError(GpuCacheError, IndexError):
     """This process has no device with that CUDA ordinal."""
+
+    error_kind = "no-such-device"
 
     def __init__(self, ordinal: object, count: int, why: str | None = None) -> None:
         problem = f"no device with ordinal {ordinal!r}: this process has {_ordinals(count)}"
@@ -142,6 +190,8 @@ def _ordinals(count: int) -> str:
 class TooLateError(GpuCacheError, RuntimeError):
     """`gpucache.use` was called after this process, or the one it was forked of, had cached something elsewhere."""
 
+    error_kind = "too-late"
+
     def __init__(self, ordinal: int, what: Cached, where: str) -> None:
         facts = {
             "kernel": f"Triton has a kernel in this process, cached in {where}",
@@ -167,6 +217,8 @@ class TooLateError(GpuCacheError, RuntimeError):
 class RecordError(GpuCacheError, LookupError):
     """The devices of this host cannot be read from the record."""
 
+    error_kind = "record"
+
     def __init__(
         self,
         path: str,
@@ -187,6 +239,8 @@ class RecordError(GpuCacheError, LookupError):
 class UnsafeDirectoryError(GpuCacheError, PermissionError):
     """Another user could plant code in a cache directory, and Triton and torch execute what they find there."""
 
+    error_kind = "unsafe"
+
     def __init__(self, path: str, fact: str, hint: str) -> None:
         problem = f"{path}: {fact}"
         super().__init__(problem, hint, path, fact, hint)
@@ -196,6 +250,8 @@ class UnsafeDirectoryError(GpuCacheError, PermissionError):
 
 class NoRootError(GpuCacheError, LookupError):
     """What was named as a cache root is not there, is no directory, or has nothing of a cache in it."""
+
+    error_kind = "no-root"
 
     def __init__(
         self,
@@ -253,6 +309,8 @@ _WAYS_OUT = {
 class ProvisionError(GpuCacheError, OSError):
     """The operating system refused to make something, or to let it be looked at (``errno`` says why)."""
 
+    error_kind = "refused"
+
     def __init__(
         self, path: str, number: int, hint: str | None = None, tried: Tried = "make"
     ) -> None:
@@ -269,6 +327,8 @@ class ProvisionError(GpuCacheError, OSError):
 
 class LockTimeoutError(GpuCacheError, TimeoutError):
     """A lock was still held by another process after the timeout."""
+
+    error_kind = "locked"
 
     def __init__(self, path: str, timeout_s: float, holder: str) -> None:
         super().__init__(
@@ -287,6 +347,8 @@ class LockTimeoutError(GpuCacheError, TimeoutError):
 class CacheMissError(GpuCacheError, LookupError):
     """A kernel is not in the cache, and `GPUCACHE_REQUIRE_HIT=1` forbids to compile it."""
 
+    error_kind = "miss"
+
     def __init__(self, kernel: str, key: str, looked: tuple[str, ...]) -> None:
         places = " nor in ".join(looked)
         super().__init__(
@@ -303,6 +365,8 @@ class CacheMissError(GpuCacheError, LookupError):
 
 class NoEntryError(GpuCacheError, LookupError):
     """No cached entry has this key, or several begin with it."""
+
+    error_kind = "no-entry"
 
     def __init__(self, root: str, key: str, found: tuple[str, ...]) -> None:
         problem = f"no entry in {root} has a key that begins with {key!r}"
@@ -326,6 +390,8 @@ A_RECIPE_FILE = "name a file that `gpucache recipe` or `gpucache run --record` h
 class RecipesError(GpuCacheError, ValueError):
     """A file of recipes that was named cannot be read, or none was named where one is needed."""
 
+    error_kind = "recipes"
+
     def __init__(self, path: str, reason: str) -> None:
         super().__init__(f"{path}: {reason}", A_RECIPE_FILE, path, reason)
         self.path = path
@@ -334,6 +400,8 @@ class RecipesError(GpuCacheError, ValueError):
 
 class NotInstalledError(GpuCacheError, ImportError):
     """A library of an extra is missing that a command needs: by default one of packs and remotes."""
+
+    error_kind = "not-installed"
 
     def __init__(
         self, module: str, why: str = "packs and remotes need it", extra: str = "remote"
@@ -352,29 +420,40 @@ class NotInstalledError(GpuCacheError, ImportError):
 class NotCachedError(GpuCacheError, LookupError):
     """A filter names something of which nothing is cached: an architecture, a device directory, a kernel."""
 
-    def __init__(self, root: str, option: str, value: str, there: tuple[str, ...]) -> None:
+    error_kind = "not-cached"
+
+    def __init__(
+        self,
+        root: str,
+        option: str,
+        value: str,
+        there: tuple[str, ...],
+        wider: str | None = None,
+    ) -> None:
         named = ", ".join(there[:_MOST_NAMES])
-        more = " and others" if len(there) > _MOST_NAMES else ""
-        super().__init__(
-            f"nothing cached in {root} has {option} {value!r}",
-            f"there is {named}{more}",
-            root,
-            option,
-            value,
-            there,
-        )
+        left = len(there) - _MOST_NAMES
+        more = f" and {left} more" if left > 0 else ""
+        hint = f"there is {named}{more}"
+        if wider is not None:
+            hint = f"{option} {wider!r} names some; {hint}"
+        problem = f"nothing cached in {root} has {option} {value!r}"
+        super().__init__(problem, hint, root, option, value, there, wider)
         self.root = root
         self.option = option
         self.value = value
         self.there = there
-        """What there is."""
+        """What there is, the most like ``value`` first."""
+        self.wider = wider
+        """A pattern that names some of what there is, and means perhaps what was meant."""
 
 
-_MOST_NAMES = 12
+_MOST_NAMES = 10
 
 
 class SharingError(GpuCacheError, PermissionError):
     """With whom a root is shared cannot be changed, or not so; nothing was changed."""
+
+    error_kind = "sharing"
 
     def __init__(self, root: str, reason: NotShared, fact: str, hint: str) -> None:
         super().__init__(f"{root}: {fact}", hint, root, reason, fact, hint)

@@ -239,7 +239,7 @@ class TestLs:
         ("words", "wanted"),
         [
             (["--kernel", "*_*"], lambda one, _: "_" in one.kernel),
-            (["--kernel", "no-such"], lambda *_: False),
+            (["--older-than", "9999d"], lambda *_: False),
             (["--arch", "sm_90"], lambda one, _: one.arch == "sm_90"),
             (["--directory", "1"], lambda one, _: "1" in one.directories),
             (["--older-than", "20d"], lambda one, now: now - one.used > 20 * 86400),
@@ -288,16 +288,16 @@ class TestLs:
         [
             (
                 ["--older-than", "5 parsecs"],
-                "Invalid value for '--older-than': '5 parsecs' is not a time like 30d, 12h",
+                "--older-than: '5 parsecs' is not a time like 30d, 12h",
             ),
             (
                 ["--larger-than", "-1"],
-                "Invalid value for '--larger-than': '-1' is not a size like 20GiB",
+                "--larger-than: '-1' is not a size like 20GiB",
             ),
-            (["--limit", "0"], "Invalid value for '--limit': 0 is not in the range x>=1"),
+            (["--limit", "0"], "--limit: 0 is not in the range x>=1"),
             (
                 ["--sort", "colour"],
-                "Invalid value for '--sort': 'colour' is not one of 'used', 'created', 'size'",
+                "--sort: 'colour' is not one of 'used', 'created', 'size'",
             ),
             (
                 ["KEY", "--arch", "sm_90"],
@@ -309,7 +309,7 @@ class TestLs:
     def test_refuses_what_makes_no_sense(self, words, said, here, root):
         done = here("ls", *words, "--root", root)
         assert (done.code, done.out) == (2, "")
-        assert f"Error: {said}" in done.err
+        assert f"error: {said}" in done.err
 
     def test_the_beginning_of_a_key_is_enough_and_says_when_it_is_not(self, here, root, keys):
         assert here("ls", keys[2][:9], "--root", root).rows[0] == ["key", keys[2]]
@@ -517,9 +517,9 @@ class TestRemoving:
         before = everything_below(root)
         for words in (command, [*command, "--json"]):
             done = here(*words, "--root", root)
-            assert (done.code, done.out) == (2, "")
-            assert done.err.endswith(
-                "Error: nobody can be asked here: say --yes, or --dry-run to look only\n"
+            assert (done.code, bool(done.out)) == (2, "--json" in words)
+            assert done.err.startswith(
+                "error: nobody can be asked here: say --yes, or --dry-run to look only\nhint: "
             )
         assert everything_below(root) == before
 
@@ -642,17 +642,17 @@ class TestRemoving:
             (
                 ["--max-size", "lots"],
                 2,
-                "Error: Invalid value for '--max-size': 'lots' is not a size like 20GiB",
+                "error: --max-size: 'lots' is not a size like 20GiB",
             ),
             (
                 ["--max-age", "x"],
                 2,
-                "Error: Invalid value for '--max-age' / '--older-than': 'x' is not a time like 30d",
+                "error: --max-age: 'x' is not a time like 30d",
             ),
             (
                 ["--max-entries", "-1"],
                 2,
-                "Error: Invalid value for '--max-entries': -1 is not in the range x>=0",
+                "error: --max-entries: -1 is not in the range x>=0",
             ),
             (
                 ["--triton-version", "new"],

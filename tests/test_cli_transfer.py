@@ -120,7 +120,11 @@ class TestPack:
             (("-o", "{tmp}/n", "--name", "n" * 101), "is no name of a pack"),
             (("-o", "{tmp}/missing/n.tar.zst"), "No such file or directory"),
             (("-o", "{tmp}"), "Is a directory"),
-            (("-o", "{tmp}/n", "--kernel", "none"), "'s 6 entries is chosen\nhint: `gpucache ls`"),
+            (("-o", "{tmp}/n", "--kernel", "none"), "has --kernel 'none'\nhint: there is "),
+            (
+                ("-o", "{tmp}/n", "--used-since", "1s"),
+                "'s 6 entries is chosen\nhint: `gpucache ls`",
+            ),
             (("-o", "{tmp}/n", "--arch", "hopper"), "has --arch 'hopper'"),
             (("-o", "{tmp}/n", "--triton-version", "three"), "--triton-version="),
         ],

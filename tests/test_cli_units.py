@@ -287,7 +287,7 @@ class TestVerify:
         check(said, outer, caches=list, findings=list)
         for finding in said["findings"]:
             check(finding, inner)
-        codes = json.loads(here("verify", "--codes", "--json").out)
+        codes = here("verify", "--codes", "--json").json["codes"]
         assert "unit-cut" in json.dumps(codes)
 
 

@@ -264,7 +264,7 @@ class TestErrors:
     def test_a_value_without_sense_is_told_once_with_an_example(
         self, words, said, here: Command, file, pool
     ):
-        assert f"Invalid value for '{words[0]}': {said}" in here("warm", *words, file).err
+        assert f"error: {words[0]}: {said}" in here("warm", *words, file).err
 
     def test_a_line_that_is_none_is_told_and_the_rest_compiled(self, here: Command, file, pool):
         with open(file, "ab") as recipes:

@@ -9,6 +9,7 @@ import sys
 from pathlib import Path
 
 import pytest
+from support.cli import told
 from support.launches import another_process, kernel, launched
 from support.processes import PATIENCE_S
 from support.settings_files import Machine, forms, written
@@ -148,7 +149,7 @@ def test_a_command_gets_of_files_only_its_directories(three_files):
     }
     assert ours["GPUCACHE_DIR"] == str(three_files.root)
     exported = three_files.gpucache("env", "0", "--json").stdout
-    assert set(json.loads(exported)) == {
+    assert set(json.loads(exported)["variables"]) == {
         "GPUCACHE_DIR",
         "GPUCACHE_DEVICE",
         "GPUCACHE_SET",
@@ -227,7 +228,7 @@ def test_a_root_gets_a_file_of_its_own(three_files):
     (three_files.root / "gpucache.toml").rename(three_files.root / "gone")
     done = three_files.gpucache("config", "--init", "--root", three_files.root, "--json")
     path = three_files.root / "gpucache.toml"
-    assert json.loads(done.stdout) == {"file": str(path)}
+    assert told(done.stdout) == {"file": str(path)}
     assert "# max_size = " in path.read_text()
     assert "# dir = " not in path.read_text()
     assert three_files.gpucache("config").stderr == ""
@@ -367,6 +368,7 @@ def test_a_file_may_have_tritons_key_remembered_where_triton_is_imported(
 
 _LAUNCH = """
 import sys, logging
+from support.cli import told
 from support.launches import kernel
 from gpucache.log import warn_once
 from gpucache.triton.manager import DeviceCacheManager

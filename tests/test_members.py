@@ -100,14 +100,14 @@ class TestWithACLs:
     def test_the_root_is_where_torch_caches(self, with_acls):
         assert has_default_acl(with_acls.root)
         assert base_of_others(str(with_acls.root)) == str(with_acls.root)
-        said = json.loads(with_acls.says(BOB, "env", 0, "--format", "json"))
+        said = json.loads(with_acls.says(BOB, "env", 0, "--format", "json"))["variables"]
         assert said["TORCHINDUCTOR_CACHE_DIR"] == str(with_acls.root)
         assert not Path(paths.members_directory(str(with_acls.root))).exists()
 
     def test_directories_of_jits_are_everybodys_under_any_umask(self, with_acls):
         words = ("env", 0, "--caches", "numba", "--format", "json")
-        made = json.loads(with_acls.says(ADA, *words, umask=0o077))["NUMBA_CACHE_DIR"]
-        assert json.loads(with_acls.says(BOB, *words))["NUMBA_CACHE_DIR"] == made
+        made = json.loads(with_acls.says(ADA, *words, umask=0o077))["variables"]["NUMBA_CACHE_DIR"]
+        assert json.loads(with_acls.says(BOB, *words))["variables"]["NUMBA_CACHE_DIR"] == made
         for step in (Path(made), *Path(made).parents):
             if step == with_acls.root:
                 break
@@ -135,7 +135,9 @@ class TestWithoutACLs:
         assert (mode(own), own.lstat().st_uid) == (0o700, BOB)
         assert (mode(own.parent), own.parent.lstat().st_gid) == (0o2770, TEAM)
         assert (own / "triton").samefile(team.root / "triton")
-        said = json.loads(team.says(ADA, "env", 0, "--caches", "numba", "--format", "json"))
+        said = json.loads(team.says(ADA, "env", 0, "--caches", "numba", "--format", "json"))[
+            "variables"
+        ]
         adas = paths.member_directory(str(team.root), ADA)
         assert said["TORCHINDUCTOR_CACHE_DIR"] == adas
         assert said["NUMBA_CACHE_DIR"].startswith(f"{adas}/jit/numba")

@@ -299,6 +299,9 @@ def test_the_command_chooses(root, here: Command):
     assert done.out.encode() == FORMAT_LINE + text(A) + b"\n"
     assert done.err == "note: 1 recipe\n"
     done = here("recipe", "--root", root, "--kernel", "nothing*")
+    assert (done.code, done.out) == (1, "")
+    assert done.err.startswith(f"error: nothing cached in {root} has --kernel 'nothing*'\nhint: ")
+    done = here("recipe", "--root", root, "--kernel", "a*", "--used-since", "0.001s")
     assert done.out.encode() == FORMAT_LINE
     assert done.err == f"note: none of 3 kernels in {root} is like that\nnote: 0 recipes\n"
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import random
 import threading
@@ -10,7 +9,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from support.cli import check, documented, on_a_terminal
+from support.cli import check, documented, on_a_terminal, told
 from support.hostile_packs import cases
 from support.hostile_parts import Parts
 from support.launches import another_process, kernel, launched
@@ -417,7 +416,7 @@ class TestTheCommand:
 
     def test_its_json_of_a_pack_is_as_documented(self, remote, gpucache):
         remote.put("llama", SEEDS, number=7)
-        said = json.loads(gpucache("pull", "llama", "--json").stdout)
+        said = told(gpucache("pull", "llama", "--json").stdout)
         (fields,), _ = documented("pull NAME")
         check(
             said,
@@ -449,7 +448,7 @@ class TestTheCommand:
     def test_its_json_of_single_entries_is_as_documented(self, singles, gpucache):
         for seed in SEEDS:
             singles.add(*kernel(seed))
-        said = json.loads(gpucache("pull", "--json").stdout)
+        said = told(gpucache("pull", "--json").stdout)
         (fields,), inner = documented("pull")
         check(said, fields, remote=str, views=int, received_bytes=int)
         assert len(said["made"]) == len(said["missing"]) == 5

@@ -9,7 +9,7 @@ import subprocess
 from pathlib import Path
 
 import pytest
-from support.cli import check, documented
+from support.cli import check, documented, told
 from support.launches import another_process, kernel, launched
 from support.pulled_packs import Packs
 
@@ -151,7 +151,7 @@ class TestTheCommand:
         assert "warning: number 7 is lower than 9, which was there" in done.stderr
 
     def test_its_json_of_a_pack_is_as_documented(self, pack, gpucache):
-        said = json.loads(gpucache("push", pack, "--json").stdout)
+        said = told(gpucache("push", pack, "--json").stdout)
         (fields,), _ = documented("push PACK")
         check(
             said,
@@ -172,7 +172,7 @@ class TestTheCommand:
         tried = gpucache("push", "--since", "1h", "-n")
         assert "note: would put 3 entries, as far as they are not there\n" in tried.stderr
         assert not list(remote.directory.glob("v1/3.9.0/*/*"))
-        said = json.loads(gpucache("push", "--since", "1h", "--json").stdout)
+        said = told(gpucache("push", "--since", "1h", "--json").stdout)
         (fields,), inner = documented("push --since")
         check(said, fields, remote=str, sent_bytes=int)
         assert inner["left_out"] == ["kernel", "fact"]

@@ -110,6 +110,8 @@ class BadPack(GpuCacheError, ValueError):
     Nothing of the file that is refused is used. Entries that were read whole before are sound, and may be in the store.
     """
 
+    error_kind = "bad-pack"
+
     def __init__(self, code: PackFlaw, fact: str, source: str = "", taken: int = 0) -> None:
         super().__init__(_problem(source, fact), _hint(code, taken), code, fact, source, taken)
         self.code: PackFlaw = code
@@ -153,6 +155,8 @@ def _problem(source: str, fact: str) -> str:
 
 class BadKey(GpuCacheError, ValueError):
     """A key by which packs are signed or believed cannot be used. No secret is ever in the error."""
+
+    error_kind = "bad-key"
 
     def __init__(self, code: KeyFlaw, source: str, fact: str, hint: str) -> None:
         problem = printable(f"{source}: {fact}")

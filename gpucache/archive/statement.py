@@ -65,6 +65,8 @@ def is_name(text: str) -> bool:
 class PackNameError(GpuCacheError, ValueError):
     """Something is no name that a pack may have."""
 
+    error_kind = "pack-name"
+
     def __init__(self, name: str, hint: str) -> None:
         problem = f"{quoted(name)} is no name of a pack: {A_NAME}"
         super().__init__(problem, hint, name, hint)

@@ -12,6 +12,7 @@ from gpucache.cli import cache_rows
 from gpucache.cli.common import (
     archs_in,
     check_cached,
+    check_kernel,
     counted,
     existing,
     finding_rows,
@@ -140,16 +141,16 @@ def _list(
     tell_findings(report)
     if report.entries and not found:
         entries = counted(len(report.entries), "entry", "entries")
-        wider = _wider(report, selection.kernel)
-        say(f"note: none of {entries} in {report.root} is like that{wider}")
+        say(f"note: none of {entries} in {report.root} is like that")
 
 
 def _check_named(report: CacheReport, selection: Selection) -> None:
-    """Refuse filters that name something of which nothing is cached; a pattern, as of kernels, may match none.
+    """Refuse filters each of which alone names nothing of what is cached; together they may leave nothing.
 
     Raises:
-        NotCachedError: there is no such architecture or device directory.
+        NotCachedError: there is no such kernel, architecture or device directory.
     """
+    check_kernel(report, "--kernel", selection.kernel)
     if selection.arch is not None:
         check_cached(report, "--arch", selection.arch, archs_in(report))
     if selection.directory is not None:
@@ -157,13 +158,6 @@ def _check_named(report: CacheReport, selection: Selection) -> None:
         for entry in report.entries:
             names += entry.directories
         check_cached(report, "--directory", selection.directory, names)
-
-
-def _wider(report: CacheReport, kernel: str | None) -> str:
-    """What to say where no kernel has a name: that some have the name in theirs; empty where none has."""
-    if kernel is None or not any(kernel in entry.kernel for entry in report.entries):
-        return ""
-    return f"; some are like --kernel '*{kernel}*'"
 
 
 def _show(entry: Entry, as_json: bool) -> None:

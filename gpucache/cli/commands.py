@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING
 import click
 
 from gpucache import __version__
+from gpucache.cli.failures import tell_failure, wants_json
+from gpucache.cli.usage import no_such_command, usage_words
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -43,12 +45,16 @@ _HOME = {
 
 
 def run_with_click(words: Sequence[str]) -> int:
-    """Let click read these words and run their command; returns the exit code. Click shows the errors of usage."""
+    """Let click read these words and run their command; returns the exit code. Wrong usage is told as any error."""
     try:
         code: int | None = cli.main(args=list(words), prog_name="gpucache", standalone_mode=False)
         return code or 0
     except click.ClickException as error:
-        error.show()
+        if not words:
+            error.show()  # the help: nothing was wrong but that nothing was asked
+            return error.exit_code
+        problem, hint = usage_words(error)
+        tell_failure("usage", problem, hint, as_json=wants_json(words))
         return error.exit_code
     except click.Abort:
         return 130
@@ -60,6 +66,20 @@ class _Commands(click.Group):
     def list_commands(self, context: click.Context) -> list[str]:
         """The names of all commands, in the order of the help."""
         return list(_HOME)
+
+    def resolve_command(
+        self, context: click.Context, words: list[str]
+    ) -> tuple[str | None, click.Command | None, list[str]]:
+        """The command that the first of these words names, and the words for that command.
+
+        Raises:
+            WrongUseError: there is no such command; the hint names the one that may be meant.
+        """
+        name, *rest = words
+        command = self.get_command(context, name)
+        if command is None and not context.resilient_parsing:
+            raise no_such_command(name, _HOME, context)
+        return name, command, rest
 
     def get_command(self, context: click.Context, name: str) -> click.Command | None:
         """The command of this name; None where there is none."""

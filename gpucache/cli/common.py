@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import fnmatch
 import os
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING
 
 import click
@@ -15,6 +16,7 @@ from gpucache.configuration import in_force
 from gpucache.environment import ROOT
 from gpucache.errors import GpuCacheError, NoEntryError, NoRootError, NotCachedError
 from gpucache.layout.paths import resolve_root
+from gpucache.near import nearest_first
 
 if TYPE_CHECKING:
     from gpucache.findings import Finding
@@ -133,11 +135,36 @@ def check_cached(report: CacheReport, option: str, value: str, there: Iterable[s
     """Refuse the value of a filter that names nothing of what is there, in a cache that is not empty.
 
     Raises:
-        NotCachedError: there is no such thing; the error lists what there is.
+        NotCachedError: there is no such thing; the error lists what there is, the most like it first.
     """
-    names = sorted(set(there))
+    names = set(there)
     if names and value not in names:
-        raise NotCachedError(report.root, option, value, tuple(names))
+        raise NotCachedError(report.root, option, value, nearest_first(value, names))
+
+
+def check_kernel(report: CacheReport, option: str, pattern: str | None) -> None:
+    """Refuse a pattern of kernels' names that none of the root has, in a cache that is not empty.
+
+    Raises:
+        NotCachedError: there is no such kernel; the error lists what there is, the most like it first.
+    """
+    if pattern is not None:
+        names = {entry.kernel for entry in report.entries}
+        check_pattern(report.root, option, pattern, names)
+
+
+def check_pattern(root: str, option: str, pattern: str, names: Collection[str]) -> None:
+    """As `check_kernel`, of any names.
+
+    Raises:
+        NotCachedError: as `check_kernel`.
+    """
+    if not names or any(fnmatch.fnmatchcase(name, pattern) for name in names):
+        return
+    wider: str | None = f"*{pattern}*"
+    if not any(pattern in name for name in names):
+        wider = None
+    raise NotCachedError(root, option, pattern, nearest_first(pattern, names), wider)
 
 
 def archs_in(report: CacheReport) -> list[str]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from dataclasses import asdict
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import click
 
@@ -17,6 +17,7 @@ from gpucache.cli.common import (
     one_entry,
     vetted,
 )
+from gpucache.cli.failures import complain, failure_row
 from gpucache.cli.findings import all_option, print_findings, say_filled
 from gpucache.cli.options import codes_option, json_option, root_option
 from gpucache.cli.tables import Column, print_codes, print_table
@@ -28,6 +29,7 @@ from gpucache.cli.terminal import (
     say,
 )
 from gpucache.configuration import in_force
+from gpucache.errors import GpuCacheError
 from gpucache.layout.paths import resolve_root
 
 if TYPE_CHECKING:
@@ -167,9 +169,7 @@ def config(init: bool, user: bool, root: str | None, as_json: bool) -> int:
     found = settings(os.environ, root)
     if as_json:
         rows = [setting.as_json() for setting in found]
-        print_json({"files": list(in_force(root=root).files), "settings": rows})
-        existing(root)
-        return 0
+        return _print_settings({"files": list(in_force(root=root).files), "settings": rows}, root)
     lines = []
     for setting in found:
         if setting.value is None and is_terminal():
@@ -188,6 +188,19 @@ def config(init: bool, user: bool, root: str | None, as_json: bool) -> int:
         meant = "" if near is None else f"; {near} may be meant"
         say(f"warning: {name} is no variable of gpucache's{meant}")
     existing(root)  # raises for a root that is none
+    return 0
+
+
+def _print_settings(fields: dict[str, Any], root: str | None) -> int:
+    """Print the settings in one object, with the error of a root that is none; returns the exit code."""
+    try:
+        existing(root)
+    except GpuCacheError as error:
+        failure = failure_row(error.error_kind, error.problem, error.hint)
+        print_json({**fields, "error": failure})
+        complain(error)
+        return 1
+    print_json(fields)
     return 0
 
 

@@ -16,13 +16,8 @@ import os
 import sys
 
 from gpucache.cli import quick, settings
-from gpucache.cli.terminal import (
-    OutputError,
-    complain,
-    complain_of_defect,
-    complain_of_refusal,
-    say,
-)
+from gpucache.cli.failures import complain, complain_of_defect, complain_of_refusal, wants_json
+from gpucache.cli.terminal import OutputError, say
 from gpucache.errors import GpuCacheError
 
 TYPE_CHECKING = False
@@ -42,7 +37,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
         return run_with_click(words)
     except GpuCacheError as error:
-        complain(error)
+        complain(error, as_json=wants_json(words))
         return 1
     except KeyboardInterrupt:
         say("")  # what comes next begins a line
@@ -56,8 +51,8 @@ def main(argv: Sequence[str] | None = None) -> int:
             say(f"error: could not write to stdout: {error.cause.strerror}")
         return 1
     except (OSError, MemoryError) as error:
-        complain_of_refusal(error)
+        complain_of_refusal(error, as_json=wants_json(words))
         return 1
     except Exception:
-        complain_of_defect()
+        complain_of_defect(as_json=wants_json(words))
         return 3

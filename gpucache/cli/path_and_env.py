@@ -54,7 +54,7 @@ class EnvCall(Value, kw_only=True):
         if self.form == "json":
             from gpucache.cli.terminal import print_json
 
-            print_json(variables)
+            print_json({"variables": variables})
             return 0
         from gpucache.cli.device_rows import VARIABLE_FORMATS
 

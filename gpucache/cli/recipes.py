@@ -11,13 +11,14 @@ from typing import TYPE_CHECKING
 
 import click
 
-from gpucache.cli.common import command_settings, counted, tell, vetted
+from gpucache.cli.common import check_pattern, command_settings, counted, tell, vetted
 from gpucache.cli.options import TIME, arch_option, path_of, root_option
 from gpucache.cli.output_file import whole_file
 from gpucache.cli.terminal import print_data, progress, say
 from gpucache.environment import LOG, RECORD
 from gpucache.errors import NotCachedError
 from gpucache.findings import repair_command
+from gpucache.near import nearest_first
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -106,10 +107,10 @@ def _list(
 
 
 def _check_named(root: str, kernels: Sequence[StoredKernel], selection: Selection) -> None:
-    """Refuse filters that name something of which nothing is cached; a pattern may match none.
+    """Refuse filters each of which alone names nothing of what is cached; together they may leave nothing.
 
     Raises:
-        NotCachedError: there is no such architecture or device directory.
+        NotCachedError: there is no such kernel, architecture or device directory.
     """
     from gpucache.layout.keys import device_directories
 
@@ -122,7 +123,9 @@ def _check_named(root: str, kernels: Sequence[StoredKernel], selection: Selectio
         ("--directory", selection.directory, names),
     ):
         if value is not None and there and value not in there:
-            raise NotCachedError(root, option, value, tuple(sorted(there)))
+            raise NotCachedError(root, option, value, nearest_first(value, there))
+    if selection.kernel is not None:
+        check_pattern(root, "--kernel", selection.kernel, {one.kernel for one in kernels})
 
 
 # ---- writing

@@ -9,14 +9,9 @@ import errno
 import os
 
 from gpucache import environment
+from gpucache.cli.failures import complain, complain_of_defect, complain_of_refusal
 from gpucache.cli.settings import undoing
-from gpucache.cli.terminal import (
-    complain,
-    complain_of_defect,
-    complain_of_refusal,
-    log_to_stderr,
-    say,
-)
+from gpucache.cli.terminal import log_to_stderr, say
 from gpucache.errors import DeviceIndexError, GpuCacheError, ProvisionError, RecipesError
 from gpucache.values import Value
 

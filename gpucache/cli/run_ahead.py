@@ -8,7 +8,8 @@ from __future__ import annotations
 import os
 
 from gpucache import environment
-from gpucache.cli.terminal import complain_of_defect, refused
+from gpucache.cli.failures import complain_of_defect
+from gpucache.cli.terminal import refused
 from gpucache.errors import GpuCacheError, RecipesError
 
 TYPE_CHECKING = False

@@ -6,7 +6,8 @@ None of it keeps the command from running.
 from __future__ import annotations
 
 from gpucache import environment
-from gpucache.cli.terminal import complain_of_defect, refused
+from gpucache.cli.failures import complain_of_defect
+from gpucache.cli.terminal import refused
 from gpucache.directories.local_rank import local_rank
 from gpucache.errors import GpuCacheError
 

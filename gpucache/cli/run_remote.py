@@ -7,7 +7,7 @@ keep the command from running.
 from __future__ import annotations
 
 from gpucache import environment
-from gpucache.cli.terminal import complain_of_defect
+from gpucache.cli.failures import complain_of_defect
 from gpucache.configuration import for_child
 from gpucache.errors import GpuCacheError
 

@@ -132,7 +132,7 @@ def print_table(
 def print_codes(codes: Mapping[str, str], as_json: bool) -> int:
     """Print every code that a command's findings may have, and what it means; returns the exit code."""
     if as_json:
-        print_json(codes)
+        print_json({"codes": dict(codes)})
     else:
         print_table((Column("code"), Column("meaning", whole=False)), list(codes.items()))
     return 0

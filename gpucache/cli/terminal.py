@@ -22,29 +22,9 @@ if TYPE_CHECKING:
 
     LogLevel = Literal["WARNING", "ERROR", "CRITICAL"]
 
-    from gpucache.errors import GpuCacheError
 
 _PATIENCE_S, _DRAWN_S = 1.0, 0.1
 """For how long no bar is shown, and how often it is drawn then."""
-
-
-def complain(error: GpuCacheError) -> None:
-    """Say what an error found wrong, and the way out if there is one."""
-    say(f"error: {error.problem}")
-    if error.hint:
-        say(f"hint: {error.hint}")
-
-
-def complain_of_refusal(error: OSError | MemoryError) -> None:
-    """Say what the operating system refused (a disk that does not answer, a limit on processes), and of which path."""
-    if isinstance(error, MemoryError):
-        say("error: there is no memory left")
-        say("hint: free some, or raise the limit of this process (`ulimit -v`) or container")
-        return
-    say(f"error: {refused(error)}")
-    say(
-        "hint: the operating system said so in the middle of the command; try again once the cause is gone"
-    )
 
 
 def refused(error: OSError) -> str:
@@ -53,15 +33,6 @@ def refused(error: OSError) -> str:
     path = error.filename
     # What was done by a descriptor has its number there.
     return f"{os.fsdecode(path)}: {why}" if isinstance(path, (str, bytes)) else why
-
-
-def complain_of_defect() -> None:
-    """Show the exception that is being handled, which no part of gpucache expected."""
-    import traceback
-
-    for line in traceback.format_exc().splitlines():
-        say(line)
-    say("error: this is a defect of gpucache; the lines above tell its developers where")
 
 
 class OutputError(Exception):
@@ -123,23 +94,31 @@ def log_to_stderr(level: LogLevel) -> None:
     before_first_line(attach)
 
 
-def print_json(value: object) -> None:
-    """Print a JSON value to stdout, indented, so that people can read it as well."""
+JSON_FORMAT = 1
+"""The first field of each object that a command prints. Another number says that a field has gone, or means another
+thing; a new field changes nothing."""
+
+
+def print_json(fields: Mapping[str, Any]) -> None:
+    """Print a JSON object to stdout, its ``format`` first, indented, so that people can read it as well.
+
+    Raises:
+        OutputError: stdout cannot be written.
+    """
     import json
 
-    print_data(json.dumps(value, indent=2))
+    print_data(json.dumps({"format": JSON_FORMAT, **fields}, indent=2))
 
 
 def print_json_rows(about: Mapping[str, Any], name: str, rows: Sequence[object]) -> None:
-    """Print a JSON object whose last field is a long list, one line for each row.
+    """Print a JSON object as `print_json`, whose last field is a long list, one line for each row.
 
     That is five times faster than `print_json`, which indents.
     """
     import json
 
-    head = json.dumps(about).removesuffix("}")
-    if about:
-        head += ", "
+    fields = {"format": JSON_FORMAT, **about}
+    head = json.dumps(fields).removesuffix("}") + ", "
     body = ",\n".join(map(json.dumps, rows))
     print_data(f"{head}{json.dumps(name)}: [\n{body}\n]}}")
 

@@ -12,6 +12,7 @@ import click
 from gpucache.cli.common import (
     archs_in,
     check_cached,
+    check_kernel,
     command_settings,
     counted,
     scanned,
@@ -133,6 +134,7 @@ def pack(
     report = scanned(where)
     if arch is not None and not is_arch(arch):
         check_cached(report, "--arch", arch, archs_in(report))
+    check_kernel(report, "--kernel", kernel)
     selection = Selection(kernel=kernel, used_since_s=used_since)
     entries = _chosen(report, selection, arch, triton_version)
     if not is_pack:

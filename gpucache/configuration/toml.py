@@ -6,7 +6,6 @@ The import takes as long as a bare Python takes to start, so that only a process
 
 from __future__ import annotations
 
-import difflib
 import re
 import sys
 from typing import TYPE_CHECKING, Any
@@ -14,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 from gpucache.configuration.parsed import Line, Parsed, Problem
 from gpucache.environment import PREFIX, TRUST_GROUPS, VARIABLES, Variable, is_key_file
 from gpucache.errors import shortened
+from gpucache.near import nearest
 
 if sys.version_info >= (3, 11):
     import tomllib
@@ -98,9 +98,9 @@ def _meant(name: str) -> str:
             and not variable.in_file
         ):
             return f"only the environment has it, as {variable}"
-    near = difflib.get_close_matches(known, BY_NAME, 1)
-    if near:
-        return f"{near[0]} may be meant"
+    near = nearest(known, BY_NAME)
+    if near is not None:
+        return f"{near} may be meant"
     return "`gpucache config` lists all that there are"
 
 

@@ -157,14 +157,13 @@ def _source(name: str, environ: Mapping[str, str]) -> Source:
 
 def unknown_variables(environ: Mapping[str, str]) -> dict[str, str | None]:
     """The variables that begin as gpucache's do and are none, each with the one that may be meant, if there is one."""
-    import difflib  # not imported where every name is known
+    from gpucache.near import nearest  # not imported where every name is known
 
     known = [variable.name for variable in VARIABLES]
     unknown: dict[str, str | None] = {}
     for name in sorted(environ):
         if name not in known and _looks_like_ours(name):
-            near = difflib.get_close_matches(name, known, 1)
-            unknown[name] = near[0] if near else None
+            unknown[name] = nearest(name, known)
     return unknown
 
 

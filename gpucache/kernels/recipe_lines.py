@@ -47,6 +47,8 @@ _ANOTHER = "record to another file (--record, GPUCACHE_RECORD)"
 class BadRecipeFile(GpuCacheError, ValueError):
     """A file of which no recipe is read: ``path`` names it, ``reason`` says why."""
 
+    error_kind = "bad-recipes"
+
     def __init__(self, path: str, reason: str, hint: str = A_RECIPE_FILE) -> None:
         super().__init__(f"{path} is no file of recipes: {reason}", hint, path, reason, hint)
         self.path = path

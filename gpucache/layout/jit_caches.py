@@ -526,10 +526,10 @@ def chosen(names: Sequence[str], said_by: str) -> tuple[JitCache, ...]:
 
 
 def _expected(name: str, known: set[str]) -> str:
-    import difflib  # only a mistake needs it
+    from gpucache.near import nearest  # only a mistake needs it
 
-    nearest = difflib.get_close_matches(name.lower(), sorted(known - {NONE}), n=1)
+    near = nearest(name.lower(), known - {NONE})
     listed = "a name that `gpucache caches` lists"
-    if nearest:
-        return f"{listed}; the nearest is {nearest[0]}"
+    if near is not None:
+        return f"{listed}; the nearest is {near}"
     return listed

@@ -67,6 +67,8 @@ _HINTS_OF_A_DIRECTORY: dict[RemoteKind, str] = {
 class RemoteUrlError(GpuCacheError, ValueError):
     """The URL of a remote makes no sense, or has something in it that must not be there."""
 
+    error_kind = "remote-url"
+
     def __init__(self, shown: str, fact: str, hint: str) -> None:
         super().__init__(f"remote {shown!r}: {fact}", hint, shown, fact, hint)
         self.shown = shown
@@ -77,6 +79,8 @@ class RemoteUrlError(GpuCacheError, ValueError):
 class NotThere(GpuCacheError, LookupError):
     """A remote has no object of this name."""
 
+    error_kind = "not-there"
+
     def __init__(self, remote: str, name: str) -> None:
         super().__init__(f"{remote} has no {name}", "look at `gpucache remote ls`", remote, name)
         self.remote = remote
@@ -85,6 +89,8 @@ class NotThere(GpuCacheError, LookupError):
 
 class RemoteError(GpuCacheError):
     """A request to a remote failed. What the server said is never part of this error."""
+
+    error_kind = "remote"
 
     def __init__(
         self,
@@ -113,6 +119,8 @@ class RemoteError(GpuCacheError):
 class NoRemoteError(GpuCacheError, LookupError):
     """No remote is named where one is needed."""
 
+    error_kind = "no-remote"
+
     def __init__(self) -> None:
         super().__init__(
             "no remote is named",
@@ -122,6 +130,8 @@ class NoRemoteError(GpuCacheError, LookupError):
 
 class NothingSignsError(GpuCacheError, PermissionError):
     """What is to be put to a remote would be signed by nobody, so that no reader would take it."""
+
+    error_kind = "nothing-signs"
 
     def __init__(self, shown: str) -> None:
         super().__init__(
@@ -134,6 +144,8 @@ class NothingSignsError(GpuCacheError, PermissionError):
 
 class NobodyTrustedError(GpuCacheError, PermissionError):
     """Nobody is trusted about what a remote has, which would be executed: nothing is read from there."""
+
+    error_kind = "nobody-trusted"
 
     def __init__(self, shown: str) -> None:
         super().__init__(

@@ -38,6 +38,8 @@ _ANY_BYTES = 2**50
 class PackThere(GpuCacheError):
     """The remote has another pack of this name, and nobody has asked to replace it."""
 
+    error_kind = "pack-there"
+
     def __init__(self, remote: str, name: str, number: int, there: int | None) -> None:
         what = f"another pack {name}" if there is None else f"the pack {name} of number {there}"
         super().__init__(

@@ -59,7 +59,16 @@ class Done(NamedTuple):
 
     @property
     def json(self) -> Any:
-        return json.loads(self.out)
+        """What is in the object that was printed, behind the format that each begins with."""
+        return told(self.out)
+
+
+def told(text: str) -> Any:
+    """The fields of the JSON object that a command has printed, behind the format that each begins with."""
+    fields = json.loads(text)
+    assert next(iter(fields.items())) == ("format", 1)
+    del fields["format"]
+    return fields
 
 
 Command = Callable[..., Done]

@@ -41,6 +41,8 @@ START = """if True:
 class PoolError(GpuCacheError, RuntimeError):
     """Nothing can be compiled at all: there is no Triton, or no process can be started. ``reason`` says which."""
 
+    error_kind = "pool"
+
     def __init__(self, reason: str) -> None:
         python = sys.executable or "an unknown Python"
         hint = "install Triton there, or run the Python that has it"
