@@ -107,9 +107,7 @@ class SharedKernel:
             return None
         try:
             # Its last holder may have published between our look and our lock.
-            found = self.look()
-            if found is None:
-                found = self._adopt(frame, repair=True)
+            found = self._published_meanwhile(frame, repair=True)
             if found is None:
                 self.of_fallback = from_fallback(self.location, self.key, repair=True)
                 if self.of_fallback == "hit":
@@ -177,9 +175,7 @@ class SharedKernel:
                     cause = f"{holder(lock.path)} ({lock.path})"
                     location.degraded("waited in vain for a compile", cause)
                     return None
-                found = self.look()
-                if found is None:
-                    found = self._adopt(frame, repair=False)
+                found = self._published_meanwhile(frame, repair=False)
                 if found is not None:
                     return found
             return None
@@ -188,6 +184,14 @@ class SharedKernel:
                 spent = time.monotonic() - began
                 location.stats.add("waits")
                 location.stats.add("waited_s", spent, now=True)
+
+    def _published_meanwhile(self, frame: FrameType, repair: bool) -> dict[str, str] | None:
+        """Look again after another process may have published, be that an earlier gpucache; the files' paths."""
+        found = self.look()
+        if found is None:
+            identify(self.entry, self.view, self.key, self._lock_path)
+            found = self._adopt(frame, repair)
+        return found
 
     def _pulled(self, frame: FrameType) -> dict[str, str] | None:
         """Sleep while a pull of this node may bring the entry; the paths of the kernel's files if it did."""
