@@ -15,7 +15,8 @@ from support.ranks import PYTHON, python_with_triton
 from support.trees import stock_entry
 
 from gpucache import GpuCacheError
-from gpucache.diagnosis.difference import Difference, difference
+from gpucache.diagnosis.difference import difference
+from gpucache.kernels.differences import Difference
 from gpucache.report.directory_metadata import metadata_in
 
 needs_triton = pytest.mark.usefixtures("triton")

@@ -953,7 +953,7 @@ def test_at_level_info_a_compile_says_where_it_looked_and_a_hit_says_nothing(ran
     key = only(root, "scaled.json").parent.name
     missed, published = lines(first)
     places = f"{root}/triton/0 and in the store of {root}"
-    assert missed == f"INFO miss: scaled {key}: absent in {places}"
+    assert missed == f"INFO miss: scaled {key}: absent in {places}; the store has no other scaled"
     assert published.startswith(f"INFO published: scaled {key}: compiled in ")
     assert published.endswith(f" s, to {root}/triton/0/{key}")
     again = ranks(env={**STRICT, "GPUCACHE_LOG": "info"})

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -130,7 +129,7 @@ def _print_differences(a: Entry, b: Entry, as_json: bool) -> None:
     path_of_b = b.copies[0].path
     found = difference(path_of_a, path_of_b)
     if as_json:
-        rows = [asdict(each) for each in found]
+        rows = [each._asdict() for each in found]
         print_json({"a": a.key, "b": b.key, "differences": rows})
         return
     lines = []

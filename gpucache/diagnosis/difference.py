@@ -1,7 +1,7 @@
 """`difference`: tells why two entries of one kernel differ. Reads only: no lock, no stamp, no Triton.
 
-Not all of the key is on disk. Triton's sources and its libtriton, the version of ptxas, comments and default arguments
-of the kernel are in the key (`get_cache_key`, `runtime/cache.py` of Triton 3.9.0, and `src.hash`) and in no file.
+What the key was made of is compared first (`gpucache.kernels.differences`), then what was compiled, where that tells
+more. Not all of the key is on disk (`gpucache.kernels.ingredients`).
 """
 
 from __future__ import annotations
@@ -9,20 +9,17 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Iterator
-from dataclasses import dataclass
 from itertools import zip_longest
-from typing import Literal, NamedTuple
+from typing import NamedTuple
 
 from gpucache.disk.reading import digest, read
 from gpucache.environment import LINE_INFO
 from gpucache.errors import GpuCacheError
+from gpucache.kernels.differences import Difference, are_of_one_compiler, differences
+from gpucache.kernels.ingredients import Ingredients, ingredients_in
 from gpucache.kernels.metadata import Metadata
-from gpucache.report.directory_metadata import group_in, metadata_in
+from gpucache.report.directory_metadata import group_in
 
-# What `parse_options` of `backends/nvidia/compiler.py` (3.9.0) derives from the target.
-_OF_THE_TARGET = """
-arch supported_fp8_dtypes deprecated_fp8_dot_operand_dtypes deprecated_fp8_dtypes max_num_imprecise_acc_default
-"""
 _QUOTED = r'(?:[^()"]|"[^"]*")'
 _LOCATION = re.compile(rf" ?\bloc\((?:{_QUOTED}|\((?:{_QUOTED}|\({_QUOTED}*\))*\))*\)")
 _LINE = re.compile(r'\bloc\("([^"]+)":(\d+):\d+')
@@ -30,63 +27,46 @@ _FUNCTION = re.compile(
     r"tt\.func public @[^(]*\((.*)\) attributes|tt\.func public @[^(]*\((.*)\) \{"
 )
 
+_LIBRARIES = "extern_libs"
 _NO_CODE = ("#loc", "tt.func public")
 """How the lines of a form begin that are no code."""
-
-Kind = Literal[
-    "kernel",
-    "target",
-    "triton",
-    "environment",
-    "option",
-    "signature",
-    "source",
-    "location",
-    "assembler",
-    "unseen",
-]
-
-
-@dataclass(frozen=True, slots=True)
-class Difference:
-    """One thing that two entries do not have in common."""
-
-    kind: Kind
-    """What differs; see `difference`."""
-    name: str
-    """Which variable, option, argument or file of that kind."""
-    a: str | None
-    """What the first entry has; None where it has no such thing."""
-    b: str | None
+_FORMS = (".source", ".ttir")
+"""The first forms of a kernel; ``.source`` is there from Triton 3.4 on."""
+_CHANGES_CODE = {"kernel", "target", "triton", "environment", "option", "constant", "signature"}
+"""Kinds of a difference from which another code follows."""
 
 
 def difference(a: str, b: str) -> tuple[Difference, ...]:
     """Why two entries (directories) of one kernel are two, as far as their files tell; empty where they do not.
 
-    The kinds: ``kernel`` (they are not of one kernel), ``target`` (a device, or `TRITON_OVERRIDE_ARCH`), ``triton``
-    (its version), ``environment`` (a variable that is part of the key), ``option``, ``signature`` (an argument's type
-    or divisibility; a value that was 1, or is a constant), ``source`` (the first line of the kernel's first form that
-    differs, as a constant does), ``location`` (the same code at another place), ``assembler`` (another ptxas).
-    ``unseen``: the text of one of them was removed (`prune --keep-binaries`), so that more may differ than is told.
-    What only follows from another target or version is left out.
+    Where one has no recipe, its constants and types have no names: then ``source`` is the first line of the kernel's
+    first form that differs, as a constant makes it, and ``unseen`` says that the text of one of them was removed
+    (`prune --keep-binaries`), so that more may differ than is told. What only follows from another target or version
+    is left out.
 
     Raises:
         GpuCacheError: one of them is not the directory of a kernel.
     """
     one = _kernel(a)
     other = _kernel(b)
-    found = [*_identities(one, other)]
-    found += _environments(one, other)
-    found += _options(one, other)
-    if _written_alike(one, other):
-        found += _sources(a, b)
+    is_alike = _written_alike(one.metadata, other.metadata)
+    is_one_code = _is_one_code(a, b) if is_alike else None
+    found = [*differences(one, other, lambda line: one.cache_key if is_one_code else None)]
+    found += _libraries_differ(one.metadata, other.metadata)
+    kinds = {each.kind for each in found}
+    if one.recipe is None or other.recipe is None:
+        if is_alike:
+            found += _sources(a, b)
+    elif is_one_code is False and kinds.isdisjoint(_CHANGES_CODE):
+        found += _first_code(a, b)
     if not found:
         found += _assembler(a, b)
     return tuple(found)
 
 
-def _kernel(directory: str) -> Metadata:
-    found = metadata_in(directory)
+def _kernel(directory: str) -> Ingredients:
+    group = group_in(directory)
+    found = None if group is None else ingredients_in(directory, group.removesuffix(".json"))
     if found is None:
         problem = f"{directory}: there is no compiled kernel"
         raise GpuCacheError(
@@ -95,67 +75,19 @@ def _kernel(directory: str) -> Metadata:
     return found
 
 
-# ---- what the metadata files say
+# ---- libraries
 
 
-def _identities(a: Metadata, b: Metadata) -> Iterator[Difference]:
-    """Compare name, target, architecture and version."""
-    if a.name != b.name:
-        yield Difference("kernel", "name", a.name, b.name)
-    if a.target != b.target:
-        yield Difference("target", "target", a.target, b.target)
-    elif a.arch != b.arch:
-        yield Difference("target", "arch", a.arch, b.arch)
-    if a.triton_version != b.triton_version:
-        yield Difference("triton", "triton_version", a.triton_version, b.triton_version)
-
-
-def _environments(a: Metadata, b: Metadata) -> Iterator[Difference]:
-    names = a.environment.keys() | b.environment.keys()
-    for name in sorted(names):
-        one = a.environment.get(name)
-        other = b.environment.get(name)
-        if one != other:
-            yield Difference("environment", name, one, other)
-
-
-def _options(a: Metadata, b: Metadata) -> Iterator[Difference]:
-    for name in _comparable_options(a, b):
-        one = a.options.get(name)
-        other = b.options.get(name)
-        if one == other:
-            continue
-        if name == "extern_libs" and _are_same_libraries(one, other):
-            continue
-        yield Difference("option", name, _text(a, name), _text(b, name))
-
-
-def _comparable_options(a: Metadata, b: Metadata) -> list[str]:
-    """Name the options that tell of a choice, and do not follow from the target or from Triton's version."""
-    if a.triton_version == b.triton_version and _backend(a) == _backend(b):
-        names = a.options.keys() | b.options.keys()
-    else:
-        names = (a.options.keys() & b.options.keys()) - {"extern_libs"}
-    is_one_target = (a.target, a.arch) == (b.target, b.arch)
-    following = ["arch"]
-    if not is_one_target:
-        following = _OF_THE_TARGET.split()
-    return sorted(names.difference(following))
-
-
-def _backend(metadata: Metadata) -> str:
-    return metadata.target.partition(":")[0]
-
-
-def _text(metadata: Metadata, option: str) -> str | None:
-    """An option's value as JSON; None where the kernel has no such option."""
-    if option not in metadata.options:
-        return None
-    return json.dumps(metadata.options[option])
+def _libraries_differ(a: Metadata, b: Metadata) -> Iterator[Difference]:
+    """Tell if other libraries are linked in; their content is in the key, their paths are not."""
+    one, other = a.options.get(_LIBRARIES), b.options.get(_LIBRARIES)
+    if one == other or not are_of_one_compiler(a, b) or _are_same_libraries(one, other):
+        return
+    yield Difference("option", _LIBRARIES, json.dumps(one), json.dumps(other))
 
 
 def _are_same_libraries(a: object, b: object) -> bool:
-    """Whether libraries at two paths are equal: their content is in the key, their path is not."""
+    """Whether libraries at two paths are equal."""
     try:
         return _libraries(a) == _libraries(b)
     except (OSError, TypeError, ValueError):
@@ -179,9 +111,29 @@ def _written_alike(a: Metadata, b: Metadata) -> bool:
     return a.environment.get(LINE_INFO) == b.environment.get(LINE_INFO)
 
 
+def _is_one_code(a: str, b: str) -> bool | None:
+    """Whether both kernels are one code, but for where it stands; None where neither form is there of both."""
+    for ending in _FORMS:
+        one = _form(a, ending)
+        other = _form(b, ending)
+        if one is not None and other is not None:
+            return _body(one) == _body(other) and _arguments(one) == _arguments(other)
+    return None
+
+
+def _first_code(a: str, b: str) -> Iterator[Difference]:
+    """Tell the first line that differs of the first form that both entries have."""
+    for ending in _FORMS:
+        one = _form(a, ending)
+        other = _form(b, ending)
+        if one is not None and other is not None:
+            yield from _code(ending, one, other)
+            return
+
+
 def _sources(a: str, b: str) -> Iterator[Difference]:
-    """Compare the first form of the kernel that both entries have: ``.source`` from Triton 3.4 on, else ``.ttir``."""
-    for ending in (".source", ".ttir"):
+    """Compare the first form of the kernel that both entries have."""
+    for ending in _FORMS:
         one = _form(a, ending)
         other = _form(b, ending)
         if one is None or other is None:

@@ -89,8 +89,8 @@ def describe(directory: str, kernel: str) -> Description | None:
     needs = _resources(f"{files}.cubin", said)
     return Description(
         has_recipe=recipe is not None,
-        constants={} if recipe is None else _constants(recipe),
-        dtypes={} if recipe is None else _dtypes(recipe),
+        constants={} if recipe is None else constants_of(recipe),
+        dtypes={} if recipe is None else types_of(recipe),
         options={} if recipe is None else _all_shown(recipe.options),
         warps=_option(said, recipe, "num_warps"),
         stages=_option(said, recipe, "num_stages"),
@@ -161,14 +161,15 @@ def _version(said: Metadata | None, recipe: Recipe | None) -> str | None:
 
 def _source(files: str, kernel: str, recipe: Recipe | None) -> Source | None:
     """Where the function stands: by the recipe, and by the line that the first form of the kernel has."""
-    file, line = _location(f"{files}.ttir")
+    file, line = location_in(f"{files}.ttir")
     if recipe is None:
         return None if file is None else Source(None, kernel, file, line)
     function = recipe.function
     return Source(function.module, function.qualname, function.file or file, line)
 
 
-def _location(path: str) -> tuple[str | None, int | None]:
+def location_in(path: str) -> tuple[str | None, int | None]:
+    """The file and the first line of a kernel's function, by one of its forms in MLIR; None where that is not said."""
     try:
         head, _ = read_head(path, _HEAD_BYTES)
     except OSError:
@@ -180,16 +181,17 @@ def _location(path: str) -> tuple[str | None, int | None]:
 # ---- arguments
 
 
-def _constants(recipe: Recipe) -> dict[str, str]:
-    names = _names(recipe)
+def constants_of(recipe: Recipe) -> dict[str, str]:
+    """The values of the constant parameters by name, as `Description.constants`."""
+    names = parameters_of(recipe)
     found = {}
     for path, value in sorted(recipe.constants, key=lambda constant: constant[0]):
         found[_name(path, names)] = shown(value)
     return found
 
 
-def _names(recipe: Recipe) -> list[str] | None:
-    """The parameters in their order; None for a recipe of Triton 3.2, which leaves those out that are constant."""
+def parameters_of(recipe: Recipe) -> list[str] | None:
+    """The names of the parameters in their order; None for a recipe of Triton 3.2, which leaves constant ones out."""
     names = list(recipe.signature)
     is_whole = all(path[0] < len(names) for path, _ in recipe.constants)
     if not is_whole or recipe.triton_version.startswith("3.2."):
@@ -202,7 +204,8 @@ def _name(path: Path, names: list[str] | None) -> str:
     return first + "".join(f"[{number}]" for number in path[1:])
 
 
-def _dtypes(recipe: Recipe) -> dict[str, str]:
+def types_of(recipe: Recipe) -> dict[str, str]:
+    """The types of all other parameters by name, as `Description.dtypes`."""
     types = {}
     for name, value in recipe.signature.items():
         if value != "constexpr":

@@ -85,7 +85,7 @@ def recipe_of(frame: FrameType, key: str) -> Recipe | None:
     return None if text is None else from_text(text)
 
 
-def _is_compile(frame: FrameType) -> bool:
+def is_compile(frame: FrameType) -> bool:
     """Whether a frame is that of Triton's `compile`.
 
     Of another frame the locals are not even looked at: until Python 3.12 what was there stays alive in what `f_locals`
@@ -97,7 +97,7 @@ def _is_compile(frame: FrameType) -> bool:
 def _kernel_in(frame: FrameType) -> str:
     """The name of the kernel that a frame compiles, for the log."""
     try:
-        return str(frame.f_locals["src"].name) if _is_compile(frame) else "a kernel"
+        return str(frame.f_locals["src"].name) if is_compile(frame) else "a kernel"
     except Exception:
         return "a kernel"
 
@@ -108,7 +108,7 @@ def _recipe_of(frame: FrameType, key: str) -> Recipe:
     Raises:
         Unencodable: it has none.
     """
-    if not _is_compile(frame):
+    if not is_compile(frame):
         raise Unencodable("it is not asked for by Triton's compile")
     seen = frame.f_locals
     source, options = seen["src"], seen["options"]

@@ -29,7 +29,7 @@ from gpucache.store.lookup import find
 from gpucache.store.manifest import entry_path
 from gpucache.store.names import stored_name, tritons_names
 from gpucache.triton.knobs import bakes_paths, ignores_cache, overriding
-from gpucache.triton.location import NO_VIEWS, Location, locate, nowhere
+from gpucache.triton.location import Location, locate, nowhere
 from gpucache.triton.staged import Staged, finish_with
 
 TYPE_CHECKING = False
@@ -235,7 +235,7 @@ class DeviceCacheManager(CacheManager):
         try:
             found = self._read_privately(self.key, kernel.of_fallback)
             if found is None:
-                self._missed(filename, kernel.lock, kernel.why)
+                self._missed(filename, kernel.lock, kernel.why, frame)
                 return None
         except BaseException:
             if kernel.lock is not None:
@@ -344,21 +344,22 @@ class DeviceCacheManager(CacheManager):
             tell(logging.DEBUG, said, manifest.facts.kernel, self.key, self._view, key=self.key)
         return paths
 
-    def _missed(self, filename: str, lock: KeyLock | None, why: Why) -> None:
-        """Count the miss, and begin the compile, during which ``lock`` is held."""
+    def _missed(
+        self, filename: str, lock: KeyLock | None, why: Why, frame: FrameType | None = None
+    ) -> None:
+        """Count the miss, and begin the compile, during which ``lock`` is held.
+
+        ``frame`` is that of Triton's `compile`; None where the store was not asked.
+        """
         location = self._location
-        kernel = filename.removesuffix(".json")
         location.stats.add("misses", now=True)
         if location.require_hit:
+            kernel = filename.removesuffix(".json")
             raise CacheMissError(kernel, self.key, self._looked_at())
-        where = ""
-        if why in ("absent", "damaged", "busy"):
-            where = f" in the store of {location.root}"
-            if location.directory != NO_VIEWS:  # else there is no device
-                where = f" in {location.directory} and{where}"
-        if location.fallback is not None:
-            where += f", and not had of the fallback {location.fallback}"
-        tell(logging.INFO, "miss: %s %s: %s%s", kernel, self.key, why, where, key=self.key)
+        if _log.isEnabledFor(logging.INFO):
+            from gpucache.triton.miss_line import tell_miss  # few processes log
+
+            tell_miss(location, self.key, filename, why, frame)
         self._staging_area().lock = lock
 
     def _looked_at(self) -> tuple[str, ...]:
