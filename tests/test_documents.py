@@ -72,7 +72,7 @@ def test_the_drawing_in_contributing_names_every_room():
 
 
 def test_contributing_can_be_read_in_one_sitting():
-    assert len(CONTRIBUTING.read_text().splitlines()) < 200
+    assert len(CONTRIBUTING.read_text().splitlines()) < 230
 
 
 def anchors_of(page: Path) -> set[str]:
