@@ -9,7 +9,7 @@ from functools import partial
 import pytest
 from support.terminals import Terminal, put_terminal
 
-from gpucache.cli.tables import Choice, Column, print_codes, print_table
+from gpucache.cli.tables import MATTERS, Choice, Column, print_codes, print_table
 from gpucache.cli.terminal import OutputError
 from gpucache.escapes import printable
 
@@ -73,15 +73,30 @@ class TestWidths:
             "short           20 B",
         ]
 
-    def test_one_long_name_of_many_leaves_no_column_out(self, show):
+    def test_a_few_long_names_leave_nothing_out_that_matters(self, show):
         stdout = show(columns=24)
-        print_table(THREE, rows(*["short"] * 20, "k" * 17))
+        columns = (Column("key"), Column("kernel"), Column("size", weight=MATTERS, right=True))
+        print_table(columns, rows(*["short"] * 20, "k" * 17))
         assert lines(stdout)[0] == "key  kernel         size"
         assert lines(stdout)[-3:] == [
             "KEY  short           1 B",
             "KEY  " + "k" * 17,
             " " * 21 + "1 B",
         ]
+
+    def test_many_long_names_leave_it_out(self, show):
+        stdout = show(columns=24)
+        columns = (Column("key"), Column("kernel"), Column("size", weight=MATTERS, right=True))
+        print_table(columns, rows(*["short"] * 3, *["k" * 17] * 3))
+        assert lines(stdout)[-1] == "KEY  " + "k" * 17
+
+    def test_a_few_long_names_leave_out_what_matters_less(self, show):
+        stdout = show(columns=24)
+        print_table(
+            (Column("key"), Column("kernel"), Column("size", weight=MATTERS - 1, right=True)),
+            rows(*["short"] * 20, "k" * 17),
+        )
+        assert lines(stdout)[0] == "key  kernel"
 
     def test_prose_goes_on_in_the_next_line_at_a_blank(self, show):
         stdout = show(columns=30)

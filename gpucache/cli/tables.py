@@ -27,10 +27,14 @@ ALWAYS = 1000
 """The weight of a column that is never left out."""
 _GAP = 2
 """Blanks between two columns."""
+_NOTHING = ("", "-")
+"""Cells that say nothing; a column of such alone is not shown, and no note is made of it."""
 _LEAST_PROSE = 20
 """A column of prose is left out rather than made narrower."""
-_USUAL = 0.95
-"""The share of a column's cells that its width is made for, where not all have room; longer ones push what follows."""
+MATTERS = 70
+"""From this weight on a column is not left out for the sake of a few long names: these push what follows instead."""
+_USUAL = 0.8
+"""The share of a column's cells that its width is made for then."""
 
 
 class Column(NamedTuple):
@@ -46,6 +50,8 @@ class Column(NamedTuple):
     """Whether each cell is to stay on one line; else it is prose, which goes on in the next line after any word."""
     items: bool = False
     """Whether a cell is a list with blanks between: where not all has room, ``+3`` stands for the last three."""
+    wanted: int = 0
+    """So wide a list should be; made narrower, down to its first item, only before it would be left out."""
 
 
 class Choice(NamedTuple):
@@ -122,6 +128,8 @@ def print_table(
     shown, cells = _picked(columns, [*listed, *last], chosen.names or ())
     if not listed:
         return
+    if chosen.names is None:
+        shown, cells = _with_something(shown, cells)
     room = None if chosen.wide or chosen.names else shutil.get_terminal_size().columns
     layout = _Layout(shown, cells, room)
     _print(layout, cells)
@@ -148,6 +156,18 @@ def _picked(
     numbers = [places[name] for name in names]
     picked = [tuple([row[number] for number in numbers]) for row in rows]
     return [columns[number] for number in numbers], picked
+
+
+def _with_something(
+    columns: Sequence[Column], rows: Sequence[tuple[str, ...]]
+) -> tuple[list[Column], list[tuple[str, ...]]]:
+    """The columns that say something, or are always there, and of each row the cells of these."""
+    names = []
+    for number, column in enumerate(columns):
+        is_empty = all(row[number] in _NOTHING for row in rows)
+        if column.weight >= ALWAYS or not is_empty:
+            names.append(column.name)
+    return _picked(columns, rows, names)
 
 
 def _note(layout: _Layout, room: int | None, choice: Choice | None) -> str:
@@ -194,11 +214,11 @@ class _Layout:
     def _shrink(self, cells: Sequence[Sequence[str]], room: int) -> None:
         """Leave out what does not fit, and give what room is left to the columns that can use some."""
         natural = self.widths
-        least = []
-        for number, column in enumerate(self.columns):
-            texts = [row[number] for row in cells]
-            least.append(_least(column, texts, natural[number]))
+        texts = [[row[number] for row in cells] for number in range(len(self.columns))]
+        least = list(map(_least, self.columns, texts, natural))
         self._leave_out(least, room)
+        if not self._has_all_that_matters():
+            least = self._squeezed(least, texts, room)
         self._take_back(least, room)
         self.widths = least
         self._spread(natural, room)
@@ -211,6 +231,29 @@ class _Layout:
             for number in self.shown
         )
 
+    def _has_all_that_matters(self) -> bool:
+        return not any(
+            column.weight >= MATTERS and number not in self.shown
+            for number, column in enumerate(self.columns)
+        )
+
+    def _squeezed(
+        self, least: Sequence[int], texts: Sequence[Sequence[str]], room: int
+    ) -> list[int]:
+        """Show what matters in the room that the few longest names leave if they push, and lists as short as can be.
+
+        Returns how wide each column has to be then.
+        """
+        self.shown = [
+            number for number, column in enumerate(self.columns) if column.weight >= MATTERS
+        ]
+        narrow = list(map(_usual, self.columns, texts, least))
+        self._leave_out(narrow, room)
+        for number, column in enumerate(self.columns):
+            if column.items and number not in self.shown:
+                narrow[number] = min(narrow[number], _smallest_list(column, texts[number]))
+        return narrow
+
     def _leave_out(self, least: Sequence[int], room: int) -> None:
         by_weight = sorted(self.shown, key=lambda number: (self.columns[number].weight, -number))
         for number in by_weight:
@@ -221,7 +264,10 @@ class _Layout:
     def _take_back(self, least: Sequence[int], room: int) -> None:
         """Show what was left out after all where only a wider, heavier column had no room."""
         gone = [number for number in range(len(self.columns)) if number not in self.shown]
+        is_squeezed = not self._has_all_that_matters()
         for number in sorted(gone, key=lambda number: (-self.columns[number].weight, number)):
+            if is_squeezed and self.columns[number].weight < MATTERS:
+                return  # the room is for long names
             if self._needed(least) + _GAP + least[number] <= room:
                 self.shown = sorted([*self.shown, number])
 
@@ -299,13 +345,22 @@ def _least(column: Column, texts: Sequence[str], natural: int) -> int:
     if not column.whole:
         return min(natural, max(_LEAST_PROSE, len(column.name)))
     if column.items:
-        firsts = [text.split(" ", 1)[0] for text in texts]
-        return min(natural, _widest([column.name, *firsts]) + len(" +99"))
-    if column.right:
-        return natural
+        return min(natural, max(column.wanted, _smallest_list(column, texts)))
+    return natural
+
+
+def _usual(column: Column, texts: Sequence[str], least: int) -> int:
+    """How wide a column of names has to be for most of them; of another one ``least``."""
+    if column.right or column.items or not column.whole:
+        return least
     widths = sorted(map(_width, texts))
-    usual = widths[math.ceil(_USUAL * len(widths)) - 1]
-    return max(len(column.name), usual)
+    return max(len(column.name), widths[math.ceil(_USUAL * len(widths)) - 1])
+
+
+def _smallest_list(column: Column, texts: Sequence[str]) -> int:
+    """The width of the longest first item, and of how many more there are."""
+    firsts = [text.split(" ", 1)[0] for text in texts]
+    return _widest([column.name, *firsts]) + len(" +99")
 
 
 def _folded(column: Column, text: str, width: int) -> list[str]:

@@ -11,6 +11,7 @@ and 13.4). The top byte of a text section's ``sh_info``, often said to be the co
 from __future__ import annotations
 
 import struct
+from typing import NamedTuple
 
 from gpucache.disk import reading
 from gpucache.kernels.elf import ELF_64, HEAD_BYTES, is_whole
@@ -31,6 +32,7 @@ _ATTRIBUTE = struct.Struct("<BBH")
 _PAIR = struct.Struct("<II")
 _SYMBOL_NAME, _SYMBOL_BYTES = struct.Struct("<I"), 24
 _NOBITS = 8
+_INFO = b".nv.info\0"
 _SIZED = 4
 """The format of an attribute whose second half-word is the size of its payload."""
 _REGISTERS, _STACK = 0x2F, 0x12
@@ -44,12 +46,14 @@ class Resources(Value):
     """Stack frame with spilled registers and what called functions need; 0 where nothing was spilled."""
 
 
-class _Section(Value):
+class _Section(NamedTuple):
     name: int
     """Where its name begins in the table of names."""
+    kind: int
+    offset: int
+    length: int
     link: int
     """The number of the section that it refers to."""
-    data: bytes
 
 
 def resources(path: str) -> dict[str, Resources] | None:
@@ -62,15 +66,16 @@ def resources(path: str) -> dict[str, Resources] | None:
 
 def _resources(data: bytes) -> dict[str, Resources] | None:
     sections, names = _sections(data)
-    section_names = [_name(names, section.name) for section in sections]
-    if ".nv.info" not in section_names:
+    named = (section for section in sections if names.startswith(_INFO, section.name))
+    info = next(named, None)
+    if info is None:
         return None
-    info = sections[section_names.index(".nv.info")]
     symbols = sections[info.link]
-    strings = sections[symbols.link].data
+    table = _content(data, symbols)
+    strings = _content(data, sections[symbols.link])
     registers: dict[int, int] = {}
     stacks: dict[int, int] = {}
-    for kind, index, count in _attributes(info.data):
+    for kind, index, count in _attributes(_content(data, info)):
         if kind == _REGISTERS:
             registers[index] = count
         elif kind == _STACK:
@@ -78,7 +83,7 @@ def _resources(data: bytes) -> dict[str, Resources] | None:
     found = {}
     for index, count in registers.items():
         at = _SYMBOL_BYTES * index
-        (offset,) = _SYMBOL_NAME.unpack_from(symbols.data, at)
+        (offset,) = _SYMBOL_NAME.unpack_from(table, at)
         kernel = _name(strings, offset)
         found[kernel] = Resources(count, stacks.get(index, 0))
     return found
@@ -91,22 +96,21 @@ def _sections(data: bytes) -> tuple[list[_Section], bytes]:
         raise ValueError("not a whole 64-bit ELF file")
     (start,) = _TABLE.unpack_from(data, 0x28)
     size, count, names = _SIZES.unpack_from(data, 0x3A)
-    found = []
-    for number in range(count):
-        at = start + number * size
-        found.append(_section(data, at))
-    return found, found[names].data
+    if size != _SECTION.size:
+        raise ValueError("a table of other items")
+    table = data[start : start + size * count]
+    found = list(map(_Section._make, _SECTION.iter_unpack(table)))
+    return found, _content(data, found[names])
 
 
-def _section(data: bytes, at: int) -> _Section:
-    """Read the section whose item in the table is at this offset."""
-    name, kind, offset, length, link = _SECTION.unpack_from(data, at)
-    if kind == _NOBITS:
-        return _Section(name, link, b"")
-    end = offset + length
+def _content(data: bytes, section: _Section) -> bytes:
+    """The bytes of a section."""
+    if section.kind == _NOBITS:
+        return b""
+    end = section.offset + section.length
     if end > len(data):
         raise ValueError("cut within a section")
-    return _Section(name, link, data[offset:end])
+    return data[section.offset : end]
 
 
 def _attributes(data: bytes) -> Iterator[tuple[int, int, int]]:

@@ -73,7 +73,11 @@ def check(encoded: object) -> None:
     Raises:
         BadEncoding: it did not.
     """
-    decode(encoded, _Nothing())
+    cls = type(encoded)
+    if cls is not dict:
+        _checked(encoded, cls)  # most values are plain
+    else:
+        decode(encoded, _Nothing())
 
 
 def decode(encoded: object, make: Make) -> Any:

@@ -26,9 +26,9 @@ if TYPE_CHECKING:
     from gpucache.kernels.cubin import Resources
     from gpucache.kernels.recipe import Path
 
-_LOCATION = re.compile(r'^#loc = loc\("([^"]{1,4096})":(\d{1,9}):', re.MULTILINE)
+_LOCATION = re.compile(r'#loc = loc\("([^"]{1,4096})":(\d{1,9}):')
 """The first line of a kernel's forms: where its function begins (3.2.0, 3.4.0, 3.6.0 and 3.9.0 with line numbers)."""
-_HEAD_BYTES = 8192
+_HEAD_BYTES = 4200
 
 
 class Source(Value):
@@ -74,10 +74,11 @@ class Description(Value, kw_only=True):
     function: Source | None
 
 
-def describe(directory: str, kernel: str) -> Description | None:
+def describe(directory: str, kernel: str, with_function: bool = True) -> Description | None:
     """Describe the kernel in the directory of an entry; None where neither its metadata nor a recipe can be read.
 
-    ``kernel`` is what its files are named after. Reads four files, each bounded, and waits for nobody. Never raises.
+    ``kernel`` is what its files are named after. Reads four files, each bounded, and waits for nobody; three where
+    nobody asks for its function. Never raises.
     """
     if "/" in kernel:  # a manifest may say anything
         return None
@@ -100,7 +101,7 @@ def describe(directory: str, kernel: str) -> Description | None:
         variables=_variables(said, recipe),
         target=_target(said, recipe),
         triton_version=_version(said, recipe),
-        function=_source(files, kernel, recipe),
+        function=_source(files, kernel, recipe) if with_function else None,
     )
 
 
@@ -116,7 +117,7 @@ def _metadata(path: str) -> Metadata | None:
 
 def _recipe(path: str) -> Recipe | None:
     try:
-        return from_text(read(path, MOST_BYTES))
+        return from_text(read(path, MOST_BYTES), for_people=True)
     except (OSError, BadRecipe):
         return None
 
@@ -174,7 +175,7 @@ def location_in(path: str) -> tuple[str | None, int | None]:
         head, _ = read_head(path, _HEAD_BYTES)
     except OSError:
         return None, None
-    match = _LOCATION.search(head.decode(errors="replace"))
+    match = _LOCATION.match(head.decode(errors="replace"))
     return (None, None) if match is None else (match[1], int(match[2]))
 
 

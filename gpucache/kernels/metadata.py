@@ -47,7 +47,7 @@ global_scratch_size global_scratch_align profile_scratch_size profile_scratch_al
 _RESULT_NAMES = frozenset(_RESULTS.split())
 _APART = ("hash", "target", "triton_version")
 """Fields of a metadata file that are neither options nor variables nor results."""
-_VARIABLE = r"[A-Z][A-Z0-9_]*"
+_VARIABLE = re.compile(r"[A-Z][A-Z0-9_]*")
 
 
 class Metadata(Value, kw_only=True):
@@ -68,7 +68,7 @@ class Metadata(Value, kw_only=True):
     environment: Mapping[str, str]
     """The variables that are part of the key, as `key_environment` has them."""
     results: Mapping[str, Any]
-    """What the compile found out."""
+    """What the compile found out: fields that are known by name, and all fields after ``triton_version``."""
 
     @classmethod
     def parse(cls, text: str | bytes) -> Metadata:
@@ -79,13 +79,16 @@ class Metadata(Value, kw_only=True):
         """
         said = _decoded(text)
         target, name = _identity(said)
-        results = _results(said)
+        results: dict[str, Any] = {}
         options: dict[str, Any] = {}
         environment: dict[str, str] = {}
+        is_late = False  # Triton writes ``triton_version`` just before the stages run
         for field, value in said.items():
-            if field in results or field in _APART:
-                continue
-            if re.fullmatch(_VARIABLE, field):
+            if is_late or field in _RESULT_NAMES:
+                results[field] = value
+            elif field in _APART:
+                is_late = field == "triton_version"
+            elif field.isupper() and _VARIABLE.fullmatch(field):
                 environment[field] = str(value)
             else:
                 options[field] = value
@@ -238,20 +241,6 @@ def _target(said: Mapping[str, Any]) -> str | None:
     if not isinstance(backend, str):
         return None
     return f"{backend}:{target['arch']}"
-
-
-def _results(said: Mapping[str, Any]) -> dict[str, Any]:
-    """What the compile found out: fields that are known by name, and all fields after ``triton_version``.
-
-    Triton writes ``triton_version`` just before the stages run.
-    """
-    results = {}
-    late = False
-    for field, value in said.items():
-        if late or field in _RESULT_NAMES:
-            results[field] = value
-        late = late or field == "triton_version"
-    return results
 
 
 def _text(value: object) -> str | None:

@@ -31,6 +31,8 @@ def shown(value: Encoded) -> str:
     >>> shown({"tuple": [1, "relu", {"float": "0x1.0p-1"}]}), shown("relu"), shown("two words")
     ("(1, 'relu', 0.5)", 'relu', "'two words'")
     """
+    if type(value) is int:
+        return str(value)  # most are
     try:
         made = decode(value, _Shown())
     except (BadEncoding, RecursionError):
