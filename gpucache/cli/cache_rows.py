@@ -6,6 +6,7 @@ A new column or field of these commands is made here. Entries are read, and noth
 from __future__ import annotations
 
 import json
+import os
 import time
 from collections.abc import Iterable, Iterator
 from typing import TYPE_CHECKING, Any, Literal
@@ -14,6 +15,7 @@ from gpucache.cli.tables import Column
 from gpucache.units import ago, size
 
 if TYPE_CHECKING:
+    from gpucache.kernels.description import Description
     from gpucache.report.cache_report import CacheReport, Usage
     from gpucache.report.entries import Copy, Entry
     from gpucache.upkeep.execution import Outcome, Skipped
@@ -26,16 +28,6 @@ Cells = tuple[str, ...]
 By = Literal["bucket", "device", "arch", "kernel"]
 """What `gpucache du` has a row for."""
 
-ENTRY_COLUMNS = (
-    Column("key"),
-    Column("kernel"),
-    Column("arch", weight=50),
-    Column("triton", weight=20),
-    Column("files", weight=10, right=True),
-    Column("size", weight=70, right=True),
-    Column("used", weight=60, right=True),
-    Column("directories", weight=40),
-)
 USAGE_COLUMNS = ("name", "files", "logical_bytes", "physical_bytes")
 PLAN_COLUMNS = (
     Column("what", weight=40),
@@ -56,6 +48,7 @@ _SHOWN = (
     "physical_bytes",
     "held_bytes",
 )
+_NUMBERS = ("warps", "stages", "registers", "spills", "shared_bytes")
 
 
 # ---- entries
@@ -72,32 +65,40 @@ def entry_row(entry: Entry) -> Row:
     row["stored"] = entry.stored
     row["recipe"] = entry.has_recipe
     row["directories"] = list(entry.directories)
+    row["uid"] = owner_of(entry)
+    return {**row, **_described_row(entry)}
+
+
+def described(entry: Entry) -> Description | None:
+    """What the files of an entry tell its kernel's author; None of what is no kernel, or cannot be read."""
+    from gpucache.kernels.description import describe
+
+    if entry.kind != "kernel":
+        return None
+    return describe(entry.copies[0].path, entry.kernel, with_function=False)
+
+
+def _described_row(entry: Entry) -> Row:
+    """The fields that `described` knows, for JSON: null what nobody knows, as of another kind of entry."""
+    row: Row = dict.fromkeys(("constants", "dtypes", "set_options", *_NUMBERS))
+    found = described(entry)
+    if found is None:
+        return row
+    for name in _NUMBERS:
+        row[name] = getattr(found, name)
+    if found.has_recipe:
+        row["constants"] = dict(found.constants)
+        row["dtypes"] = dict(found.dtypes)
+        row["set_options"] = dict(found.options)
     return row
 
 
-def entry_cells(entry: Entry, now: float) -> Cells:
-    """The cells of `ENTRY_COLUMNS` for people: a key that is long enough to be told apart, and rounded figures."""
-    used = ago(now - entry.used)
-    return _entry_cells(entry, entry.key[:12], size(entry.physical_bytes), used)
-
-
-def entry_fields(entry: Entry, now: float) -> Cells:
-    """The cells of `ENTRY_COLUMNS` for programs: the whole key, bytes, and the time in UTC, whatever ``now`` is."""
-    used = utc(entry.used)
-    return _entry_cells(entry, entry.key, str(entry.physical_bytes), used)
-
-
-def _entry_cells(entry: Entry, key: str, taken: str, used: str) -> Cells:
-    return (
-        key,
-        entry.kernel,
-        entry.arch or "-",
-        entry.triton_version or "-",
-        str(len(entry.files)),
-        taken,
-        used,
-        " ".join(entry.directories) or "-",
-    )
+def owner_of(entry: Entry) -> int | None:
+    """The uid of whoever has made the entry; None where the entry is gone."""
+    try:
+        return os.lstat(entry.copies[0].path).st_uid
+    except OSError:
+        return None
 
 
 def utc(when: float) -> str:
@@ -185,7 +186,7 @@ def _field(name: str, value: Any, human: bool) -> Iterator[tuple[str, str]]:
     elif name == "files":
         for file, count in value.items():
             yield "file", _file(file, count, human)
-    elif name in ("options", "environment"):
+    elif name in ("constants", "dtypes", "set_options", "options", "environment"):
         kind = name.removesuffix("s")
         for key, inner in (value or {}).items():
             yield kind, f"{key}={_text(inner)}"

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
-from typing import TYPE_CHECKING, Any
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import click
 
@@ -21,9 +21,10 @@ from gpucache.cli.common import (
     tell_findings,
     vetted,
 )
+from gpucache.cli.entry_rows import entry_columns, print_entries
 from gpucache.cli.findings import all_option, print_findings
 from gpucache.cli.options import SIZE, TIME, arch_option, codes_option, json_option, root_option
-from gpucache.cli.tables import Column, print_codes, print_table
+from gpucache.cli.tables import Choice, Column, print_codes, print_table, table_options
 from gpucache.cli.terminal import (
     is_terminal,
     print_json,
@@ -31,12 +32,12 @@ from gpucache.cli.terminal import (
     progress,
     say,
 )
-from gpucache.cli.unit_rows import cache_option, list_units, refuse, verify_units
+from gpucache.cli.unit_rows import Chosen, cache_option, list_units, refuse, verify_units
 
 if TYPE_CHECKING:
     from gpucache.layout.jit_cache import JitCache
     from gpucache.report.cache_report import CacheReport
-    from gpucache.report.entries import Entry
+    from gpucache.report.entries import Entry, EntryKind
     from gpucache.report.selection import Selection
 
 _USAGE = (
@@ -45,13 +46,14 @@ _USAGE = (
     Column("logical_bytes", weight=20, right=True),
     Column("physical_bytes", right=True),
 )
-_ORDERS: dict[str, Callable[[Entry], Any]] = {
-    "used": lambda entry: -entry.used,
-    "created": lambda entry: -entry.created,
-    "size": lambda entry: -entry.physical_bytes,
-    "kernel": lambda entry: entry.kernel,
-    "key": lambda entry: entry.key,
+_ORDERS: dict[str, tuple[Callable[[Entry], Any], bool]] = {
+    "used": (lambda entry: entry.used, True),
+    "created": (lambda entry: entry.created, True),
+    "size": (lambda entry: entry.physical_bytes, True),
+    "kernel": (lambda entry: entry.kernel, False),
+    "key": (lambda entry: entry.key, False),
 }
+"""By what entries are sorted, and whether the largest or newest comes first where nobody says otherwise."""
 
 
 @click.command()
@@ -65,9 +67,24 @@ _ORDERS: dict[str, Callable[[Entry], Any]] = {
 @click.option(
     "--larger-than", type=SIZE, metavar="SIZE", help="Only entries of more physical bytes (1MiB)."
 )
+@click.option(
+    "--kind",
+    type=click.Choice(["kernel", "library", "autotune", "file"]),
+    help="Only entries of this kind.",
+)
+@click.option(
+    "--unused", is_flag=True, help="Only entries not used since five minutes after they were made."
+)
 @cache_option("List instead the units of these other JIT caches, what of them may go alone")
 @click.option("--sort", type=click.Choice(list(_ORDERS)), default="used", show_default=True)
+@click.option(
+    "--asc/--desc",
+    "ascending",
+    default=None,
+    help="Sort upward or downward; by itself the newest, the largest, or A comes first.",
+)
 @click.option("--limit", type=click.IntRange(min=1), metavar="N", help="Only the first N.")
+@table_options([one.column for one in entry_columns()])
 @root_option
 @json_option
 def ls(
@@ -77,18 +94,27 @@ def ls(
     directory: str | None,
     older_than: float | None,
     larger_than: int | None,
+    kind: EntryKind | None,
+    unused: bool,
     caches: tuple[JitCache, ...] | None,
     sort: str,
+    ascending: bool | None,
     limit: int | None,
+    wide: bool,
+    columns: tuple[str, ...] | None,
     root: str | None,
     as_json: bool,
 ) -> None:
     """List the cached entries, or show the one with KEY (or that alone begins with KEY) whole.
 
-    Whole: its options, registers, shared memory and files, and the path of the cubin, for cuobjdump.
+    What has no room on the terminal is left out, and --wide shows it. Of constants those come first in which the
+    listed entries of one kernel differ. Whole: its options, registers, shared memory and files, and the path of the
+    cubin, for cuobjdump.
 
     \b
     gpucache ls
+    gpucache ls --kernel matmul --columns key,constants,warps,stages,regs,spills,smem
+    gpucache ls --unused --sort size
     gpucache ls --kernel '*attn*' --arch sm_90 --sort size --limit 20
     gpucache ls --older-than 30d --larger-than 1MiB --json
     gpucache ls --cache flashinfer,warp --sort size
@@ -96,8 +122,10 @@ def ls(
     from gpucache.report.selection import Selection
 
     if caches is not None:
-        refuse(key=key, kernel=kernel, arch=arch, directory=directory)
-        list_units(existing(root), caches, older_than, larger_than, sort, limit, as_json)
+        refuse(key=key, kernel=kernel, arch=arch, directory=directory, kind=kind, unused=unused)
+        refuse(wide=wide, columns=columns)
+        chosen = Chosen(older_than, larger_than, sort, ascending, limit)
+        list_units(existing(root), caches, chosen, as_json)
         return
     selection = Selection(
         kernel=kernel,
@@ -105,9 +133,12 @@ def ls(
         directory=directory,
         older_than_s=older_than,
         larger_than_bytes=larger_than,
+        kind=kind,
+        unused=unused,
     )
     if key is None:
-        _list(root, selection, sort, limit, as_json)
+        order = _Order(sort, ascending, limit)
+        _list(existing(root), selection, order, Choice(wide, columns), as_json)
     elif selection == Selection() and limit is None:
         _show(one_entry(existing(root), key), as_json)
     else:
@@ -116,28 +147,34 @@ def ls(
         )
 
 
-def _list(
-    root: str | None,
-    selection: Selection,
-    sort: str,
-    limit: int | None,
-    as_json: bool,
-) -> None:
-    """Print the entries of a selection, at most ``limit``, and warn of what is wrong in the root."""
-    report = scanned(existing(root))
+class _Order(NamedTuple):
+    """In which order entries are listed, and how many of them."""
+
+    by: str
+    ascending: bool | None
+    limit: int | None
+
+    def of(self, entries: Sequence[Entry]) -> list[Entry]:
+        """The entries that are listed."""
+        key, is_descending = _ORDERS[self.by]
+        if self.ascending is not None:
+            is_descending = not self.ascending
+        return sorted(entries, key=key, reverse=is_descending)[: self.limit]
+
+
+def _list(root: str, selection: Selection, order: _Order, choice: Choice, as_json: bool) -> None:
+    """Print the entries of a selection in an order, and warn of what is wrong in the root."""
+    report = scanned(root)
     _check_named(report, selection)
     now = time.time()
     found = [entry for entry in report.entries if selection.has(entry, now)]
-    found.sort(key=_ORDERS[sort])
-    listed = found[:limit]
+    listed = order.of(found)
     if as_json:
         about = {"root": report.root, "findings": finding_rows(report.findings)}
         rows = [cache_rows.entry_row(entry) for entry in listed]
         print_json_rows(about, "entries", rows)
         return
-    cells = cache_rows.entry_cells if is_terminal() else cache_rows.entry_fields
-    lines = [cells(entry, now) for entry in listed]
-    print_table(cache_rows.ENTRY_COLUMNS, lines)
+    print_entries(report.root, listed, len(found), choice, now)
     tell_findings(report)
     if report.entries and not found:
         entries = counted(len(report.entries), "entry", "entries")

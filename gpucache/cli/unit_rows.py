@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Callable
-from typing import TYPE_CHECKING, Any
+from collections.abc import Callable, Iterable
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import click
 
@@ -38,13 +38,14 @@ COLUMNS = (
     Column("used", weight=30, right=True),
     Column("owner", weight=20, right=True),
 )
-_ORDERS: dict[str, Callable[[JitUnit], Any]] = {
-    "used": lambda unit: -unit.used,
-    "created": lambda unit: -unit.modified,
-    "size": lambda unit: -unit.physical_bytes,
-    "kernel": lambda unit: (unit.cache, unit.name),
-    "key": lambda unit: (unit.cache, unit.name),
+_ORDERS: dict[str, tuple[Callable[[JitUnit], Any], bool]] = {
+    "used": (lambda unit: unit.used, True),
+    "created": (lambda unit: unit.modified, True),
+    "size": (lambda unit: unit.physical_bytes, True),
+    "kernel": (lambda unit: (unit.cache, unit.name), False),
+    "key": (lambda unit: (unit.cache, unit.name), False),
 }
+"""By what units are sorted, and whether the largest or newest comes first where nobody says otherwise."""
 _INSTEAD = {
     "triton": "Triton's entries are what this command is about without --cache",
     "inductor": "TorchInductor's files are for `gpucache prune --inductor`, `clean` and `du`",
@@ -94,34 +95,50 @@ def refuse(**given: object) -> None:
 # ---- ls
 
 
-def list_units(
-    root: str,
-    caches: tuple[JitCache, ...],
-    older_than_s: float | None,
-    larger_than_bytes: int | None,
-    order: str,
-    limit: int | None,
-    as_json: bool,
-) -> None:
-    """Print the units of some JIT caches of a root, at most ``limit``, and say what could not be looked at."""
+class Chosen(NamedTuple):
+    """Which units are listed, and in which order."""
+
+    older_than_s: float | None
+    larger_than_bytes: int | None
+    order: str
+    ascending: bool | None
+    """None for the order's own direction."""
+    limit: int | None
+
+    def of(self, units: Iterable[JitUnit], now: float) -> list[JitUnit]:
+        """The units that are chosen, all of them, in their order."""
+        chosen = [unit for unit in units if self._has(unit, now)]
+        key, is_descending = _ORDERS[self.order]
+        if self.ascending is not None:
+            is_descending = not self.ascending
+        return sorted(chosen, key=key, reverse=is_descending)
+
+    def _has(self, unit: JitUnit, now: float) -> bool:
+        if self.older_than_s is not None and now - unit.used <= self.older_than_s:
+            return False
+        return self.larger_than_bytes is None or unit.physical_bytes > self.larger_than_bytes
+
+
+def list_units(root: str, caches: tuple[JitCache, ...], chosen: Chosen, as_json: bool) -> None:
+    """Print the chosen units of some JIT caches of a root, and say what could not be looked at."""
     from gpucache.store.jit_units import find
 
     root = os.path.realpath(root)
     found = find(root, caches)
     now = time.time()
-    units = []
-    for unit in (unit for one in found for unit in one.units):
-        is_old = older_than_s is None or now - unit.used > older_than_s
-        if is_old and (larger_than_bytes is None or unit.physical_bytes > larger_than_bytes):
-            units.append(unit)
-    units.sort(key=_ORDERS[order])
-    listed = units[:limit]
+    units = chosen.of((unit for one in found for unit in one.units), now)
+    listed = units[: chosen.limit]
     if as_json:
         about = {"root": root, "caches": [_cache_row(one) for one in found]}
         print_json_rows(about, "units", [unit_row(unit) for unit in listed])
         return
     human = is_terminal()
-    print_table(COLUMNS, [_cells(unit, now, human) for unit in listed])
+    taken = size(sum(unit.physical_bytes for unit in listed))
+    count = counted(len(listed), "unit", "units")
+    if len(listed) < len(units):
+        count = f"{len(listed)} of {len(units)}"
+    total = ("all", count, "", taken, "", "")
+    print_table(COLUMNS, [_cells(unit, now, human) for unit in listed], total)
     _tell(root, caches, found)
     if not units and any(one.units for one in found):
         say("note: no unit there is like that")

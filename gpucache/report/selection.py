@@ -6,10 +6,12 @@ import fnmatch
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from gpucache.store.recency import STAMP_S
+
 if TYPE_CHECKING:
     from typing import Protocol
 
-    from gpucache.report.entries import Entry
+    from gpucache.report.entries import Entry, EntryKind
 
     class Listed(Protocol):
         """What a selection looks at: an entry of a report, or a kernel of the store."""
@@ -40,16 +42,23 @@ class Selection:
     """Within how long the entry was used."""
     larger_than_bytes: int | None = None
     """Physical bytes."""
+    kind: EntryKind | None = None
+    unused: bool = False
+    """Only what nobody used after the first five minutes, in which a use leaves no stamp."""
 
     def has(self, entry: Entry, now: float) -> bool:
         """Whether an entry meets all conditions at this time, in seconds since the epoch."""
         if not self.chooses(entry, now):
             return False
+        if self.kind is not None and entry.kind != self.kind:
+            return False
+        if self.unused and entry.used > entry.created + STAMP_S:
+            return False
         least = self.larger_than_bytes
         return least is None or entry.physical_bytes > least
 
     def chooses(self, listed: Listed, now: float) -> bool:
-        """Whether a kernel meets all conditions but that of its size."""
+        """Whether a kernel meets all conditions but those of an entry's size, kind and first use."""
         if self.kernel is not None and not fnmatch.fnmatchcase(listed.kernel, self.kernel):
             return False
         if self.arch is not None and listed.arch != self.arch:

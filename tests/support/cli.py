@@ -44,7 +44,7 @@ COUNTS = {
     "strays",
     "registers",
 }
-COUNTS |= {"shared_bytes", "warps", "views", "units", "leftovers"}
+COUNTS |= {"uid", "shared_bytes", "warps", "views", "units", "leftovers"}
 SWITCHES = {"stored", "recipe", "dry_run", "repaired"}
 
 
