@@ -546,6 +546,15 @@ LOG_FORMAT = Variable["LogFormat"](
     in_file="text",
     in_root=True,
 )
+SUMMARY = Variable(
+    "GPUCACHE_SUMMARY",
+    True,
+    "0: a run on a terminal does not end with a line of what was compiled and taken",
+    _switch,
+    default_text="1",
+    ignored=True,
+    in_file="switch",
+)
 RECORD = Variable[str | None](
     "GPUCACHE_RECORD",
     None,

@@ -42,6 +42,7 @@ OTHERS = {
     "inductor_max_size": "4096",
     "jit_max_size": "4096",
     "remember_key": "false",
+    "summary": "true",
     "remote": '"file:///b"',
     "remote_timeout_s": "7",
     "log": '"debug"',

@@ -30,6 +30,7 @@ EXAMPLES = {
     "remote_timeout_s": "1.5",
     "log": '"info"',
     "log_format": '"json"',
+    "summary": "false",
     "sign_key": '"~/ci.key"',
     "trust_keys": '"~/trusted.keys"',
     "pack": '["llama"]',

@@ -78,6 +78,16 @@ class Stats:
         self._hour = this_hour()
         self._values: Values = {}
         self._written: Values = {}
+        self._left: Values = {}
+
+    @property
+    def of_process(self) -> Values:
+        """All that this process has counted, whatever of that was left to be folded."""
+        with self._mutex:
+            values = dict(self._values)
+            for name, left in self._left.items():
+                values[name] = values.get(name, 0) + left
+        return values
 
     def add(self, name: Counter, amount: float = 1, *, now: bool = False) -> None:
         """Add to a counter; with ``now``, or two seconds after the last time, the counters are written to the file.
@@ -169,6 +179,7 @@ class Stats:
         self._file = None
         for name, written in self._written.items():
             self._values[name] -= written
+            self._left[name] = self._left.get(name, 0) + written
         self._written = dict.fromkeys(self._written, 0.0)
 
     def forget(self) -> None:

@@ -7,7 +7,7 @@ Works with every Triton from 3.2 to 3.9 unpatched. It imports no Triton: the con
 
 Every failure of ours ends in a compile of this process's own, with one log warning: also a defect, which is no reason
 for a kernel not to launch. That is why exceptions are caught here, in `gpucache.triton.staged` after a launch, in
-`gpucache.triton.remember` and in `gpucache.log`, without naming them, and nowhere else.
+`gpucache.triton.remember`, `gpucache.triton.closing_line` and in `gpucache.log`, without naming them, and nowhere else.
 """
 
 from __future__ import annotations
@@ -464,6 +464,11 @@ def _settled(directory: str | None) -> Location:
     location = locate(directory, environ)
     said = "caching in %s, store in %s, mode %s"
     tell(logging.DEBUG, said, location.directory, location.root, location.mode)
+    if os.isatty(2) and environment.SUMMARY.read_or_default(environ):
+        # Imported late: a process that nobody looks at ends without a word.
+        from gpucache.triton.closing_line import say_at_exit
+
+        say_at_exit(location, environ)
     return location
 
 

@@ -57,12 +57,17 @@ def at_width(
     ``before`` is code that runs in the command's process first. The terminal has neither colours nor bold letters, so
     that what comes back are the very letters, those of stdout and stderr in their order.
     """
+    return seen_of([sys.executable, "-c", f"{before}\n{MAIN}", *map(str, command)], columns, env)
+
+
+def seen_of(words: Sequence[str], columns: int = 80, env: Mapping[str, str] | None = None) -> str:
+    """All that a person sees of any program on such a terminal, until the last process that has it open ends."""
     main, secondary = pty.openpty()
     fcntl.ioctl(secondary, termios.TIOCSWINSZ, struct.pack("HHHH", 50, columns, 0, 0))
     environ = {**os.environ, "TERM": "dumb", **(env or {})}
     environ.pop("COLUMNS", None)
     started = subprocess.Popen(
-        [sys.executable, "-c", f"{before}\n{MAIN}", *map(str, command)],
+        words,
         stdin=subprocess.DEVNULL,
         stdout=secondary,
         stderr=secondary,
