@@ -47,6 +47,7 @@ from gpucache.store.manifest import (
 from gpucache.store.publish import link_view, publish_entry
 from gpucache.store.quarantine import quarantine
 from gpucache.store.size import Total, count_anew_later, updated
+from gpucache.store.stats import Stats, totals
 from gpucache.triton import location
 from gpucache.triton.manager import DeviceCacheManager
 from gpucache.triton.staged import executable
@@ -101,6 +102,19 @@ def trees(tmp_path: Path) -> list[Tree]:
     for number, one in enumerate(made):
         set_used(one.entry, OLD + number)
     return made
+
+
+def test_what_goes_for_the_limit_is_counted_where_the_turn_was(trees, root):
+    stats = Stats(str(root / "gpucache/v1/stats"), "3")
+    before = counted(str(root))
+    kept = Limit(str(root), LockPlace(str(root)), before // 2, stats=stats)
+    over(kept, trees)
+    entries = len(stored(root))
+    kept.turn()
+    gone = entries - len(stored(root))
+    assert gone > 0
+    values = {"evicted": gone, "evicted_bytes": before - counted(str(root))}
+    assert totals(str(root)) == {"3": values}
 
 
 class TestCounting:

@@ -39,7 +39,7 @@ CLAIM = "~"
 _NO_NODE = "unlocked"
 """Stands for the node in the name of a file that cannot be locked, so that everyone judges it by its age."""
 _SLOT = 2048  # more than the longest label and host with all counters, each at its longest
-_MOST_LABEL = 900
+_MOST_LABEL = 820
 _READ_TRIES = 10
 _GONE = (errno.ENOENT, errno.ESTALE)
 

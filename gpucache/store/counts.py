@@ -27,7 +27,12 @@ FALLBACK_COUNTERS = ("fallback_hits", "fallback_misses", "fallback_errors", "fal
 Asked for one entry, after a miss: it had the entry (which is a hit of the store as well from then on); it had not; what
 it had, or the fallback itself, was refused or could not be read or kept; bytes copied.
 """
-COUNTERS = NODE_COUNTERS + FALLBACK_COUNTERS + REMOTE_COUNTERS
+EVICTION_COUNTERS = ("evicted", "evicted_bytes")
+"""The names of what is counted of evictions: entries that a process has removed for the limit, and their bytes.
+
+They stand at the device directory of the process whose turn it was, whichever directories had the entries.
+"""
+COUNTERS = NODE_COUNTERS + FALLBACK_COUNTERS + REMOTE_COUNTERS + EVICTION_COUNTERS
 NODE_SECONDS = ("waited_s", "compiled_s", "saved_s")
 """The names of what is counted in seconds: the waits; the own compiles; the compiles of what the store gave instead."""
 REMOTE_SECONDS = ("remote_s", "pull_s", "push_s")

@@ -39,6 +39,7 @@ if TYPE_CHECKING:
     from gpucache.disk.lock_place import LockPlace
     from gpucache.store.counting import LastUse
     from gpucache.store.size import Total
+    from gpucache.store.stats import Stats
 
 _SHARE, _MOST = 0.1, 50 * 2**30
 _LOW = 0.9
@@ -86,6 +87,7 @@ class Limit:
         inductor_bytes: int = 0,
         jit_bytes: int = 0,
         own_bytes: int = 0,
+        stats: Stats | None = None,
     ) -> None:
         self.root = root
         self.locks = locks
@@ -96,6 +98,8 @@ class Limit:
         """What other JIT caches in the root may take together; 0 is no limit."""
         self.own_bytes = own_bytes
         """Up to which size of the store this process adds to it (`own_max_size_bytes`); 0 where that is as for all."""
+        self.stats = stats
+        """Where evictions are counted; None where they are not."""
         self.grace_s = max(grace_s, LEAST_GRACE_S)
         self._reset()
         _all.add(self)
@@ -251,6 +255,8 @@ class Limit:
             return  # no entry has to go for what was damaged
         left = self._evict_down_to(aim, left, deadline, locks)
         self._add(0, draining=left > aim)
+        if self.stats is not None:
+            self.stats.flush()
 
     def _is_doubtful(self, total: Total) -> bool:
         """Whether a total is far above the limit and this process has not counted yet.
@@ -337,6 +343,7 @@ class Limit:
                 freed = evict(entry, places, locks, self.grace_s, disk)
                 size -= freed
                 self._add(-freed, draining=True)
+                self._count_evicted(freed)
                 # Looked at last: a turn evicts one entry at least, however long the listing took.
                 if size <= aim:
                     self._oldest.clear()
@@ -348,6 +355,12 @@ class Limit:
         pause_s = min(self.grace_s, _PAUSE_S)
         self._not_before = time.monotonic() + pause_s
         return size
+
+    def _count_evicted(self, freed: int) -> None:
+        """Count an entry that has gone, in memory: a turn writes its counters at its end."""
+        if freed and self.stats is not None:
+            self.stats.add("evicted")
+            self.stats.add("evicted_bytes", freed)
 
     def _oldest_first(self, root: str) -> Iterator[LastUse]:
         """Yield stored entries, least recently used first: what an earlier turn has left, and then all, listed anew."""

@@ -39,6 +39,8 @@ if TYPE_CHECKING:
         "pushed",
         "push_errors",
         "pushed_bytes",
+        "evicted",
+        "evicted_bytes",
         "waited_s",
         "compiled_s",
         "saved_s",

@@ -153,13 +153,14 @@ def locate(directory: str | None, environ: Mapping[str, str]) -> Location:
     shared = mode == "shared"
     counters = paths.ours(chosen.root, "stats") if shared else None
     staging = paths.ours(chosen.root, "tmp") if shared else "/dev/shm"
+    stats = Stats(counters, _label(chosen) if shared else "")
     return Location(
         directory=chosen.directory,
         views=views,
         root=chosen.root,
         locks=locks,
         staging=staging_below(staging),
-        stats=Stats(counters, _label(chosen) if shared else ""),
+        stats=stats,
         mode=mode,
         silicon=chosen.silicon,
         nobody_elses=chosen.nobody_elses,
@@ -168,7 +169,7 @@ def locate(directory: str | None, environ: Mapping[str, str]) -> Location:
         stall_s=environment.STALL_TIMEOUT.read_or_default(environ),
         timeout_s=environment.LOCK_TIMEOUT.read_or_default(environ),
         boot=boot_time(),
-        limit=_limit(chosen.root, locks, shared, environ),
+        limit=_limit(chosen.root, locks, shared, environ, stats),
         recorder=_recorder(environ),
         has_remote=shared and environment.REMOTE.text(environ) is not None,
         fallback=None if mode == "stock" else _fallback(environ),
@@ -231,18 +232,19 @@ def store_only(root: str, environ: Mapping[str, str]) -> Location:
     """
     prepare(root, Trust.for_launch(environ))
     locks = LockPlace(root)
+    stats = Stats(paths.ours(root, "stats"), WARM)
     return Location(
         directory=NO_VIEWS,
         views=NO_VIEWS,
         root=root,
         locks=locks,
         staging=staging_below(paths.ours(root, "tmp")),
-        stats=Stats(paths.ours(root, "stats"), WARM),
+        stats=stats,
         mode="shared",
         stall_s=environment.STALL_TIMEOUT.read_or_default(environ),
         timeout_s=environment.LOCK_TIMEOUT.read_or_default(environ),
         boot=boot_time(),
-        limit=_limit(root, locks, True, environ, is_alone=False),
+        limit=_limit(root, locks, True, environ, stats, is_alone=False),
         has_remote=environment.REMOTE.text(environ) is not None,
         fallback=_fallback(environ),
         trust=Trust.for_launch(environ),
@@ -349,7 +351,12 @@ def _outcome_without_view(error: OSError) -> str:
 
 
 def _limit(
-    root: str, locks: LockPlace, shared: bool, environ: Mapping[str, str], is_alone: bool = True
+    root: str,
+    locks: LockPlace,
+    shared: bool,
+    environ: Mapping[str, str],
+    stats: Stats,
+    is_alone: bool = True,
 ) -> Limit:
     """The limit of a root; ``is_alone``: with the lower one that this process has asked for itself."""
     allowed = of_inductor = of_jits = 0
@@ -363,7 +370,7 @@ def _limit(
             warn_once("the size of the file system is unknown", error, "the store has no limit")
     grace_s = 3 * stamp_interval(for_root)
     own = own_max_size_bytes(environ, allowed) if shared and is_alone else 0
-    return Limit(root, locks, allowed, grace_s, of_inductor, of_jits, own)
+    return Limit(root, locks, allowed, grace_s, of_inductor, of_jits, own, stats)
 
 
 def _stamp_interval(root: str, environ: Mapping[str, str]) -> float:
