@@ -11,6 +11,7 @@ import pytest
 from support.snippets import ALL_TEXT, DOCS, HERE, PAGES
 
 import gpucache
+from gpucache.diagnosis.environment_checks import TESTED_TRITON
 
 README, CONTRIBUTING = (HERE / name for name in ("README.md", "CONTRIBUTING.md"))
 
@@ -113,3 +114,20 @@ def test_every_page_is_in_the_first_page_and_in_the_sites_navigation():
 
 def test_the_readme_leads_to_the_first_page():
     assert "(docs/index.md)" in README.read_text(encoding="utf-8")
+
+
+def test_what_the_page_on_support_calls_tested_is_what_ci_runs():
+    """Beside the newest Triton, which is what installing brings, and which `doctor` knows."""
+    tested = {}
+    for line in (DOCS / "support.md").read_text(encoding="utf-8").splitlines():
+        cells = [cell.strip() for cell in line.strip("|").split("|")]
+        if len(cells) > 1:
+            tested[cells[0]] = re.findall(r"\d+\.\d+\.\d+", cells[1])
+    sessions = (HERE / "noxfile.py").read_text(encoding="utf-8")
+    oldest, newest = (".".join(map(str, version)) for version in TESTED_TRITON)
+    tritons = tested["Triton, the plug-in"]
+    assert tritons[0].startswith(f"{oldest}.")
+    assert tritons[-1].startswith(f"{newest}.")
+    of_sessions = [*tritons[:-1], *tested["torch"], *tested["launchers"]]
+    assert len(of_sessions) > 4
+    assert [version for version in of_sessions if version not in sessions] == []
