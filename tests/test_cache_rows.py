@@ -14,8 +14,8 @@ from gpucache.cli.cache_rows import (
     entry_whole,
     field_cells,
     plan_cells,
-    usage_rows,
 )
+from gpucache.cli.du import usage_rows
 from gpucache.report.cache_report import scan
 from gpucache.report.entries import Entry
 from gpucache.upkeep.clean import CleanPolicy

@@ -97,9 +97,9 @@ class TestJson:
 
     @pytest.mark.parametrize("by", ["bucket", "device", "arch", "kernel"])
     def test_du(self, by, here, root):
-        (outer, inner), _ = documented("du")
+        (outer, inner, room), _ = documented("du")
         said = here("du", "--by", by, "--json", "--root", root).json
-        check(said, outer, all=dict)
+        check(said, [*outer, *room], all=dict, **dict.fromkeys(room, int))
         assert said["by"] == by
         for row in (*said["rows"], said["all"]):
             check(row, inner)
@@ -493,14 +493,36 @@ class TestDu:
         assert int(rows["0"][2]) == groups
         assert int(rows["0"][1]) == bare_walk(str(root / "triton/0"))[1]
 
-    def test_piped_is_bytes_and_a_terminal_gets_rounded_ones(self, here, root):
-        piped = here("du", "--root", root).rows
+    def test_piped_is_bytes_and_a_terminal_gets_rounded_ones_largest_first(self, here, root):
+        *piped, everything = here("du", "--root", root).rows
         _, seen = on_a_terminal("du", "--root", root)
         head, *shown = table(seen)
-        assert head == ["name", "files", "logical_bytes", "physical_bytes"]
-        assert shown == [
-            [name, files, *(units.size(int(one)) for one in sizes)] for name, files, *sizes in piped
+        assert head == ["name", "files", "logical", "physical", "%"]
+        piped.sort(key=lambda row: int(row[3]), reverse=True)
+        assert shown[:-1] == [
+            [name, files, units.size(int(logical)), units.size(int(physical)), share]
+            for name, files, logical, physical, share in (*piped, everything)
         ]
+        assert everything[-1] == "100.0"
+
+    def test_says_what_the_store_may_have_and_what_is_free(self, here, root, monkeypatch):
+        monkeypatch.setenv("GPUCACHE_MAX_SIZE", "1MiB")
+        _, seen = on_a_terminal("du", "--root", root)
+        said = here("du", "--json", "--root", root).json
+        share = f"{100 * said['store_bytes'] / 2**20:.1f}"
+        store = f"{units.size(said['store_bytes'])} of the 1.0 MiB that it may have ({share} %)"
+        (note,) = [line for line in seen.splitlines() if line.startswith("note: ")]
+        assert note.startswith(f"note: the store has {store}; of its file system ")
+        assert said["limit_bytes"] == 2**20
+        (store,) = [row for row in said["rows"] if row["name"] == "store"]
+        assert said["store_bytes"] == store["physical_bytes"]
+        disk = os.statvfs(root)
+        assert said["file_system_bytes"] == disk.f_blocks * disk.f_frsize
+        assert 0 < said["free_bytes"] <= said["file_system_bytes"]
+
+    def test_without_a_limit_it_says_so(self, root):
+        _, seen = on_a_terminal("du", "--root", root, env={"GPUCACHE_MAX_SIZE": "0"})
+        assert " and no limit; " in seen
 
 
 # ---- prune and clean

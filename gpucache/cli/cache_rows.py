@@ -1,4 +1,4 @@
-"""How `ls`, `du`, `prune` and `clean` show what is cached: rows for JSON, cells for tables.
+"""How `ls`, `prune` and `clean` show what is cached: rows for JSON, cells for tables.
 
 A new column or field of these commands is made here. Entries are read, and nothing is written.
 """
@@ -9,14 +9,13 @@ import json
 import os
 import time
 from collections.abc import Iterable, Iterator
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any
 
 from gpucache.cli.tables import Column
 from gpucache.units import ago, size
 
 if TYPE_CHECKING:
     from gpucache.kernels.description import Description
-    from gpucache.report.cache_report import CacheReport, Usage
     from gpucache.report.entries import Copy, Entry
     from gpucache.upkeep.execution import Outcome, Skipped
     from gpucache.upkeep.plan import Plan
@@ -25,10 +24,7 @@ Row = dict[str, Any]
 """One thing for JSON: its fields by name."""
 Cells = tuple[str, ...]
 """One thing for a table: a text for each column."""
-By = Literal["bucket", "device", "arch", "kernel"]
-"""What `gpucache du` has a row for."""
 
-USAGE_COLUMNS = ("name", "files", "logical_bytes", "physical_bytes")
 PLAN_COLUMNS = (
     Column("what", weight=40),
     Column("which", weight=20),
@@ -218,87 +214,6 @@ def _text(value: Any) -> str:
     if isinstance(value, str):
         return value
     return json.dumps(value)
-
-
-# ---- what is taken
-
-
-def usage_rows(report: CacheReport, by: By) -> list[Row]:
-    """What is taken by each bucket of the root, or by the entries of each device directory, architecture or kernel."""
-    if by == "bucket":
-        return [_bucket_row(bucket) for bucket in report.usage if not _is_unused(bucket)]
-    rows: dict[str, Row] = {}
-    for entry in report.entries:
-        if by == "device":
-            _add_copies(rows, entry)
-        else:
-            name = entry.arch if by == "arch" else entry.kernel
-            _add_entry(rows, name or "-", entry)
-    return sorted(rows.values(), key=_physical_bytes, reverse=True)
-
-
-def _physical_bytes(row: Row) -> int:
-    taken: int = row["physical_bytes"]
-    return taken
-
-
-def _is_unused(bucket: Usage) -> bool:
-    """Whether a bucket is a JIT cache's that `run` has made a directory for, and nobody has used."""
-    return bucket.name.startswith("jit/") and bucket.files == 0
-
-
-def _bucket_row(bucket: Usage) -> Row:
-    row = {}
-    for name in USAGE_COLUMNS:
-        row[name] = getattr(bucket, name)
-    return row
-
-
-def _add_copies(rows: dict[str, Row], entry: Entry) -> None:
-    """Add each copy of an entry to the row of the directory that has the copy."""
-    for copy in entry.copies:
-        row = _row_of(rows, copy.directory or "store")
-        row["files"] += _files(entry, copy)
-        row["logical_bytes"] += copy.logical_bytes
-        row["physical_bytes"] += copy.physical_bytes
-
-
-def _add_entry(rows: dict[str, Row], name: str, entry: Entry) -> None:
-    """Add all copies of an entry to the row of this name."""
-    row = _row_of(rows, name)
-    for copy in entry.copies:
-        row["files"] += _files(entry, copy)
-    row["logical_bytes"] += entry.logical_bytes
-    row["physical_bytes"] += entry.physical_bytes
-
-
-def _row_of(rows: dict[str, Row], name: str) -> Row:
-    """The row of this name, which is added to ``rows`` where it is new."""
-    if name not in rows:
-        rows[name] = {
-            "name": name,
-            "files": 0,
-            "logical_bytes": 0,
-            "physical_bytes": 0,
-        }
-    return rows[name]
-
-
-def _files(entry: Entry, copy: Copy) -> int:
-    """How many files a copy has: those of the entry, and in the view of a stored kernel a group file of its own."""
-    files = len(entry.files)
-    if copy.kind == "view" and entry.stored and entry.kind == "kernel":
-        files += 1
-        files -= entry.has_recipe  # the store's alone
-    return files
-
-
-def usage_cells(row: Row, human: bool) -> Cells:
-    """The cells of `USAGE_COLUMNS`; bytes are rounded for people."""
-    show = size if human else str
-    logical = show(row["logical_bytes"])
-    physical = show(row["physical_bytes"])
-    return row["name"], str(row["files"]), logical, physical
 
 
 # ---- what is removed

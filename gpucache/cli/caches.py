@@ -1,4 +1,4 @@
-"""The commands that look at what is cached: `ls`, `du`, `verify`."""
+"""The commands that look at each entry: `ls` and `verify`."""
 
 from __future__ import annotations
 
@@ -40,12 +40,6 @@ if TYPE_CHECKING:
     from gpucache.report.entries import Entry, EntryKind
     from gpucache.report.selection import Selection
 
-_USAGE = (
-    Column("name"),
-    Column("files", weight=10, right=True),
-    Column("logical_bytes", weight=20, right=True),
-    Column("physical_bytes", right=True),
-)
 _ORDERS: dict[str, tuple[Callable[[Entry], Any], bool]] = {
     "used": (lambda entry: entry.used, True),
     "created": (lambda entry: entry.created, True),
@@ -205,40 +199,6 @@ def _show(entry: Entry, as_json: bool) -> None:
         return
     cells = cache_rows.field_cells(whole, human=is_terminal())
     print_table((Column("field"), Column("value")), cells)
-
-
-@click.command()
-@click.option(
-    "--by",
-    type=click.Choice(["bucket", "device", "arch", "kernel"]),
-    default="bucket",
-    show_default=True,
-)
-@root_option
-@json_option
-def du(by: cache_rows.By, root: str | None, as_json: bool) -> None:
-    """Show what the caches take: logical bytes (hard links counted each time) and physical bytes (once).
-
-    Each file counts once, in the first row that has it, so that the physical bytes add up; the store comes first.
-    By device, architecture or kernel only entries are counted.
-
-    \b
-    gpucache du
-    gpucache du --by kernel --json
-    """
-    report = scanned(existing(root))
-    rows = cache_rows.usage_rows(report, by)
-    everything: cache_rows.Row = {"name": "all"}
-    for column in cache_rows.USAGE_COLUMNS[1:]:
-        everything[column] = sum(row[column] for row in rows)
-    if as_json:
-        print_json({"root": report.root, "by": by, "rows": rows, "all": everything})
-        return
-    human = is_terminal()
-    lines = [cache_rows.usage_cells(row, human) for row in rows]
-    lines.append(cache_rows.usage_cells(everything, human))
-    print_table(_USAGE, lines)
-    tell_findings(report)
 
 
 @click.command()

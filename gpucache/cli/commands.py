@@ -33,7 +33,7 @@ _HOME = {
     "stats": "stats",
     "caches": "jit_caches",
     "ls": "caches",
-    "du": "caches",
+    "du": "du",
     "prune": "removals",
     "clean": "removals",
     "report": "report",
