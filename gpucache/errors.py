@@ -15,6 +15,7 @@ GpuCacheError
 ├── CacheMissError          a kernel is not cached, and compiling is forbidden
 ├── NotCachedError          a filter names an architecture, a directory or a kernel of which nothing is cached
 ├── NoEntryError            no entry, or more than one, has a key that begins so
+├── NoArtefactError         an entry has no file of the form that was asked for (ptx, ttgir)
 ├── RecipesError            a file of recipes that was named cannot be read
 └── NotInstalledError       a library of an extra (`remote`, `demo`, …) is missing
 """
@@ -381,6 +382,23 @@ class NoEntryError(GpuCacheError, LookupError):
         self.root = root
         self.key = key
         self.found = found
+
+
+class NoArtefactError(GpuCacheError, LookupError):
+    """An entry has no file of the form that was asked for, such as ``ptx``."""
+
+    error_kind = "no-entry"
+
+    def __init__(self, kernel: str, key: str, form: str, there: tuple[str, ...]) -> None:
+        hint = f"there is {', '.join(there)}" if there else ""
+        if "cubin" in there and "ptx" not in there:
+            hint += "; its texts were removed (`prune --keep-binaries`)"
+        super().__init__(f"{kernel} {key} has no {form}", hint, kernel, key, form, there)
+        self.kernel = kernel
+        self.key = key
+        self.form = form
+        self.there = there
+        """What there is."""
 
 
 A_RECIPE_FILE = "name a file that `gpucache recipe` or `gpucache run --record` has written"

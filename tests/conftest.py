@@ -20,7 +20,7 @@ from typing import Any
 import pytest
 import support.ranks
 from hypothesis import HealthCheck, settings
-from support import jit_wheels, servers
+from support import jit_wheels, servers, tuning
 from support.cli import Command, Done
 from support.every_call import EveryCall
 from support.fuse import mounted
@@ -491,6 +491,12 @@ def compiled(tmp_path_factory: pytest.TempPathFactory, triton: None) -> tuple[Pa
     assert done.returncode == 0, done.stderr
     (entry,) = root.glob("gpucache/v1/store/*/*/scaled.json")
     return root, entry.parent.name
+
+
+@pytest.fixture(scope="session")
+def tuned(tmp_path_factory: pytest.TempPathFactory, guard: Path, triton: None) -> tuning.Tuned:
+    """A root in which the real Triton has compiled one kernel in ten ways through the plug-in; do not change it."""
+    return tuning.tuned(tmp_path_factory.mktemp("tuned"))
 
 
 # Markers whose tests may skip; a skip for anything else is then a failure. Unset: everything may.

@@ -14,6 +14,7 @@ from gpucache.errors import (
     DiscoveryError,
     GpuCacheError,
     LockTimeoutError,
+    NoArtefactError,
     NoDeviceError,
     NoEntryError,
     NoRootError,
@@ -168,6 +169,13 @@ EXAMPLES = [
         ],
         {"ordinal": 3, "what": "kernel", "where": "/home/me/.triton/cache"},
         id="too late",
+    ),
+    pytest.param(
+        NoArtefactError("add", "AB", "ptx", ("cubin", "json", "sass")),
+        LookupError,
+        ["add AB has no ptx", "; there is cubin, json, sass", "prune --keep-binaries"],
+        {"kernel": "add", "key": "AB", "form": "ptx", "there": ("cubin", "json", "sass")},
+        id="no artefact",
     ),
     pytest.param(
         NoEntryError("/r", "AB", ()),

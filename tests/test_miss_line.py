@@ -11,80 +11,13 @@ from pathlib import Path
 
 import pytest
 from support.launches import another_process, kernel, launched
-from support.ranks import PLUGIN, python_with_triton, warm
+from support.ranks import python_with_triton
 
 from gpucache.store.manifest import entry_path
 from gpucache.store.of_kernel import entries_of_kernel
 from gpucache.triton import miss_line
 
-KERNEL = """
-import triton, triton.language as tl
-STEP = tl.constexpr(1)
-@triton.jit
-def helper(x):
-    return x + STEP
-@triton.jit
-def scaled(x, out, n, SCALE: tl.constexpr, BLOCK: tl.constexpr):
-    offsets = tl.program_id(0) * BLOCK + tl.arange(0, BLOCK)
-    mask = offsets < n
-    tl.store(out + offsets, helper(tl.load(x + offsets, mask)) * SCALE, mask)
-"""
-COMPILE = """if True:
-    import importlib.util, json, os, sys, triton
-    from triton.backends.compiler import GPUTarget
-    from triton.compiler import ASTSource
-    at = json.loads(sys.argv[1])
-    spec = importlib.util.spec_from_file_location("tune", at["file"])
-    module = sys.modules["tune"] = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    types = {"x": at.get("x", "*fp32"), "out": "*fp32", "n": "i32"}
-    constants = {"SCALE": 2.0, "BLOCK": at.get("block", 512)}
-    if hasattr(triton, "knobs"):
-        types |= dict.fromkeys(constants, "constexpr")
-        source = ASTSource(fn=module.scaled, signature=types, constexprs=constants)
-    else:
-        source = ASTSource(fn=module.scaled, signature=types, constants=constants)
-    triton.compile(source, target=GPUTarget("cuda", at.get("arch", 90), 32), options=at.get("options"))
-"""
 SOURCE = "the source of scaled, or of what it calls"
-HOW = {
-    "first": ("", {}),
-    "constant": ("", {"block": 1024}),
-    "options": ("", {"block": 1024, "options": {"num_warps": 8, "num_stages": 4}}),
-    "type": ("", {"x": "*fp16"}),
-    "target": ("", {"arch": 80}),
-    "moved": ("# a comment\n", {}),
-}
-
-
-@pytest.fixture(scope="module")
-def said(triton, guard, tmp_path_factory):
-    """What the misses of one kernel, compiled in several ways, say after the store."""
-    base = tmp_path_factory.mktemp("misses")
-    root, file = base / "root", base / "tune.py"
-    environ = {
-        **os.environ,
-        **PLUGIN,
-        "GPUCACHE_DIR": str(root),
-        "TRITON_CACHE_DIR": str(root / "triton/0"),
-        "GPUCACHE_LOG": "info",
-    }
-
-    def miss(above: str = "", text: str = KERNEL, env: dict[str, str] | None = None, **how):
-        file.write_text(above + text)
-        done = warm().run(
-            COMPILE, json.dumps({"file": str(file), **how}), env={**environ, **(env or {})}
-        )
-        assert done.returncode == 0, done.stderr
-        (line,) = re.findall(r"^.*miss: .*$", done.stderr, re.MULTILINE)
-        return line
-
-    lines = {name: miss(above, **how) for name, (above, how) in HOW.items()}
-    lines["variable"] = miss(env={"TRITON_DISABLE_LINE_INFO": "1"})
-    lines["source"] = miss(text=KERNEL.replace("* SCALE", "- SCALE"))
-    lines["helper"] = miss(text=KERNEL.replace("x + STEP", "x - STEP"))
-    lines["json"] = miss(text=KERNEL, env={"GPUCACHE_LOG_FORMAT": "json"}, block=2048)
-    return lines
 
 
 def differs(line: str) -> str:
@@ -99,26 +32,26 @@ def block() -> str:
     return "#4" if version.startswith("3.2") else "BLOCK"
 
 
-def test_the_first_compile_of_a_kernel_is_said_to_be_that(said):
-    assert said["first"].endswith("; the store has no other scaled")
+def test_the_first_compile_of_a_kernel_is_said_to_be_that(tuned):
+    assert tuned.lines["first"].endswith("; the store has no other scaled")
 
 
-def test_what_differs_from_the_nearest_entry_is_told_by_name(said):
-    assert differs(said["constant"]) == f"{block()} 512 -> 1024"
-    assert differs(said["options"]) == "num_stages 3 -> 4, num_warps 4 -> 8"
-    assert differs(said["type"]) == "x *fp32 -> *fp16"
-    assert differs(said["target"]) == "cuda:90 -> cuda:80"
-    assert differs(said["variable"]) == "TRITON_DISABLE_LINE_INFO unset -> true"
+def test_what_differs_from_the_nearest_entry_is_told_by_name(tuned):
+    assert differs(tuned.lines["constant"]) == f"{block()} 512 -> 1024"
+    assert differs(tuned.lines["options"]) == "num_stages 3 -> 4, num_warps 4 -> 8"
+    assert differs(tuned.lines["type"]) == "x *fp32 -> *fp16"
+    assert differs(tuned.lines["target"]) == "cuda:90 -> cuda:80"
+    assert differs(tuned.lines["variable"]) == "TRITON_DISABLE_LINE_INFO unset -> true"
 
 
-def test_a_function_that_was_only_moved_is_told_from_one_that_was_changed(said):
+def test_a_function_that_was_only_moved_is_told_from_one_that_was_changed(tuned):
     """Though what it calls, which is part of Triton's digest with its own line, has moved too."""
-    assert differs(said["moved"]) == "tune.py:9 was line 8"
-    assert differs(said["source"]) == differs(said["helper"]) == SOURCE
+    assert differs(tuned.lines["moved"]) == "tune.py:9 was line 8"
+    assert differs(tuned.lines["source"]) == differs(tuned.lines["helper"]) == SOURCE
 
 
-def test_a_program_that_reads_the_log_gets_the_difference_as_fields(said):
-    line = json.loads(said["json"])
+def test_a_program_that_reads_the_log_gets_the_difference_as_fields(tuned):
+    line = json.loads(tuned.lines["json"])
     assert len(line["nearest"]) == len(line["key"])
     assert line["differs"] == [{"kind": "constant", "name": block(), "a": "1024", "b": "2048"}] or (
         line["differs"] == [{"kind": "constant", "name": block(), "a": "512", "b": "2048"}]

@@ -39,6 +39,7 @@ _HOME = {
     "report": "report",
     "verify": "caches",
     "doctor": "diagnosis",
+    "cat": "cat",
     "explain": "diagnosis",
     "config": "diagnosis",
 }

@@ -66,6 +66,34 @@ def print_data(text: str) -> None:
         raise OutputError(error) from error
 
 
+def print_bytes(data: bytes) -> None:
+    """Print the very bytes of a file to stdout; on a terminal a text that can do nothing there, line by line.
+
+    Raises:
+        OutputError: stdout cannot be written.
+    """
+    if sys.stdout is None:
+        return
+    if is_terminal():
+        lines = data.decode(errors="replace").splitlines()
+        print_data("\n".join(map(_shown_line, lines)))
+        return
+    try:
+        sys.stdout.flush()
+        rest = memoryview(data)
+        while rest:
+            written = sys.stdout.buffer.write(rest)
+            rest = rest[written:]
+        sys.stdout.buffer.flush()
+    except OSError as error:
+        raise OutputError(error) from error
+
+
+def _shown_line(line: str) -> str:
+    """A line of a text as it is safe to show; tabs stay."""
+    return "\t".join(map(printable, line.split("\t")))
+
+
 def say(text: str) -> None:
     """Write a line to stderr, for a person and not for the next program. Never raises."""
     if sys.stderr is None:
