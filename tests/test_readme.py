@@ -34,7 +34,7 @@ def test_completion_can_be_turned_on(tmp_path):
     if shutil.which("bash") is None:
         pytest.skip("needs bash")
     page = (DOCS / "command-line.md").read_text(encoding="utf-8")
-    (line,) = re.findall(r"`(eval \"\$\(_GPUCACHE.*?)`", page)
+    (line,) = re.findall(r"`(eval \"\$\(gpucache completion.*?)`", page)
     path = f"{stand_in_commands(tmp_path)}:/usr/bin:/bin"
     words = ["bash", "-c", f"{line}; complete -p gpucache"]
     assert subprocess.run(words, env={"PATH": path}, capture_output=True).returncode == 0

@@ -9,7 +9,9 @@ import click
 
 from gpucache import __version__
 from gpucache.cli.failures import tell_failure, wants_json
-from gpucache.cli.usage import no_such_command, usage_words
+from gpucache.cli.groups import SuggestingGroup, completed, quiet_option
+from gpucache.cli.options import json_option, root_option
+from gpucache.cli.usage import usage_words
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -42,11 +44,18 @@ _HOME = {
     "cat": "cat",
     "explain": "diagnosis",
     "config": "diagnosis",
+    "completion": "completion",
 }
+
+
+_ALIASES = {"list": "ls"}
+"""Other names of commands, which the help does not list."""
 
 
 def run_with_click(words: Sequence[str]) -> int:
     """Let click read these words and run their command; returns the exit code. Wrong usage is told as any error."""
+    if words[:1] == ["help"]:
+        words = [*words[1:], "--help"]
     try:
         code: int | None = cli.main(args=list(words), prog_name="gpucache", standalone_mode=False)
         return code or 0
@@ -54,46 +63,38 @@ def run_with_click(words: Sequence[str]) -> int:
         if not words:
             error.show()  # the help: nothing was wrong but that nothing was asked
             return error.exit_code
-        problem, hint = usage_words(error)
+        problem, hint = usage_words(error, words)
         tell_failure("usage", problem, hint, as_json=wants_json(words))
         return error.exit_code
     except click.Abort:
         return 130
 
 
-class _Commands(click.Group):
+class _Commands(SuggestingGroup):
     """All commands of `gpucache`. The module of a command is imported when that command is asked for."""
 
     def list_commands(self, context: click.Context) -> list[str]:
         """The names of all commands, in the order of the help."""
         return list(_HOME)
 
-    def resolve_command(
-        self, context: click.Context, words: list[str]
-    ) -> tuple[str | None, click.Command | None, list[str]]:
-        """The command that the first of these words names, and the words for that command.
-
-        Raises:
-            WrongUseError: there is no such command; the hint names the one that may be meant.
-        """
-        name, *rest = words
-        command = self.get_command(context, name)
-        if command is None and not context.resilient_parsing:
-            raise no_such_command(name, _HOME, context)
-        return name, command, rest
-
     def get_command(self, context: click.Context, name: str) -> click.Command | None:
         """The command of this name; None where there is none."""
+        name = _ALIASES.get(name, name)
         if name not in _HOME:
             return None
         module = import_module(f"gpucache.cli.{_HOME[name]}")
         command: click.Command = getattr(module, name)
-        return command
+        return completed(command)
 
 
-@click.group(cls=_Commands, context_settings={"help_option_names": ["-h", "--help"]})
-@click.version_option(__version__)
-def cli() -> None:
+@click.group(
+    cls=_Commands, no_args_is_help=True, context_settings={"help_option_names": ["-h", "--help"]}
+)
+@click.version_option(__version__, "--version", "-V")
+@root_option
+@json_option
+@quiet_option
+def cli(root: str | None, as_json: bool, quiet: bool) -> None:
     """Give every GPU its own safe Triton cache directory, and see, bound and mend what is in them.
 
     \b

@@ -17,7 +17,7 @@ import sys
 
 from gpucache.cli import quick, settings
 from gpucache.cli.failures import complain, complain_of_defect, complain_of_refusal, wants_json
-from gpucache.cli.terminal import OutputError, say
+from gpucache.cli.terminal import OutputError, begin, say
 from gpucache.errors import GpuCacheError
 
 TYPE_CHECKING = False
@@ -29,6 +29,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Run the command that these words call, by default those of this process; returns the exit code."""
     words = sys.argv[1:] if argv is None else argv
     settings.begin()
+    begin()
     try:
         call = quick.read(words, os.environ)
         if call is not None:

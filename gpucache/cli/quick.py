@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
     from typing import Any
 
-_COMPLETION = "_GPUCACHE_COMPLETE"
+COMPLETION = "_GPUCACHE_COMPLETE"
 """Set by the shell function that completes words; click answers it."""
 _FORMS = ("sh", "fish", "dotenv")
 
@@ -58,7 +58,7 @@ _RUN = _Options(
 
 def read(words: Sequence[str], environ: Mapping[str, str]) -> PathCall | EnvCall | RunCall | None:
     """The call that a command line means; None where click must read it."""
-    if not words or os.name != "posix" or _COMPLETION in environ:
+    if not words or os.name != "posix" or COMPLETION in environ:
         return None
     command, *rest = words
     try:

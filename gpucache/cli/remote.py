@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from gpucache.cli.common import command_settings
+from gpucache.cli.groups import SuggestingGroup, quiet_option
 from gpucache.cli.options import json_option
 from gpucache.cli.tables import Column, print_table
 from gpucache.cli.terminal import is_terminal, print_json, print_json_rows, say
@@ -43,8 +44,10 @@ _STEPS = (
 )
 
 
-@click.group()
-def remote() -> None:
+@click.group(cls=SuggestingGroup, no_args_is_help=False)
+@json_option
+@quiet_option
+def remote(as_json: bool, quiet: bool) -> None:
     """Look at a remote: what lies there, and whether all works that is needed of it.
 
     \b

@@ -15,7 +15,7 @@ import click
 from gpucache.cli.table_layout import ALWAYS, Layout
 from gpucache.cli.table_layout import MATTERS as MATTERS
 from gpucache.cli.table_layout import Column as Column
-from gpucache.cli.terminal import OutputError, is_terminal, print_data, print_json, say
+from gpucache.cli.terminal import OutputError, has_reports, is_terminal, print_data, print_json, say
 from gpucache.escapes import printable
 
 if TYPE_CHECKING:
@@ -91,6 +91,8 @@ def print_table(
     Raises:
         OutputError: stdout cannot be written.
     """
+    if not has_reports():
+        return
     chosen = choice or Choice()
     listed = [tuple(map(printable, row)) for row in rows]
     if not is_terminal():

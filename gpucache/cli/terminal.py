@@ -49,8 +49,12 @@ def print_data(text: str) -> None:
     Raises:
         OutputError: stdout cannot be written.
     """
-    if sys.stdout is None:
+    if sys.stdout is None or not has_reports():
         return
+    _write_data(text)
+
+
+def _write_data(text: str) -> None:
     try:
         data = os.fsencode(text)
     except UnicodeEncodeError:  # a product's name, in a locale that lacks its letters
@@ -94,15 +98,55 @@ def _shown_line(line: str) -> str:
     return "\t".join(map(printable, line.split("\t")))
 
 
+_COLOURS = {"error": "1;31", "warning": "1;33", "hint": "36", "note": "2"}
+"""The first word of a line on stderr is its level; how a terminal shows each (ECMA-48, SGR)."""
+_silent: set[str] = set()
+"""What is not printed: ``notes`` on stderr, ``reports`` on stdout."""
+
+
+def be_quiet(*, reports: bool) -> None:
+    """Say no notes from now on, and show no bars; with ``reports``, print nothing to stdout but JSON."""
+    _silent.add("notes")
+    if reports:
+        _silent.add("reports")
+
+
+def has_reports() -> bool:
+    """Whether the command prints to stdout what is neither JSON nor a file's content."""
+    return "reports" not in _silent
+
+
+def begin() -> None:
+    """Speak as usual, as each command begins."""
+    _silent.clear()
+
+
 def say(text: str) -> None:
-    """Write a line to stderr, for a person and not for the next program. Never raises."""
+    """Write a line to stderr, for a person and not for the next program. Never raises.
+
+    The line begins with its level and a colon (``error``, ``hint``, ``warning``, ``note``), which a terminal shows in
+    colour.
+    """
     if sys.stderr is None:
         return  # closed by the process that started this one
+    level, colon, rest = text.partition(":")
+    if level == "note" and "notes" in _silent:
+        return
+    line = printable(text)
+    if colon and level in _COLOURS and _has_colours(sys.stderr):
+        line = f"\033[{_COLOURS[level]}m{level}:\033[0m{printable(rest)}"
     try:
-        sys.stderr.write(printable(text) + "\n")
+        sys.stderr.write(line + "\n")
         sys.stderr.flush()
     except (OSError, ValueError):
         return  # there is no other way to tell a person
+
+
+def _has_colours(stream: TextIO) -> bool:
+    """Whether a stream is a terminal that shows colours, and nobody has said no to them (https://no-color.org)."""
+    if os.environ.get("NO_COLOR") or os.environ.get("TERM", "dumb") in ("dumb", "unknown"):
+        return False
+    return _is_terminal(stream)
 
 
 def log_to_stderr(level: LogLevel) -> None:
@@ -127,6 +171,12 @@ JSON_FORMAT = 1
 thing; a new field changes nothing."""
 
 
+def _write_json(text: str) -> None:
+    """Print what was asked for by ``--json``, however quiet the command is."""
+    if sys.stdout is not None:
+        _write_data(text)
+
+
 def print_json(fields: Mapping[str, Any]) -> None:
     """Print a JSON object to stdout, its ``format`` first, indented, so that people can read it as well.
 
@@ -135,7 +185,7 @@ def print_json(fields: Mapping[str, Any]) -> None:
     """
     import json
 
-    print_data(json.dumps({"format": JSON_FORMAT, **fields}, indent=2))
+    _write_json(json.dumps({"format": JSON_FORMAT, **fields}, indent=2))
 
 
 def print_json_rows(about: Mapping[str, Any], name: str, rows: Sequence[object]) -> None:
@@ -148,7 +198,7 @@ def print_json_rows(about: Mapping[str, Any], name: str, rows: Sequence[object])
     fields = {"format": JSON_FORMAT, **about}
     head = json.dumps(fields).removesuffix("}") + ", "
     body = ",\n".join(map(json.dumps, rows))
-    print_data(f"{head}{json.dumps(name)}: [\n{body}\n]}}")
+    _write_json(f"{head}{json.dumps(name)}: [\n{body}\n]}}")
 
 
 def print_lines(rows: Iterable[Sequence[str]]) -> None:
@@ -210,7 +260,7 @@ class progress:  # noqa: N801  # used as a function is
         self._bar: Any = None
 
     def __enter__(self) -> Show | None:
-        if not _is_terminal(sys.stderr):
+        if not _is_terminal(sys.stderr) or "notes" in _silent:
             return None
         self._next = time.monotonic() + _PATIENCE_S
         return self._show

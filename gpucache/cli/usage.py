@@ -9,7 +9,7 @@ import click
 from gpucache.near import nearest
 
 if TYPE_CHECKING:
-    from collections.abc import Collection, Iterable
+    from collections.abc import Collection, Iterable, Sequence
 
 
 _MEANT = {
@@ -32,6 +32,7 @@ _MEANT = {
     "export": "pack",
     "import": "unpack",
     "settings": "config",
+    "version": "--version",
 }
 """Words of other tools, and the command of ours that does such a thing."""
 
@@ -44,9 +45,14 @@ class WrongUseError(click.UsageError):
         self.hint = hint
 
 
-def usage_words(error: click.ClickException) -> tuple[str, str]:
-    """The problem and the hint of an error of click's, or of ours that click passes on."""
+def usage_words(error: click.ClickException, words: Sequence[str]) -> tuple[str, str]:
+    """The problem and the hint of an error of click's, or of ours that click passes on.
+
+    ``words`` are those of the command line.
+    """
     context = error.ctx if isinstance(error, click.UsageError) else None
+    if isinstance(error, click.BadOptionUsage):
+        return f"{error.option_name} needs a value", _see_help_of(words)
     if isinstance(error, WrongUseError):
         return error.message, error.hint
     if isinstance(error, click.NoSuchOption):
@@ -70,11 +76,14 @@ def _no_such_option(name: str, context: click.Context | None) -> tuple[str, str]
 
 def no_such_command(name: str, known: Collection[str], context: click.Context) -> WrongUseError:
     """The error of a command that is none; the hint names the command that may be meant."""
-    near = _MEANT.get(name) or nearest(name, known)
-    hint = "`gpucache --help` lists all"
+    path = context.command_path
+    near = nearest(name, known)
+    if name in _MEANT and (_MEANT[name] in known or name == "version"):
+        near = _MEANT[name]
+    hint = f"`{path} --help` lists all"
     if near is not None:
-        hint = f"`gpucache {near}` may be meant; {hint}"
-    return WrongUseError(f"there is no command {name!r}", hint, context)
+        hint = f"`{path} {near}` may be meant; {hint}"
+    return WrongUseError(f"there is no command {f'{path} {name}'!r}", hint, context)
 
 
 def _options(command: click.Command) -> Iterable[str]:
@@ -111,6 +120,12 @@ def _usage(context: click.Context | None) -> str:
     pieces = context.command.collect_usage_pieces(context)
     written = " ".join([context.command_path, *pieces])
     return f"write it `{written}`; {_see_help(context)}"
+
+
+def _see_help_of(words: Sequence[str]) -> str:
+    """As `_see_help`, where click does not say which command an error is about."""
+    command = next((word for word in words if not word.startswith("-")), "")
+    return f"`gpucache {command} --help` shows how it is used"
 
 
 def _see_help(context: click.Context | None) -> str:
