@@ -156,12 +156,17 @@ def bench(session: nox.Session) -> None:
             session.run(python, f"benchmarks/bench_{name}.py", *quick)
 
 
-@nox.session
+@nox.session(venv_backend="none")
 def docs(session: nox.Session) -> None:
     """The pages as a site in build/site; each warning, such as a link that leads nowhere, is an error."""
-    session.install("-e", ".[docs]")
+    python = _python(session, ".[docs]")
     # Material for MkDocs otherwise advertises what comes after MkDocs 1.
-    session.run("mkdocs", "build", "--strict", env={"NO_MKDOCS_2_WARNING": "1"})
+    quiet = {"NO_MKDOCS_2_WARNING": "1"}
+    session.run(f"{SHARED}/bin/mkdocs", "build", "--strict", env=quiet, external=True)
+    path = {"PATH": f"{SHARED}/bin{os.pathsep}{os.environ['PATH']}", **quiet}
+    session.run(
+        python, "-m", "pytest", "-q", "-m", "docs", *session.posargs, env=path, external=True
+    )
 
 
 @nox.session
