@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 
 from gpucache.disk.lock_place import LockPlace
-from gpucache.environment import TRUST_KEYS
+from gpucache.environment import REMOTE, TRUST_KEYS
 from gpucache.errors import GpuCacheError
 from gpucache.remote import outbox
 from gpucache.remote.breaker import Breaker
@@ -54,7 +54,7 @@ def remote_now(root: str, environ: Mapping[str, str], gained: Values) -> RemoteN
     try:
         url = RemoteUrl.configured(environ)
     except GpuCacheError as error:
-        shown = getattr(error, "shown", "GPUCACHE_REMOTE")
+        shown = getattr(error, "shown", REMOTE.name)
         return _remote(shown, "refused", error.problem, 0.0, 0, gained)
     if url is None:
         return None
