@@ -668,6 +668,10 @@ INTERPRET = "TRITON_INTERPRET"
 """Variables of Triton's with which nothing is shared, or nothing compiled. gpucache does not read them: a process that
 compiles recipes does without them (`gpucache.warm.replay.in_process`)."""
 
+TOOLKITS = ("CUDA_HOME", "CUDA_PATH")
+"""Variables by which other software finds a toolkit of CUDA: a disassembler is looked for there
+(`gpucache.diagnosis.disassembly`)."""
+
 BY_BUS = "PCI_BUS_ID"
 """The value of `CUDA_DEVICE_ORDER` with which CUDA counts the GPUs by their bus addresses."""
 

@@ -9,7 +9,14 @@ import pytest
 
 from gpucache import launch_environ
 from gpucache.diagnosis.config import settings
-from gpucache.environment import INTERPRET, KERNEL_DUMP, LINE_INFO, VARIABLES, was_set_by_run
+from gpucache.environment import (
+    INTERPRET,
+    KERNEL_DUMP,
+    LINE_INFO,
+    TOOLKITS,
+    VARIABLES,
+    was_set_by_run,
+)
 
 SOURCES = Path(__file__).parent.parent / "gpucache"
 
@@ -36,7 +43,12 @@ def test_the_table_alone_spells_the_names_of_variables():
     )  # of other software, which gpucache sets and never obeys
     read = [path for path in SOURCES.rglob("*.py") if path not in (table, alone)]
     others = [path for path in read if path != of_others]
-    known = {variable.name for variable in VARIABLES} | {LINE_INFO, KERNEL_DUMP, INTERPRET}
+    known = {variable.name for variable in VARIABLES} | {
+        LINE_INFO,
+        KERNEL_DUMP,
+        INTERPRET,
+        *TOOLKITS,
+    }
     assert names_in(table) == known
     assert names_in(alone) < known
     assert names_in(of_others).isdisjoint(known)

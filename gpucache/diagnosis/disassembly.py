@@ -15,12 +15,12 @@ from collections.abc import Iterator, Mapping
 
 from gpucache.directories.jit_python import python_of, this_python, which
 from gpucache.disk.reading import read
+from gpucache.environment import TOOLKITS
 from gpucache.errors import GpuCacheError
 
 _TOOLS = {"nvdisasm": ("-c",), "cuobjdump": ("-sass",)}
 """The programs, and what each is asked for; the first makes labels of jumps, which the second leaves as numbers."""
 _BESIDE_TRITON = "triton/backends/nvidia/bin"
-_TOOLKITS = ("CUDA_HOME", "CUDA_PATH")
 _LIMIT_S = 120.0
 _MOST_BYTES = 512 * 2**20
 _INSTRUCTION = re.compile(
@@ -49,7 +49,7 @@ def _candidates(name: str, environ: Mapping[str, str]) -> Iterator[str]:
     on_path = which(name, environ)
     if on_path is not None:
         yield on_path
-    for variable in _TOOLKITS:
+    for variable in TOOLKITS:
         if environ.get(variable):
             yield f"{environ[variable]}/bin/{name}"
     yield f"/usr/local/cuda/bin/{name}"
