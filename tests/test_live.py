@@ -133,12 +133,18 @@ def test_a_compile_stands_with_its_device_and_with_those_who_wait(made: Path) ->
     assert by_name == {"0": [], "1": [], "2": ["matmul"], "10": [], "warm": ["norm"]}
 
 
-def test_the_store_is_told_with_its_limit(made: Path) -> None:
+def test_the_store_is_told_with_its_limit_and_what_is_evicted(
+    made: Path, counting: Stats, clock: Clock
+) -> None:
     watch = Watch(str(made), {"GPUCACHE_MAX_SIZE": "1GiB"})
     assert watch.look().store.size_bytes is None
     size.set_total(str(made), 5000)
+    counting.add("evicted", 4, now=True)
+    counting.add("evicted_bytes", 4096, now=True)
+    clock.now += 2
     store = watch.look().store
     assert (store.size_bytes, store.limit_bytes) == (5000, 2**30)
+    assert (store.evicted, store.evicted_bytes) == (2.0, 2048.0)
 
 
 def test_a_root_that_is_gone_or_has_nothing_is_looked_at_all_the_same(root: Path) -> None:

@@ -33,6 +33,7 @@ _HOME = {
     "pull": "transfer_pull",
     "remote": "remote",
     "stats": "stats",
+    "top": "top",
     "caches": "jit_caches",
     "ls": "caches",
     "du": "du",
