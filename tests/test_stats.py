@@ -22,6 +22,7 @@ from support.processes import PATIENCE_S, SPAWN
 from gpucache.layout import paths
 from gpucache.store import counter_files, counter_fold, counts, stats
 from gpucache.store.counter_fold import fold
+from gpucache.store.levels import levels
 from gpucache.store.stats import Stats, hours, totals
 
 
@@ -88,6 +89,24 @@ class TestCounting:
             "gpu0": {"hits": 7, "saved_s": 0.5},
             "gpu1": {"hits": 3, "saved_s": 0.25},
         }
+
+    @pytest.mark.parametrize("name", ["remote_hits", "fallback_hits"])
+    def test_what_the_store_gave_by_itself_is_never_less_while_a_remote_brings_entries(
+        self, tmp_path, directory, name
+    ):
+        counters = Stats(directory, "gpu0")
+        of_the_store = []
+        for count in (
+            lambda: counters.add_shared(now=True),
+            lambda: counters.brought(name),
+            lambda: counters.add("remote_s", 0.5, now=True),
+            lambda: counters.add_shared(now=True),
+            lambda: counters.add_shared(now=True),
+        ):
+            count()
+            of_the_store.append(levels(totals(str(tmp_path))["gpu0"])["store"].hits)
+        assert of_the_store == [1, 1, 1, 1, 2]
+        assert totals(str(tmp_path))["gpu0"][name] == 1
 
     def test_threads_lose_no_count(self, tmp_path, directory):
         counters, before = Stats(directory, "gpu0"), sys.getswitchinterval()

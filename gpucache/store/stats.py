@@ -19,6 +19,7 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import Literal
 
+    Brought = Literal["fallback_hits", "remote_hits"]
     Counter = Literal[
         "hits",
         "shared_hits",
@@ -80,6 +81,7 @@ class Stats:
         self._hour = this_hour()
         self._values: Values = {}
         self._written: Values = {}
+        self._brought: list[Brought] = []
         self._left: Values = {}
 
     @property
@@ -107,6 +109,24 @@ class Stats:
         with self._mutex:
             values = self._values
             values[name] = values.get(name, 0) + amount
+
+    def brought(self, name: Brought) -> None:
+        """Count that a fallback or a remote gave an entry, together with the next hit of the store: it becomes that.
+
+        So no reader sees the first without the second, and what the store gave by itself (`store.levels`) never gets
+        less. An entry that came and never became a hit is not counted.
+        """
+        self._brought.append(name)
+
+    def add_shared(self, *, now: bool = False) -> None:
+        """Count a hit of the store, and with it that a fallback or a remote had brought the entry; ``now`` as `add`."""
+        self._begin_hour()
+        with self._mutex:
+            self._add("shared_hits", 1)
+            if self._brought:
+                self._add(self._brought.pop(), 1)
+        if now:
+            self.flush()
 
     def _add(self, name: Counter, amount: float) -> None:
         with self._mutex:

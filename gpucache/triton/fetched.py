@@ -70,7 +70,7 @@ def _reading(root: str) -> Reading | None:
 def _count(location: Location, answer: Answer, spent: float) -> None:
     stats = location.stats
     if answer.did == "hit":
-        stats.add("remote_hits")
+        stats.brought("remote_hits")
     elif answer.did == "miss":
         stats.add("remote_misses")
     elif answer.did == "bad":

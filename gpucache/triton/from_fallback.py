@@ -63,7 +63,7 @@ def staged_from_fallback(
     answer = _answer(location, location.fallback, store_key, read)
     if answer is None or answer.contents is None:
         return None
-    location.stats.add("shared_hits", now=True)
+    location.stats.add_shared(now=True)
     paths = {name: staged.stage(name, data) for name, data in answer.contents.items()}
     staged.contents.clear()
     staged.group = paths  # the only copy, by which it stays
@@ -106,7 +106,7 @@ def may_have(location: Location, store_key: str) -> bool:
 def _count(location: Location, answer: Answer, spent: float) -> None:
     stats = location.stats
     if answer.did == "hit":
-        stats.add("fallback_hits")
+        stats.brought("fallback_hits")
     elif answer.did == "miss":
         stats.add("fallback_misses")
     elif answer.did != "same":

@@ -222,7 +222,7 @@ class SharedKernel:
         location = self.location
         if lacks_recipe(self.entry, manifest):
             manifest = self._with_recipe(manifest, frame)
-        location.stats.add("shared_hits")
+        location.stats.add_shared()
         saved_s = manifest.facts.compile_s or 0.0
         location.stats.add("saved_s", saved_s, now=True)
         directory = self._viewed(manifest, repair)

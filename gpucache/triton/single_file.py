@@ -100,7 +100,7 @@ class SingleFile:
             return self._beside
         manifest = location.sound(self.entry, verify=True)
         if manifest is not None and self._is_of(manifest):
-            location.stats.add("shared_hits", now=True)
+            location.stats.add_shared(now=True)
             return f"{self._viewed(manifest, repair=False)}/{self.filename}"
         return None
 
