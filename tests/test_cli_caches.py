@@ -86,7 +86,8 @@ class TestJson:
         counted = {"device": "0", "values": {"hits": 2, "saved_s": 1.5}}
         (Path(root) / "gpucache/v1/stats/folded.json").write_text(json.dumps([counted]))
         said = here("stats", "--json", "--root", root).json
-        check(said, outer, devices=dict, all=dict, levels=dict, pulled=dict)
+        none = type(None)
+        check(said, outer, since=none, host=none, devices=dict, all=dict, levels=dict, pulled=dict)
         assert list(said["levels"]) == parts["levels"]
         assert said["levels"]["own"]["hits"] == 2
         assert said["pulled"] == dict.fromkeys(parts["pulled"], 0)

@@ -17,6 +17,7 @@ from gpucache.cli.common import (
     existing,
     finding_rows,
     one_entry,
+    remember_findings,
     scanned,
     tell_findings,
     vetted,
@@ -238,6 +239,7 @@ def verify(
         return verify_units(where, caches, repair, as_json, all_)
     with progress("verifying") as show:
         done = check(where, repair, show)
+    remember_findings(where, "verify", [checked.finding for checked in done.unrepaired])
     if as_json:
         print_json(done.as_json())
     else:

@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from gpucache.findings import Finding
     from gpucache.report.cache_report import CacheReport
     from gpucache.report.entries import Entry
+    from gpucache.store.last_findings import Command
 
 _MOST_LINES = 10
 _EXAMPLES = 3
@@ -101,18 +102,39 @@ def scanned(root: str) -> CacheReport:
 
 def fold_counters(root: str) -> None:
     """Fold the counters that ended processes have left, as each command does that comes by; tells nothing."""
-    from gpucache.disk.vetting import Trust, vet, vet_child
-    from gpucache.layout.paths import our_directories
     from gpucache.store.counter_fold import fold
 
     try:
-        trust = Trust.parse(command_settings()).in_root(root)
-        vet(root, trust)
-        for path in our_directories(root):
-            vet_child(path, trust)
+        _vet_whole(root)
         fold(root)
     except (GpuCacheError, OSError):
         return  # a root that others may write, or that is read-only: the counters are summed where they lie
+
+
+def remember_findings(root: str, command: Command, findings: Iterable[Finding]) -> None:
+    """Keep for `gpucache metrics` how many findings of each code there were; in a root that may be written only."""
+    from gpucache.store.last_findings import note_findings
+
+    try:
+        _vet_whole(root)
+    except (GpuCacheError, OSError):
+        return
+    note_findings(root, command, findings)
+
+
+def _vet_whole(root: str) -> None:
+    """Refuse a root that others may have planted, or one of gpucache's directories in it.
+
+    Raises:
+        GpuCacheError: it is not safe, or nobody may look.
+    """
+    from gpucache.disk.vetting import Trust, vet, vet_child
+    from gpucache.layout.paths import our_directories
+
+    trust = Trust.parse(command_settings()).in_root(root)
+    vet(root, trust)
+    for path in our_directories(root):
+        vet_child(path, trust)
 
 
 def one_entry(root: str, key: str) -> Entry:

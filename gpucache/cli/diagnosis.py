@@ -14,6 +14,7 @@ from gpucache.cli.common import (
     finding_rows,
     naming,
     one_entry,
+    remember_findings,
     vetted,
 )
 from gpucache.cli.failures import complain, failure_row
@@ -60,6 +61,7 @@ def doctor(all_: bool, codes: bool, root: str | None, probe: bool, as_json: bool
     settings = in_force(root=root).environ  # what is wrong in files is a finding
     where = resolve_root(root, settings)
     found, well = examine(where, settings, probe, naming(root))
+    remember_findings(where, "doctor", found)
     if as_json:
         print_json({"root": where, "well": list(well), "findings": finding_rows(found)})
     else:

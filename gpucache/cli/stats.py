@@ -3,22 +3,27 @@
 from __future__ import annotations
 
 import os
+import time
+from difflib import get_close_matches
+from typing import NamedTuple
 
 import click
 
 from gpucache import environment
 from gpucache.cli import device_rows
-from gpucache.cli.common import command_settings, counted, existing, fold_counters
-from gpucache.cli.options import json_option, root_option
+from gpucache.cli.common import command_settings, counted, existing, fold_counters, vetted
+from gpucache.cli.options import TIME, json_option, root_option
 from gpucache.cli.settings import undoing
 from gpucache.cli.tables import Column, print_table
-from gpucache.cli.terminal import print_json, say
+from gpucache.cli.terminal import is_terminal, print_json, say
+from gpucache.errors import NotCachedError
 from gpucache.units import size
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
+    from gpucache.store.counts import Sums
     from gpucache.store.levels import Level, LevelName
     from gpucache.store.pulled import PulledUse
 
@@ -26,24 +31,57 @@ if TYPE_CHECKING:
 
 
 @click.command()
+@click.option(
+    "--since",
+    type=TIME,
+    metavar="TIME",
+    help="Only what was counted in this time, to the hour, such as 2h or 7d; 14 days are kept.",
+)
+@click.option("--host", metavar="NAME", help="Only what this host has counted.")
+@click.option(
+    "--reset",
+    is_flag=True,
+    help="Count from now on: puts a mark, and takes away nothing that was counted.",
+)
+@click.option("--ever", is_flag=True, help="All that was ever counted, whatever mark there is.")
 @root_option
 @json_option
-def stats(root: str | None, as_json: bool) -> None:
+def stats(
+    since: float | None,
+    host: str | None,
+    reset: bool,
+    ever: bool,
+    root: str | None,
+    as_json: bool,
+) -> None:
     """Show hits, misses and seconds saved, per device directory and in all, and what a fallback or a remote gave.
+
+    Without --since, all is shown that was counted since --reset was said last, by whomever.
 
     \b
     gpucache stats
+    gpucache stats --since 2h
+    gpucache stats --reset
     gpucache stats --json
     """
+    if (since is not None) + reset + ever > 1:
+        raise click.UsageError("--since, --reset and --ever exclude each other")
+    where = _looked_at(root, reset)
+    if reset:
+        _reset(where, host, as_json)
+        return
+    window = _window(where, since, ever)
+    sums = _of_host(where, window.sums, host)
+    _print(where, _by_directory(sums), window, host, as_json)
+
+
+def _looked_at(root: str | None, writes: bool) -> str:
+    """The root, vetted, with the counters of ended processes folded; notes say what is not counted or not seen."""
     from gpucache.disk.refusal import may
     from gpucache.disk.vetting import Trust, vet
     from gpucache.layout import paths
-    from gpucache.store.counts import COUNTERS, FALLBACK_COUNTERS, REMOTE_COUNTERS, SECONDS
-    from gpucache.store.levels import levels
-    from gpucache.store.pulled import use_of_pulled
-    from gpucache.store.stats import REMOTE, totals
 
-    where = existing(root)
+    where = vetted(root) if writes else existing(root)
     vet(where, Trust.parse(command_settings()).in_root(where))
     fold_counters(where)
     if os.path.isdir(paths.ours(where, "stats")) and not may(paths.ours(where, "stats"), os.R_OK):
@@ -51,41 +89,133 @@ def stats(root: str | None, as_json: bool) -> None:
     for off in environment.turned_off(command_settings()):
         way_out = undoing(off.name, root)
         say(f"note: {off.name}={off.value}: {off.consequence}; {way_out} to share")
-    columns = COUNTERS + SECONDS
-    zeros = dict.fromkeys(columns, 0)
-    sums = {}
-    for name, values in totals(where).items():
-        sums[name] = zeros | values
+    return where
+
+
+def _reset(where: str, host: str | None, as_json: bool) -> None:
+    """Put the mark, and say so."""
+    from gpucache.store.mark import set_mark
+    from gpucache.store.stats import sums_of
+
+    if host is not None:
+        raise click.UsageError("--reset is for all hosts of a root, and takes no --host")
+    mark = set_mark(where, sums_of(where))
+    if as_json:
+        print_json({"root": where, "reset": mark.at})
+    else:
+        say("note: from now on `gpucache stats` counts anew; --ever shows all")
+
+
+class _Window(NamedTuple):
+    """The time of which counters are shown."""
+
+    sums: Sums
+    began: float | None
+    """In seconds since the epoch; None is ever."""
+    to_the_hour: bool
+
+
+def _window(where: str, since: float | None, ever: bool) -> _Window:
+    """What was counted in the time that is asked for, by host, device directory and hour."""
+    from gpucache.store.counts import HOUR_S
+    from gpucache.store.mark import mark_of, since_mark
+    from gpucache.store.stats import hours, sums_of
+
+    if since is not None:
+        began = time.time() - since
+        return _Window(hours(where, began), began // HOUR_S * HOUR_S, True)
+    mark = None if ever else mark_of(where)
+    if mark is None:
+        return _Window(sums_of(where), None, False)
+    return _Window(since_mark(sums_of(where), mark), mark.at, False)
+
+
+def _of_host(where: str, sums: Sums, host: str | None) -> Sums:
+    """The sums of one host, or of all.
+
+    Raises:
+        NotCachedError: that host has counted nothing, and others have.
+    """
+    from gpucache.store.stats import sums_of
+
+    if host is None:
+        return sums
+    there = {one.host for one in sums_of(where) if one.host}
+    if host not in there and there:
+        near = get_close_matches(host, there, len(there), 0.0)
+        raise NotCachedError(where, "--host", host, tuple(near))
+    return {one: values for one, values in sums.items() if one.host == host}
+
+
+def _by_directory(sums: Sums) -> dict[str, Values]:
+    """The counters of each device directory, those that nobody has counted as well."""
+    from gpucache.store.counts import COUNTERS, SECONDS, add_up
+
+    zeros = dict.fromkeys(COUNTERS + SECONDS, 0)
+    return {name: zeros | values for name, values in add_up(sums).items()}
+
+
+def _print(
+    where: str, sums: dict[str, Values], window: _Window, host: str | None, as_json: bool
+) -> None:
+    from gpucache.store.counts import COUNTERS, FALLBACK_COUNTERS, REMOTE_COUNTERS, SECONDS
+    from gpucache.store.levels import hit_rate, levels
+    from gpucache.store.pulled import use_of_pulled
+    from gpucache.store.stats import REMOTE
+
     everything = {}
-    for column in columns:
+    for column in COUNTERS + SECONDS:
         everything[column] = sum(values[column] for values in sums.values())
     sums.pop(REMOTE, None)  # nothing was launched there
     by_level = levels(everything)
     pulled = use_of_pulled(where)
     if as_json:
         shown = {name: level._asdict() for name, level in by_level.items()}
-        said = {"root": where, "devices": sums, "all": everything, "levels": shown}
-        print_json({**said, "pulled": pulled._asdict()})
+        devices = {name: {**row, "hit_rate": hit_rate(row)} for name, row in sums.items()}
+        whole = {**everything, "hit_rate": hit_rate(everything)}
+        said = {"root": where, "since": window.began, "host": host, "devices": devices}
+        print_json({**said, "all": whole, "levels": shown, "pulled": pulled._asdict()})
         return
     _print_directories(sums, everything)
     of_others = FALLBACK_COUNTERS + REMOTE_COUNTERS
     if pulled.entries or any(everything[name] for name in of_others):
         _print_levels(by_level)
         _tell_of_moves(everything, pulled)
+    _tell_window(window, any(everything.values()))
+
+
+def _tell_window(window: _Window, has_counted: bool) -> None:
+    """Say of which time the counters are, where that is not ever; and what to do where nothing was counted."""
+    if window.began is not None:
+        began = time.strftime("%Y-%m-%d %H:%M", time.localtime(window.began))
+        why = ", to the hour" if window.to_the_hour else ", when --reset was said"
+        say(f"note: counted since {began}{why}")
+    elif not has_counted:
+        say("note: nothing was counted yet: start a program by `gpucache run -- python train.py`")
 
 
 def _print_directories(sums: Mapping[str, Values], everything: Values) -> None:
     """A line for each device directory, and one for all."""
     from gpucache.store.counts import NODE_COUNTERS, NODE_SECONDS
 
-    columns = NODE_COUNTERS + NODE_SECONDS
-    lines = []
-    for name in sorted(sums):
-        cells = device_rows.counter_cells(sums[name], columns)
-        lines.append((name, *cells))
-    cells = device_rows.counter_cells(everything, columns)
-    lines.append(("all", *cells))
-    print_table(_numbered("directory", columns), lines)
+    counters = NODE_COUNTERS + NODE_SECONDS
+    lines = [_cells(name, sums[name], counters) for name in sorted(sums)]
+    lines.append(_cells("all", everything, counters))
+    columns = _numbered("directory", ("hit_rate", *counters))
+    print_table(columns, lines, piped=("directory", *counters, "hit_rate"))
+
+
+def _cells(name: str, values: Values, counters: Sequence[str]) -> tuple[str, ...]:
+    """The cells of a row: the share of launches that found their kernel, and the counters."""
+    from gpucache.store.levels import hit_rate
+
+    rate = hit_rate(values)
+    shown = f"{100 * rate:.1f}%" if is_terminal() and rate is not None else _or_dash(rate)
+    return (name, shown, *device_rows.counter_cells(values, counters))
+
+
+def _or_dash(rate: float | None) -> str:
+    return "-" if rate is None else f"{rate:.4f}"
 
 
 def _numbered(first: str, names: Sequence[str]) -> list[Column]:

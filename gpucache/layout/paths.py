@@ -37,7 +37,8 @@ Nothing of that, nor of ours beside it, grows without bound. Who adds a file say
 - ``locks``: a lock's file goes with its holder, of a killed one with the next holder, or by ``prune``; directories of
   locks in ``/dev/shm`` once their root is gone, tokens after 30 days (`disk.lock_token`); what is asked of a remote
   by, after a day without use (`remote.meeting`).
-- ``stats``: folded by whoever comes by, hours for 14 days, half a MiB for each node (`store.counter_fold`).
+- ``stats``: folded by whoever comes by, hours for 14 days, half a MiB for each node (`store.counter_fold`); one mark of
+  half a MiB (`store.mark`); 128 files of what was found last, the oldest dropped (`store.last_findings`).
 - ``devices``: 30 days without use (`disk.record_use`); ``mounts``: 90 days.
 - ``foreign``: 1,000 for each user, the oldest dropped; what is gone is forgotten by a count of the limit, or ``prune``.
 - ``tritons``: 32, and 30 days without use (`kernels.kept_key`).

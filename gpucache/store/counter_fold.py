@@ -29,6 +29,7 @@ from gpucache.store.counter_files import (
     OLD_CLAIMED,
     OLD_FOLDED,
     OLD_LOCK,
+    host_label,
     identity,
     make_file,
     new_name,
@@ -174,7 +175,7 @@ def _write(here: int, seen: Look, taken: Iterable[str], left: Iterable[str]) -> 
     sums: Sums = {}
     for known in taken:
         add_all(sums, seen.files[known].sums)
-    sums = bounded(sums, this_hour(), lambda some: len(_text(some)) <= _SUMS_BYTES)
+    sums = bounded(sums, this_hour(), _fits, host_label())
     said = {"absorbed": sorted({*taken, *left}), "sums": encoded(sums)}
     text = json.dumps(said).encode()
     name = new_name(here, node_id(), "folded")
@@ -189,8 +190,8 @@ def _write(here: int, seen: Look, taken: Iterable[str], left: Iterable[str]) -> 
         raise
 
 
-def _text(sums: Sums) -> str:
-    return json.dumps(encoded(sums))
+def _fits(sums: Sums) -> bool:
+    return len(json.dumps(encoded(sums))) <= _SUMS_BYTES
 
 
 def _remove(here: int, name: str) -> None:

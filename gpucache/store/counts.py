@@ -108,6 +108,16 @@ def add_all(sums: Sums, more: Mapping[Where, Values]) -> None:
         add(sums, where, values)
 
 
+def add_up(sums: Mapping[Where, Values]) -> dict[str, Values]:
+    """The sums of each device directory, over all hosts and hours."""
+    whole: dict[str, Values] = {}
+    for where, values in sums.items():
+        total = whole.setdefault(where.device, {})
+        for name, value in values.items():
+            total[name] = total.get(name, 0) + value
+    return whole
+
+
 def encoded(sums: Sums) -> dict[str, dict[str, dict[str, Values]]]:
     """The sums as JSON has them: by host, in these by device directory, in these by hour."""
     said: dict[str, dict[str, dict[str, Values]]] = {}
@@ -140,25 +150,26 @@ def parsed_hour(said: object) -> int:
     return ANY_TIME
 
 
-def bounded(sums: Sums, now: int, fits: Callable[[Sums], bool]) -> Sums:
+def bounded(sums: Sums, now: int, fits: Callable[[Sums], bool], own: str = ANY_HOST) -> Sums:
     """The sums with the hours of the last 14 days, and with so much less of the detail that they fit.
 
     No total gets smaller. What gives way first is what has counted nothing for 14 days: the names of hosts (each pod
     has another), then of directories outside the root (each job may have another). Then the hours go, from the oldest
-    on, and in the end all names. ``now`` is in hours since the epoch.
+    on, and in the end all names. The host ``own`` keeps its name: what it exports never gets less. ``now`` is in hours
+    since the epoch.
     """
     sums = _merged(sums, lambda where: _at_hour(where, now, HOURS_KEPT))
     recent = {where[:2] for where in sums if where.hour != ANY_TIME}
-    hosts = {host for host, _ in recent}
+    hosts = {host for host, _ in recent} | {own}
     steps: list[Callable[[Where], Where]] = [
         lambda where: where if where.host in hosts else where._replace(host=ANY_HOST),
         lambda where: where if where[:2] in recent else _without_path(where),
         lambda where: _at_hour(where, now, HOURS_KEPT // 2),
         lambda where: _at_hour(where, now, 48),
-        lambda where: where._replace(host=ANY_HOST),
+        lambda where: where if where.host == own else where._replace(host=ANY_HOST),
         _without_path,
         lambda where: where._replace(hour=ANY_TIME),
-        lambda where: Where(ANY_HOST, ELSEWHERE),
+        lambda where: Where(own if where.host == own else ANY_HOST, ELSEWHERE),
     ]
     for step in steps:
         if fits(sums):

@@ -21,6 +21,13 @@ class Level(NamedTuple):
     """Of the store, the waits for compiles of other processes; of the others, the time of the asks or compiles."""
 
 
+def hit_rate(values: Mapping[str, float]) -> float | None:
+    """Which share of the kernels that were asked for was not compiled, from 0 to 1; None where none was asked for."""
+    found = values.get("hits", 0) + values.get("shared_hits", 0)
+    asked = found + values.get("misses", 0)
+    return found / asked if asked else None
+
+
 def levels(values: Mapping[str, float]) -> dict[LevelName, Level]:
     """The levels by their names, in the order in which a launch asks them; what was compiled is a hit of the last.
 

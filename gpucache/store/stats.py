@@ -13,7 +13,7 @@ from contextlib import suppress
 
 from gpucache.forks import after_fork, at_exit
 from gpucache.store.counter_files import OwnFile, host_label, opened, short_label
-from gpucache.store.counts import ANY_TIME, HOUR_S, Sums, Values, Where, add_all, this_hour
+from gpucache.store.counts import ANY_TIME, HOUR_S, Sums, Values, Where, add_all, add_up, this_hour
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -219,12 +219,7 @@ def totals(root: str) -> dict[str, Values]:
 
     A total never gets less, nor counts twice, whoever writes and folds meanwhile.
     """
-    sums: dict[str, Values] = {}
-    for where, values in sums_of(root).items():
-        total = sums.setdefault(where.device, {})
-        for name, value in values.items():
-            total[name] = total.get(name, 0) + value
-    return sums
+    return add_up(sums_of(root))
 
 
 def hours(root: str, since: float = 0.0) -> Sums:
