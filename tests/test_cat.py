@@ -78,7 +78,7 @@ def test_a_terminal_gets_no_binary_and_no_letter_that_commands_it(tuned, tmp_pat
     assert f"gpucache cat {tuned.keys['first'][:12]} cubin > scaled.cubin" in seen
     root = tmp_path / "root"
     stock_entry(root / "triton/0", KEY)
-    (root / "triton/0" / KEY / "add.ptx").write_text("\tmov\x1b[2J;\n")
+    (root / "triton/0" / KEY / "k.ptx").write_text("\tmov\x1b[2J;\n")
     code, seen = on_a_terminal("cat", KEY, "ptx", "--root", root)
     assert (code, seen) == (0, "\tmov\\x1b[2J;\n")
 
@@ -86,7 +86,7 @@ def test_a_terminal_gets_no_binary_and_no_letter_that_commands_it(tuned, tmp_pat
 def test_a_file_that_is_no_file_is_refused(tmp_path, here):
     root = tmp_path / "root"
     stock_entry(root / "triton/0", KEY)
-    ptx = root / "triton/0" / KEY / "add.ptx"
+    ptx = root / "triton/0" / KEY / "k.ptx"
     os.mkfifo(ptx)
     done = here("cat", KEY, "ptx", "--root", root)
     assert (done.code, done.out) == (1, "")

@@ -98,9 +98,9 @@ def test_an_argument_of_another_type_is_named(compiled):
     assert (found.kind, found.a, found.b) == ("signature", "i32", "i64")
 
 
-def test_another_constant_shows_in_the_source(compiled):
+def test_another_constant_shows_in_the_code_where_there_is_no_recipe(compiled):
     (found,) = difference(compiled(), compiled(scale=3.0))
-    assert found.kind == "source"
+    assert (found.kind, found.name) == ("code", "kernel.py:7")
     assert "2.0" in found.a
     assert "3.0" in found.b
 

@@ -42,6 +42,8 @@ _HOME = {
     "report": "report",
     "verify": "caches",
     "doctor": "diagnosis",
+    "why": "why",
+    "compare": "compare",
     "cat": "cat",
     "explain": "diagnosis",
     "config": "diagnosis",

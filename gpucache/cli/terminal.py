@@ -80,7 +80,7 @@ def print_bytes(data: bytes) -> None:
         return
     if is_terminal():
         lines = data.decode(errors="replace").splitlines()
-        print_data("\n".join(map(_shown_line, lines)))
+        print_data("\n".join(map(shown_line, lines)))
         return
     try:
         sys.stdout.flush()
@@ -93,7 +93,7 @@ def print_bytes(data: bytes) -> None:
         raise OutputError(error) from error
 
 
-def _shown_line(line: str) -> str:
+def shown_line(line: str) -> str:
     """A line of a text as it is safe to show; tabs stay."""
     return "\t".join(map(printable, line.split("\t")))
 

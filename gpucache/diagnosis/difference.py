@@ -7,6 +7,7 @@ more. Not all of the key is on disk (`gpucache.kernels.ingredients`).
 from __future__ import annotations
 
 import json
+import os
 import re
 from collections.abc import Iterator
 from itertools import zip_longest
@@ -18,29 +19,35 @@ from gpucache.errors import GpuCacheError
 from gpucache.kernels.differences import Difference, are_of_one_compiler, differences
 from gpucache.kernels.ingredients import Ingredients, ingredients_in
 from gpucache.kernels.metadata import Metadata
+from gpucache.kernels.mlir import LOCATION, CodeLine, Places, code_lines
 from gpucache.report.directory_metadata import group_in
 
-_QUOTED = r'(?:[^()"]|"[^"]*")'
-_LOCATION = re.compile(rf" ?\bloc\((?:{_QUOTED}|\((?:{_QUOTED}|\({_QUOTED}*\))*\))*\)")
 _LINE = re.compile(r'\bloc\("([^"]+)":(\d+):\d+')
 _FUNCTION = re.compile(
     r"tt\.func public @[^(]*\((.*)\) attributes|tt\.func public @[^(]*\((.*)\) \{"
 )
 
 _LIBRARIES = "extern_libs"
-_NO_CODE = ("#loc", "tt.func public")
-"""How the lines of a form begin that are no code."""
 _FORMS = (".source", ".ttir")
 """The first forms of a kernel; ``.source`` is there from Triton 3.4 on."""
-_CHANGES_CODE = {"kernel", "target", "triton", "environment", "option", "constant", "signature"}
+_CHANGES_CODE = {
+    "kernel",
+    "target",
+    "triton",
+    "environment",
+    "option",
+    "constant",
+    "signature",
+    "global",
+}
 """Kinds of a difference from which another code follows."""
 
 
 def difference(a: str, b: str) -> tuple[Difference, ...]:
     """Why two entries (directories) of one kernel are two, as far as their files tell; empty where they do not.
 
-    Where one has no recipe, its constants and types have no names: then ``source`` is the first line of the kernel's
-    first form that differs, as a constant makes it, and ``unseen`` says that the text of one of them was removed
+    Where one has no recipe, its constants and types have no names: then ``code``, the first line that
+    differs, tells of a constant too, and ``unseen`` says that the text of one of them was removed
     (`prune --keep-binaries`), so that more may differ than is told. What only follows from another target or version
     is left out.
 
@@ -117,8 +124,12 @@ def _is_one_code(a: str, b: str) -> bool | None:
         one = _form(a, ending)
         other = _form(b, ending)
         if one is not None and other is not None:
-            return _body(one) == _body(other) and _arguments(one) == _arguments(other)
+            return _texts(one) == _texts(other) and _arguments(one) == _arguments(other)
     return None
+
+
+def _texts(form: str) -> list[str]:
+    return [line.text for line in code_lines(form)]
 
 
 def _first_code(a: str, b: str) -> Iterator[Difference]:
@@ -127,7 +138,7 @@ def _first_code(a: str, b: str) -> Iterator[Difference]:
         one = _form(a, ending)
         other = _form(b, ending)
         if one is not None and other is not None:
-            yield from _code(ending, one, other)
+            yield from _code(one, other)
             return
 
 
@@ -140,7 +151,7 @@ def _sources(a: str, b: str) -> Iterator[Difference]:
             continue
         found = [*_signatures(one, other)]
         if not found:
-            found += _code(ending, one, other)
+            found += _code(one, other)
         if not found:
             found += _locations(one, other)
         yield from found
@@ -175,7 +186,7 @@ def _signatures(a: str, b: str) -> Iterator[Difference]:
 
 def _arguments(text: str) -> list[str]:
     """``%x: !tt.ptr<f32> {tt.divisibility = 16 : i32}`` and so on, without locations."""
-    match = _FUNCTION.search(_LOCATION.sub("", text))
+    match = _FUNCTION.search(LOCATION.sub("", text))
     if match is None:
         return []
     arguments = match[1] or match[2] or ""
@@ -197,19 +208,15 @@ def _parted(argument: str) -> tuple[str, str]:
     return name.strip().removeprefix("%"), kind.strip()
 
 
-def _code(ending: str, a: str, b: str) -> Iterator[Difference]:
+def _code(a: str, b: str) -> Iterator[Difference]:
     """Tell the first line that differs; the first is enough, since the names of all values after it differ as well."""
-    for one, other in zip_longest(_body(a), _body(b)):
-        if one != other:
-            yield Difference("source", ending.removeprefix("."), one, other)
+    nothing = CodeLine("", None)
+    for one, other in zip_longest(code_lines(a), code_lines(b), fillvalue=nothing):
+        if one.text != other.text:
+            place = Places(b).place(other.location) or Places(a).place(one.location)
+            where = "its code" if place is None else os.path.basename(place)
+            yield Difference("code", where, one.text or None, other.text or None)
             return
-
-
-def _body(text: str) -> list[str]:
-    """The lines of a form that are code, without locations."""
-    bare = _LOCATION.sub("", text)
-    lines = [line.strip() for line in bare.splitlines()]
-    return [line for line in lines if line and not line.startswith(_NO_CODE)]
 
 
 def _locations(a: str, b: str) -> Iterator[Difference]:

@@ -30,6 +30,7 @@ if TYPE_CHECKING:
         "signature",
         "global",
         "source",
+        "code",
         "location",
         "assembler",
         "unseen",
@@ -55,8 +56,9 @@ class Difference(NamedTuple):
     """``kernel`` (they are not of one kernel), ``target`` (a device, or `TRITON_OVERRIDE_ARCH`), ``triton`` (its
     version), ``environment`` (a variable that is part of the key), ``option``, ``constant`` (of a parameter),
     ``signature`` (an argument's type or divisibility; a value that was 1), ``global`` (a variable that the function
-    reads), ``source`` (of the function, or of one that it calls), ``location`` (the same code at another line),
-    ``assembler`` (another ptxas), ``unseen`` (the text of one was removed, so that more may differ)."""
+    reads), ``source`` (of the function, or of one that it calls), ``code`` (the first line of what Triton made of the
+    source that differs, named after the line of Python), ``location`` (the same code at another line), ``assembler``
+    (another ptxas), ``unseen`` (the text of one was removed, so that more may differ)."""
     name: str
     """Which variable, option, parameter or file of that kind."""
     a: str | None
@@ -264,6 +266,8 @@ def words(found: Difference) -> str:
         return _moved_words(a, b)
     if found.kind == "source":
         return f"the source of {found.name}, or of what it calls"
+    if found.kind == "code":
+        return f"first in {found.name}"
     if found.kind == "unseen":
         return "the text of one was removed, and more may differ"
     names = {"target": "", "triton": "Triton ", "kernel": "kernel ", "assembler": "ptxas "}
