@@ -234,6 +234,23 @@ class TestOptions:
         assert len(asked) == 1
 
 
+def test_of_an_autotuners_result_the_fastest_configuration_is_shown(here, tmp_path):
+    root = tmp_path / "root"
+    home = root / "triton/0" / key_of(1)
+    home.mkdir(parents=True)
+    timings = [
+        [{"kwargs": {"BLOCK": 64}, "num_warps": 4, "num_stages": 2}, [0.5, 0.4, 0.6]],
+        [{"kwargs": {"BLOCK": 128}, "num_warps": 8, "num_stages": 3}, [0.25, 0.2, 0.3]],
+    ]
+    (home / "matmul.autotune.json").write_text(json.dumps({"key": [], "configs_timings": timings}))
+    names = "--columns", "kernel,kind,constants,warps,stages,options"
+    rows = here("ls", *names, "--root", root).rows
+    assert rows == [["matmul", "autotune", "BLOCK=128", "8", "3", "fastest=0.25ms tried=2"]]
+    (home / "matmul.autotune.json").write_text("{}")
+    rows = here("ls", *names, "--root", root).rows
+    assert rows == [["matmul", "autotune", "-", "-", "-", "-"]]
+
+
 def test_piped_lists_are_whole_and_new_columns_last(authors, here):
     row = here("ls", "--kernel", "matmul", "--limit", 1, "--root", authors).rows[0]
     assert row[:3] == [key_of(0), "matmul", "sm_90"]

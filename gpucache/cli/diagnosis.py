@@ -20,7 +20,7 @@ from gpucache.cli.common import (
 from gpucache.cli.failures import complain, failure_row
 from gpucache.cli.findings import all_option, print_findings, say_filled
 from gpucache.cli.options import codes_option, json_option, root_option
-from gpucache.cli.tables import Column, print_codes, print_table
+from gpucache.cli.tables import MATTERS, Column, print_codes, print_table
 from gpucache.cli.terminal import (
     is_terminal,
     log_to_stderr,
@@ -177,7 +177,7 @@ def config(init: bool, user: bool, root: str | None, as_json: bool) -> int:
             continue  # people see the settings with a value only
         value = _or_dash(setting.value)
         lines.append((setting.name, value, setting.set_by))
-    columns = (Column("name"), Column("value"), Column("set by", weight=50))
+    columns = (Column("name"), Column("value"), Column("set by", weight=MATTERS))
     print_table(columns, lines)
     for setting in found:
         if setting.problem is not None:

@@ -20,6 +20,7 @@ from gpucache.disk.sharing import is_shared_by_group
 from gpucache.units import ago, size
 
 if TYPE_CHECKING:
+    from gpucache.kernels.autotune import TuningResult
     from gpucache.kernels.description import Description
     from gpucache.report.entries import Entry
 
@@ -119,12 +120,48 @@ def _total(entries: Sequence[Entry], found: int) -> dict[str, str]:
 def _shown(root: str, entries: Sequence[Entry], needs_description: bool) -> Iterable[Shown]:
     descriptions: list[Description | None] = [None] * len(entries)
     if needs_description:
-        descriptions = [described(entry) for entry in entries]
+        descriptions = [_described_entry(entry) for entry in entries]
     telling = _telling(entries, descriptions)
     owners = _Owners() if is_shared_by_group(root) else None
     for entry, description in zip(entries, descriptions, strict=True):
         owner = "" if owners is None else owners.of(entry)
         yield Shown(entry, description, telling[entry.kernel], owner)
+
+
+def _described_entry(entry: Entry) -> Description | None:
+    """The description of a kernel; of an autotuner's result that of the fastest configuration."""
+    if entry.kind != "autotune":
+        return described(entry)
+    from gpucache.kernels.autotune import tuning_result_in
+
+    result = tuning_result_in(entry.copies[0].path, entry.kernel)
+    return None if result is None else _of_winner(result)
+
+
+def _of_winner(result: TuningResult) -> Description:
+    from gpucache.kernels.description import Description
+
+    winner = result.winner
+    tried = {"fastest": f"{winner.milliseconds[0]:.4g}ms", "tried": str(len(result.configurations))}
+    return Description(
+        has_recipe=False,
+        constants={name: str(value) for name, value in winner.values.items()},
+        dtypes={},
+        options=tried,
+        warps=_count(winner.options.get("num_warps")),
+        stages=_count(winner.options.get("num_stages")),
+        registers=None,
+        spills=None,
+        shared_bytes=None,
+        variables={},
+        target=None,
+        triton_version=None,
+        function=None,
+    )
+
+
+def _count(value: object) -> int | None:
+    return value if type(value) is int else None
 
 
 def _telling(

@@ -218,11 +218,14 @@ def _or_dash(rate: float | None) -> str:
     return "-" if rate is None else f"{rate:.4f}"
 
 
+_FIRST = ("hits", "shared_hits", "misses", "saved_s", "errors_degraded", "compiled_s")
+"""What a narrow terminal shows rather than other counters."""
+
+
 def _numbered(first: str, names: Sequence[str]) -> list[Column]:
     """A column of names, and columns of numbers, of which the last ones are left out first."""
-    numbers = []
-    for place, name in enumerate(names):
-        numbers.append(Column(name, weight=len(names) - place, right=True))
+    order = list(dict.fromkeys((*_FIRST, *names)))
+    numbers = [Column(name, weight=len(order) - order.index(name), right=True) for name in names]
     return [Column(first), *numbers]
 
 

@@ -17,7 +17,9 @@ ALWAYS = 1000
 _GAP = 2
 """Blanks between two columns."""
 _LEAST_PROSE = 20
-"""A column of prose is left out rather than made narrower."""
+"""A column of prose is not made narrower."""
+_MOST_PROSE = 40
+"""Nor narrower than its longest word, up to this width."""
 MATTERS = 70
 """From this weight on a column is not left out for the sake of a few long names: these push what follows instead."""
 _USUAL = 0.8
@@ -199,15 +201,18 @@ class Layout:
 def _least(column: Column, texts: Sequence[str], natural: int) -> int:
     """How wide a column has to be, at least."""
     if not column.whole:
-        return min(natural, max(_LEAST_PROSE, len(column.name)))
+        words = [word for text in texts for word in text.split(" ")]
+        longest = min(_MOST_PROSE, _widest(words))
+        return min(natural, max(_LEAST_PROSE, longest, len(column.name)))
     if column.items:
         return min(natural, max(column.wanted, _smallest_list(column, texts)))
     return natural
 
 
 def _usual(column: Column, texts: Sequence[str], least: int) -> int:
-    """How wide a column of names has to be for most of them; of another one ``least``."""
-    if column.right or column.items or not column.whole:
+    """How wide a column of names that is always there has to be for most of them; another one ``least``."""
+    is_of_names = not column.right and not column.items and column.whole
+    if column.weight < ALWAYS or not is_of_names:
         return least
     widths = sorted(map(_width, texts))
     return max(len(column.name), widths[math.ceil(_USUAL * len(widths)) - 1])

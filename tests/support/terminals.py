@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import fcntl
 import io
+import logging
 import os
 import pty
 import select
@@ -50,12 +51,15 @@ WIDTHS = (60, 80, 100, 200)
 
 
 def at_width(
-    command: Sequence[object], columns: int, env: Mapping[str, str] | None = None, before: str = ""
+    command: Sequence[object],
+    columns: int,
+    env: Mapping[str, str] | None = None,
+    before: str = "",
 ) -> str:
     """All that a person sees of a command (its words behind ``gpucache``) on a terminal so many columns wide.
 
-    ``before`` is code that runs in the command's process first. The terminal has neither colours nor bold letters, so
-    that what comes back are the very letters, those of stdout and stderr in their order.
+    ``before`` is code that runs in the command's process first. The terminal has neither colours nor bold letters
+    (``TERM`` is ``dumb``, unless ``env`` says otherwise), so that what comes back are the very letters.
     """
     return seen_of([sys.executable, "-c", f"{before}\n{MAIN}", *map(str, command)], columns, env)
 
@@ -115,3 +119,15 @@ def assert_whole(seen: str, texts: Iterable[str]) -> None:
     words = {word for line in table_of(seen) for word in line.split()}
     for text in texts:
         assert text in words, f"{text} is cut, or left out"
+
+
+def seen_here(monkeypatch: pytest.MonkeyPatch, columns: int, *words: object) -> str:
+    """As `at_width`, in this process and without what goes to stderr: what a person sees of stdout."""
+    from gpucache.cli.main import main
+
+    log = logging.getLogger("gpucache")
+    with monkeypatch.context() as patch:
+        patch.setattr(log, "handlers", [])  # a command adds one for the stderr of this very test
+        terminal = put_terminal(patch, "stdout", columns=columns)
+        main(list(map(str, words)))
+    return terminal.seen
