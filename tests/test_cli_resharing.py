@@ -6,12 +6,16 @@ import grp
 import json
 import os
 import pwd
+import re
+import shlex
 import stat
 import subprocess
 from pathlib import Path
 
 import pytest
+from support.cli import on_a_terminal
 from support.fuse import same_directory
+from support.snippets import DOCS, Snippet, snippets
 from support.trees import Cache
 from support.users import acting_as
 
@@ -235,3 +239,47 @@ def test_a_mount_that_keeps_no_modes_is_told_before_anything_is_changed(
     assert "hint: the mount decides on modes" in done.stderr
     assert mode(root) == 0o700
     assert mark_of(str(root)) is None
+
+
+def of_the_page(begin: str, root: Path) -> Snippet:
+    """The block of `docs/sharing.md` that begins so, with a root and a group that are here."""
+    (found,) = (one for one in snippets(DOCS / "sharing.md") if one.text.startswith(begin))
+    here = found.text.replace("/scratch/kernels", str(root)).replace("group ml", f"group {TEAM}")
+    return found._replace(text=here.replace("GROUPS=ml", f"GROUPS={TEAM}"))
+
+
+def test_the_lines_of_the_page_make_a_root_that_its_members_believe(tmp_path, gpucache):
+    root = tmp_path / "kernels"
+    made = of_the_page("gpucache provision --root /scratch/kernels", root).text
+    said = of_the_page("export GPUCACHE_DIR=/scratch/kernels", root).text
+    environ = {**os.environ, "GPUCACHE_FAKE_DEVICES": "1"}
+    assert gpucache(*shlex.split(made)[1:], env=environ).returncode == 0
+    environ |= dict(word.split("=") for word in shlex.split(said)[1:])
+    done = gpucache("doctor", "--json", env=environ)
+    assert done.returncode == 0
+    assert json.loads(done.stdout)["root"] == str(root)
+
+
+def test_the_page_shows_what_a_person_is_asked(cache):
+    """But for the numbers, and for what is singular here."""
+    (cache.root / "notes").mkdir()
+    (cache.root / "notes" / "one").touch()
+    manifest = next(cache.root.glob("gpucache/v1/store/*/*/*.ptx"))
+    os.link(manifest, cache.root.parent / "backup")
+    shown = of_the_page("$ gpucache provision", cache.root).text
+    command, *expected = shown.splitlines()
+    words = shlex.split(command.removeprefix("$ gpucache"))
+    code, seen = on_a_terminal(
+        *words, answer=b"n\n", env={"GPUCACHE_FAKE_DEVICES": "1", "COLUMNS": "400"}
+    )
+    assert code == 1
+    for line in expected:
+        assert words_of(line) in words_of(seen), seen
+
+
+def words_of(text: str) -> str:
+    """A text with each number, size, group and plural as one."""
+    text = re.sub(r"(gid )?\b\d+(\.\d+)? (B|KiB|MiB|GiB)", "N", text)
+    text = re.sub(rf"\b(gid )?{TEAM}( \(gid \d+\))?|\b\d+\b", "N", text)
+    text = re.sub(r"\b(directories|directory)\b", "directory", text)
+    return re.sub(r"\bfiles (are )?", lambda found: "file " + ("is " if found[1] else ""), text)

@@ -7,10 +7,12 @@ import importlib
 import re
 from pathlib import Path
 
+import click
 import pytest
-from support.snippets import ALL_TEXT, DOCS, HERE, PAGES
+from support.snippets import ALL_TEXT, DOCS, HERE, PAGES, all_snippets
 
 import gpucache
+from gpucache.cli.commands import cli
 from gpucache.diagnosis.environment_checks import TESTED_TRITON
 
 README, CONTRIBUTING = (HERE / name for name in ("README.md", "CONTRIBUTING.md"))
@@ -131,3 +133,16 @@ def test_what_the_page_on_support_calls_tested_is_what_ci_runs():
     of_sessions = [*tritons[:-1], *tested["torch"], *tested["launchers"]]
     assert len(of_sessions) > 4
     assert [version for version in of_sessions if version not in sessions] == []
+
+
+def test_every_command_that_a_page_names_is_there():
+    """What is removed or renamed in the code is so in the pages; the changelog tells of what was."""
+    pages = [page for page in PAGES if page.exists() and page.name != "CHANGELOG.md"]
+    text = "\n".join(page.read_text(encoding="utf-8") for page in pages)
+    lines = "\n".join(line for snippet in all_snippets() for line in snippet.lines)
+    named = set(re.findall(r"`gpucache ([a-z]+)\b", text))
+    named |= set(re.findall(r"(?:^|&& |-- |sudo )gpucache ([a-z]+)\b", lines, re.MULTILINE))
+    assert len(named) > 15
+    context = click.Context(cli)
+    known = {name for name in named if cli.get_command(context, name) is not None}
+    assert named - known - {"metrics"} == {"help"}  # as `--help` after the words
