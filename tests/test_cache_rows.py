@@ -13,9 +13,9 @@ from gpucache.cli.cache_rows import (
     entry_row,
     entry_whole,
     field_cells,
-    plan_cells,
 )
 from gpucache.cli.du import usage_rows
+from gpucache.cli.plan_rows import part_cells, parts
 from gpucache.report.cache_report import scan
 from gpucache.report.entries import Entry
 from gpucache.upkeep.clean import CleanPolicy
@@ -110,10 +110,10 @@ def test_a_plan_tells_strays_by_their_kind_and_path(stock):
     (stray / "part").write_bytes(bytes(2048))
     os.utime(stray, (1e9, 1e9))
     made = plan(scan(str(stock)), CleanPolicy(grace_s=900.0), {})
-    assert next(row for row in plan_cells(made, human=False) if row[0] == "sweep") == (
+    assert next(row for row in part_cells(parts(made), human=False) if row[0] == "sweep") == (
         *("sweep", "triton-temporary", str(stray), "2048", "2001-09-09T01:46:40Z"),
     )
-    shown = next(row for row in plan_cells(made, human=True) if row[0] == "sweep")
+    shown = next(row for row in part_cells(parts(made), human=True) if row[0] == "sweep")
     assert shown[3] == "2.0 KiB"
     assert shown[4].endswith(" d ago")
 

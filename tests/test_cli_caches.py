@@ -111,7 +111,7 @@ class TestJson:
         (planned, last, removed), inner = documented("prune")
         planned += last
         fields, whole = (
-            {"kept": list, "removed": (dict, type(None))},
+            {"kept": list, "parts": list, "removed": (dict, type(None))},
             [*command, "--json", "--root", root],
         )
         os.utime(entry_path(str(root), keys[0]) + f"/{MANIFEST}")
@@ -122,6 +122,8 @@ class TestJson:
             check(said, planned, **fields)
             for kept in said["kept"]:
                 check(kept, inner["kept"])
+            for part in said["parts"]:
+                check(part, inner["parts"], what=str, which=str)
         check(done["removed"], removed)
         assert (dry["dry_run"], dry["removed"]) == (True, None)
         assert {**done, "dry_run": True, "removed": None} == dry
@@ -135,8 +137,8 @@ class TestJson:
             os.utime(entry_path(str(root), keys[0]) + f"/{MANIFEST}")
             return True
 
-        monkeypatch.setattr("gpucache.cli.removals.confirmed", used_meanwhile)
-        monkeypatch.setattr("gpucache.cli.removals.check_answerable", lambda: None)
+        monkeypatch.setattr("gpucache.cli.carry_out.confirmed", used_meanwhile)
+        monkeypatch.setattr("gpucache.cli.carry_out.check_answerable", lambda: None)
         said = here("clean", "--json", "--root", root).json
         assert said["removed"]["entries"] == 5
         assert said["removed"]["skipped"] == [
@@ -689,7 +691,7 @@ class TestRemoving:
             (
                 ["--inductor", "--arch", "sm_90"],
                 1,
-                "error: --inductor='on' is not to be combined with --arch, --triton-version or --keep-binaries",
+                "error: --inductor='on' is not to be combined with what is about entries: --kernel, ",
             ),
             (
                 ["--grace", "1s"],

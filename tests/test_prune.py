@@ -36,7 +36,7 @@ from support.trees import (
 )
 from support.warm import WarmProcess
 
-from gpucache.cli.cache_rows import plan_cells
+from gpucache.cli.plan_rows import part_cells, parts
 from gpucache.disk.node import node_id
 from gpucache.errors import ConfigurationError
 from gpucache.layout.keys import ASIDE
@@ -760,7 +760,7 @@ def test_a_time_that_no_calendar_has_stops_neither_a_look_nor_a_removal(tmp_path
     for path in (*stock.iterdir(), damaged):
         os.utime(path, (when, when))
     for human in (True, False):
-        assert list(plan_cells(planned(tree.root, max_entries=0), human))
+        assert list(part_cells(parts(planned(tree.root, max_entries=0)), human))
     assert pruned(tree.root, keep_binaries=True).slimmed == 2
     assert pruned(tree.root, max_entries=0).entries == 2
     assert not damaged.exists()

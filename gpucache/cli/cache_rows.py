@@ -1,4 +1,4 @@
-"""How `ls`, `prune` and `clean` show what is cached: rows for JSON, cells for tables.
+"""How `ls` shows what is cached: rows for JSON, cells for tables.
 
 A new column or field of these commands is made here. Entries are read, and nothing is written.
 """
@@ -8,30 +8,19 @@ from __future__ import annotations
 import json
 import os
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
-from gpucache.cli.tables import Column
-from gpucache.units import ago, size
+from gpucache.units import size
 
 if TYPE_CHECKING:
     from gpucache.kernels.description import Description
     from gpucache.report.entries import Copy, Entry
-    from gpucache.upkeep.execution import Outcome, Skipped
-    from gpucache.upkeep.plan import Plan
 
 Row = dict[str, Any]
 """One thing for JSON: its fields by name."""
 Cells = tuple[str, ...]
 """One thing for a table: a text for each column."""
-
-PLAN_COLUMNS = (
-    Column("what", weight=40),
-    Column("which", weight=20),
-    Column("name"),
-    Column("size", right=True),
-    Column("used", weight=30, right=True),
-)
 
 _SHOWN = (
     "key",
@@ -214,79 +203,3 @@ def _text(value: Any) -> str:
     if isinstance(value, str):
         return value
     return json.dumps(value)
-
-
-# ---- what is removed
-
-
-def plan_row(plan: Plan) -> Row:
-    """What a plan would remove and what it keeps, for JSON."""
-    entries = (*plan.removing, *plan.slimming)
-    return {
-        "root": plan.root,
-        "entries": len(plan.removing),
-        "slimmed": len(plan.slimming),
-        "strays": len(plan.strays),
-        "files": len(plan.inductor_files),
-        "units": len(plan.jit_units),
-        "leftovers": len(plan.jit_left),
-        "logical_bytes": plan.logical_bytes,
-        "physical_bytes": plan.physical_bytes,
-        "keys": [entry.key for entry in entries],
-        "foreign": _foreign_rows(plan),
-        "kept": _skipped_rows(plan.kept),
-    }
-
-
-def _foreign_rows(plan: Plan) -> list[Row]:
-    """The directories outside the root, with how many views of each go with their entries."""
-    return [{"path": path, "views": views} for path, views in plan.foreign.items()]
-
-
-def plan_cells(plan: Plan, human: bool) -> Iterator[Cells]:
-    """The cells of `PLAN_COLUMNS`: rounded for people, else whole keys, bytes, and times in UTC."""
-    from gpucache.upkeep.slim import slimmed_bytes
-
-    now = time.time()
-    show = size if human else str
-
-    def key(entry: Entry) -> str:
-        return entry.key[:12] if human else entry.key
-
-    def when(used: float) -> str:
-        return ago(now - used) if human else utc(used)
-
-    for entry in plan.removing:
-        taken = show(entry.physical_bytes)
-        yield "remove", key(entry), entry.kernel, taken, when(entry.used)
-    for entry in plan.slimming:
-        freed = show(slimmed_bytes(entry))
-        yield "slim", key(entry), entry.kernel, freed, when(entry.used)
-    for stray in plan.strays:
-        taken = show(stray.size_bytes)
-        yield "sweep", stray.kind, stray.path, taken, when(stray.modified)
-    for file in plan.inductor_files:
-        taken = show(file.size_bytes)
-        yield "remove", "inductor", file.path, taken, when(file.used)
-    for unit in plan.jit_units:
-        yield "remove", unit.cache, unit.name, show(unit.physical_bytes), when(unit.used)
-    for unit in plan.jit_left:
-        yield "sweep", unit.cache, unit.path, show(unit.physical_bytes), when(unit.used)
-
-
-def removal_row(done: Outcome) -> Row:
-    """What the execution of a plan removed, for JSON."""
-    return {
-        "entries": done.entries,
-        "slimmed": done.slimmed,
-        "strays": done.strays,
-        "units": done.units,
-        "files": done.freed.files,
-        "logical_bytes": done.freed.logical_bytes,
-        "physical_bytes": done.freed.physical_bytes,
-        "skipped": _skipped_rows(done.skipped),
-    }
-
-
-def _skipped_rows(entries: Iterable[Skipped]) -> list[Row]:
-    return [{"key": skipped.key, "why": skipped.why} for skipped in entries]

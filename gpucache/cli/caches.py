@@ -24,7 +24,16 @@ from gpucache.cli.common import (
 )
 from gpucache.cli.entry_rows import entry_columns, print_entries
 from gpucache.cli.findings import all_option, print_findings
-from gpucache.cli.options import SIZE, TIME, arch_option, codes_option, json_option, root_option
+from gpucache.cli.options import (
+    SIZE,
+    TIME,
+    arch_option,
+    codes_option,
+    json_option,
+    kernel_option,
+    kind_option,
+    root_option,
+)
 from gpucache.cli.tables import Choice, Column, print_codes, print_table, table_options
 from gpucache.cli.terminal import (
     is_terminal,
@@ -53,7 +62,7 @@ _ORDERS: dict[str, tuple[Callable[[Entry], Any], bool]] = {
 
 @click.command()
 @click.argument("key", required=False)
-@click.option("--kernel", metavar="GLOB", help="Only entries whose kernel's name matches.")
+@kernel_option
 @arch_option
 @click.option("--directory", metavar="NAME", help="Only entries in this device directory.")
 @click.option(
@@ -62,11 +71,7 @@ _ORDERS: dict[str, tuple[Callable[[Entry], Any], bool]] = {
 @click.option(
     "--larger-than", type=SIZE, metavar="SIZE", help="Only entries of more physical bytes (1MiB)."
 )
-@click.option(
-    "--kind",
-    type=click.Choice(["kernel", "library", "autotune", "file"]),
-    help="Only entries of this kind.",
-)
+@kind_option
 @click.option(
     "--unused", is_flag=True, help="Only entries not used since five minutes after they were made."
 )

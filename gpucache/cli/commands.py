@@ -37,6 +37,7 @@ _HOME = {
     "caches": "jit_caches",
     "ls": "caches",
     "du": "du",
+    "rm": "rm",
     "prune": "removals",
     "clean": "removals",
     "report": "report",

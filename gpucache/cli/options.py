@@ -121,6 +121,16 @@ json_option = click.option("--json", "as_json", is_flag=True, help="Print JSON."
 codes_option = click.option(
     "--codes", is_flag=True, help="Only list every code of a finding, and what it means."
 )
+kernel_option = click.option(
+    "--kernel",
+    metavar="GLOB",
+    help="Only entries whose kernel's name matches.",
+)
+kind_option = click.option(
+    "--kind",
+    type=click.Choice(["kernel", "library", "autotune", "file"]),
+    help="Only entries of this kind.",
+)
 arch_option = click.option(
     "--arch",
     metavar="ARCH",

@@ -8,7 +8,8 @@ from typing import TypeVar
 
 from gpucache.errors import ConfigurationError
 from gpucache.report.cache_report import CacheReport
-from gpucache.report.entries import Entry
+from gpucache.report.entries import Entry, EntryKind
+from gpucache.report.selection import Selection
 from gpucache.report.strays import Stray
 from gpucache.report.versions import is_of, versions
 from gpucache.store.inductor_units import LEAST_GRACE_S, Buckets, Unit, find_everywhere
@@ -21,6 +22,7 @@ from gpucache.store.recency import (
     plausible,
     spare_recent,
 )
+from gpucache.upkeep.losers import losers
 from gpucache.upkeep.plan import Plan, used_lately
 from gpucache.upkeep.slim import slimmed_bytes
 
@@ -32,9 +34,10 @@ _SWEPT = ("staging", "aside", "half-removed", "lock", "empty", "record", "triton
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PrunePolicy:
-    """A policy by which some entries go: the filters (``arch``, ``triton_version``) choose, the limits say how many.
+    """A policy by which some entries go: filters choose, and limits say how many.
 
-    Without a limit all that the filters choose goes; with neither, only strays do.
+    Filters are ``kernel``, ``kind``, ``arch``, ``triton_version`` and ``losers``. Without a limit all that these choose
+    goes; with neither, only strays do.
     """
 
     max_size_bytes: int | None = None
@@ -44,11 +47,16 @@ class PrunePolicy:
     """Since the last use."""
     max_entries: int | None = None
     """How many entries stay; with ``keep_binaries``, how many stay as they are."""
+    kernel: str | None = None
+    """A pattern of the kernel's name, as a shell matches file names, case and all."""
+    kind: EntryKind | None = None
     arch: str | None = None
     """``sm_90``."""
     triton_version: str | None = None
     """A version, or a specifier of PEP 440: ``3.9.0``, ``<3.6``. Of 3.0 to 3.2 the keys tell. Entries without a known
     version are not chosen."""
+    losers: bool = False
+    """Only kernels that an autotuner has tried and not taken (`gpucache.upkeep.losers`)."""
     inductor: bool = False
     """Whether ``max_size_bytes`` and ``max_age_s`` hold for TorchInductor's files as well, which then count and go by
     their last use like entries, and what its killed writers left is swept. Not with the filters or ``keep_binaries``,
@@ -79,6 +87,12 @@ class PrunePolicy:
             max_age_s=self.max_age_s,
         )
 
+    @property
+    def _filters(self) -> bool:
+        """Whether something chooses which entries may go."""
+        named = (self.kernel, self.kind, self.arch, self.triton_version)
+        return self.losers or any(one is not None for one in named)
+
     def planned(self, report: CacheReport, environ: Mapping[str, str], now: float) -> Plan:
         """Plan what this policy removes from a root as it was scanned, at a time in seconds since the epoch.
 
@@ -90,7 +104,7 @@ class PrunePolicy:
         self.check()
         buckets = find_everywhere(report.root) if self.inductor else Buckets((), (), ())
         strays = self._swept(report, buckets.units, now)
-        matching = self._chosen(report.entries)
+        matching = self._chosen(report.entries, now)
         chosen = oldest_first(matching, now)
         over = self._over(chosen, report, strays, buckets.units, now)
         entries, recent_entries = spare_recent(_of(Entry, over), self.grace_s, now)
@@ -115,17 +129,17 @@ class PrunePolicy:
         """
         if self.triton_version is not None:
             versions(self.triton_version)
-        of_entries = (self.arch, self.triton_version, self.keep_binaries or None)
-        if self.inductor and any(one is not None for one in of_entries):
-            expected = (
-                "to be combined with --arch, --triton-version or --keep-binaries (about entries)"
-            )
+        if self.inductor and (self._filters or self.keep_binaries):
+            expected = "to be combined with what is about entries: --kernel, --kind, --arch, --triton-version, "
+            expected += "--losers or --keep-binaries"
             raise ConfigurationError("--inductor", "on", expected)
 
-    def _chosen(self, entries: Sequence[Entry]) -> Sequence[Entry]:
+    def _chosen(self, entries: Sequence[Entry], now: float) -> Sequence[Entry]:
         """The entries that the filters choose; with ``keep_binaries`` only those that would become smaller."""
-        if self.arch is not None:
-            entries = [entry for entry in entries if entry.arch == self.arch]
+        if self.losers:
+            entries = losers(entries)
+        named = Selection(kernel=self.kernel, kind=self.kind, arch=self.arch)
+        entries = [entry for entry in entries if named.has(entry, now)]
         if self.triton_version is not None:
             matches = versions(self.triton_version)
             entries = [entry for entry in entries if is_of(entry, matches)]
@@ -169,10 +183,7 @@ class PrunePolicy:
         limits = self.limits
         entries: Sequence[Entry] = report.entries
         if not limits:
-            is_filtered = self.arch is not None or self.triton_version is not None
-            if is_filtered or self.keep_binaries:
-                return chosen
-            return []
+            return chosen if self._filters or self.keep_binaries else []
         counted = entries
         lost_bytes: Callable[[Entry | Unit], int] = _physical_bytes
         if self.keep_binaries:
