@@ -125,9 +125,10 @@ def seen_here(monkeypatch: pytest.MonkeyPatch, columns: int, *words: object) -> 
     """As `at_width`, in this process and without what goes to stderr: what a person sees of stdout."""
     from gpucache.cli.main import main
 
-    log = logging.getLogger("gpucache")
     with monkeypatch.context() as patch:
-        patch.setattr(log, "handlers", [])  # a command adds one for the stderr of this very test
+        # A command adds a handler of the log, now or with the first line, for the stderr of this very test.
+        patch.setattr(logging.getLogger("gpucache"), "handlers", [])
+        patch.setattr("gpucache.log._before_first_line", [])
         terminal = put_terminal(patch, "stdout", columns=columns)
         main(list(map(str, words)))
     return terminal.seen
