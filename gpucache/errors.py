@@ -5,6 +5,7 @@ GpuCacheError
 ├── DiscoveryError          the node is sick: NVML answers, but not as a healthy machine would
 ├── NoDeviceError           real GPUs were required and this process has none
 ├── DeviceIndexError        an ordinal for which this process has no device
+├── DeviceNameError         no device of this process, or more than one, has a UUID that begins so
 ├── TooLateError            `gpucache.use` after this process has cached a kernel or a graph elsewhere
 ├── RecordError             the record of this host's devices is missing, torn, foreign or fake
 ├── UnsafeDirectoryError    another user could plant code in the cache
@@ -121,6 +122,8 @@ class ConfigurationError(GpuCacheError, ValueError):
 
 
 _MOST_LETTERS = 200
+_MOST_NAMES = 10
+"""So many names an error lists at most."""
 
 
 def shortened(value: str) -> str:
@@ -178,6 +181,33 @@ class DeviceIndexError(GpuCacheError, IndexError):
         self.ordinal = ordinal
         self.count = count
         self.why = why
+
+
+class DeviceNameError(GpuCacheError, LookupError):
+    """This process has no device with that UUID, or several whose UUIDs begin so."""
+
+    error_kind = "no-such-device"
+
+    def __init__(
+        self, name: str, found: tuple[str, ...], there: tuple[str, ...], hidden: bool = False
+    ) -> None:
+        named = ", ".join(there[:_MOST_NAMES])
+        problem = f"no device has the UUID {name!r}, or one that begins so"
+        hint = f"there is {named}" if there else "this process has no device"
+        if hidden:
+            problem = f"this process does not see the device {name!r}"
+            hint = f"{hint}; CUDA_VISIBLE_DEVICES and GPUCACHE_DEVICE decide which devices a process has"
+        elif found:
+            problem = f"{len(found)} devices have UUIDs that begin with {name!r}"
+            hint = f"say more of one of {', '.join(found[:_MOST_NAMES])}"
+        super().__init__(problem, hint, name, found, there, hidden)
+        self.name = name
+        self.found = found
+        """The UUIDs that begin so, where they are several."""
+        self.there = there
+        """The UUIDs of this process's devices."""
+        self.hidden = hidden
+        """Whether the machine has the device, and this process is not to see the device."""
 
 
 def _ordinals(count: int) -> str:
@@ -463,9 +493,6 @@ class NotCachedError(GpuCacheError, LookupError):
         """What there is, the most like ``value`` first."""
         self.wider = wider
         """A pattern that names some of what there is, and means perhaps what was meant."""
-
-
-_MOST_NAMES = 10
 
 
 class SharingError(GpuCacheError, PermissionError):

@@ -58,6 +58,8 @@ def offered(gpucache: Callable[..., subprocess.CompletedProcess[str]], root: Pat
         ("ls --arch sm_9", ["sm_90"]),
         ("ls --directory ", ["0", "1"]),
         ("ls --root /nonexistent A", []),
+        ("run --device ", ["0", "1", "FAKE-0", "FAKE-1"]),
+        ("path F", ["FAKE-0", "FAKE-1"]),
         ("remote c", ["check"]),
         ("lis", []),
     ],

@@ -11,6 +11,7 @@ from gpucache.errors import (
     CacheMissError,
     ConfigurationError,
     DeviceIndexError,
+    DeviceNameError,
     DiscoveryError,
     GpuCacheError,
     LockTimeoutError,
@@ -126,6 +127,13 @@ EXAMPLES = [
         ["there is no /typo", "; correct --root, or make it: `gpucache provision --root /typo`"],
         {"root": "/typo", "reason": "missing", "named": "--root", "above": None},
         id="no root",
+    ),
+    pytest.param(
+        DeviceNameError("GPU-8", ("GPU-8a", "GPU-8b"), ("GPU-8a", "GPU-8b", "GPU-9")),
+        LookupError,
+        ["2 devices have UUIDs that begin with 'GPU-8'", "; say more of one of GPU-8a, GPU-8b"],
+        {"name": "GPU-8", "found": ("GPU-8a", "GPU-8b"), "there": ("GPU-8a", "GPU-8b", "GPU-9")},
+        id="device name",
     ),
     pytest.param(
         RecipesError("/r.jsonl", "No such file or directory"),

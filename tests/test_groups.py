@@ -67,7 +67,7 @@ def test_list_is_ls_and_help_is_an_option(here: Command, entry: Path) -> None:
     assert here("help").code == 0
 
 
-@pytest.mark.parametrize("words", ["ls", "du", "prune --dry-run", "verify"])
+@pytest.mark.parametrize("words", ["ls", "prune --dry-run", "verify"])
 def test_options_before_the_command_hold_as_behind_it(
     words: str, here: Command, entry: Path
 ) -> None:

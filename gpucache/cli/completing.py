@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 import click
 from click.shell_completion import CompletionItem
 
+from gpucache.cli.options import DeviceType
 from gpucache.errors import GpuCacheError
 
 if TYPE_CHECKING:
@@ -47,7 +48,7 @@ def with_completion(command: click.Command) -> click.Command:
     """The command, whose arguments and options of these names the shell completes."""
     for parameter in command.params:
         names = _NAMES.get(parameter.name or "")
-        if names is not None and isinstance(parameter.type, _OF_TEXT):
+        if names is not None and isinstance(parameter.type, _OF_NAMES):
             parameter.type = _Completed(names)
     return command
 
@@ -122,7 +123,7 @@ def _devices(root: str, incomplete: str) -> Iterator[tuple[str, str]]:
         yield device.uuid, device.name or ""
 
 
-_OF_TEXT = (click.types.StringParamType,)
+_OF_NAMES = (click.types.StringParamType, DeviceType)
 _NAMES: dict[str, Names] = {
     "key": _keys,
     "keys": _keys,

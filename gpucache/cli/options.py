@@ -8,6 +8,7 @@ from typing import Any
 
 import click
 
+from gpucache.cli.quick import UUIDS
 from gpucache.errors import ConfigurationError
 from gpucache.units import parse_duration, parse_size
 
@@ -31,6 +32,27 @@ class _Unit(click.ParamType):  # type: ignore[type-arg]  # generic since click 8
             self.fail(str(error), param, context)
 
 
+class DeviceType(click.ParamType):  # type: ignore[type-arg]  # as above
+    """The type of what names a device: a CUDA ordinal, a UUID, or the beginning of one."""
+
+    name = "device"
+
+    def convert(
+        self, value: Any, param: click.Parameter | None, context: click.Context | None
+    ) -> int | str:
+        """The ordinal as a number, or the UUID."""
+        if not isinstance(value, str):
+            return int(value)
+        if value.startswith(UUIDS):
+            return value
+        try:
+            return int(value)
+        except ValueError:
+            example = "an ordinal like 0, or a UUID like GPU-8a56a4bc"
+            self.fail(f"{value!r} is not {example} (`gpucache devices` lists them)", param, context)
+
+
+DEVICE = DeviceType()
 SIZE = _Unit("size", parse_size)
 TIME = _Unit("time", parse_duration)
 

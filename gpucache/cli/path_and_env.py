@@ -17,22 +17,24 @@ if TYPE_CHECKING:
 
 
 class PathCall(Value, kw_only=True):
-    """A call of `gpucache path`, which prints the directory of the device with this CUDA ordinal."""
+    """A call of `gpucache path`, which prints the directory of a device."""
 
-    ordinal: int
+    device: int | str
+    """A CUDA ordinal, or a UUID, or what only one UUID begins with."""
     root: str | None = None
     as_json: bool = False
 
     def execute(self) -> int:
         """Print the directory, or as JSON all that is known of the device; returns the exit code."""
         registry = _recorded(self.root)
-        path = registry.path(self.ordinal)
+        ordinal = registry.ordinal(self.device)
+        path = registry.path(ordinal)
         if self.as_json:
             from gpucache.cli.device_rows import device_row
             from gpucache.cli.terminal import print_json
 
-            device = registry.devices[self.ordinal]
-            print_json(device_row(device, path, self.ordinal))
+            device = registry.devices[ordinal]
+            print_json(device_row(device, path, ordinal))
         else:
             print_data(path)
         return 0
@@ -41,7 +43,7 @@ class PathCall(Value, kw_only=True):
 class EnvCall(Value, kw_only=True):
     """A call of `gpucache env`, which prints the variables that give a process this device's directory."""
 
-    ordinal: int
+    device: int | str
     root: str | None = None
     form: str = "sh"
     """``sh``, ``fish``, ``dotenv`` or ``json``."""
@@ -71,20 +73,21 @@ class EnvCall(Value, kw_only=True):
         if DISABLE.read(settings_of(self.root)):
             return {}
         registry = _recorded(self.root)
-        variables = registry.environ(self.ordinal)
+        ordinal = registry.ordinal(self.device)
+        variables = registry.environ(ordinal)
         of_caches: dict[str, str] = {}
         if self.caches is not None or CACHES.text(settings_of(self.root)):
-            of_caches = self._of_caches(registry)
+            of_caches = self._of_caches(registry, ordinal)
         variables |= of_caches
         return {**variables, SET_BY_RUN.name: marks(variables, of_caches)}
 
-    def _of_caches(self, registry: DeviceCacheRegistry) -> dict[str, str]:
+    def _of_caches(self, registry: DeviceCacheRegistry, ordinal: int) -> dict[str, str]:
         """The variables of the JIT caches that are chosen; says on stderr which cannot be had here."""
         from gpucache.cli.jit_words import sentences
         from gpucache.directories.jit_launch import jit_launch
         from gpucache.disk.members import base_of_others
 
-        device = registry.devices[self.ordinal]
+        device = registry.devices[ordinal]
         launch = jit_launch(
             base_of_others(registry.root),
             (device,),

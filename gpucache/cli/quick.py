@@ -19,6 +19,8 @@ if TYPE_CHECKING:
 
 COMPLETION = "_GPUCACHE_COMPLETE"
 """Set by the shell function that completes words; click answers it."""
+UUIDS = ("GPU-", "MIG-", "FAKE-")
+"""How a UUID begins: NVML's two kinds, and that of a device that is made up."""
 _FORMS = ("sh", "fish", "dotenv")
 
 
@@ -63,9 +65,9 @@ def read(words: Sequence[str], environ: Mapping[str, str]) -> PathCall | EnvCall
     command, *rest = words
     try:
         if command == "path":
-            return PathCall(**_with_ordinal(rest, _PATH))
+            return PathCall(**_with_device(rest, _PATH))
         if command == "env":
-            return EnvCall(**_with_ordinal(rest, _ENV))
+            return EnvCall(**_with_device(rest, _ENV))
         if command == "run":
             return _run(rest)
     except _UnknownError:
@@ -73,8 +75,8 @@ def read(words: Sequence[str], environ: Mapping[str, str]) -> PathCall | EnvCall
     return None
 
 
-def _with_ordinal(words: list[str], options: _Options) -> dict[str, Any]:
-    """The fields of a call whose one argument, an ordinal, may stand between the options."""
+def _with_device(words: list[str], options: _Options) -> dict[str, Any]:
+    """The fields of a call whose one argument, a device, may stand between the options."""
     fields, others = _parsed(words, options, stop=False)
     if len(others) != 1:
         raise _UnknownError
@@ -82,7 +84,7 @@ def _with_ordinal(words: list[str], options: _Options) -> dict[str, Any]:
         raise _UnknownError
     if "caches" in fields:
         fields["caches"] = _caches(fields["caches"])
-    fields["ordinal"] = _ordinal(others[0])
+    fields["device"] = device_of(others[0])
     return fields
 
 
@@ -92,9 +94,9 @@ def _run(words: list[str]) -> RunCall:
     if not command or not command[0]:
         raise _UnknownError
     if "device" in fields:
-        fields["device"] = _ordinal(fields["device"])
+        fields["device"] = device_of(fields["device"])
     if "jobs" in fields:
-        fields["jobs"] = _ordinal(fields["jobs"])
+        fields["jobs"] = _number(fields["jobs"])
         if not fields["jobs"] or "warm" not in fields:
             raise _UnknownError
     if "caches" in fields:
@@ -150,7 +152,12 @@ def _caches(text: str) -> tuple[str, ...]:
         raise _UnknownError from None
 
 
-def _ordinal(text: str) -> int:
+def device_of(text: str) -> int | str:
+    """The device that a word names: a CUDA ordinal, or a UUID or its beginning."""
+    return text if text.startswith(UUIDS) else _number(text)
+
+
+def _number(text: str) -> int:
     is_number = text.isascii() and text.isdigit()
     if not is_number or len(text) > 9:
         raise _UnknownError

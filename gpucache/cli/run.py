@@ -12,7 +12,13 @@ from gpucache import environment
 from gpucache.cli.failures import complain, complain_of_defect, complain_of_refusal
 from gpucache.cli.settings import undoing
 from gpucache.cli.terminal import log_to_stderr, say
-from gpucache.errors import DeviceIndexError, GpuCacheError, ProvisionError, RecipesError
+from gpucache.errors import (
+    DeviceIndexError,
+    DeviceNameError,
+    GpuCacheError,
+    ProvisionError,
+    RecipesError,
+)
 from gpucache.values import Value
 
 TYPE_CHECKING = False
@@ -27,7 +33,8 @@ class RunCall(Value, kw_only=True):
 
     command: tuple[str, ...]
     """The program and its arguments."""
-    device: int | None = None
+    device: int | str | None = None
+    """A CUDA ordinal, or a UUID, or what only one UUID begins with."""
     root: str | None = None
     strict: bool | None = None
     """Whether a failure is an end. None: if there is no such device, or no place for such a root, as was asked for."""
@@ -80,7 +87,7 @@ class RunCall(Value, kw_only=True):
             return True
         if isinstance(error, ProvisionError):
             return self.root is not None and error.errno in (errno.ENOENT, errno.ENOTDIR)
-        return self.device is not None and isinstance(error, DeviceIndexError)
+        return self.device is not None and isinstance(error, (DeviceIndexError, DeviceNameError))
 
     def _environ(self, given: dict[str, str]) -> dict[str, str]:
         """The environment for the command, from the one given to this process.

@@ -5,7 +5,7 @@ from __future__ import annotations
 import click
 from click.shell_completion import CompletionItem
 
-from gpucache.cli.options import caches_option, jobs_option, path_of, root_option
+from gpucache.cli.options import DEVICE, caches_option, jobs_option, path_of, root_option
 from gpucache.cli.run import RunCall
 
 
@@ -17,7 +17,10 @@ def _complete_file(
 
 @click.command(context_settings={"allow_interspersed_args": False})
 @click.option(
-    "--device", type=int, metavar="ORDINAL", help="CUDA ordinal, instead of the local rank's."
+    "--device",
+    type=DEVICE,
+    metavar="ORDINAL|UUID",
+    help="CUDA ordinal or UUID, or the beginning of one, instead of the local rank's ordinal.",
 )
 @root_option
 @click.option(
@@ -50,7 +53,7 @@ def _complete_file(
     "command", nargs=-1, required=True, type=click.UNPROCESSED, shell_complete=_complete_file
 )
 def run(
-    device: int | None,
+    device: int | str | None,
     root: str | None,
     strict: bool | None,
     force: bool,

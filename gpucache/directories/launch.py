@@ -54,7 +54,7 @@ class LaunchReport(Value):
 def launch_environ(
     base: Mapping[str, str],
     *,
-    device: int | None = None,
+    device: int | str | None = None,
     force: bool = False,
     root: str | None = None,
     plugin: bool = True,
@@ -63,8 +63,9 @@ def launch_environ(
 ) -> tuple[dict[str, str], LaunchReport]:
     """The environment that gives a command its device's directories, provisioned; and a report of every change.
 
-    ``device`` is a CUDA ordinal under ``base``'s mask. Without it: the one visible device; else the one that the
-    local rank of torchrun, mpirun or srun says; else none, and only the root is set. ``root`` wins over `GPUCACHE_DIR`.
+    ``device`` is a CUDA ordinal under ``base``'s mask, or a UUID, or what only one UUID begins with. Without it: the
+    one visible device; else the one that the local rank of torchrun, mpirun or srun says; else none, and only the root
+    is set. ``root`` wins over `GPUCACHE_DIR`.
     ``plugin`` turns the Triton plug-in on in each Python that the command starts and that can import gpucache, by
     `PYTHONPATH` (`gpucache.directories.python_path`); without it, an outer call's plug-in is turned off.
     ``caches`` are the JIT caches that are put into the root as well (`gpucache.layout.jit_caches`), ``all`` or names;
@@ -238,7 +239,7 @@ def _wanted(registry: DeviceCacheRegistry, ordinal: int | None) -> dict[str, str
     }
 
 
-def _without_record(device: int | None) -> tuple[int | None, str]:
+def _without_record(device: int | str | None) -> tuple[int | None, str]:
     """As `_ordinal`, where no directory was made for the fake device of a host among those with GPUs.
 
     Raises:
@@ -253,13 +254,13 @@ def _without_record(device: int | None) -> tuple[int | None, str]:
 def _ordinal(
     registry: DeviceCacheRegistry,
     environ: Mapping[str, str],
-    device: int | None,
+    device: int | str | None,
 ) -> tuple[int | None, str]:
     """The ordinal of the device to pin, or None where only the root is set; and how that was decided."""
     count = len(registry)
     if device is not None:
-        registry.path(device)  # raises for one that does not exist, naming a pin
-        return device, f"device {device}, as asked"
+        ordinal = registry.ordinal(device)  # raises for one that does not exist, naming a pin
+        return ordinal, f"device {device}, as asked"
     if count == 1:
         return 0, "the one visible device"
     if count == 0:

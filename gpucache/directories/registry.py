@@ -10,7 +10,7 @@ from gpucache.directories.record import Record, read_record, recorded
 from gpucache.directories.visible_by_record import sees_all, visible_by_record
 from gpucache.disk.record_use import stamp_use
 from gpucache.disk.vetting import Trust, vet, vet_child, vet_file
-from gpucache.errors import DeviceIndexError, RecordError
+from gpucache.errors import DeviceIndexError, DeviceNameError, RecordError
 from gpucache.layout import paths
 from gpucache.machine import device_files
 from gpucache.machine.device import Device, Snapshot, Status, requested_fakes
@@ -138,6 +138,30 @@ class DeviceCacheRegistry:
             return self._paths[ordinal]
         except KeyError:
             raise DeviceIndexError(ordinal, len(self._paths), self.visible.cut) from None
+
+    def ordinal(self, device: int | str) -> int:
+        """The CUDA ordinal of a device that is named by a UUID, or by what only one UUID begins with.
+
+        A number is taken for the ordinal.
+
+        Raises:
+            DeviceIndexError: this process has no device of that ordinal.
+            DeviceNameError: this process has no device of that UUID, or several whose UUIDs begin so.
+        """
+        if not isinstance(device, str):
+            self.path(device)
+            return device
+        from gpucache.machine.visible import named_devices
+
+        found = named_devices(device, self.snapshot)
+        there = tuple(one.uuid for one in self.devices)
+        uuids = tuple(one.uuid for devices in found.values() for one in devices)
+        seen = [ordinal for ordinal, uuid in enumerate(there) if uuid in uuids]
+        if len(found) > 1 or len(seen) > 1:
+            raise DeviceNameError(device, uuids, there)
+        if not seen:
+            raise DeviceNameError(device, (), there, hidden=bool(found))
+        return seen[0]
 
     def __len__(self) -> int:
         return len(self._paths)

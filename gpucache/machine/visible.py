@@ -347,6 +347,14 @@ def _names(gpus: Iterable[_Gpu]) -> dict[str, Choice]:
     return names
 
 
+def named_devices(name: str, snapshot: Snapshot) -> dict[str, Devices]:
+    """The devices that a UUID, or what UUIDs begin with, stands for, by UUID; as CUDA reads `CUDA_VISIBLE_DEVICES`.
+
+    The UUID of a GPU in MIG mode stands for all its instances.
+    """
+    return _matches(name, _names(_physical(snapshot)))
+
+
 def _matches(token: str, names: Mapping[str, Choice]) -> dict[str, Devices]:
     """The devices that a token may mean, by UUID: of the UUID it spells whole, else of each UUID it is the start of."""
     if token in names:
