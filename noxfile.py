@@ -171,13 +171,22 @@ def docs(session: nox.Session) -> None:
 
 @nox.session
 def release(session: nox.Session) -> None:
-    """Build sdist and wheel, install the wheel from nothing, and do the main job with it."""
-    session.install("build")
+    """Build sdist and wheel, install each from nothing, and do the main job with it."""
+    session.install("build", "twine")
     shutil.rmtree("dist", ignore_errors=True)
     session.run("python", "-m", "build")
-    (wheel,) = Path("dist").glob("*.whl")
-    with tempfile.TemporaryDirectory() as work:
-        session.run("python", "-m", "venv", f"{work}/user")
-        session.run(f"{work}/user/bin/pip", "install", "-q", str(wheel), external=True)
-        provision = (f"{work}/user/bin/gpucache", "provision")
-        session.run(*provision, external=True, env={"GPUCACHE_DIR": f"{work}/root"})
+    session.run("twine", "check", "--strict", *map(str, Path("dist").iterdir()))
+    for ending in ("*.whl", "*.tar.gz"):
+        (made,) = Path("dist").glob(ending)
+        _use_from_nothing(session, made)
+
+
+def _use_from_nothing(session: nox.Session, made: Path) -> None:
+    """Install a distribution in an environment of its own, away from this tree, and provision by it."""
+    distribution = str(made.absolute())
+    with tempfile.TemporaryDirectory() as work, session.chdir(work):
+        session.run("python3", "-m", "venv", "user", external=True)
+        session.run("user/bin/pip", "install", "-q", distribution, external=True)
+        root = {"GPUCACHE_DIR": f"{work}/root"}
+        for words in (("provision",), ("run", "--", "true"), ("ls",)):
+            session.run("user/bin/gpucache", *words, external=True, env=root)
