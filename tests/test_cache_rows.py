@@ -9,13 +9,10 @@ import pytest
 from support.trees import Tree
 
 from gpucache.cli import cache_rows
-from gpucache.cli.cache_rows import (
-    entry_row,
-    entry_whole,
-    field_cells,
-)
+from gpucache.cli.cache_rows import entry_row
 from gpucache.cli.du import usage_rows
 from gpucache.cli.plan_rows import part_cells, parts
+from gpucache.cli.whole_entry import entry_whole, field_cells
 from gpucache.report.cache_report import scan
 from gpucache.report.entries import Entry
 from gpucache.upkeep.clean import CleanPolicy
@@ -64,7 +61,7 @@ def test_a_library_has_no_architecture_and_no_cubin(stock):
 
 def test_its_fields_are_lines(stock):
     path = f"{stock}/{LIBRARY}"
-    assert field_cells(entry_whole(entry(stock, LIBRARY)), human=False) == [
+    assert field_cells(entry_whole(entry(stock, LIBRARY))) == [
         *(
             ("key", LIBRARY),
             ("kind", "library"),
@@ -91,6 +88,8 @@ def test_its_fields_are_lines(stock):
         ),
         *((name, "-") for name in ("warps", "stages", "registers", "spills", "shared_bytes")),
         *(("stock", path), ("cubin", "-"), ("stack_bytes", "-")),
+        ("path", f"so={path}/cuda_utils.so"),
+        ("function", "-"),
     ]
 
 

@@ -70,6 +70,9 @@ class TestJson:
             **{**DESCRIBED, "files": dict, "stack_bytes": object},
             options=dict,
             environment=dict,
+            paths=dict,
+            function=object,
+            tuning=object,
         )
         assert {**said, "files": len(said["files"])} == {
             **{name: said[name] for name in more},
@@ -416,13 +419,6 @@ class TestAWholeEntry:
             utc(said["created"]),
             utc(said["used"]),
         ]
-
-    def test_a_narrow_terminal_shows_the_paths_whole(self, compiled):
-        root, key = compiled
-        _, seen = on_a_terminal("ls", key[:12], "--root", root, env={"COLUMNS": "60"})
-        assert "…" not in seen
-        assert '[["libdevice"' in seen
-        assert f"{entry_path(str(root), key)}/scaled.cubin\n" in seen
 
     def test_of_stock_triton_counts_no_use(self, compiled, here, tmp_path):
         """What we read leaves no access time, which is all that tells of the last use there."""

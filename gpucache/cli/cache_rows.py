@@ -5,17 +5,13 @@ A new column or field of these commands is made here. Entries are read, and noth
 
 from __future__ import annotations
 
-import json
 import os
 import time
-from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
-
-from gpucache.units import size
 
 if TYPE_CHECKING:
     from gpucache.kernels.description import Description
-    from gpucache.report.entries import Copy, Entry
+    from gpucache.report.entries import Entry
 
 Row = dict[str, Any]
 """One thing for JSON: its fields by name."""
@@ -92,114 +88,3 @@ def utc(when: float) -> str:
         return time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(when))
     except (OverflowError, ValueError, OSError):  # a file system may say anything
         return "-"
-
-
-# ---- one entry whole
-
-
-def entry_whole(entry: Entry) -> Row:
-    """All that is known of an entry, for JSON: its files and copies too, and what its metadata and its binary say."""
-    path = entry.copies[0].path
-    files = {}
-    for file in entry.files:
-        files[file.name] = file.size_bytes
-    cubins = [name for name in files if name.endswith(".cubin")]
-    compiled = _NOT_COMPILED
-    if entry.kind == "kernel":
-        compiled = _compiled(f"{path}/{entry.kernel}")
-    return {
-        **entry_row(entry),
-        "files": files,
-        "copies": [_copy_row(copy) for copy in entry.copies],
-        "cubin": f"{path}/{cubins[0]}" if cubins else None,
-        **compiled,
-    }
-
-
-def _copy_row(copy: Copy) -> Row:
-    return {
-        "path": copy.path,
-        "kind": copy.kind,
-        "directory": copy.directory,
-    }
-
-
-_NOT_COMPILED: Row = {
-    "registers": None,
-    "stack_bytes": None,
-    "shared_bytes": None,
-    "warps": None,
-    "options": None,
-    "environment": None,
-}
-
-
-def _compiled(kernel: str) -> Row:
-    """What a kernel's metadata and binary say of the kernel. ``kernel`` is the path of both files, without a suffix."""
-    from gpucache.disk.reading import read
-    from gpucache.kernels.cubin import resources
-    from gpucache.kernels.metadata import Metadata
-
-    try:
-        said = Metadata.parse(read(f"{kernel}.json"))
-    except (OSError, ValueError):
-        return _NOT_COMPILED
-    functions = resources(f"{kernel}.cubin") or {}
-    needs = functions.get(said.name)
-    return {
-        "registers": needs.registers if needs is not None else None,
-        "stack_bytes": needs.stack_bytes if needs is not None else None,
-        "shared_bytes": said.shared_bytes,
-        "warps": said.num_warps,
-        "options": dict(said.options),
-        "environment": dict(said.environment),
-    }
-
-
-def field_cells(whole: Row, human: bool) -> list[tuple[str, str]]:
-    """A table of what `entry_whole` says: a line for each field, and one for each copy, file, option and variable."""
-    lines: list[tuple[str, str]] = []
-    for name, value in whole.items():
-        lines += _field(name, value, human)
-    return lines
-
-
-def _field(name: str, value: Any, human: bool) -> Iterator[tuple[str, str]]:
-    if name == "copies":
-        for copy in value:
-            yield copy["kind"], copy["path"]
-    elif name == "files":
-        for file, count in value.items():
-            yield "file", _file(file, count, human)
-    elif name in ("constants", "dtypes", "set_options", "options", "environment"):
-        kind = name.removesuffix("s")
-        for key, inner in (value or {}).items():
-            yield kind, f"{key}={_text(inner)}"
-    else:
-        yield name, _value(name, value, human) or "-"
-
-
-def _file(name: str, count: int, human: bool) -> str:
-    return f"{name} ({size(count)})" if human else f"{name} {count}"
-
-
-def _value(name: str, value: Any, human: bool) -> str:
-    """The value of a field that takes one line."""
-    if value is None:
-        return "-"
-    if name.endswith("_bytes"):
-        return size(value) if human else str(value)
-    if name in ("created", "used"):
-        return utc(value)
-    if isinstance(value, list):
-        return " ".join(value)
-    return _text(value)
-
-
-def _text(value: Any) -> str:
-    """A JSON value for people: a text as it is, and no value as a dash."""
-    if value is None:
-        return "-"
-    if isinstance(value, str):
-        return value
-    return json.dumps(value)

@@ -34,15 +34,15 @@ from gpucache.cli.options import (
     kind_option,
     root_option,
 )
-from gpucache.cli.tables import Choice, Column, print_codes, print_table, table_options
+from gpucache.cli.tables import Choice, print_codes, table_options
 from gpucache.cli.terminal import (
-    is_terminal,
     print_json,
     print_json_rows,
     progress,
     say,
 )
 from gpucache.cli.unit_rows import Chosen, cache_option, list_units, refuse, verify_units
+from gpucache.cli.whole_entry import print_whole
 
 if TYPE_CHECKING:
     from gpucache.layout.jit_cache import JitCache
@@ -140,7 +140,7 @@ def ls(
         order = _Order(sort, ascending, limit)
         _list(existing(root), selection, order, Choice(wide, columns), as_json)
     elif selection == Selection() and limit is None:
-        _show(one_entry(existing(root), key), as_json)
+        print_whole(one_entry(existing(root), key), as_json)
     else:
         raise click.UsageError(
             "KEY shows one entry, and nothing of a list: leave the filters and --limit out"
@@ -195,16 +195,6 @@ def _check_named(report: CacheReport, selection: Selection) -> None:
         for entry in report.entries:
             names += entry.directories
         check_cached(report, "--directory", selection.directory, names)
-
-
-def _show(entry: Entry, as_json: bool) -> None:
-    """Print all that is known of one entry."""
-    whole = cache_rows.entry_whole(entry)
-    if as_json:
-        print_json(whole)
-        return
-    cells = cache_rows.field_cells(whole, human=is_terminal())
-    print_table((Column("field"), Column("value")), cells)
 
 
 @click.command()

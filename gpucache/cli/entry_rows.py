@@ -15,6 +15,7 @@ from gpucache.cli.cache_rows import described, owner_of, utc
 from gpucache.cli.common import counted
 from gpucache.cli.tables import Choice, Column, print_table
 from gpucache.cli.terminal import is_terminal
+from gpucache.cli.tuning_table import winner_words
 from gpucache.disk.group_names import login_name
 from gpucache.disk.sharing import is_shared_by_group
 from gpucache.units import ago, size
@@ -278,7 +279,12 @@ def _bytes(description: Description | None) -> str:
 
 
 def _constants(shown: Shown) -> str:
-    """Name and value of each constant: first what tells the kernel's entries apart, then what is in upper case."""
+    """Name and value of each constant: first what tells the kernel's entries apart, then what is in upper case.
+
+    Of an autotuner's result those of the winner.
+    """
+    if shown.entry.kind == "autotune":
+        return winner_words(shown.entry)
     if shown.description is None:
         return _UNKNOWN
 

@@ -14,7 +14,6 @@ from gpucache.cli.options import json_option, root_option
 from gpucache.cli.tables import Choice, Column, print_table, table_options
 from gpucache.cli.terminal import is_terminal, print_json, progress, say
 from gpucache.errors import NoEntryError
-from gpucache.kernels.differences import words
 from gpucache.units import ago
 
 if TYPE_CHECKING:
@@ -154,6 +153,8 @@ def _key(entry: Entry, human: bool) -> str:
 
 def summary(compiled: Compiled) -> str:
     """What differs from the nearest earlier entry, on one line."""
+    from gpucache.kernels.differences import words
+
     if compiled.earlier is None:
         return _FIRST
     return ", ".join(map(words, compiled.differences)) or _SAME
