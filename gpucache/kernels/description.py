@@ -1,8 +1,9 @@
 """`Description`: what a kernel's author would know of one entry, as texts and numbers; `describe` reads it.
 
-From three files of an entry's directory: the recipe (constants by name, types, options), the metadata (warps, stages,
-shared memory), the binary (registers, stack). Each may be missing, damaged, or anybody's: what cannot be read is left
-out, and every text is one that `gpucache.escapes.printable` still has to see before a terminal does.
+From files of an entry's directory: the recipe (constants by name, types, options), the metadata (warps, stages, shared
+memory), the binary (registers, stack; of AMD's the assembly), the first form (the function's line). Each may be
+missing, damaged, or anybody's: what cannot be read is left out, and every text is one that
+`gpucache.escapes.printable` still has to see before a terminal does.
 """
 
 from __future__ import annotations
@@ -61,9 +62,10 @@ class Description(Value, kw_only=True):
     """Warps per block, after warp specialisation."""
     stages: int | None
     registers: int | None
-    """Per thread; None where the binary does not tell, as AMD's."""
+    """Per thread: of AMD's the vector registers; None where the binary does not tell, or is not there."""
     spills: int | None
-    """Bytes of stack per thread, which Triton calls spills as well (``n_spills``, in words: local memory); as above."""
+    """Bytes of stack per thread, which Triton calls spills as well (``n_spills``, in words: local memory), of AMD's
+    bytes of scratch memory; None as above."""
     shared_bytes: int | None
     """Per block."""
     variables: Mapping[str, str]
@@ -87,7 +89,7 @@ def describe(directory: str, kernel: str, with_function: bool = True) -> Descrip
     recipe = _recipe(f"{directory}/{RECIPE}")
     if said is None and recipe is None:
         return None
-    needs = _resources(f"{files}.cubin", said)
+    needs = _resources(files, said)
     return Description(
         has_recipe=recipe is not None,
         constants={} if recipe is None else constants_of(recipe),
@@ -122,9 +124,13 @@ def _recipe(path: str) -> Recipe | None:
         return None
 
 
-def _resources(path: str, said: Metadata | None) -> Resources | None:
+def _resources(files: str, said: Metadata | None) -> Resources | None:
     """What the kernel needs; where its symbol is not known, a binary of one kernel tells all the same."""
-    functions = resources(path)
+    if said is not None and said.target.startswith("hip:"):
+        from gpucache.kernels import amdgcn
+
+        return amdgcn.resources(f"{files}.amdgcn")
+    functions = resources(f"{files}.cubin")
     if not functions:
         return None
     if said is not None and said.name in functions:
