@@ -34,6 +34,7 @@ _HOME = {
     "remote": "remote",
     "stats": "stats",
     "top": "top",
+    "metrics": "metrics",
     "caches": "jit_caches",
     "ls": "caches",
     "du": "du",

@@ -21,8 +21,8 @@ _ANOTHER_FILE = "name another file with --output, in a directory that is there a
 
 
 @contextmanager
-def whole_file(output: str) -> Iterator[BinaryIO]:
-    """A stream to a file, which is there whole after the ``with`` block, or as it was; mode 0600 if it is new.
+def whole_file(output: str, mode: int = 0o600, way_out: str = _ANOTHER_FILE) -> Iterator[BinaryIO]:
+    """A stream to a file, which is there whole after the ``with`` block, or as it was; with this mode.
 
     What is no regular file, as a pipe, is written to as it is.
 
@@ -38,7 +38,7 @@ def whole_file(output: str) -> Iterator[BinaryIO]:
             directory = os.path.dirname(path)
             fd, beside = tempfile.mkstemp(prefix=".gpucache-output-", dir=directory)
     except OSError as error:
-        raise ProvisionError(output, error.errno or errno.EIO, _ANOTHER_FILE) from error
+        raise ProvisionError(output, error.errno or errno.EIO, way_out) from error
     if beside is None:
         with os.fdopen(fd, "wb") as file:
             yield file
@@ -47,6 +47,7 @@ def whole_file(output: str) -> Iterator[BinaryIO]:
         with os.fdopen(fd, "wb") as file:
             yield file
             file.flush()
+            os.fchmod(fd, mode)
             os.fsync(fd)
         os.rename(beside, path)
     except BaseException:

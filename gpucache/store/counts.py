@@ -50,6 +50,8 @@ ANY_HOST = ""
 ELSEWHERE = "elsewhere"
 """In the place of a device directory: ones outside the root that have counted nothing for 14 days."""
 
+_PARTS = 2**20
+"""Sums of parts of this size are exact up to 272 years of seconds."""
 _MOST = 1e18
 """No counter gets so far: a larger number in a file is nonsense, and would spoil the sums."""
 
@@ -99,7 +101,15 @@ def add(sums: Sums, where: Where, values: object) -> None:
         known = name in COUNTERS or name in SECONDS
         if known and isinstance(value, (int, float)) and 0 <= value < _MOST:
             total = sums.setdefault(where, {})
-            total[name] = total.get(name, 0) + value
+            total[name] = total.get(name, 0) + _exact(value)
+
+
+def _exact(value: float) -> float:
+    """A value to the microsecond, about: as multiples of a power of two, sums are the same in whatever order.
+
+    Else a fold could make one less by its last bit, which a monitoring system takes for a restart of the counter.
+    """
+    return round(value * _PARTS) / _PARTS if isinstance(value, float) else value
 
 
 def add_all(sums: Sums, more: Mapping[Where, Values]) -> None:

