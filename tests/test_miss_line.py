@@ -11,7 +11,8 @@ from pathlib import Path
 
 import pytest
 from support.launches import another_process, kernel, launched
-from support.ranks import python_with_triton
+from support.ranks import PLUGIN, python_with_triton, warm
+from support.tuning import KERNEL, LAUNCH
 
 from gpucache.store.manifest import entry_path
 from gpucache.store.of_kernel import entries_of_kernel
@@ -56,6 +57,20 @@ def test_a_program_that_reads_the_log_gets_the_difference_as_fields(tuned):
     assert line["differs"] == [{"kind": "constant", "name": block(), "a": "1024", "b": "2048"}] or (
         line["differs"] == [{"kind": "constant", "name": block(), "a": "512", "b": "2048"}]
     )
+
+
+def test_what_a_launch_finds_out_about_arguments_is_told_too(triton, tmp_path):
+    """Triton 3.2 does not write down which parameter is which."""
+    file, root = tmp_path / "tune.py", tmp_path / "root"
+    file.write_text(KERNEL)
+    environ = {**os.environ, **PLUGIN, "GPUCACHE_DIR": str(root), "GPUCACHE_LOG": "info"}
+    done = warm().run(
+        LAUNCH, file, 4096, 4097, env={**environ, "TRITON_CACHE_DIR": f"{root}/triton/0"}
+    )
+    assert done.returncode == 0, done.stderr
+    _, line = re.findall(r"^.*miss: .*$", done.stderr, re.MULTILINE)
+    of_3_2 = "#2 divisible by 16 -> unset"
+    assert differs(line) == ("n i32, divisible by 16 -> i32" if block() == "BLOCK" else of_3_2)
 
 
 # ---- without Triton

@@ -214,7 +214,7 @@ def _code(a: str, b: str) -> Iterator[Difference]:
     for one, other in zip_longest(code_lines(a), code_lines(b), fillvalue=nothing):
         if one.text != other.text:
             place = Places(b).place(other.location) or Places(a).place(one.location)
-            where = "its code" if place is None else os.path.basename(place)
+            where = "" if place is None else os.path.basename(place)
             yield Difference("code", where, one.text or None, other.text or None)
             return
 

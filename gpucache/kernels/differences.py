@@ -57,8 +57,8 @@ class Difference(NamedTuple):
     version), ``environment`` (a variable that is part of the key), ``option``, ``constant`` (of a parameter),
     ``signature`` (an argument's type or divisibility; a value that was 1), ``global`` (a variable that the function
     reads), ``source`` (of the function, or of one that it calls), ``code`` (the first line of what Triton made of the
-    source that differs, named after the line of Python), ``location`` (the same code at another line), ``assembler``
-    (another ptxas), ``unseen`` (the text of one was removed, so that more may differ)."""
+    source that differs; its name is the line of Python, or empty), ``location`` (the same code at another line),
+    ``assembler`` (another ptxas), ``unseen`` (the text of one was removed, so that more may differ)."""
     name: str
     """Which variable, option, parameter or file of that kind."""
     a: str | None
@@ -267,7 +267,7 @@ def words(found: Difference) -> str:
     if found.kind == "source":
         return f"the source of {found.name}, or of what it calls"
     if found.kind == "code":
-        return f"first in {found.name}"
+        return f"first in {found.name}" if found.name else "its code"
     if found.kind == "unseen":
         return "the text of one was removed, and more may differ"
     names = {"target": "", "triton": "Triton ", "kernel": "kernel ", "assembler": "ptxas "}

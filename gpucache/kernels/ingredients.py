@@ -78,8 +78,9 @@ def _recipe_in(directory: str) -> Recipe | None:
 def _specialized_types(recipe: Recipe) -> dict[str, str]:
     types = types_of(recipe)
     names = parameters_of(recipe)
+    constant = {path for path, _ in recipe.constants}
     for path, properties in recipe.specialized:
-        if not properties:
+        if not properties or path in constant:  # Triton 3.2 specializes constants too
             continue
         name = f"#{path[0]}" if names is None or path[0] >= len(names) else names[path[0]]
         found = ", ".join(_property(*said) for said in properties)

@@ -40,6 +40,23 @@ COMPILE = """if True:
         source = ASTSource(fn=module.scaled, signature=types, constants=constants)
     triton.compile(source, target=GPUTarget("cuda", at.get("arch", 90), 32), options=at.get("options"))
 """
+LAUNCH = """if True:
+    import importlib.util, sys
+    from triton.backends.compiler import GPUTarget
+    from triton.runtime.driver import driver
+    from gpucache.warm.replay.no_gpu import NoGpu
+    driver.set_active(NoGpu(GPUTarget("cuda", 90, 32)))
+    file, *numbers = sys.argv[1:]
+    spec = importlib.util.spec_from_file_location("tune", file)
+    module = sys.modules["tune"] = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    class Tensor:
+        dtype = "torch.float32"
+        def data_ptr(self): return 16
+    for n in numbers:
+        module.scaled.warmup(Tensor(), Tensor(), int(n), SCALE=2.0, BLOCK=512, grid=(1,))
+"""
+"""Launches but for the GPU: the kernel is compiled as a launch with this number of elements would compile it."""
 
 
 class Tuned(NamedTuple):
