@@ -117,6 +117,16 @@ class TestExplain:
             "TRITON_ALWAYS_COMPILE",
         ]
 
+    def test_in_a_shell_of_its_own_it_says_how_a_program_is_asked_about(
+        self, here, root, keys, monkeypatch
+    ):
+        done = here("explain", keys[0], "--root", root)
+        last = done.err.splitlines()[-1]
+        assert f"gpucache run -- gpucache explain {keys[0][:12]}" in last
+        assert f"gpucache why {keys[0][:12]}" in last
+        monkeypatch.setenv("TRITON_CACHE_DIR", str(root / "triton/elsewhere"))
+        assert "gpucache run -- " not in here("explain", keys[0], "--root", root).err
+
     @pytest.mark.parametrize("words", [["nothing"], ["", "nothing"]], ids=len)
     def test_a_key_that_is_not_there_is_an_expected_failure(self, words, here, root):
         done = here("explain", *words, "--root", root)

@@ -66,11 +66,11 @@ CASES = {
     "x *fp16, divisible by 16 -> *bf16, divisible by 16": made(types={"x": "*bf16"}),
     "n i32 -> 1": made(types={"n": "constexpr"}, constants=(((1,), 1), ((2,), 32), ((3,), HELPER))),
     "STEP 1 -> 3": made(cache_key=OTHER, globals=(Global("tune", "STEP", {"constexpr": 3}),)),
-    "the source of matmul, or of what it calls": made(cache_key=OTHER),
-    "the source of gelu, or of what it calls": made(
+    "source of matmul or a callee": made(cache_key=OTHER),
+    "source of gelu or a callee": made(
         constants=(((2,), 32), ((3,), {"function": ["tune", "gelu", "/tune.py", OTHER]}))
     ),
-    "tune.py:9 was line 8, the source of matmul, or of what it calls": made(9, OTHER),
+    "tune.py:9 was line 8, source of matmul or a callee": made(9, OTHER),
 }
 
 

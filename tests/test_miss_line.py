@@ -18,7 +18,7 @@ from gpucache.store.manifest import entry_path
 from gpucache.store.of_kernel import entries_of_kernel
 from gpucache.triton import miss_line
 
-SOURCE = "the source of scaled, or of what it calls"
+SOURCE = "source of scaled or a callee"
 
 
 def differs(line: str) -> str:

@@ -12,7 +12,7 @@ from support.ranks import python_with_triton
 from support.terminals import WIDTHS, assert_fits, assert_whole, at_width
 from support.trees import KEY, stock_entry
 
-SOURCE = "the source of scaled, or of what it calls"
+SOURCE = "source of scaled or a callee"
 
 
 @pytest.fixture(scope="module")

@@ -95,12 +95,13 @@ def explain(
 
     KEY is a key, or what only one key begins with, as `gpucache ls` shows it. A hit is asked for with this shell's
     environment: under `gpucache run` it is that of its command. No finding means that a process which compiles all the
-    same asks for another key.
+    same asks for another key: `gpucache why` tells how that differs. `gpucache compare` shows two entries side by side.
 
     \b
     gpucache explain JRCHT7QYPGJA 3OBGYLUHQ4TL
     gpucache run -- gpucache explain JRCHT7QYPGJA
     """
+    from gpucache.diagnosis.where_looked import is_outside_of_run
     from gpucache.diagnosis.why_missed import CODES, why_missed
 
     if codes:
@@ -113,13 +114,19 @@ def explain(
         _print_differences(entry, one_entry(where, other), as_json)
         return 0
     root = os.path.realpath(where)
-    found = why_missed(entry.key, root, command_settings())
+    environ = command_settings()
+    found = why_missed(entry.key, root, environ)
     if as_json:
         print_json({"key": entry.key, "findings": finding_rows(found)})
         return 0
     print_findings(found, codes=CODES, each=all_)
     if not found:
         say(f"note: {entry.kernel} {entry.key} is a hit here")
+    elif is_outside_of_run(environ):
+        say(
+            "note: this shell's environment has no cache directory, and was asked; `gpucache run -- gpucache explain "
+            f"{entry.key[:12]}` asks that of a program, `gpucache why {entry.key[:12]}` tells why this one was compiled"
+        )
     return 0
 
 

@@ -107,6 +107,12 @@ def _directory_set(root: str, environ: Mapping[str, str]) -> str | None:
     return None if name is None else paths.device_directory(root, name)
 
 
+def is_outside_of_run(environ: Mapping[str, str]) -> bool:
+    """Whether nothing of an environment tells a process where to cache, as in a shell without `gpucache run`."""
+    named = environment.TRITON_DIRECTORY.text(environ) or environment.PINNED_DEVICE.text(environ)
+    return not named and manager(environ) is None
+
+
 def _copies_there(root: str, key: str, named: str | None) -> list[str]:
     """The key's directories below the root that are there, each once, and the one that the caller has named."""
     candidates = _candidates(root, key)

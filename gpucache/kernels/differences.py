@@ -265,7 +265,7 @@ def words(found: Difference) -> str:
     if found.kind == "location":
         return _moved_words(a, b)
     if found.kind == "source":
-        return f"the source of {found.name}, or of what it calls"
+        return f"source of {found.name} or a callee"
     if found.kind == "code":
         return f"first in {found.name}" if found.name else "its code"
     if found.kind == "unseen":
