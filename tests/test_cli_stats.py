@@ -199,7 +199,7 @@ class TestNames:
         }
 
     def test_a_fold_keeps_the_name_of_its_own_host(self, root, monkeypatch):
-        with at(0, monkeypatch, counter_files.host_label()):
+        with at(24 * 20, monkeypatch):
             count(root, hits=7)
         for number in range(40):
             with at(24 * 20, monkeypatch, f"pod{number}"):

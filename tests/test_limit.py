@@ -104,7 +104,8 @@ def trees(tmp_path: Path) -> list[Tree]:
     return made
 
 
-def test_what_goes_for_the_limit_is_counted_where_the_turn_was(trees, root):
+def test_what_goes_for_the_limit_is_counted_where_the_turn_was(trees, root, caplog):
+    caplog.set_level(logging.INFO, "gpucache")
     stats = Stats(str(root / "gpucache/v1/stats"), "3")
     before = counted(str(root))
     kept = Limit(str(root), LockPlace(str(root)), before // 2, stats=stats)
@@ -115,6 +116,9 @@ def test_what_goes_for_the_limit_is_counted_where_the_turn_was(trees, root):
     assert gone > 0
     values = {"evicted": gone, "evicted_bytes": before - counted(str(root))}
     assert totals(str(root)) == {"3": values}
+    told = [getattr(record, log.FIELDS, {}) for record in caplog.records]
+    keys = {fields["key"] for fields in told if "key" in fields}
+    assert keys == {one.entry.name for one in trees if not one.entry.exists()}
 
 
 class TestCounting:

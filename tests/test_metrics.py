@@ -2,32 +2,19 @@
 
 from __future__ import annotations
 
-import gzip
-import json
 import os
-import re
-import signal
-import socket
-import stat
 import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from pathlib import Path
-from urllib.request import Request, urlopen
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from prometheus_client.openmetrics.parser import (
-    text_string_to_metric_families as parse_openmetrics,
-)
-from prometheus_client.parser import text_string_to_metric_families
+from support.metrics import Series, count, counted_root, of, seen, series
 from support.processes import PATIENCE_S
-from support.servers import prometheus, promtool
-from support.snippets import snippets
 
 from gpucache import __version__
 from gpucache.findings import Finding
@@ -36,55 +23,13 @@ from gpucache.store import counter_fold, counts, stats
 from gpucache.store.counter_files import host_label
 from gpucache.store.last_findings import note_findings
 from gpucache.store.size import set_total
-from gpucache.store.stats import Stats
 from gpucache.watch.metrics import exposition
-from gpucache.watch.metrics.families import families, names
-from gpucache.watch.metrics.serving import Address, MetricsServer
-
-HERE = Path(__file__).parents[1]
-Series = tuple[str, frozenset[tuple[str, str]]]
+from gpucache.watch.metrics.families import families
 
 
 @pytest.fixture
 def root(root: Path) -> Path:
-    """A root with the device directories 0 and 1, in which nothing was counted yet."""
-    for part in ("gpucache/v1/stats", "gpucache/v1/tmp", "triton/0", "triton/1"):
-        (root / part).mkdir(parents=True, mode=0o700)
-    for path in (root, root / "gpucache", root / "gpucache/v1", root / "triton"):
-        path.chmod(0o700)
-    return root
-
-
-def count(root: Path, device: str = "0", **amounts: float) -> None:
-    counters = Stats(paths.ours(str(root), "stats"), device)
-    for name, amount in amounts.items():
-        counters.add(name, amount)
-    counters.flush()
-
-
-def series(
-    text: str, parse: Callable[[str], object] = text_string_to_metric_families
-) -> dict[Series, float]:
-    """The numbers in a text, by name and labels; each series stands there once."""
-    found: dict[Series, float] = {}
-    for family in parse(text):
-        for sample in family.samples:
-            key = (sample.name, frozenset(sample.labels.items()))
-            assert key not in found, key
-            found[key] = sample.value
-    return found
-
-
-def seen(root: Path, hosts: str = "own") -> dict[Series, float]:
-    return series(exposition.text(families(str(root), {}, hosts)).decode())
-
-
-def of(found: Mapping[Series, float], name: str, **labels: str) -> float:
-    """The sum of the series of this name that have these labels."""
-    wanted = labels.items()
-    values = [value for (one, has), value in found.items() if one == name and wanted <= has]
-    assert values, (name, labels)
-    return sum(values)
+    return counted_root(root)
 
 
 class TestNumbers:
@@ -235,6 +180,7 @@ COUNTING = """
 import sys
 from gpucache.store.stats import Stats
 counters = Stats(sys.argv[1], sys.argv[2])
+counters.add_shared()  # else the store gave nothing by itself, and could give no less
 while True:
     counters.add("hits", 3)
     counters.brought("remote_hits")
@@ -338,287 +284,3 @@ def assert_no_less(before: Mapping[Series, float], now: Mapping[Series, float]) 
     for key, value in before.items():
         if key[0].endswith("_total"):
             assert now[key] >= value, key
-
-
-class TestCommand:
-    def test_stdout_is_prometheus_text(self, here, root):
-        count(root, hits=5)
-        done = here("metrics", "--root", root)
-        assert (done.code, done.err) == (0, "")
-        assert of(series(done.out), "gpucache_hits_total", directory="0", level="own") == 5
-        assert "# EOF" not in done.out
-        assert done.out.endswith("\n")
-        assert not done.out.endswith("\n\n")
-
-    def test_promtool_has_nothing_to_say_of_names_units_and_help(self, here, root):
-        note_findings(str(root), "verify", [Finding("digest", "error", "s", "f", "x")])
-        set_total(str(root), 9)
-        count(root, hits=5)
-        done = here("metrics", "--all-hosts", "--root", root)
-        checked = promtool("check", "metrics", text=done.out)
-        assert (checked.returncode, checked.stdout, checked.stderr) == (0, "", "")
-
-    def test_without_the_library_it_says_which_extra_to_install(self, here, root, monkeypatch):
-        monkeypatch.setattr(exposition, "find_spec", lambda name: None)
-        done = here("metrics", "--root", root)
-        assert (done.code, done.out) == (1, "")
-        assert "pip install 'gpucache-devices[watch]'" in done.err
-
-    def test_a_root_that_is_not_there_is_an_error(self, here, tmp_path):
-        done = here("metrics", "--root", tmp_path / "none")
-        assert (done.code, done.out) == (1, "")
-
-    def test_a_file_is_whole_and_for_everybody_to_read(self, here, root, tmp_path):
-        file = tmp_path / "gpucache.prom"
-        old = os.umask(0o077)
-        try:
-            assert here("metrics", "--textfile", file, "--root", root).code == 0
-        finally:
-            os.umask(old)
-        assert stat.S_IMODE(file.stat().st_mode) == 0o644
-        assert of(series(file.read_text()), "gpucache_build_info") == 1
-        assert os.listdir(tmp_path / "..") is not None
-        assert [name for name in os.listdir(tmp_path) if name.startswith(".")] == []
-
-    def test_until_it_is_whole_node_exporter_reads_the_one_before(
-        self, here, root, tmp_path, monkeypatch
-    ):
-        file = tmp_path / "gpucache.prom"
-        file.write_text("before 1\n")
-        there: list[set[str]] = []
-        real = os.rename
-
-        def rename(old, new, *words, **more):
-            if str(new) == str(file):
-                assert file.read_text() == "before 1\n"
-                there.append({name for name in os.listdir(tmp_path) if name.endswith(".prom")})
-            return real(old, new, *words, **more)
-
-        monkeypatch.setattr(os, "rename", rename)
-        assert here("metrics", "--textfile", file, "--root", root).code == 0
-        assert there == [{"gpucache.prom"}]
-        assert file.read_text().startswith("# HELP")
-
-    def test_where_it_cannot_be_written_the_one_before_stays(self, here, root, tmp_path):
-        done = here("metrics", "--textfile", tmp_path / "none/gpucache.prom", "--root", root)
-        assert done.code == 1
-        assert "name a file in a directory that is there" in done.err
-
-    @pytest.mark.parametrize(
-        ("words", "said"),
-        [
-            (("--textfile", "x.txt"), "files that end in .prom, not 'x.txt'"),
-            (("--serve", "nowhere"), "'nowhere' is not an address like 9400"),
-            (("--serve", "127.0.0.1:99999"), "is not an address like 9400"),
-            (
-                ("--serve", "9400", "--textfile", "x.prom"),
-                "--textfile and --serve exclude each other",
-            ),
-        ],
-    )
-    def test_a_wrong_use_is_told(self, here, root, words, said):
-        done = here("metrics", *words, "--root", root)
-        assert (done.code, done.out) == (2, "")
-        assert said in done.err
-
-
-@pytest.mark.parametrize(
-    ("text", "address"),
-    [
-        ("9400", ("127.0.0.1", 9400)),
-        (":9400", ("127.0.0.1", 9400)),
-        ("0.0.0.0:80", ("0.0.0.0", 80)),
-        ("[::1]:9400", ("::1", 9400)),
-        ("localhost:1", ("localhost", 1)),
-        ("0", ("127.0.0.1", 0)),
-    ],
-)
-def test_an_address_is_this_machine_unless_another_is_named(text, address):
-    assert Address.parse(text) == address
-
-
-@pytest.mark.parametrize(
-    "text", ["", ":", "x", "1.2.3.4", "::1:9400", "a:-1", "a:65536", "a:\u0661"]
-)
-def test_what_is_no_address_is_refused(text):
-    with pytest.raises(ValueError, match="is not an address like"):
-        Address.parse(text)
-
-
-@contextmanager
-def served(root: Path) -> Iterator[Address]:
-    """A server of a root's metrics in this process."""
-    server = MetricsServer(Address("127.0.0.1", 0), lambda: families(str(root), {}))
-    thread = threading.Thread(target=server.serve)
-    thread.start()
-    try:
-        yield server.address
-    finally:
-        server.stop()
-        thread.join(PATIENCE_S)
-
-
-def scraped(address: Address, **headers: str) -> tuple[str, bytes, Mapping[str, str]]:
-    request = Request(address.url, headers=headers)
-    with urlopen(request, timeout=PATIENCE_S) as answer:
-        return answer.headers["Content-Type"], answer.read(), answer.headers
-
-
-class TestServer:
-    def test_by_itself_it_answers_in_text_and_looks_anew_each_time(self, root):
-        with served(root) as address:
-            for hits in (2, 5):
-                count(root, hits=hits)
-                kind, body, _ = scraped(address)
-                assert kind.startswith("text/plain; version=0.0.4")
-                found = series(body.decode())
-                expected = stats.totals(str(root))["0"]["hits"]
-                assert of(found, "gpucache_hits_total", level="own") == expected
-
-    def test_it_speaks_openmetrics_to_whoever_asks_for_it(self, root):
-        count(root, hits=5, saved_s=1.5)
-        accept = "application/openmetrics-text;version=1.0.0,text/plain;version=0.0.4;q=0.5"
-        with served(root) as address:
-            kind, body, _ = scraped(address, Accept=accept)
-            assert kind.startswith("application/openmetrics-text; version=1.0.0")
-            assert body.endswith(b"# EOF\n")
-            found = series(body.decode(), parse_openmetrics)
-            assert of(found, "gpucache_hits_total", level="own") == 5
-
-    def test_it_compresses_for_whoever_asks_for_it(self, root):
-        with served(root) as address:
-            _, body, headers = scraped(address, **{"Accept-Encoding": "gzip"})
-            assert headers["Content-Encoding"] == "gzip"
-            assert gzip.decompress(body).startswith(b"# HELP")
-
-    def test_clients_that_say_nothing_keep_nobody_waiting(self, root):
-        silent = []
-        with served(root) as address:
-            try:
-                for _ in range(8):
-                    silent.append(socket.create_connection(address, PATIENCE_S))
-                assert scraped(address)[1].startswith(b"# HELP")
-            finally:
-                for one in silent:
-                    one.close()
-
-    def test_nonsense_is_answered_and_no_end_of_it(self, root, capfd):
-        with served(root) as address:
-            for sent in (
-                b"\x16\x03\x01\n\n",
-                b"GET / HTTP/9.9\r\n\r\n",
-                b"POST / HTTP/1.0\r\n\r\n",
-                b"",
-            ):
-                with socket.create_connection(address, PATIENCE_S) as one:
-                    one.sendall(sent)
-            assert scraped(address)[1].startswith(b"# HELP")
-        assert capfd.readouterr().err == ""
-
-    def test_the_command_says_where_it_is_and_ends_by_an_interrupt(self, root):
-        command = [sys.executable, "-m", "gpucache", "metrics", "--serve", "0", "--root", root]
-        with subprocess.Popen(command, stderr=subprocess.PIPE, text=True) as process:
-            try:
-                line = process.stderr.readline()
-                (url,) = re.findall(r"http://127\.0\.0\.1:\d+/metrics", line)
-                with urlopen(url, timeout=PATIENCE_S) as answer:
-                    assert b"gpucache_build_info" in answer.read()
-                process.send_signal(signal.SIGINT)
-                assert process.wait(PATIENCE_S) == 130
-                assert "Traceback" not in process.stderr.read()
-            finally:
-                process.kill()
-
-    def test_a_port_that_is_taken_is_told_with_the_way_out(self, here, root):
-        with socket.create_server(("127.0.0.1", 0)) as taken:
-            port = taken.getsockname()[1]
-            done = here("metrics", "--serve", port, "--root", root)
-        assert done.code == 1
-        said = f"error: could not listen at 127.0.0.1:{port}: Address already in use\n"
-        assert done.err == f"{said}hint: name another address or port, or end what listens there\n"
-
-
-@pytest.mark.servers
-def test_a_real_prometheus_scrapes_it_and_takes_the_alerts(root, tmp_path):
-    count(root, hits=41, saved_s=2.5)
-    with served(root) as address:
-        rules = HERE / "docs/examples/gpucache-alerts.yml"
-        target = f"{address.host}:{address.port}"
-        with prometheus(tmp_path / "prometheus", target, rules) as server:
-            hits = 'gpucache_hits_total{directory="0",level="own"}'
-            until = time.monotonic() + PATIENCE_S
-            while server.value(hits) != 41:
-                assert time.monotonic() < until, server.ask("targets")
-            count(root, hits=1, errors_degraded=1)
-            while server.value(hits) != 42:
-                assert time.monotonic() < until
-            assert server.value("up") == 1
-            assert server.value("sum(gpucache_saved_seconds_total)") == 2.5
-            groups = server.ask("rules")["groups"]
-            assert [rule["lastError"] for rule in groups[0]["rules"] if rule.get("lastError")] == []
-            board = json.loads((HERE / "docs/grafana.json").read_text())
-            for expression in expressions(board):
-                server.ask("query", query=shown(expression))  # raises where it makes no sense
-
-
-def expressions(board: object) -> Iterator[str]:
-    """Every query of a Grafana board."""
-    if isinstance(board, dict):
-        if isinstance(board.get("expr"), str):
-            yield board["expr"]
-        board = list(board.values())
-    if isinstance(board, list):
-        for part in board:
-            yield from expressions(part)
-
-
-def shown(expression: str) -> str:
-    """A query as Grafana asks it, with its variables replaced."""
-    for name, value in {
-        "$root": ".*",
-        "$host": ".*",
-        "$__rate_interval": "1m",
-        "$__range": "1h",
-    }.items():
-        expression = expression.replace(name, value)
-    return expression
-
-
-class TestDocuments:
-    def test_the_lines_of_the_page_do_what_it_says(self, here, root, tmp_path, monkeypatch):
-        monkeypatch.chdir(tmp_path)
-        monkeypatch.setenv("GPUCACHE_DIR", str(root))
-        lines = []
-        for snippet in snippets(HERE / "docs/prometheus.md"):
-            if snippet.language == "sh" and snippet.run_by:
-                lines += snippet.lines
-        assert len(lines) == 3
-        for line in lines:
-            assert here(*line.split()[1:]).code == 0, line
-        assert (tmp_path / "gpucache.prom").exists()
-
-    def test_promtool_takes_the_scrape_of_the_page(self, tmp_path):
-        (scrape,) = [one for one in snippets(HERE / "docs/prometheus.md") if one.language == "yaml"]
-        (tmp_path / "prometheus.yml").write_text(scrape.text)
-        checked = promtool("check", "config", tmp_path / "prometheus.yml")
-        assert checked.returncode == 0, checked.stderr
-
-    def test_board_alerts_and_page_name_no_metric_that_is_not_there(self):
-        known = set(names())
-        for file in (
-            "docs/grafana.json",
-            "docs/examples/gpucache-alerts.yml",
-            "docs/prometheus.md",
-        ):
-            text = (HERE / file).read_text()
-            told = set(re.findall(r"\bgpucache_[a-z_]+\b", text))
-            assert told <= known, (file, told - known)
-            assert told
-
-    def test_the_page_tells_of_every_metric(self):
-        text = (HERE / "docs/prometheus.md").read_text()
-        assert [name for name in names() if f"`{name}`" not in text] == []
-
-    def test_promtool_takes_the_alerts(self):
-        checked = promtool("check", "rules", HERE / "docs/examples/gpucache-alerts.yml")
-        assert checked.returncode == 0, checked.stderr

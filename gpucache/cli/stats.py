@@ -218,7 +218,7 @@ def _or_dash(rate: float | None) -> str:
     return "-" if rate is None else f"{rate:.4f}"
 
 
-_FIRST = ("hits", "shared_hits", "misses", "saved_s", "errors_degraded", "compiled_s")
+_FIRST = ("hit_rate", "hits", "shared_hits", "misses", "saved_s", "errors_degraded", "compiled_s")
 """What a narrow terminal shows rather than other counters."""
 
 

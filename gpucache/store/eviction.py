@@ -96,6 +96,7 @@ def evict(
         entry.path,
         freed,
         entry.used,
+        key=key,
     )
     return freed
 
