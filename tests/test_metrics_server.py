@@ -25,8 +25,9 @@ from support.processes import PATIENCE_S
 from support.servers import prometheus
 
 from gpucache.store import stats
+from gpucache.watch.metrics.address import Address
 from gpucache.watch.metrics.families import families
-from gpucache.watch.metrics.serving import Address, MetricsServer
+from gpucache.watch.metrics.serving import MetricsServer
 
 HERE = Path(__file__).parents[1]
 

@@ -11,7 +11,7 @@ from gpucache.cli.options import path_of, root_option
 from gpucache.cli.output_file import whole_file
 from gpucache.cli.settings import settings_of
 from gpucache.cli.terminal import print_data, say
-from gpucache.watch.metrics.serving import Address
+from gpucache.watch.metrics.address import Address
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
