@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import json
 import os
 import re
 import stat
+from collections.abc import Mapping
 from pathlib import Path
 
 import pytest
@@ -146,3 +148,67 @@ class TestDocuments:
     def test_promtool_takes_the_alerts(self):
         checked = promtool("check", "rules", HERE / "docs/examples/gpucache-alerts.yml")
         assert checked.returncode == 0, checked.stderr
+
+
+WELL = {
+    'gpucache_build_info{root="/r",host="n"}': "1x240",
+    'gpucache_examined_timestamp_seconds{root="/r",host="n",command="doctor"}': "0x240",
+    'gpucache_degraded_total{root="/r",host="n",directory="0"}': "5x240",
+    'gpucache_refused_total{root="/r",host="n",directory="0"}': "5x240",
+    'gpucache_compiles_total{root="/r",host="n",directory="0"}': "0+1x240",
+    'gpucache_hits_total{root="/r",host="n",directory="0",level="own"}': "0+100x240",
+    'gpucache_evictions_total{root="/r",host="n",directory="0"}': "0+1x240",
+    'gpucache_store_bytes{root="/r"}': "100x240",
+    'gpucache_store_limit_bytes{root="/r"}': "100x240",
+    'gpucache_findings{root="/r",host="n",command="doctor",level="warning",code="x"}': "3x240",
+}
+"""A node on which all is well, minute by minute for four hours."""
+
+
+class TestAlerts:
+    @pytest.mark.parametrize(
+        ("name", "alert", "values"),
+        [
+            ("degraded_total", "GpucacheDegraded", "0x235 1x5"),
+            ("refused_total", "GpucacheRemoteRefused", "0x235 1x5"),
+            ("compiles_total", "GpucacheCompilesAll", "0+150x240"),
+            ("evictions_total", "GpucacheThrashes", "0+20x240"),
+            ("store_bytes", "GpucacheStoreOverLimit", "120x240"),
+            ("build_info", "GpucacheMetricsGone", "1x100 _x140"),
+            ("examined_timestamp_seconds", "GpucacheNotExamined", "-700000x240"),
+        ],
+    )
+    def test_a_loss_is_told_by_its_alert_alone(self, tmp_path, name, alert, values):
+        series = {
+            key: values if key.startswith(f"gpucache_{name}{{") else well
+            for key, well in WELL.items()
+        }
+        assert firing(tmp_path, series, [alert]) == ""
+
+    def test_an_error_of_doctor_is_told(self, tmp_path):
+        error = 'gpucache_findings{root="/r",host="n",command="verify",level="error",code="digest"}'
+        assert firing(tmp_path, {**WELL, error: "2x240"}, ["GpucacheFindings"]) == ""
+
+    def test_where_all_is_well_none_is(self, tmp_path):
+        assert firing(tmp_path, WELL, []) == ""
+
+    def test_old_metrics_of_node_exporter_are_told(self, tmp_path):
+        age = 'node_textfile_mtime_seconds{file="/x/gpucache.prom"}'
+        assert firing(tmp_path, {**WELL, age: "0x240"}, ["GpucacheMetricsGone"]) == ""
+
+
+def firing(directory: Path, series: Mapping[str, str], alerts: list[str]) -> str:
+    """What promtool says against these alerts, and no others, firing after four hours; empty where it agrees."""
+    expected = [{"labels": f'{{alertname="{alert}"}}', "value": 1} for alert in alerts]
+    question = {
+        "expr": 'group by (alertname) (ALERTS{alertstate="firing"})',
+        "eval_time": "238m",
+        "exp_samples": expected,
+    }
+    rows = [{"series": name, "values": values} for name, values in series.items()]
+    test = {"interval": "1m", "input_series": rows, "promql_expr_test": [question]}
+    rules = str(HERE / "docs/examples/gpucache-alerts.yml")
+    whole = {"rule_files": [rules], "evaluation_interval": "1m", "tests": [test]}
+    (directory / "test.yml").write_text(json.dumps(whole))  # which is YAML, too
+    done = promtool("test", "rules", directory / "test.yml")
+    return "" if done.returncode == 0 else done.stdout + done.stderr
