@@ -25,8 +25,6 @@ from triton.compiler import ASTSource  # noqa: E402
 
 from gpucache.demo.kernels import KERNELS  # noqa: E402
 
-_stdout = os.dup(1)
-os.dup2(2, 1)
 _TARGETS = {"nvidia": ("cuda", 90, 32), "amd": ("hip", "gfx942", 64)}
 """For which GPU is compiled, by the backends that a Triton may have: the first that is there."""
 
@@ -45,8 +43,10 @@ class _Source(ASTSource):  # type: ignore[misc]
 def main() -> None:
     """Do as the module says; the word of the command line is the number of kernels."""
     count = int(sys.argv[1])
+    out = os.dup(1)
+    os.dup2(2, 1)  # here, not above: who only imports this module keeps its stdout
     name, target = next((name, _TARGETS[name]) for name in _TARGETS if name in backends)
-    _say("ready")
+    _say(out, "ready")
     sys.stdin.readline()
     threading.Thread(target=_end_with_starter, daemon=True).start()
     before, began = _cpu_s(), time.monotonic()
@@ -55,12 +55,11 @@ def main() -> None:
         asked = time.monotonic()
         triton.compile(source, target=GPUTarget(*target))
         seconds = round(time.monotonic() - asked, 4)
-        _say({"kernel": function.__name__, "compiled": source.is_compiled, "seconds": seconds})
+        _say(out, {"kernel": function.__name__, "compiled": source.is_compiled, "seconds": seconds})
     arch = f"sm_{target[1]}" if name == "nvidia" else str(target[1])
     wall_s = time.monotonic() - began
-    _say(
-        {"target": arch, "triton": triton.__version__, "wall_s": wall_s, "cpu_s": _cpu_s() - before}
-    )
+    cpu_s = _cpu_s() - before
+    _say(out, {"target": arch, "triton": triton.__version__, "wall_s": wall_s, "cpu_s": cpu_s})
 
 
 def _source(function: Any, types: list[str], constants: dict[str, int]) -> _Source:
@@ -81,9 +80,9 @@ def _cpu_s() -> float:
     return used
 
 
-def _say(value: object) -> None:
+def _say(out: int, value: object) -> None:
     line = json.dumps(value) + "\n"
-    os.write(_stdout, line.encode())
+    os.write(out, line.encode())
 
 
 def _end_with_starter() -> None:
