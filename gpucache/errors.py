@@ -399,19 +399,25 @@ class NoEntryError(GpuCacheError, LookupError):
 
     error_kind = "no-entry"
 
-    def __init__(self, root: str, key: str, found: tuple[str, ...]) -> None:
+    def __init__(
+        self, root: str, key: str, found: tuple[str, ...], is_kernel: bool = False
+    ) -> None:
         problem = f"no entry in {root} has a key that begins with {key!r}"
         hint = "look at `gpucache ls`, or choose another root (--root, GPUCACHE_DIR)"
+        if is_kernel:
+            hint = f"that is a kernel's name: `gpucache ls --kernel {key}` shows its keys"
         if found:
             some = ", ".join(found[:3])
             problem = (
                 f"{len(found)} entries in {root} have keys that begin with {key!r}, such as {some}"
             )
             hint = "say more of the key"
-        super().__init__(problem, hint, root, key, found)
+        super().__init__(problem, hint, root, key, found, is_kernel)
         self.root = root
         self.key = key
         self.found = found
+        self.is_kernel = is_kernel
+        """Whether the store has a kernel of this name."""
 
 
 class NoArtefactError(GpuCacheError, LookupError):

@@ -56,6 +56,20 @@ def test_a_form_that_is_not_there_is_an_error_that_lists_what_is(tuned, here):
     assert hint.endswith("ttir, ttgir, llir, ptx, cubin, json, recipe, sass")
 
 
+@pytest.mark.parametrize("said", ["PTX", ".ptx", "scaled.ptx"])
+def test_a_file_is_named_as_people_name_it(said, tuned, here):
+    done = here("cat", tuned.keys["first"], said, "--root", tuned.root)
+    assert done == Done(0, _file(tuned, "ptx").decode(), "")
+
+
+def test_a_kernels_name_in_the_place_of_a_key_is_known_as_that(tuned, here):
+    done = here("cat", "scaled", "ptx", "--root", tuned.root)
+    assert (done.code, done.out) == (1, "")
+    assert "hint: that is a kernel's name: `gpucache ls --kernel scaled`" in done.err
+    for odd in ("nothing", "../scaled", "a/b", ""):
+        assert "kernel's name" not in here("cat", odd, "ptx", "--root", tuned.root).err
+
+
 def test_which_file_is_asked_of_an_entry_that_has_several(tuned, here):
     done = here("cat", tuned.keys["first"], "--root", tuned.root)
     assert (done.code, done.out) == (2, "")

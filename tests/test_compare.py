@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 from support.cli import check, documented, on_a_terminal
 from support.terminals import WIDTHS, assert_fits, assert_whole, at_width
+from support.trees import KEY
 
 from gpucache.diagnosis import comparison
 from gpucache.diagnosis.comparison import text_difference
@@ -112,6 +113,23 @@ class TestDiff:
         assert "\x1b[32m+" in seen
         _, seen = on_a_terminal(*words, env={"TERM": "xterm-256color", "NO_COLOR": "1"})
         assert "\x1b[32m" not in seen
+
+
+def test_one_key_twice_is_said_to_be_that(here, tuned, pair):
+    done = here("compare", pair[0], pair[0][:20], "--root", tuned.root)
+    assert done.code == 0
+    assert done.err == f"note: both are scaled {pair[0]}\n"
+    assert {row[0] for row in done.rows} == {"needs"}
+
+
+def test_what_is_no_kernel_is_refused(here, tmp_path):
+    directory = tmp_path / "root/triton/0" / KEY
+    directory.mkdir(parents=True)
+    (directory / "add.autotune.json").write_text("{}")
+    for words in (("compare", KEY, KEY), ("why", KEY)):
+        done = here(*words, "--root", tmp_path / "root")
+        assert (done.code, done.out) == (1, "")
+        assert "is no kernel" in done.err
 
 
 def test_raw_without_diff_is_wrong_use(here, tuned, pair):

@@ -186,7 +186,8 @@ def look(root):
     print(all(map(os.path.exists, group.values())), "compiled", file=sys.stderr)
     for words in (
         "ls", "ls " + keys[0], "du", "stats", "verify", "doctor", "config", "devices", "explain " + keys[0],
-        "explain " + " ".join(keys[:2]), "prune --max-age 1s --dry-run", "clean --dry-run", "path 0", "env 0",
+        "explain " + " ".join(keys[:2]), "why *", "compare " + " ".join(keys[:2]),
+        "cat " + keys[0] + " ptx", "prune --max-age 1s --dry-run", "clean --dry-run", "path 0", "env 0",
         "provision", "verify --repair", "prune --max-entries 2 --yes", "clean --force --yes",
     ):
         as_root = [] if words.startswith(("path", "env", "devices", "config")) else ["--root", root]
@@ -246,7 +247,7 @@ def looked(python: WarmPython, user: int, *roots: Path) -> int:
     said = done.stderr.partition("planted\n")[2]
     assert "Traceback" not in said, said
     ends = re.findall(r"^(\S+) from (.*)$", said, re.MULTILINE)
-    assert len(ends) == 18
+    assert len(ends) == 21
     assert [(code, words) for code, words in ends if code not in ("0", "1")] == [], said
     assert "True compiled" in said
     (found,) = re.findall(r"^(\d) found$", said, re.MULTILINE)

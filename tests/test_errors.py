@@ -186,6 +186,13 @@ EXAMPLES = [
         id="no artefact",
     ),
     pytest.param(
+        NoEntryError("/r", "matmul", (), True),
+        LookupError,
+        ["'matmul'", "; that is a kernel's name: `gpucache ls --kernel matmul`"],
+        {"key": "matmul", "is_kernel": True},
+        id="a kernel's name",
+    ),
+    pytest.param(
         NoEntryError("/r", "AB", ()),
         LookupError,
         [

@@ -24,6 +24,8 @@ COMMANDS = [
     ["prune", "--keep-binaries", "--dry-run"],
     ["clean", "--yes"],
     ["explain", KEY],
+    ["why", KEY],
+    ["compare", KEY, KEY],
     ["doctor"],
     ["config"],
 ]

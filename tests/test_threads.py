@@ -79,6 +79,8 @@ COMMANDS = (
     ["doctor"],
     ["config"],
     ["explain", KEY],
+    ["why", KEY],
+    ["compare", KEY, KEY],
     ["verify"],
     ["verify", "--repair"],
     ["prune", "--max-entries", "0", "--yes"],

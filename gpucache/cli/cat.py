@@ -31,8 +31,10 @@ def cat(key: str, form: str | None, root: str | None) -> None:
     gpucache cat JRCHT7QYPGJA sass | less
     gpucache cat JRCHT7QYPGJA cubin > matmul.cubin
     """
+    from gpucache.report.artefacts import form_of
+
     entry = one_entry(existing(root), key)
-    form = form or _only_form(entry)
+    form = _only_form(entry) if form is None else form_of(entry, form)
     data = content(entry, form)
     if is_terminal() and b"\0" in data[:4096]:
         problem = f"{entry.kernel}.{form} is no text, and would garble this terminal"
@@ -67,7 +69,7 @@ def content(entry: Entry, form: str) -> bytes:
     from gpucache.report.artefacts import DISASSEMBLED, artefact
 
     if form != DISASSEMBLED:
-        return artefact(entry, form.removeprefix("."))
+        return artefact(entry, form)
     from gpucache.diagnosis.disassembly import disassemble
 
     return disassemble(artefact(entry, "cubin"), command_settings()).encode()

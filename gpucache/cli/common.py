@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import fnmatch
 import os
+import time
 from collections import Counter
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING
@@ -149,8 +150,22 @@ def one_entry(root: str, key: str) -> Entry:
         found = find_entries(root, key, show)
     if len(found) != 1:
         keys = tuple(entry.key for entry in found)
-        raise NoEntryError(os.path.realpath(root), key, keys)
+        real = os.path.realpath(root)
+        raise NoEntryError(real, key, keys, is_kernel=not keys and _is_kernel(real, key))
     return found[0]
+
+
+_LOOKED_S = 1.0
+
+
+def _is_kernel(root: str, name: str) -> bool:
+    """Whether the store has a kernel of this name, as far as one second tells."""
+    from gpucache.store.of_kernel import entries_of_kernel
+
+    if not name or "/" in name or "\0" in name:
+        return False
+    until = time.monotonic() + _LOOKED_S
+    return bool(entries_of_kernel(root, f"{name}.json", 1, until).entries)
 
 
 def check_cached(report: CacheReport, option: str, value: str, there: Iterable[str]) -> None:

@@ -54,6 +54,8 @@ def compare(
         raise click.UsageError("--raw is for --diff")
     where = existing(root)
     a, b = one_entry(where, key), one_entry(where, other)
+    if a.key == b.key:
+        say(f"note: both are {a.kernel} {a.key}")
     if form is not None:
         _diff(a, b, form, raw, as_json)
         return
@@ -97,8 +99,10 @@ def _say_more(a: Entry, b: Entry, rows: Sequence[Row]) -> None:
 
 def _diff(a: Entry, b: Entry, form: str, raw: bool, as_json: bool) -> None:
     from gpucache.diagnosis.comparison import text_difference
+    from gpucache.report.artefacts import form_of
 
-    lines = text_difference(a, b, form.removeprefix("."), command_settings(), raw=raw)
+    form = form_of(a, form)
+    lines = text_difference(a, b, form, command_settings(), raw=raw)
     if as_json:
         print_json({"a": a.key, "b": b.key, "form": form, "diff": lines})
     elif lines:

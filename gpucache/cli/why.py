@@ -13,7 +13,7 @@ from gpucache.cli.common import check_kernel, counted, existing, scanned
 from gpucache.cli.options import json_option, root_option
 from gpucache.cli.tables import Choice, Column, print_table, table_options
 from gpucache.cli.terminal import is_terminal, print_json, progress, say
-from gpucache.errors import NoEntryError
+from gpucache.errors import GpuCacheError, NoEntryError
 from gpucache.units import ago
 
 if TYPE_CHECKING:
@@ -105,6 +105,12 @@ def _asked(report: CacheReport, name: str) -> list[Entry]:
         return kernels
     if len(with_key) > 1:
         raise NoEntryError(report.root, name, tuple(entry.key for entry in with_key))
+    if with_key:
+        (other,) = with_key
+        hint = f"`gpucache ls {other.key[:12]}` shows what it is"
+        raise GpuCacheError(
+            f"{other.kernel} {other.key} is no kernel, but of kind {other.kind}", hint
+        )
     check_kernel(report, "NAME", name)
     raise NoEntryError(report.root, name, ())
 

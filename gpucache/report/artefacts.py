@@ -42,6 +42,11 @@ def _form(name: str, kernel: str) -> str | None:
     return name.rpartition(".")[2]
 
 
+def form_of(entry: Entry, said: str) -> str:
+    """The form that is meant by a form, or by the name of a file: ``ptx`` by ``PTX``, ``.ptx`` and ``matmul.ptx``."""
+    return said.removeprefix(f"{entry.kernel}.").removeprefix(".").lower()
+
+
 def artefact(entry: Entry, form: str) -> bytes:
     """The content of an entry's file of this form.
 
