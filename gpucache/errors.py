@@ -110,11 +110,14 @@ class GpuCacheError(Exception):
 class ConfigurationError(GpuCacheError, ValueError):
     """A setting has a value that makes no sense."""
 
-    error_kind = "configuration"
+    error_kind: ErrorKind = "configuration"
 
     def __init__(self, name: str, value: str, expected: str, hint: str = "") -> None:
         problem = f"{name}={shortened(value)} is not {expected}"
         usual_hint = f"correct or unset {name}"
+        if name.startswith("--"):
+            usual_hint = f"correct {name}, or leave it out"
+            self.error_kind = "usage"
         super().__init__(problem, hint or usual_hint, name, value, expected, hint)
         self.name = name
         self.value = value
@@ -321,6 +324,7 @@ class NoRootError(GpuCacheError, LookupError):
 
 _ELSEWHERE = "choose another root (--root, GPUCACHE_DIR)"
 _WAYS_OUT = {
+    errno.ENOENT: "its file system makes no directories there: choose a root (--root, GPUCACHE_DIR) elsewhere",
     errno.EROFS: f"mount it writable, or {_ELSEWHERE}; what is cached there is used all the same",
     errno.ENOSPC: f"make room (`df -h` and `df -i` tell what is full, `gpucache prune` removes), or {_ELSEWHERE}",
     errno.EDQUOT: f"this user's quota is used up (`quota -s`): make room (`gpucache prune`), or {_ELSEWHERE}",
@@ -394,6 +398,10 @@ class CacheMissError(GpuCacheError, LookupError):
         self.looked = looked
 
 
+_NO_SIGNS = dict.fromkeys(map(ord, "_-."))
+"""What is not looked at in a name that a shell takes as it is."""
+
+
 class NoEntryError(GpuCacheError, LookupError):
     """No cached entry has this key, or several begin with it."""
 
@@ -406,6 +414,11 @@ class NoEntryError(GpuCacheError, LookupError):
         hint = "look at `gpucache ls`, or choose another root (--root, GPUCACHE_DIR)"
         if is_kernel:
             hint = f"that is a kernel's name: `gpucache ls --kernel {key}` shows its keys"
+        elif key.translate(_NO_SIGNS).isalnum():
+            named = f"`gpucache ls --kernel '*{key}*'` looks for a kernel's name"
+            hint = (
+                f"`gpucache ls` lists keys, and {named}; --root, GPUCACHE_DIR choose another root"
+            )
         if found:
             some = ", ".join(found[:3])
             problem = (

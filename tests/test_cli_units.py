@@ -116,7 +116,7 @@ class TestLs:
 
     def test_a_wrong_name_is_told_with_the_nearest(self, here, root):
         done = here("prune", "--cache", "wrap", "--yes", "--root", root)
-        assert done.code == 1
+        assert done.code == 2
         assert "the nearest is warp" in done.err
 
     @pytest.mark.parametrize("value", ["all,wrap", "wrap,all", "none", "all,none", "", ","])
@@ -124,7 +124,7 @@ class TestLs:
         self, here, root, four, value
     ):
         done = here("prune", "--cache", value, "--yes", "--root", root)
-        assert done.code == 1
+        assert done.code == 2
         assert "gpucache caches" in done.err
         assert len(names(here, root)) == 4
 

@@ -197,7 +197,7 @@ EXAMPLES = [
         LookupError,
         [
             "no entry in /r has a key that begins with 'AB'",
-            "; look at `gpucache ls`",
+            "; `gpucache ls` lists keys, and `gpucache ls --kernel '*AB*'`",
             "--root, GPUCACHE_DIR",
         ],
         {"root": "/r", "key": "AB", "found": ()},

@@ -112,7 +112,7 @@ def test_a_pattern_without_a_match_is_no_failure_and_a_missing_root_is_one(here,
 )
 def test_a_filter_without_sense_is_told_once(here, scratch, words):
     done = here("prune", "--yes", *words, "--root", f"{scratch}/*/kernels")
-    assert (done.code, done.out, done.err.count("error: ")) == (1, "", 1)
+    assert (done.code, done.out, done.err.count("error: ")) == (2, "", 1)
 
 
 def test_names_of_users_directories_command_no_terminal(here, scratch):

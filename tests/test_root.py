@@ -154,7 +154,7 @@ def test_a_root_that_was_named_and_is_not_there_is_an_error(
     elif command[0] == "config":
         assert f"there is no {typo}" in done.err
     else:
-        assert done.out == ""
+        assert bool(done.out) is as_json
         assert done.err == (
             f"error: there is no {typo}\n"
             f"hint: correct {by}, or make it: `gpucache provision --root {typo}`\n"

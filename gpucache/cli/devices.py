@@ -6,9 +6,10 @@ from typing import TYPE_CHECKING
 
 import click
 
+from gpucache import environment
 from gpucache.cli import device_rows
-from gpucache.cli.options import json_option, root_option
-from gpucache.cli.settings import settings_of
+from gpucache.cli.options import json_option, name_of, root_option
+from gpucache.cli.settings import settings_of, undoing
 from gpucache.cli.tables import Column, print_table
 from gpucache.cli.terminal import log_to_stderr, print_json, say
 
@@ -81,6 +82,7 @@ def devices(root: str | None, as_json: bool, require_gpu: bool) -> None:
 @click.option(
     "--group",
     metavar="NAME",
+    callback=name_of,
     help="The group, for --shared group (default: that of the root's directory).",
 )
 @click.option(
@@ -129,6 +131,8 @@ def provision(
             return 0
     done = registry.provision(sharing=shared)
     _tell(registry, done, change, as_json)
+    if environment.DISABLE.read(settings_of(root)):
+        say(f"hint: to have directories made, {undoing(environment.DISABLE.name, root)}")
     is_news = shared is not None and (change is None or change.planned.changes_mark)
     if done.sharing == "group" and is_news and not as_json:
         from gpucache.cli.resharing import tell_members

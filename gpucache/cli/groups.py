@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Sequence
+from typing import Any
 
 import click
 
@@ -25,8 +26,25 @@ quiet_option = click.option("--quiet", "-q", is_flag=True, help=_HELP)
 """For a group, which hands it on to its command."""
 
 
+class _Count(click.IntRange):
+    """A whole number within bounds, which an error names in words."""
+
+    def convert(
+        self, value: Any, param: click.Parameter | None, context: click.Context | None
+    ) -> Any:
+        """The number."""
+        try:
+            return super().convert(value, param, context)
+        except click.BadParameter:
+            bounds = f"from {self.min} on" if self.max is None else f"from {self.min} to {self.max}"
+            self.fail(f"{value!r} is not a whole number {bounds}", param, context)
+
+
 def completed(command: click.Command) -> click.Command:
     """The command with what all have: ``--quiet``, and names out of the root for a shell that asks for them."""
+    for parameter in command.params:
+        if type(parameter.type) is click.IntRange:
+            parameter.type = _Count(parameter.type.min, parameter.type.max)
     if COMPLETION in os.environ:
         from gpucache.cli.completing import with_completion
 

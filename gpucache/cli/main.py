@@ -39,7 +39,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         return run_with_click(words)
     except GpuCacheError as error:
         complain(error, as_json=wants_json(words))
-        return 1
+        return 2 if error.error_kind == "usage" else 1
     except KeyboardInterrupt:
         say("")  # what comes next begins a line
         return 130

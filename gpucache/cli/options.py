@@ -114,6 +114,17 @@ roots_option = click.option(
 )
 
 
+def name_of(context: click.Context, option: click.Parameter, value: str | None) -> str | None:
+    """Refuse a name that is empty, or is the next option, since the option's own value was forgotten."""
+    if value is None:
+        return None
+    if not value.strip():
+        raise click.BadParameter("the name is empty")
+    if value.startswith("-"):
+        raise click.BadParameter(f"{value!r} looks like an option: the name is missing")
+    return value
+
+
 def jobs_option(help_text: str) -> Callable[[Any], Any]:
     """How many kernels are compiled at once; what that is without the option, the help of each command says."""
     return click.option("--jobs", "-j", type=click.IntRange(min=1), metavar="N", help=help_text)
@@ -125,10 +136,10 @@ def _caches_of(
     """The names of JIT caches; an unknown one is refused with the nearest right one."""
     from gpucache.layout.jit_caches import named
 
-    if value is None:
+    if name_of(context, option, value) is None:
         return None
     try:
-        return named(value, "--caches")
+        return named(value or "", "--caches")
     except ConfigurationError as error:
         raise click.BadParameter(f"{error.value!r} is not {error.expected}") from None
 

@@ -183,6 +183,7 @@ def prune(
     if are_many(roots):
         order = Order(policy=units or policy, grace_s=grace, dry_run=dry_run, limit_s=time_limit)
         return prune_many(roots, order, yes, as_json)
+    policy.check()
     how = How(dry_run=dry_run, yes=yes, as_json=as_json, each=all_)
     how.check()
     where = vetted(roots[0] if roots else None)

@@ -53,6 +53,13 @@ class RunCall(Value, kw_only=True):
     def execute(self) -> int:
         """Execute the command, which replaces this process. Returns an exit code where that fails or was not tried."""
         environ = given = _given()
+        if not _is_there(self.command[0], given):
+            say(f"error: {self.command[0]}: {os.strerror(errno.ENOENT)}")
+            where = "there is no such path"
+            if "/" not in self.command[0]:
+                where = "no directory of PATH has a program of that name"
+            say(f"hint: {where}")
+            return 127
         failure = 0
         ends = bool(self.strict)
         try:
@@ -156,6 +163,14 @@ def _given() -> dict[str, str]:
     if not any(item.startswith(b"LC_CTYPE=") for item in items):
         del environ["LC_CTYPE"]
     return environ
+
+
+def _is_there(program: str, environ: Mapping[str, str]) -> bool:
+    """Whether there is a file of that name where the system looks for programs, executable or not."""
+    if "/" in program:
+        return os.path.lexists(program)
+    directories = os.get_exec_path(dict(environ))
+    return any(os.path.lexists(os.path.join(directory, program)) for directory in directories)
 
 
 def _is_first_to_say(sentence: str) -> bool:

@@ -227,10 +227,10 @@ def check_answerable() -> None:
     Raises:
         UsageError: stdin or stderr is no terminal.
     """
-    import click
+    from gpucache.cli.usage import WrongUseError
 
     if not _is_terminal(sys.stdin) or not _is_terminal(sys.stderr):
-        raise click.UsageError("nobody can be asked here: say --yes, or --dry-run to look only")
+        raise WrongUseError("nobody can be asked here", "say --yes, or --dry-run to look only")
 
 
 def confirmed(question: str) -> bool:

@@ -55,7 +55,7 @@ def parse(source: Source, path: str, content: bytes) -> Parsed:
         if name not in BY_NAME and len(problems) >= _MOST_PROBLEMS:
             continue  # a file of thousands is none of settings, and each costs a search
         number = line_of(name, text)
-        wrong = _misplaced(name, source)
+        wrong = _misplaced(name, source, value)
         if wrong is None:
             variable = BY_NAME[name]
             try:
@@ -76,10 +76,12 @@ def _unreadable(source: Source, path: str, fact: str) -> Parsed:
     return Parsed(source, path, {}, (problem,))
 
 
-def _misplaced(name: str, source: Source) -> tuple[str, str] | None:
+def _misplaced(name: str, source: Source, value: object) -> tuple[str, str] | None:
     """What is wrong with a name in a file of this source, and the way out; None where nothing is."""
     shown = shortened(name)
     variable = BY_NAME.get(name)
+    if variable is None and isinstance(value, dict):
+        return f"{shown} is a table, and settings are in none", "write each as NAME = VALUE"
     if variable is None:
         return f"{shown} is no setting", _meant(name)
     if source == "root" and not variable.in_root:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from importlib import import_module
@@ -37,7 +38,9 @@ def group_id(root: str, name: str) -> int:
     try:
         return grp.getgrnam(name).gr_gid
     except (KeyError, ValueError, OSError):
-        hint = f"`getent group` lists those there are; `sudo groupadd {name}` makes it"
+        hint = "`getent group` lists those there are"
+        if re.fullmatch(r"[a-z_][a-z0-9_-]{0,30}", name):
+            hint += f"; `sudo groupadd {name}` makes it"
         raise SharingError(root, "no-such-group", f"there is no group {name!r}", hint) from None
 
 
