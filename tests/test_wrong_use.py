@@ -152,3 +152,25 @@ def test_a_command_that_is_not_there_makes_nothing(
     monkeypatch.setenv("GPUCACHE_DIR", str(root))
     assert here("run", "--", "nosuchcmd").code == 127
     assert not root.exists()
+
+
+@pytest.mark.parametrize(
+    ("text", "words", "said"),
+    [
+        ("disable = true\n", "provision", "hint: to have directories made, take it out of {file}:1\n"),
+        ("[abc]\nx = 1\n", "config", "'abc' is a table, and settings are in none; write each as NAME = "),
+    ],
+    ids=["disabled", "table"],
+)  # fmt: skip
+def test_what_is_wrong_in_a_file_names_the_file_and_the_way_out(
+    text: str, words: str, said: str, used: Path, tmp_path: Path, here: Command,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:  # fmt: skip
+    file = tmp_path / "config/gpucache/gpucache.toml"
+    file.parent.mkdir(parents=True, mode=0o700)
+    file.write_text(text)
+    monkeypatch.setenv("XDG_CONFIG_HOME", str(tmp_path / "config"))
+    done = here(*words.split())
+    assert done.code == 0
+    assert said.format(file=file) in done.err
+    assert str(file) in done.err
