@@ -12,9 +12,13 @@ import time
 from pathlib import Path
 
 import pytest
+from support.metrics import of, series
 from support.processes import PATIENCE_S
 from support.snippets import HERE
 from tree import make
+
+from gpucache.layout.paths import ours
+from gpucache.store.stats import Stats
 
 UNITS = HERE / "docs/examples/systemd"
 PAGE = HERE / "docs/systemd.md"
@@ -141,6 +145,22 @@ def test_the_service_of_a_user_prunes_what_is_old_in_his_root(tmp_path: Path) ->
     done = started(words, tmp_path / "scratch")
     assert done.returncode == 0, done.stderr
     assert entries(root) == 1
+
+
+def test_the_service_of_metrics_writes_what_was_counted_and_what_the_one_of_doctor_has_found(
+    tmp_path: Path,
+) -> None:
+    root = tmp_path / "scratch/kernels"
+    make(str(root), 2, 1)
+    Stats(ours(str(root), "stats"), "0").add("hits", 5, now=True)
+    examined = started(words_of("gpucache-doctor.service", {}), tmp_path / "scratch")
+    assert examined.returncode in (0, 1), examined.stderr
+    collected = {"/var/lib/prometheus/node-exporter": str(tmp_path)}
+    done = started(words_of("gpucache-metrics.service", collected), tmp_path / "scratch")
+    assert done.returncode == 0, done.stderr
+    found = series((tmp_path / "gpucache.prom").read_text())
+    assert of(found, "gpucache_hits_total", directory="0", level="own") == 5
+    assert of(found, "gpucache_examined_timestamp_seconds", command="doctor") > 0
 
 
 @pytest.mark.root
