@@ -2,7 +2,7 @@
 
 The ranks of a job share nothing but the node: no root, where that is what the sentence is about. So the first leaves a
 marker, a file that only one process can make, in a directory of this user's on this node. A job is what one launcher
-has started (`_job`); the next job is told again, and so is a job that goes on for hours. Where no marker can be left,
+has started (`job`); the next job is told again, and so is a job that goes on for hours. Where no marker can be left,
 each process says it.
 
 `gpucache/site/sitecustomize.py` runs this file in Pythons that cannot import gpucache: it imports nothing of gpucache,
@@ -38,7 +38,7 @@ def first_in_job(sentence: str, environ: Mapping[str, str]) -> bool:
 
     Never waits. Each process is first where no marker can be left, or another user may have planted it.
     """
-    said = f"{_job(environ)} {sentence}".encode("utf-8", "backslashreplace")
+    said = f"{job(environ)} {sentence}".encode("utf-8", "backslashreplace")
     marker = f"{zlib.crc32(said):08x}{zlib.adler32(said):08x}"
     try:
         directory = _directory()
@@ -129,7 +129,7 @@ def _sweep(directory: int) -> None:
 # ---- the job
 
 
-def _job(environ: Mapping[str, str]) -> str:
+def job(environ: Mapping[str, str]) -> str:
     """What all processes of one job on this node have in common, and no other job: the process that started them.
 
     Of a rank that is its launcher: the nearest process above that has not this very rank (a shell between the two has).

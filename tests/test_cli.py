@@ -275,7 +275,7 @@ def test_even_a_defect_is_shown_by_one_rank(monkeypatch, capsys, own_signals):
     main.main(["run", "--", "true"])
     assert "ZeroDivisionError" in capsys.readouterr().err
     monkeypatch.setenv("LOCAL_RANK", "1")  # what started this process has the ranks of both
-    monkeypatch.setattr("gpucache.once._job", lambda _: "the job")
+    monkeypatch.setattr("gpucache.once.job", lambda _: "the job")
     main.main(["run", "--", "true"])
     main.main(["run", "--", "true"])
     assert capsys.readouterr().err.count("Traceback") == 1

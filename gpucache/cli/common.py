@@ -102,12 +102,14 @@ def scanned(root: str) -> CacheReport:
 
 
 def fold_counters(root: str) -> None:
-    """Fold the counters that ended processes have left, as each command does that comes by; tells nothing."""
+    """Fold the counters that ended processes have left, and remove their fresh roots; tells nothing."""
     from gpucache.store.counter_fold import fold
+    from gpucache.upkeep.fresh_runs import sweep
 
     try:
         _vet_whole(root)
         fold(root)
+        sweep(root)
     except (GpuCacheError, OSError):
         return  # a root that others may write, or that is read-only: the counters are summed where they lie
 

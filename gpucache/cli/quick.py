@@ -52,6 +52,7 @@ _RUN = _Options(
         "--strict": ("strict", True),
         "--no-strict": ("strict", False),
         "--force": ("force", True),
+        "--fresh": ("fresh", True),
         "--plugin": ("plugin", True),
         "--no-plugin": ("plugin", False),
     },

@@ -39,6 +39,8 @@ class RunCall(Value, kw_only=True):
     strict: bool | None = None
     """Whether a failure is an end. None: if there is no such device, or no place for such a root, as was asked for."""
     force: bool = False
+    fresh: bool = False
+    """Whether the command gets a root of its own, which goes after it."""
     plugin: bool = True
     """Whether Pythons that the command starts, and that can import gpucache, are to use the plug-in."""
     record: str | None = None
@@ -61,7 +63,7 @@ class RunCall(Value, kw_only=True):
             say(f"hint: {where}")
             return 127
         failure = 0
-        ends = bool(self.strict)
+        ends = self.fresh if self.strict is None else self.strict
         try:
             environ = self._environ(given)
         except GpuCacheError as error:
@@ -90,7 +92,7 @@ class RunCall(Value, kw_only=True):
         """Whether an error is the end; what the user has named and does not exist is one without being asked."""
         if self.strict is not None:
             return self.strict
-        if isinstance(error, RecipesError):
+        if self.fresh or isinstance(error, RecipesError):
             return True
         if isinstance(error, ProvisionError):
             return self.root is not None and error.errno in (errno.ENOENT, errno.ENOTDIR)
@@ -101,19 +103,16 @@ class RunCall(Value, kw_only=True):
 
         What the user should know of that environment is said on stderr.
         """
-        from gpucache.directories.launch import launch_environ
-
         log_to_stderr("ERROR")
-        environ, report = launch_environ(
-            given,
-            device=self.device,
-            force=self.force,
-            root=self.root,
-            plugin=self.plugin,
-            caches=self.caches,
-            program=self.command[0],
-        )
-        settings = self._settings(environ)
+        root = self.root
+        if self.fresh:
+            from gpucache.cli.run_fresh import fresh_root, without_directories
+
+            given = without_directories(given, _say_in_job)
+            outer, _ = self._launch(given, root)
+            root = fresh_root(outer, self.command[0], _say_in_job) or root
+        environ, report = self._launch(given, root)
+        settings = self._settings(environ, root)
         _tell(report, environ)
         if report.jit is not None:
             from gpucache.cli.jit_words import sentences
@@ -137,11 +136,27 @@ class RunCall(Value, kw_only=True):
 
         return with_recipes(self, environ, report, _say_in_job)
 
-    def _settings(self, environ: dict[str, str]) -> Mapping[str, str]:
+    def _launch(
+        self, given: dict[str, str], root: str | None
+    ) -> tuple[dict[str, str], LaunchReport]:
+        """The environment that gives the command directories in a root, provisioned, and what was done for that."""
+        from gpucache.directories.launch import launch_environ
+
+        return launch_environ(
+            given,
+            device=self.device,
+            force=self.force,
+            root=root,
+            plugin=self.plugin,
+            caches=self.caches,
+            program=self.command[0],
+        )
+
+    def _settings(self, environ: dict[str, str], root: str | None) -> Mapping[str, str]:
         """What holds for the command; what is wrong in a file of settings is said."""
         from gpucache.configuration import in_force
 
-        found = in_force(environ, self.root)
+        found = in_force(environ, root)
         for problem in found.problems:
             _say_in_job(f"warning: {problem}")
         return found.environ

@@ -11,6 +11,7 @@ from gpucache import environment
 from gpucache.cli.failures import complain_of_defect
 from gpucache.cli.terminal import refused
 from gpucache.errors import GpuCacheError, RecipesError
+from gpucache.layout.paths import root_of_fresh
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -91,6 +92,8 @@ def _recorded(call: RunCall, root: str, environ: dict[str, str], say: Say) -> Re
     if is_recording(environ, root):
         return None  # an outer `run` has asked already, and its pool serves this node
     own = environment.RECORD.text(environ)
+    # A fresh root is empty each time: what was recorded is kept in that of other runs.
+    root = root_of_fresh(root) or root
     records = own is None and call.plugin
     recipes, record = recorded_before(call.command, root, environ, records)
     if own is not None:

@@ -31,6 +31,9 @@ def _complete_file(
 )
 @click.option("--force", is_flag=True, help="Replace what you have set, too.")
 @click.option(
+    "--fresh", is_flag=True, help="A cache of its own for this run, which goes when it has ended."
+)
+@click.option(
     "--plugin/--no-plugin",
     default=True,
     help="Compile each kernel once per node (default: on, in each Python that can import gpucache).",
@@ -57,6 +60,7 @@ def run(
     root: str | None,
     strict: bool | None,
     force: bool,
+    fresh: bool,
     plugin: bool,
     record: str | None,
     warm: str | None,
@@ -76,6 +80,7 @@ def run(
     srun --ntasks-per-node 8 gpucache run -- python train.py
     CUDA_VISIBLE_DEVICES=2 gpucache run -- python tune.py
     gpucache run --warm auto -- python train.py
+    gpucache run --fresh -- python bench.py
     gpucache run --caches all -- python serve.py
     """
     if not command[0]:
@@ -88,6 +93,7 @@ def run(
         root=root,
         strict=strict,
         force=force,
+        fresh=fresh,
         plugin=plugin,
         record=record,
         warm=warm,

@@ -22,7 +22,8 @@ if TYPE_CHECKING:
 
 PROVISION_LOCK = "provision.lock"
 SHARING_LOCK = "sharing.lock"
-ROOTS_LOCKS = (PROVISION_LOCK, SHARING_LOCK)
+FRESH_LOCK = "fresh.lock"
+ROOTS_LOCKS = (PROVISION_LOCK, SHARING_LOCK, FRESH_LOCK)
 """The names of the locks that are of the root, and of no key."""
 """The name of the one lock file, among those of keys, under which a root's directories are made."""
 REMOTE_FILES = "remote-"

@@ -7,10 +7,12 @@ container means another process, or none.
 from __future__ import annotations
 
 import os
+import time
 from contextlib import suppress
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from collections.abc import Sequence
     from typing import TypeAlias
 
     Process: TypeAlias = tuple[int, int]
@@ -19,6 +21,8 @@ if TYPE_CHECKING:
 _PROC = "/proc"
 _STATE, _START = 0, 19
 """Where state and start are among the fields of ``/proc/<pid>/stat`` behind the name of the process (proc(5))."""
+_LOOK_S = 0.5
+"""How often processes are looked at of whose end the kernel does not tell."""
 _ENDED = ("Z", "X", "x")
 
 
@@ -38,6 +42,29 @@ def process_of(pid: int) -> Process | None:
 def is_running(process: Process) -> bool:
     """Whether this very process has not ended; one that has, and that its parent has not asked for, is no more."""
     return process_of(process[0]) == process
+
+
+def wait_for_any(processes: Sequence[Process], most_s: float) -> None:
+    """Sleep until one of these processes has ended, at most so many seconds."""
+    import select
+
+    ended = select.poll()
+    descriptors = []
+    try:
+        for process in processes:
+            with suppress(OSError, AttributeError):  # it has ended; an older kernel
+                descriptors.append(os.pidfd_open(process[0]))
+                ended.register(descriptors[-1], select.POLLIN)
+        is_told = len(descriptors) == len(processes)
+        step_s = most_s if is_told else _LOOK_S
+        end = time.monotonic() + most_s
+        # Asked again once the descriptors are open: a number may have become another process's before.
+        while all(map(is_running, processes)) and time.monotonic() < end:
+            if ended.poll(step_s * 1000):
+                return
+    finally:
+        for fd in descriptors:
+            os.close(fd)
 
 
 def pid_namespace() -> int:

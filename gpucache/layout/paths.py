@@ -21,6 +21,7 @@
     ├── pulled/               which entries packs have brought
     ├── tritons/<digest>.json the key that an installation of Triton makes of its files
     ├── gpucache.toml.json    the root's settings as parsed, for processes that start fast
+    ├── fresh/<name>/         a root of its own for one run (`gpucache run --fresh`); <name>.json says who uses it
     └── packs/numbers.json    the highest number of each pack that was pulled or unpacked here
 
 Nothing of that, nor of ours beside it, grows without bound. Who adds a file says here what bounds it:
@@ -47,6 +48,8 @@ Nothing of that, nor of ours beside it, grows without bound. Who adds a file say
 - ``pulled``: 32 files, the oldest dropped (`store.pulled`).
 - ``gpucache.toml.json``: one file, replaced when the root's settings change (`configuration.form`).
 - ``packs``: one file of 1,000 names, those that were seen first dropped (`transfer.seen_numbers`).
+- ``fresh``: a process that waits for the run's end; after a kill whoever comes by, of another node after a day
+  (`upkeep.fresh_runs`).
 - ``jit``: `GPUCACHE_JIT_MAX_SIZE`, ``prune --cache``, ``clean``; by nothing else of gpucache's.
 - ``gpucache-told-<uid>`` in ``/dev/shm`` or ``/tmp``: a day (`once`).
 """
@@ -77,13 +80,14 @@ if TYPE_CHECKING:
         "outbox",
         "pulled",
         "packs",
+        "fresh",
     ]
 
 _PROVISIONED: tuple[Part, ...] = ("devices", "locks", "tmp")
 _FILLED: tuple[Part, ...] = (
     *("store", "quarantine", "stats"),
     *("mounts", "foreign", "tritons", "recipes"),
-    *("outbox", "pulled", "packs"),
+    *("outbox", "pulled", "packs", "fresh"),
 )
 
 
@@ -271,6 +275,11 @@ def root_of_stored(path: str) -> str:
 def root_of_recorded(path: str) -> str:
     """The root in which a file of recipes was recorded, by its path; empty for any other file."""
     return path.rpartition("/gpucache/v1/recipes/")[0]
+
+
+def root_of_fresh(path: str) -> str:
+    """The root in which a root of one run is, by its path; empty for any other root."""
+    return path.rpartition("/gpucache/v1/fresh/")[0]
 
 
 def provisioned_directories(root: str) -> tuple[str, ...]:
