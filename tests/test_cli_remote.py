@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 from support.servers import apart
+from support.terminals import at_width, table_of
 from support.users import ADA, acting_as
 
 from gpucache.remote.opening import open_remote
@@ -40,6 +41,11 @@ def test_the_packs_are_listed(here, shared):
     assert done.code == 0
     assert done.out == "llama-3\t3\t1000000\nnightly\t5\t1000000\n"
     assert done.err == ""
+
+
+def test_a_terminal_gets_a_total(shared):
+    shown = at_width(["remote", "ls", "--remote", f"file://{shared}"], 80)
+    assert table_of(shown)[-1] == "2 in all   8 B"
 
 
 def test_the_entries_are_listed_where_that_is_asked_for(here, shared):

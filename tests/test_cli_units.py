@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 from support.cli import check, documented
 from support.jit_trees import DAY, HOUR, UNITS, all_files, unit, whole_library, wrote, wrote_bytes
+from support.terminals import at_width, table_of
 from support.users import ADA, BOB, acting_as
 
 from gpucache.layout.jit_caches import JIT_CACHES, by_name
@@ -63,6 +64,17 @@ class TestLs:
         ]
         assert names(here, root, "--larger-than", "1000") == ["1.19.0/wp___main___09f3766"]
         assert names(here, root, "--sort", "size", "--limit", "1") == ["1.19.0/wp___main___09f3766"]
+
+    def test_columns_are_chosen_and_are_those_of_units(self, here, root, four):
+        words = ("ls", "--cache", "warp", "--root", root, "--sort", "size", "--columns")
+        assert here(*words, "cache,files").rows == [["warp", "3"], ["warp", "3"]]
+        done = here(*words, "kernel")
+        assert (done.code, done.out) == (2, "")
+        assert "there is no column 'kernel', but cache, unit, files" in done.err
+
+    def test_a_terminal_gets_a_total(self, root, four):
+        shown = at_width(["ls", "--cache", "all", "--limit", 3, "--root", root], 80)
+        assert table_of(shown)[-1].startswith("all      3 of 4   ")
 
     def test_json(self, here, root, four):
         (outer, inner), values = documented("ls --cache NAME")
@@ -133,7 +145,7 @@ class TestDu:
     def test_each_cache_has_a_row_of_its_own_and_a_members_count_to_them(self, here, root, four):
         wrote(root / "members/1000/jit/warp/1.19.0/wp_m_0123456/m.o", 50, HOUR)
         wrote(root / "jit/unknown/x", 7, HOUR)
-        rows = {row[0]: row[1:] for row in here("du", "--root", root).rows}
+        rows = {row[0]: row[1:4] for row in here("du", "--root", root).rows}
         assert rows["jit/warp"] == ["7", "2050", "2050"]
         assert rows["jit/numba"] == ["2", "1000", "1000"]
         assert rows["jit/tvm-ffi"] == ["3", "1000", "1000"]

@@ -215,7 +215,7 @@ class TestOptions:
         rows = here("ls", "--unused", "--sort", "used", "--columns", "key", "--root", root).rows
         assert rows == [[key_of(1)], [key_of(0)]]
 
-    @pytest.mark.parametrize("columns", ["nothing", "key,Kernel", "", ","])
+    @pytest.mark.parametrize("columns", ["nothing", "key,Kernel", "unit", "", ","])
     def test_a_column_that_is_none_is_refused_with_those_that_are(self, columns, here, authors):
         done = here("ls", "--columns", columns, "--root", authors)
         assert (done.code, done.out) == (2, "")
@@ -246,6 +246,10 @@ def test_of_an_autotuners_result_the_fastest_configuration_is_shown(here, tmp_pa
     names = "--columns", "kernel,kind,constants,warps,stages,options"
     rows = here("ls", *names, "--root", root).rows
     assert rows == [["matmul", "autotune", "BLOCK=128", "8", "3", "fastest=0.25ms tried=2"]]
+    timings = [[{"kwargs": {"BLOCK": 64}, "num_warps": 4}, [float("inf")] * 3]]
+    (home / "matmul.autotune.json").write_text(json.dumps({"key": [], "configs_timings": timings}))
+    rows = here("ls", *names, "--root", root).rows
+    assert rows == [["matmul", "autotune", "BLOCK=64", "4", "-", "fastest=none tried=1"]]
     (home / "matmul.autotune.json").write_text("{}")
     rows = here("ls", *names, "--root", root).rows
     assert rows == [["matmul", "autotune", "-", "-", "-", "-"]]

@@ -99,7 +99,7 @@ def test_piped_each_configuration_is_a_line(measured, here):
 
 def test_a_list_names_the_winner_where_kernels_have_their_constants(measured, here):
     (row,) = here("ls", "--columns", "kind,constants", "--root", measured).rows
-    assert row == ["autotune", "BLOCK=256 num_warps=8"]
+    assert row == ["autotune", "BLOCK=256"]
 
 
 def test_a_result_that_cannot_be_read_is_listed_without_one(measured, here):

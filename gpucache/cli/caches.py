@@ -34,14 +34,21 @@ from gpucache.cli.options import (
     kind_option,
     root_option,
 )
-from gpucache.cli.tables import Choice, print_codes, table_options
+from gpucache.cli.tables import Choice, check_columns, print_codes, table_options
 from gpucache.cli.terminal import (
     print_json,
     print_json_rows,
     progress,
     say,
 )
-from gpucache.cli.unit_rows import Chosen, cache_option, list_units, refuse, verify_units
+from gpucache.cli.unit_rows import (
+    UNIT_COLUMNS,
+    Chosen,
+    cache_option,
+    list_units,
+    refuse,
+    verify_units,
+)
 from gpucache.cli.whole_entry import print_whole
 
 if TYPE_CHECKING:
@@ -50,6 +57,7 @@ if TYPE_CHECKING:
     from gpucache.report.entries import Entry, EntryKind
     from gpucache.report.selection import Selection
 
+_ENTRY_COLUMNS = [one.column for one in entry_columns()]
 _ORDERS: dict[str, tuple[Callable[[Entry], Any], bool]] = {
     "used": (lambda entry: entry.used, True),
     "created": (lambda entry: entry.created, True),
@@ -84,7 +92,7 @@ _ORDERS: dict[str, tuple[Callable[[Entry], Any], bool]] = {
     help="Sort upward or downward; by itself the newest, the largest, or A comes first.",
 )
 @click.option("--limit", type=click.IntRange(min=1), metavar="N", help="Only the first N.")
-@table_options([one.column for one in entry_columns()])
+@table_options(_ENTRY_COLUMNS, or_these=UNIT_COLUMNS)
 @root_option
 @json_option
 def ls(
@@ -123,10 +131,11 @@ def ls(
 
     if caches is not None:
         refuse(key=key, kernel=kernel, arch=arch, directory=directory, kind=kind, unused=unused)
-        refuse(wide=wide, columns=columns)
+        check_columns(columns, UNIT_COLUMNS)
         chosen = Chosen(older_than, larger_than, sort, ascending, limit)
-        list_units(existing(root), caches, chosen, as_json)
+        list_units(existing(root), caches, chosen, Choice(wide, columns), as_json)
         return
+    check_columns(columns, _ENTRY_COLUMNS)
     selection = Selection(
         kernel=kernel,
         arch=arch,

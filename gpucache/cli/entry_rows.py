@@ -15,7 +15,7 @@ from gpucache.cli.cache_rows import described, owner_of, utc
 from gpucache.cli.common import counted
 from gpucache.cli.tables import Choice, Column, print_table
 from gpucache.cli.terminal import is_terminal
-from gpucache.cli.tuning_table import winner_words
+from gpucache.cli.tuning_table import tuning_of
 from gpucache.disk.group_names import login_name
 from gpucache.disk.sharing import is_shared_by_group
 from gpucache.units import ago, size
@@ -133,9 +133,7 @@ def _described_entry(entry: Entry) -> Description | None:
     """The description of a kernel; of an autotuner's result that of the fastest configuration."""
     if entry.kind != "autotune":
         return described(entry)
-    from gpucache.kernels.autotune import tuning_result_in
-
-    result = tuning_result_in(entry.copies[0].path, entry.kernel)
+    result = tuning_of(entry)
     return None if result is None else _of_winner(result)
 
 
@@ -143,7 +141,8 @@ def _of_winner(result: TuningResult) -> Description:
     from gpucache.kernels.description import Description
 
     winner = result.winner
-    tried = {"fastest": f"{winner.milliseconds[0]:.4g}ms", "tried": str(len(result.configurations))}
+    fastest = f"{winner.milliseconds[0]:.4g}ms" if winner.runs else "none"
+    tried = {"fastest": fastest, "tried": str(len(result.configurations))}
     return Description(
         has_recipe=False,
         constants={name: str(value) for name, value in winner.values.items()},
@@ -283,8 +282,6 @@ def _constants(shown: Shown) -> str:
 
     Of an autotuner's result those of the winner.
     """
-    if shown.entry.kind == "autotune":
-        return winner_words(shown.entry)
     if shown.description is None:
         return _UNKNOWN
 

@@ -17,7 +17,7 @@ from gpucache.cli.transfer_remote import named_remote, remote_option
 from gpucache.units import ago, size
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterator, Sequence
 
     from gpucache.remote.remote import CheckStep, Listed, Remote
 
@@ -82,7 +82,14 @@ def ls(entries: bool, remote: str | None, as_json: bool) -> None:
         return
     columns = _ENTRIES if entries else _PACKS
     human, now = is_terminal(), time.time()
-    print_table(columns, [_cells(row, human, now) for row in rows])
+    print_table(columns, [_cells(row, human, now) for row in rows], _total(rows, len(columns)))
+
+
+def _total(rows: Sequence[dict[str, Any]], columns: int) -> tuple[str, ...]:
+    """The last line: how many there are, and their sizes together."""
+    known = [row["bytes"] for row in rows if row["bytes"] is not None]
+    between = ("",) * (columns - 3)
+    return (f"{len(rows)} in all", *between, size(sum(known)), "")
 
 
 def _packs(opened: Remote) -> Iterator[dict[str, Any]]:

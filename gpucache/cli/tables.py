@@ -37,14 +37,27 @@ class Choice(NamedTuple):
     """These, in this order, and nothing else."""
 
 
-def table_options(columns: Sequence[Column]) -> Callable[[Any], Any]:
-    """The options ``--wide`` and ``--columns`` of a command that prints a table, as ``wide`` and ``columns``."""
+def table_options(
+    columns: Sequence[Column], or_these: Sequence[Column] = ()
+) -> Callable[[Any], Any]:
+    """The options ``--wide`` and ``--columns`` of a command that prints a table, as ``wide`` and ``columns``.
+
+    ``or_these`` are the columns of another table that the command may print instead: then `check_columns` is for the
+    command to call.
+    """
     names = [column.name for column in columns]
+    all_names = [*names, *(column.name for column in or_these)]
 
     def known(
         context: click.Context, option: click.Parameter, value: str | None
     ) -> tuple[str, ...] | None:
-        return None if value is None else _known(value, names)
+        if value is None:
+            return None
+        asked = tuple(name.strip() for name in value.split(",") if name.strip())
+        if not asked:
+            raise click.BadParameter(f"it names no column of {', '.join(names)}")
+        _check(asked, all_names, names)
+        return asked
 
     chosen = click.option(
         "--columns",
@@ -60,19 +73,21 @@ def table_options(columns: Sequence[Column]) -> Callable[[Any], Any]:
     return both
 
 
-def _known(value: str, names: Sequence[str]) -> tuple[str, ...]:
-    """The columns that an option's value names.
+def check_columns(asked: Sequence[str] | None, columns: Sequence[Column]) -> None:
+    """Refuse what ``--columns`` names and this table has not.
 
     Raises:
         click.BadParameter: there is no such column.
     """
-    asked = tuple(name.strip() for name in value.split(",") if name.strip())
+    names = [column.name for column in columns]
+    _check(asked or (), names, names)
+
+
+def _check(asked: Iterable[str], known: Sequence[str], told: Sequence[str]) -> None:
     for name in asked:
-        if name not in names:
-            raise click.BadParameter(f"there is no column {name!r}, but {', '.join(names)}")
-    if not asked:
-        raise click.BadParameter(f"it names no column of {', '.join(names)}")
-    return asked
+        if name not in known:
+            problem = f"there is no column {name!r}, but {', '.join(told)}"
+            raise click.BadParameter(problem, param_hint="'--columns'")
 
 
 def print_table(

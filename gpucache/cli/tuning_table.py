@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from gpucache.cli.tables import Column, print_table
 from gpucache.cli.terminal import say
@@ -59,21 +59,6 @@ def _line(row: Row) -> str:
     timings = row["milliseconds"]
     median = _NEVER if timings is None else f"{timings[0]:.6g} ms"
     return " ".join([*(f"{name}={value}" for name, value in names.items()), median])
-
-
-def winner_words(entry: Entry) -> str:
-    """The winner on one line, with blanks between: ``BLOCK=64 num_warps=1``; a dash where there is none to read."""
-    result = tuning_of(entry)
-    if result is None:
-        return "-"
-    winner = result.winner
-    options = {name: winner.options[name] for name in _differing(result) if name in winner.options}
-    named = {**winner.values, **options}
-    return " ".join(f"{name}={_short(value)}" for name, value in named.items()) or "-"
-
-
-def _short(value: Any) -> str:
-    return str(value).replace(" ", "")
 
 
 def _differing(result: TuningResult) -> list[str]:

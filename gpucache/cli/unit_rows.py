@@ -12,7 +12,7 @@ import click
 from gpucache.cli.cache_rows import utc
 from gpucache.cli.common import counted
 from gpucache.cli.findings import print_findings
-from gpucache.cli.tables import Column, print_table
+from gpucache.cli.tables import Choice, Column, print_table
 from gpucache.cli.terminal import (
     is_terminal,
     print_json,
@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     from gpucache.report.cache_report import CacheReport
     from gpucache.store.jit_units import JitUnit, JitUnits
 
-COLUMNS = (
+UNIT_COLUMNS = (
     Column("cache"),
     Column("unit"),
     Column("files", weight=10, right=True),
@@ -119,7 +119,9 @@ class Chosen(NamedTuple):
         return self.larger_than_bytes is None or unit.physical_bytes > self.larger_than_bytes
 
 
-def list_units(root: str, caches: tuple[JitCache, ...], chosen: Chosen, as_json: bool) -> None:
+def list_units(
+    root: str, caches: tuple[JitCache, ...], chosen: Chosen, choice: Choice, as_json: bool
+) -> None:
     """Print the chosen units of some JIT caches of a root, and say what could not be looked at."""
     from gpucache.store.jit_units import find
 
@@ -138,7 +140,7 @@ def list_units(root: str, caches: tuple[JitCache, ...], chosen: Chosen, as_json:
     if len(listed) < len(units):
         count = f"{len(listed)} of {len(units)}"
     total = ("all", count, "", taken, "", "")
-    print_table(COLUMNS, [_cells(unit, now, human) for unit in listed], total)
+    print_table(UNIT_COLUMNS, [_cells(unit, now, human) for unit in listed], total, choice=choice)
     _tell(root, caches, found)
     if not units and any(one.units for one in found):
         say("note: no unit there is like that")
