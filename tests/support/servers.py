@@ -310,8 +310,15 @@ def prometheus(directory: Path, target: str, rules: Path) -> Iterator[Prometheus
             f"--web.listen-address=127.0.0.1:{ports[0]}",
         ]
 
-    with _server(directory, 1, command, lambda ports: _accepts(ports[0])) as ports:
+    with _server(directory, 1, command, lambda ports: _is_ready(ports[0])) as ports:
         yield Prometheus(ports[0])
+
+
+def _is_ready(port: int) -> bool:
+    """Whether a Prometheus answers questions: it listens before it has read what is on its disk."""
+    with suppress(OSError), urlopen(f"http://127.0.0.1:{port}/-/ready", timeout=1) as answer:
+        return answer.status == 200
+    return False
 
 
 def promtool(*words: object, text: str = "") -> subprocess.CompletedProcess[str]:

@@ -31,7 +31,8 @@ def text(families: Iterable[Family]) -> bytes:
     from prometheus_client import generate_latest
 
     found = list(families)
-    return generate_latest(registry(lambda: found))
+    data: bytes = generate_latest(registry(lambda: found))
+    return data
 
 
 def registry(look: Callable[[], Iterable[Family]]) -> CollectorRegistry:
