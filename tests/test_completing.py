@@ -13,6 +13,7 @@ from support.stand_in_commands import stand_in_commands
 from support.trees import stock_entry
 
 from gpucache.cli import completing
+from gpucache.report.cache_report import scan
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -74,8 +75,27 @@ def test_names_that_a_shell_or_a_terminal_would_execute_are_not_offered(
     for number, name in enumerate(("$(touch x)", "a\x1b[2J", "a b", "a;b")):
         path = root / "triton/0" / f"{number + 2}".join(("C" * 51, ""))
         path.mkdir()
-        (path / f"__grp__{name}.json").touch()
+        (path / f"{name}.json").touch()
     assert offered("ls --kernel ") == ["k"]
+
+
+def test_kernels_of_the_store_are_offered(
+    keys: list[str], tmp_path: Path, gpucache: Callable[..., subprocess.CompletedProcess[str]]
+) -> None:
+    root = str(tmp_path / "root")
+    entries = scan(root).entries
+    assert len({entry.kernel for entry in entries}) > 1
+    for option, wanted in (
+        ("--kernel", {entry.kernel for entry in entries}),
+        ("--arch", {entry.arch for entry in entries}),
+    ):
+        asked = {
+            "_GPUCACHE_COMPLETE": "bash_complete",
+            "COMP_WORDS": f"gpucache ls {option} ",
+            "COMP_CWORD": "3",
+        }
+        done = gpucache(env={**os.environ, "GPUCACHE_DIR": root, **asked})
+        assert {word.removeprefix("plain,") for word in done.stdout.split()} == wanted
 
 
 def test_a_root_of_thousands_is_not_read_whole(

@@ -169,9 +169,12 @@ def _listed(directory: str) -> Iterator[os.DirEntry[str]]:
 
 
 def _kernel(entry: str) -> str:
-    """The name of an entry's kernel, by that of the group's file, which Triton writes last; empty where none is."""
+    """The name of an entry's kernel, by that of the file of its metadata; empty where there is none.
+
+    Files whose names begin with ``__`` are a group's or ours.
+    """
     for item in _listed(entry):
         name = item.name
-        if name.startswith("__grp__") and name.endswith(".json"):
-            return name.removeprefix("__grp__").removesuffix(".json")
+        if name.endswith(".json") and not name.startswith("__"):
+            return name.removesuffix(".json")
     return ""
