@@ -67,7 +67,7 @@ def test_a_kernels_name_in_the_place_of_a_key_is_known_as_that(tuned, here):
     assert (done.code, done.out) == (1, "")
     assert "hint: that is a kernel's name: `gpucache ls --kernel scaled`" in done.err
     for odd in ("nothing", "../scaled", "a/b", ""):
-        assert "kernel's name" not in here("cat", odd, "ptx", "--root", tuned.root).err
+        assert "that is a kernel's name" not in here("cat", odd, "ptx", "--root", tuned.root).err
 
 
 def test_which_file_is_asked_of_an_entry_that_has_several(tuned, here):

@@ -95,6 +95,20 @@ def _kernels(root: str, incomplete: str) -> Iterator[tuple[str, str]]:
         yield _kernel(path), ""
 
 
+def _kernels_and_keys(root: str, incomplete: str) -> Iterator[tuple[str, str]]:
+    yield from _kernels(root, incomplete)
+    if incomplete:
+        yield from _keys(root, incomplete)
+
+
+def _forms(root: str, incomplete: str) -> Iterator[tuple[str, str]]:
+    """What a file of an entry may be called; which one an entry has is told where it has it not."""
+    from gpucache.report.artefacts import DISASSEMBLED, FORMS
+
+    for form in (*FORMS, DISASSEMBLED):
+        yield form, ""
+
+
 def _archs(root: str, incomplete: str) -> Iterator[tuple[str, str]]:
     from gpucache.kernels import metadata
 
@@ -128,7 +142,8 @@ _NAMES: dict[str, Names] = {
     "key": _keys,
     "keys": _keys,
     "other": _keys,
-    "name_or_key": _keys,
+    "name_or_key": _kernels_and_keys,
+    "form": _forms,
     "kernel": _kernels,
     "arch": _archs,
     "directory": _directories,

@@ -41,7 +41,7 @@ _SAME = "nothing that the files tell: Triton's own build, ptxas, or a comment"
 
 
 @click.command()
-@click.argument("name", metavar="NAME|KEY")
+@click.argument("name_or_key", metavar="NAME|KEY")
 @click.option(
     "--limit",
     type=click.IntRange(min=1),
@@ -54,7 +54,7 @@ _SAME = "nothing that the files tell: Triton's own build, ptxas, or a comment"
 @root_option
 @json_option
 def why(
-    name: str,
+    name_or_key: str,
     limit: int,
     wide: bool,
     columns: tuple[str, ...] | None,
@@ -76,12 +76,12 @@ def why(
     from gpucache.diagnosis.why_compiled import why_compiled
 
     report = scanned(existing(root))
-    asked = _asked(report, name)
+    asked = _asked(report, name_or_key)
     with progress("comparing") as show:
         told = why_compiled(asked[:limit], report.entries, show)
     if as_json:
         print_json({"root": report.root, "compiles": list(map(_row, told))})
-    elif len(told) == 1 and told[0].entry.key.startswith(name):
+    elif len(told) == 1 and told[0].entry.key.startswith(name_or_key):
         _print_one(told[0])
     else:
         _print_all(told, len(asked) - len(told), Choice(wide, columns))

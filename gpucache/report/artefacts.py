@@ -10,7 +10,7 @@ from gpucache.store.manifest import RECIPE
 
 DISASSEMBLED = "sass"
 """What is no file: the instructions of a cubin, which a disassembler tells."""
-_ORDER = ("source", "ttir", "ttgir", "llir", "ptx", "cubin", "amdgcn", "hsaco", "json", "recipe")
+FORMS = ("source", "ttir", "ttgir", "llir", "ptx", "cubin", "amdgcn", "hsaco", "json", "recipe")
 """As a compile makes them; what else there is comes behind."""
 
 
@@ -25,7 +25,7 @@ def artefacts(entry: Entry) -> dict[str, str]:
         form = _form(file.name, entry.kernel)
         if form is not None:
             found[form] = f"{directory}/{file.name}"
-    known = {form: found[form] for form in _ORDER if form in found}
+    known = {form: found[form] for form in FORMS if form in found}
     return known | found
 
 
