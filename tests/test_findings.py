@@ -83,8 +83,8 @@ def test_what_was_done_is_counted_where_that_differs(monkeypatch):
     lines = shown(monkeypatch, *map(elsewhere, range(4)), notes=notes)
     assert lines[-3:] == [
         "  -> 2 times: moved to the quarantine",
-        "  -> 1 times: it is locked",
-        f"  -> 1 times: {MENDED}",
+        "  -> 1 time: it is locked",
+        f"  -> 1 time: {MENDED}",
     ]
 
 

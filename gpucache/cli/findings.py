@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import click
 
+from gpucache.cli.common import counted
 from gpucache.cli.terminal import OutputError, is_terminal, print_lines, say
 from gpucache.escapes import printable
 
@@ -121,7 +122,7 @@ def _ways_out(group: Group, each: bool) -> list[str]:
     if len(numbers) == 1:
         return [f"-> {next(iter(numbers))}"]
     listed = numbers.most_common(None if each else EXAMPLES)
-    lines = [f"-> {count} times: {last}" for last, count in listed]
+    lines = [f"-> {counted(count, 'time', 'times')}: {last}" for last, count in listed]
     more = len(numbers) - len(listed)
     if more:
         lines.append(f"-> and {more} other ways out (--all shows each)")
