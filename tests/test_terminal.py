@@ -91,7 +91,7 @@ class TestQuestions:
             monkeypatch.setattr(sys, name, Terminal())
         check_answerable()
         monkeypatch.setattr(sys, closed, stream)
-        with pytest.raises(click.UsageError, match="say --yes"):
+        with pytest.raises(click.UsageError, match="nobody can be asked here"):
             check_answerable()
 
 
