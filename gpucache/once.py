@@ -3,7 +3,7 @@
 The ranks of a job share nothing but the node: no root, where that is what the sentence is about. So the first leaves a
 marker, a file that only one process can make, in a directory of this user's on this node. A job is what one launcher
 has started (`job`); the next job is told again, and so is a job that goes on for hours. Where no marker can be left,
-each process says it.
+each process says it. What is true of the node, whatever the job, is said once a day there (`first_on_node`).
 
 `gpucache/site/sitecustomize.py` runs this file in Pythons that cannot import gpucache: it imports nothing of gpucache,
 and is Python 3.7.
@@ -24,8 +24,9 @@ PLACES = ("/dev/shm", "/tmp")
 """Where the directory of markers is: in the first of these that exists. Not in `TMPDIR`, which may differ per rank, nor
 where a file system may hang as those of a network do, since a kernel launch may ask."""
 _AGAIN_S = 3600
-"""How long a sentence counts as said, in seconds."""
+"""How long a sentence counts as said in a job, in seconds."""
 _SWEEP_S = 86400.0
+"""How long markers are kept, in seconds."""
 _NEW = os.O_WRONLY | os.O_CREAT | os.O_EXCL
 _RANK = ("LOCAL_RANK", "LOCALRANK", "LOCAL_ID", "LOCALID")
 """What is in the name of each variable by which a launcher tells a process its number on the node
@@ -38,14 +39,24 @@ def first_in_job(sentence: str, environ: Mapping[str, str]) -> bool:
 
     Never waits. Each process is first where no marker can be left, or another user may have planted it.
     """
-    said = f"{job(environ)} {sentence}".encode("utf-8", "backslashreplace")
+    return _is_first(f"{job(environ)} {sentence}", _AGAIN_S)
+
+
+def first_on_node(sentence: str) -> bool:
+    """As `first_in_job`, of all processes of this user on this node in a day: for what no job changes."""
+    return _is_first(f"node {sentence}", _SWEEP_S)
+
+
+def _is_first(sentence: str, again_s: float) -> bool:
+    """Whether no process has left a marker for a sentence within so many seconds; then this one has left it now."""
+    said = sentence.encode("utf-8", "backslashreplace")
     marker = f"{zlib.crc32(said):08x}{zlib.adler32(said):08x}"
     try:
         directory = _directory()
     except (OSError, AttributeError):  # Windows has no user ids
         return True
     try:
-        is_first = _is_made(directory, marker) or _is_made_anew(directory, marker)
+        is_first = _is_made(directory, marker) or _is_made_anew(directory, marker, again_s)
         if is_first:
             _sweep(directory)
         return is_first
@@ -64,14 +75,16 @@ def _is_made(directory: int, marker: str) -> bool:
     return True
 
 
-def _is_made_anew(directory: int, marker: str) -> bool:
-    """Whether this process, and no other, has replaced a marker of more than an hour ago."""
+def _is_made_anew(directory: int, marker: str, again_s: float) -> bool:
+    """Whether this process, and no other, has replaced a marker that is older than that."""
     aside = f"{marker}.{os.getpid()}"
     try:
-        if not _is_over(directory, marker):
+        if not _is_over(directory, marker, again_s):
             return False
         os.rename(marker, aside, src_dir_fd=directory, dst_dir_fd=directory)
-        if not _is_over(directory, aside):  # another process was faster, and this one is new
+        if not _is_over(
+            directory, aside, again_s
+        ):  # another process was faster, and this one is new
             os.rename(aside, marker, src_dir_fd=directory, dst_dir_fd=directory)
             return False
         os.unlink(aside, dir_fd=directory)
@@ -80,9 +93,9 @@ def _is_made_anew(directory: int, marker: str) -> bool:
     return _is_made(directory, marker)
 
 
-def _is_over(directory: int, marker: str) -> bool:
+def _is_over(directory: int, marker: str, again_s: float) -> bool:
     found = os.stat(marker, dir_fd=directory, follow_symlinks=False)
-    return time.time() - found.st_mtime > _AGAIN_S
+    return time.time() - found.st_mtime > again_s
 
 
 def path_of_markers() -> str:

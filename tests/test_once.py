@@ -181,3 +181,21 @@ def test_a_process_whose_parent_cannot_be_seen_has_a_job_all_the_same(places, mo
     monkeypatch.setattr(once, "_PROC", "/nonexistent")
     assert once.first_in_job("s", {"LOCAL_RANK": "0"})
     assert not once.first_in_job("s", {"LOCAL_RANK": "0"})
+
+
+class TestOfNode:
+    def test_one_process_of_all_jobs_says_it_in_a_day(self, places):
+        assert once.first_on_node("s")
+        assert not once.first_on_node("s")
+        assert once.first_on_node("another")
+        of_old = time.time() - 86401
+        for marker in marks(places):
+            os.utime(marker, (of_old, of_old))
+        assert once.first_on_node("s")
+        assert not once.first_on_node("s")
+
+    def test_it_is_said_where_no_marker_can_be_left(self, places, monkeypatch):
+        (places / "file").touch()
+        monkeypatch.setattr(once, "PLACES", (str(places / "file"),))
+        assert once.first_on_node("s")
+        assert once.first_on_node("s")

@@ -24,6 +24,7 @@ from gpucache.cli.common import (
 )
 from gpucache.cli.entry_rows import entry_columns, print_entries
 from gpucache.cli.findings import all_option, print_findings
+from gpucache.cli.next_steps import where_nothing_is_cached
 from gpucache.cli.options import (
     SIZE,
     TIME,
@@ -147,7 +148,9 @@ def ls(
     )
     if key is None:
         order = _Order(sort, ascending, limit)
-        _list(existing(root), selection, order, Choice(wide, columns), as_json)
+        is_empty = _list(existing(root), selection, order, Choice(wide, columns), as_json)
+        if is_empty and not as_json:
+            where_nothing_is_cached(root)
     elif selection == Selection() and limit is None:
         print_whole(one_entry(existing(root), key), as_json)
     else:
@@ -171,8 +174,8 @@ class _Order(NamedTuple):
         return sorted(entries, key=key, reverse=is_descending)[: self.limit]
 
 
-def _list(root: str, selection: Selection, order: _Order, choice: Choice, as_json: bool) -> None:
-    """Print the entries of a selection in an order, and warn of what is wrong in the root."""
+def _list(root: str, selection: Selection, order: _Order, choice: Choice, as_json: bool) -> bool:
+    """Print the entries of a selection in an order, and warn of what is wrong in the root; whether that has none."""
     report = scanned(root)
     _check_named(report, selection)
     now = time.time()
@@ -182,12 +185,13 @@ def _list(root: str, selection: Selection, order: _Order, choice: Choice, as_jso
         about = {"root": report.root, "findings": finding_rows(report.findings)}
         rows = [cache_rows.entry_row(entry) for entry in listed]
         print_json_rows(about, "entries", rows)
-        return
+        return not report.entries
     print_entries(report.root, listed, len(found), choice, now)
     tell_findings(report)
     if report.entries and not found:
         entries = counted(len(report.entries), "entry", "entries")
         say(f"note: none of {entries} in {report.root} is like that")
+    return not report.entries
 
 
 def _check_named(report: CacheReport, selection: Selection) -> None:

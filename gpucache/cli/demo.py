@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 import click
 
 from gpucache.cli.common import counted
+from gpucache.cli.next_steps import tell_next
 from gpucache.cli.options import json_option
 from gpucache.cli.tables import Column, print_table
 from gpucache.cli.terminal import print_json, say
@@ -164,7 +165,7 @@ def _tell(found: Comparison) -> None:
             f"Wall time: saved since {found.ranks} ranks share {found.cores} cores. With a core for each it"
         )
         say("stays about the same, and the cores of ranks that wait are free meanwhile.")
-    say("next: `gpucache provision`, then `gpucache run -- python train.py`")
+    tell_next("`gpucache provision`, then `gpucache run -- python train.py`")
 
 
 def _as_json(found: Comparison) -> dict[str, object]:

@@ -8,6 +8,7 @@ import click
 
 from gpucache import environment
 from gpucache.cli import device_rows
+from gpucache.cli.next_steps import after_provision
 from gpucache.cli.options import json_option, name_of, root_option
 from gpucache.cli.settings import settings_of, undoing
 from gpucache.cli.tables import Column, print_table
@@ -138,6 +139,8 @@ def provision(
         from gpucache.cli.resharing import tell_members
 
         tell_members(registry.root)
+    if not as_json:
+        after_provision(root, len(registry), registry.snapshot.made_up)
     return 0
 
 
@@ -146,7 +149,8 @@ def _tell(
 ) -> None:
     """Say what was provisioned."""
     for warning in done.warnings:
-        say(f"warning: {warning}")
+        if warning not in done.of_node or _is_news(done, warning):
+            say(f"warning: {warning}")
     rows = device_rows.device_rows(registry)
     if as_json:
         snapshot = registry.snapshot.as_json()
@@ -170,6 +174,13 @@ def _tell(
         state = _state(done, row["directory"])
         lines.append((row["path"], state, row["uuid"]))
     print_table(_PROVISIONED, lines)
+
+
+def _is_news(done: Provision, warning: str) -> bool:
+    """Whether what holds of the node is told: the first time in a day, and where directories were made."""
+    from gpucache.once import first_on_node
+
+    return first_on_node(f"{done.root}: {warning}") or bool(done.created)
 
 
 def _state(done: Provision, directory: str) -> str:

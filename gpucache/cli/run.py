@@ -113,7 +113,7 @@ class RunCall(Value, kw_only=True):
             root = fresh_root(outer, self.command[0], _say_in_job) or root
         environ, report = self._launch(given, root)
         settings = self._settings(environ, root)
-        _tell(report, environ)
+        _tell(report, environ, self.fresh or _tells_of_node(self.command))
         if report.jit is not None:
             from gpucache.cli.jit_words import sentences
 
@@ -203,10 +203,30 @@ def _say_in_job(text: str, sentence: str = "") -> None:
         say(text)
 
 
-def _tell(report: LaunchReport, environ: dict[str, str]) -> None:
-    """Say the warnings, that no device was chosen, and which variables of the user's were kept."""
+def _tells_of_node(command: Sequence[str]) -> bool:
+    """Whether the command is `gpucache doctor`, which finds what is wrong with the node itself."""
+    programs = [os.path.basename(word) for word in command]
+    return "doctor" in programs and "gpucache" in programs
+
+
+def _is_news(sentence: str, in_any_case: bool) -> bool:
+    """Whether what holds of a node and its root is told: the first time in a day, or ``in_any_case``."""
+    from gpucache.once import first_on_node
+
+    return first_on_node(sentence) or in_any_case
+
+
+def _tell(report: LaunchReport, environ: dict[str, str], is_told_next: bool) -> None:
+    """Say the warnings, that no device was chosen, and which variables of the user's were kept.
+
+    ``is_told_next``: what holds of the node is told by the command, or is no matter for a root that goes with it.
+    """
+    root = environ.get(environment.ROOT.name)
     for warning in report.warnings:
-        _say_in_job(f"warning: {warning}")
+        if warning not in report.of_node or (
+            not is_told_next and _is_news(f"{root}: {warning}", bool(report.created))
+        ):
+            _say_in_job(f"warning: {warning}")
     root_only = report.device is None and report.settings  # none at all where gpucache is disabled
     is_shared = report.has_own_workers and _has_plugin(environ)
     if root_only and not is_shared and not environment.TRITON_DIRECTORY.text(environ):

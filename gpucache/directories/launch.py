@@ -47,6 +47,10 @@ class LaunchReport(Value):
     more than one, starts its workers itself."""
     settings: tuple[Setting, ...] = ()
     warnings: tuple[str, ...] = ()
+    of_node: tuple[str, ...] = ()
+    """Those of ``warnings`` that stay true of this node and its root: whoever was told once knows it."""
+    created: tuple[str, ...] = ()
+    """Names of the device directories that this call made."""
     jit: JitLaunch | None = None
     """What became of JIT caches; None where none was chosen."""
 
@@ -130,6 +134,8 @@ def launch_environ(
         has_own_workers=several and local_rank(base)[0] is None,
         settings=tuple(settings),
         warnings=tuple(warnings),
+        of_node=done.of_node,
+        created=done.created,
         jit=jit,
     )
     return _applied(base, settings, by_outer, jit), report

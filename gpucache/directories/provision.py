@@ -50,6 +50,8 @@ class Provision(Value, kw_only=True):
     warnings: tuple[str, ...] = ()
     """What will hurt later: fake devices, lost GPUs, a read-only, full, ``noexec`` or network file system, a mount
     that refuses what gpucache does another way."""
+    of_node: tuple[str, ...] = ()
+    """Those of ``warnings`` that stay true of this node and its root: whoever was told once knows it."""
 
 
 def provision(
@@ -80,6 +82,7 @@ def provision(
         now = _sharing_of(root, trust.in_root(root))
     names = tuple(directories(known, snapshot).values())
     existing = [name for name in names if name not in created]
+    of_node = tuple(_of_node(snapshot))
     return known, Provision(
         root=root,
         devices=snapshot.devices,
@@ -87,7 +90,8 @@ def provision(
         created=tuple(created),
         existing=tuple(existing),
         sharing=now,
-        warnings=_warnings(root, snapshot, known),
+        warnings=of_node + _warnings(root, snapshot, known),
+        of_node=of_node,
     )
 
 
@@ -232,11 +236,15 @@ def _with_order(root: str, snapshot: Snapshot, environ: Mapping[str, str]) -> Sn
 # ---- what will hurt later
 
 
-def _warnings(root: str, snapshot: Snapshot, record: Record) -> tuple[str, ...]:
-    """What will hurt later, as `Provision.warnings` has it: a sentence for each fact."""
-    found = []
+def _of_node(snapshot: Snapshot) -> Iterator[str]:
+    """The sentence that devices are fake, if they are."""
     if snapshot.fake:
-        found.append(f"the devices are fake ({snapshot.status.value}): {snapshot.detail}")
+        yield f"the devices are fake ({snapshot.status.value}): {snapshot.detail}"
+
+
+def _warnings(root: str, snapshot: Snapshot, record: Record) -> tuple[str, ...]:
+    """What else will hurt later, as `Provision.warnings` has it: a sentence for each fact."""
+    found = []
     if _guessed(snapshot, record):
         fact, fix = guess_advice(snapshot)
         found.append(f"{fact}: {fix}")
