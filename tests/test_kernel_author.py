@@ -7,6 +7,7 @@ import os
 import re
 import shlex
 import shutil
+import sys
 from pathlib import Path
 
 import pytest
@@ -38,7 +39,8 @@ def workstation(tuned: Tuned, tmp_path: Path) -> Path:
 
 
 def of_shell() -> list[Snippet]:
-    return [block for block in BLOCKS if block.language == "sh"]
+    """The blocks of commands that look at what is there; the last one runs a program."""
+    return [block for block in BLOCKS if block.language == "sh" and "run --fresh" not in block.text]
 
 
 def shown_after(block: Snippet) -> str | None:
@@ -91,3 +93,13 @@ def test_the_page_shows_what_is_printed(block: Snippet, tuned, workstation):
     printed = seen[start : start + len(shown)]
     assert [len(words) > 0 for words in printed] == [True] * len(shown)
     assert {words[0] for words in printed} == {words[0] for words in shown}
+
+
+def test_a_fresh_run_leaves_the_root_as_it_was(gpucache, tmp_path):
+    assert any("gpucache run --fresh -- python tune.py" in block.text for block in BLOCKS)
+    (tmp_path / "tune.py").write_text("import os; print(os.environ['TRITON_CACHE_DIR'])")
+    environ = {**os.environ, "GPUCACHE_DIR": str(tmp_path / "root"), "GPUCACHE_FAKE_DEVICES": "1"}
+    words = ["run", "--fresh", "--", sys.executable, str(tmp_path / "tune.py")]
+    done = gpucache(*words, env=environ)
+    assert done.returncode == 0, done.stderr
+    assert not done.stdout.startswith(str(tmp_path / "root/triton"))
