@@ -77,11 +77,6 @@ def test_what_is_seen_is_a_bar_for_each_rank_a_table_and_what_comes_next(tempora
     assert "\x1b[?25l" not in seen, "the cursor is hidden, and stays so where the demo is killed"
 
 
-def test_the_tutorial_shows_the_command():
-    """As the test above says it, but for its size."""
-    assert "gpucache demo\n" in (Path(__file__).parents[1] / "docs/tutorial.md").read_text()
-
-
 def _cores() -> str:
     from gpucache.machine.cores import usable_cores
 
