@@ -100,11 +100,17 @@ class TestWho:
         line = "gpucache: 1 compiled here, 1 taken from other ranks\n"
         assert seen_of([sys.executable, "-c", launcher, of_rank]) == line
 
+    def test_a_rank_that_is_alone_has_taken_nothing_from_other_ranks(self):
+        assert seen(ONE, LOCAL_RANK="0", LOCAL_WORLD_SIZE="1") == ALONE
+
     def test_nobody_where_stderr_is_no_terminal(self):
         done = subprocess.run(
             [sys.executable, "-c", ONE], capture_output=True, text=True, timeout=PATIENCE_S
         )
         assert (done.returncode, done.stderr) == (0, "")
+
+    def test_nobody_where_each_line_is_to_be_json(self):
+        assert seen(ONE, GPUCACHE_LOG_FORMAT="json") == ""
 
     def test_nobody_who_has_asked_for_silence(self):
         assert seen(ONE, GPUCACHE_SUMMARY="0") == ""
@@ -136,8 +142,27 @@ class TestWho:
         )
         assert seen_of([sys.executable, str(program)]) == "0\n"
 
-    def test_nor_a_process_of_torchs_that_compiles(self, tmp_path):
-        program = tmp_path / "torch/_inductor/compile_worker/__main__.py"
+    def test_nor_a_daemon_whose_parent_has_gone(self):
+        code = (
+            "import os, sys\nreadable, writable = os.pipe()\nif os.fork():\n"
+            "    os.close(writable); os.read(readable, 1); os._exit(0)\n"
+            "os.setsid()\nif os.fork(): os._exit(0)\n"
+        )
+        assert seen(code + ONE) == ""
+
+    def test_but_a_program_does_that_another_one_has_started_with_the_same_words(self):
+        """As a server that reloads itself starts its own command line once more."""
+        code = (
+            "import os, subprocess, sys\n"
+            "if 'AGAIN' not in os.environ:\n"
+            "    again = subprocess.run(sys.orig_argv, env={**os.environ, 'AGAIN': '1'})\n"
+            "    sys.exit(again.returncode)\n"
+        )
+        assert seen(code + ONE) == ALONE
+
+    @pytest.mark.parametrize("path", ["compile_worker/__main__.py", "__autotune_main__.py"])
+    def test_nor_a_process_of_torchs_that_compiles(self, path, tmp_path):
+        program = tmp_path / "torch/_inductor" / path
         program.parent.mkdir(parents=True)
         program.write_text(ONE)
         assert seen_of([sys.executable, str(program)]) == ""
@@ -174,9 +199,16 @@ class TestNothingShared:
 # ---- that it never hurts
 
 
+STOPPED = "import termios; termios.tcflow(2, termios.TCOOFF)"
+"""As by ctrl-S: nothing that is written comes through."""
+
+
 @pytest.mark.parametrize(
     "harm",
-    ["sys.stderr.close()", "os.close(2)", "sys.stderr = None", "del sys.argv", "os.close(1)"],
+    [
+        *("sys.stderr.close()", "os.close(2)", "sys.stderr = None", "del sys.argv", "os.close(1)"),
+        *(STOPPED, f"os.set_blocking(2, False); {STOPPED}"),
+    ],
 )
 @pytest.mark.usefixtures("environ")
 def test_a_program_that_has_closed_its_stderr_ends_as_it_did(harm, tmp_path):
@@ -187,6 +219,26 @@ def test_a_program_that_has_closed_its_stderr_ends_as_it_did(harm, tmp_path):
     assert "Traceback" not in said
     assert "Exception" not in said
     assert (tmp_path / "code").read_text() == "0\n"
+
+
+@pytest.mark.usefixtures("environ")
+def test_a_program_in_the_background_is_not_stopped_at_its_end():
+    """As the terminal's setting ``tostop`` stops whoever writes there from the background."""
+    launcher = (
+        "import fcntl, os, sys, termios\n"
+        "os.setsid()\n"
+        "fcntl.ioctl(2, termios.TIOCSCTTY, 0)\n"
+        "mode = termios.tcgetattr(2)\n"
+        "mode[3] |= termios.TOSTOP\n"
+        "termios.tcsetattr(2, termios.TCSANOW, mode)\n"
+        "child = os.fork()\n"
+        "if child == 0:\n"
+        "    os.setpgid(0, 0)\n"
+        "    os.execv(sys.executable, [sys.executable, '-c', sys.argv[1]])\n"
+        "_, status = os.waitpid(child, os.WUNTRACED)\n"
+        "print('stopped' if os.WIFSTOPPED(status) else f'ended with {status}')\n"
+    )
+    assert seen_of([sys.executable, "-c", launcher, ONE]) == "ended with 0\n"
 
 
 @pytest.mark.usefixtures("environ", "triton")

@@ -2,7 +2,8 @@
 
 `gpucache run` has become the program, so that only the program's own processes can say it. Of them the one does whose
 local rank is 0, or that has no rank, and that no other Python process has made; a job has one such process, mostly. It
-tells its own figures. A process that is killed, or ends by `os._exit`, says nothing.
+tells its own figures. A process that is killed, or ends by `os._exit`, says nothing; nor does one whose log is JSON,
+since who reads that wants an object a line, nor one that would have to wait for its terminal.
 """
 
 from __future__ import annotations
@@ -12,7 +13,7 @@ import os
 import sys
 
 from gpucache import environment
-from gpucache.directories.local_rank import local_rank
+from gpucache.directories.local_rank import local_rank, tasks_here
 from gpucache.disk.fresh import fresh_part
 from gpucache.escapes import printable
 from gpucache.store.levels import levels
@@ -26,8 +27,14 @@ if TYPE_CHECKING:
     from gpucache.triton.location import Location
 
 _LEAST_SAVED_S = 0.5
-_COMPILE_WORKER = os.path.join("_inductor", "compile_worker", "__main__.py")
-"""How the path of the program ends that torch starts to compile (`_inductor/compile_worker/subproc_pool.py`, 2.13)."""
+_STDERR = 2
+_OF_TORCH = ("_inductor/compile_worker/__main__.py", "_inductor/__autotune_main__.py")
+"""How the paths of the programs end that torch starts to compile and to measure kernels (`subproc_pool.py` and
+`autotune_process.py` of 2.13)."""
+_FLAGS = 6
+"""Where the flags are among the fields of ``/proc/self/stat`` behind the name of the process (proc(5))."""
+_PF_FORKNOEXEC = 0x40
+"""The flag of a process that has executed no program since its fork (Linux's ``include/linux/sched.h``)."""
 _FROM: tuple[tuple[LevelName, str], ...] = (
     ("fallback", "from the fallback"),
     ("remote", "from the remote"),
@@ -54,8 +61,11 @@ def say_at_exit(location: Location, environ: Mapping[str, str]) -> None:
         rank, _ = local_rank(environ)
         if rank or environment.DISABLE.read_or_default(environ) or _is_made_by_python():
             return
+        if environment.LOG_FORMAT.read_or_default(environ) == "json":
+            return
         if not _cached:
-            atexit.register(_say, os.getpid(), rank is not None)
+            in_ranks = rank is not None and tasks_here(environ) != 1
+            atexit.register(_say, os.getpid(), in_ranks)
         _cached.append(_Cached(location, _why_not_shared(location, environ)))
     except Exception:
         return
@@ -102,7 +112,8 @@ def _why_not_shared(location: Location, environ: Mapping[str, str]) -> str | Non
 def _say(pid: int, in_ranks: bool) -> None:
     """Say the line, unless this is a fork of the process that was to say it. Never raises."""
     try:
-        if pid != os.getpid() or not sys.stderr.isatty():
+        # Another file may have got the number of a closed stderr.
+        if pid != os.getpid() or not sys.stderr.isatty() or not os.isatty(_STDERR):
             return
         values: dict[str, float] = {}
         not_shared = None
@@ -112,31 +123,60 @@ def _say(pid: int, in_ranks: bool) -> None:
                 values[name] = values.get(name, 0) + value
         line = closing_line(values, in_ranks, not_shared)
         if line is not None:
-            sys.stderr.write(printable(line) + "\n")
             sys.stderr.flush()
+            _write(printable(line) + "\n")
     except Exception:
         return  # stderr is closed, or its terminal gone: there is nobody to tell
+
+
+def _write(line: str) -> None:
+    """Write to the terminal, unless this process would have to wait for it, or be stopped.
+
+    Not by way of `sys.stderr`: what that could not write it tries again at the end of Python, which then ends with 120.
+    """
+    import select
+
+    terminal = select.poll()
+    terminal.register(_STDERR, select.POLLOUT)
+    is_ready = (_STDERR, select.POLLOUT) in terminal.poll(0)
+    if is_ready and not _stops_who_writes():
+        os.write(_STDERR, line.encode(errors="backslashreplace"))
+
+
+def _stops_who_writes() -> bool:
+    """Whether this process is in the background of a terminal that is set to stop whoever writes to it from there."""
+    import termios
+
+    if not termios.tcgetattr(_STDERR)[3] & termios.TOSTOP:
+        return False
+    try:
+        return os.tcgetpgrp(_STDERR) != os.getpgrp()
+    except OSError:
+        return False  # the terminal of another session stops nobody
 
 
 def _is_made_by_python() -> bool:
     """Whether another Python process has made this one to work for it, which then says the line, if it has kernels.
 
-    That is a process of `multiprocessing`, one of torch's that compile, and a fork: of the processes that a shell or a
-    launcher starts none has its parent's words.
+    That is a process of `multiprocessing`, one of torch's that compile or measure, and a fork.
     """
     program = getattr(sys, "argv", [""])[:1]  # which an embedded Python may lack
-    if program and program[0].endswith(_COMPILE_WORKER):
+    if program and program[0].endswith(_OF_TORCH):
         return True
     of_pools = sys.modules.get("multiprocessing.process")
     if of_pools is not None and of_pools.parent_process() is not None:
         return True
-    own = _command_line("self")
-    return bool(own) and own == _command_line(os.getppid())
+    return _is_fork()
 
 
-def _command_line(pid: int | str) -> bytes:
+def _is_fork() -> bool:
+    """Whether this process is a copy of another one, as a shell or a launcher makes none; False where that is not told.
+
+    Also where the other one has ended, as that of a daemon.
+    """
     try:
-        with open(f"/proc/{pid}/cmdline", "rb") as file:
-            return file.read()
-    except OSError:
-        return b""
+        with open("/proc/self/stat", "rb") as file:
+            fields = file.read().rpartition(b") ")[2].split()
+        return bool(int(fields[_FLAGS]) & _PF_FORKNOEXEC)
+    except (OSError, ValueError, IndexError):
+        return False
