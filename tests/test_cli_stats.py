@@ -70,6 +70,15 @@ class TestSince:
         said = time.strftime("%Y-%m-%d %H:%M", time.localtime(began))
         assert done.err == f"note: counted since {said}, to the hour\n"
 
+    @pytest.mark.parametrize("since", ["15d", "9999999d"])
+    def test_it_names_no_time_of_which_no_hours_are_kept(self, here, root, since):
+        count(root, hits=1)
+        done = here("stats", "--since", since, "--root", root)
+        began = (counts.this_hour() - counts.HOURS_KEPT + 1) * 3600
+        said = time.strftime("%Y-%m-%d %H:%M", time.localtime(began))
+        why = "to the hour: of what came before, no hours are kept"
+        assert (done.code, done.err) == (0, f"note: counted since {said}, {why}\n")
+
     @pytest.mark.parametrize(
         "words", [("--since", "2h", "--reset"), ("--reset", "--ever"), ("--since", "1h", "--ever")]
     )
@@ -139,12 +148,16 @@ class TestReset:
         assert left == {"elsewhere": {"hits": 1}, "0": {"hits": 1, "misses": 0}}
 
     @pytest.mark.parametrize(
-        "text", ["", "[]", "{", '{"version": 2}', '{"version": 1, "at": "x", "sums": 7}', "9" * 99]
+        "text",
+        ["", "[]", "{", '{"version": 2}', '{"version": 1, "at": "x", "sums": 7}', "9" * 99]
+        + [f'{{"version": 1, "at": {at}, "sums": {{}}}}' for at in ("NaN", "1e300", "-1e18")],
     )
     def test_a_mark_that_makes_no_sense_is_none(self, here, root, text):
         count(root, hits=5)
         (root / "gpucache/v1/stats/mark").write_text(text)
         assert here("stats", "--root", root, "--json").json["all"]["hits"] == 5
+        done = here("stats", "--root", root)
+        assert (done.code, done.err) == (0, "")
 
     def test_through_a_link_no_mark_is_put(self, here, root, tmp_path):
         (root / "gpucache/v1/stats").rmdir()

@@ -22,6 +22,9 @@ def directory(root: Path) -> Path:
     return root / "gpucache/v1/stats"
 
 
+NAN, INFINITY = float("nan"), float("inf")
+
+
 def finding(code: str, level: str = "error") -> Finding:
     return Finding(code, level, "subject", "fact", "fix")
 
@@ -86,6 +89,7 @@ def test_of_more_hosts_those_go_that_were_written_first(root, directory, monkeyp
         '{"counts": 7}',
         json.dumps({"host": "h", "at": 1, "counts": [["error", "x", "many"]]}),
         json.dumps({"host": "h", "at": 1e999, "counts": [["error", "x", 1e999]]}),
+        *(json.dumps({"host": "h", "at": at, "counts": []}) for at in (NAN, INFINITY, -1.0)),
         "[" * 10_000,
         "x" * 2**20,
     ],
@@ -93,6 +97,16 @@ def test_of_more_hosts_those_go_that_were_written_first(root, directory, monkeyp
 def test_a_file_that_makes_no_sense_is_not_known(root, directory, text):
     (directory / "h.doctor.found").write_text(text)
     assert last_findings(str(root)) == []
+
+
+def test_of_two_files_of_one_host_and_command_the_later_counts(root, directory):
+    note_findings(str(root), "doctor", [finding("new")])
+    (newer,) = directory.iterdir()
+    said = {**json.loads(newer.read_text()), "at": 5, "counts": [["error", "old", 1]]}
+    (directory / "a-copy.doctor.found").write_text(json.dumps(said))
+    (directory / "z-copy.doctor.found").write_text(json.dumps(said))
+    (one,) = last_findings(str(root))
+    assert one.counts == {Code("error", "new"): 1}
 
 
 def test_neither_a_fold_nor_a_sum_takes_it_for_counters(root, directory, here):

@@ -106,28 +106,36 @@ def _reset(where: str, host: str | None, as_json: bool) -> None:
         say("note: from now on `gpucache stats` counts anew; --ever shows all")
 
 
+_HOURLY = "to the hour"
+_KEPT = "to the hour: of what came before, no hours are kept"
+_RESET = "when --reset was said"
+
+
 class _Window(NamedTuple):
     """The time of which counters are shown."""
 
     sums: Sums
     began: float | None
     """In seconds since the epoch; None is ever."""
-    to_the_hour: bool
+    why: str
+    """Why that moment, for a person."""
 
 
 def _window(where: str, since: float | None, ever: bool) -> _Window:
     """What was counted in the time that is asked for, by host, device directory and hour."""
-    from gpucache.store.counts import HOUR_S
+    from gpucache.store.counts import HOUR_S, HOURS_KEPT, this_hour
     from gpucache.store.mark import mark_of, since_mark
     from gpucache.store.stats import hours, sums_of
 
     if since is not None:
-        began = time.time() - since
-        return _Window(hours(where, began), began // HOUR_S * HOUR_S, True)
+        kept_since = (this_hour() - HOURS_KEPT + 1) * HOUR_S
+        asked = (time.time() - since) // HOUR_S * HOUR_S
+        began = max(asked, kept_since)
+        return _Window(hours(where, began), began, _KEPT if asked < kept_since else _HOURLY)
     mark = None if ever else mark_of(where)
     if mark is None:
-        return _Window(sums_of(where), None, False)
-    return _Window(since_mark(sums_of(where), mark), mark.at, False)
+        return _Window(sums_of(where), None, "")
+    return _Window(since_mark(sums_of(where), mark), mark.at, _RESET)
 
 
 def _of_host(where: str, sums: Sums, host: str | None) -> Sums:
@@ -188,8 +196,7 @@ def _tell_window(window: _Window, has_counted: bool) -> None:
     """Say of which time the counters are, where that is not ever; and what to do where nothing was counted."""
     if window.began is not None:
         began = time.strftime("%Y-%m-%d %H:%M", time.localtime(window.began))
-        why = ", to the hour" if window.to_the_hour else ", when --reset was said"
-        say(f"note: counted since {began}{why}")
+        say(f"note: counted since {began}, {window.why}")
     elif not has_counted:
         say("note: nothing was counted yet: start a program by `gpucache run -- python train.py`")
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Mapping
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 NODE_COUNTERS = ("hits", "shared_hits", "misses", "waits", "errors_degraded")
 """The names of what is counted in whole numbers: kernels found in the own device directory; taken from the store; found
@@ -54,6 +54,9 @@ _PARTS = 2**20
 """Sums of parts of this size are exact up to 272 years of seconds."""
 _MOST = 1e18
 """No counter gets so far: a larger number in a file is nonsense, and would spoil the sums."""
+
+_END_OF_CALENDARS = 253_402_300_800
+"""The year 10,000, from which on C libraries and Python tell no date."""
 
 Values = dict[str, float]
 """Counters by name."""
@@ -158,6 +161,18 @@ def parsed_hour(said: object) -> int:
     if isinstance(text, str) and len(text) <= 9 and text.isascii() and text.isdigit():
         return int(text)
     return ANY_TIME
+
+
+def parsed_moment(said: Any) -> float:
+    """A moment as a file says it, in seconds since the epoch.
+
+    Raises:
+        ValueError: no calendar has it, as JSON's ``NaN`` and ``Infinity``; or TypeError, OverflowError, of no number.
+    """
+    moment = float(said)
+    if not 0 <= moment < _END_OF_CALENDARS:
+        raise ValueError(said)
+    return moment
 
 
 def bounded(sums: Sums, now: int, fits: Callable[[Sums], bool], own: str = ANY_HOST) -> Sums:

@@ -19,6 +19,7 @@ from gpucache.errors import GpuCacheError
 from gpucache.layout.keys import unlinked
 from gpucache.layout.paths import ours
 from gpucache.store.counter_files import host_label
+from gpucache.store.counts import parsed_moment
 from gpucache.values import Value
 
 TYPE_CHECKING = False
@@ -71,16 +72,19 @@ def note_findings(root: str, command: Command, findings: Iterable[Finding]) -> N
 
 
 def last_findings(root: str) -> list[LastFindings]:
-    """What was found last, by host and command. Never raises; what makes no sense is left out."""
+    """What was found last, once for each host and command. Never raises; what makes no sense is left out."""
     directory = unlinked(root, "stats")
     if directory is None:
         return []
-    found = []
+    newest: dict[tuple[str, Command], LastFindings] = {}
     for name in _names(directory)[:_MOST_FILES]:
         one = _read(directory, name)
-        if one is not None:
-            found.append(one)
-    return found
+        if one is None:
+            continue
+        known = newest.setdefault((one.host, one.command), one)  # a copy of a file has another name
+        if known.at < one.at:
+            newest[one.host, one.command] = one
+    return list(newest.values())
 
 
 def _names(directory: str) -> list[str]:
@@ -97,7 +101,7 @@ def _read(directory: str, name: str) -> LastFindings | None:
         counts = {}
         for level, code, number in said["counts"][:_MOST_CODES]:
             counts[Code(str(level), str(code))] = min(max(0, int(number)), _MOST_COUNT)
-        at = float(said["at"])
+        at = parsed_moment(said["at"])
         host = str(said["host"])
     except (OSError, ValueError, KeyError, TypeError, OverflowError, RecursionError):
         return None

@@ -26,6 +26,7 @@ from gpucache.store.counts import (
     bounded,
     encoded,
     parsed,
+    parsed_moment,
     this_hour,
 )
 from gpucache.values import Value
@@ -69,7 +70,7 @@ def mark_of(root: str) -> Mark | None:
         said = json.loads(read_limited(_path(root), COUNTERS_BYTES))
         if said["version"] != _VERSION:
             return None
-        return Mark(float(said["at"]), _without_hours(parsed(said["sums"])))
+        return Mark(parsed_moment(said["at"]), _without_hours(parsed(said["sums"])))
     except (OSError, ValueError, KeyError, TypeError, OverflowError, RecursionError):
         return None
 
