@@ -46,12 +46,16 @@ def lint(session: nox.Session) -> None:
     session.run("lint-imports")
 
 
-def _python(session: nox.Session, *packages: str) -> str:
-    """The Python of the shared environment, with what the tests need and these packages."""
+def _python(session: nox.Session, *packages: str, extras: str = "test") -> str:
+    """The Python of the shared environment, with gpucache, its extras and these packages.
+
+    gpucache is named once: pip takes it for two conflicting projects where it is named twice.
+    """
     python = f"{SHARED}/bin/python"
     if not Path(python).exists():
         session.run("python3", "-m", "venv", str(SHARED), external=True)
-    session.run(python, "-m", "pip", "install", "-q", "-e", ".[test]", *packages, external=True)
+    tree = ("-e", f".[{extras}]")
+    session.run(python, "-m", "pip", "install", "-q", *tree, *packages, external=True)
     return python
 
 
@@ -159,7 +163,7 @@ def bench(session: nox.Session) -> None:
 @nox.session(venv_backend="none")
 def docs(session: nox.Session) -> None:
     """The pages as a site in build/site; each warning, such as a link that leads nowhere, is an error."""
-    python = _python(session, ".[docs]")
+    python = _python(session, extras="test,docs")
     # Material for MkDocs otherwise advertises what comes after MkDocs 1.
     quiet = {"NO_MKDOCS_2_WARNING": "1"}
     session.run(f"{SHARED}/bin/mkdocs", "build", "--strict", env=quiet, external=True)

@@ -408,11 +408,22 @@ class NoEntryError(GpuCacheError, LookupError):
     error_kind = "no-entry"
 
     def __init__(
-        self, root: str, key: str, found: tuple[str, ...], is_kernel: bool = False
+        self,
+        root: str,
+        key: str,
+        found: tuple[str, ...],
+        is_kernel: bool = False,
+        is_empty: bool = False,
     ) -> None:
         problem = f"no entry in {root} has a key that begins with {key!r}"
         hint = "look at `gpucache ls`, or choose another root (--root, GPUCACHE_DIR)"
-        if is_kernel:
+        if is_empty:
+            problem = f"nothing is cached in {root}, and so nothing called {key!r}"
+            hint = (
+                "`gpucache run -- python train.py` caches what it compiles; "
+                "--root, GPUCACHE_DIR choose another root"
+            )
+        elif is_kernel:
             hint = f"that is a kernel's name: `gpucache ls --kernel {key}` shows its keys"
         elif key.translate(_NO_SIGNS).isalnum():
             named = f"`gpucache ls --kernel '*{key}*'` looks for a kernel's name"
@@ -425,7 +436,7 @@ class NoEntryError(GpuCacheError, LookupError):
                 f"{len(found)} entries in {root} have keys that begin with {key!r}, such as {some}"
             )
             hint = "say more of the key"
-        super().__init__(problem, hint, root, key, found, is_kernel)
+        super().__init__(problem, hint, root, key, found, is_kernel, is_empty)
         self.root = root
         self.key = key
         self.found = found
@@ -465,6 +476,17 @@ class RecipesError(GpuCacheError, ValueError):
         self.reason = reason
 
 
+LIBRARIES = {
+    "demo": "triton",
+    "remote": "opendal redis zstandard cryptography",
+    "watch": "prometheus-client jinja2 matplotlib",
+}
+"""The libraries of each extra that a command may miss (`pyproject.toml`), as a person installs them.
+
+Not the extra by name: gpucache is on no index, and whoever takes its name there would have their code installed.
+"""
+
+
 class NotInstalledError(GpuCacheError, ImportError):
     """A library of an extra is missing that a command needs: by default one of packs and remotes."""
 
@@ -475,7 +497,7 @@ class NotInstalledError(GpuCacheError, ImportError):
     ) -> None:
         super().__init__(
             f"the library {module} is not installed, and {why}",
-            f"pip install 'gpucache-devices[{extra}]'",
+            f"pip install {LIBRARIES[extra]}",
             module,
             why,
             extra,

@@ -50,7 +50,7 @@ class TestCommand:
         monkeypatch.setattr(exposition, "find_spec", lambda name: None)
         done = here("metrics", "--root", root)
         assert (done.code, done.out) == (1, "")
-        assert "pip install 'gpucache-devices[watch]'" in done.err
+        assert "pip install prometheus-client jinja2 matplotlib" in done.err
 
     def test_a_root_that_is_not_there_is_an_error(self, here, tmp_path):
         done = here("metrics", "--root", tmp_path / "none")

@@ -84,13 +84,13 @@ def _cores() -> str:
     return f"{cores} core{'' if cores == 1 else 's'}"
 
 
-def test_without_triton_it_says_which_extra_has_it(here, monkeypatch):
+def test_without_triton_it_says_how_to_have_it(here, monkeypatch):
     monkeypatch.setitem(sys.modules, "triton", None)
     done = here("demo")
     assert done.code == 1
     assert done.err.splitlines()[-2:] == [
         "error: the library triton is not installed, and the demo compiles with it",
-        "hint: pip install 'gpucache-devices[demo]'",
+        "hint: pip install triton",
     ]
 
 

@@ -1482,7 +1482,7 @@ class TestRemote:
         monkeypatch.setitem(sys.modules, library, None)
         finding = told(see(GPUCACHE_REMOTE=url), "remote-not-installed", "error")
         assert finding.subject == library
-        assert finding.fix == "pip install 'gpucache-devices[remote]'"
+        assert finding.fix == "pip install opendal redis zstandard cryptography"
 
     def test_a_directory_needs_no_opendal(self, see, monkeypatch):
         monkeypatch.setitem(sys.modules, "opendal", None)

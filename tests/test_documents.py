@@ -14,6 +14,7 @@ from support.snippets import ALL_TEXT, DOCS, HERE, PAGES, all_snippets
 import gpucache
 from gpucache.cli.commands import cli
 from gpucache.diagnosis.environment_checks import TESTED_TRITON
+from gpucache.errors import LIBRARIES
 
 README, CONTRIBUTING = (HERE / name for name in ("README.md", "CONTRIBUTING.md"))
 
@@ -146,3 +147,23 @@ def test_every_command_that_a_page_names_is_there():
     context = click.Context(cli)
     known = {name for name in named if cli.get_command(context, name) is not None}
     assert named - known == {"help"}  # as `--help` after the words
+
+
+def test_an_extra_that_is_missing_is_told_by_the_libraries_it_has():
+    """`pyproject.toml` is the list; the message of a program has no file to look into."""
+    text = (HERE / "pyproject.toml").read_text(encoding="utf-8")
+    for extra, libraries in LIBRARIES.items():
+        (listed,) = re.findall(rf"^{extra} = \[(.*?)\]", text, re.MULTILINE | re.DOTALL)
+        assert re.findall(r'"([\w-]+)>=', listed) == libraries.split()
+
+
+def test_nobody_is_told_to_take_gpucache_from_an_index():
+    """It is on none: whoever takes the name there first would have their code run on every node."""
+    code = "\n".join(path.read_text(encoding="utf-8") for path in HERE.glob("gpucache/**/*.py"))
+    assert re.findall(r"pip install[^`\n]*gpucache-devices.*", ALL_TEXT + code) == []
+
+
+def test_a_session_of_nox_names_the_tree_once():
+    """Pip refuses two requirements of one project: `.[test]` beside `.[docs]`."""
+    sessions = (HERE / "noxfile.py").read_text(encoding="utf-8")
+    assert re.findall(r'_python\(session,[^)]*"\.\[', sessions) == []

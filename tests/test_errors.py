@@ -145,7 +145,7 @@ EXAMPLES = [
     pytest.param(
         NotInstalledError("zstandard"),
         ImportError,
-        ["library zstandard is not installed", "pip install 'gpucache-devices[remote]'"],
+        ["library zstandard is not installed", "pip install opendal redis zstandard cryptography"],
         {"module": "zstandard"},
         id="not installed",
     ),

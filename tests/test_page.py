@@ -186,7 +186,7 @@ class TestCommand:
         done = python(code)
         assert (done.returncode, done.stdout) == (1, "")
         assert "jinja2 is not installed" in done.stderr
-        assert "pip install 'gpucache-devices[watch]'" in done.stderr
+        assert "pip install prometheus-client jinja2 matplotlib" in done.stderr
         assert not (tmp_path / "x").exists()
 
     def test_of_a_root_that_is_not_there_it_writes_no_page(self, tmp_path, gpucache):

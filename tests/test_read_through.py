@@ -426,7 +426,7 @@ class TestSettings:
             monkeypatch.setenv("GPUCACHE_REMOTE", "s3://bucket/x?endpoint=http://127.0.0.1:9")
         assert launched(KEY, FILES) == (False, FILES)
         (said,) = warnings(caplog)
-        assert "gpucache-devices[remote]" in said
+        assert "pip install opendal redis zstandard cryptography" in said
 
     def test_a_read_only_root_compiles_as_ever(self, remote, root, monkeypatch):
         remote.add(KEY, FILES)

@@ -163,7 +163,7 @@ def test_without_its_library_the_extra_is_named(library, url, monkeypatch):
     with pytest.raises(NotInstalledError) as missing:
         open_remote(RemoteUrl.parse(url), {})
     assert missing.value.module == library
-    assert "gpucache-devices[remote]" in missing.value.hint
+    assert "pip install opendal redis zstandard cryptography" in missing.value.hint
 
 
 def test_a_process_that_asks_never_imports_the_library():
