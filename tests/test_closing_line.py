@@ -241,6 +241,13 @@ def test_a_program_in_the_background_is_not_stopped_at_its_end():
     assert seen_of([sys.executable, "-c", launcher, ONE]) == "ended with 0\n"
 
 
+@pytest.mark.usefixtures("environ")
+def test_a_miss_that_was_refused_is_no_compile():
+    refused = f"{LAUNCH}\ntry: launched(*kernel('a'))\nexcept LookupError: pass\n"
+    said = seen(refused, GPUCACHE_REQUIRE_HIT="1")
+    assert said == "gpucache: 1 not here (GPUCACHE_REQUIRE_HIT), 0 taken from the store\n"
+
+
 @pytest.mark.usefixtures("environ", "triton")
 def test_under_gpucache_run_real_kernels_end_with_it(root):
     said = seen_of(

@@ -92,12 +92,16 @@ def test_what_is_neither_kernel_nor_key_is_an_error_with_what_is_there(here, tun
     assert (done.code, done.out) == (1, "")
 
 
-def test_an_empty_root_has_no_such_entry(here, tmp_path):
+def test_in_an_empty_root_it_says_that_nothing_is_cached_and_how_something_comes(
+    here, tmp_path, monkeypatch
+):
     root = tmp_path / "root"
-    (root / "triton").mkdir(parents=True)
+    monkeypatch.setenv("GPUCACHE_FAKE_DEVICES", "1")
+    assert here("provision", "--root", root).code == 0
     done = here("why", "scaled", "--root", root)
     assert (done.code, done.out) == (1, "")
-    assert "error: " in done.err
+    assert f"error: nothing is cached in {root}, and so nothing called 'scaled'\n" in done.err
+    assert "hint: `gpucache run -- python train.py` caches what it compiles" in done.err
 
 
 def test_what_stock_triton_cached_has_no_names_of_constants_but_options(here, tmp_path):

@@ -112,7 +112,7 @@ def _asked(report: CacheReport, name: str) -> list[Entry]:
             f"{other.kernel} {other.key} is no kernel, but of kind {other.kind}", hint
         )
     check_kernel(report, "NAME", name)
-    raise NoEntryError(report.root, name, ())
+    raise NoEntryError(report.root, name, (), is_empty=not report.entries)
 
 
 def _row(compiled: Compiled) -> dict[str, Any]:

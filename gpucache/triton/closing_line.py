@@ -71,17 +71,22 @@ def say_at_exit(location: Location, environ: Mapping[str, str]) -> None:
         return
 
 
-def closing_line(values: Mapping[str, float], in_ranks: bool, not_shared: str | None) -> str | None:
+def closing_line(
+    values: Mapping[str, float], in_ranks: bool, not_shared: str | None, requires_hit: bool = False
+) -> str | None:
     """The line; None where no kernel was asked for and nothing kept them from being shared.
 
     ``values`` are the counters of a process by name. ``in_ranks`` is whether the process is one of several, so that
-    what it took from the store another rank has compiled, now or in an earlier run. The levels are those of `stats`.
+    what it took from the store another rank has compiled, now or in an earlier run. ``requires_hit`` is whether a miss
+    was an error, and no compile. The levels are those of `stats`.
     """
     by_level = levels(values)
     parts = []
     if any(level.hits for level in by_level.values()):
         whose = "other ranks" if in_ranks else "the store"
-        parts.append(f"{by_level['compiled'].hits} compiled here")
+        missed = by_level["compiled"].hits
+        not_here = f"not here ({environment.REQUIRE_HIT})" if requires_hit else "compiled here"
+        parts.append(f"{missed} {not_here}")
         parts.append(f"{by_level['store'].hits} taken from {whose}")
     for name, what in _FROM:
         if by_level[name].hits:
@@ -117,11 +122,13 @@ def _say(pid: int, in_ranks: bool) -> None:
             return
         values: dict[str, float] = {}
         not_shared = None
+        requires_hit = False
         for cached in _cached:
+            requires_hit = requires_hit or cached.location.require_hit
             not_shared = not_shared or cached.not_shared
             for name, value in cached.location.stats.of_process.items():
                 values[name] = values.get(name, 0) + value
-        line = closing_line(values, in_ranks, not_shared)
+        line = closing_line(values, in_ranks, not_shared, requires_hit)
         if line is not None:
             sys.stderr.flush()
             _write(printable(line) + "\n")
