@@ -302,8 +302,10 @@ class NoRootError(GpuCacheError, LookupError):
             "no-cache": f"{root} is no cache: nothing in it is gpucache's, Triton's or TorchInductor's",
             "device-directory": f"{root} is not a root, but the directory of device {name} in {above}",
         }
+        import shlex  # not at a start
+
         correct = f"correct {named or 'the root'}"
-        missing = f"{correct}, or make it: `gpucache provision --root {root}`"
+        missing = f"{correct}, or make it: `gpucache provision --root {shlex.quote(root)}`"
         if "*" in root:
             missing = "name one root: only `gpucache prune` takes a pattern"
         hints = {

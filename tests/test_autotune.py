@@ -104,6 +104,7 @@ def test_the_winner_is_the_fastest_and_of_equals_the_first():
         b'{"configs_timings": [[{"kwargs": 5}, [1.0]]]}',
         b'{"configs_timings": [[{}, []]]}',
         b'{"configs_timings": [[{}, [NaN]]]}',
+        b'{"configs_timings": [[{}, [1' + b"0" * 400 + b"]]]}",
         b'{"configs_timings": [[{}, ["1"]]]}',
         b'{"configs_timings": [[{}, [true]]]}',
         b'{"key": 5, "configs_timings": [[{}, [1.0]]]}',

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import shutil
 import subprocess
+import sys
 from typing import TYPE_CHECKING
 
 import pytest
@@ -83,6 +84,31 @@ def test_names_that_a_shell_or_a_terminal_would_execute_are_not_offered(
         path.mkdir()
         (path / f"{name}.json").touch()
     assert offered("ls --kernel ") == ["k"]
+
+
+@pytest.mark.parametrize("shell", ["zsh", "fish"])
+def test_what_a_word_means_begins_no_other_word(shell: str, offered: Offer, root: Path) -> None:
+    """Zsh and fish read it a line each, and show it."""
+    path = root / "triton/0" / ("Z" * 52)
+    path.mkdir()
+    (path / "k\nplain\n$(touch x)\x1b[2J.json").touch()
+    words = {"zsh": "gpucache ls Z", "fish": "gpucache ls"}
+    asked = {
+        "_GPUCACHE_COMPLETE": f"{shell}_complete",
+        "COMP_WORDS": words[shell],
+        "COMP_CWORD": {"zsh": "2", "fish": "Z"}[shell],
+        "GPUCACHE_DIR": str(root),
+    }
+    done = subprocess.run(
+        [sys.executable, "-m", "gpucache"],
+        env={**os.environ, **asked},
+        capture_output=True,
+        text=True,
+        timeout=PATIENCE_S,
+    )
+    assert "Z" * 52 in done.stdout
+    assert not any(line.startswith("$(touch") for line in done.stdout.splitlines())
+    assert "\x1b" not in done.stdout
 
 
 def test_kernels_of_the_store_are_offered(

@@ -104,6 +104,11 @@ def test_config_has_the_error_behind_its_fields(here: Command) -> None:
         ("run prog --json", False),
         ("run --root r prog --json", False),
         ("", False),
+        ("why run --json", True),
+        ("ls --kernel run --json", True),
+        ("--root run ls --json", True),
+        ("--root r run prog --json", False),
+        ("--json run prog", True),
     ],
 )
 def test_a_command_line_asks_for_json_or_does_not(words: str, answer: bool) -> None:

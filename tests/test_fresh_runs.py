@@ -21,6 +21,9 @@ from gpucache.upkeep.fresh_runs import sweep
 TELL = "import os; print(os.environ['GPUCACHE_DIR'], os.environ.get('TRITON_CACHE_DIR'), flush=True); input()"
 
 
+ENDLESS = '{"node": "x", "namespace": Infinity, "processes": [], "keeper": null}'
+
+
 @pytest.fixture
 def environ(tmp_path: Path) -> dict[str, str]:
     return {
@@ -178,6 +181,22 @@ def test_one_of_another_node_goes_after_a_day(environ, tmp_path):
     assert fresh(tmp_path) == []
 
 
+def test_one_of_another_user_whose_processes_may_be_hidden_goes_after_a_day(
+    environ, tmp_path, monkeypatch
+):
+    one = Program(environ)
+    os.kill(one.keeper, signal.SIGKILL)
+    one.process.kill()
+    one.process.wait()
+    monkeypatch.setattr(os, "geteuid", lambda: os.lstat(one.root).st_uid + 1)
+    assert not fresh_runs._is_over(one.root)
+    os.utime(f"{one.root}.json", (0, 0))
+    assert fresh_runs._is_over(one.root)
+    monkeypatch.undo()
+    sweep(str(tmp_path / "root"))
+    assert fresh(tmp_path) == []
+
+
 def test_what_a_killed_removal_or_a_late_writer_left_goes(environ, tmp_path):
     Program(environ).end()
     until(lambda: not fresh(tmp_path))
@@ -220,7 +239,7 @@ def test_a_root_of_a_torn_record_is_taken_for_one_that_is_over(environ, tmp_path
     Program(environ).end()
     until(lambda: not fresh(tmp_path))
     (directory / "one").mkdir()
-    for torn in ("", "{", "[]", '{"node": 1}', "[" * 4000):
+    for torn in ("", "{", "[]", '{"node": 1}', "[" * 4000, ENDLESS):
         (directory / "one.json").write_text(torn)
         assert fresh_runs._is_over(f"{directory}/one")
 

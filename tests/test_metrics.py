@@ -121,6 +121,15 @@ class TestNumbers:
         found = exposition.text(families(str(root), {"GPUCACHE_MAX_SIZE": "0"})).decode()
         assert "gpucache_store_" not in found
 
+    def test_of_two_files_that_tell_of_one_host_the_later_counts(self, root):
+        note_findings(str(root), "doctor", [Finding("digest", "error", "subject", "fact", "fix")])
+        directory = root / "gpucache/v1/stats"
+        (kept,) = directory.glob("*.doctor.found")
+        (directory / "a.doctor.found").write_bytes(kept.read_bytes())
+        found = seen(root)
+        assert of(found, "gpucache_examined_timestamp_seconds", command="doctor") <= time.time()
+        assert of(found, "gpucache_findings", command="doctor") == 1
+
     def test_what_doctor_and_verify_have_found_is_there_by_code_with_its_time(self, root):
         before = time.time()
         finding = Finding("digest", "error", "subject", "fact", "fix")

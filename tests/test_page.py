@@ -105,6 +105,14 @@ class TestChart:
         assert drawn.count(">kernel_") == MOST_BARS
         assert REST in drawn
 
+    def test_of_many_kinds_the_smaller_ones_are_one_and_no_name_is_a_command(self):
+        kinds = {f"\x1b<script>{number}" + "x" * 5000: number for number in range(4000)}
+        drawn = stacked_bars({"add": kinds, "sub": kinds}, "bytes")
+        assert len(drawn) < 200_000
+        assert "\x1b" not in drawn
+        assert "<script" not in drawn
+        assert REST in drawn
+
     def test_it_is_the_same_each_time(self):
         sums = {"add": {"sm_90": 5, "sm_80": 7}}
         assert stacked_bars(sums, "bytes") == stacked_bars(sums, "bytes")

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 from support.cli import on_a_terminal, table
 from support.terminals import WIDTHS, at_width
-from support.trees import KEY
+from support.trees import KEY, stock_entry
 
 from gpucache.store.manifest import entry_path
 
@@ -108,6 +108,37 @@ def test_a_result_that_cannot_be_read_is_listed_without_one(measured, here):
     assert here("ls", KEY, "--json", "--root", measured).json["tuning"] is None
     code, _ = on_a_terminal("ls", KEY, "--root", measured)
     assert code == 0
+
+
+@pytest.mark.parametrize("name", ["shared", "num_warps", "num_stages"])
+def test_a_number_of_any_length_stops_no_command(name, tmp_path, here):
+    root = tmp_path / "root"
+    stock_entry(root / "triton/0", KEY)
+    directory = root / "triton/0" / KEY
+    stock_entry(root / "triton/0", "B" * 52)
+    said = json.loads((directory / "k.json").read_text())
+    (directory / "k.json").write_text(json.dumps({**said, name: 10**400}))
+    for words in (["ls", KEY], ["ls", "--wide"], ["compare", KEY, "B" * 52]):
+        code, seen = on_a_terminal(*words, "--root", root)
+        assert code == 0, seen
+
+
+def test_no_name_of_a_file_commands_the_terminal_or_its_reader(tmp_path):
+    root = tmp_path / "root"
+    stock_entry(root / "triton/0", KEY)
+    directory = root / "triton/0" / KEY
+    (directory / "k.\x1b[2J").touch()
+    _, seen = on_a_terminal("ls", KEY, "--root", root)
+    assert "\x1b[2J" not in seen
+    assert "\\x1b[2J  " in seen
+
+
+def test_json_has_null_for_a_number_that_json_lacks(tmp_path, here):
+    root = tmp_path / "root"
+    stock_entry(root / "triton/0", KEY, options={"num_warps": 4, "fast": float("nan")})
+    done = here("ls", KEY, "--json", "--root", root)
+    assert "NaN" not in done.out
+    assert done.json["options"] == {"num_warps": 4, "fast": None}
 
 
 def test_names_in_a_result_cannot_command_the_terminal(measured):

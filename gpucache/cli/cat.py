@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from shlex import quote
 from typing import TYPE_CHECKING
 
 import click
@@ -38,7 +39,8 @@ def cat(key: str, form: str | None, root: str | None) -> None:
     data = content(entry, form)
     if is_terminal() and b"\0" in data[:4096]:
         problem = f"{entry.kernel}.{form} is no text, and would garble this terminal"
-        hint = f"redirect it: `gpucache cat {entry.key[:12]} {form} > {entry.kernel[:40]}.{form}`"
+        file = quote(f"{entry.kernel[:40]}.{form}")
+        hint = f"redirect it: `gpucache cat {entry.key[:12]} {quote(form)} > {file}`"
         raise GpuCacheError(problem, hint)
     print_bytes(data)
 

@@ -15,6 +15,7 @@ from click.shell_completion import CompletionItem
 
 from gpucache.cli.options import DeviceType
 from gpucache.errors import GpuCacheError
+from gpucache.escapes import printable
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator
@@ -70,7 +71,7 @@ def _items(names: Names, root: str, incomplete: str) -> Iterator[CompletionItem]
         if len(found) >= _MOST:
             break
     for name in sorted(found):
-        yield CompletionItem(name, help=found[name] or None)
+        yield CompletionItem(name, help=_shown(found[name]))
 
 
 def _is_one_word(name: str) -> bool:
@@ -80,6 +81,11 @@ def _is_one_word(name: str) -> bool:
         and name.isprintable()
         and not set(name) & set(" \t,:'\"\\$`;&|<>()*?[]{}!#~")
     )
+
+
+def _shown(meaning: str) -> str | None:
+    """What a word means, on one line: the end of a line would begin another word, which nobody has looked at."""
+    return printable(meaning) or None
 
 
 # ---- what there is

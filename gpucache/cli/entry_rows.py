@@ -18,6 +18,7 @@ from gpucache.cli.terminal import is_terminal
 from gpucache.cli.tuning_table import tuning_of
 from gpucache.disk.group_names import login_name
 from gpucache.disk.sharing import is_shared_by_group
+from gpucache.kernels.metadata import count
 from gpucache.units import ago, size
 
 if TYPE_CHECKING:
@@ -148,8 +149,8 @@ def _of_winner(result: TuningResult) -> Description:
         constants={name: str(value) for name, value in winner.values.items()},
         dtypes={},
         options=tried,
-        warps=_count(winner.options.get("num_warps")),
-        stages=_count(winner.options.get("num_stages")),
+        warps=count(winner.options.get("num_warps")),
+        stages=count(winner.options.get("num_stages")),
         registers=None,
         spills=None,
         shared_bytes=None,
@@ -158,10 +159,6 @@ def _of_winner(result: TuningResult) -> Description:
         triton_version=None,
         function=None,
     )
-
-
-def _count(value: object) -> int | None:
-    return value if type(value) is int else None
 
 
 def _telling(

@@ -32,6 +32,7 @@ def whole_file(output: str, mode: int = 0o600, way_out: str = _ANOTHER_FILE) -> 
     path = os.path.realpath(output)
     beside = None
     try:
+        _check_link(output)
         if os.path.exists(output) and not stat.S_ISREG(os.stat(output).st_mode):
             fd = os.open(output, os.O_WRONLY | os.O_TRUNC | os.O_CLOEXEC)
         else:
@@ -54,6 +55,24 @@ def whole_file(output: str, mode: int = 0o600, way_out: str = _ANOTHER_FILE) -> 
         with suppress(OSError):
             os.unlink(beside)
         raise
+
+
+def _check_link(output: str) -> None:
+    """Refuse a link that another user has put where everybody may write, as Linux does where nobody has it off.
+
+    Else root, who writes a page into ``/tmp``, would write wherever the owner of the link wants
+    (``fs.protected_symlinks``; a path that is resolved first passes that by).
+
+    Raises:
+        PermissionError: it is such a link.
+    """
+    if not os.path.islink(output):
+        return
+    owner = os.lstat(output).st_uid
+    directory = os.stat(os.path.dirname(output) or ".")
+    is_open = directory.st_mode & stat.S_ISVTX and directory.st_mode & stat.S_IWOTH
+    if is_open and owner not in (os.geteuid(), directory.st_uid):
+        raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), output)
 
 
 class _Stdout:

@@ -183,9 +183,7 @@ def print_json(fields: Mapping[str, Any]) -> None:
     Raises:
         OutputError: stdout cannot be written.
     """
-    import json
-
-    _write_json(json.dumps({"format": JSON_FORMAT, **fields}, indent=2))
+    _write_json(_encoded({"format": JSON_FORMAT, **fields}, indent=2))
 
 
 def print_json_rows(about: Mapping[str, Any], name: str, rows: Sequence[object]) -> None:
@@ -193,12 +191,31 @@ def print_json_rows(about: Mapping[str, Any], name: str, rows: Sequence[object])
 
     That is five times faster than `print_json`, which indents.
     """
+    fields = {"format": JSON_FORMAT, **about}
+    head = _encoded(fields).removesuffix("}") + ", "
+    body = ",\n".join(map(_encoded, rows))
+    _write_json(f"{head}{_encoded(name)}: [\n{body}\n]}}")
+
+
+def _encoded(value: object, indent: int | None = None) -> str:
+    """A value as JSON, which has no infinity and no NaN, whatever the files say from which the value comes: null."""
     import json
 
-    fields = {"format": JSON_FORMAT, **about}
-    head = json.dumps(fields).removesuffix("}") + ", "
-    body = ",\n".join(map(json.dumps, rows))
-    _write_json(f"{head}{json.dumps(name)}: [\n{body}\n]}}")
+    try:
+        return json.dumps(value, indent=indent, allow_nan=False)
+    except ValueError:
+        return json.dumps(_finite(value), indent=indent, allow_nan=False)
+
+
+def _finite(value: Any) -> Any:
+    """The value with None in the place of each number that JSON lacks."""
+    if isinstance(value, dict):
+        return {name: _finite(inner) for name, inner in value.items()}
+    if isinstance(value, (list, tuple)):
+        return list(map(_finite, value))
+    if isinstance(value, float) and value - value != 0:  # infinite, or NaN
+        return None
+    return value
 
 
 def print_lines(rows: Iterable[Sequence[str]]) -> None:

@@ -203,9 +203,9 @@ def _print_for_people(entry: Entry, whole: Row) -> None:
         tuning_table.print_tuning(result)
     print_data("")
     sizes = {f"{entry.copies[0].path}/{name}": count for name, count in whole["files"].items()}
-    widest = max(map(len, whole["paths"]), default=0)
+    widest = max((len(printable(form)) for form in whole["paths"]), default=0)
     for form, path in whole["paths"].items():
-        print_data(f"{form:{widest}}  {size(sizes[path]):>10}  {printable(path)}")
+        print_data(f"{printable(form):{widest}}  {size(sizes[path]):>10}  {printable(path)}")
     if entry.kind == "kernel":
         key = entry.key[:12]
         say(f"note: `gpucache cat {key} ptx` prints a file, sass too; --json has all options")

@@ -199,7 +199,7 @@ def serves(path: str) -> bool:
     try:
         said = json.loads(read_limited(path, HOLDER_BYTES * 4))
         return is_running((int(said["pid"]), int(said["start"])))
-    except (OSError, ValueError, KeyError, TypeError, RecursionError):
+    except (OSError, ValueError, KeyError, TypeError, OverflowError, RecursionError):
         return False
 
 

@@ -82,7 +82,7 @@ def parse(data: bytes) -> TuningResult:
         timings = said["configs_timings"]
         found = [_configuration(config, timing) for config, timing in timings]
         key = tuple(map(str, said.get("key") or ()))
-    except (KeyError, TypeError, AttributeError, RecursionError) as error:
+    except (KeyError, TypeError, AttributeError, OverflowError, RecursionError) as error:
         raise ValueError(f"no result of an autotuner: {error}") from error
     if not found:
         raise ValueError("no result of an autotuner: it has no configuration")

@@ -13,7 +13,7 @@ import re
 from gpucache.disk.door import METADATA_BYTES
 from gpucache.disk.reading import read, read_head
 from gpucache.kernels.cubin import resources
-from gpucache.kernels.metadata import Metadata, arch_of
+from gpucache.kernels.metadata import Metadata, arch_of, count
 from gpucache.kernels.recipe import MOST_BYTES, BadRecipe, Recipe, from_text
 from gpucache.kernels.shown_values import shown
 from gpucache.layout.paths import RECIPE
@@ -145,7 +145,7 @@ def _option(said: Metadata | None, recipe: Recipe | None, name: str) -> int | No
         value = said.options.get(name)
     elif recipe is not None:
         value = recipe.options.get(name)
-    return value if type(value) is int else None
+    return count(value)
 
 
 def _variables(said: Metadata | None, recipe: Recipe | None) -> Mapping[str, str]:

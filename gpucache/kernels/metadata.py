@@ -48,6 +48,7 @@ _RESULT_NAMES = frozenset(_RESULTS.split())
 _APART = ("hash", "target", "triton_version")
 """Fields of a metadata file that are neither options nor variables nor results."""
 _VARIABLE = re.compile(r"[A-Z][A-Z0-9_]*")
+_MOST_COUNT = 2**63
 
 
 class Metadata(Value, kw_only=True):
@@ -107,12 +108,12 @@ class Metadata(Value, kw_only=True):
     @property
     def num_warps(self) -> int | None:
         """Warps per block, after warp specialisation."""
-        return _count(self.options.get("num_warps"))
+        return count(self.options.get("num_warps"))
 
     @property
     def shared_bytes(self) -> int | None:
         """Shared memory per block, in bytes; all that Triton uses is dynamic, so that the binary does not say it."""
-        return _count(self.results.get("shared"))
+        return count(self.results.get("shared"))
 
 
 def brief(path: str) -> tuple[str | None, str | None]:
@@ -247,5 +248,6 @@ def _text(value: object) -> str | None:
     return value if isinstance(value, str) else None
 
 
-def _count(value: object) -> int | None:
-    return value if type(value) is int else None
+def count(value: object) -> int | None:
+    """A number that somebody has written down; None for what is none, or more than 64 bits hold."""
+    return value if type(value) is int and abs(value) < _MOST_COUNT else None

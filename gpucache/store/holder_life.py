@@ -73,7 +73,7 @@ def _holder(path: str) -> Process | None:
     try:
         said = json.loads(read_limited(path, HOLDER_BYTES))
         process = (int(said["pid"]), int(said["start"]))
-    except (OSError, ValueError, KeyError, TypeError, RecursionError):
+    except (OSError, ValueError, KeyError, TypeError, OverflowError, RecursionError):
         return None
     return process if is_running(process) else None
 

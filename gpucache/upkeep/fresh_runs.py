@@ -6,7 +6,7 @@ outer root, so that a process that begins finds either a root that is still in u
 aside under the lock and removed behind it.
 
 Where the keeper was killed too, whoever comes by removes what is over: of this node and pid namespace by the processes,
-of another one, whose processes cannot be seen from here, after a day without a sign of its keeper.
+of another one or of another user, whose processes may be hidden from here, after a day without a sign of its keeper.
 """
 
 from __future__ import annotations
@@ -173,11 +173,19 @@ def _is_over(path: str) -> bool:
     found = _read(path)
     if found is None:
         return True
-    if found.is_seen:
+    if found.is_seen and _may_see(path):
         return not found.running()
     with suppress(OSError):
         return time.time() - os.lstat(f"{path}{_RECORD}").st_mtime > DAY_S
     return False
+
+
+def _may_see(path: str) -> bool:
+    """Whether this user sees all processes that use a root: another's may be hidden (``hidepid`` of proc(5))."""
+    try:
+        return os.geteuid() in (0, os.lstat(path).st_uid)
+    except OSError:
+        return False
 
 
 def _put_aside(directory: str, name: str) -> list[str]:
@@ -211,7 +219,7 @@ def _read(path: str) -> FreshRun | None:
             tuple(map(_process, said["processes"])),
             None if keeper is None else _process(keeper),
         )
-    except (OSError, ValueError, KeyError, TypeError, RecursionError):
+    except (OSError, ValueError, KeyError, TypeError, OverflowError, RecursionError):
         return None
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import logging
 import warnings
+from collections import Counter
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
@@ -16,6 +17,7 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
 MOST_BARS = 15
+MOST_KINDS = 10
 REST = "all others"
 _WIDTH_INCHES, _INCHES_A_BAR, _MARGIN_INCHES = 9.0, 0.28, 1.0
 _MOST_LETTERS = 48
@@ -63,18 +65,23 @@ def _silent() -> Iterator[None]:
 
 
 def _with_rest(sums: Mapping[str, Mapping[str, int]]) -> dict[str, dict[str, int]]:
-    """The first bars, and the sum of the others as the last."""
+    """The first bars, and the sum of the others as the last; likewise the largest kinds, and that of the others."""
+    kinds = _largest_kinds(sums)
     bars: dict[str, dict[str, int]] = {}
-    rest: dict[str, int] = {}
-    for name, parts in sums.items():
-        if len(bars) < MOST_BARS:
-            bars[name] = dict(parts)
-            continue
+    for number, (name, parts) in enumerate(sums.items()):
+        bar = bars.setdefault(name if number < MOST_BARS else REST, {})
         for kind, count in parts.items():
-            rest[kind] = rest.get(kind, 0) + count
-    if rest:
-        bars[REST] = rest
+            kept = kind if kind in kinds else REST
+            bar[kept] = bar.get(kept, 0) + count
     return bars
+
+
+def _largest_kinds(sums: Mapping[str, Mapping[str, int]]) -> set[str]:
+    """The kinds that take most: a file may name any, and a chart of thousands takes minutes."""
+    of_kinds: Counter[str] = Counter()
+    for parts in sums.values():
+        of_kinds.update(parts)
+    return {kind for kind, _ in of_kinds.most_common(MOST_KINDS)}
 
 
 def _draw(axes: Axes, bars: Mapping[str, Mapping[str, int]]) -> None:
@@ -101,7 +108,8 @@ def _kinds(bars: Mapping[str, Mapping[str, int]]) -> list[str]:
 
 def _label(kind: str) -> str:
     """The name in the legend, which leaves out names that begin with an underscore."""
-    return kind if not kind.startswith("_") else f" {kind}"
+    shown = _shortened(printable(kind))
+    return shown if not shown.startswith("_") else f" {shown}"
 
 
 def _shortened(name: str) -> str:
