@@ -110,6 +110,21 @@ def test_a_rank_that_fails_ends_it_with_the_last_thing_that_the_rank_said(
     assert os.listdir(temporary) == []
 
 
+def test_where_the_disk_is_full_it_says_so_and_where_else_the_demo_can_be(
+    gpucache, mount, tmp_path
+):
+    """The ranks cannot write what is wrong: their stderr is on that disk."""
+    place = mount(tmp_path / "small", "-t", "tmpfs", "-o", "size=200k", "none")
+    done = gpucache(*SMALL, env={**os.environ, "TMPDIR": str(place)})
+    assert done.returncode == 1
+    problem, hint = done.stderr.splitlines()[-2:]
+    assert re.fullmatch(
+        rf"error: could not write {place}/gpucache-demo-\w+: No space left on device", problem
+    )
+    assert hint.endswith("or set TMPDIR to a directory elsewhere")
+    assert os.listdir(place) == []
+
+
 @pytest.mark.kills
 @pytest.mark.parametrize(
     ("number", "code"),

@@ -161,9 +161,8 @@ def _tell(found: Comparison) -> None:
         say("Wall time: each rank has a core here, so that it stays about the same; the")
         say("cores of ranks that wait are free meanwhile.")
     else:
-        say(
-            f"Wall time: saved since {found.ranks} ranks share {found.cores} cores. With a core for each it"
-        )
+        cores = counted(found.cores, "core", "cores")
+        say(f"Wall time: saved since {found.ranks} ranks share {cores}. With a core for each it")
         say("stays about the same, and the cores of ranks that wait are free meanwhile.")
     tell_next("`gpucache provision`, then `gpucache run -- python train.py`")
 

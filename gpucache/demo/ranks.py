@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import subprocess
@@ -14,10 +15,12 @@ from typing import Any, TextIO
 
 from gpucache.demo.place import Place
 from gpucache.disk.spawning import python_command
-from gpucache.errors import GpuCacheError
+from gpucache.errors import GpuCacheError, ProvisionError
 from gpucache.values import Value
 
 _MOST_STDERR = 4096
+_LEAST_FREE = 2**20
+"""A file system with fewer free bytes has no room for what one rank writes."""
 _Said = SimpleQueue[tuple[int, Any]]
 """What ranks have said, with the rank; None is the end of what that rank says."""
 
@@ -74,6 +77,7 @@ def compile_in_ranks(
 
     Raises:
         RankError: a rank ended early.
+        ProvisionError: a rank ended early, and the disk is full.
         OSError: no process can be started.
     """
     said: _Said = SimpleQueue()
@@ -163,12 +167,23 @@ def _next(
 
     Raises:
         RankError: a rank has ended, and had more to say.
+        ProvisionError: a rank has, and the disk is full: what the rank said of that may have found no room either.
     """
     rank, value = said.get()
+    if value is None and _is_full(place.path):
+        hint = "make room (`df -h` and `df -i` tell what is full), or set TMPDIR to a directory elsewhere"
+        raise ProvisionError(place.path, errno.ENOSPC, hint, "write")
     if value is None:
         code = ranks[rank].wait()
         raise RankError(rank, code, _last_line(_stderr_of(place, name, rank)))
     return rank, value
+
+
+def _is_full(directory: str) -> bool:
+    """Whether a directory's file system has too little room, or too few inodes where it counts them."""
+    disk = os.statvfs(directory)
+    has_no_inode = disk.f_files > 0 and disk.f_favail == 0
+    return has_no_inode or disk.f_bavail * disk.f_frsize < _LEAST_FREE
 
 
 def _stderr_of(place: Place, name: str, rank: int) -> str:
