@@ -8,6 +8,9 @@ The folders, from the top. An import only points downward (`pyproject.toml` has 
 joined by ``|`` do not know each other:
 
 - `cli`: what the terminal says and asks; the only door to click and rich
+- `watch`: what is seen of a cache as it changes
+  | `demo`: shows on any machine what gpucache saves: ranks that compile the same kernels, by stock Triton and by the
+  plug-in
 - `diagnosis`: why something is slow, missing or dangerous; changes nothing
   | `upkeep`: keep a cache small and whole: prune, clean, slim, verify --repair
   | `warm`: compiles what recipes say, into the store, before a program asks for it

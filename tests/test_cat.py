@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import json
 import os
+import subprocess
 import sys
 from pathlib import Path
 
 import pytest
 from support.cli import Done, on_a_terminal
+from support.processes import PATIENCE_S
 from support.ranks import python_with_triton
 from support.trees import KEY, stock_entry
 
@@ -39,13 +41,21 @@ def test_the_recipe_is_a_form_too(tuned, here):
 
 
 def test_sass_comes_from_the_disassembler_beside_triton(tuned, here):
-    """Which is found without importing Triton."""
     done = here("cat", tuned.keys["first"], "sass", "--root", tuned.root)
     assert done.code == 0
     assert "scaled" in done.out
     assert "EXIT" in done.out
     assert instruction_count(done.out) > 10
-    assert "triton" not in sys.modules
+
+
+def test_triton_is_not_imported_to_find_the_disassembler(tuned):
+    command = [sys.executable, "-X", "importtime", "-m", "gpucache", "cat"]
+    words = [tuned.keys["first"], "sass", "--root", str(tuned.root)]
+    done = subprocess.run([*command, *words], capture_output=True, text=True, timeout=PATIENCE_S)
+    assert "EXIT" in done.stdout
+    imported = {line.split("|")[-1].strip() for line in done.stderr.splitlines()}
+    assert "gpucache.diagnosis.disassembly" in imported
+    assert "triton" not in imported
 
 
 def test_a_form_that_is_not_there_is_an_error_that_lists_what_is(tuned, here):

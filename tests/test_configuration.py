@@ -322,7 +322,7 @@ def test_an_unknown_name_is_told_with_its_line_and_the_nearest(files):
         f"{path}:2: 'max_sise' is no setting; max_size may be meant",
         f"{path}:3: 'GPUCACHE_STAMP_S' is no setting; stamp_s may be meant",
         f"{path}:4: 'xyzzy' is no setting; `gpucache config` lists all that there are",
-        f"{path}:5: 'tool' is no setting; `gpucache config` lists all that there are",
+        f"{path}:5: 'tool' is a table, and settings are in none; write each as NAME = VALUE",
     ]
 
 

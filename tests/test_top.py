@@ -45,6 +45,7 @@ def start(terminal: Tmux, *words: object) -> str:
 
 def ended(terminal: Tmux) -> str:
     """The exit code of what has run, once the terminal is a shell's again, as it was."""
+    terminal.until_the_shell_reads()
     terminal.type("stty -a | tr ' ' '\\n' | grep -x -e icanon -e echo; echo code=$?=", "Enter")
     seen = terminal.until("icanon", "\necho\n", "code=0=")
     assert not terminal.is_alternate
@@ -129,7 +130,7 @@ def test_top_draws_anew_when_the_terminal_gets_another_size(terminal: Tmux) -> N
 def test_ctrl_c_ends_with_130_and_gives_the_terminal_back(terminal: Tmux) -> None:
     start(terminal)
     terminal.type("C-c")
-    until(lambda: not terminal.is_alternate)
+    terminal.until_the_shell_reads()
     terminal.type("echo code=$?=", "Enter")
     terminal.until("code=130=")
     ended(terminal)
@@ -158,7 +159,7 @@ def test_a_signal_ends_it_as_that_signal_does_and_the_terminal_is_back(
     terminal.type(f"export {MARK}", "Enter")
     start(terminal)
     os.kill(pid_of_top(), number)
-    until(lambda: not terminal.is_alternate)
+    terminal.until_the_shell_reads()
     terminal.type("echo code=$?=", "Enter")
     terminal.until(f"code={code}=")
     ended(terminal)

@@ -189,7 +189,7 @@ def _print(
     if pulled.entries or any(everything[name] for name in of_others):
         _print_levels(by_level)
         _tell_of_moves(everything, pulled)
-    _tell_window(window, any(everything.values()))
+    _tell_window(window, bool(pulled.entries) or any(everything.values()))
 
 
 def _tell_window(window: _Window, has_counted: bool) -> None:

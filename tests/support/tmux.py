@@ -48,6 +48,12 @@ class Tmux:
     def has_cursor(self) -> bool:
         return self("display-message", "-p", "-t", "w", "#{cursor_flag}").strip() == "1"
 
+    def until_the_shell_reads(self) -> None:
+        """Wait until no command of the shell runs in the foreground: what is typed before is a command's, or lost."""
+        end = time.monotonic() + PATIENCE_S
+        while self("display-message", "-p", "-t", "w", "#{pane_current_command}").strip() != "sh":
+            assert time.monotonic() < end, self.seen
+
     def until(self, *texts: str) -> str:
         """What stands on the terminal once all these texts do."""
         end = time.monotonic() + PATIENCE_S
