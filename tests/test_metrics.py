@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import errno
 import os
+import re
 import subprocess
 import sys
 import threading
@@ -30,6 +32,33 @@ from gpucache.watch.metrics.families import families
 @pytest.fixture
 def root(root: Path) -> Path:
     return counted_root(root)
+
+
+class TestUnreadable:
+    @pytest.fixture(params=[errno.EACCES, errno.ESTALE, errno.EIO])
+    def why(self, request, monkeypatch) -> str:
+        """The directory of the counters cannot be opened, for this reason."""
+        why = os.strerror(request.param)
+
+        def refuse(root: str) -> None:
+            raise OSError(request.param, why)
+
+        monkeypatch.setattr(stats, "opened", refuse)
+        return why
+
+    def test_counters_that_cannot_be_read_have_not_begun_anew(self, root, why):
+        with pytest.raises(OSError, match=re.escape(why)):
+            seen(root)
+
+    def test_a_file_for_node_exporter_stays_as_it_was_and_the_command_says_why(
+        self, here, root, why, tmp_path
+    ):
+        file = tmp_path / "gpucache.prom"
+        file.write_text("before")
+        done = here("metrics", "--root", root, "--textfile", file)
+        assert (done.code, file.read_text()) == (1, "before")
+        first = done.err.splitlines()[0]
+        assert first == f"error: could not look at {root}/gpucache/v1/stats: {why}"
 
 
 class TestNumbers:

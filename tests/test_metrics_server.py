@@ -14,6 +14,7 @@ import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
+from urllib.error import HTTPError
 from urllib.request import Request, urlopen
 
 import pytest
@@ -79,6 +80,15 @@ def scraped(address: Address, **headers: str) -> tuple[str, bytes, Mapping[str, 
         return answer.headers["Content-Type"], answer.read(), answer.headers
 
 
+def answered(url: str) -> tuple[int, str]:
+    try:
+        with urlopen(url, timeout=PATIENCE_S) as answer:
+            return answer.status, answer.read().decode()
+    except HTTPError as error:
+        with error:
+            return error.code, error.read().decode()
+
+
 class TestServer:
     def test_by_itself_it_answers_in_text_and_looks_anew_each_time(self, root):
         with served(root) as address:
@@ -141,6 +151,33 @@ class TestServer:
                 process.send_signal(signal.SIGINT)
                 assert process.wait(PATIENCE_S) == 130
                 assert "Traceback" not in process.stderr.read()
+            finally:
+                process.kill()
+
+    def test_of_a_root_that_goes_or_is_unsafe_no_number_is_told(self, root):
+        count(root, hits=5)
+        away = root.with_name("away")
+        command = [sys.executable, "-m", "gpucache", "metrics", "--serve", "0", "--root", root]
+        with subprocess.Popen(command, stderr=subprocess.PIPE, text=True) as process:
+            try:
+                (url,) = re.findall(r"http://127\.0\.0\.1:\d+/metrics", process.stderr.readline())
+                assert answered(url)[0] == 200
+                root.rename(away)
+                assert answered(url) == (503, f"there is no {root}\n")
+                assert answered(url)[0] == 503
+                root.mkdir(mode=0o700)  # the mount point, without its mount
+                assert answered(url)[0] == 503
+                root.rmdir()
+                away.rename(root)
+                assert answered(url)[0] == 200
+                root.chmod(0o777)
+                code, said = answered(url)
+                assert (code, str(root) in said) == (503, True)
+                process.send_signal(signal.SIGINT)
+                assert process.wait(PATIENCE_S) == 130
+                gone, unsafe = process.stderr.read().splitlines()[:2]
+                assert gone == f"warning: no metrics now: there is no {root}"
+                assert unsafe.startswith(f"warning: no metrics now: {said.strip()}")
             finally:
                 process.kill()
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from typing import TYPE_CHECKING
 
 import click
@@ -11,6 +12,7 @@ from gpucache.cli.options import path_of, root_option
 from gpucache.cli.output_file import whole_file
 from gpucache.cli.settings import settings_of
 from gpucache.cli.terminal import print_data, say
+from gpucache.errors import GpuCacheError, NoRootError
 from gpucache.watch.metrics.address import Address
 
 if TYPE_CHECKING:
@@ -70,14 +72,12 @@ def metrics(textfile: str | None, serve: Address | None, all_hosts: bool, root: 
     gpucache metrics --textfile /var/lib/prometheus/node-exporter/gpucache.prom
     gpucache metrics --serve 9400
     """
-    from gpucache.disk.vetting import Trust, vet
     from gpucache.watch.metrics.exposition import check_installed, text
 
     if textfile is not None and serve is not None:
         raise click.UsageError("--textfile and --serve exclude each other")
     check_installed()
     where = existing(root)
-    vet(where, Trust.parse(command_settings()).in_root(where))
     hosts: Hosts = "all" if all_hosts else "own"
     if serve is not None:
         _serve(serve, where, hosts)
@@ -92,15 +92,64 @@ def metrics(textfile: str | None, serve: Address | None, all_hosts: bool, root: 
 
 
 def _look(where: str, hosts: Hosts) -> Iterable[Family]:
+    """The numbers of a root as they are now.
+
+    Raises:
+        GpuCacheError: others may have planted what lies there, or it cannot be read.
+    """
+    from gpucache.disk.refusal import refusal
+    from gpucache.disk.vetting import Trust, vet
+    from gpucache.layout.paths import ours
     from gpucache.watch.metrics.families import families
 
-    return families(where, settings_of(where), hosts)
+    vet(where, Trust.parse(command_settings()).in_root(where))
+    try:
+        return families(where, settings_of(where), hosts)
+    except OSError as error:
+        raise refusal(ours(where, "stats"), error, "look at") from error
+
+
+class _Looking:
+    """Looks again and again at a root, which is there from the first look at which it is; says once what is wrong."""
+
+    def __init__(self, where: str, hosts: Hosts) -> None:
+        self._where = where
+        self._hosts = hosts
+        self._was_there = False
+        self._said = ""
+
+    def __call__(self) -> Iterable[Family]:
+        """The numbers.
+
+        Raises:
+            GpuCacheError: as `_look`, and the root was there before, and is no more: perhaps a mount is missing.
+        """
+        try:
+            self._check_there()
+            found = _look(self._where, self._hosts)
+        except GpuCacheError as error:
+            if str(error.problem) != self._said:
+                say(f"warning: no metrics now: {error.problem}")
+            self._said = str(error.problem)
+            raise
+        self._said = ""
+        return found
+
+    def _check_there(self) -> None:
+        from gpucache.layout.paths import ours
+
+        is_there = os.path.isdir(ours(self._where))
+        if self._was_there and not is_there:
+            raise NoRootError(self._where, "missing")
+        self._was_there = is_there
 
 
 def _serve(address: Address, where: str, hosts: Hosts) -> None:
     """Serve until interrupted."""
     from gpucache.watch.metrics.serving import MetricsServer
 
-    server = MetricsServer(address, lambda: _look(where, hosts))
+    look = _Looking(where, hosts)
+    look()  # a root that cannot be told of is an error of this command
+    server = MetricsServer(address, look)
     say(f"note: metrics of {where} are at {server.address.url}")
     server.serve()

@@ -235,11 +235,26 @@ def hours(root: str, since: float = 0.0) -> Sums:
 
 
 def sums_of(root: str) -> Sums:
-    """All counters, by host, device directory and hour; in `ANY_TIME` what was counted before the last 14 days."""
+    """All counters, by host, device directory and hour; in `ANY_TIME` what was counted before the last 14 days.
+
+    None are those that cannot be read; `readable_sums_of` tells that.
+    """
+    try:
+        return readable_sums_of(root)
+    except OSError:
+        return {}
+
+
+def readable_sums_of(root: str) -> Sums:
+    """The same, for who must not take counters that cannot be read for ones that have begun anew.
+
+    Raises:
+        OSError: the directory of the counters cannot be listed, for another reason than that it is not there.
+    """
     from gpucache.store.counter_look import look
 
     sums: Sums = {}
-    with suppress(OSError), opened(root) as here:
+    with suppress(FileNotFoundError), opened(root) as here:
         seen = look(here)
         for known, file in seen.files.items():
             if known not in seen.absorbed:

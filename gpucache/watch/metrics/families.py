@@ -20,7 +20,7 @@ from gpucache.store.last_findings import last_findings
 from gpucache.store.levels import levels
 from gpucache.store.limit import max_size_bytes
 from gpucache.store.size import total_bytes
-from gpucache.store.stats import REMOTE, sums_of
+from gpucache.store.stats import REMOTE, readable_sums_of
 from gpucache.values import Value
 from gpucache.watch.metrics.catalogue import (
     ALL,
@@ -82,7 +82,11 @@ class _Numbers:
 def families(root: str, environ: Mapping[str, str], hosts: Hosts = "own") -> list[Family]:
     """All metrics of a root that have a number. ``environ`` has the settings in force, which say the limit.
 
-    Never raises for what lies in the root; what cannot be read counts as nothing.
+    What makes no sense in the root counts as nothing.
+
+    Raises:
+        OSError: the directory of the counters is there, and cannot be read now. Zeros in their place would be counters
+            that have begun anew, and all that was ever counted an increase of the moment after.
     """
     numbers = _Numbers(root)
     numbers.add(VERSION, (host_label(), __version__), 1)
@@ -103,7 +107,7 @@ def _counted(root: str, hosts: Hosts) -> dict[tuple[str, str], Values]:
     sums: dict[tuple[str, str], Values] = {(own, REMOTE): {}}
     for name, _ in device_directories(root):
         sums.setdefault((own, _directory(name)), {})
-    for where, values in sums_of(root).items():
+    for where, values in readable_sums_of(root).items():
         if hosts == "own" and where.host != own:
             continue
         host = "others" if where.host == ANY_HOST else where.host

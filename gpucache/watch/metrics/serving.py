@@ -1,8 +1,9 @@
 """A server of metrics for Prometheus to scrape: text, or OpenMetrics where a scrape asks for that, also compressed.
 
 It answers whoever reaches its address, who learns the root's path, hosts and what is counted. So it is on the loopback
-unless another address is named. Of a client that says nothing for 10 seconds nothing is heard any more; at most 16 are
-served at once, and others wait in the kernel's queue.
+unless another address is named. A look that fails is answered by 503 and why, which is no number that has fallen. Of a
+client that says nothing for 10 seconds nothing is heard any more; at most 16 are served at once, and others wait in the
+kernel's queue.
 """
 
 from __future__ import annotations
@@ -13,12 +14,14 @@ from socketserver import ThreadingMixIn
 from wsgiref.simple_server import WSGIRequestHandler, WSGIServer
 
 from gpucache.errors import GpuCacheError
+from gpucache.escapes import printable
 from gpucache.watch.metrics.address import Address
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
     from typing import Any
+    from wsgiref.types import StartResponse, WSGIApplication, WSGIEnvironment
 
     from gpucache.watch.metrics.families import Family
 
@@ -80,8 +83,22 @@ class _Server(ThreadingMixIn, WSGIServer):
         """Say nothing of a client that has gone, or has spoken no HTTP."""
 
 
+def _saying_why(app: WSGIApplication) -> WSGIApplication:
+    """The application, which answers that it has no numbers now, and why, where a look has failed."""
+
+    def answer(environ: WSGIEnvironment, start_response: StartResponse) -> Iterable[bytes]:
+        try:
+            return app(environ, start_response)
+        except GpuCacheError as error:
+            kind = [("Content-Type", "text/plain; charset=utf-8")]
+            start_response("503 Service Unavailable", kind)
+            return [f"{printable(error.problem)}\n".encode()]
+
+    return answer
+
+
 class MetricsServer:
-    """A server that looks anew for each scrape, one after the other.
+    """A server that looks anew for each scrape, one after the other. A look may raise `GpuCacheError`.
 
     Raises:
         CannotListen: the address is taken, or is none of this machine.
@@ -102,7 +119,7 @@ class MetricsServer:
             self._server = _Server(address)
         except (OSError, OverflowError) as error:
             raise CannotListen(address, OSError(*error.args)) from error
-        self._server.set_app(make_wsgi_app(registry(locked_look)))
+        self._server.set_app(_saying_why(make_wsgi_app(registry(locked_look))))
 
     @property
     def address(self) -> Address:
