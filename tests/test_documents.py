@@ -149,6 +149,14 @@ def test_every_command_that_a_page_names_is_there():
     assert named - known == {"help"}  # as `--help` after the words
 
 
+def test_the_first_page_says_how_to_install_and_where_to_report():
+    """Who comes by the site has no README before their eyes."""
+    first = (DOCS / "index.md").read_text(encoding="utf-8").partition("\n## ")[0]
+    assert "`pip install .`" in first
+    assert [name for name in re.findall(r"`(\w+\.md)`", first) if not (HERE / name).is_file()] == []
+    assert "`SECURITY.md`" in first
+
+
 def test_an_extra_that_is_missing_is_told_by_the_libraries_it_has():
     """`pyproject.toml` is the list; the message of a program has no file to look into."""
     text = (HERE / "pyproject.toml").read_text(encoding="utf-8")
