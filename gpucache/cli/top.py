@@ -27,7 +27,6 @@ from gpucache.cli.top_view import (
     screen_lines,
 )
 from gpucache.escapes import printable
-from gpucache.watch.live import LEAST_INTERVAL_S, Watch
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -35,8 +34,10 @@ if TYPE_CHECKING:
     from rich.text import Text
 
     from gpucache.cli.top_view import Line, Order
-    from gpucache.watch.live import Activity, Live
+    from gpucache.watch.live import Activity, Live, Watch
 
+LEAST_INTERVAL_S = 2.0
+"""Processes write what they have counted at most so often: a shorter interval would show turns of nothing and twice."""
 _REST = 9
 """For each second that a look takes, so many are rested, where that is more than the interval: a tenth of a core is
 taken at most, however many nodes count in the root."""
@@ -93,6 +94,7 @@ def top(once: bool, interval: float, sort: Order, root: str | None, as_json: boo
     gpucache top --once --json
     """
     from gpucache.disk.vetting import Trust, vet
+    from gpucache.watch.live import Watch
 
     log_to_stderr("CRITICAL")  # what it would say stands on the screen, or does not belong there
     where = existing(root)

@@ -31,8 +31,6 @@ if TYPE_CHECKING:
     from gpucache.watch.compiling import Compile
     from gpucache.watch.remote_now import RemoteNow
 
-LEAST_INTERVAL_S = 2.0
-"""Processes write what they have counted at most so often: a shorter interval would show turns of nothing and twice."""
 _WINDOW_S = 10.0
 
 Rates = dict["LevelName", float]
