@@ -207,6 +207,38 @@ def test_what_a_killed_removal_or_a_late_writer_left_goes(environ, tmp_path):
     assert fresh(tmp_path) == []
 
 
+def test_a_record_that_a_kill_left_half_written_goes(environ, tmp_path):
+    Program(environ).end()
+    until(lambda: not fresh(tmp_path))
+    (tmp_path / "root/gpucache/v1/fresh/.over-0123456789abcdef.json").write_text("{")
+    sweep(str(tmp_path / "root"))
+    assert fresh(tmp_path) == []
+
+
+@pytest.mark.parametrize("name", ["fresh", "v1"])
+def test_a_directory_that_has_become_a_link_leads_a_removal_nowhere(
+    environ, tmp_path, monkeypatch, name
+):
+    """Its owner puts the link there after root has looked, and before root acts."""
+    Program(environ).end()
+    until(lambda: not fresh(tmp_path))
+    directory = tmp_path / "root/gpucache/v1/fresh"
+    (directory / "over").mkdir()
+    outside = tmp_path / "outside" if name == "fresh" else tmp_path / "outside/fresh"
+    (outside / "over").mkdir(parents=True)
+    turned = directory if name == "fresh" else directory.parent
+    real = fresh_runs._is_over
+
+    def turn(path: str) -> bool:
+        turned.rename(tmp_path / "aside")
+        turned.symlink_to(tmp_path / "outside")
+        return real(path)
+
+    monkeypatch.setattr(fresh_runs, "_is_over", turn)
+    sweep(str(tmp_path / "root"))
+    assert os.listdir(outside) == ["over"]
+
+
 def test_links_in_it_lead_a_removal_nowhere(environ, tmp_path):
     outside = tmp_path / "outside"
     outside.mkdir()

@@ -18,7 +18,7 @@ import zlib
 from contextlib import contextmanager, suppress
 
 from gpucache.disk.door import HOLDER_BYTES
-from gpucache.disk.files import make_below_root, remove_tree, write_new
+from gpucache.disk.files import make_below_root, write_new
 from gpucache.disk.lock_place import LockPlace
 from gpucache.disk.locks import FRESH_LOCK, locked
 from gpucache.disk.node import DAY_S, node_id
@@ -26,6 +26,7 @@ from gpucache.disk.processes import is_running, pid_namespace, process_of, this_
 from gpucache.disk.reading import read
 from gpucache.disk.spawning import python_command, start_detached
 from gpucache.disk.vetting import Trust, vet, vet_child
+from gpucache.disk.within import Straight, remove_tree_in
 from gpucache.errors import GpuCacheError
 from gpucache.layout.paths import ours
 from gpucache.once import job
@@ -155,7 +156,7 @@ def _started(root: str, name: str, environ: Mapping[str, str]) -> Process | None
 
 
 def _set_aside(directory: str) -> list[str]:
-    """Rename all that is over, and return the paths, with those that a killed process has left aside."""
+    """Rename all that is over, and return the paths, with what a killed process has left aside."""
     over = []
     for name in sorted(os.listdir(directory)):
         path = f"{directory}/{name}"
@@ -191,18 +192,36 @@ def _may_see(path: str) -> bool:
 def _put_aside(directory: str, name: str) -> list[str]:
     """Rename one root, and forget who used it."""
     aside = f"{directory}/{_ASIDE}{name}.{os.getpid()}.{time.monotonic_ns()}"
-    with suppress(OSError):
-        os.unlink(f"{directory}/{name}{_RECORD}")
     try:
-        os.rename(f"{directory}/{name}", aside)
+        with _straight(directory) as (disk, here):
+            with suppress(OSError):
+                disk.unlink(f"{here}/{name}{_RECORD}")
+            disk.rename(f"{here}/{name}", f"{here}/{os.path.basename(aside)}")
     except OSError:
         return []
     return [aside]
 
 
 def _remove(over: list[str]) -> None:
+    """Remove what was set aside: directories with all that is in them, and what was to become a record."""
     for path in over:
-        remove_tree(path)
+        directory, _, name = path.rpartition("/")
+        with suppress(OSError), _straight(directory) as (disk, here):
+            try:
+                disk.unlink(f"{here}/{name}")
+            except OSError:  # a directory
+                disk.act(f"{here}/{name}", remove_tree_in)
+
+
+@contextmanager
+def _straight(directory: str) -> Iterator[tuple[Straight, str]]:
+    """What removes in the directory of fresh roots, and its path without a link on the way.
+
+    Its owner may put a link in the place of what was looked at, for root to follow.
+    """
+    above, _, name = directory.rpartition("/gpucache/")
+    with Straight() as disk:
+        yield disk, f"{os.path.realpath(above)}/gpucache/{name}"
 
 
 # ---- who uses a root
