@@ -14,10 +14,18 @@ from pathlib import Path
 import pytest
 from support.cli import documented
 from support.processes import PATIENCE_S
+from support.ranks import PLUGIN
 from support.terminals import assert_fits, at_width
 
 pytestmark = pytest.mark.compiles
 SMALL = ("demo", "--ranks", "2", "--kernels", "2")
+RANK = """
+import sys
+from gpucache.configuration import places
+places.SYSTEM_FILE = sys.argv.pop(1)
+from gpucache.demo import rank
+rank.main()
+"""
 
 
 @pytest.fixture
@@ -57,6 +65,22 @@ def test_it_counts_what_each_way_compiles_whatever_the_user_has_set(gpucache, te
     assert said["gpucache"]["bytes"] < 0.7 * said["stock"]["bytes"]
     assert os.listdir(temporary) == []
     assert not (tmp_path / "chosen").exists()
+
+
+def test_no_rank_reads_the_systems_settings_whose_remote_would_get_what_it_compiles(tmp_path):
+    settings = tmp_path / "gpucache.toml"
+    settings.write_text("disable = true\n")
+    root = tmp_path / "root"
+    environ = {**os.environ, **PLUGIN, "GPUCACHE_DIR": str(root)}
+    environ["TRITON_CACHE_DIR"] = str(root / "triton/0")
+    command = [sys.executable, "-c", RANK, str(settings), "1"]
+    pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE}
+    with subprocess.Popen(command, env=environ, text=True, **pipes) as rank:
+        rank.stdin.write("\n")
+        rank.stdin.flush()
+        lines = [json.loads(rank.stdout.readline()) for _ in range(3)]
+    assert lines[1]["compiled"]
+    assert len(list((root / "gpucache/v1/store").glob("*/*"))) == 1
 
 
 def test_what_is_seen_is_a_bar_for_each_rank_a_table_and_what_comes_next(temporary):
