@@ -7,19 +7,18 @@ from pathlib import Path
 from typing import NamedTuple
 
 import pytest
-from support.terminals import WIDTHS, assert_fits, assert_whole, at_width, seen_here, table_of
+from support.terminals import (
+    COUNTED,
+    WIDTHS,
+    assert_fits,
+    assert_whole,
+    at_width,
+    seen_here,
+    table_of,
+)
 from tree import make
 
 REMOTE_NAME = "nightly-" + "x" * 40
-COUNTED = {
-    "hits": 123456789,
-    "shared_hits": 2345678,
-    "misses": 345678,
-    "waits": 45678,
-    "waited_s": 56789.5,
-    "compiled_s": 6789012.5,
-    "saved_s": 7890123.5,
-}
 
 
 @pytest.fixture(scope="module")

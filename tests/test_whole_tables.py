@@ -15,19 +15,10 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from support.terminals import WIDTHS, seen_here
+from support.terminals import COUNTED, WIDTHS, seen_here
 from tree import DAY_S, make
 
 TABLES = Path(__file__).with_name("tables")
-COUNTED = {
-    "hits": 123456789,
-    "shared_hits": 2345678,
-    "misses": 345678,
-    "waits": 45678,
-    "waited_s": 56789.5,
-    "compiled_s": 6789012.5,
-    "saved_s": 7890123.5,
-}
 PACKS = ("llama-70b", "nightly-" + "x" * 40)
 COMMANDS = {
     "ls": ("ls",),

@@ -48,6 +48,16 @@ def put_terminal(
 
 WIDTHS = (60, 80, 100, 200)
 """The widths at which tables are compared."""
+COUNTED = {
+    "hits": 123456789,
+    "shared_hits": 2345678,
+    "misses": 345678,
+    "waits": 45678,
+    "waited_s": 56789.5,
+    "compiled_s": 6789012.5,
+    "saved_s": 7890123.5,
+}
+"""Counters of a device directory, as wide as they become in years."""
 
 
 def at_width(
