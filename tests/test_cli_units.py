@@ -13,7 +13,7 @@ import pytest
 from support.cli import check, documented
 from support.jit_trees import DAY, HOUR, UNITS, all_files, unit, whole_library, wrote, wrote_bytes
 from support.terminals import at_width, table_of
-from support.users import ADA, BOB, acting_as
+from support.users import ADA, BOB, acting_as, open_the_way_to
 
 from gpucache.layout.jit_caches import JIT_CACHES, by_name
 from gpucache.store.jit_units import find
@@ -313,8 +313,7 @@ class TestGroup:
     @pytest.fixture
     def shared(self, tmp_path: Path) -> Path:
         root = tmp_path / "shared"
-        for path in (tmp_path, *tmp_path.parents[:2]):
-            path.chmod(0o755)
+        open_the_way_to(root)
         unit(root, "warp", 9 * DAY)
         unit(root, "numba", 9 * DAY)
         for path in (root, *root.rglob("*")):

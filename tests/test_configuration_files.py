@@ -14,7 +14,7 @@ from pathlib import Path
 import platformdirs
 import pytest
 from support.settings_files import forms, user_file, written
-from support.users import ADA, BOB, acting_as
+from support.users import ADA, BOB, acting_as, open_the_way_to
 
 from gpucache import DeviceCacheRegistry, configuration, environment, log, once
 from gpucache.configuration import form, places, reading, toml
@@ -343,7 +343,8 @@ class TestOfAnotherUser:
     def test_what_root_has_put_into_a_home_is_the_users(self, home, anew):
         """As a file that came with an image."""
         written(user_file(home), GOOD, 0o644)
-        for one in (*home.parents[:3], home, user_file(home).parent.parent, user_file(home).parent):
+        open_the_way_to(home)
+        for one in (home, user_file(home).parent.parent, user_file(home).parent):
             one.chmod(0o755)
         with acting_as(ADA):
             assert stamp(anew()) == "7"

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import json
+import shutil
+import tempfile
+from collections.abc import Iterator
 from pathlib import Path
 from typing import NamedTuple
 
@@ -22,9 +25,10 @@ REMOTE_NAME = "nightly-" + "x" * 40
 
 
 @pytest.fixture(scope="module")
-def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Twelve kernels on eight devices, each of which has counted much."""
-    root = tmp_path_factory.mktemp("tables") / "root"
+def root() -> Iterator[Path]:
+    """Twelve kernels on eight devices, each of which has counted much, at a short path."""
+    home = Path(tempfile.mkdtemp(prefix="tables-", dir="/tmp"))
+    root = home / "root"
     make(str(root), 12, 8)
     stats = root / "gpucache/v1/stats"
     stats.mkdir(exist_ok=True)
@@ -32,7 +36,8 @@ def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
     (stats / "folded.json").write_text(json.dumps(folded))
     units = root / "jit/warp/1.9.0"
     units.mkdir(parents=True)
-    return root
+    yield root
+    shutil.rmtree(home)
 
 
 @pytest.fixture
@@ -62,7 +67,6 @@ COMMANDS = {
     "du by kernel": Shown(("du", "--by", "kernel", "--root", "ROOT"), ()),
     "stats": Shown(("stats", "--root", "ROOT"), (*DEVICES, "all")),
     "devices": Shown(("devices", "--root", "ROOT"), tuple(f"FAKE-{n}" for n in DEVICES)),
-    "config": Shown(("config", "--root", "ROOT"), ("GPUCACHE_TRUST_WORLD_WRITABLE", "ROOT")),
     "caches": Shown(("caches", "--root", "ROOT"), ("flashinfer-cubins", "torch-extensions")),
     "prune": Shown(("prune", "--max-entries", "5", "-n", "--root", "ROOT"), ()),
     "provision": Shown(("provision", "--root", "ROOT"), tuple(f"ROOT/triton/{n}" for n in DEVICES)),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import shlex
+import stat
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -58,3 +59,10 @@ def link(path: Path, target: str | Path, uid: int = 0) -> Path:
     path.symlink_to(target)
     os.chown(path, uid, uid, follow_symlinks=False)
     return path
+
+
+def open_the_way_to(path: Path) -> None:
+    """Let every user come as far as a path below pytest's directories, which are their owner's alone."""
+    for above in path.parents:
+        if not above.stat().st_mode & stat.S_IXOTH:
+            above.chmod(0o755)
