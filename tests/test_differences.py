@@ -98,6 +98,16 @@ def test_until_triton_3_4_the_digest_itself_tells_a_moved_function():
     assert [each.kind for each in differences(one, moved)] == ["location"]
 
 
+def test_globals_that_differ_are_told_in_the_order_of_the_recipe():
+    names = [f"STEP_{number}" for number in range(12)]
+    before = made(globals=tuple(Global("tune", name, {"constexpr": 1}) for name in names))
+    after = made(
+        cache_key=OTHER,
+        globals=tuple(Global("tune", name, {"constexpr": 3}) for name in names),
+    )
+    assert [each.name for each in differences(before, after)] == names
+
+
 def test_without_a_recipe_the_metadata_are_compared_alone():
     other = made(9, OTHER, recipe=False, options={"num_warps": 8})
     assert [words(each) for each in differences(made(), other)] == ["num_warps 4 -> 8"]

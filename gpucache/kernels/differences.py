@@ -229,8 +229,8 @@ def _sources(
 def _globals(a: Recipe, b: Recipe) -> Iterator[Difference]:
     one = {(each.module, each.name): shown(each.value) for each in a.globals}
     other = {(each.module, each.name): shown(each.value) for each in b.globals}
-    for place in other.keys() & one.keys():
-        if one[place] != other[place]:
+    for place in other:
+        if place in one and one[place] != other[place]:
             yield Difference("global", place[1], one[place], other[place])
 
 
