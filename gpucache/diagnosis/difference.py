@@ -56,30 +56,46 @@ def difference(a: str, b: str) -> tuple[Difference, ...]:
     """
     one = _kernel(a)
     other = _kernel(b)
-    is_alike = _written_alike(one.metadata, other.metadata)
-    is_one_code = _is_one_code(a, b) if is_alike else None
-    found = [*differences(one, other, lambda line: one.cache_key if is_one_code else None)]
-    found += _libraries_differ(one.metadata, other.metadata)
+    is_alike = _written_alike(one.made.metadata, other.made.metadata)
+    forms = _first_forms(one.files, other.files) if is_alike else None
+    is_one_code = forms is not None and _is_one_code(*forms)
+
+    def rekey(line: int) -> str | None:
+        return one.made.cache_key if is_one_code else None
+
+    found = [*differences(one.made, other.made, rekey)]
+    found += _libraries_differ(one.made.metadata, other.made.metadata)
     kinds = {each.kind for each in found}
-    if one.recipe is None or other.recipe is None:
-        if is_alike:
-            found += _sources(a, b)
-    elif is_one_code is False and kinds.isdisjoint(_CHANGES_CODE):
-        found += _first_code(a, b)
+    if one.made.recipe is None or other.made.recipe is None:
+        if forms is not None:
+            found += _sources(*forms)
+        elif is_alike:
+            there = (_is_there(one.files), _is_there(other.files))
+            found.append(Difference("unseen", "source", *there))
+    elif forms is not None and not is_one_code and kinds.isdisjoint(_CHANGES_CODE):
+        found += _code(*forms)
     if not found:
-        found += _assembler(a, b)
+        found += _assembler(one.files, other.files)
     return tuple(found)
 
 
-def _kernel(directory: str) -> Ingredients:
+class _Kernel(NamedTuple):
+    """One of the two kernels."""
+
+    files: str
+    """The path of its files, without what tells one from the other: ``<KEY>/add`` of ``<KEY>/add.ttir``."""
+    made: Ingredients
+
+
+def _kernel(directory: str) -> _Kernel:
     group = group_in(directory)
-    found = None if group is None else ingredients_in(directory, group.removesuffix(".json"))
-    if found is None:
-        problem = f"{directory}: there is no compiled kernel"
-        raise GpuCacheError(
-            problem, "name the directory <KEY>/ of one, in the store or for a device"
-        )
-    return found
+    if group is not None:
+        kernel = group.removesuffix(".json")
+        made = ingredients_in(directory, kernel)
+        if made is not None:
+            return _Kernel(f"{directory}/{kernel}", made)
+    problem = f"{directory}: there is no compiled kernel"
+    raise GpuCacheError(problem, "name the directory <KEY>/ of one, in the store or for a device")
 
 
 # ---- libraries
@@ -118,61 +134,40 @@ def _written_alike(a: Metadata, b: Metadata) -> bool:
     return a.environment.get(LINE_INFO) == b.environment.get(LINE_INFO)
 
 
-def _is_one_code(a: str, b: str) -> bool | None:
-    """Whether both kernels are one code, but for where it stands; None where neither form is there of both."""
+def _first_forms(a: str, b: str) -> tuple[str, str] | None:
+    """The texts of the first form of which the files of both kernels are there; None where there is none."""
     for ending in _FORMS:
         one = _form(a, ending)
         other = _form(b, ending)
         if one is not None and other is not None:
-            return _texts(one) == _texts(other) and _arguments(one) == _arguments(other)
+            return one, other
     return None
+
+
+def _form(files: str, ending: str) -> str | None:
+    """The text of a kernel in one of its forms; None where the entry has it not."""
+    try:
+        return read(f"{files}{ending}").decode(errors="replace")
+    except OSError:
+        return None
+
+
+def _is_there(files: str) -> str:
+    return "there" if _form(files, ".ttir") else "removed"
+
+
+def _is_one_code(a: str, b: str) -> bool:
+    """Whether two texts of one form are one code, but for where it stands."""
+    return _texts(a) == _texts(b) and _arguments(a) == _arguments(b)
 
 
 def _texts(form: str) -> list[str]:
     return [line.text for line in code_lines(form)]
 
 
-def _first_code(a: str, b: str) -> Iterator[Difference]:
-    """Tell the first line that differs of the first form that both entries have."""
-    for ending in _FORMS:
-        one = _form(a, ending)
-        other = _form(b, ending)
-        if one is not None and other is not None:
-            yield from _code(one, other)
-            return
-
-
-def _sources(a: str, b: str) -> Iterator[Difference]:
-    """Compare the first form of the kernel that both entries have."""
-    for ending in _FORMS:
-        one = _form(a, ending)
-        other = _form(b, ending)
-        if one is None or other is None:
-            continue
-        found = [*_signatures(one, other)]
-        if not found:
-            found += _code(one, other)
-        if not found:
-            found += _locations(one, other)
-        yield from found
-        return
-    yield Difference("unseen", "source", _is_there(a), _is_there(b))
-
-
-def _is_there(directory: str) -> str:
-    return "there" if _form(directory, ".ttir") else "removed"
-
-
-def _form(directory: str, ending: str) -> str | None:
-    """The text of a kernel in one of its forms; None where the entry has it not."""
-    group = group_in(directory)
-    if group is None:
-        return None
-    name = group.removesuffix(".json")
-    try:
-        return read(f"{directory}/{name}{ending}").decode(errors="replace")
-    except OSError:
-        return None
+def _sources(a: str, b: str) -> list[Difference]:
+    """Tell the first kind of thing in which two texts of one form differ: arguments, else code, else lines."""
+    return [*_signatures(a, b)] or [*_code(a, b)] or [*_locations(a, b)]
 
 
 def _signatures(a: str, b: str) -> Iterator[Difference]:
@@ -247,14 +242,12 @@ class _Assembled(NamedTuple):
     """The version, and the beginning of the binary's digest."""
 
 
-def _assembled(directory: str) -> _Assembled | None:
-    text = _form(directory, ".ptx")
-    group = group_in(directory)
-    if text is None or group is None:
+def _assembled(files: str) -> _Assembled | None:
+    text = _form(files, ".ptx")
+    if text is None:
         return None
-    name = group.removesuffix(".json")
     try:
-        sha256, _ = digest(f"{directory}/{name}.cubin")
+        sha256, _ = digest(f"{files}.cubin")
     except OSError:
         return None
     version = re.search(r"^\.version (\S+)", text, re.MULTILINE)
