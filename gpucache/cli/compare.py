@@ -73,7 +73,7 @@ def compare(
     )
     print_table(columns, cells)
     if is_terminal():
-        _say_more(a, b, rows)
+        _say_more(rows)
 
 
 def _row(row: Row) -> dict[str, object]:
@@ -91,7 +91,7 @@ def _cell(row: Row, value: str | int | None, human: bool) -> str:
     return "-" if value is None else str(value)
 
 
-def _say_more(a: Entry, b: Entry, rows: Sequence[Row]) -> None:
+def _say_more(rows: Sequence[Row]) -> None:
     """Say how much is the same, and how the code is compared."""
     same = sum(not row.differs for row in rows)
     say(f"note: {same} more are the same (--all); --diff ttgir, ptx or sass compares the code")
