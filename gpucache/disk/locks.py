@@ -21,11 +21,11 @@ if TYPE_CHECKING:
 
 
 PROVISION_LOCK = "provision.lock"
+"""The name of the one lock file, among those of keys, under which a root's directories are made."""
 SHARING_LOCK = "sharing.lock"
 FRESH_LOCK = "fresh.lock"
 ROOTS_LOCKS = (PROVISION_LOCK, SHARING_LOCK, FRESH_LOCK)
 """The names of the locks that are of the root, and of no key."""
-"""The name of the one lock file, among those of keys, under which a root's directories are made."""
 REMOTE_FILES = "remote-"
 """How the names of files begin, among those of keys, by which the processes of a node ask a remote together."""
 AHEAD_LOCK = "ahead-"
