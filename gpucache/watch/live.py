@@ -13,7 +13,7 @@ from contextlib import suppress
 
 from gpucache.layout.keys import device_directories
 from gpucache.store.counter_files import host_label
-from gpucache.store.counts import HOUR_S
+from gpucache.store.counts import HOUR_S, add_up
 from gpucache.store.levels import levels
 from gpucache.store.limit import max_size_bytes
 from gpucache.store.size import total_bytes
@@ -144,14 +144,7 @@ class Watch:
 
 def _of_host(sums: Sums, host: str) -> dict[str, Values]:
     """The counters of a host, by device directory."""
-    found: dict[str, Values] = {}
-    for where, values in sums.items():
-        if where.host != host:
-            continue
-        total = found.setdefault(where.device, {})
-        for name, value in values.items():
-            total[name] = total.get(name, 0) + value
-    return found
+    return add_up({where: values for where, values in sums.items() if where.host == host})
 
 
 def _names(root: str, sums: Sums, host: str, going_on: Iterable[Compile]) -> list[str]:

@@ -44,7 +44,6 @@ if TYPE_CHECKING:
     from typing import Literal
 
     from gpucache.store.counts import Values
-    from gpucache.store.last_findings import LastFindings
     from gpucache.watch.metrics.catalogue import About
 
     Hosts = Literal["own", "all"]
@@ -158,20 +157,12 @@ def _add_store(numbers: _Numbers, environ: Mapping[str, str]) -> None:
 
 def _add_findings(numbers: _Numbers, hosts: Hosts) -> None:
     own = host_label()
-    last: dict[tuple[str, str], LastFindings] = {}
-    for found in sorted(last_findings(numbers.root), key=_at):
-        if hosts == "all" or found.host == own:
-            last[found.host, found.command] = (
-                found  # another file may tell of the same, and sums make no sense
-            )
-    for found in last.values():
+    for found in last_findings(numbers.root):
+        if hosts == "own" and found.host != own:
+            continue
         numbers.add(EXAMINED, (found.host, found.command), found.at)
         for (level, code), count in found.counts.items():
             numbers.add(FINDINGS, (found.host, found.command, level, code), count)
-
-
-def _at(found: LastFindings) -> float:
-    return found.at
 
 
 def names() -> Iterator[str]:
