@@ -220,7 +220,7 @@ class TestNames:
         stats._leave_all()
         from gpucache.store import counter_fold
 
-        monkeypatch.setattr(counter_fold, "_SUMS_BYTES", 100)
+        monkeypatch.setattr(counter_files, "_SUMS_BYTES", 100)
         counter_fold.fold(str(root))
         hosts = {where.host for where in stats.sums_of(str(root))}
         assert hosts == {counter_files.host_label(), ""}

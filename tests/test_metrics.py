@@ -21,7 +21,7 @@ from support.processes import PATIENCE_S
 from gpucache import __version__
 from gpucache.findings import Finding
 from gpucache.layout import paths
-from gpucache.store import counter_fold, counts, stats
+from gpucache.store import counter_files, counter_fold, counts, stats
 from gpucache.store.counter_files import host_label
 from gpucache.store.last_findings import note_findings
 from gpucache.store.size import set_total
@@ -294,7 +294,7 @@ class TestNeverLess:
         for counters in stats._all:
             counters.leave()
         before = seen(root)
-        monkeypatch.setattr(counter_fold, "_SUMS_BYTES", 110 + len(host_label()))
+        monkeypatch.setattr(counter_files, "_SUMS_BYTES", 110 + len(host_label()))
         counter_fold.fold(str(root))
         assert {where.hour for where in stats.sums_of(str(root))} == {counts.ANY_TIME}
         assert_no_less(before, seen(root))
@@ -309,7 +309,7 @@ class TestNeverLess:
         count(root, hits=1)
         for counters in stats._all:
             counters.leave()
-        monkeypatch.setattr(counter_fold, "_SUMS_BYTES", 50)
+        monkeypatch.setattr(counter_files, "_SUMS_BYTES", 50)
         counter_fold.fold(str(root))
         found = seen(root, "all")
         assert of(found, "gpucache_hits_total", host="others", level="own") == 5

@@ -25,7 +25,7 @@ from gpucache.disk.node import mark_of, node_id
 from gpucache.disk.sharing import new_file
 from gpucache.layout import paths
 from gpucache.layout.keys import unlinked
-from gpucache.store.counts import ANY_HOST, Sums, Where, add, parsed, parsed_hour
+from gpucache.store.counts import ANY_HOST, Sums, Where, add, encoded, parsed, parsed_hour
 from gpucache.values import Value
 
 OWN, FOLDED, OLD, OLD_CLAIMED = ".counts", ".folded", ".json", ".old"
@@ -40,6 +40,7 @@ _NO_NODE = "unlocked"
 """Stands for the node in the name of a file that cannot be locked, so that everyone judges it by its age."""
 _SLOT = 2048  # more than the longest label and host with all counters, each at its longest
 _MOST_LABEL = 820
+_SUMS_BYTES = COUNTERS_BYTES // 2
 _READ_TRIES = 10
 _GONE = (errno.ENOENT, errno.ESTALE)
 
@@ -189,6 +190,11 @@ def short_label(device: str) -> str:
         return device
     checksum = zlib.crc32(os.fsencode(device))
     return f"/...{checksum:08x}...{device[-70:]}"  # of up to 12 bytes each
+
+
+def fit(sums: Sums) -> bool:
+    """Whether sums are short enough for a file that has them all, which is read up to twice that size."""
+    return len(json.dumps(encoded(sums))) <= _SUMS_BYTES
 
 
 def _locked(fd: int) -> bool:

@@ -14,7 +14,7 @@ import time
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
 
-from gpucache.disk.door import COUNTERS_BYTES, DIRECTORY, has_name, open_regular
+from gpucache.disk.door import DIRECTORY, has_name, open_regular
 from gpucache.disk.files import STAGED, sweep_old
 from gpucache.disk.locks import let_go
 from gpucache.disk.node import DAY_S, is_locked_here, node_id
@@ -29,6 +29,7 @@ from gpucache.store.counter_files import (
     OLD_CLAIMED,
     OLD_FOLDED,
     OLD_LOCK,
+    fit,
     host_label,
     identity,
     make_file,
@@ -43,7 +44,6 @@ _FEW = 32  # on the way of a kernel launch
 _MANY = 200
 _MOST_LOOKED_AT = 64
 _MOST_LEFT = 1000
-_SUMS_BYTES = COUNTERS_BYTES // 2
 
 
 class _Held(Value):
@@ -175,7 +175,7 @@ def _write(here: int, seen: Look, taken: Iterable[str], left: Iterable[str]) -> 
     sums: Sums = {}
     for known in taken:
         add_all(sums, seen.files[known].sums)
-    sums = bounded(sums, this_hour(), _fits, host_label())
+    sums = bounded(sums, this_hour(), fit, host_label())
     said = {"absorbed": sorted({*taken, *left}), "sums": encoded(sums)}
     text = json.dumps(said).encode()
     name = new_name(here, node_id(), "folded")
@@ -188,10 +188,6 @@ def _write(here: int, seen: Look, taken: Iterable[str], left: Iterable[str]) -> 
     except OSError:
         _remove(here, staged)
         raise
-
-
-def _fits(sums: Sums) -> bool:
-    return len(json.dumps(encoded(sums))) <= _SUMS_BYTES
 
 
 def _remove(here: int, name: str) -> None:

@@ -15,6 +15,7 @@ from gpucache.disk.files import make_below_root, write_whole
 from gpucache.errors import ProvisionError
 from gpucache.layout.keys import unlinked
 from gpucache.layout.paths import ours
+from gpucache.store.counter_files import fit
 from gpucache.store.counts import (
     ANY_HOST,
     ANY_TIME,
@@ -32,7 +33,6 @@ from gpucache.store.counts import (
 from gpucache.values import Value
 
 _VERSION = 1
-_SUMS_BYTES = COUNTERS_BYTES // 2
 
 
 class Mark(Value):
@@ -52,7 +52,7 @@ def set_mark(root: str, sums: Sums) -> Mark:
     Raises:
         ProvisionError: the operating system refused; the old mark is untouched.
     """
-    kept = bounded(_without_hours(sums), this_hour(), _fits)
+    kept = bounded(_without_hours(sums), this_hour(), fit)
     mark = Mark(time.time(), kept)
     path = _path(root)
     make_below_root(os.path.dirname(path))
@@ -114,10 +114,6 @@ def _without_hours(sums: Sums) -> Sums:
     for where, values in sums.items():
         add(whole, where._replace(hour=ANY_TIME), values)
     return whole
-
-
-def _fits(sums: Sums) -> bool:
-    return len(json.dumps(encoded(sums))) <= _SUMS_BYTES
 
 
 def _path(root: str) -> str:
