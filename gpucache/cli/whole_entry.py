@@ -21,7 +21,6 @@ from gpucache.units import ago, size
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-    from gpucache.kernels.metadata import Metadata
     from gpucache.report.entries import Copy, Entry
 
 _FIELDS = (Column("field"), Column("value", whole=False))
@@ -88,8 +87,9 @@ _NOT_COMPILED: Row = {
 def _compiled(kernel: str) -> Row:
     """What a kernel's metadata and binary say of the kernel. ``kernel`` is the path of both files, without a suffix."""
     from gpucache.kernels.cubin import resources
+    from gpucache.kernels.metadata import metadata_at
 
-    said = _metadata(kernel)
+    said = metadata_at(f"{kernel}.json")
     if said is None:
         return _NOT_COMPILED
     functions = resources(f"{kernel}.cubin") or {}
@@ -102,16 +102,6 @@ def _compiled(kernel: str) -> Row:
         "options": dict(said.options),
         "environment": dict(said.environment),
     }
-
-
-def _metadata(kernel: str) -> Metadata | None:
-    from gpucache.disk.reading import read
-    from gpucache.kernels.metadata import Metadata
-
-    try:
-        return Metadata.parse(read(f"{kernel}.json"))
-    except (OSError, ValueError):
-        return None
 
 
 def _function(entry: Entry) -> Row | None:

@@ -10,10 +10,9 @@ from __future__ import annotations
 
 import re
 
-from gpucache.disk.door import METADATA_BYTES
 from gpucache.disk.reading import read, read_head
 from gpucache.kernels.cubin import resources
-from gpucache.kernels.metadata import Metadata, arch_of, count
+from gpucache.kernels.metadata import arch_of, count, metadata_at
 from gpucache.kernels.recipe import MOST_BYTES, BadRecipe, Recipe, from_text
 from gpucache.kernels.shown_values import shown
 from gpucache.layout.paths import RECIPE
@@ -25,6 +24,7 @@ if TYPE_CHECKING:
     from typing import Any
 
     from gpucache.kernels.cubin import Resources
+    from gpucache.kernels.metadata import Metadata
     from gpucache.kernels.recipe import Path
 
 _LOCATION = re.compile(r'#loc = loc\("([^"]{1,4096})":(\d{1,9}):')
@@ -85,8 +85,8 @@ def describe(directory: str, kernel: str, with_function: bool = True) -> Descrip
     if "/" in kernel:  # a manifest may say anything
         return None
     files = f"{directory}/{kernel}"
-    said = _metadata(f"{files}.json")
-    recipe = _recipe(f"{directory}/{RECIPE}")
+    said = metadata_at(f"{files}.json")
+    recipe = recipe_in(directory, for_people=True)
     if said is None and recipe is None:
         return None
     needs = _resources(files, said)
@@ -110,16 +110,10 @@ def describe(directory: str, kernel: str, with_function: bool = True) -> Descrip
 # ---- what the files say
 
 
-def _metadata(path: str) -> Metadata | None:
+def recipe_in(directory: str, for_people: bool = False) -> Recipe | None:
+    """The recipe of an entry's directory, ``for_people`` as `from_text` has it; None where none can be read."""
     try:
-        return Metadata.parse(read(path, METADATA_BYTES))
-    except (OSError, ValueError):
-        return None
-
-
-def _recipe(path: str) -> Recipe | None:
-    try:
-        return from_text(read(path, MOST_BYTES), for_people=True)
+        return from_text(read(f"{directory}/{RECIPE}", MOST_BYTES), for_people)
     except (OSError, BadRecipe):
         return None
 

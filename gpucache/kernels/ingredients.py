@@ -6,12 +6,15 @@ default arguments of the kernel are in it (`get_cache_key`, `runtime/cache.py` o
 
 from __future__ import annotations
 
-from gpucache.disk.door import METADATA_BYTES
-from gpucache.disk.reading import read
-from gpucache.kernels.description import constants_of, location_in, parameters_of, types_of
-from gpucache.kernels.metadata import Metadata
-from gpucache.kernels.recipe import MOST_BYTES, BadRecipe, Recipe, from_text
-from gpucache.layout.paths import RECIPE
+from gpucache.kernels.description import (
+    constants_of,
+    location_in,
+    parameters_of,
+    recipe_in,
+    types_of,
+)
+from gpucache.kernels.metadata import Metadata, metadata_at
+from gpucache.kernels.recipe import Recipe
 from gpucache.values import Value
 
 TYPE_CHECKING = False
@@ -60,19 +63,11 @@ def ingredients_in(directory: str, kernel: str) -> Ingredients | None:
     """
     if "/" in kernel:  # a manifest may say anything
         return None
-    try:
-        metadata = Metadata.parse(read(f"{directory}/{kernel}.json", METADATA_BYTES))
-    except (OSError, ValueError):
+    metadata = metadata_at(f"{directory}/{kernel}.json")
+    if metadata is None:
         return None
     file, line = location_in(f"{directory}/{kernel}.ttir")
-    return Ingredients(metadata, _recipe_in(directory), file, line)
-
-
-def _recipe_in(directory: str) -> Recipe | None:
-    try:
-        return from_text(read(f"{directory}/{RECIPE}", MOST_BYTES))
-    except (OSError, BadRecipe):
-        return None
+    return Ingredients(metadata, recipe_in(directory), file, line)
 
 
 def _specialized_types(recipe: Recipe) -> dict[str, str]:

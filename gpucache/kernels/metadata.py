@@ -13,6 +13,7 @@ import re
 from typing import NamedTuple
 
 from gpucache.disk.door import METADATA_BYTES, read_limited
+from gpucache.disk.reading import read
 from gpucache.values import Value
 
 TYPE_CHECKING = False
@@ -114,6 +115,14 @@ class Metadata(Value, kw_only=True):
     def shared_bytes(self) -> int | None:
         """Shared memory per block, in bytes; all that Triton uses is dynamic, so that the binary does not say it."""
         return count(self.results.get("shared"))
+
+
+def metadata_at(path: str) -> Metadata | None:
+    """Read a metadata file; None for what cannot be read, is longer than any such file, or is none. Never raises."""
+    try:
+        return Metadata.parse(read(path, METADATA_BYTES))
+    except (OSError, ValueError):
+        return None
 
 
 def brief(path: str) -> tuple[str | None, str | None]:

@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import os
 
-from gpucache.disk.reading import read
 from gpucache.kernels.group import grouped_names
-from gpucache.kernels.metadata import Metadata
+from gpucache.kernels.metadata import Metadata, metadata_at
 from gpucache.layout.keys import view_key
 from gpucache.store.manifest import Manifest, read_manifest
 
@@ -14,12 +13,7 @@ from gpucache.store.manifest import Manifest, read_manifest
 def metadata_in(directory: str) -> Metadata | None:
     """Read the metadata of the kernel in a key directory; None where there is none that can be read."""
     group = group_in(directory)
-    if not group:
-        return None
-    try:
-        return Metadata.parse(read(f"{directory}/{group}"))
-    except (OSError, ValueError):
-        return None
+    return metadata_at(f"{directory}/{group}") if group else None
 
 
 def group_in(directory: str) -> str | None:
