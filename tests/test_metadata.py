@@ -55,7 +55,7 @@ def test_the_real_metadata_are_told_apart(compiled):
         assert one.name == "scaled"
         assert one.triton_version == (None if version.startswith("3.2") else version)
         assert one.environment == {"TRITON_DISABLE_LINE_INFO": "true"}
-        assert (one.num_warps, one.shared_bytes) == (4, 0)
+        assert (one.options["num_warps"], one.shared_bytes) == (4, 0)
         assert {"enable_fp_fusion", "debug", "extern_libs"} <= one.options.keys()
         assert not {"hash", "target", "triton_version", "shared", "name"} & one.options.keys()
         assert {"shared", "name"} <= one.results.keys()

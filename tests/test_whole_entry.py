@@ -51,6 +51,19 @@ def test_people_see_what_an_author_asks(tuned):
     assert said["directories"] == "0"
 
 
+def test_of_an_amd_kernel_its_assembly_tells_the_registers_as_in_a_list(tmp_path, here):
+    entry = Path(stock_entry(tmp_path / "root/triton/0", KEY))
+    said = json.loads((entry / "k.json").read_text())
+    said["target"] = {"backend": "hip", "arch": "gfx942", "warp_size": 64}
+    (entry / "k.json").write_text(json.dumps(said))
+    fields = "    .private_segment_fixed_size: 48\n    .vgpr_count:     128\n"
+    (entry / "k.amdgcn").write_text(f"\t.amdgpu_metadata\n{fields}")
+    (listed,) = here("ls", "--json", "--root", tmp_path / "root").json["entries"]
+    assert (listed["registers"], listed["spills"]) == (128, 48)
+    whole = here("ls", KEY, "--json", "--root", tmp_path / "root").json
+    assert (whole["registers"], whole["spills"], whole["stack_bytes"]) == (128, 48, 48)
+
+
 @pytest.mark.parametrize("columns", WIDTHS)
 def test_each_file_has_a_line_with_its_path_whole_at_any_width(columns, tuned):
     seen = at_width(["ls", tuned.keys["first"][:12], "--root", tuned.root], columns)

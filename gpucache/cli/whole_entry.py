@@ -21,6 +21,7 @@ from gpucache.units import ago, size
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
+    from gpucache.kernels.metadata import Metadata
     from gpucache.report.entries import Copy, Entry
 
 _FIELDS = (Column("field"), Column("value", whole=False))
@@ -50,20 +51,30 @@ def entry_whole(entry: Entry) -> Row:
     """All that is known of an entry, for JSON: its files and copies too, and what its metadata and its binary say."""
     from gpucache.report.artefacts import artefacts
 
+    row = entry_row(entry)
     paths = artefacts(entry)
-    compiled = _NOT_COMPILED
-    if entry.kind == "kernel":
-        compiled = _compiled(f"{entry.copies[0].path}/{entry.kernel}")
+    said = _metadata(entry)
     return {
-        **entry_row(entry),
+        **row,
         "files": {file.name: file.size_bytes for file in entry.files},
         "copies": [_copy_row(copy) for copy in entry.copies],
         "cubin": paths.get("cubin"),
-        **compiled,
+        "stack_bytes": row["spills"],
+        "options": None if said is None else dict(said.options),
+        "environment": None if said is None else dict(said.environment),
         "paths": paths,
         "function": _function(entry),
         "tuning": tuning_table.tuning_row(entry),
     }
+
+
+def _metadata(entry: Entry) -> Metadata | None:
+    """The metadata of a kernel; None of another kind of entry."""
+    from gpucache.kernels.metadata import metadata_at
+
+    if entry.kind != "kernel":
+        return None
+    return metadata_at(f"{entry.copies[0].path}/{entry.kernel}.json")
 
 
 def _copy_row(copy: Copy) -> Row:
@@ -71,36 +82,6 @@ def _copy_row(copy: Copy) -> Row:
         "path": copy.path,
         "kind": copy.kind,
         "directory": copy.directory,
-    }
-
-
-_NOT_COMPILED: Row = {
-    "registers": None,
-    "stack_bytes": None,
-    "shared_bytes": None,
-    "warps": None,
-    "options": None,
-    "environment": None,
-}
-
-
-def _compiled(kernel: str) -> Row:
-    """What a kernel's metadata and binary say of the kernel. ``kernel`` is the path of both files, without a suffix."""
-    from gpucache.kernels.cubin import resources
-    from gpucache.kernels.metadata import metadata_at
-
-    said = metadata_at(f"{kernel}.json")
-    if said is None:
-        return _NOT_COMPILED
-    functions = resources(f"{kernel}.cubin") or {}
-    needs = functions.get(said.name)
-    return {
-        "registers": needs.registers if needs is not None else None,
-        "stack_bytes": needs.stack_bytes if needs is not None else None,
-        "shared_bytes": said.shared_bytes,
-        "warps": said.num_warps,
-        "options": dict(said.options),
-        "environment": dict(said.environment),
     }
 
 

@@ -107,11 +107,6 @@ class Metadata(Value, kw_only=True):
         )
 
     @property
-    def num_warps(self) -> int | None:
-        """Warps per block, after warp specialisation."""
-        return count(self.options.get("num_warps"))
-
-    @property
     def shared_bytes(self) -> int | None:
         """Shared memory per block, in bytes; all that Triton uses is dynamic, so that the binary does not say it."""
         return count(self.results.get("shared"))
