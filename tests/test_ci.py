@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import subprocess
 from pathlib import Path
 
 import pytest
 import yaml
-from support.processes import PATIENCE_S
 from support.read_through import end_couriers
-from support.recorded import Recorded, compiled, recorded
+from support.recorded import compiled, recorded
 from support.snippets import DOCS, snippets
 
 PAGE = DOCS / "ci.md"
@@ -17,18 +15,6 @@ PAGE = DOCS / "ci.md"
 JOB, REQUIRE = (snippet.text for snippet in snippets(PAGE))
 
 pytestmark = [pytest.mark.compiles, pytest.mark.usefixtures("triton")]
-
-
-def say(line: str, program: Recorded, **environ: str) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(
-        ["bash", "-c", line],
-        env=program.environ | environ,
-        cwd=program.shared,
-        stdin=subprocess.DEVNULL,
-        capture_output=True,
-        text=True,
-        timeout=4 * PATIENCE_S,
-    )
 
 
 def test_what_the_job_has_compiled_a_reader_does_not(tmp_path: Path) -> None:
@@ -40,22 +26,22 @@ def test_what_the_job_has_compiled_a_reader_does_not(tmp_path: Path) -> None:
     job = yaml.safe_load(JOB)["jobs"]["kernels"]
     environ = {**job["env"], "GPUCACHE_REMOTE": f"file://{bucket}?mode=write"}
     environ["GPUCACHE_DIR"] = str(tmp_path / "kernels")
-    made = say("gpucache keygen ci", program)
+    made = program.say("gpucache keygen ci")
     secret = (program.shared / "ci.key").read_text().strip()
     (program.shared / "ci.key").unlink()
     for step in job["steps"]:
         if "run" in step:
-            done = say(step["run"], program, **environ, CI_KEY=secret)
+            done = program.say(step["run"], **environ, CI_KEY=secret)
             assert done.returncode == 0, (step, done.stderr)
     reader = {
         "GPUCACHE_DIR": str(tmp_path / "reader"),
         "GPUCACHE_REMOTE": f"file://{bucket}",
         "GPUCACHE_TRUST_KEYS": made.stdout.strip(),
     }
-    empty = say(REQUIRE, program, GPUCACHE_DIR=reader["GPUCACHE_DIR"])
+    empty = program.say(REQUIRE, GPUCACHE_DIR=reader["GPUCACHE_DIR"])
     assert "CacheMissError" in empty.stderr
-    assert say("gpucache pull my-model", program, **reader).returncode == 0
-    done = say(REQUIRE, program, **reader)
+    assert program.say("gpucache pull my-model", **reader).returncode == 0
+    done = program.say(REQUIRE, **reader)
     assert done.returncode == 0, done.stderr
     assert compiled(done.stdout) == 0
     end_couriers(tmp_path / "reader")

@@ -4,11 +4,9 @@ from __future__ import annotations
 
 import re
 import shlex
-import subprocess
 from pathlib import Path
 
 import pytest
-from support.processes import PATIENCE_S
 from support.recorded import COUNT, Recorded, compiled, recorded
 from support.snippets import DOCS, snippets
 
@@ -20,15 +18,7 @@ pytestmark = [pytest.mark.compiles, pytest.mark.usefixtures("triton")]
 
 def said(line: str, program: Recorded, **environ: str) -> str:
     """What a line of the page says in the directory of the image."""
-    done = subprocess.run(
-        ["bash", "-c", line],
-        env=program.environ | environ,
-        cwd=program.shared,
-        stdin=subprocess.DEVNULL,
-        capture_output=True,
-        text=True,
-        timeout=4 * PATIENCE_S,
-    )
+    done = program.say(line, **environ)
     assert done.returncode == 0, done.stderr
     return done.stdout
 

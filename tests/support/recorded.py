@@ -51,6 +51,18 @@ class Recorded(NamedTuple):
         """A text of the page with this directory in the place of ``/shared``."""
         return text.replace("/shared", str(self.shared))
 
+    def say(self, line: str, **environ: str) -> subprocess.CompletedProcess[str]:
+        """Say a line of a page in a shell, in the shared directory, with these variables besides."""
+        return subprocess.run(
+            ["bash", "-c", line],
+            env=self.environ | environ,
+            cwd=self.shared,
+            stdin=subprocess.DEVNULL,
+            capture_output=True,
+            text=True,
+            timeout=4 * PATIENCE_S,
+        )
+
     def compiles(self) -> int:
         """How many kernels the program compiles that is run now, with the shared root."""
         out = _gpucache(self.environ, "run", "--root", self.shared / "gpucache", "--", "train.sh")
