@@ -8,8 +8,8 @@ import time
 from pathlib import Path
 
 import pytest
-from support.compiling import KEY, OTHER, compiling, lock_of, until, waiters
-from support.processes import INTERPRETER
+from support.compiling import KEY, OTHER, compiling, lock_of, waiters
+from support.processes import INTERPRETER, until
 
 from gpucache.disk import lock_table
 from gpucache.watch.compiling import compiles

@@ -8,11 +8,11 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 
 import pytest
-from support.processes import PATIENCE_S
+from support.processes import PATIENCE_S, until
 
 from gpucache.disk.processes import process_of
 from gpucache.upkeep import fresh_runs
@@ -61,13 +61,6 @@ class Program:
     @property
     def keeper(self) -> int:
         return int(json.loads(Path(f"{self.root}.json").read_text())["keeper"][0])
-
-
-def until(is_so: Callable[[], bool]) -> None:
-    end = time.monotonic() + PATIENCE_S
-    while not is_so():
-        assert time.monotonic() < end
-        time.sleep(0.01)
 
 
 def fresh(tmp_path: Path) -> list[str]:

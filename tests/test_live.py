@@ -5,7 +5,8 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from support.compiling import OTHER, compiling, lock_of, until, waiters
+from support.compiling import OTHER, compiling, lock_of, waiters
+from support.processes import until
 
 from gpucache.layout import paths
 from gpucache.store import size

@@ -14,11 +14,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from support.processes import PATIENCE_S
+from support.processes import PATIENCE_S, until
 from support.pushers import end_pushers
 from support.ranks import ONE_KERNEL, PLUGIN
 from support.read_through import couriers, end_couriers
-from support.recorded import until
 from support.team import MEMBERS, STRANGER, TEAM, Members, flawed_modes, members_at
 
 from gpucache.disk.default_acl import remove_default_acl

@@ -9,10 +9,10 @@ from pathlib import Path
 
 import pytest
 from support.cli import TEXT
-from support.processes import PATIENCE_S
+from support.processes import PATIENCE_S, until
 from support.pulled_packs import Packs, until_pulled
 from support.read_through import end_couriers
-from support.recorded import COUNT, Recorded, code_of_the_page, compiled, recorded, until
+from support.recorded import COUNT, Recorded, code_of_the_page, compiled, recorded
 from support.slurm import Slurm
 
 TESTS = Path(__file__).parent

@@ -11,8 +11,8 @@ from pathlib import Path
 
 import pytest
 from support.cli import MAIN, Command, Done, documented
-from support.compiling import compiling, until, waiters
-from support.processes import PATIENCE_S
+from support.compiling import compiling, waiters
+from support.processes import PATIENCE_S, until
 from support.ranks import Rank
 from support.snippets import HERE, snippets
 from support.terminals import at_width

@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import subprocess
 import sys
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 
 from gpucache.layout import paths
-from support.processes import PATIENCE_S, running
+from support.processes import running
 
 KEY = "A" * 51 + "Q"
 OTHER = "B" * 51 + "Q"
@@ -56,10 +55,3 @@ def waiters(root: Path, count: int, key: str = KEY) -> Iterator[None]:
         for one in started:
             one.kill()
             one.wait()
-
-
-def until(condition: Callable[[], object]) -> None:
-    """Go on once the condition holds."""
-    end = time.monotonic() + PATIENCE_S
-    while not condition():
-        assert time.monotonic() < end, "it never came true"

@@ -6,7 +6,8 @@ import multiprocessing
 import os
 import subprocess
 import sys
-from collections.abc import Iterator
+import time
+from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 
@@ -26,6 +27,14 @@ def python_path(*directories: object) -> str:
 def unmeasured() -> dict[str, str]:
     """The environment without coverage, which writes a file for each process, where another user may not."""
     return {name: value for name, value in os.environ.items() if "COVERAGE" not in name}
+
+
+def until(condition: Callable[[], object], otherwise: str = "it never came true") -> None:
+    """Go on once the condition holds, after a minute at most; else fail, and say what is wrong then."""
+    end = time.monotonic() + PATIENCE_S
+    while not condition():
+        assert time.monotonic() < end, otherwise
+        time.sleep(0.02)  # a poll of other processes, not an order of events
 
 
 BARE = {

@@ -9,13 +9,12 @@ import secrets
 import shutil
 import subprocess
 import sys
-import time
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from contextlib import suppress
 from pathlib import Path
 from typing import NamedTuple
 
-from support.processes import PATIENCE_S
+from support.processes import PATIENCE_S, until
 from support.ranks import KERNELS
 
 PAGE = (Path(__file__).parents[2] / "docs/warm-on-slurm-and-ray.md").read_text(encoding="utf-8")
@@ -107,14 +106,6 @@ class Recorded(NamedTuple):
     def stored(self) -> list[str]:
         """The keys in the store of the shared root, sorted."""
         return sorted(path.name for path in self.shared.glob("gpucache/gpucache/v1/store/*/*"))
-
-
-def until(condition: Callable[[], bool], otherwise: str) -> None:
-    """Wait until the condition holds, for a minute at most."""
-    deadline = time.monotonic() + PATIENCE_S
-    while not condition():
-        assert time.monotonic() < deadline, otherwise
-        time.sleep(0.02)  # a poll of other processes, not an order of events
 
 
 def recorded(shared: Path, apart: Path) -> Recorded:
