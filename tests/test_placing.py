@@ -5,6 +5,7 @@ import json
 import os
 import shutil
 import stat
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -79,6 +80,40 @@ def half_made(directory: Path, locked: bool, node: str | None = None) -> None:
 def grow_old(directory: Path) -> None:
     for path in directory.iterdir():
         os.utime(path, (OLD, OLD))
+
+
+def test_what_another_node_makes_is_waited_for_until_it_is_whole(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    cache = Cache(tmp_path)
+    cache.publish()
+    finished = cache.entry.rename(tmp_path / "finished")
+    half_made(cache.entry, locked=True, node="another")
+    waits = []
+
+    def pass_by(seconds: float) -> None:
+        waits.append(seconds)
+        if len(waits) == 3:
+            shutil.rmtree(cache.entry)
+            finished.rename(cache.entry)
+
+    monkeypatch.setattr(time, "sleep", pass_by)
+    placing.wait_until_made(str(cache.entry))
+    assert len(waits) == 3
+    assert cache.whole(cache.entry)
+    placing.wait_until_made(str(cache.entry))
+    assert len(waits) == 3
+
+
+def test_a_maker_that_is_not_heard_of_is_waited_for_no_longer_than_it_takes(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    half_made(tmp_path / "entry", locked=True, node="another")
+    now = [100.0]
+    monkeypatch.setattr(time, "monotonic", lambda: now[0])
+    monkeypatch.setattr(time, "sleep", lambda seconds: now.append(now.pop() + seconds))
+    placing.wait_until_made(str(tmp_path / "entry"))
+    assert 110 <= now[0] < 111
 
 
 def test_where_nothing_can_be_renamed_or_linked_entries_and_views_are_whole(

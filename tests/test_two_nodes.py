@@ -156,7 +156,7 @@ def test_two_pools_of_the_same_recipes_waste_time_at_most(
         counts = []
         for pool in pools:
             out, err = pool.communicate(timeout=4 * PATIENCE_S)
-            assert pool.returncode == 0, err
+            assert pool.returncode == 0, (out, err)
             counts.append(json.loads(out)["counts"])
         assert all(set(count) <= {"made", "there"} for count in counts)
         assert [sum(count.values()) for count in counts] == [COUNT, COUNT]

@@ -41,6 +41,8 @@ if TYPE_CHECKING:
 
 _PERMISSIONS = 0o777
 """Without the bits by which a program runs with its owner's rights."""
+_PATIENCE_S = 10.0
+_LOOK_S = 0.02
 _OCCUPIED = (errno.ENOTEMPTY, errno.EEXIST, errno.ENOTDIR)
 
 
@@ -76,6 +78,13 @@ def is_being_made(target: str, locked: bool) -> bool:
     if locked and who in (signature(True), b""):
         return False  # or killed before the file was written
     return youngest_s(target) < BUSY_S
+
+
+def wait_until_made(target: str) -> None:
+    """Wait while a process that is not seen from here brings a directory its files one by one: ten seconds at most."""
+    end = time.monotonic() + _PATIENCE_S
+    while is_being_made(target, locked=False) and time.monotonic() < end:
+        time.sleep(_LOOK_S)
 
 
 def is_half_made(target: str) -> bool:

@@ -7,6 +7,7 @@ from typing import NamedTuple
 from gpucache.kernels.decoding import BadEncoding
 from gpucache.kernels.recipe import Recipe, Target, decode
 from gpucache.store.manifest import entry_path, intact, read_manifest
+from gpucache.store.placing import wait_until_made
 from gpucache.triton.capture import replaying
 from gpucache.triton.knobs import bakes_paths, ignores_cache
 from gpucache.triton.location import Location
@@ -272,7 +273,10 @@ class Replay:
             return "failed", "Triton asked for no key"
         if self.manager.is_hit:
             return "there", ""
-        if self.location.sound(entry_path(self.location.root, self.key)) is None:
+        entry = entry_path(self.location.root, self.key)
+        if self.location.sound(entry) is None:
+            wait_until_made(entry)
+        if self.location.sound(entry) is None:
             causes = self.location.failures or ["see the log"]
             return "failed", f"compiled, but not published: {causes[-1]}"
         if self.changed:
