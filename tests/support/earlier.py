@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from support.processes import PATIENCE_S
+from support.processes import PATIENCE_S, unmeasured
 from support.ranks import KERNELS, PLUGIN, PYTHON
 
 HERE = Path(__file__).parents[2]
@@ -29,8 +29,10 @@ class Version(NamedTuple):
 
     @property
     def environ(self) -> dict[str, str]:
+        # Coverage would count an earlier package as well, once for each directory it was extracted to.
+        own = os.environ if self.tree == HERE else unmeasured()
         return {
-            **os.environ,
+            **own,
             **PLUGIN,
             "PYTHONPATH": str(self.tree),
             "GPUCACHE_DIR": str(self.root),
