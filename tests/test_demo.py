@@ -73,7 +73,7 @@ def test_no_rank_reads_the_systems_settings_whose_remote_would_get_what_it_compi
     root = tmp_path / "root"
     environ = {**os.environ, **PLUGIN, "GPUCACHE_DIR": str(root)}
     environ["TRITON_CACHE_DIR"] = str(root / "triton/0")
-    command = [sys.executable, "-c", RANK, str(settings), "1"]
+    command = [sys.executable, "-c", RANK, str(settings), "1", "1"]
     pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE}
     with subprocess.Popen(command, env=environ, text=True, **pipes) as rank:
         rank.stdin.write("\n")
@@ -81,6 +81,18 @@ def test_no_rank_reads_the_systems_settings_whose_remote_would_get_what_it_compi
         lines = [json.loads(rank.stdout.readline()) for _ in range(3)]
     assert lines[1]["compiled"]
     assert len(list((root / "gpucache/v1/store").glob("*/*"))) == 1
+
+
+def test_what_a_python_prints_as_it_starts_is_taken_for_nothing_that_a_rank_says(
+    gpucache, temporary, tmp_path
+):
+    (tmp_path / "sitecustomize.py").write_text("print('welcome', flush=True)\n")
+    path = os.pathsep.join([str(tmp_path), os.environ.get("PYTHONPATH", "")])
+    environ = {**os.environ, "PYTHONPATH": path}
+    small = ("demo", "--ranks", "2", "--kernels", "1", "--json")
+    done = gpucache(*small, env=environ)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert json.loads(done.stdout[done.stdout.index("{") :])["stock"]["compiles"] == 2
 
 
 def test_what_is_seen_is_a_bar_for_each_rank_a_table_and_what_comes_next(temporary):

@@ -1,7 +1,8 @@
 """What one rank of the demo executes: it imports Triton, waits for the others, and compiles one kernel after another.
 
-Each line on stdout is one JSON value: ``"ready"``; after the first line on stdin an object for each kernel, and in the
-end one for all. What Triton prints goes to stderr. A rank ends with whoever started it, when its stdin is closed.
+It says what it does in a pipe of its own, since whatever a Python imports may print: each line is one JSON value,
+``"ready"``, after the first line on stdin an object for each kernel, and in the end one for all. A rank ends with
+whoever started it, when its stdin is closed.
 """
 
 from __future__ import annotations
@@ -42,10 +43,8 @@ class _Source(ASTSource):  # type: ignore[misc]
 
 
 def main() -> None:
-    """Do as the module says; the word of the command line is the number of kernels."""
-    count = int(sys.argv[1])
-    out = os.dup(1)
-    os.dup2(2, 1)  # here, not above: who only imports this module keeps its stdout
+    """Do as the module says; the words of the command line are the numbers of kernels, and of the pipe's descriptor."""
+    count, out = map(int, sys.argv[1:])
     # A remote that the system's file names would be asked, and would get what the demo compiles.
     places.SYSTEM_FILE = f"{os.devnull}/none"
     name, target = next((name, _TARGETS[name]) for name in _TARGETS if name in backends)

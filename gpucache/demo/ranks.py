@@ -118,11 +118,9 @@ def _started(
     ranks: list[subprocess.Popen[str]] = []
     try:
         for rank, environ in enumerate(environs):
-            process = _start(place, _stderr_of(place, name, rank), environ, count)
+            process, lines = _start(place, _stderr_of(place, name, rank), environ, count)
             ranks.append(process)
-            listener = threading.Thread(
-                target=_listen, args=(process.stdout, rank, said), daemon=True
-            )
+            listener = threading.Thread(target=_listen, args=(lines, rank, said), daemon=True)
             listener.start()
         yield ranks
     finally:
@@ -135,27 +133,40 @@ def _started(
 
 def _start(
     place: Place, stderr: str, environ: Mapping[str, str], count: int
-) -> subprocess.Popen[str]:
-    """Start a rank in a session of its own: an interrupt on the terminal is for this process, which ends the ranks."""
-    with open(stderr, "wb") as errors:
-        return subprocess.Popen(
-            python_command("gpucache.demo.rank", str(count)),
-            env=environ,
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            stderr=errors,
-            text=True,
-            pass_fds=(place.kept_open,),
-            start_new_session=True,
-        )
+) -> tuple[subprocess.Popen[str], TextIO]:
+    """Start a rank in a session of its own: an interrupt on the terminal is for this process, which ends the ranks.
+
+    Returns what the rank says, too.
+    """
+    readable, writable = os.pipe()
+    lines = os.fdopen(readable)
+    try:
+        with open(stderr, "wb") as errors:
+            process = subprocess.Popen(
+                python_command("gpucache.demo.rank", str(count), str(writable)),
+                env=environ,
+                stdin=subprocess.PIPE,
+                stdout=subprocess.DEVNULL,
+                stderr=errors,
+                text=True,
+                pass_fds=(place.kept_open, writable),
+                start_new_session=True,
+            )
+    except OSError:
+        lines.close()
+        raise
+    finally:
+        os.close(writable)
+    return process, lines
 
 
-def _listen(stdout: TextIO, rank: int, said: _Said) -> None:
+def _listen(lines: TextIO, rank: int, said: _Said) -> None:
     """Pass on what a rank says, and that it has ended, where that comes before its last word."""
     value: Any = None
-    for line in stdout:
-        value = json.loads(line)
-        said.put((rank, value))
+    with lines:
+        for line in lines:
+            value = json.loads(line)
+            said.put((rank, value))
     if value is None or "cpu_s" not in value:
         said.put((rank, None))
 
