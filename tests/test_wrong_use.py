@@ -29,6 +29,8 @@ WRONG = [
     ("--root {root} keygen k", 2, "`gpucache keygen` has no option --root", "leave --root out"),
     ("ls A B", 2, r"got unexpected extra argument \(B\)", "`gpucache ls --help`"),
     ("ls --kernel", 2, "--kernel needs a value", "`gpucache ls --help`"),
+    ("--root {root} ls --kernel", 2, "--kernel needs a value", "`gpucache ls --help`"),
+    ("--root", 2, "--root needs a value", "`gpucache --help`"),
     ("explain", 2, "KEY is missing", "write it `gpucache explain"),
     ("path", 2, "DEVICE is missing", "write it `gpucache path"),
     ("run", 2, "COMMAND is missing", "write it `gpucache run"),

@@ -29,7 +29,7 @@ def wants_json(words: Sequence[str]) -> bool:
     ours = list(words)
     if "--" in ours:
         ours = ours[: ours.index("--")]
-    at = _command_at(ours)
+    at = command_at(ours)
     if at is not None and ours[at] == "run":
         ours = ours[:at]
     if "--json" in ours:
@@ -37,7 +37,7 @@ def wants_json(words: Sequence[str]) -> bool:
     return "env" in ours and ("--format=json" in ours or "--format json" in " ".join(ours))
 
 
-def _command_at(words: Sequence[str]) -> int | None:
+def command_at(words: Sequence[str]) -> int | None:
     """Where the command stands among its words: behind options of `gpucache` itself, of which --root has a value."""
     for number, word in enumerate(words):
         is_value = number > 0 and words[number - 1] == "--root"

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 
 import click
 
+from gpucache.cli.failures import command_at
 from gpucache.near import nearest
 
 if TYPE_CHECKING:
@@ -124,8 +125,9 @@ def _usage(context: click.Context | None) -> str:
 
 def _see_help_of(words: Sequence[str]) -> str:
     """As `_see_help`, where click does not say which command an error is about."""
-    command = next((word for word in words if not word.startswith("-")), "")
-    return f"`gpucache {command} --help` shows how it is used"
+    at = command_at(words)
+    path = "gpucache" if at is None else f"gpucache {words[at]}"
+    return f"`{path} --help` shows how it is used"
 
 
 def _see_help(context: click.Context | None) -> str:
