@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from typing import TYPE_CHECKING, cast
 
-from gpucache.cli.terminal import OutputError
+from gpucache.cli.terminal import OutputError, write_all
 from gpucache.errors import ProvisionError
 
 if TYPE_CHECKING:
@@ -86,9 +86,7 @@ class _Stdout:
 
     def write(self, data: bytes) -> int:
         try:
-            rest = memoryview(data)
-            while rest:  # unbuffered (`PYTHONUNBUFFERED`), a write may take a part only
-                rest = rest[self._out.write(rest) :]
+            write_all(self._out, data)
         except OSError as error:
             raise OutputError(error) from error
         return len(data)

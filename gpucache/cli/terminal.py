@@ -12,7 +12,7 @@ TYPE_CHECKING = False  # commands that print one path start without typing, json
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
     from types import TracebackType
-    from typing import Any, Literal, Protocol, TextIO
+    from typing import Any, BinaryIO, Literal, Protocol, TextIO
 
     class Show(Protocol):
         """What a `progress` gives: it is told how much is done, how much there is, and perhaps what is being done."""
@@ -49,25 +49,17 @@ def print_data(text: str) -> None:
     Raises:
         OutputError: stdout cannot be written.
     """
-    if sys.stdout is None or not has_reports():
-        return
-    _write_data(text)
+    if has_reports():
+        _print(text)
 
 
-def _write_data(text: str) -> None:
+def _print(text: str) -> None:
+    """As `print_data`, however quiet the command is."""
     try:
         data = os.fsencode(text)
     except UnicodeEncodeError:  # a product's name, in a locale that lacks its letters
         data = text.encode("utf-8", "surrogateescape")
-    try:
-        sys.stdout.flush()
-        rest = memoryview(data + b"\n")
-        while rest:  # unbuffered (`PYTHONUNBUFFERED`), a write may take a part only
-            written = sys.stdout.buffer.write(rest)
-            rest = rest[written:]
-        sys.stdout.buffer.flush()
-    except OSError as error:
-        raise OutputError(error) from error
+    _write(data + b"\n")
 
 
 def print_bytes(data: bytes) -> None:
@@ -76,21 +68,35 @@ def print_bytes(data: bytes) -> None:
     Raises:
         OutputError: stdout cannot be written.
     """
-    if sys.stdout is None:
-        return
     if is_terminal():
         lines = data.decode(errors="replace").splitlines()
         print_data("\n".join(map(shown_line, lines)))
         return
+    _write(data)
+
+
+def _write(data: bytes) -> None:
+    """Write bytes to stdout, unless that was closed before Python started.
+
+    Raises:
+        OutputError: stdout cannot be written.
+    """
+    if sys.stdout is None:
+        return
     try:
         sys.stdout.flush()
-        rest = memoryview(data)
-        while rest:
-            written = sys.stdout.buffer.write(rest)
-            rest = rest[written:]
+        write_all(sys.stdout.buffer, data)
         sys.stdout.buffer.flush()
     except OSError as error:
         raise OutputError(error) from error
+
+
+def write_all(out: BinaryIO, data: bytes) -> None:
+    """Write all of these bytes to a stream, of which a write may take a part only (stdout by `PYTHONUNBUFFERED`)."""
+    rest = memoryview(data)
+    while rest:
+        written = out.write(rest)
+        rest = rest[written:]
 
 
 def shown_line(line: str) -> str:
@@ -171,19 +177,15 @@ JSON_FORMAT = 1
 thing; a new field changes nothing."""
 
 
-def _write_json(text: str) -> None:
-    """Print what was asked for by ``--json``, however quiet the command is."""
-    if sys.stdout is not None:
-        _write_data(text)
-
-
 def print_json(fields: Mapping[str, Any]) -> None:
     """Print a JSON object to stdout, its ``format`` first, indented, so that people can read it as well.
+
+    That was asked for, and is printed however quiet the command is.
 
     Raises:
         OutputError: stdout cannot be written.
     """
-    _write_json(_encoded({"format": JSON_FORMAT, **fields}, indent=2))
+    _print(_encoded({"format": JSON_FORMAT, **fields}, indent=2))
 
 
 def print_json_rows(about: Mapping[str, Any], name: str, rows: Sequence[object]) -> None:
@@ -194,7 +196,7 @@ def print_json_rows(about: Mapping[str, Any], name: str, rows: Sequence[object])
     fields = {"format": JSON_FORMAT, **about}
     head = _encoded(fields).removesuffix("}") + ", "
     body = ",\n".join(map(_encoded, rows))
-    _write_json(f"{head}{_encoded(name)}: [\n{body}\n]}}")
+    _print(f"{head}{_encoded(name)}: [\n{body}\n]}}")
 
 
 def _encoded(value: object, indent: int | None = None) -> str:
