@@ -15,7 +15,7 @@ from gpucache.cli.common import counted
 from gpucache.cli.next_steps import tell_next
 from gpucache.cli.options import json_option
 from gpucache.cli.tables import Column, print_table
-from gpucache.cli.terminal import print_json, say
+from gpucache.cli.terminal import has_person, print_json, say
 from gpucache.demo import MOST_KERNELS, MOST_RANKS
 from gpucache.machine.cores import usable_cores
 from gpucache.units import size
@@ -98,8 +98,7 @@ def _compared(ranks: int, kernels: int, quiet: bool) -> Comparison:
     """Compare, and show on a terminal how far each rank is."""
     from gpucache.demo.comparison import compare
 
-    is_drawn = not quiet and sys.stderr is not None and sys.stderr.isatty()
-    if not is_drawn:
+    if quiet or not has_person(sys.stderr):
         return compare(ranks, kernels, os.environ, lambda name: _tell_beginning(name, quiet))
     from gpucache.cli.demo_bars import Bars
 

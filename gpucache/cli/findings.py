@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, NamedTuple
 import click
 
 from gpucache.cli.common import counted
-from gpucache.cli.terminal import OutputError, is_terminal, print_lines, say
+from gpucache.cli.terminal import OutputError, has_person, is_terminal, print_lines, say
 from gpucache.escapes import printable
 
 if TYPE_CHECKING:
@@ -158,7 +158,7 @@ def _print(level: Level | None, text: str) -> None:
 
 def say_filled(text: str) -> None:
     """Say a sentence for a person, in lines that end between words where stderr is a terminal."""
-    if sys.stderr is None or not sys.stderr.isatty():
+    if not has_person(sys.stderr):
         say(text)
         return
     for line in filled(text, shutil.get_terminal_size().columns, ""):

@@ -8,7 +8,7 @@ from __future__ import annotations
 import shlex
 import sys
 
-from gpucache.cli.terminal import say
+from gpucache.cli.terminal import has_person, say
 
 _RUN = "gpucache run{root} -- python train.py"
 _RANKS = "torchrun --no-python --nproc-per-node {count} gpucache run{root} -- python train.py"
@@ -16,7 +16,7 @@ _RANKS = "torchrun --no-python --nproc-per-node {count} gpucache run{root} -- py
 
 def tell_next(text: str, fact: str = "") -> None:
     """Say what comes next, and before that the fact because of which it does."""
-    if sys.stderr is None or not sys.stderr.isatty():
+    if not has_person(sys.stderr):
         return
     if fact:
         say(fact)

@@ -17,7 +17,7 @@ import tty
 from contextlib import suppress
 from typing import TYPE_CHECKING
 
-from gpucache.cli.terminal import OutputError
+from gpucache.cli.terminal import OutputError, has_person
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -56,7 +56,7 @@ class Screen:
         if isinstance(sys.stdout, io.TextIOWrapper):
             sys.stdout.reconfigure(errors="backslashreplace")  # a letter that the locale lacks
         self._console = Console()
-        self._keys = sys.stdin.fileno() if _is_terminal(sys.stdin) else None
+        self._keys = sys.stdin.fileno() if has_person(sys.stdin) else None
         self._modes: list[Any] | None = None
         self._handlers: dict[int, Any] = {}
         self._woken, self._wake = os.pipe()
@@ -202,7 +202,3 @@ def _letters(fd: int) -> str:
 
 def _on_end(number: int, frame: FrameType | None) -> None:
     raise Terminated(number)
-
-
-def _is_terminal(stream: Any) -> bool:
-    return stream is not None and bool(stream.isatty())

@@ -150,9 +150,12 @@ def say(text: str) -> None:
 
 def _has_colours(stream: TextIO) -> bool:
     """Whether a stream is a terminal that shows colours, and nobody has said no to them (https://no-color.org)."""
-    if os.environ.get("NO_COLOR") or os.environ.get("TERM", "dumb") in ("dumb", "unknown"):
-        return False
-    return _is_terminal(stream)
+    return not os.environ.get("NO_COLOR") and is_capable() and has_person(stream)
+
+
+def is_capable() -> bool:
+    """Whether the terminal that the environment names does more than show letters, such as colours and a cursor."""
+    return os.environ.get("TERM", "") not in ("", "dumb", "unknown")
 
 
 def log_to_stderr(level: LogLevel) -> None:
@@ -232,10 +235,10 @@ def print_lines(rows: Iterable[Sequence[str]]) -> None:
 
 def is_terminal() -> bool:
     """Whether a person reads stdout."""
-    return _is_terminal(sys.stdout)
+    return has_person(sys.stdout)
 
 
-def _is_terminal(stream: TextIO | None) -> bool:
+def has_person(stream: TextIO | None) -> bool:
     """Whether a person is at the other end of a stream; None is a stream that was closed before Python started."""
     return stream is not None and stream.isatty()
 
@@ -248,7 +251,7 @@ def check_answerable() -> None:
     """
     from gpucache.cli.usage import WrongUseError
 
-    if not _is_terminal(sys.stdin) or not _is_terminal(sys.stderr):
+    if not has_person(sys.stdin) or not has_person(sys.stderr):
         raise WrongUseError("nobody can be asked here", "say --yes, or --dry-run to look only")
 
 
@@ -279,7 +282,7 @@ class progress:  # noqa: N801  # used as a function is
         self._bar: Any = None
 
     def __enter__(self) -> Show | None:
-        if not _is_terminal(sys.stderr) or "notes" in _silent:
+        if not has_person(sys.stderr) or "notes" in _silent:
             return None
         self._next = time.monotonic() + _PATIENCE_S
         return self._show

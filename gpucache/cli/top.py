@@ -13,10 +13,11 @@ from gpucache.cli.options import TIME, json_option, root_option
 from gpucache.cli.screen import Screen, Terminated, end_by
 from gpucache.cli.terminal import (
     OutputError,
+    is_capable,
     is_terminal,
     log_to_stderr,
-    print_data,
     print_json,
+    print_lines,
 )
 from gpucache.cli.top_view import (
     KEYS,
@@ -26,7 +27,6 @@ from gpucache.cli.top_view import (
     head_lines,
     screen_lines,
 )
-from gpucache.escapes import printable
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -41,7 +41,6 @@ LEAST_INTERVAL_S = 2.0
 _REST = 9
 """For each second that a look takes, so many are rested, where that is more than the interval: a tenth of a core is
 taken at most, however many nodes count in the root."""
-_DUMB = ("", "dumb", "unknown")
 
 
 class _Seconds(click.ParamType):  # type: ignore[type-arg]  # generic since click 8.4, and not before
@@ -118,8 +117,8 @@ def _check_drawable() -> None:
         raise click.UsageError(
             "there is no terminal to draw on: say --once for one look, or --once --json"
         )
-    kind = os.environ.get("TERM", "")
-    if kind in _DUMB:
+    if not is_capable():
+        kind = os.environ.get("TERM", "")
         raise click.UsageError(
             f"this terminal (TERM={kind}) cannot be drawn on: say --once for one look"
         )
@@ -202,10 +201,11 @@ def _print_lines(live: Live, order: Order) -> None:
 
 def _print_rows(live: Live, order: Order) -> None:
     """Print a line for each directory, with tabs: the rates, how many compiles go on, and the one that began first."""
+    rows = []
     for one in sorted(live.devices, key=ORDERS[order]):
         rates = [f"{value:.3f}" for value in one.rates.values()]
-        cells = [one.directory, *rates, str(len(one.compiles)), *_first(one)]
-        print_data("\t".join(map(printable, cells)))
+        rows.append([one.directory, *rates, str(len(one.compiles)), *_first(one)])
+    print_lines(rows)
 
 
 def _first(one: Activity) -> Sequence[str]:
