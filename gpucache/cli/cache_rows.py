@@ -1,6 +1,6 @@
-"""How `ls` shows what is cached: rows for JSON, cells for tables.
+"""What `ls` says of an entry in JSON, and what commands that show entries read of one.
 
-A new column or field of these commands is made here. Entries are read, and nothing is written.
+A new field of its JSON is made here, a new column in `entry_rows`. Entries are read, and nothing is written.
 """
 
 from __future__ import annotations
@@ -37,6 +37,11 @@ _NUMBERS = ("warps", "stages", "registers", "spills", "shared_bytes")
 
 def entry_row(entry: Entry) -> Row:
     """The fields of an entry for JSON; of its files only the number."""
+    return entry_fields(entry, described(entry))
+
+
+def entry_fields(entry: Entry, description: Description | None) -> Row:
+    """As `entry_row`, of an entry whose description has been read."""
     row: Row = {}
     for name in _SHOWN:
         row[name] = getattr(entry, name)
@@ -47,22 +52,24 @@ def entry_row(entry: Entry) -> Row:
     row["recipe"] = entry.has_recipe
     row["directories"] = list(entry.directories)
     row["uid"] = owner_of(entry)
-    return {**row, **_described_row(entry)}
+    return {**row, **_described_row(description)}
 
 
-def described(entry: Entry) -> Description | None:
-    """What the files of an entry tell its kernel's author; None of what is no kernel, or cannot be read."""
+def described(entry: Entry, with_function: bool = False) -> Description | None:
+    """What the files of an entry tell its kernel's author; None of what is no kernel, or cannot be read.
+
+    Where its function stands only ``with_function``, which costs a file more.
+    """
     from gpucache.kernels.description import describe
 
     if entry.kind != "kernel":
         return None
-    return describe(entry.copies[0].path, entry.kernel, with_function=False)
+    return describe(entry.copies[0].path, entry.kernel, with_function)
 
 
-def _described_row(entry: Entry) -> Row:
-    """The fields that `described` knows, for JSON: null what nobody knows, as of another kind of entry."""
+def _described_row(found: Description | None) -> Row:
+    """The fields that a description has, for JSON: null what nobody knows, as of another kind of entry."""
     row: Row = dict.fromkeys(("constants", "dtypes", "set_options", *_NUMBERS))
-    found = described(entry)
     if found is None:
         return row
     for name in _NUMBERS:

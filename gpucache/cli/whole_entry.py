@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
 from gpucache.cli import tuning_table
-from gpucache.cli.cache_rows import Row, entry_row, utc
+from gpucache.cli.cache_rows import Row, described, entry_fields, utc
 from gpucache.cli.entry_rows import ranges
 from gpucache.cli.tables import Column, print_table
 from gpucache.cli.terminal import is_terminal, print_data, print_json, say
@@ -21,6 +21,7 @@ from gpucache.units import ago, size
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
+    from gpucache.kernels.description import Description
     from gpucache.kernels.metadata import Metadata
     from gpucache.report.entries import Copy, Entry
 
@@ -51,7 +52,8 @@ def entry_whole(entry: Entry) -> Row:
     """All that is known of an entry, for JSON: its files and copies too, and what its metadata and its binary say."""
     from gpucache.report.artefacts import artefacts
 
-    row = entry_row(entry)
+    description = described(entry, with_function=True)
+    row = entry_fields(entry, description)
     paths = artefacts(entry)
     said = _metadata(entry)
     return {
@@ -63,7 +65,7 @@ def entry_whole(entry: Entry) -> Row:
         "options": None if said is None else dict(said.options),
         "environment": None if said is None else dict(said.environment),
         "paths": paths,
-        "function": _function(entry),
+        "function": _function(description),
         "tuning": tuning_table.tuning_row(entry),
     }
 
@@ -85,14 +87,9 @@ def _copy_row(copy: Copy) -> Row:
     }
 
 
-def _function(entry: Entry) -> Row | None:
+def _function(description: Description | None) -> Row | None:
     """Where the kernel's function stands; None where nothing tells."""
-    from gpucache.kernels.description import describe
-
-    if entry.kind != "kernel":
-        return None
-    found = describe(entry.copies[0].path, entry.kernel)
-    source = None if found is None else found.function
+    source = None if description is None else description.function
     if source is None:
         return None
     return {
