@@ -2,19 +2,14 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
 import click
 
+from gpucache.cli.cache_rows import described
 from gpucache.cli.common import command_settings, existing, naming, scanned
 from gpucache.cli.options import json_option, root_option
 from gpucache.cli.output_file import whole_file
 from gpucache.cli.terminal import log_to_stderr, print_json, say
 from gpucache.units import size
-
-if TYPE_CHECKING:
-    from gpucache.kernels.description import Description
-    from gpucache.report.entries import Entry
 
 
 @click.command()
@@ -52,7 +47,7 @@ def report(output: str, redact: bool, root: str | None, as_json: bool) -> None:
     cache = scanned(where)
     examined = examine(where, command_settings(), named=naming(root))
     findings = [*cache.findings, *examined.findings]
-    page = page_of(cache, findings, _described, host=host_name(), redact=redact)
+    page = page_of(cache, findings, described, host=host_name(), redact=redact)
     data = to_html(page).encode()
     with whole_file(output) as file:
         file.write(data)
@@ -61,11 +56,3 @@ def report(output: str, redact: bool, root: str | None, as_json: bool) -> None:
         print_json({"root": cache.root, "file": output, "bytes": len(data), **counts})
         return
     say(f"note: {output}: {len(cache.entries)} entries, {size(len(data))}")
-
-
-def _described(entry: Entry) -> Description | None:
-    from gpucache.kernels.description import describe
-
-    if entry.kind != "kernel":
-        return None
-    return describe(entry.copies[0].path, entry.kernel)
