@@ -80,14 +80,9 @@ def vetted(root: str | None) -> str:
         UnsafeDirectoryError: somebody else could have planted what is in the root.
     """
     from gpucache.disk.root import refuse_device_directory
-    from gpucache.disk.vetting import Trust, vet, vet_child
-    from gpucache.layout.paths import our_directories
 
     where = existing(root)
-    trust = Trust.parse(command_settings()).in_root(where)
-    vet(where, trust)
-    for path in our_directories(where):
-        vet_child(path, trust)
+    _vet_whole(where)
     refuse_device_directory(where, naming(root))
     return where
 
