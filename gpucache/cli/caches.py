@@ -202,12 +202,12 @@ def _check_named(report: CacheReport, selection: Selection) -> None:
     """
     check_kernel(report, "--kernel", selection.kernel)
     if selection.arch is not None:
-        check_cached(report, "--arch", selection.arch, archs_in(report))
+        check_cached(report.root, "--arch", selection.arch, archs_in(report))
     if selection.directory is not None:
         names = [device.name for device in report.devices]
         for entry in report.entries:
             names += entry.directories
-        check_cached(report, "--directory", selection.directory, names)
+        check_cached(report.root, "--directory", selection.directory, names)
 
 
 @click.command()

@@ -165,7 +165,7 @@ def _is_kernel(root: str, name: str) -> bool:
     return bool(entries_of_kernel(root, f"{name}.json", 1, until).entries)
 
 
-def check_cached(report: CacheReport, option: str, value: str, there: Iterable[str]) -> None:
+def check_cached(root: str, option: str, value: str, there: Iterable[str]) -> None:
     """Refuse the value of a filter that names nothing of what is there, in a cache that is not empty.
 
     Raises:
@@ -173,7 +173,7 @@ def check_cached(report: CacheReport, option: str, value: str, there: Iterable[s
     """
     names = set(there)
     if names and value not in names:
-        raise NotCachedError(report.root, option, value, nearest_first(value, names))
+        raise NotCachedError(root, option, value, nearest_first(value, names))
 
 
 def check_kernel(report: CacheReport, option: str, pattern: str | None) -> None:

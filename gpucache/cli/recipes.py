@@ -11,14 +11,12 @@ from typing import TYPE_CHECKING
 
 import click
 
-from gpucache.cli.common import check_pattern, command_settings, counted, tell, vetted
+from gpucache.cli.common import check_cached, check_pattern, command_settings, counted, tell, vetted
 from gpucache.cli.options import TIME, arch_option, path_of, root_option
 from gpucache.cli.output_file import whole_file
 from gpucache.cli.terminal import print_data, progress, say
 from gpucache.environment import LOG, RECORD
-from gpucache.errors import NotCachedError
 from gpucache.findings import repair_command
-from gpucache.near import nearest_first
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -122,8 +120,8 @@ def _check_named(root: str, kernels: Sequence[StoredKernel], selection: Selectio
         ("--arch", selection.arch, archs),
         ("--directory", selection.directory, names),
     ):
-        if value is not None and there and value not in there:
-            raise NotCachedError(root, option, value, nearest_first(value, there))
+        if value is not None:
+            check_cached(root, option, value, there)
     if selection.kernel is not None:
         check_pattern(root, "--kernel", selection.kernel, {one.kernel for one in kernels})
 

@@ -194,7 +194,7 @@ def prune(
     policy = replace(policy, grace_s=grace_s)
     report = scanned(where)
     if arch is not None and not is_arch(arch):
-        check_cached(report, "--arch", arch, archs_in(report))
+        check_cached(report.root, "--arch", arch, archs_in(report))
     _note_kernel(report, kernel)
     made = plan(report, policy, command_settings())
     if losers and not (made.removing or made.slimming or made.kept):

@@ -145,7 +145,7 @@ def _selected(root: str, selection: Selection) -> CacheReport:
     report = scanned(root)
     check_kernel(report, "--kernel", selection.kernel)
     if selection.arch is not None:
-        check_cached(report, "--arch", selection.arch, archs_in(report))
+        check_cached(report.root, "--arch", selection.arch, archs_in(report))
     now = time.time()
     chosen = [entry for entry in report.entries if selection.has(entry, now)]
     return replace(report, entries=tuple(chosen))

@@ -4,22 +4,26 @@ from __future__ import annotations
 
 import os
 import time
-from difflib import get_close_matches
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 import click
 
 from gpucache import environment
 from gpucache.cli import device_rows
-from gpucache.cli.common import command_settings, counted, existing, fold_counters, vetted
+from gpucache.cli.common import (
+    check_cached,
+    command_settings,
+    counted,
+    existing,
+    fold_counters,
+    vetted,
+)
 from gpucache.cli.options import TIME, json_option, root_option
 from gpucache.cli.settings import undoing
 from gpucache.cli.tables import Column, print_table
 from gpucache.cli.terminal import is_terminal, print_json, say
-from gpucache.errors import NotCachedError
 from gpucache.units import size
 
-TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
@@ -148,10 +152,7 @@ def _of_host(where: str, sums: Sums, host: str | None) -> Sums:
 
     if host is None:
         return sums
-    there = {one.host for one in sums_of(where) if one.host}
-    if host not in there and there:
-        near = get_close_matches(host, there, len(there), 0.0)
-        raise NotCachedError(where, "--host", host, tuple(near))
+    check_cached(where, "--host", host, [one.host for one in sums_of(where) if one.host])
     return {one: values for one, values in sums.items() if one.host == host}
 
 

@@ -133,7 +133,7 @@ def pack(
     where = vetted(root)
     report = scanned(where)
     if arch is not None and not is_arch(arch):
-        check_cached(report, "--arch", arch, archs_in(report))
+        check_cached(report.root, "--arch", arch, archs_in(report))
     check_kernel(report, "--kernel", kernel)
     selection = Selection(kernel=kernel, used_since_s=used_since)
     entries = _chosen(report, selection, arch, triton_version)
