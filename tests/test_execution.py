@@ -26,7 +26,8 @@ from gpucache.report.cache_report import scan
 from gpucache.store.limit import Limit
 from gpucache.store.manifest import CONDEMNED, MANIFEST
 from gpucache.store.size import updated
-from gpucache.upkeep.clean import NO_GRACE, CleanPolicy
+from gpucache.upkeep.clean import CleanPolicy
+from gpucache.upkeep.grace import NO_GRACE
 from gpucache.upkeep.plan import plan
 from gpucache.upkeep.prune import PrunePolicy
 from gpucache.upkeep.verify import verify

@@ -27,7 +27,8 @@ from gpucache.remote.outbox import (
 )
 from gpucache.remote.pusher_lock import STARTING_S, held, is_to_start, lock_name
 from gpucache.report.cache_report import scan
-from gpucache.upkeep.clean import NO_GRACE, CleanPolicy
+from gpucache.upkeep.clean import CleanPolicy
+from gpucache.upkeep.grace import NO_GRACE
 from gpucache.upkeep.plan import plan
 from gpucache.upkeep.prune import PrunePolicy
 

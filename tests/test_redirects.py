@@ -11,7 +11,8 @@ import pytest
 from support.ranks import python_with_triton
 
 from gpucache import DeviceCacheRegistry, PrunePolicy, plan, scan
-from gpucache.upkeep.clean import NO_GRACE, CleanPolicy
+from gpucache.upkeep.clean import CleanPolicy
+from gpucache.upkeep.grace import NO_GRACE
 
 WORKER = """
 import json, os, sys

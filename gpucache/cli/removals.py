@@ -249,7 +249,8 @@ def clean(
     gpucache clean
     gpucache clean --root /scratch/kernels --yes
     """
-    from gpucache.upkeep.clean import NO_GRACE, CleanPolicy
+    from gpucache.upkeep.clean import CleanPolicy
+    from gpucache.upkeep.grace import NO_GRACE
     from gpucache.upkeep.plan import plan
 
     how = How(dry_run=dry_run, yes=yes, as_json=as_json, each=all_)

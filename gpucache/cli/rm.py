@@ -79,7 +79,7 @@ def rm(
     gpucache rm --kind autotune --dry-run
     """
     from gpucache.report.selection import EVERYTHING, Selection
-    from gpucache.upkeep.clean import NO_GRACE
+    from gpucache.upkeep.grace import NO_GRACE
     from gpucache.upkeep.named import NamedPolicy
     from gpucache.upkeep.plan import plan
 

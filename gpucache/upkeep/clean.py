@@ -6,18 +6,16 @@ devices and the counters stay: they are no caches, and workers resolve by them.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 
 from gpucache.report.cache_report import CacheReport
-from gpucache.store.recency import STAMP_S, check_grace, oldest_first, spare_recent
+from gpucache.store.recency import STAMP_S
 from gpucache.upkeep.execution import Skipped
+from gpucache.upkeep.grace import divided
 from gpucache.upkeep.inductor_files import sort_files
 from gpucache.upkeep.jit_prune import everything
-from gpucache.upkeep.plan import Plan, used_lately
-
-NO_GRACE = -math.inf
+from gpucache.upkeep.plan import Plan
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -25,8 +23,7 @@ class CleanPolicy:
     """A policy by which everything goes that is cached, but for what was used just now."""
 
     grace_s: float = 3 * STAMP_S
-    """What was used in so many seconds stays; at least twice the interval of stamps (`GPUCACHE_STAMP_S`), or
-    `NO_GRACE`, which spares nothing."""
+    """What was used in so many seconds stays, or with `NO_GRACE` nothing (`gpucache.upkeep.grace`)."""
 
     def planned(self, report: CacheReport, environ: Mapping[str, str], now: float) -> Plan:
         """Plan to remove everything in a root as it was scanned, at a time in seconds since the epoch.
@@ -34,12 +31,8 @@ class CleanPolicy:
         Raises:
             ConfigurationError: the grace is shorter than twice the interval of stamps.
         """
-        if self.grace_s != NO_GRACE:
-            check_grace(self.grace_s, environ)
-        entries = oldest_first(report.entries, now)
-        going, staying = spare_recent(entries, self.grace_s, now)
+        going, kept = divided(report.entries, self.grace_s, environ, now)
         others = sort_files(report, since=now - self.grace_s)
-        kept = used_lately(staying, now)
         for path in others.in_use:
             kept.append(Skipped(path, "in use"))
         jits = everything(report.root, self.grace_s, now)

@@ -6,9 +6,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from gpucache.report.cache_report import CacheReport
-from gpucache.store.recency import STAMP_S, check_grace, oldest_first, spare_recent
-from gpucache.upkeep.clean import NO_GRACE
-from gpucache.upkeep.plan import Plan, used_lately
+from gpucache.store.recency import STAMP_S
+from gpucache.upkeep.grace import divided
+from gpucache.upkeep.plan import Plan
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -18,8 +18,7 @@ class NamedPolicy:
     keys: frozenset[str]
     """Whole keys of entries."""
     grace_s: float = 3 * STAMP_S
-    """What was used in so many seconds stays; at least twice the interval of stamps (`GPUCACHE_STAMP_S`), or
-    `NO_GRACE`, which spares nothing."""
+    """What was used in so many seconds stays, or with `NO_GRACE` nothing (`gpucache.upkeep.grace`)."""
 
     def planned(self, report: CacheReport, environ: Mapping[str, str], now: float) -> Plan:
         """Plan to remove the named entries of a root as it was scanned, at a time in seconds since the epoch.
@@ -27,14 +26,12 @@ class NamedPolicy:
         Raises:
             ConfigurationError: the grace is shorter than twice the interval of stamps.
         """
-        if self.grace_s != NO_GRACE:
-            check_grace(self.grace_s, environ)
         named = [entry for entry in report.entries if entry.key in self.keys]
-        going, staying = spare_recent(oldest_first(named, now), self.grace_s, now)
+        going, kept = divided(named, self.grace_s, environ, now)
         return Plan(
             root=report.root,
             removing=tuple(going),
             slimming=(),
             strays=(),
-            kept=tuple(used_lately(staying, now)),
+            kept=tuple(kept),
         )
