@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, Literal, NamedTuple
+from typing import TYPE_CHECKING, Literal, NamedTuple
 
 import click
 
+from gpucache.cli.cache_rows import Cells, Row
 from gpucache.cli.common import command_settings, existing, scanned, tell_findings
 from gpucache.cli.options import json_option, root_option
 from gpucache.cli.tables import Column, print_table
@@ -18,7 +19,6 @@ if TYPE_CHECKING:
     from gpucache.report.cache_report import CacheReport, Usage
     from gpucache.report.entries import Copy, Entry
 
-Row = dict[str, Any]
 By = Literal["bucket", "device", "arch", "kernel"]
 """What there is a row for."""
 _FIELDS = ("name", "files", "logical_bytes", "physical_bytes")
@@ -79,7 +79,7 @@ def _print(rows: Sequence[Row], everything: Row) -> None:
     print_table(_COLUMNS, lines, total)
 
 
-def _cells(row: Row, whole_bytes: int, human: bool) -> tuple[str, ...]:
+def _cells(row: Row, whole_bytes: int, human: bool) -> Cells:
     show = size if human else str
     logical = show(row["logical_bytes"])
     physical = show(row["physical_bytes"])

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterable, Iterator, Sequence
-from typing import TYPE_CHECKING, Any, Literal, NamedTuple
+from typing import TYPE_CHECKING, Literal, NamedTuple
 
-from gpucache.cli.cache_rows import utc
+from gpucache.cli.cache_rows import Cells, Row, utc
 from gpucache.cli.tables import Column, print_table
 from gpucache.cli.terminal import is_terminal, print_data, say
 from gpucache.units import ago, size
@@ -15,11 +15,6 @@ if TYPE_CHECKING:
     from gpucache.report.entries import Entry
     from gpucache.upkeep.execution import Outcome, Skipped
     from gpucache.upkeep.plan import Plan
-
-Row = dict[str, Any]
-"""One thing for JSON: its fields by name."""
-Cells = tuple[str, ...]
-"""One thing for a table: a text for each column."""
 
 COLUMNS = (
     Column("what", weight=40),
