@@ -1,4 +1,4 @@
-"""`Selection`: the conditions by which `ls` and `recipe` choose kernels. Asks nothing of the disk."""
+"""`Selection`: the conditions by which commands as `ls`, `rm` and `prune` choose kernels. Asks nothing of the disk."""
 
 from __future__ import annotations
 

@@ -1,7 +1,7 @@
 """`Plan`: what is to go from a root, as a value; `plan` makes it of a report and a policy, `execute` carries it out.
 
-A policy is a `gpucache.upkeep.prune.PrunePolicy` (what is old, over a limit or of no more use) or a
-`gpucache.upkeep.clean.CleanPolicy` (everything).
+A policy is a `gpucache.upkeep.prune.PrunePolicy` (what is old, over a limit or of no more use), a
+`gpucache.upkeep.clean.CleanPolicy` (everything), or a `gpucache.upkeep.named.NamedPolicy` (what a person has named).
 """
 
 from __future__ import annotations
