@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 from support.cli import check, documented, on_a_terminal
 from support.terminals import WIDTHS, assert_fits, assert_whole, at_width
-from support.trees import KEY
+from support.trees import KEY, stock_entry
 
 from gpucache.diagnosis import comparison
 from gpucache.diagnosis.comparison import text_difference
 from gpucache.kernels.mlir import Places, code_lines
 from gpucache.report.find import find_entries
+
+OTHER = "B" * 52
 
 
 @pytest.fixture
@@ -113,6 +117,15 @@ class TestDiff:
         assert "\x1b[32m+" in seen
         _, seen = on_a_terminal(*words, env={"TERM": "xterm-256color", "NO_COLOR": "1"})
         assert "\x1b[32m" not in seen
+
+    def test_a_letter_that_the_locale_lacks_is_shown_by_its_number(self, tmp_path):
+        for key, text in ((KEY, "first"), (OTHER, "größer")):
+            directory = Path(stock_entry(tmp_path / "root/triton/0", key))
+            (directory / "k.ttir").write_text(f"{text}\n")
+        words = ("compare", KEY, OTHER, "--diff", "ttir", "--root", tmp_path / "root")
+        code, seen = on_a_terminal(*words, env={"PYTHONIOENCODING": "ascii"})
+        assert code == 0
+        assert "+gr\\xf6\\xdfer\n" in seen.replace("\r\n", "\n")
 
 
 def test_one_key_twice_is_said_to_be_that(here, tuned, pair):

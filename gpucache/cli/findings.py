@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 import re
 import shutil
 import sys
@@ -12,7 +11,8 @@ from typing import TYPE_CHECKING, NamedTuple
 import click
 
 from gpucache.cli.common import counted
-from gpucache.cli.terminal import OutputError, has_person, is_terminal, print_lines, say
+from gpucache.cli.styled import styled_output
+from gpucache.cli.terminal import has_person, is_terminal, print_lines, say
 from gpucache.escapes import printable
 
 if TYPE_CHECKING:
@@ -139,7 +139,6 @@ def _print_below(texts: Iterable[str]) -> None:
 
 def _print(level: Level | None, text: str) -> None:
     """Print a text, behind its level if it has one, or else set in; further lines are set in."""
-    from rich.console import Console
     from rich.text import Text
 
     head = "  " if level is None else f"{level}: "
@@ -148,12 +147,8 @@ def _print(level: Level | None, text: str) -> None:
     line = Text("\n".join(lines))
     if level is not None:
         line.stylize(_STYLES[level], 0, len(level))
-    if isinstance(sys.stdout, io.TextIOWrapper):
-        sys.stdout.reconfigure(errors="backslashreplace")  # a letter that the locale lacks
-    try:
-        Console().print(line, soft_wrap=True)
-    except OSError as error:
-        raise OutputError(error) from error
+    with styled_output() as console:
+        console.print(line, soft_wrap=True)
 
 
 def say_filled(text: str) -> None:

@@ -6,7 +6,6 @@ by ctrl-Z. After a ``kill -9`` nobody can: the shell's ``reset`` does. Signals a
 
 from __future__ import annotations
 
-import io
 import os
 import re
 import select
@@ -17,6 +16,7 @@ import tty
 from contextlib import suppress
 from typing import TYPE_CHECKING
 
+from gpucache.cli.styled import stdout_console
 from gpucache.cli.terminal import OutputError, has_person
 
 if TYPE_CHECKING:
@@ -51,11 +51,7 @@ class Screen:
     """The terminal of stdout, and of its keys where stdin is a terminal too, for the length of a ``with`` block."""
 
     def __init__(self) -> None:
-        from rich.console import Console
-
-        if isinstance(sys.stdout, io.TextIOWrapper):
-            sys.stdout.reconfigure(errors="backslashreplace")  # a letter that the locale lacks
-        self._console = Console()
+        self._console = stdout_console()
         self._keys = sys.stdin.fileno() if has_person(sys.stdin) else None
         self._modes: list[Any] | None = None
         self._handlers: dict[int, Any] = {}

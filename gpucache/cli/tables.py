@@ -7,22 +7,20 @@ so that what is seen can be copied.
 from __future__ import annotations
 
 import shutil
-import sys
 from typing import TYPE_CHECKING, NamedTuple
 
 import click
 
+from gpucache.cli.styled import styled_output
 from gpucache.cli.table_layout import ALWAYS, Layout
 from gpucache.cli.table_layout import MATTERS as MATTERS
 from gpucache.cli.table_layout import Column as Column
-from gpucache.cli.terminal import OutputError, has_reports, is_terminal, print_data, print_json, say
+from gpucache.cli.terminal import has_reports, is_terminal, print_data, print_json, say
 from gpucache.escapes import printable
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping, Sequence
     from typing import Any
-
-    from rich.console import Console
 
 _NOTHING = ("", "-")
 """Cells that say nothing; a column of such alone is not shown, and no note is made of it."""
@@ -183,23 +181,11 @@ def _print(layout: Layout, rows: Sequence[Sequence[str]]) -> None:
     Raises:
         OutputError: stdout cannot be written.
     """
-    import io
+    from rich.text import Text
 
-    from rich.console import Console
-
-    if isinstance(sys.stdout, io.TextIOWrapper):
-        sys.stdout.reconfigure(errors="backslashreplace")  # a letter that the locale lacks
     lines: list[str] = []
     for row in rows:
         lines += layout.lines(row)
-    try:
-        _write(Console(), layout.head(), lines)
-    except OSError as error:
-        raise OutputError(error) from error
-
-
-def _write(console: Console, head: str, lines: Sequence[str]) -> None:
-    from rich.text import Text
-
-    console.print(Text(head, "bold"), soft_wrap=True)
-    console.out("\n".join(lines), highlight=False)
+    with styled_output() as console:
+        console.print(Text(layout.head(), "bold"), soft_wrap=True)
+        console.out("\n".join(lines), highlight=False)

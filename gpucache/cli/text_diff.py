@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from gpucache.cli.terminal import is_terminal, print_bytes
+from gpucache.cli.styled import styled_output
+from gpucache.cli.terminal import is_terminal, print_bytes, shown_line
 
 _STYLES = {"+++": "bold", "---": "bold", "@@": "cyan", "+": "green", "-": "red"}
 
@@ -22,17 +23,11 @@ def print_diff(lines: Sequence[str]) -> None:
 
 
 def _print_styled(lines: Sequence[str]) -> None:
-    from rich.console import Console
     from rich.text import Text
 
-    from gpucache.cli.terminal import OutputError, shown_line
-
-    console = Console(highlight=False)
-    try:
+    with styled_output() as console:
         for line in lines:
             console.print(Text(shown_line(line), _style(line)), soft_wrap=True)
-    except OSError as error:
-        raise OutputError(error) from error
 
 
 def _style(line: str) -> str:

@@ -11,8 +11,8 @@ import click
 from gpucache.cli.common import command_settings, existing
 from gpucache.cli.options import TIME, json_option, root_option
 from gpucache.cli.screen import Screen, Terminated, end_by
+from gpucache.cli.styled import styled_output
 from gpucache.cli.terminal import (
-    OutputError,
     is_capable,
     is_terminal,
     log_to_stderr,
@@ -188,15 +188,10 @@ def _print_lines(live: Live, order: Order) -> None:
     """Print on a terminal what the screen would show, all of it."""
     import shutil
 
-    from rich.console import Console
-
     columns = shutil.get_terminal_size().columns
-    console = Console()
-    try:
+    with styled_output() as console:
         for line in [*head_lines(live, columns), *directory_lines(live, order, columns)]:
             console.print(_text(line), soft_wrap=True)
-    except OSError as error:
-        raise OutputError(error) from error
 
 
 def _print_rows(live: Live, order: Order) -> None:
