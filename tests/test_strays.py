@@ -211,7 +211,9 @@ class TestQuarantine:
         assert (one.kind, one.dead, one.size_bytes) == ("quarantine", True, 5)
         assert before <= one.modified <= time.time()
 
-    def test_with_a_name_that_says_no_time_is_as_old_as_it_is(self, root):
+    def test_with_a_name_that_says_no_time_is_as_old_as_it_is(self, tmp_path):
+        root = tmp_path / "kernels-3.13.0"  # whose name must not be taken for a part of theirs
+        (root / "gpucache/v1/quarantine").mkdir(parents=True)
         for name in ("KEY", "KEY.x.1", "KEY..1"):
             own(root, "quarantine", name).write_text("")
             os.utime(own(root, "quarantine", name), (OLD, OLD))

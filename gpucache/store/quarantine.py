@@ -117,7 +117,7 @@ def remove_in_place(path: str) -> None:
 
 def quarantined(path: str) -> float | None:
     """When a directory in the quarantine was moved there (seconds since the epoch); None if its name does not tell."""
-    parts = path.rsplit(".", 2)
+    parts = os.path.basename(path).rsplit(".", 2)
     try:
         return int(parts[1], 16) / 1e9
     except (IndexError, ValueError):
