@@ -9,7 +9,6 @@ import re
 from pathlib import Path
 
 import pytest
-import tomllib
 from hypothesis import given
 from hypothesis import strategies as st
 from support.settings_files import forms, user_file, written
@@ -17,7 +16,7 @@ from support.settings_files import forms, user_file, written
 from gpucache import configuration, environment, log
 from gpucache.configuration import places, reading, toml
 from gpucache.configuration.template import EXAMPLES, template
-from gpucache.configuration.toml import BY_NAME, text_of
+from gpucache.configuration.toml import BY_NAME, text_of, tomllib
 from gpucache.environment import MAX_SIZE, ROOT, STAMP, TRUST_GROUPS, TRUST_UIDS, VARIABLES
 from gpucache.store.limit import max_size_bytes
 

@@ -6,6 +6,7 @@ import json
 import os
 import shutil
 import subprocess
+import sysconfig
 from collections.abc import Callable
 from pathlib import Path
 
@@ -19,7 +20,7 @@ from gpucache.store.manifest import MANIFEST, entry_path, read_manifest, single_
 from gpucache.triton.manager import DeviceCacheManager
 from gpucache.upkeep.verify import verify
 
-LIBRARY = "launcher.cpython-311-x86_64-linux-gnu.so"
+LIBRARY = f"launcher{sysconfig.get_config_var('EXT_SUFFIX')}"
 Mount = Callable[..., Path]
 
 

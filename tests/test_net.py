@@ -7,6 +7,7 @@ import json
 import os
 import shutil
 import sys
+import sysconfig
 from collections.abc import Callable
 from pathlib import Path
 from types import FrameType
@@ -22,7 +23,7 @@ from gpucache.triton.manager import DeviceCacheManager, current_location
 
 KEY, FILES = kernel("first")
 LEFT, _ = kernel("left by stock")
-LIBRARY = "cuda_utils.cpython-311-x86_64-linux-gnu.so"
+LIBRARY = f"cuda_utils{sysconfig.get_config_var('EXT_SUFFIX')}"
 TUNED = "add.autotune.json"
 OURS = os.path.dirname(gpucache.__file__)
 

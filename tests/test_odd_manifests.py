@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import shutil
+import sysconfig
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -18,7 +19,7 @@ from gpucache.triton.manager import DeviceCacheManager
 from gpucache.upkeep.verify import verify
 
 KEY, FILES = kernel("first")
-LIBRARY = "launcher.cpython-311-x86_64-linux-gnu.so"
+LIBRARY = f"launcher{sysconfig.get_config_var('EXT_SUFFIX')}"
 ODD: dict[str, Any] = {
     "null": None,
     "true": True,

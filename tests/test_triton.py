@@ -14,6 +14,7 @@ import shutil
 import signal
 import subprocess
 import sys
+import sysconfig
 import threading
 import time
 from pathlib import Path
@@ -631,7 +632,7 @@ def manager(root, monkeypatch):
     return lambda key="KEY": DeviceCacheManager(key)
 
 
-LIBRARY = "cuda_utils.cpython-311-x86_64-linux-gnu.so"
+LIBRARY = f"cuda_utils{sysconfig.get_config_var('EXT_SUFFIX')}"
 
 
 def test_a_library_is_published_at_once_and_found_by_all(manager, root):
