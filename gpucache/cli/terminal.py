@@ -148,6 +148,24 @@ def say(text: str) -> None:
         return  # there is no other way to tell a person
 
 
+def end_stderr() -> None:
+    """Let be gone what stderr has not taken, as where its disk is full: the command did what it was to do."""
+    try:
+        if sys.stderr is not None:
+            sys.stderr.flush()
+    except (OSError, ValueError):
+        drop_buffered(2)
+
+
+def drop_buffered(fd: int) -> None:
+    """Have what is still buffered for stdout (1) or stderr (2) go nowhere.
+
+    Python writes it once more at its end, and ends with 120 where that fails.
+    """
+    nowhere = os.open(os.devnull, os.O_WRONLY)
+    os.dup2(nowhere, fd)
+
+
 def _has_colours(stream: TextIO) -> bool:
     """Whether a stream is a terminal that shows colours, and nobody has said no to them (https://no-color.org)."""
     return not os.environ.get("NO_COLOR") and is_capable() and has_person(stream)
