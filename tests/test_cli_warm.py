@@ -328,7 +328,8 @@ warm.Pool = StandIn
 class TestOnATerminal:
     def test_a_bar_shows_what_is_compiling(self, file):
         """After a second; names from recipes are shown, and command nothing."""
-        code, seen = on_a_terminal("warm", file, env=dict(os.environ), before=AT_WORK)
+        environ = {"TERM": "xterm-256color", "NO_COLOR": "1"}
+        code, seen = on_a_terminal("warm", file, env=environ, before=AT_WORK)
         assert code == 0
         assert "[red]k0" in seen
         assert "and 3 more" in seen
