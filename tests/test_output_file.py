@@ -43,3 +43,29 @@ def test_ones_own_link_is_followed(tmp_path: Path, victim: Path) -> None:
         file.write(b"new")
     assert victim.read_text() == "new"
     assert link.is_symlink()
+
+
+def test_on_a_full_disk_the_error_names_the_file_which_is_as_it_was(tmp_path: Path, mount) -> None:
+    disk = mount(tmp_path / "disk", "-t", "tmpfs", "-o", "size=64k", "none")
+    before = disk / "cache.html"
+    before.write_text("mine")
+    said = f"could not write {before}: No space left on device"
+    with pytest.raises(ProvisionError) as failed, whole_file(str(before)) as file:
+        file.write(b"x" * 100_000)
+    assert said in str(failed.value)
+    assert failed.value.hint.startswith("name another file with --output")
+    assert before.read_text() == "mine"
+    assert list(disk.iterdir()) == [before]
+
+
+def test_what_is_no_file_and_takes_nothing_is_named(tmp_path: Path) -> None:
+    said = "could not write /dev/full: No space left on device"
+    with pytest.raises(ProvisionError, match=said), whole_file("/dev/full") as file:
+        file.write(b"x")
+
+
+def test_an_error_of_what_is_to_be_written_is_no_error_of_the_file(tmp_path: Path) -> None:
+    with pytest.raises(OSError, match="No such file") as failed, whole_file(str(tmp_path / "f")):
+        os.stat(tmp_path / "an entry that has gone")
+    assert not isinstance(failed.value, ProvisionError)
+    assert not list(tmp_path.iterdir())

@@ -15,7 +15,11 @@ from gpucache.cli.terminal import OutputError, write_all
 from gpucache.errors import ProvisionError
 
 if TYPE_CHECKING:
-    from typing import BinaryIO
+    from collections.abc import Callable
+    from typing import Any, BinaryIO
+
+    _Failure = Callable[[OSError], Exception]
+    """Makes of a refusal of the operating system the error that names what could not be written."""
 
 _ANOTHER_FILE = "name another file with --output, in a directory that is there and can be written"
 
@@ -27,7 +31,7 @@ def whole_file(output: str, mode: int = 0o600, way_out: str = _ANOTHER_FILE) -> 
     What is no regular file, as a pipe, is written to as it is.
 
     Raises:
-        ProvisionError: there can be no such file, or its disk is full.
+        ProvisionError: there can be no such file, or it cannot be written, as where its disk is full.
     """
     path = os.path.realpath(output)
     beside = None
@@ -40,21 +44,31 @@ def whole_file(output: str, mode: int = 0o600, way_out: str = _ANOTHER_FILE) -> 
             fd, beside = tempfile.mkstemp(prefix=".gpucache-output-", dir=directory)
     except OSError as error:
         raise ProvisionError(output, error.errno or errno.EIO, way_out) from error
-    if beside is None:
-        with os.fdopen(fd, "wb") as file:
-            yield file
-        return
+
+    def failure(error: OSError) -> ProvisionError:
+        return ProvisionError(output, error.errno or errno.EIO, way_out, "write")
+
     try:
-        with os.fdopen(fd, "wb") as file:
-            yield file
-            file.flush()
-            os.fchmod(fd, mode)
-            os.fsync(fd)
-        os.rename(beside, path)
+        # Unbuffered: what a buffer could not write it writes again as it is closed, and that error would hide ours.
+        with os.fdopen(fd, "wb", 0) as file:
+            yield _as_stream(file, failure)
+            if beside is not None:
+                _finish(fd, mode, beside, path, failure)
     except BaseException:
-        with suppress(OSError):
-            os.unlink(beside)
+        if beside is not None:
+            with suppress(OSError):
+                os.unlink(beside)
         raise
+
+
+def _finish(fd: int, mode: int, beside: str, path: str, failure: _Failure) -> None:
+    """Give a file that is written its mode and its name, once the disk has it."""
+    try:
+        os.fchmod(fd, mode)
+        os.fsync(fd)
+        os.rename(beside, path)
+    except OSError as error:
+        raise failure(error) from error
 
 
 def _check_link(output: str) -> None:
@@ -75,29 +89,6 @@ def _check_link(output: str) -> None:
         raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), output)
 
 
-class _Stdout:
-    """Stdout as a stream of bytes, whose errors are told as those of all other output."""
-
-    def __init__(self) -> None:
-        if sys.stdout is None:
-            raise OutputError(OSError(errno.EBADF, os.strerror(errno.EBADF)))
-        sys.stdout.flush()
-        self._out = sys.stdout.buffer
-
-    def write(self, data: bytes) -> int:
-        try:
-            write_all(self._out, data)
-        except OSError as error:
-            raise OutputError(error) from error
-        return len(data)
-
-    def flush(self) -> None:
-        try:
-            self._out.flush()
-        except OSError as error:
-            raise OutputError(error) from error
-
-
 @contextmanager
 def stdout_bytes() -> Iterator[BinaryIO]:
     """Stdout for bytes, which have all gone out after the ``with`` block.
@@ -105,6 +96,35 @@ def stdout_bytes() -> Iterator[BinaryIO]:
     Raises:
         OutputError: stdout cannot be written.
     """
-    out = _Stdout()
-    yield cast("BinaryIO", out)
+    if sys.stdout is None:
+        raise OutputError(OSError(errno.EBADF, os.strerror(errno.EBADF)))
+    sys.stdout.flush()
+    out = _as_stream(sys.stdout.buffer, OutputError)
+    yield out
     out.flush()
+
+
+class _Stream:
+    """A stream of bytes whose errors name what could not be written."""
+
+    def __init__(self, out: BinaryIO, failure: _Failure) -> None:
+        self._out = out
+        self._failure = failure
+
+    def write(self, data: bytes) -> int:
+        try:
+            write_all(self._out, data)
+        except OSError as error:
+            raise self._failure(error) from error
+        return len(data)
+
+    def flush(self) -> None:
+        try:
+            self._out.flush()
+        except OSError as error:
+            raise self._failure(error) from error
+
+
+def _as_stream(out: Any, failure: _Failure) -> BinaryIO:
+    """The stream, of which callers only write and flush."""
+    return cast("BinaryIO", _Stream(out, failure))
