@@ -115,6 +115,8 @@ def write_extra(
     """Give the program another kernel, the launch ``extra``."""
     text = EXTRA.format(body=body or "pass", globals=globals, parameters=parameters)
     (sources / "corpus/extra.py").write_text(text)
+    # Python tells what it has compiled by size and second, which two texts may have alike.
+    shutil.rmtree(sources / "corpus/__pycache__", ignore_errors=True)
 
 
 class TestAProgramAfterwards:
