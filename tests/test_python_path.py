@@ -146,7 +146,7 @@ def test_another_environment_of_a_script_compiles_as_stock_and_is_told_so_once(
 
 def test_an_environment_that_is_no_venv_is_another_one_too(gpucache, environ, tmp_path):
     """As those of conda: an interpreter of its own, and no `pyvenv.cfg`."""
-    base = getattr(sys, "_base_executable", sys.executable)
+    base = os.path.realpath(sys.executable)
     program = tmp_path / "train.py"
     program.write_text(f"import sys; sys.path.insert(0, {str(tmp_path / 'library')!r}); {LAUNCH}")
     script = f"{ALONE}; export CONDA_PREFIX=/conda; {base} -s {program}"
@@ -366,7 +366,7 @@ def test_the_path_and_the_modules_of_a_program_are_those_that_it_would_have(othe
 
 
 def test_a_usercustomize_runs_beside_it(tmp_path):
-    python = getattr(sys, "_base_executable", sys.executable)
+    python = os.path.realpath(sys.executable)
     version = f"python{sys.version_info[0]}.{sys.version_info[1]}"
     library = tmp_path / "lib" / version / "site-packages"
     library.mkdir(parents=True)

@@ -75,7 +75,7 @@ def busy(environ, tmp_path) -> Iterator[Path]:
     module = tmp_path / "modules/sleeper.py"
     module.write_text(SLEEPER.format(log=str(tmp_path / "imported")))
     function = Function("sleeper", "add", str(module), "0" * 64)
-    recipe_file(tmp_path / "busy.jsonl", function=function)
+    recipe_file(tmp_path / "busy.jsonl", function=function, triton_version=installed())
     yield tmp_path / "busy.jsonl"
     for pid in of_test(tmp_path):
         with suppress(ProcessLookupError):  # a worker ends with its pool
