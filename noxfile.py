@@ -79,6 +79,14 @@ def tests(session: nox.Session) -> None:
     session.run(python, "-m", "coverage", "report")
 
 
+@nox.session(python=["3.10", "3.12", "3.13"])
+def pythons(session: nox.Session) -> None:
+    """The tests that start neither compilers nor servers on each other Python that is installed: 10 minutes each."""
+    session.install("-e", ".[test]")
+    chosen = "not compiles and not kills and not faults and not servers and not slurm"
+    session.run("python", "-m", "pytest", "-q", "-m", chosen, *session.posargs)
+
+
 @nox.session(venv_backend="none")
 def faults(session: nox.Session) -> None:
     """Every fault at every call of every operation, and an hour of soak: a day; or as the words say."""
