@@ -128,6 +128,10 @@ class TestJson:
             for part in said["parts"]:
                 check(part, inner["parts"], what=str, which=str)
         check(done["removed"], removed)
+        for said in (dry, done):
+            said["kept"] = [
+                kept["key"] for kept in said["kept"]
+            ]  # their ages differ by the time between the two
         assert (dry["dry_run"], dry["removed"]) == (True, None)
         assert {**done, "dry_run": True, "removed": None} == dry
         assert (nothing["dry_run"], nothing["removed"], nothing["keys"]) == (False, None, [])

@@ -385,8 +385,8 @@ class TestOver:
         with pytest.raises(RuntimeError) as kept:
             compile_that_raises(path)
         lock = kept.value.args[1]
-        until(lambda: not lock.held)
-        assert is_free(path)
+        until(lambda: is_free(path))
+        assert not lock.held
         assert kept.value.__traceback__ is not None
 
     def test_a_waiter_wakes_when_a_compile_raised(self, path):
@@ -461,8 +461,8 @@ class TestOver:
         thread = threading.Thread(target=lambda: left.append(compile_that_leaves_its_lock(path)))
         thread.start()
         thread.join(PATIENCE_S)
-        until(lambda: not left[0].held)
-        assert is_free(path)
+        until(lambda: is_free(path))
+        assert not left[0].held
 
     def test_a_frame_at_the_same_address_with_other_code_is_not_the_compile(self, path):
         lock = compile_that_leaves_its_lock(path)
@@ -481,8 +481,8 @@ class TestOver:
             return lock
 
         lock = call(call(None))
-        until(lambda: not lock.held)
-        assert is_free(path)
+        until(lambda: is_free(path))
+        assert not lock.held
 
 
 def beating() -> bool:
