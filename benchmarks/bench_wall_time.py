@@ -20,12 +20,13 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import statistics
 import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from itertools import chain
 from operator import truediv
@@ -60,9 +61,22 @@ class Seen(NamedTuple):
         return max(one[-1] for one in self.had_s)
 
 
+@contextmanager
+def directory(below: Path) -> Iterator[str]:
+    """A directory that is removed afterwards; a pool that compiled ahead may still be writing there as it ends."""
+    made = tempfile.mkdtemp(dir=below)
+    try:
+        yield made
+    finally:
+        end = time.monotonic() + 10
+        while os.path.exists(made) and time.monotonic() < end:
+            shutil.rmtree(made, ignore_errors=True)
+            time.sleep(0.05)
+
+
 def start(below: Path, job: Job, how: Sequence[str] | None) -> Seen:
     """Start all ranks in a new root; ``how`` are options of `gpucache run`, None is stock Triton without it."""
-    with tempfile.TemporaryDirectory(dir=below) as root:
+    with directory(below) as root:
         log = Path(root, "log")
         log.touch()
         environ = {**os.environ, **job.variables, "SLOW_KERNELS_LOG": str(log)}
