@@ -17,7 +17,7 @@ import sys
 
 from gpucache.cli import quick, settings
 from gpucache.cli.failures import complain, complain_of_defect, complain_of_refusal, wants_json
-from gpucache.cli.terminal import OutputError, begin, drop_buffered, end_stderr, say
+from gpucache.cli.terminal import OutputError, begin, end_streams, say
 from gpucache.errors import GpuCacheError
 
 TYPE_CHECKING = False
@@ -44,7 +44,6 @@ def main(argv: Sequence[str] | None = None) -> int:
         say("")  # what comes next begins a line
         return 130
     except OutputError as error:
-        drop_buffered(1)
         reader_has_gone = error.cause.errno == errno.EPIPE  # and knows why
         if not reader_has_gone:
             say(f"error: could not write to stdout: {error.cause.strerror}")
@@ -56,4 +55,4 @@ def main(argv: Sequence[str] | None = None) -> int:
         complain_of_defect(as_json=wants_json(words))
         return 3
     finally:
-        end_stderr()
+        end_streams()

@@ -148,22 +148,19 @@ def say(text: str) -> None:
         return  # there is no other way to tell a person
 
 
-def end_stderr() -> None:
-    """Let be gone what stderr has not taken, as where its disk is full: the command did what it was to do."""
-    try:
-        if sys.stderr is not None:
-            sys.stderr.flush()
-    except (OSError, ValueError):
-        drop_buffered(2)
-
-
-def drop_buffered(fd: int) -> None:
-    """Have what is still buffered for stdout (1) or stderr (2) go nowhere.
+def end_streams() -> None:
+    """Have what stdout and stderr did not take, as where their disk is full, go nowhere: all is told that can be told.
 
     Python writes it once more at its end, and ends with 120 where that fails.
     """
-    nowhere = os.open(os.devnull, os.O_WRONLY)
-    os.dup2(nowhere, fd)
+    for fd, stream in ((1, sys.stdout), (2, sys.stderr)):
+        if stream is None:
+            continue  # closed by the process that started this one
+        try:
+            stream.flush()
+        except (OSError, ValueError):
+            nowhere = os.open(os.devnull, os.O_WRONLY)
+            os.dup2(nowhere, fd)
 
 
 def _has_colours(stream: TextIO) -> bool:
